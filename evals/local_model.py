@@ -8,10 +8,11 @@ Not covered: sharing the reading of a prompt among the continuations to score (s
 rows among processes (every process of a run must make the same calls).
 """
 
+import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import takewhile
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -130,18 +131,20 @@ class LocalModel:
         weights = self.lm.weights
         for rows in self._batches([len(text.ids) for text in texts], self.batch_size):
             tokens, mask = _padded([texts[row].ids for row in rows], self.window, self.pad_id, left=False)
-            place = np.arange(tokens.shape[1])[None]
-            starts = np.asarray([texts[row].start for row in rows])[:, None]
-            wanted = ((place >= starts) & (mask == 1)).astype(np.float32)
-            here = jax.device_put((tokens, mask, wanted), params.batch_sharding(self.lm.mesh))
-            score = partial(_sums, weights.definition, self.lm.dtype, self.lm.mesh)
+            starts = np.asarray([texts[row].start for row in rows], np.int32)
+            counts = np.asarray([len(texts[row].ids) for row in rows], np.int32) - starts
+            here = jax.device_put((tokens, mask, starts, counts), params.batch_sharding(self.lm.mesh))
+            slots = min(few_sizes(int(counts.max())), tokens.shape[1] - 1)
+            score = partial(_sums, weights.definition, self.lm.dtype, self.lm.mesh, slots)
             sums[rows] = np.asarray(score(weights.trainable, weights.frozen, *here))
         return ContinuationScores(sums.tolist(), [len(text.ids) - text.start for text in texts])
 
     def scored_ids(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[ScoredIds]:
         """Each prompt with its continuation as ids within the window; see `logprob` for the errors."""
-        pairs = zip(prompts, continuations, strict=True)
-        scored = [self._fitting(self._scored_ids(*pair), pair[1]) for pair in pairs]
+        pairs = list(zip(prompts, continuations, strict=True))
+        encode = self._texts_as_ids if self.form == "text" else self._answers_as_ids
+        found = encode(dict.fromkeys(pairs))
+        scored = [self._fitting(found[pair], pair[1]) for pair in pairs]
         self._warn_of_cuts(sum(cut for _, cut in scored), self.window)
         return [text for text, _ in scored]
 
@@ -170,22 +173,45 @@ class LocalModel:
         # nothing at all is what follows the end of another text
         return plain_ids(self.tokenizer, prompt) or [self._end_id]
 
-    def _scored_ids(self, prompt: str, continuation: str) -> ScoredIds:
-        """Ids of prompt and continuation together; in a text the tokens are those of the text as a whole."""
-        if self.form != "text" or not prompt:
-            before = self._prompt_ids(prompt)
-            text = continuation.lstrip() if self.form != "text" else continuation
+    def _answers_as_ids(self, pairs: Collection[tuple[str, str]]) -> dict[tuple[str, str], ScoredIds]:
+        """Prompt and continuation one after the other; each text is encoded once, however often it occurs."""
+        prompt_ids = cache(self._prompt_ids)
+
+        @cache
+        def answer_ids(text: str) -> list[int]:
             encoded: Any = self.tokenizer(text, add_special_tokens=False)
-            return ScoredIds([*before, *encoded["input_ids"]], len(before))
-        whole: Any = self.tokenizer(prompt + continuation, return_offsets_mapping=True)
-        ids: list[int] = whole["input_ids"]
-        if ids and ids[-1] == self._end_id:
-            ids = ids[:-1]
-        ends = [end for _, end in whole["offset_mapping"]][: len(ids)]
-        # a token over the boundary belongs to the continuation; one needs a token before it to be predicted
-        # from
-        start = next((n for n, end in enumerate(ends) if end > len(prompt)), len(ids))
-        return ScoredIds([self._end_id, *ids], 1) if start == 0 else ScoredIds(ids, start)
+            return encoded["input_ids"]
+
+        found = {}
+        for prompt, continuation in pairs:
+            before = prompt_ids(prompt)
+            after = answer_ids(continuation if self.form == "text" else continuation.lstrip())
+            found[prompt, continuation] = ScoredIds([*before, *after], len(before))
+        return found
+
+    def _texts_as_ids(self, pairs: Collection[tuple[str, str]]) -> dict[tuple[str, str], ScoredIds]:
+        """The tokens of each text as a whole, all texts in one call."""
+        whole = [pair for pair in pairs if pair[0]]
+        found = self._answers_as_ids([pair for pair in pairs if not pair[0]])
+        if not whole:
+            return found
+        encoded: Any = self.tokenizer(
+            [prompt + continuation for prompt, continuation in whole],
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        for (prompt, continuation), ids, offsets in zip(
+            whole, encoded["input_ids"], encoded["offset_mapping"], strict=True
+        ):
+            if ids and ids[-1] == self._end_id:
+                ids = ids[:-1]
+            # a token over the boundary belongs to the continuation; one needs a token before it to be
+            # predicted from
+            start = next((n for n, (_, end) in enumerate(offsets[: len(ids)]) if end > len(prompt)), len(ids))
+            text = ScoredIds([self._end_id, *ids], 1) if start == 0 else ScoredIds(ids, start)
+            found[prompt, continuation] = text
+        return found
 
     def _fitting(self, text: ScoredIds, continuation: str) -> tuple[ScoredIds, bool]:
         """The text within the window, and whether its prompt was cut."""
@@ -274,22 +300,46 @@ def _padded(
     return tokens, mask
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+def few_sizes(length: int) -> int:
+    """The least of 8, 32, 128, .. that holds a length: a compiled shape may serve many."""
+    return 8 if length <= 8 else 2 << (2 * math.ceil(math.log(length / 2, 4)))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _sums(
     definition: Any,
     dtype: Any,
     mesh: Mesh,
+    slots: int,
     trainable: params.Params,
     frozen: params.Params,
     tokens_BT: Int[Array, "B T"],
     mask_BT: Int[Array, "B T"],
-    wanted_BT: Float[Array, "B T"],
+    start_B: Int[Array, " B"],
+    count_B: Int[Array, " B"],
 ) -> Float[Array, " B"]:
-    """Σ log p of the tokens marked 1, each given all before it; the same on every process."""
+    """Σ log p of `count` tokens from `start` on, each given all before it; the same on every process."""
     model = params.merge(params.ModelParams(definition, trainable, frozen))
     out = model(tokens_BT, positions_from_mask(mask_BT), AttentionMask(mask_BT, mask_BT), dtype=dtype)
-    targets_BT = losses.next_token_targets(tokens_BT)
-    scores = losses.token_scores(out.hidden_BTD, model.head_kernel(dtype), targets_BT)
-    weight_BT = jnp.pad(wanted_BT[:, 1:], ((0, 0), (0, 1)))
-    sums_B = (scores.logprob_BT * weight_BT).sum(axis=1)
+    before_BTD = jnp.pad(out.hidden_BTD[:, :-1], ((0, 0), (1, 0), (0, 0)))
+    sums_B = span_sums(before_BTD, model.head_kernel(dtype), tokens_BT, start_B, count_B, slots)
     return jax.lax.with_sharding_constraint(sums_B, params.replicated(mesh))
+
+
+def span_sums(
+    before_BTD: Float[Array, "B T D"],
+    head_DV: Float[Array, "D V"],
+    tokens_BT: Int[Array, "B T"],
+    start_B: Int[Array, " B"],
+    count_B: Int[Array, " B"],
+    slots: int,
+) -> Float[Array, " B"]:
+    """Σ log p of tokens start .. start + count − 1 (count ≤ slots) from the state before each token.
+
+    Only these places meet the vocabulary, which costs as much as a layer or two of a small model.
+    """
+    place = jnp.arange(slots, dtype=start_B.dtype)[None]
+    spans_BC = jnp.minimum(start_B[:, None] + place, tokens_BT.shape[1] - 1)
+    states = jnp.take_along_axis(before_BTD, spans_BC[..., None], axis=1)
+    scores = losses.token_scores(states, head_DV, jnp.take_along_axis(tokens_BT, spans_BC, axis=1))
+    return jnp.where(place < count_B[:, None], scores.logprob_BT, 0.0).sum(axis=1)

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from evals.local_model import LocalModel, ScoredIds
+from evals.local_model import LocalModel, ScoredIds, few_sizes, span_sums
 from evals.text_model import ContinuationScores
-from jaxmoe import losses, params
+from jaxmoe import params
 from jaxmoe.generate import bucket
 from jaxmoe.shapes import Array, Float, Int
 from jaxmoe.shared_prompt import response_states
@@ -140,12 +140,18 @@ def _calls(model: LocalModel, groups: Iterator[Group]) -> Iterator[list[Group]]:
         same.append(group)
         if len(same) == _rows(model, shape):
             yield waiting.pop(shape)
+    ways = _ways(model)
     for shape, rest in waiting.items():
-        yield rest + [Group(rest[-1].prefix, [])] * (_rows(model, shape) - len(rest))
+        rows = min(_rows(model, shape), ways * bucket(-(-len(rest) // ways)))
+        yield rest + [Group(rest[-1].prefix, [])] * (rows - len(rest))
+
+
+def _ways(model: LocalModel) -> int:
+    return model.lm.mesh.shape["data"] * model.lm.mesh.shape["fsdp"]
 
 
 def _rows(model: LocalModel, shape: _Shape) -> int:
-    ways = model.lm.mesh.shape["data"] * model.lm.mesh.shape["fsdp"]
+    ways = _ways(model)
     many = TOKENS // (shape.prefix + shape.branches * shape.branch)
     return ways * min(max(1, many // ways), max(1, model.batch_size // ways))
 
@@ -158,7 +164,7 @@ def _score(model: LocalModel, groups: Sequence[Group]) -> np.ndarray:
     tokens = np.full((rows, slots), model.pad_id, np.int32)
     mask = np.zeros((rows, slots), np.int32)
     own = np.full((rows, branches, width), model.pad_id, np.int32)
-    wanted = np.zeros((rows, branches, width), np.float32)
+    first = np.zeros((rows, branches), np.int32)
     last = np.zeros((rows, branches), np.int32)
     ends = np.zeros((rows, branches, targets), np.int32)
     for p, group in enumerate(groups):
@@ -166,40 +172,44 @@ def _score(model: LocalModel, groups: Sequence[Group]) -> np.ndarray:
         mask[p, slots - len(group.prefix) :] = 1
         for g, branch in enumerate(group.branches):
             own[p, g, : len(branch.ids)] = branch.ids
-            wanted[p, g, branch.first : len(branch.ids) - 1] = 1
+            first[p, g] = branch.first
             last[p, g] = len(branch.ids) - 1
             ends[p, g, : len(branch.targets)] = branch.targets
+    most = int((last - first).max())
+    inner = 0 if most <= 0 else min(few_sizes(most), width)
     weights = model.lm.weights
     arrays = jax.device_put((tokens, mask), params.batch_sharding(model.lm.mesh))
-    score = partial(_branch_scores, weights.definition, model.lm.dtype, model.lm.mesh)
-    flat = (own.reshape(-1, width), wanted.reshape(-1, width), last.reshape(-1), ends.reshape(-1, targets))
+    score = partial(_branch_scores, weights.definition, model.lm.dtype, model.lm.mesh, inner)
+    flat = (own.reshape(-1, width), first.reshape(-1), last.reshape(-1), ends.reshape(-1, targets))
     found = score(weights.trainable, weights.frozen, *arrays, *flat)
     return np.asarray(found).reshape(rows, branches, targets)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _branch_scores(
     definition: Any,
     dtype: Any,
     mesh: Mesh,
+    inner: int,
     trainable: params.Params,
     frozen: params.Params,
     prefix_PS: Int[Array, "P S"],
     mask_PS: Int[Array, "P S"],
     tokens_BW: Int[Array, "B W"],
-    wanted_BW: Float[Array, "B W"],
+    first_B: Int[Array, " B"],
     last_B: Int[Array, " B"],
     targets_BK: Int[Array, "B K"],
 ) -> Float[Array, "B K"]:
-    """Σ log p of the wanted tokens, and of each target after all but the last token; B = P·G."""
+    """Σ log p of tokens first .. last − 1 (at most `inner` of them) and of each target in the place of the
+    last; B = P·G."""
     model = params.merge(params.ModelParams(definition, trainable, frozen))
     before_BWD = response_states(model, prefix_PS, mask_PS, tokens_BW, dtype=dtype, mesh=mesh)
-    head = model.head_kernel(dtype)
-    inner = losses.token_scores(before_BWD, head, tokens_BW).logprob_BT
-    inner_B = (inner * wanted_BW).sum(axis=1)
     end_BD = jnp.take_along_axis(before_BWD, last_B[:, None, None], axis=1)[:, 0]
     logits_BV = model.logits(end_BD[:, None])[:, 0]
     norm_B = jax.nn.logsumexp(logits_BV, axis=-1)
     end_BK = jnp.take_along_axis(logits_BV, targets_BK, axis=-1) - norm_B[:, None]
-    scores_BK = inner_B[:, None] + end_BK
+    scores_BK = end_BK
+    if inner:
+        head = model.head_kernel(dtype)
+        scores_BK = end_BK + span_sums(before_BWD, head, tokens_BW, first_B, last_B - first_B, inner)[:, None]
     return jax.lax.with_sharding_constraint(scores_BK, params.replicated(mesh))

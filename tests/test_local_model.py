@@ -100,6 +100,24 @@ def test_scores_do_not_depend_on_batch_order_or_padding(lm, tokenizer, model):
     np.testing.assert_allclose(reverse.logprobs[::-1], together.logprobs, atol=LOGPROB_ATOL)
 
 
+@pytest.mark.parametrize("form", ["text", "instruction"])
+def test_texts_have_the_same_ids_together_and_alone(lm, tokenizer, form):
+    model = LocalModel(lm, tokenizer, form=form)
+    pairs = [("Lima is", " the capital"), ("", " Lima"), ("Lima is", " the capital"), ("Lima is", " in Peru")]
+    together = model.scored_ids(*zip(*pairs, strict=True))
+    assert together == [model.scored_ids([p], [c])[0] for p, c in pairs]
+
+
+@pytest.mark.parametrize("length", [8, 9, 32, 33, 60])
+def test_long_continuations_are_scored_whole(lm, tokenizer, model, length):
+    [scored] = model.scored_ids(["Lima is"], [" and you" * 40])
+    text = tokenizer.decode(scored.ids[scored.start : scored.start + length])
+    scores = model.logprob(["Lima is"], [text])
+    ids = plain_ids(tokenizer, "Lima is" + text)
+    assert scores.tokens == [length]
+    assert scores.logprobs[0] == pytest.approx(direct(lm, ids, len(ids) - length), abs=LOGPROB_ATOL)
+
+
 def test_eight_devices_score_as_one(lm, tokenizer):
     mesh = params.make_mesh(data=2, fsdp=2, tensor=2)
     built = params.build(lm.config, seed=0, std=0.5)

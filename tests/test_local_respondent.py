@@ -50,7 +50,9 @@ def test_shared_beginnings_leave_probabilities_as_they_are(model, asked, scored)
 
 
 def test_unlike_texts_share_nothing_and_are_scored_all_the_same(model):
-    prompts, ends = ["Worry about", "Say nothing", "Worry about", ""], [" things", " at all", " nothing", "A"]
+    long = " nothing" + " and things" * 12
+    prompts = ["Worry about", "Say nothing", "Worry about", "", "Worry about", "Worry"]
+    ends = [" things", " at all", " nothing", "A", long, " about" + long]
     ours = shared_prefix.logprob(model, prompts, ends)
     plain = model.logprob(prompts, ends)
     np.testing.assert_allclose(ours.logprobs, plain.logprobs, atol=LOGPROB_ATOL)
