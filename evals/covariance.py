@@ -3,15 +3,31 @@
 Every function takes one matrix [k, k] or a stack [..., k, k]. Not covered: what is made of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
+from scipy import linalg
+from threadpoolctl import threadpool_limits
 
 from evals.estimate import constant_columns
 
-# limits on what the bootstrap holds at a time: counts or covariances of a stack, products of responses
+# limits on what the bootstrap holds at a time: counts or sums of all samples, covariances of a stack of them,
+# products of responses
+COUNT_NUMBERS = 20_000_000
 STACK_NUMBERS = 5_000_000
 PRODUCT_NUMBERS = 4_000_000
+_cholesky, _inverse_of_factor = linalg.get_lapack_funcs(("potrf", "potri"), dtype=np.float64)
+
+
+@contextmanager
+def small_matrices() -> Iterator[None]:
+    """A context or decorator for linear algebra of a scale's size: one thread.
+
+    Threads that wait for each other over a hundred rows cost more than the work; on a busy machine 20 times.
+    """
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 def covariance(matrix: np.ndarray) -> np.ndarray:
@@ -56,18 +72,25 @@ def unexplained(matrix: np.ndarray) -> np.ndarray:
     stack = matrix.reshape(-1, k, k)
     result = np.full((len(stack), k), np.nan)
     finite = np.isfinite(stack).all(axis=(1, 2))
-    try:
-        result[finite] = 1 / np.diagonal(np.linalg.inv(stack[finite]), axis1=1, axis2=2)
-    except np.linalg.LinAlgError:
-        for row in np.flatnonzero(finite):
-            if np.linalg.matrix_rank(stack[row]) == k:
-                result[row] = 1 / np.diagonal(np.linalg.inv(stack[row]))
+    for row in np.flatnonzero(finite):
+        result[row] = 1 / _inverse_diagonal(stack[row])
     variance = np.diagonal(stack, axis1=1, axis2=2)
     # an inverse of rounding errors gives shares outside (0, 1], or next to nothing
     with np.errstate(invalid="ignore"):
         sound = (result > 1e-10 * variance) & (result <= variance * (1 + 1e-8))
     result[~sound.all(axis=1)] = np.nan
     return result.reshape(matrix.shape[:-1])
+
+
+def _inverse_diagonal(matrix: np.ndarray) -> np.ndarray:
+    """diag(M⁻¹) of a symmetric matrix, NaN where it is singular."""
+    # by Cholesky, a third of the work of an inverse by LU; pairwise covariances need not be positive definite
+    factor, failed = _cholesky(matrix, lower=True, clean=False)
+    if not failed:
+        return np.diagonal(_inverse_of_factor(factor, lower=True)[0])
+    if np.linalg.matrix_rank(matrix) < len(matrix):
+        return np.full(len(matrix), np.nan)
+    return np.diagonal(np.linalg.inv(matrix))
 
 
 def alpha_of(cov: np.ndarray) -> np.ndarray:
@@ -110,17 +133,22 @@ def bootstrap(
     n, k = matrix.shape
     rng = np.random.default_rng(seed)
     shifted = _shifted(matrix)
-    stack_size = max(1, STACK_NUMBERS // max(n, k * k))
+    at_once = max(1, COUNT_NUMBERS // max(n, k * (k + 1) // 2))
+    stack_size = max(1, STACK_NUMBERS // (k * k))
     parts = []
-    for start in range(0, n_bootstrap, stack_size):
-        size = min(stack_size, n_bootstrap - start)
+    for start in range(0, n_bootstrap, at_once):
+        size = min(at_once, n_bootstrap - start)
         counts = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(size)])
-        parts.append(statistic(_resampled(shifted, counts.astype(shifted.dtype))))
+        products, means = _resampled(shifted, counts.astype(shifted.dtype))
+        for first in range(0, size, stack_size):
+            here = slice(first, first + stack_size)
+            with small_matrices():
+                parts.append(statistic(_as_covariances(products[here], means[here], n)))
     return np.concatenate(parts)
 
 
-def _resampled(shifted: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Covariances [b, k, k] of responses [n, k] of which each is taken counts[b, n] times."""
+def _resampled(shifted: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of products [b, k (k + 1) / 2] and means [b, k] of responses each taken counts[b, n] times."""
     n, k = shifted.shape
     first, second = np.triu_indices(k)
     products = np.zeros((len(counts), len(first)), shifted.dtype)
@@ -128,9 +156,15 @@ def _resampled(shifted: np.ndarray, counts: np.ndarray) -> np.ndarray:
     for start in range(0, n, rows):
         part = np.ascontiguousarray(shifted[start : start + rows].T)
         products += counts[:, start : start + rows] @ (part[first] * part[second]).T
-    means = (counts @ shifted).astype(np.float64) / n
+    return products, (counts @ shifted).astype(np.float64) / n
+
+
+def _as_covariances(products: np.ndarray, means: np.ndarray, n: int) -> np.ndarray:
+    """Covariances [b, k, k] of n responses from sums of their products and their means."""
+    k = means.shape[1]
+    first, second = np.triu_indices(k)
     upper = (products - n * means[:, first] * means[:, second]) / (n - 1)
-    stack = np.empty((len(counts), k, k))
+    stack = np.empty((len(products), k, k))
     stack[:, first, second] = upper
     stack[:, second, first] = upper
     return stack

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from evals.covariance import small_matrices
+
 MAX_ITERATIONS = 200
 GRADIENT_TOLERANCE = 1e-8
 # condition of the information beyond which parameters cannot be told apart
@@ -57,6 +59,7 @@ class MaximumLikelihood(NamedTuple):
         return bool(np.linalg.cond(self.information / np.outer(size, size)) < SINGULAR)
 
 
+@small_matrices()
 def fit_ml(cov: np.ndarray, structure: Structure) -> MaximumLikelihood:
     """Fisher scoring on F = ln|Σ| + tr SΣ⁻¹ − ln|S| − k; information for one respondent.
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from evals.covariance import alpha_of, correlations, covariance, unexplained
+from evals.covariance import alpha_of, correlations, covariance, small_matrices, unexplained
 from evals.estimate import as_matrix, complete_cases, why_no_variance, z_critical
 
 
@@ -44,7 +44,8 @@ def item_statistics(responses: npt.ArrayLike, *, confidence: float = 0.95) -> It
         r_total = with_total / (spread * np.sqrt(total))
         r_rest = (with_total - variance) / (spread * np.sqrt(total - 2 * with_total + variance))
         corrected = correlations(cov)
-        np.fill_diagonal(corrected, 1 - unexplained(corrected))
+        with small_matrices():
+            np.fill_diagonal(corrected, 1 - unexplained(corrected))
         r_corrected = corrected.sum(axis=1) / np.sqrt(corrected.sum())
     rest = [np.delete(np.delete(cov, i, axis=0), i, axis=1) for i in range(k)]
     half = z_critical(confidence) / math.sqrt(n - 3) if n > 3 else math.nan

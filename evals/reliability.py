@@ -21,6 +21,7 @@ from evals.covariance import (
     correlations,
     covariance,
     pairwise_covariance,
+    small_matrices,
     unexplained,
     varying_items,
 )
@@ -281,7 +282,8 @@ def reliability_table(
         return np.stack([alpha_of(stack), alpha_of(corr), average, *ordered, *hierarchical(corr)], axis=1)
 
     draws = bootstrap(varying, coefficients, n_bootstrap=n_bootstrap, seed=seed)
-    point = coefficients(covariance(varying)[None])[0]
+    with small_matrices():
+        point = coefficients(covariance(varying)[None])[0]
     for name, value, drawn in zip(TABLE_ROWS, point, draws.T, strict=True):
         rows[name] = _noted(percentile_estimate(float(value), drawn, n, confidence=confidence), note)
     rows["omega_total"] = omega(matrix, confidence=confidence)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from evals.covariance import small_matrices
 from evals.factor_analysis import LEAST_UNIQUENESS, minres
 from evals.rotation import oblimin
 
@@ -33,6 +34,7 @@ class SchmidLeiman(NamedTuple):
     second_order: np.ndarray
 
 
+@small_matrices()
 def schmid_leiman(corr: np.ndarray, n_factors: int = 3) -> SchmidLeiman:
     """Minres factors, rotated by oblimin, and a general factor of their correlations.
 

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from evals.covariance import bootstrap, correlations, covariance, varying_items
+from evals.covariance import bootstrap, correlations, covariance, small_matrices, varying_items
 from evals.estimate import (
     Estimate,
     as_matrix,
@@ -107,6 +107,7 @@ def split_half(
     )
 
 
+@small_matrices()
 def split_forms(cov: np.ndarray, splits: str = "all", seed: int = 0) -> tuple[np.ndarray, np.ndarray, bool]:
     """The forms ss' [3, k, k] of the best and the worst split and the mean of all; every split's coefficient.
 
