@@ -20,6 +20,9 @@ KINDS = ("loramoe", "lora", "full")
 
 def worker(kind: str, scan: bool) -> None:
     """Compiles one kind's step; then runs one step for each line read, and answers with its seconds."""
+    from training.allocator import keep_memory, one_heap
+
+    one_heap()
     import jax
     import numpy as np
 
@@ -63,6 +66,7 @@ def worker(kind: str, scan: bool) -> None:
     frozen = made.lm.weights.frozen
     state, metrics = parts.step_fn(state, frozen, batch, 0)
     jax.block_until_ready(metrics)
+    keep_memory()
     print("ready", flush=True)
     for number, _ in enumerate(sys.stdin, 1):
         start = time.perf_counter()

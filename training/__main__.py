@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
+from training.allocator import one_heap
 from training.config_help import text
 
 # transformers would tell every user that torch is missing; nothing here needs it
@@ -184,4 +185,5 @@ def plan(
 
 
 if __name__ == "__main__":
+    one_heap()
     app(prog_name="python -m training")

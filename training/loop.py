@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from training import telemetry
+from training.allocator import keep_memory
 from training.checkpoint import CheckpointConfig, Checkpoints, Saved
 from training.data import Batch
 from training.distributed import fetch
@@ -83,6 +84,9 @@ class Loop:
                     more = False
                     break
                 state, metrics = self.step_fn(state, self.frozen, self.place(batch), np.int32(step))
+                if step == first:
+                    jax.block_until_ready(metrics)
+                    keep_memory()
                 step += 1
                 # the device is at work on this step while the host looks at the one before
                 self._finish(pending, state)

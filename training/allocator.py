@@ -1,0 +1,41 @@
+"""The C library's allocator, told to keep the memory that it has.
+
+On a CPU every step takes its scratch memory anew. glibc gives large blocks back to the system at once, and
+each page that is touched again costs a page fault: a third of a small model's step.
+"""
+
+import ctypes
+import os
+import sys
+
+# parameters of mallopt(3), from malloc.h
+TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
+NEVER = 2**31 - 1
+
+
+def one_heap() -> None:
+    """All threads take from one heap, where they reuse each other's memory; before JAX starts its threads."""
+    _set(((ARENA_MAX, 1),))
+
+
+def keep_memory() -> None:
+    """From now on, freed memory is kept and reused; after the first step, since compiling needs much for once.
+
+    Settings of the user's own (MALLOC_* or GLIBC_TUNABLES in the environment) are left alone, and elsewhere
+    than on glibc there is nothing to do.
+    """
+    library = _set(((MMAP_MAX, 0), (TRIM_THRESHOLD, NEVER)))
+    if library is not None:
+        library.malloc_trim(0)  # what compiling left behind
+
+
+def _set(options: tuple[tuple[int, int], ...]) -> ctypes.CDLL | None:
+    own = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if own or sys.platform != "linux":
+        return None
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt"):
+        return None
+    for name, value in options:
+        library.mallopt(name, value)
+    return library
