@@ -1,7 +1,11 @@
 """PPO runs from a config: resumed runs repeat unbroken ones, problems that cannot be used, the four rows."""
 
 import json
-import shutil
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,6 +23,7 @@ from training.metrics import read_lines
 
 TINY = {"hidden_size": 16, "intermediate_size": 24, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}
 VOCABULARY = 320
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +81,31 @@ def one_device(monkeypatch):
     monkeypatch.setattr("training.distributed.MeshConfig.make", lambda self: params.single_device_mesh())
 
 
-def test_a_resumed_run_repeats_an_unbroken_one_bitwise(base, tmp_path):
-    whole = ppo.main(settings(base, tmp_path / "whole"))
+def killed_after(values: dict, folder: Path, rounds: int) -> None:
+    """The command in a process of its own, killed when so many rounds are recorded."""
+    file = folder.with_suffix(".yaml")
+    file.write_text(json.dumps(values))
+    command = [sys.executable, "-m", "training", "ppo", "--config", str(file)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 240
+    while not any(r["step"] >= rounds for r in read_lines(folder / "metrics.jsonl")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the run is too slow"
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+
+
+def test_a_killed_run_repeats_an_unbroken_one_bitwise(base, tmp_path, capsys):
+    """SIGKILL in the midst of a round, then to the end: weights, metrics, curriculum as without it."""
+    whole = ppo.main(settings(base, tmp_path / "whole", rounds=6))
     assert whole.finished
-    # what a SIGKILL after round 2 leaves: its checkpoint, and records that run ahead of it
-    shutil.copytree(tmp_path / "whole", tmp_path / "broken")
-    for name in ("export", "plots", "checkpoints/4"):
-        shutil.rmtree(tmp_path / "broken" / name)
-    again = ppo.main(settings(base, tmp_path / "broken"))
+    values = configs.to_dict(settings(base, tmp_path / "broken", rounds=6))
+    killed_after(values | {"distributed": {"cpu_devices": 1}}, tmp_path / "broken", 4)
+    assert not (tmp_path / "broken" / "export").exists()
+    capsys.readouterr()
+    again = ppo.main(settings(base, tmp_path / "broken", rounds=6))
+    assert re.search("going on from round [24]", capsys.readouterr().err)
     for a, b in zip(
         jax.tree.leaves(whole.lm.weights.trainable), jax.tree.leaves(again.lm.weights.trainable), strict=True
     ):
@@ -96,7 +118,7 @@ def test_a_resumed_run_repeats_an_unbroken_one_bitwise(base, tmp_path):
     assert timeless[0] == timeless[1]
     assert {r["beta"] for r in first if "beta" in r} != {0.02}  # the controller moved, and was restored
     told = [
-        json.loads((tmp_path / n / "checkpoints/4/data/metadata").read_text()) for n in ("whole", "broken")
+        json.loads((tmp_path / n / "checkpoints/6/data/metadata").read_text()) for n in ("whole", "broken")
     ]
     assert told[0] == told[1]
 
