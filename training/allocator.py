@@ -19,7 +19,7 @@ def one_heap() -> None:
 
 
 def keep_memory() -> None:
-    """From now on, freed memory is kept and reused; after the first step, since compiling needs more for once.
+    """From now on, freed memory is kept and used again; after the first step: compiling needs more for once.
 
     Settings of the user's own (MALLOC_* or GLIBC_TUNABLES in the environment) are left alone, and elsewhere
     than on glibc there is nothing to do.
