@@ -222,13 +222,24 @@ def cross_entropy(
     loss_mask_BT: Float[Array, "B T"],
     *,
     chunk: int = 128,
+    most_targets: int | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Summed −log p of the tokens whose loss mask is 1, each predicted from the position before, and their
     count.
 
     Args:
       loss_mask_BT: 1 where token t counts as a target; position 0 has no predecessor and never counts.
+      most_targets: no row has more of them; logits are then computed at so many positions of each row only.
+        The sum is NaN where a row has more after all.
     """
-    scores = token_scores(hidden_BTD, head_DV, next_token_targets(tokens_BT), chunk=chunk)
+    targets_BT = next_token_targets(tokens_BT)
     weight_BT = jnp.pad(loss_mask_BT[:, 1:], ((0, 0), (0, 1))).astype(jnp.float32)
-    return -(scores.logprob_BT * weight_BT).sum(), weight_BT.sum()
+    count = weight_BT.sum()
+    if most_targets is not None and most_targets < tokens_BT.shape[1]:
+        fits = ((weight_BT > 0).sum(1) <= most_targets).all()
+        weight_BT, places = jax.lax.top_k(weight_BT, most_targets)
+        hidden_BTD = jnp.take_along_axis(hidden_BTD, places[..., None], axis=1)
+        targets_BT = jnp.take_along_axis(targets_BT, places, axis=1)
+        weight_BT = jnp.where(fits, weight_BT, jnp.nan)
+    scores = token_scores(hidden_BTD, head_DV, targets_BT, chunk=chunk)
+    return -(scores.logprob_BT * weight_BT).sum(), count

@@ -48,6 +48,24 @@ def test_cross_entropy_counts_targets_only():
     np.testing.assert_allclose(total, 2 * np.log(9), rtol=1e-6)
 
 
+def test_logits_at_the_targets_alone_give_the_same_loss_and_gradient():
+    """Rows with 3, 1 and no targets among 6 positions; with room for fewer targets than a row has, NaN."""
+    rng = np.random.default_rng(0)
+    hidden, head = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((3, 6, 4), (4, 9)))
+    tokens = jnp.asarray(rng.integers(9, size=(3, 6)), jnp.int32)
+    mask = jnp.asarray([[0, 1, 0, 1, 1, 0], [1, 0, 0, 0, 0, 1], [1, 0, 0, 0, 0, 0]], jnp.float32)
+
+    def loss(hidden, most):
+        return losses.cross_entropy(hidden, head, tokens, mask, most_targets=most)[0]
+
+    value, gradient = jax.value_and_grad(loss)(hidden, None)
+    some, some_gradient = jax.value_and_grad(loss)(hidden, 3)
+    np.testing.assert_allclose(some, value, rtol=1e-6)
+    np.testing.assert_allclose(some_gradient, gradient, atol=TOLERANCE)
+    assert losses.cross_entropy(hidden, head, tokens, mask, most_targets=3)[1] == 4
+    assert jnp.isnan(loss(hidden, 2))
+
+
 def test_importance_of_groups():
     types = jnp.asarray([1, 0, -1])
     got = losses.importance(types, 4, 0.1)

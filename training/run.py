@@ -34,7 +34,7 @@ from training.validation import make_validation
 # Settings that may change from one part of a run to the next: they do not change what is computed.
 FREE = ("output", "resume", "mesh.", "distributed.", "checkpoint.", "watch.", "valid_every", "data.prefetch")
 FREE += ("data.valid", "data.data_dir", "step.remat", "step.scan_layers", "step.loss_chunk", "export")
-FREE += ("evaluation.", "sandbox.workers")
+FREE += ("evaluation.", "sandbox.workers", "step.most_targets")
 # What a run puts into its folder.
 OURS = {
     "config.yaml",

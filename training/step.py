@@ -39,6 +39,8 @@ class StepConfig:
       remat: what the backward pass computes again: nothing, all but matrix products, or whole blocks.
       scan_layers: compile one block and scan it; false unrolls the layers.
       loss_chunk: positions of each row whose logits exist at once.
+      most_targets: target tokens that no row exceeds (the loss is NaN if one does); logits are then computed
+        at so many positions of each row only, which is quicker where answers are short.
     """
 
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -46,10 +48,11 @@ class StepConfig:
     remat: Remat = "none"
     scan_layers: bool = True
     loss_chunk: int = 128
+    most_targets: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("accumulate", "loss_chunk"):
-            if getattr(self, name) < 1:
+        for name in ("accumulate", "loss_chunk", "most_targets"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"step.{name} must be at least 1; got {getattr(self, name)}")
 
 
@@ -146,7 +149,12 @@ def make_loss(
         )
         head = merged.head_kernel(dtype, mesh)
         total, _ = losses.cross_entropy(
-            out.hidden_BTD, head, batch.tokens, batch.loss_mask, chunk=config.loss_chunk
+            out.hidden_BTD,
+            head,
+            batch.tokens,
+            batch.loss_mask,
+            chunk=config.loss_chunk,
+            most_targets=config.most_targets,
         )
         tokens_BZ = samples_BTZ.sum(1)
         routing = telemetry.add(
