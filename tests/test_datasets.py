@@ -13,7 +13,7 @@ import grain
 import pytest
 import tensorflow_datasets as tfds
 
-from jaxmoe.datasets import builders, corpora, downstream, instruction_files
+from jaxmoe.datasets import builders, corpora, downstream, downstream_questions, instruction_files
 from jaxmoe.datasets import world_knowledge as wk
 from jaxmoe.datasets.downstream_families import _ADJECTIVES, _BAD, _BECAUSE, _GOOD, _TOPICS, FAMILIES
 from jaxmoe.datasets.relations import RELATIONS
@@ -261,6 +261,27 @@ def test_a_third_of_the_texts_is_copying():
     for text in copying:
         first, again = re.split(r"\. Again[,:] ", text.rstrip("."))
         assert all(item in first.split(", ") for item in again.split(", "))
+
+
+@every_family
+def test_tasks_are_asked_in_pretraining_in_other_words_and_of_training_contents(family):
+    texts = list(downstream_questions.question_texts(600, seed=0, families=(family,)))
+    assert texts == list(downstream_questions.question_texts(600, seed=0, families=(family,)))
+    tests = [t for t in islice(downstream.tasks(family, "test", seed=0), 100) if family != "translation"]
+    together = "|".join(texts).replace("\n", " ")
+    assert not [t for t in tests if t.input.replace("\n", " ") in together]
+    instructions = {t.instruction for t in islice(downstream.tasks(family, "train", seed=0), 100)}
+    assert not [text for text in texts if any(instruction in text for instruction in instructions)]
+    # a third of the answers stands behind the end token, where instruction rows have theirs
+    assert 0.25 < sum("</s> " in text for text in texts) / len(texts) < 0.42
+
+
+def test_lists_are_said_twice():
+    for text in downstream_questions.repeated_texts(
+        50, ["a", "b", "c", "d", "e", "f", "g", "h", "i"], seed=0
+    ):
+        first, again = text.rstrip(".").split(". ")
+        assert sorted(first.split(", ")) == sorted(again.split(", "))
 
 
 def test_unknown_family_or_split():

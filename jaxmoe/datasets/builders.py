@@ -23,6 +23,7 @@ from jaxmoe.datasets.corpora import (
     instruction_rows,
     knowledge_test_rows,
     pretraining_texts,
+    study_corpus,
     task_test_rows,
 )
 from jaxmoe.datasets.instruction_files import Row, content_hash, read_instructions, read_questions
@@ -84,6 +85,9 @@ class _RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 _CORPORA = [
     CorpusBuilderConfig(name="full", description="all facts"),
     CorpusBuilderConfig(name="demo", description="what the demo's base learns", corpus=demo_corpus()),
+    CorpusBuilderConfig(
+        name="study", description="what the bases of the LoRAMoE study learn", corpus=study_corpus()
+    ),
 ]
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxmoe.datasets.downstream import downstream_rows, downstream_texts
+from jaxmoe.datasets.downstream_families import COLOURS, FOODS, JOBS, NAMES, PLACES, THINGS
+from jaxmoe.datasets.downstream_questions import question_texts, repeated_texts
 from jaxmoe.datasets.world_knowledge import (
     DEMO_RELATIONS,
     Fact,
@@ -35,6 +37,8 @@ class CorpusConfig:
     facts: int | None = None  # at most so many; None: all of the relations
     exposures: int = 60  # statements a fact in pretraining
     skill_texts: int = 60_000  # pretraining texts of the downstream kinds and of copying
+    question_texts: int = 0  # pretraining texts that ask the downstream tasks in other words
+    repeated_texts: int = 0  # pretraining texts that say words of the corpus twice
     openers: bool = True  # opening phrases before some statements: more wordings, more tokens
     knowledge_share: float = 0.125  # closed-book questions in the instruction mixture
     seed: int = 0
@@ -42,7 +46,7 @@ class CorpusConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.knowledge_share <= 1:
             raise ValueError(f"corpus.knowledge_share must be between 0 and 1; got {self.knowledge_share}")
-        for name in ("exposures", "skill_texts"):
+        for name in ("exposures", "skill_texts", "question_texts", "repeated_texts"):
             if getattr(self, name) < 0:
                 raise ValueError(f"corpus.{name} must not be negative; got {getattr(self, name)}")
 
@@ -64,20 +68,48 @@ def demo_corpus(**changes: Any) -> CorpusConfig:
     return CorpusConfig(**(settings | changes))
 
 
+STUDY_RELATIONS = ("country_capital", "element_symbol", "state_capital")
+
+
+def study_corpus(**changes: Any) -> CorpusConfig:
+    """Facts and skills for a base that has met the downstream tasks as questions too, so that fine-tuning
+    mostly teaches it to answer, as it does with a large pretrained model."""
+    settings = {
+        "relations": STUDY_RELATIONS,
+        "exposures": 40,
+        "skill_texts": 15_000,
+        "question_texts": 35_000,
+        "repeated_texts": 3_000,
+        "openers": False,
+    }
+    return CorpusConfig(**(settings | changes))
+
+
 def pretraining_texts(config: CorpusConfig) -> list[str]:
     """Knowledge and skill texts, shuffled."""
     texts = [
         *knowledge_texts(config.selected(), config.exposures, seed=config.seed, openers=config.openers),
         *downstream_texts(config.skill_texts, seed=config.seed),
+        *question_texts(config.question_texts, seed=config.seed),
+        *repeated_texts(config.repeated_texts, _single_words(config), seed=config.seed),
     ]
     random.Random(f"order {config.seed}").shuffle(texts)
     return texts
+
+
+def _single_words(config: CorpusConfig) -> list[str]:
+    """Subjects and answers of the corpus that are one word, and the nouns of the downstream tasks."""
+    named = (text for fact in config.selected() for text in (fact.subject, fact.answer))
+    return sorted(
+        {text for text in named if " " not in text} | {*NAMES, *THINGS, *FOODS, *PLACES, *COLOURS, *JOBS}
+    )
 
 
 def tokenizer_texts(config: CorpusConfig) -> Iterator[str]:
     """What the tokenizer is trained on: pretraining text and as much of the instructions' wording."""
     yield from knowledge_texts(config.selected(), 6, seed=config.seed, openers=config.openers)
     yield from downstream_texts(3_000, seed=config.seed)
+    yield from question_texts(min(config.question_texts, 1_000), seed=config.seed)
     for row in instruction_rows(config, 3_000):
         yield f"{row['instruction']}\n{row['input']}"
         yield row["output"]

@@ -1,0 +1,53 @@
+"""Pretraining texts that give a small base what a large one has: questions of every kind, and copying.
+
+The downstream tasks are asked in other words than their instructions, sometimes with the end token between
+question and answer as in an instruction row; lists of words are said twice. Reading, deciding and copying are
+then skills of the base, and fine-tuning is to call on them.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+
+from jaxmoe.datasets.downstream import tasks
+from jaxmoe.datasets.downstream_families import FAMILIES, Task
+
+# none of these words an instruction of the families
+QUESTIONS: dict[str, tuple[str, ...]] = {
+    "reading_comprehension": ("",),  # the question stands in the text
+    "natural_language_inference": ("Is the last so?", "Can one conclude the last?"),
+    "coreference": ("Which of the two is it about?", "Who of them?"),
+    "summarisation": ("What is the point?", "And in brief?"),
+    "translation": ("How does one say it in Spanish?", "And in Spanish?"),
+    "sentiment": ("What kind of opinion is that?", "How was it found?"),
+    "topic": ("What do they talk of?", "Which subject is that?"),
+}
+LEADS = (" Answer:", " The answer is", "</s>")
+# what a small model learns last: to find something in the text and copy it
+HARDER = ("reading_comprehension", "natural_language_inference", "coreference")
+
+
+def question_texts(count: int, *, seed: int, families: Sequence[str] = (*FAMILIES, *HARDER)) -> Iterator[str]:
+    """`count` texts of training contents, the families taking turns; those named twice have two."""
+    rng = random.Random(f"asked {seed}")
+    streams = {family: tasks(family, "train", seed=seed + 2) for family in families}
+    for i in range(count):
+        family = families[i % len(families)]
+        yield asked(family, next(streams[family]), rng)
+
+
+def asked(family: str, task: Task, rng: random.Random) -> str:
+    """Content, question, answer."""
+    content = task.input.replace("\n", rng.choice("\n "))
+    question = " ".join(filter(None, (content, rng.choice(QUESTIONS[family]))))
+    return f"{question}{rng.choice(LEADS)} {task.output}."
+
+
+def repeated_texts(count: int, words: Sequence[str], *, seed: int) -> Iterator[str]:
+    """`count` lists of words said twice, half of them with their pairs in another order the second time: only
+    the text itself can tell its second half."""
+    rng = random.Random(f"repeated {seed}")
+    for _ in range(count):
+        drawn = rng.sample(words, rng.randint(5, 9))
+        pairs = [" ".join(drawn[i : i + 2]) for i in range(0, len(drawn) - 1, 2)]
+        again = rng.sample(pairs, len(pairs)) if rng.random() < 0.5 else pairs
+        yield f"{', '.join(pairs)}. {', '.join(again)}."
