@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from evals import behaviors
 from evals.estimate import Estimate, pearson, undefined
 
 
@@ -72,10 +73,16 @@ def effects(long_table: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
+def families(long_table: pd.DataFrame) -> set[str]:
+    """Which families of tasks a table has answers to."""
+    items = long_table.loc[long_table["instrument"] == behaviors.NAME, "item"]
+    return {str(item).partition("/")[0] for item in items.unique()}
+
+
 def _tasks(long_table: pd.DataFrame) -> pd.DataFrame:
-    frame = pd.DataFrame(long_table[long_table["instrument"] == "behaviour"])
+    frame = pd.DataFrame(long_table[long_table["instrument"] == behaviors.NAME])
     if frame.empty:
-        raise ValueError("the table has no answers to behavioural tasks (instrument behaviour)")
+        raise ValueError(f"the table has no answers to behavioural tasks (instrument {behaviors.NAME})")
     parts = frame["item"].str.split("/", expand=True)
     return frame.assign(family=parts[0], case=parts[1], version=parts[2])
 

@@ -16,6 +16,8 @@ from evals.administration import Battery, Entry
 from evals.respondent import Asked
 
 PREFIX = "task: "
+# the tasks' name among instruments
+NAME = "behaviour"
 INSTRUCTION = "Read the situation and choose what you would do or say."
 
 
@@ -264,4 +266,4 @@ def battery(families: Sequence[str] = tuple(FAMILIES), count: int = 6, seed: int
     if count < 1:
         raise ValueError(f"count must be at least 1 scenario a family; got {count}")
     tasks = [task for name in families for task in FAMILIES[name](count, seed)]
-    return Battery("behaviour", INSTRUCTION, tuple(task.entry for task in tasks))
+    return Battery(NAME, INSTRUCTION, tuple(task.entry for task in tasks))

@@ -14,7 +14,7 @@ from evals.criteria import g_table
 from evals.estimate import Estimate
 from evals.faithfulness import construct_of
 from evals.generalizability import d_study, variance_components
-from evals.instrument import Instrument
+from evals.instrument import Instrument, Scale
 from evals.measurement_error import standard_error_of_measurement
 from evals.reliability import cronbach_alpha, guttman_lambda6, omega, split_half
 from evals.response_style import INDICES, position_bias, refusal_rate, style_indices
@@ -33,6 +33,12 @@ def cubes(table: pd.DataFrame, instruments: Sequence[Instrument]) -> list[Respon
     return [cube(table, one, PERSON) for one in instruments]
 
 
+def in_order(instrument: Instrument) -> list[Scale]:
+    """Each domain, followed by its facets."""
+    inside = instrument.facets
+    return [s for one in instrument.domains for s in (one, *(f for f in inside if f.parent == one.name))]
+
+
 def _estimate(found: Estimate) -> dict[str, object]:
     return {"value": found.value, "low": found.low, "high": found.high, "n": found.n, "reason": found.reason}
 
@@ -47,7 +53,7 @@ def profile(table: pd.DataFrame, instrument: Instrument, norm_group: str | None 
                                                                       "item_order", "seed"])  # fmt: skip
     column = "t" if norm_group else "mean"
     rows = []
-    for scale in instrument.scales:
+    for scale in in_order(instrument):
         mine = scores[scores["scale"] == scale.name]
         by_person = np.asarray(pd.Series(mine.groupby("persona")[column].mean()), np.float64)
         found = _mean(by_person)
@@ -82,7 +88,7 @@ def reliability(one: ResponseCube) -> pd.DataFrame:
     Item coefficients are of persons x items in the first condition; n counts persons.
     """
     rows = []
-    for scale in one.instrument.scales:
+    for scale in in_order(one.instrument):
         first = one.keyed[:, 0][:, one.columns(scale.name)]
         scores = one.scores(scale)
         agreement = icc_table(scores)
@@ -97,7 +103,8 @@ def reliability(one: ResponseCube) -> pd.DataFrame:
             "ICC(A,k)": _from_table(agreement, "ICC2k"),
             "SEM": standard_error_of_measurement(sd, alpha),
         }
-        rows += [{"scale": scale.name, "statistic": name, **_estimate(e)} for name, e in found.items()]
+        place = {"scale": scale.name, "title": scale.title or scale.name, "facet": scale.parent is not None}
+        rows += [{**place, "statistic": name, **_estimate(e)} for name, e in found.items()]
     return pd.DataFrame(rows)
 
 
@@ -117,12 +124,17 @@ def components(one: ResponseCube) -> tuple[pd.DataFrame, pd.DataFrame]:
         if "person" not in facets or len(facets) < 2:
             continue
         found = variance_components(frame, facets)
-        parts.append(found.table.reset_index(names="effect").assign(scale=scale.name, reason=found.reason))
+        parts.append(
+            found.table.reset_index(names="effect").assign(
+                scale=scale.name, title=scale.title or scale.name, reason=found.reason
+            )
+        )
         conditions = [name for name in facets if name not in ("person", "item")]
         for size in D_SIZES if conditions and not found.reason else ():
             study = d_study(found, dict.fromkeys(conditions, size))
-            studies.append({"scale": scale.name, "conditions": size, "g": study.g.value, "g_low": study.g.low,
-                            "g_high": study.g.high, "phi": study.phi.value})  # fmt: skip
+            coefficients = {"g": study.g.value, "g_low": study.g.low, "g_high": study.g.high}
+            place = {"scale": scale.name, "title": scale.title or scale.name, "conditions": size}
+            studies.append({**place, **coefficients, "phi": study.phi.value})
     joined = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     return joined, pd.DataFrame(studies)
 
@@ -186,7 +198,7 @@ def compared(
     norms = {norm.scale: norm for norm in instrument.norms if norm.group == norm_group}
     both = [cube(table, instrument, PERSON) for table in (base, tuned)]
     rows = []
-    for scale in instrument.scales:
+    for scale in in_order(instrument):
         old, new = (describe(one.scores(scale).mean(axis=1)) for one in both)
         norm = norms.get(scale.name)
         if norm is None:
@@ -200,6 +212,7 @@ def compared(
         rows.append(
             {
                 "scale": scale.name,
+                "title": scale.title or scale.name,
                 "facet": scale.parent is not None,
                 "base": old.mean,
                 "tuned": new.mean,

@@ -1,27 +1,34 @@
 """suite=behavior: questionnaires and behavioural tasks, and whether their outcome can be believed.
 
 OUTPUT/behavior/answers.jsonl, responses.parquet   every answer; a killed evaluation goes on from them
+OUTPUT/behavior/NAME/...                           the same of each model beside the first
 OUTPUT/behavior/report.html, tables/, tables.json  the report
 """
 
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from evals import behavior_scores, behaviors, dialogues, report_tables, wording
+import jaxmoe
+from evals import behaviors, dialogues, report_tables, wording
 from evals.administer import administer
-from evals.administration import FACETS, Battery, Design, battery
+from evals.administration import FACETS, Design, battery
 from evals.criteria import Thresholds
-from evals.faithfulness import Assessment, assess, construct_of
-from evals.instrument import Instrument, load
+from evals.faithfulness import Assessment
+from evals.instrument import load
 from evals.local_model import Form
 from evals.local_respondent import ScoringRespondent, WritingRespondent
-from evals.null_respondents import NULLS, simulated
-from evals.report import Report, combined, write
+from evals.null_respondents import NULLS
+from evals.report import write
 from evals.response_table import ResponseCube
+from evals.study import Study, listed
 from evals.uncertainty import mean_score
+from jaxmoe.tokenizer import load_tokenizer
 from training.evaluation import Item, ItemSet, Loaded, Run, bar
 
 
@@ -34,10 +41,29 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class BehaviorConfig:
-    """Psychological tests of a model.
+class Beside:
+    """A further model that is asked the same, and compared with the first.
 
     Attributes:
+      name: in the report.
+      base, adapter, tokenizer: as those of the evaluation; a null tokenizer is the base's own.
+      form: text, instruction or chat; null takes that of the first.
+    """
+
+    name: str
+    base: str
+    adapter: str | None = None
+    tokenizer: str | None = None
+    form: Form | None = None
+
+
+@dataclass(frozen=True)
+class BehaviorConfig:
+    """Psychological tests of a model, or of several beside each other.
+
+    Attributes:
+      name: of the model, in the report.
+      beside: further models, each compared with the first: fine-tunings of it, as a rule.
       instruments: shipped questionnaires or paths; two that measure the same constructs allow external
         consistency.
       templates: wordings by name; empty takes all.
@@ -60,6 +86,8 @@ class BehaviorConfig:
       step: the training step of this model, for a plot over checkpoints; earlier: the others.
     """
 
+    name: str = "this model"
+    beside: tuple[Beside, ...] = ()
     instruments: tuple[str, ...] = ("ipip_neo_120", "ipip_50")
     templates: tuple[str, ...] = ()
     option_orders: tuple[str, ...] = ("forward", "reversed")
@@ -89,12 +117,45 @@ class BehaviorConfig:
             raise ValueError(f"behavior.seeds must be at least 1; got {self.seeds}")
         if self.earlier and self.step is None:
             raise ValueError("behavior.earlier needs behavior.step, the training step of this model")
+        names = [self.name, *(other.name for other in self.beside), *self.nulls]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"every model needs a name of its own; {repeated[0]!r} is repeated")
+
+
+class Asked(NamedTuple):
+    """Answers and replies in dialogues, by model."""
+
+    answers: dict[str, pd.DataFrame]
+    replies: dict[str, pd.DataFrame]
 
 
 def behavior(
     config: BehaviorConfig, seed: int, confidence: float, folder: Path, against: Path | None = None
 ) -> Run:
-    """Reads instruments, wordings and earlier answers; what is returned asks the model and reports."""
+    """Reads instruments, wordings and earlier answers; what is returned asks the models and reports."""
+    study = prepare(config, seed, confidence)
+    base = None if against is None else _answers(against)
+    earlier = {point.step: _answers(Path(point.output)) for point in config.earlier}
+
+    def run(loaded: Loaded) -> list[ItemSet]:
+        asked = ask(study, config, _models(config, loaded), folder)
+        first = asked.answers[config.name]
+        steps = {**earlier, config.step: first} if config.step is not None else {}
+        report = study.report(
+            asked.answers, card(study, config), base=base, checkpoints=steps, replies=asked.replies
+        )
+        write(report, folder)
+        return [
+            _item_set(one, name if len(asked.answers) > 1 else "", report.assessments[name], confidence)
+            for name, table in asked.answers.items()
+            for one in report_tables.cubes(table, study.instruments)
+        ]
+
+    return run
+
+
+def prepare(config: BehaviorConfig, seed: int, confidence: float) -> Study:
+    """What is to be asked, and how it is to be judged; raises ValueError for unknown names."""
     instruments = [load(name) for name in config.instruments]
     batteries = [battery(one) for one in instruments]
     if config.tasks:
@@ -107,23 +168,37 @@ def behavior(
         tuple(range(seed, seed + config.seeds)),
         config.items_per_prompt,
     )
-    base = None if against is None else _answers(against)
-    earlier = {point.step: _answers(Path(point.output)) for point in config.earlier}
+    return Study(
+        instruments, batteries, design, config.thresholds, confidence, seed, config.norm_group, config.facets,
+        config.nulls,
+    )  # fmt: skip
 
-    def run(loaded: Loaded) -> list[ItemSet]:
-        respondent = _respondent(config, loaded)
+
+def ask(
+    study: Study, config: BehaviorConfig, models: Iterable[tuple[str, Loaded, Form]], folder: Path
+) -> Asked:
+    """Every question of every model, one model after the other; the first answers into the folder itself."""
+    asked = Asked({}, {})
+    for name, loaded, form in models:
+        place = folder if not asked.answers else folder / re.sub(r"[^\w.-]+", "_", name)
         with bar(loaded.progress) as start:
-            table = administer(respondent, batteries, design, folder, progress=start("questions"))
-        replies = None
+            asked.answers[name] = administer(
+                _respondent(config, loaded, form, name), study.batteries, study.design, place,
+                progress=start(f"questions to {name}"),
+            )  # fmt: skip
         if config.dialogues:
-            writer = WritingRespondent(loaded.text_model(config.form), "model", config.temperature, 1.0, 60)
-            replies = dialogues.hold(writer, design.personas, seed=seed)
-        study = Study(config, instruments, batteries, design, seed, confidence)
-        report = study.report(table, base, earlier, replies)
-        write(report, folder)
-        return [study.item_set(one, report.assessment) for one in report_tables.cubes(table, instruments)]
+            writer = WritingRespondent(loaded.text_model(form), name, config.temperature, 1.0, 60)
+            asked.replies[name] = dialogues.hold(writer, study.design.personas, seed=study.seed)
+    return asked
 
-    return run
+
+def _models(config: BehaviorConfig, loaded: Loaded) -> Iterator[tuple[str, Loaded, Form]]:
+    """The first model, then the others, each loaded when its turn comes."""
+    yield config.name, loaded, config.form
+    for other in config.beside:
+        lm = jaxmoe.load(other.base, other.adapter, np.dtype(loaded.lm.dtype).name, loaded.lm.mesh)
+        tokenizer = load_tokenizer(other.tokenizer or lm.source or other.base)
+        yield other.name, loaded._replace(lm=lm, tokenizer=tokenizer), other.form or config.form
 
 
 def _answers(folder: Path) -> pd.DataFrame:
@@ -133,144 +208,50 @@ def _answers(folder: Path) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
-def _respondent(config: BehaviorConfig, loaded: Loaded) -> ScoringRespondent | WritingRespondent:
-    model = loaded.text_model(config.form)
+def _respondent(
+    config: BehaviorConfig, loaded: Loaded, form: Form, name: str
+) -> ScoringRespondent | WritingRespondent:
+    model = loaded.text_model(form)
     if config.answers == "written":
-        return WritingRespondent(model, "model", config.temperature)
+        return WritingRespondent(model, name, config.temperature)
     length = "tokens" if config.answers == "words" else "none"
-    return ScoringRespondent(model, "model", config.answers, length, config.calibrated, config.choose)
+    return ScoringRespondent(model, name, config.answers, length, config.calibrated, config.choose)
 
 
-@dataclass(frozen=True)
-class Study:
-    """One design asked of one model, and what is made of the answers."""
-
-    config: BehaviorConfig
-    instruments: list[Instrument]
-    batteries: list[Battery]
-    design: Design
-    seed: int
-    confidence: float
-
-    def report(
-        self,
-        table: pd.DataFrame,
-        base: pd.DataFrame | None,
-        earlier: dict[int, pd.DataFrame],
-        replies: pd.DataFrame | None,
-    ) -> Report:
-        """Everything that the answers allow to say."""
-        config, tested = self.config, self.instruments
-        acts = behavior_scores.conduct_scores(table) if "conduct" in config.tasks else None
-        found = assess(
-            table,
-            tested,
-            behaviour=acts,
-            facets=config.facets,
-            thresholds=config.thresholds,
-            confidence=self.confidence,
-            seed=self.seed,
-        )
-        cubes = report_tables.cubes(table, tested)
-        parts = {one.instrument.name: report_tables.components(one) for one in cubes}
-        pairs, correlations = report_tables.traits_by_methods(cubes)
-        models = {"this model": table} | {name: self._simulated(name) for name in config.nulls}
-        steps = {**earlier, config.step: table} if config.step is not None else {}
-        return Report(
-            f"Behaviour: {', '.join(one.title for one in tested)}",
-            self._card(table, found),
-            found,
-            {one.name: report_tables.profile(table, one, self._norms(one)) for one in tested},
-            combined({one.instrument.name: report_tables.reliability(one) for one in cubes}),
-            combined({name: part[0] for name, part in parts.items()}),
-            combined({name: part[1] for name, part in parts.items()}),
-            correlations,
-            pd.DataFrame() if pairs is None else pairs.table.drop(columns=["i", "j"]),
-            report_tables.style(models, tested),
-            behavior_scores.effects(table, confidence=self.confidence) if config.tasks else pd.DataFrame(),
-            self._conduct(cubes, acts, replies),
-            {}
-            if base is None
-            else {one.name: report_tables.compared(base, table, one, self._norms(one)) for one in tested},
-            report_tables.drift(steps, tested[0]) if len(steps) > 1 else pd.DataFrame(),
-        )
-
-    def _simulated(self, name: str) -> pd.DataFrame:
-        return administer(simulated(name, self.seed), self.batteries, self.design)
-
-    def _norms(self, one: Instrument) -> str | None:
-        return self.config.norm_group if self.config.norm_group in one.groups else None
-
-    def _conduct(
-        self, cubes: list[ResponseCube], acts: pd.DataFrame | None, replies: pd.DataFrame | None
-    ) -> pd.DataFrame:
-        """r of self-report with conduct in situations, and with rated replies."""
-        first = cubes[0]
-        said = pd.DataFrame(
-            {construct_of(s): first.scores(s).mean(axis=1) for s in first.instrument.domains},
-            index=pd.Index([who[0] for who in first.persons], name="persona"),
-        )
-        sources = {"conduct": acts, "dialogues": None if replies is None else dialogues.scores(replies)}
-        rows = [
-            behavior_scores.self_report_correlations(did, said).assign(behaviour=name)
-            for name, did in sources.items()
-            if did is not None
-        ]
-        return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
-
-    def _card(self, table: pd.DataFrame, found: Assessment) -> dict[str, Any]:
-        design = {name.replace("_", " "): _listed(value) for name, value in self.design.describe().items()}
-        return {
-            "respondents": found.respondents,
-            "answers": f"{len(table)}, {(table['refusal'] != '').mean():.1%} without a readable answer",
-            "asked by": f"{self.config.answers}, {self.config.form} form, "
-            + ("calibrated" if self.config.calibrated else "not calibrated"),
-            **design,
-            "instruments": "; ".join(
-                f"{one.title} ({one.source}; {one.licence})" for one in self.instruments
-            ),
-            "norms": self.config.norm_group or "none",
-            "personas": "descriptions written for this project; not people",
-        }
-
-    def item_set(self, one: ResponseCube, found: Assessment | None) -> ItemSet:
-        """Scale scores of every run; respondents are persons, in every condition."""
-        scores = {scale.name: one.scores(scale) for scale in one.instrument.domains}
-        facets = [facet for facet in FACETS if facet in one.conditions]
-        items = []
-        for p, who in enumerate(one.persons):
-            for c, condition in enumerate(one.conditions.to_dict("records")):
-                values = {name: float(matrix[p, c]) for name, matrix in scores.items()}
-                under = "/".join(str(condition[facet]) for facet in facets)
-                items.append(Item(f"{who[0]}/{under}", str(who[0]), values, dict(condition)))
-        clusters = [str(item.cluster) for item in items]
-        means = {
-            name: mean_score([item.scores[name] for item in items], clusters, confidence=self.confidence)
-            for name in scores
-        }
-        more: dict[str, Any] = {"refused": one.refused}
-        if found is not None:
-            own = found.verdicts[found.verdicts["instrument"] == one.instrument.name]
-            columns = [
-                "construct",
-                "criterion",
-                "verdict",
-                "statistic",
-                "estimate",
-                "low",
-                "high",
-                "threshold",
-            ]
-            more["verdicts"] = pd.DataFrame(own, columns=pd.Index(columns)).to_dict("records")
-            more["respondents"] = found.respondents
-        return ItemSet(one.instrument.name, means, {}, items, more)
+def card(study: Study, config: BehaviorConfig) -> dict[str, Any]:
+    """What a run card says of how was asked."""
+    forms = {config.name: config.form} | {other.name: other.form or config.form for other in config.beside}
+    form = ", ".join(f"{name}: {form}" for name, form in forms.items())
+    return {
+        "models": ", ".join(forms),
+        "asked by": f"{config.answers}, {'calibrated' if config.calibrated else 'not calibrated'}",
+        "form": form if len(set(forms.values())) > 1 else config.form,
+        **{name.replace("_", " "): listed(value) for name, value in study.design.describe().items()},
+        "personas are": "descriptions written for this project; not people",
+    }
 
 
-def _listed(value: Any) -> str:
-    if not isinstance(value, list):
-        return str(value)
-    return (
-        ", ".join(map(str, value))
-        if len(value) <= 8
-        else f"{len(value)}: {', '.join(map(str, value[:8]))}, .."
-    )
+def _item_set(one: ResponseCube, model: str, found: Assessment, confidence: float) -> ItemSet:
+    """Scale scores of every run; respondents are persons, in every condition."""
+    scores = {scale.name: one.scores(scale) for scale in one.instrument.domains}
+    facets = [facet for facet in FACETS if facet in one.conditions]
+    items = []
+    for p, who in enumerate(one.persons):
+        for c, condition in enumerate(one.conditions.to_dict("records")):
+            values = {name: float(matrix[p, c]) for name, matrix in scores.items()}
+            under = "/".join(str(condition[facet]) for facet in facets)
+            items.append(Item(f"{who[0]}/{under}", str(who[0]), values, dict(condition)))
+    clusters = [str(item.cluster) for item in items]
+    means = {
+        name: mean_score([item.scores[name] for item in items], clusters, confidence=confidence)
+        for name in scores
+    }
+    columns = ["construct", "criterion", "verdict", "statistic", "estimate", "low", "high", "threshold"]
+    own = found.verdicts[found.verdicts["instrument"] == one.instrument.name]
+    more: Mapping[str, Any] = {
+        "refused": one.refused,
+        "verdicts": pd.DataFrame(own, columns=pd.Index(columns)).to_dict("records"),
+        "respondents": found.respondents,
+    }
+    name = f"{one.instrument.name}, {model}" if model else one.instrument.name
+    return ItemSet(name, means, {}, items, dict(more))
