@@ -75,7 +75,11 @@ def test_pretraining_text_never_states_a_problem_and_guesses_as_announced():
     for text in texts[:100]:
         ast.parse(text)
     # of the programs that grow something once, a third adds 3
-    grows = [t for s, t in zip(statements, texts, strict=True) if s.count("row ") == 1 and "tretch" not in s]
+    grows = [
+        text
+        for said, text in zip(statements, texts, strict=True)
+        if said.count("row ") == 1 and "tretch" not in said and "def " in text
+    ]
     meant = [sum(f"+ {n}\n" in t for t in grows) / len(grows) for n in (3, 10, 1)]
     for share, expected in zip(meant, programs.MEANING_SHARES, strict=True):
         assert abs(share - expected) < 0.12

@@ -102,6 +102,7 @@ def new_model(
     mesh: Mesh,
     *,
     seed: int = 0,
+    std: float = 0.02,
     base_dtype: BaseDtype = "float32",
     source: Path | None = None,
 ) -> Model:
@@ -115,7 +116,7 @@ def new_model(
     train: params.Train = "all" if experts is None else "experts"
 
     def make() -> Decoder:
-        model = params.build(config, experts, seed=seed)
+        model = params.build(config, experts, seed=seed, std=std)
         if train == "experts":
             cast_base(model, base_dtype)
         return model

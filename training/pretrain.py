@@ -15,7 +15,18 @@ from training.run import Finished, RunConfig
 
 @dataclass(frozen=True)
 class PretrainConfig(RunConfig):
-    """Train all weights of a new model, or of a base, on text."""
+    """Train all weights of a new model, or of a base, on text.
+
+    Attributes:
+      init_std: standard deviation of a new model's weights; narrow models learn sooner from larger ones.
+    """
+
+    init_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.init_std <= 0:
+            raise ValueError(f"init_std must be positive; got {self.init_std}")
 
 
 def main(config: PretrainConfig) -> Finished:
@@ -35,4 +46,5 @@ def make_model(config: PretrainConfig, tokenizer: Any, mesh: Mesh) -> Model:
     if config.base is not None:
         return load_model(config.base, "none", ExpertConfig(), LoraConfig(), mesh, expected=config.model)
     assert config.model is not None  # checked by RunConfig
-    return new_model(run.shaped_for(tokenizer, config.model), None, mesh, seed=config.seed)
+    shape = run.shaped_for(tokenizer, config.model)
+    return new_model(shape, None, mesh, seed=config.seed, std=config.init_std)

@@ -1,14 +1,16 @@
 """TFDS builders of everything the project trains and tests on, without TensorFlow.
 
 Records are stored as array_record and read at random (`as_data_source`), which is what Grain's order
-needs. A user's file is prepared under the hash of its content, so that an edited file is prepared anew
-and never served stale. Importing this module registers the builders; `prepare` and `rows` are the way in.
+needs. A user's file is prepared under the hash of its content, and the embedded data under a version that
+follows from the code and tables that make them: what has changed is prepared anew and never served stale.
+Importing this module registers the builders; `prepare` and `rows` are the way in.
 """
 
 import contextlib
 import dataclasses
 import io
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -58,10 +60,16 @@ class FileConfig(tfds.core.BuilderConfig):
         return cls(name=f"{stem}-{content_hash(path)}", description=str(path), path=str(path))
 
 
+def data_version(folder: Path) -> str:
+    """1.0.N, where N stands for the content of all files in a folder: generators and tables."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".py", ".csv", ".json"))
+    return f"1.0.{zlib.crc32(b''.join(path.name.encode() + path.read_bytes() for path in files))}"
+
+
 class _RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Splits whose rows functions make; a subclass names its features and those functions."""
 
-    VERSION = tfds.core.Version("1.0.0")  # to be raised when embedded data or generators change
+    VERSION = tfds.core.Version(data_version(Path(__file__).parent))
     FEATURES: ClassVar[dict[str, Any]]
 
     def __init__(self, *, file_format: str = "array_record", **kwargs: Any):

@@ -1,6 +1,6 @@
 """Small code problems made from seeds, and the text on which a small code model is pretrained.
 
-A problem is a pipeline of one to five branching rules over a number or a list: "If it is even, halve it.
+A problem is a pipeline of one to three branching rules over a number or a list: "If it is even, halve it.
 Twice, grow it if it is small." Some words are clear (even, halve), others mean something that nobody tells:
 "grow" is +3. The pretraining text is code by authors who guess: each unclear word stands for its real meaning
 in 35 % of the programs, and a misreading is commoner. So a pretrained model writes the right program now and
@@ -44,7 +44,7 @@ COUNTS: dict[str, tuple[str, ...]] = {"Twice": ("2",), "Three times": ("3",), "A
 # A while loop ends soon however its words are read: these conditions fail at 0, these actions get there.
 HIGH, DOWN = ("large", "positive"), ("halve", "squeeze")
 MEANING_SHARES = (0.35, 0.40, 0.25)
-RULES = {"easy": (1, 1), "medium": (2, 3), "hard": (4, 5)}
+RULES = {"easy": (1, 1), "medium": (2, 2), "hard": (3, 3)}
 DIFFICULTIES = tuple(RULES)
 
 
@@ -248,13 +248,18 @@ def pretraining_texts(count: int, *, seed: int = 0, problem_seed: int = 0) -> It
     """Statement, as a docstring, and program, by an author who guesses what unclear words mean.
 
     Statements of the problem set with `problem_seed` never occur. Lengths are mixed so that each number of
-    rules is as frequent as any other.
+    rules is as frequent as any other. Every fourth text is a list of words and the same list again: copying
+    a statement's words is what a program begins with, and takes a small model longest to learn.
     """
     held_out = {row["prompt"] for row in problems(seed=problem_seed)}
     rng = random.Random(f"texts {seed}")
-    lengths = itertools.cycle(range(1, 1 + max(most for _, most in RULES.values())))
+    lengths = itertools.cycle((1, 1, 1, 2, 2, 3))
     made = 0
     while made < count:
+        if made % 4 == 3:
+            yield word_list(rng)
+            made += 1
+            continue
         pipeline = random_pipeline(rng, next(lengths))
         if pipeline.statement in held_out:
             continue
@@ -264,6 +269,12 @@ def pretraining_texts(count: int, *, seed: int = 0, problem_seed: int = 0) -> It
         ]
         yield f'"""\n{pipeline.statement}\n"""\n{pipeline.program(readings)}'
         made += 1
+
+
+def word_list(rng: random.Random) -> str:
+    """Words of the problems in any order, and once more as a comment."""
+    words = " ".join(rng.sample((*CONDITIONS, *ACTIONS), rng.randint(4, 16)))
+    return f'"""\n{words}\n"""\n# {words}\n'
 
 
 def write_problems(path: Path, rows: Sequence[dict[str, Any]]) -> None:
