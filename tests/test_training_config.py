@@ -13,6 +13,7 @@ from training.__main__ import COMMANDS, app
 from training.config_help import keys
 from training.pretrain import PretrainConfig
 from training.sft import SftConfig
+from training.studies.loramoe import LoramoeConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -99,7 +100,7 @@ def test_differences_name_dotted_keys():
     assert configs.differences(old, new | {"e": None}) == {"a.b": (1, 2)}
 
 
-@pytest.mark.parametrize("schema", [PretrainConfig, SftConfig])
+@pytest.mark.parametrize("schema", [PretrainConfig, SftConfig, LoramoeConfig])
 def test_help_names_exactly_the_keys_that_are_read(schema):
     """Help is read from source, configs by pydantic from the classes: they must not drift apart."""
     listed = {key.name.replace(".0.", ".") for key in keys(schema.__module__, schema.__name__)}

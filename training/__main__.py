@@ -85,13 +85,15 @@ app = typer.Typer(
 )
 
 
-def with_keys(command: Command) -> type[TyperCommand]:
-    """A command class whose --help ends with the keys of the config."""
+def with_keys(*commands: Command) -> type[TyperCommand]:
+    """A command class whose --help ends with the keys of the config, or of several."""
 
     class WithKeys(TyperCommand):
         def format_epilog(self, ctx, formatter) -> None:  # type: ignore[no-untyped-def]
-            formatter.write("\nKeys of the config (override any of them as key=value):\n")
-            formatter.write(text(command.module, command.schema) + "\n")
+            for command in commands:
+                of = f" of {command.summary}" if len(commands) > 1 else ""
+                formatter.write(f"\nKeys of the config{of} (override any of them as key=value):\n")
+                formatter.write(text(command.module, command.schema) + "\n")
 
     return WithKeys
 
@@ -182,6 +184,37 @@ def plan(
         return planning.main(config, overrides or [], topology, save, decode=decode)
 
     guarded(load_and_plan, traceback)
+
+
+# the studies of `reproduce`, for --help: where each config is declared
+STUDIES = (Command("training.studies.loramoe", "LoramoeConfig", "loramoe"),)
+
+
+@app.command(
+    cls=with_keys(*STUDIES),
+    help="Put a paper's claims to the test: loramoe, or all. Writes OUT/STUDY.json, figures and a page; what "
+    "is finished (OUT/cells) is not run again.",
+)
+def reproduce(
+    study: Annotated[str, typer.Argument(help="loramoe, or all.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for cells, results and pages.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Override keys of the study's file.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file; configs/reproduce/STUDY.yaml.")] = None,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Run nothing; write what the finished cells say.")
+    ] = False,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
+) -> None:
+    """Run by run, restartable; a learning rate is chosen on dev splits only."""
+
+    def load_and_run() -> object:
+        from training import reproduce as reproducing
+
+        return reproducing.main(study, out, config, overrides or (), report_only=report_only)
+
+    guarded(load_and_run, traceback)
 
 
 if __name__ == "__main__":

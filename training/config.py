@@ -168,21 +168,25 @@ def _suggestion(schema: type, location: list[str]) -> str:
 
 def section_at(schema: Any, location: Sequence[str]) -> type | None:
     """The dataclass that a dotted place of the config is read into; None where it is a plain value."""
-    for name in location:
+    names = iter(location)
+    for name in names:
         if name.isdigit():
             continue
         hints = typing.get_type_hints(schema)
         schema = _dataclass_in(hints[name]) if name in hints else None
+        if name in hints and typing.get_origin(hints[name]) is dict:
+            next(names, None)  # a name that the user gave
         if schema is None:
             return None
     return schema
 
 
 def _dataclass_in(annotation: Any) -> type | None:
-    """The dataclass within `X`, `X | None` or `tuple[X, ...]`."""
+    """The dataclass within `X`, `X | None`, `tuple[X, ...]` or `dict[str, X]`."""
     if dataclasses.is_dataclass(annotation):
         return annotation if isinstance(annotation, type) else None
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) in (typing.Union, tuple):
+    several = (typing.Union, tuple, dict)
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) in several:
         found = (_dataclass_in(part) for part in typing.get_args(annotation))
         return next((part for part in found if part is not None), None)
     return None
@@ -197,7 +201,8 @@ def dotted_keys(schema: type, prefix: str = "") -> list[str]:
         out.append(prefix + name)
         inner = _dataclass_in(annotation)
         if inner is not None:
-            out += dotted_keys(inner, f"{prefix}{name}.")
+            named = "NAME." if typing.get_origin(annotation) is dict else ""
+            out += dotted_keys(inner, f"{prefix}{name}.{named}")
     return out
 
 

@@ -74,10 +74,15 @@ def keys(module: str, schema: str, prefix: str = "") -> Iterator[Key]:
         if section:
             summary = docs.get(name) or _summary(*section)
             yield Key(prefix + name, ast.unparse(field.annotation), default, summary, True)
-            inner = f"{prefix}{name}.0." if "tuple[" in ast.unparse(field.annotation) else f"{prefix}{name}."
-            yield from keys(*section, inner)
+            yield from keys(*section, f"{prefix}{name}.{_item(field.annotation)}")
         else:
             yield Key(prefix + name, _type_text(module, field.annotation), _yaml(default), doc, False)
+
+
+def _item(annotation: ast.expr) -> str:
+    """What stands between a section's name and its keys where it holds several: a number or a name."""
+    text = ast.unparse(annotation)
+    return "0." if "tuple[" in text else "NAME." if text.startswith("dict[") else ""
 
 
 def _section(module: str, annotation: ast.expr) -> tuple[str, str] | None:
@@ -148,7 +153,7 @@ def text(module: str, schema: str) -> str:
             several = f" (a list; {key.name}.0 is its first item)" if key.type.startswith("tuple[") else ""
             sections[key.name] = [f"\n{key.name}: {key.doc}{several}"]
             continue
-        section = key.name.rpartition(".")[0].removesuffix(".0")
+        section = key.name.rpartition(".")[0].removesuffix(".0").removesuffix(".NAME")
         default = "" if key.default is None else f" = {key.default}"
         sections[section].append(f"  {key.name}: {key.type}{default}")
         sections[section] += [f"      {key.doc}"] if key.doc else []

@@ -1,0 +1,164 @@
+"""A study is a list of cells; each leaves one file, and a cell that has left its file is not run again.
+
+    OUT/cells/STUDY/NAME-DIGEST.json   settings, result, seconds of one cell, written whole
+    OUT/STUDY.json                     what all cells say together
+    OUT/STUDY.html, OUT/figures/       the page, and its figures
+
+The digest is of the settings that a result depends on: with other settings a cell is another cell, and those
+that are not concerned stay valid.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from training.studies.page import Page
+
+Result = dict[str, Any]
+# by the name of the cell
+Results = Mapping[str, Result]
+Stopped = Callable[[], bool]
+
+
+class StoppedError(Exception):
+    """A cell was asked to stop before it was finished."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One piece of work.
+
+    Attributes:
+      name: unique in the study; part of a file name.
+      settings: all that the result depends on, as plain JSON.
+      title: for the person watching.
+      cost: how long it takes, in seconds of two quiet cores; for telling the time that remains.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    title: str
+    cost: float = 1.0
+
+    @property
+    def file(self) -> str:
+        """Name of the file that holds its result."""
+        return f"{self.name}-{digest(self.settings)}.json"
+
+
+def digest(settings: Mapping[str, Any]) -> str:
+    """Eight characters that tell these settings from others."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+class Study(Protocol):
+    """What `reproduce` asks of a study.
+
+    Attributes:
+      name: of its command and files. title: of its page.
+    """
+
+    name: str
+    title: str
+
+    def cells(self, results: Results) -> list[Cell]:
+        """The cells in the order in which they run, the most telling first. Later ones may depend on the
+        results of earlier ones (a learning rate that was chosen) and be left out until those are there."""
+        ...
+
+    def run(self, cell: Cell, stopped: Stopped) -> Result:
+        """Does the work of one cell; raises StoppedError soon after `stopped()` turns true."""
+        ...
+
+    def describe(self, cell: Cell, result: Result) -> str:
+        """A finished cell's result in a few words."""
+        ...
+
+    def summary(self, results: Results) -> dict[str, Any]:
+        """What the cells say together, as plain JSON: tables, statistics, verdicts. Some may be missing."""
+        ...
+
+    def page(self, summary: Mapping[str, Any]) -> Page:
+        """Tables, figures and verdicts of a summary."""
+        ...
+
+
+class Store:
+    """The cells' files of one study."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def read(self, cell: Cell) -> Result | None:
+        """A finished cell's result."""
+        path = self.folder / cell.file
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))["result"]
+        except (json.JSONDecodeError, KeyError) as error:
+            raise ValueError(f"{path} holds no result of a cell; delete it to run the cell again") from error
+
+    def write(self, cell: Cell, result: Result, seconds: float) -> None:
+        """Leaves the file whole or not at all."""
+        record = {"name": cell.name, "settings": dict(cell.settings), "seconds": round(seconds, 2)}
+        write_whole(self.folder / cell.file, json.dumps(record | {"result": result}, indent=1) + "\n")
+
+    def seconds(self, cells: list[Cell]) -> float:
+        """Time that the finished ones among these cells took."""
+        files = (self.folder / cell.file for cell in cells)
+        return sum(json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in files if path.exists())
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file beside its place and moves it there, so that it is never half there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def finished(study: Study, store: Store) -> tuple[dict[str, Result], list[Cell]]:
+    """Results that are there, by name, and the cells that can be told from them: until no more come up."""
+    results: dict[str, Result] = {}
+    while True:
+        cells = study.cells(results)
+        found = {cell.name: result for cell in cells if (result := store.read(cell)) is not None}
+        if found.keys() == results.keys():
+            return found, cells
+        results = found
+
+
+def run_cells(study: Study, store: Store, say: Callable[[str], None], stopped: Stopped) -> bool:
+    """Runs every cell that has no file yet; returns whether all have one now.
+
+    Args:
+      say: takes one line after each cell.
+    """
+    spent = expected = 0.0
+    results, cells = finished(study, store)
+    if results:
+        say(f"{study.name}: {len(results)} cells are done already")
+    while not stopped():
+        missing = [cell for cell in cells if cell.name not in results]
+        if not missing:
+            return True
+        cell, started = missing[0], time.perf_counter()
+        say(f"[{len(results) + 1}/{len(cells)}] {cell.title} ...")
+        try:
+            result = study.run(cell, stopped)
+        except StoppedError:
+            return False
+        seconds = time.perf_counter() - started
+        store.write(cell, result, seconds)
+        results, cells = finished(study, store)
+        spent, expected = spent + seconds, expected + cell.cost
+        rest = sum(cell.cost for cell in cells if cell.name not in results) * spent / expected
+        say(f"    {study.describe(cell, result)} ({seconds:.0f} s; about {rest / 60:.0f} min left)")
+    return False

@@ -1,0 +1,390 @@
+"""LoRAMoE's claims: does fine-tuning on ever more instructions overwrite what a model knows, and do routed
+LoRA experts on a frozen base keep it while they learn the tasks as well?
+
+Bases learn real facts in pretraining. Each is fine-tuned in several ways (`Row`) on downstream tasks with a
+share of closed-book questions about other facts than the test's, and looked at after 1x to 100x samples of
+one run. Knowledge is the share of held-out facts that greedy decoding completes; downstream accuracy that of
+held-out task samples answered rightly and ended there.
+
+The learning rate of every row is chosen by one rule on dev splits: of its grid (the same number of rates for
+every row, one run each of base 0 and seed 0, at the full volume), the smallest whose dev downstream accuracy
+lies within `tolerance` of the row's best. Test scores play no part in it. The sweep's rows take the rate
+that was chosen for the row that they vary.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from evals.embedded_questions import closed_book_questions
+from evals.questions import Question
+from jaxmoe import params
+from jaxmoe.config import ExpertConfig
+from jaxmoe.datasets.corpora import STUDY_RELATIONS, instruction_rows, study_corpus, task_test_rows
+from jaxmoe.language_model import LanguageModel
+from jaxmoe.losses import BalanceConfig
+from jaxmoe.tokenizer import load_tokenizer
+from training import config as configs
+from training.batch import BatchConfig
+from training.distributed import MeshConfig
+from training.model import Adapter, LoraConfig, load_model
+from training.optimizer import OptimizerConfig
+from training.pretrain import PretrainConfig
+from training.pretrain import main as pretrain
+from training.step import StepConfig
+from training.studies import greedy, loramoe_page, loramoe_summary
+from training.studies.cells import Cell, Result, Results, Stopped, StoppedError, digest
+from training.studies.page import Page
+from training.studies.tuning import Recipe, Stream, Tuner, stream
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to fine-tune.
+
+    Attributes:
+      label: in tables and figures.
+      rates: learning rates to choose from; a row of the sweep has none and takes those of `rate_of`.
+      rate_of: the row whose chosen rate it takes.
+      knowledge_share: closed-book questions among the instructions; null takes the study's.
+    """
+
+    label: str
+    adapter: Adapter = "loramoe"
+    rates: tuple[float, ...] = ()
+    rate_of: str | None = None
+    experts: ExpertConfig = field(default_factory=ExpertConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    balance: BalanceConfig = field(default_factory=BalanceConfig)
+    knowledge_share: float | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.rates) == bool(self.rate_of):
+            raise ValueError(f"a row needs rates to choose from, or rate_of another row; row {self.label!r}")
+
+
+@dataclass(frozen=True)
+class LoramoeConfig:
+    """The LoRAMoE study.
+
+    Attributes:
+      base: pretraining config of the bases; base number b takes seed b.
+      bases: how many bases.
+      seeds: runs of every row on each base.
+      rows: by name; `full`, `lora`, `loramoe`, `loramoe_lbc` and `loramoe_matched` are compared with each
+        other.
+      sweep: rows that vary one thing each; run on base 0.
+      sweep_seeds: runs of every row of the sweep.
+      samples: instruction samples that are called 1x.
+      volumes: when to look, as multiples of 1x; the largest ends the run.
+      knowledge_share: closed-book questions among the instructions.
+      tolerance: how far below its best dev accuracy a row's learning rate may lie.
+      tasks: held-out task samples.
+      dev_tasks: those of the dev split, for the learning rate.
+      facts: held-out facts at most; null takes all.
+      data: batches of instructions.
+      warmup_steps: over which the learning rate climbs; from then on it is constant.
+      scale: share of pretraining steps, volumes and test samples; below 1 only the plumbing is tried.
+    """
+
+    __pydantic_config__ = configs.STRICT
+
+    rows: dict[str, Row]
+    base: str = "configs/reproduce/base.yaml"
+    bases: int = 2
+    seeds: int = 3
+    sweep: dict[str, Row] = field(default_factory=dict)
+    sweep_seeds: int = 1
+    samples: int = 80
+    volumes: tuple[int, ...] = (1, 3, 10, 30, 100)
+    knowledge_share: float = 0.125
+    tolerance: float = 0.02
+    tasks: int = 350
+    dev_tasks: int = 280
+    facts: int | None = None
+    scale: float = 1.0
+    data: BatchConfig = field(default_factory=lambda: BatchConfig(8, 64, "first_fit"))
+    warmup_steps: int = 10
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    step: StepConfig = field(default_factory=lambda: StepConfig(scan_layers=False))
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale <= 1:
+            raise ValueError(f"scale must lie in (0, 1]; got {self.scale}")
+        if min(self.bases, self.seeds, self.samples, *self.volumes) < 1:
+            raise ValueError("bases, seeds, samples and volumes must be at least 1")
+        for name, row in (self.rows | self.sweep).items():
+            if row.rate_of is not None and not (row.rate_of in self.rows and self.rows[row.rate_of].rates):
+                raise ValueError(f"rate_of must name a row with rates; got {row.rate_of!r} in {name}")
+
+    def scaled(self, number: int) -> int:
+        """A number of steps, samples or items at this scale."""
+        return max(1, round(number * self.scale))
+
+
+def make(config: LoramoeConfig, out: Path) -> "LoramoeStudy":
+    """The study, with its bases in a folder."""
+    return LoramoeStudy(config, out)
+
+
+class LoramoeStudy:
+    """See `training.studies.cells.Study`."""
+
+    name = "loramoe"
+    title = "LoRAMoE: what fine-tuning forgets, and what routed experts keep"
+
+    def __init__(self, config: LoramoeConfig, out: Path):
+        self.config, self._out = config, out
+        self._tokenizers: dict[int, Any] = {}
+        self._streams: dict[tuple[int, int, float], Stream] = {}
+        self._exams: dict[tuple[int, str], greedy.Exam] = {}
+
+    # the cells
+
+    def cells(self, results: Results) -> list[Cell]:
+        """A base, the learning rates on it, every row once, then the other seeds, the sweep, other bases."""
+        config = self.config
+        cells = [self._base_cell(0)]
+        for name, row in config.rows.items():
+            cells += [self._tuned_cell(name, row, 0, 0, rate) for rate in row.rates]
+        chosen = self.chosen_rates(results)
+        if chosen is None:
+            return cells
+
+        def all_rows(base: int, seed: int) -> list[Cell]:
+            rates = {name: chosen[row.rate_of or name] for name, row in config.rows.items()}
+            return [self._tuned_cell(name, row, base, seed, rates[name]) for name, row in config.rows.items()]
+
+        cells += [cell for seed in range(config.seeds) for cell in all_rows(0, seed)]
+        for base in range(1, config.bases):
+            cells += [self._base_cell(base), *all_rows(base, 0)]
+        for seed in range(config.sweep_seeds):
+            for name, row in config.sweep.items():
+                cells.append(self._tuned_cell(name, row, 0, seed, chosen[str(row.rate_of)]))
+        for base in range(1, config.bases):
+            cells += [cell for seed in range(1, config.seeds) for cell in all_rows(base, seed)]
+        return list({cell.name: cell for cell in cells}.values())
+
+    def chosen_rates(self, results: Results) -> dict[str, float] | None:
+        """By row with rates: the smallest whose dev accuracy lies within `tolerance` of the best; None until
+        all have been tried."""
+        chosen = {}
+        for name, row in self.config.rows.items():
+            dev = {}
+            for rate in row.rates:
+                result = results.get(self._tuned_cell(name, row, 0, 0, rate).name)
+                if result is None:
+                    return None
+                dev[rate] = result["dev_tasks"]
+            if dev:
+                chosen[name] = choose_rate(dev, self.config.tolerance)
+        return chosen
+
+    def _base_cell(self, number: int) -> Cell:
+        settings = {"base": self._base_settings(number), "exam": self._exam_settings()}
+        return Cell(f"base{number}", settings, f"base {number}: pretraining", cost=170 * self.config.scale)
+
+    def _tuned_cell(self, name: str, row: Row, base: int, seed: int, rate: float) -> Cell:
+        config = self.config
+        settings = {
+            "base": self._base_settings(base),
+            "exam": self._exam_settings(),
+            "row": {k: v for k, v in configs.to_dict(row).items() if k not in ("label", "rates", "rate_of")},
+            "rate": rate,
+            "seed": seed,
+            "volumes": self.volumes,
+            "knowledge_share": self._share(row),
+            "data": configs.to_dict(config.data),
+            "warmup_steps": config.scaled(config.warmup_steps),
+        }
+        title = f"{row.label}, base {base}, seed {seed}, lr {rate:g}"
+        return Cell(f"{name}-b{base}-s{seed}-lr{rate:g}", settings, title, cost=32 * config.scale)
+
+    def _share(self, row: Row) -> float:
+        return self.config.knowledge_share if row.knowledge_share is None else row.knowledge_share
+
+    @property
+    def volumes(self) -> list[int]:
+        """Snapshots, in samples."""
+        return [self.config.scaled(self.config.samples * times) for times in self.config.volumes]
+
+    def _base_config(self, number: int) -> PretrainConfig:
+        loaded = configs.load(PretrainConfig, Path(self.config.base))
+        steps = None if loaded.steps is None else self.config.scaled(loaded.steps)
+        return replace(
+            loaded,
+            steps=steps,
+            seed=loaded.seed + number,
+            data=replace(loaded.data, seed=loaded.data.seed + number),
+        )
+
+    def _base_settings(self, number: int) -> dict[str, Any]:
+        kept = ("steps", "seed", "model", "data", "optimizer")
+        settings = configs.to_dict(self._base_config(number))
+        return {k: v for k, v in settings.items() if k in kept} | {"corpus": configs.to_dict(study_corpus())}
+
+    def _exam_settings(self) -> dict[str, Any]:
+        config = self.config
+        counts = {name: config.scaled(getattr(config, name)) for name in ("tasks", "dev_tasks")}
+        return counts | {"facts": self._fact_limit()}
+
+    def _fact_limit(self) -> int | None:
+        facts = self.config.facts
+        if facts is None and self.config.scale == 1:
+            return None
+        return self.config.scaled(facts or 300)
+
+    # running them
+
+    def run(self, cell: Cell, stopped: Stopped) -> Result:
+        """Pretrains a base, or fine-tunes one and looks at it at every volume."""
+        if cell.name.startswith("base"):
+            return self._run_base(int(cell.name.removeprefix("base")))
+        name, base, seed, _ = cell.name.split("-", 3)
+        row = (self.config.rows | self.config.sweep)[name]
+        return self._run_tuned(row, int(base[1:]), int(seed[1:]), cell.settings["rate"], stopped)
+
+    def _base_folder(self, number: int) -> Path:
+        return self._out / "bases" / f"{number}-{digest(self._base_settings(number))}"
+
+    def _run_base(self, number: int) -> Result:
+        done = pretrain(replace(self._base_config(number), output=str(self._base_folder(number))))
+        if not done.finished:
+            raise StoppedError
+        export = str(self._base_folder(number) / "export")
+        lm = load_model(export, "none", ExpertConfig(), LoraConfig(), self._tuner.mesh).lm
+        return {"test": self._examined(lm, number), "steps": done.step}
+
+    def _run_tuned(self, row: Row, base: int, seed: int, rate: float, stopped: Stopped) -> Result:
+        recipe = Recipe(row.adapter, row.experts, row.lora, row.balance)
+        warmup = self.config.scaled(self.config.warmup_steps)
+        optimizer = OptimizerConfig(lr=rate, schedule="constant", warmup_steps=warmup)
+        snapshots, last = [], {}
+        for snapshot in self._tuner.run(
+            str(self._base_folder(base) / "export"),
+            recipe,
+            self._data(base, seed, self._share(row)),
+            optimizer,
+            self.volumes,
+            seed=seed,
+            stopped=stopped,
+        ):
+            seen = {"volume": snapshot.volume, "seen": snapshot.seen, "loss": finite(snapshot.loss)}
+            snapshots.append(seen | self._examined(snapshot.lm, base))
+            dev = greedy.take(snapshot.lm, self._exam(snapshot.lm, base, "dev tasks")).ended
+            last = {"dev_tasks": float(dev.mean()), "routing": snapshot.routing}
+            last |= {"trained_weights": params.count(snapshot.lm.weights.trainable)}
+        return {"snapshots": snapshots, **last}
+
+    def describe(self, cell: Cell, result: Result) -> str:
+        """Knowledge and tasks, at the end."""
+        found = result["test"] if "test" in result else result["snapshots"][-1]
+        facts = f"facts completed {found['completed']:.2f}, asked {found['asked']:.2f}"
+        return f"{facts}; tasks {found['tasks']:.2f}"
+
+    @cached_property
+    def _tuner(self) -> Tuner:
+        return Tuner(self.config.mesh.make(), self.config.step)
+
+    def _tokenizer(self, base: int) -> Any:
+        if base not in self._tokenizers:
+            self._tokenizers[base] = load_tokenizer(self._base_folder(base) / "export")
+        return self._tokenizers[base]
+
+    def _data(self, base: int, seed: int, share: float) -> Stream:
+        """The instructions of a seed, the same for every row."""
+        key = (base, seed, share)
+        if key not in self._streams:
+            corpus = study_corpus(seed=seed, knowledge_share=share)
+            rows = instruction_rows(corpus, self.volumes[-1])
+            order = replace(self.config.data, seed=seed)
+            self._streams[key] = stream(rows, self._tokenizer(base), order, self.volumes[-1])
+        return self._streams[key]
+
+    def _exam(self, lm: LanguageModel, base: int, what: str) -> greedy.Exam:
+        if (base, what) not in self._exams:
+            form = "text" if what == "completed" else "instruction"
+            self._exams[base, what] = greedy.prepare(lm, self._tokenizer(base), self._questions[what], form)
+        return self._exams[base, what]
+
+    @cached_property
+    def _questions(self) -> dict[str, list[Question]]:
+        """Held-out facts, to be completed and asked, and task samples."""
+        exam = self._exam_settings()
+        facts = closed_book_questions("test", STUDY_RELATIONS, exam["facts"])
+        tasks = {split: task_questions(split, exam[f"{name}tasks"]) for split, name in SPLITS.items()}
+        return {"completed": facts, "asked": facts, "tasks": tasks["test"], "dev tasks": tasks["dev"]}
+
+    def _examined(self, lm: LanguageModel, base: int) -> Result:
+        """Test scores of a model: shares of facts and of tasks, and of the tasks by family."""
+        marks = {
+            what: greedy.take(lm, self._exam(lm, base, what)) for what in ("completed", "asked", "tasks")
+        }
+        families: dict[str, list[float]] = {}
+        for question, ended in zip(self._questions["tasks"], marks["tasks"].ended, strict=True):
+            families.setdefault(question.category, []).append(float(ended))
+        return {
+            "completed": float(marks["completed"].right.mean()),
+            "asked": float(marks["asked"].right.mean()),
+            "tasks": float(marks["tasks"].ended.mean()),
+            "tasks_begun": float(marks["tasks"].right.mean()),
+            "families": {name: sum(scores) / len(scores) for name, scores in sorted(families.items())},
+        }
+
+    # what they say
+
+    def summary(self, results: Results) -> dict[str, Any]:
+        """See `loramoe_summary`."""
+        runs = loramoe_summary.Runs()
+        chosen = self.chosen_rates(results)
+        for cell in self.cells(results):
+            if cell.name in results and cell.name.startswith("base"):
+                runs.bases[int(cell.name.removeprefix("base"))] = results[cell.name]["test"]
+            elif cell.name in results:
+                name, base, seed, _ = cell.name.split("-", 3)
+                row = (self.config.rows | self.config.sweep)[name]
+                rate = cell.settings["rate"]
+                run = loramoe_summary.Run(name, int(base[1:]), int(seed[1:]), rate, results[cell.name])
+                final = chosen is not None and rate == chosen[row.rate_of or name]
+                (runs.final if final else runs.tried).append(run)
+        labels = {name: row.label for name, row in (self.config.rows | self.config.sweep).items()}
+        settings = configs.to_dict(self.config)
+        found = {"scale": self.config.scale, "labels": labels, "settings": settings, "rates": chosen}
+        base = self._base_settings(0)
+        sizes = {what: len(questions) for what, questions in self._questions.items()}
+        found |= {"base": {"model": base["model"], "steps": base["steps"]}, "sizes": sizes}
+        return found | loramoe_summary.summarise(runs, list(self.config.rows), self.volumes)
+
+    def page(self, summary: Mapping[str, Any]) -> Page:
+        """See `loramoe_page`."""
+        return loramoe_page.page(self.title, summary)
+
+
+SPLITS = {"test": "", "dev": "dev_"}
+
+
+def choose_rate(dev: Mapping[float, float], tolerance: float) -> float:
+    """The smallest rate whose dev accuracy lies within `tolerance` of the best."""
+    best = max(dev.values())
+    return min(rate for rate, accuracy in dev.items() if accuracy >= best - tolerance)
+
+
+def finite(value: float) -> float | None:
+    """A number as JSON has it: null where a run diverged."""
+    return value if math.isfinite(value) else None
+
+
+def task_questions(split: str, count: int) -> list[Question]:
+    """Held-out task samples, by family."""
+    return [
+        Question(
+            id=f"{row['family']}/{number}",
+            question="\n".join(filter(None, (row["instruction"], row["input"]))),
+            answers=tuple(row["answers"]),
+            category=row["family"],
+        )
+        for number, row in enumerate(task_test_rows(split, count))
+    ]

@@ -1,0 +1,102 @@
+"""One self-contained HTML page of one study or several, and the figures beside it as SVG.
+
+Not covered: what stands on it; a study says that (`Study.page`).
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jinja2
+import matplotlib as mpl
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+Outcome = Literal["shown", "not shown", "refuted at this scale"]
+
+
+class Verdict(NamedTuple):
+    """A claim, what came out, and by what it was judged.
+
+    Attributes:
+      paper: the paper's own figures, with how well they are known.
+    """
+
+    claim: str
+    outcome: Outcome
+    evidence: str
+    paper: str = ""
+
+
+class Table(NamedTuple):
+    """Cells are text; those of every column but the first are set to the right."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    folded: bool = False
+
+
+class Picture(NamedTuple):
+    """A figure: its file name without ending, what it shows, the drawing."""
+
+    name: str
+    caption: str
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: paragraphs, then verdicts, pictures and tables."""
+
+    title: str
+    text: Sequence[str] = ()
+    verdicts: Sequence[Verdict] = ()
+    pictures: Sequence[Picture] = ()
+    tables: Sequence[Table] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    """A study's page.
+
+    Attributes:
+      warning: what a reader must know first, as of a plumbing run; empty if nothing.
+      card: seeds, time, machine, command, commit.
+    """
+
+    title: str
+    question: str
+    card: dict[str, Any]
+    sections: list[Section] = field(default_factory=list)
+    warning: str = ""
+
+
+def write(pages: Sequence[Page], path: Path, figures: Path) -> None:
+    """Writes the page of one study or several to `path`, and every figure into a folder."""
+    figures.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn: dict[str, str] = {}
+    for picture in (p for page in pages for section in page.sections for p in section.pictures):
+        drawn[picture.name] = svg(picture.figure, picture.caption)
+        (figures / f"{picture.name}.svg").write_text(drawn[picture.name], encoding="utf-8")
+    source = (resources.files("training.studies") / "page.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    path.write_text(environment.from_string(source).render(pages=pages, drawn=drawn), encoding="utf-8")
+
+
+def svg(figure: Figure, description: str) -> str:
+    """A figure as SVG with text that stays text; the same bits for the same figure."""
+    FigureCanvasSVG(figure)
+    out = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxmoe"}):
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    label = escape(description)
+    return re.sub(r"<svg ", f'<svg role="img" aria-label="{label}" ', text, count=1)
