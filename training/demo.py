@@ -1,4 +1,5 @@
-"""The whole journey in minutes: train a small base, teach it tasks two ways, see what each way forgot.
+"""The whole journey in minutes: train a small base, teach it tasks two ways, see what each way forgot; then a
+small code model, and what reinforcement learning from tests makes of it.
 
 Every stage is a command that can be run alone with its config in configs/demo; what is finished is not done
 again.
@@ -9,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -23,14 +24,41 @@ from evals.questions import Question
 from evals.uncertainty import Score
 from jaxmoe.datasets.corpora import DEMO_RELATIONS, task_test_rows
 from jaxmoe.language_model import LanguageModel
+from rl.worker import SandboxError
 from training import config as configs
 from training import plots
+from training.metrics import read_lines
+from training.ppo import PpoConfig
+from training.ppo import main as ppo
 from training.pretrain import PretrainConfig
 from training.pretrain import main as pretrain
+from training.run import Finished
 from training.sft import SftConfig
 from training.sft import main as sft
 
-ROWS = {"base": "base", "full_sft": "full SFT", "loramoe": "LoRAMoE"}
+PARTS = 6
+
+
+class Row(NamedTuple):
+    """A column of the table, and what its stage does."""
+
+    title: str
+    stage: str
+
+
+ROWS = {
+    "base": Row("base", "train a small base model on world knowledge"),
+    "full_sft": Row("full SFT", "fine-tune every weight on instructions"),
+    "loramoe": Row("LoRAMoE", "fine-tune routed LoRA experts instead"),
+}
+# stage -> its config's schema, its command, the stage whose export it starts from
+SCHEMAS: dict[str, tuple[type, Callable[[Any], Finished], str | None]] = {
+    "base": (PretrainConfig, pretrain, None),
+    "full_sft": (SftConfig, sft, "base"),
+    "loramoe": (SftConfig, sft, "base"),
+    "code_base": (PretrainConfig, pretrain, None),
+    "code_rl": (PpoConfig, ppo, "code_base"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +67,7 @@ class DemoConfig:
 
     Attributes:
       output: folder for the runs, results.json and plots.
-      configs: folder with base.yaml, full_sft.yaml and loramoe.yaml.
+      configs: folder with a file for each stage.
       steps_scale: share of each stage's steps; below 1 for a quick look at the plumbing.
       tasks: held-out downstream samples in the table.
       facts: held-out facts in the table; null takes all.
@@ -65,60 +93,60 @@ def main(config: DemoConfig) -> dict[str, Any]:
     console, started = Console(), time.perf_counter()
     folder = Path(config.output)
     models: dict[str, LanguageModel] = {}
-    stages: list[tuple[str, str, Callable[[], Any]]] = [
-        (
-            "base",
-            "train a small base model on world knowledge",
-            lambda: pretrain(_stage(config, "base", PretrainConfig)),
-        ),
-        (
-            "full_sft",
-            "fine-tune every weight on instructions",
-            lambda: sft(_stage(config, "full_sft", SftConfig)),
-        ),
-        (
-            "loramoe",
-            "fine-tune routed LoRA experts instead",
-            lambda: sft(_stage(config, "loramoe", SftConfig)),
-        ),
-    ]
-    for number, (name, what, run) in enumerate(stages, 1):
-        console.rule(f"{number}/5 {what}")
-        done = run()
+    for number, (name, what) in enumerate(ROWS.items(), 1):
+        console.rule(f"{number}/{PARTS} {what.stage}")
+        done = run_stage(config, name)
         if not done.finished:
-            console.print("stopped; `make demo` goes on from here")
-            return {}
+            return _stopped(console)
         models[name] = done.lm
-    console.rule("4/5 what was kept, what was learned")
+    console.rule(f"4/{PARTS} what was kept, what was learned")
     results = compare(models, folder, config)
     console.print(comparison_table(results))
-    console.rule("5/5 export to Hugging Face format, generate from the exports")
-    export = (
-        folder / "loramoe-hf"
-    )  # with its own modelling code; those of base and full SFT are there already
+    console.rule(f"5/{PARTS} export to Hugging Face format, generate from the exports")
+    # with its own modelling code; those of base and full SFT are there already
+    export = folder / "loramoe-hf"
     if not export.exists():
         jaxmoe.save(models["loramoe"], export, "hf", tokenizer=tokenizer_of(folder))
     for line in samples(folder):
         console.print(line, markup=False, highlight=False)
+    console.rule(f"6/{PARTS} reinforcement learning: a small code model, and tests that run what it writes")
+    for name in ("code_base", "code_rl"):
+        try:
+            done = run_stage(config, name)
+        except SandboxError as error:
+            console.print(f"left out: {error}", markup=False)
+            break
+        if not done.finished:
+            return _stopped(console)
+    else:
+        results["code"] = code_scores(folder / "code_rl")
+        console.print(code_table(results["code"]))
     results["seconds"] = round(time.perf_counter() - started, 1)
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     drawn = [plots.comparison(results, folder / "comparison.png")]
-    drawn += [path for name in ROWS for path in sorted((folder / name / "plots").glob("*.png"))]
+    drawn += [path for name in SCHEMAS for path in sorted((folder / name / "plots").glob("*.png"))]
     console.print(f"{results['seconds']:.0f} s. Results: {folder / 'results.json'}; plots:")
     for path in drawn:
         console.print(f"  {path}", highlight=False)
     return results
 
 
-def _stage(config: DemoConfig, name: str, schema: type) -> Any:
-    """A stage's config, its folders moved to where the demo wants them."""
+def _stopped(console: Console) -> dict[str, Any]:
+    console.print("stopped; `make demo` goes on from here")
+    return {}
+
+
+def run_stage(config: DemoConfig, name: str) -> Finished:
+    """Runs a stage, its folders moved to where the demo wants them, or finds it finished."""
+    schema, main_of, base = SCHEMAS[name]
     path = Path(config.configs) / f"{name}.yaml"
     overrides = [f"output={config.output}/{name}"]
-    if name != "base":
-        overrides.append(f"base={config.output}/base/export")
-    steps = configs.load(schema, path).steps
-    overrides.append(f"steps={max(1, round(steps * config.steps_scale))}")
-    return configs.load(schema, path, overrides)
+    if base is not None:
+        overrides.append(f"base={config.output}/{base}/export")
+    steps = "rounds" if schema is PpoConfig else "steps"
+    count = getattr(configs.load(schema, path), steps)
+    overrides.append(f"{steps}={max(1, round(count * config.steps_scale))}")
+    return main_of(configs.load(schema, path, overrides))
 
 
 def tokenizer_of(folder: Path) -> Any:
@@ -176,7 +204,7 @@ def comparison_table(results: dict[str, Any]) -> Table:
     )
     table.add_column("")
     for name in rows:
-        table.add_column(ROWS[name], justify="right")
+        table.add_column(ROWS[name].title, justify="right")
 
     def cell(score: dict[str, float]) -> str:
         return f"{score['value'] * 100:.0f} [{score['low'] * 100:.0f}, {score['high'] * 100:.0f}]"
@@ -185,6 +213,28 @@ def comparison_table(results: dict[str, Any]) -> Table:
         table.add_row(title, *(cell(row[title]) for row in rows.values()))
     for family in sorted(next(iter(rows.values()))["by family"]):
         table.add_row(f"  {family.replace('_', ' ')}", *(cell(r["by family"][family]) for r in rows.values()))
+    return table
+
+
+def code_scores(run: Path) -> dict[str, Any]:
+    """pass@1 on held-out problems before and after, with standard errors, as the run measured them."""
+    told = [record for record in read_lines(run / "metrics.jsonl") if "held_out_pass_at_1" in record]
+    keys = [key for key in told[0] if key.startswith("held_out_")]
+    short = {key: key.removeprefix("held_out_") for key in keys}
+    moments = {"before": told[0], "after": told[-1]}
+    return {moment: {short[k]: record[k] for k in keys} for moment, record in moments.items()}
+
+
+def code_table(scores: dict[str, Any]) -> Table:
+    """pass@1 before and after, a row a difficulty."""
+    table = Table(title="held-out problems solved at the first try, % ± standard error")
+    table.add_column("")
+    for moment in scores:
+        table.add_column(moment, justify="right")
+    for key in (key for key in scores["before"] if key.startswith("pass_at_1")):
+        error = key.replace("pass_at_1", "standard_error")
+        cells = (f"{s[key] * 100:.0f} ± {s[error] * 100:.0f}" for s in scores.values())
+        table.add_row(key.removeprefix("pass_at_1").strip("_") or "all", *cells)
     return table
 
 
