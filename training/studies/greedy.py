@@ -1,9 +1,8 @@
 """Whether greedy decoding gives an answer, found without decoding.
 
 Greedy decoding begins with the tokens y exactly if every yₜ is the likeliest token after the prompt and y
-before it. So one forward pass over prompt and answer tells it, which costs a tenth of generating. Only the
-answer's own tokens are asked for, since fine-tuning changes how answers end; whether the answer ended there
-is told apart.
+before it. So one forward pass over prompt and answer tells it. Only the answer's own tokens are asked for,
+since fine-tuning changes how answers end; whether the answer ended there is told apart.
 
 Letters: K tokens of an answer, its end included; else as in jaxmoe.shapes.
 """

@@ -8,8 +8,8 @@ held-out task samples answered rightly and ended there.
 
 The learning rate of every row is chosen by one rule on dev splits: of its grid (the same number of rates for
 every row, one run each of base 0 and seed 0, at the full volume), the smallest whose dev downstream accuracy
-lies within `tolerance` of the row's best. Test scores play no part in it. The sweep's rows take the rate
-that was chosen for the row that they vary.
+lies within `tolerance` standard errors of the row's best. Test scores play no part in it. The sweep's rows
+take the rate that was chosen for the row that they vary.
 """
 
 import math
@@ -81,7 +81,8 @@ class LoramoeConfig:
       samples: instruction samples that are called 1x.
       volumes: when to look, as multiples of 1x; the largest ends the run.
       knowledge_share: closed-book questions among the instructions.
-      tolerance: how far below its best dev accuracy a row's learning rate may lie.
+      tolerance: how far below its best dev accuracy a row's learning rate may lie, in standard errors of
+        that accuracy.
       tasks: held-out task samples.
       dev_tasks: those of the dev split, for the learning rate.
       facts: held-out facts at most; null takes all.
@@ -101,7 +102,7 @@ class LoramoeConfig:
     samples: int = 80
     volumes: tuple[int, ...] = (1, 3, 10, 30, 100)
     knowledge_share: float = 0.125
-    tolerance: float = 0.02
+    tolerance: float = 2.0
     tasks: int = 350
     dev_tasks: int = 280
     facts: int | None = None
@@ -169,8 +170,7 @@ class LoramoeStudy:
         return list({cell.name: cell for cell in cells}.values())
 
     def chosen_rates(self, results: Results) -> dict[str, float] | None:
-        """By row with rates: the smallest whose dev accuracy lies within `tolerance` of the best; None until
-        all have been tried."""
+        """By row with rates: the one that `choose_rate` takes; None until all have been tried."""
         chosen = {}
         for name, row in self.config.rows.items():
             dev = {}
@@ -180,7 +180,7 @@ class LoramoeStudy:
                     return None
                 dev[rate] = result["dev_tasks"]
             if dev:
-                chosen[name] = choose_rate(dev, self.config.tolerance)
+                chosen[name] = choose_rate(dev, self._exam_settings()["dev_tasks"], self.config.tolerance)
         return chosen
 
     def _base_cell(self, number: int) -> Cell:
@@ -223,8 +223,11 @@ class LoramoeStudy:
 
     def _base_settings(self, number: int) -> dict[str, Any]:
         kept = ("steps", "seed", "model", "data", "optimizer")
-        settings = configs.to_dict(self._base_config(number))
-        return {k: v for k, v in settings.items() if k in kept} | {"corpus": configs.to_dict(study_corpus())}
+        config = self._base_config(number)
+        settings = {k: v for k, v in configs.to_dict(config).items() if k in kept}
+        if config.init_std != PretrainConfig.init_std:
+            settings["init_std"] = config.init_std
+        return settings | {"corpus": configs.to_dict(study_corpus())}
 
     def _exam_settings(self) -> dict[str, Any]:
         config = self.config
@@ -366,10 +369,18 @@ class LoramoeStudy:
 SPLITS = {"test": "", "dev": "dev_"}
 
 
-def choose_rate(dev: Mapping[float, float], tolerance: float) -> float:
-    """The smallest rate whose dev accuracy lies within `tolerance` of the best."""
+def choose_rate(dev: Mapping[float, float], items: int, tolerance: float) -> float:
+    """The smallest rate whose dev accuracy is not clearly below the best p: at least p − z √(p (1 − p) / n).
+
+    A smaller rate moves a model less, and what decides between accuracies within their sampling error is
+    chance.
+
+    Args:
+      dev: accuracy by rate; items: n, samples that it rests on; tolerance: z.
+    """
     best = max(dev.values())
-    return min(rate for rate, accuracy in dev.items() if accuracy >= best - tolerance)
+    error = math.sqrt(best * (1 - best) / items)
+    return min(rate for rate, accuracy in dev.items() if accuracy >= best - tolerance * error)
 
 
 def finite(value: float) -> float | None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -52,7 +53,7 @@ def volumes(summary: Summary) -> Picture:
         for number, (name, row) in enumerate(summary["rows"].items()):
             curve, style = row["curves"][measure], _style(number)
             axis.plot(summary["volumes"], _percent(curve, "mean"), label=summary["labels"][name], **style)
-            low, high = _percent(curve, "low"), _percent(curve, "high")
+            low, high = (np.clip(_percent(curve, end), 0, 100) for end in ("low", "high"))
             axis.fill_between(summary["volumes"], low, high, color=style["color"], alpha=0.12, linewidth=0)
         before = _base(summary, measure)
         if before is not None:
@@ -81,7 +82,7 @@ def frontier(summary: Summary) -> Picture:
             axis.plot(tasks, known, label=summary["labels"][name], **style)
         axis.set(xlabel="downstream tasks right, %", title=TITLES[measure], ylim=(-3, 103))
     axes[0].set_ylabel("held-out facts right, %")
-    _legend(figure, axes[0], 5)
+    _legend(figure, axes[0], 3)
     return Picture(
         "loramoe_frontier",
         "Knowledge against downstream accuracy at the same moment: each marker is a volume, means over "

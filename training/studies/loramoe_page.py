@@ -26,6 +26,16 @@ PAPER = (
 )
 
 
+# a guess among the answers that the form of a sample allows; 0 where there are too many
+CHANCE = {
+    "coreference": 1 / 2,
+    "natural_language_inference": 1 / 3,
+    "reading_comprehension": 1 / 3,
+    "sentiment": 1 / 2,
+    "topic": 1 / 5,
+}
+
+
 def page(title: str, summary: Summary) -> Page:
     """Everything, from the summary alone."""
     scale = summary["scale"]
@@ -131,14 +141,17 @@ def _separated(summary: Summary, row: str, text: str, sign: float) -> Verdict:
 
 
 def points(score: Mapping[str, Any], *, signed: bool = False) -> str:
-    """A score in percent with its interval, if there is one."""
+    """A score in percent with its interval, if there is one; that of a share ends at 0 and 100."""
     if score["mean"] is None:
         return "–"
     sign = "+" if signed else ""
     value = f"{100 * score['mean']:{sign}.0f}"
     if score["low"] is None:
         return value
-    return f"{value} [{100 * score['low']:{sign}.0f}, {100 * score['high']:{sign}.0f}]"
+    low, high = (
+        100 * score[end] if signed else 100 * min(max(score[end], 0.0), 1.0) for end in ("low", "high")
+    )
+    return f"{value} [{low:{sign}.0f}, {high:{sign}.0f}]"
 
 
 # design, results
@@ -160,8 +173,9 @@ def _design(summary: Summary) -> Section:
         f"accuracy is the share of {sizes['tasks']} held-out samples that are answered rightly and ended "
         "there.",
         "The learning rate of every row is the smallest whose accuracy on dev tasks lies within "
-        f"{settings['tolerance']:g} of the row's best, of equally many rates, each run once on base 0 with "
-        "seed 0.",
+        f"{settings['tolerance']:g} standard errors of the row's best, of equally many rates, each run once "
+        "on base 0 with seed 0: a smaller rate moves a model less, and differences within the sampling error "
+        "are chance.",
     ]
     columns = ["base", "facts completed", "facts asked", "tasks"]
     rows = [
@@ -186,8 +200,12 @@ def _results(summary: Summary) -> Section:
     families = list(next(iter(rows.values()))["families"])
     by_task = Table(
         "Downstream accuracy by task at the largest volume, %",
-        ["task", *(labels[n] for n in rows)],
-        [[f.replace("_", " "), *(points(r["families"][f]) for r in rows.values())] for f in families],
+        ["task", "chance", *(labels[n] for n in rows)],
+        [
+            [f.replace("_", " "), f"{100 * CHANCE.get(f, 0.0):.0f}"]
+            + [points(r["families"][f]) for r in rows.values()]
+            for f in families
+        ],
     )
     tables = [final, _at_level(summary), by_task, _curves(summary), _differences(summary)]
     return Section("Results", pictures=pictures, tables=[t for t in tables if t.rows])

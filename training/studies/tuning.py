@@ -21,6 +21,7 @@ from jaxmoe.config import ExpertConfig
 from jaxmoe.language_model import LanguageModel, layer_experts
 from jaxmoe.losses import BalanceConfig
 from training import telemetry
+from training.allocator import keep_memory
 from training.batch import Batch, BatchConfig
 from training.data import Batches, encode_samples
 from training.distributed import place_batch, share_of_batch
@@ -120,6 +121,8 @@ class Tuner:
                 trainable, moments, routing, weights.frozen, placed, *now
             )
             losses.append(loss)
+            if number == 0:
+                keep_memory()
             if waiting and seen >= waiting[0]:
                 rows = telemetry.report(jax.device_get(routing), counts)
                 lm = _with(model, trainable, recipe.balance)
