@@ -1,5 +1,5 @@
 """The whole journey in minutes: train a small base, teach it tasks two ways, see what each way forgot; then a
-small code model, and what reinforcement learning from tests makes of it.
+small code model, and what reinforcement learning from tests makes of it; then questionnaires for the models.
 
 Every stage is a command that can be run alone with its config in configs/demo; what is finished is not done
 again.
@@ -27,6 +27,7 @@ from jaxmoe.language_model import LanguageModel
 from rl.worker import SandboxError
 from training import config as configs
 from training import plots
+from training.demo_behavior import questionnaire
 from training.metrics import read_lines
 from training.ppo import PpoConfig
 from training.ppo import main as ppo
@@ -36,7 +37,7 @@ from training.run import Finished
 from training.sft import SftConfig
 from training.sft import main as sft
 
-PARTS = 6
+PARTS = 7
 
 
 class Row(NamedTuple):
@@ -109,7 +110,7 @@ def main(config: DemoConfig) -> dict[str, Any]:
         jaxmoe.save(models["loramoe"], export, "hf", tokenizer=tokenizer_of(folder))
     for line in samples(folder):
         console.print(line, markup=False, highlight=False)
-    console.rule(f"6/{PARTS} reinforcement learning: a small code model, and tests that run what it writes")
+    console.rule(f"6/{PARTS} a small code model, taught by tests")
     for name in ("code_base", "code_rl"):
         try:
             done = run_stage(config, name)
@@ -121,6 +122,11 @@ def main(config: DemoConfig) -> dict[str, Any]:
     else:
         results["code"] = code_scores(folder / "code_rl")
         console.print(code_table(results["code"]))
+    console.rule(f"7/{PARTS} questionnaires: what the models say of themselves, and whether to believe it")
+    answers = Path(config.configs) / "behavior.yaml"
+    named = {ROWS[name].title: lm for name, lm in models.items()}
+    report = questionnaire(named, tokenizer_of(folder), folder / "behavior", answers)
+    console.print(f"report, for a browser: {report}", highlight=False)
     results["seconds"] = round(time.perf_counter() - started, 1)
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     drawn = [plots.comparison(results, folder / "comparison.png")]
@@ -227,7 +233,7 @@ def code_scores(run: Path) -> dict[str, Any]:
 
 def code_table(scores: dict[str, Any]) -> Table:
     """pass@1 before and after, a row a difficulty."""
-    table = Table(title="held-out problems solved at the first try, % ± standard error")
+    table = Table(title="held-out pass@1, %")
     table.add_column("")
     for moment in scores:
         table.add_column(moment, justify="right")
