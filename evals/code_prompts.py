@@ -1,8 +1,8 @@
 """How a programming problem is put to a model, and how a program is taken out of what it writes.
 
     completion   the model goes on with code: the problem's own starter code (HumanEval's prompt), before
-    which
-                 the statement stands as a docstring where the code does not hold it
+                 which the statement stands as a docstring where the code does not hold it; as in rl.prompts
+                 without the white space at its end, which tokenizers join to what comes after it
     chat         the model is asked for a program and answers with text, code in ``` fences
 
 Not covered: repair of programs that do not compile, conversations of several turns.
@@ -27,7 +27,8 @@ AFTER_FUNCTION = (
     "\n#",
     "\n```",
     '\n"""',
-)  # what begins after a whole program
+)
+# what begins after a whole program
 AFTER_PROGRAM = ("\n```", '\n"""', "\nassert ", "\n<")
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+#.-]*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
@@ -38,7 +39,8 @@ def code_prompt(problem: Problem, form: CodeForm) -> str:
     _check(problem, form)
     starter, statement = problem.starter_code, problem.prompt.strip()
     if form == "completion":
-        return starter if _holds(starter, problem) else f'"""\n{statement}\n"""\n{starter}'
+        told = starter if _holds(starter, problem) else f'"""\n{statement}\n"""\n{starter}'
+        return told.rstrip()
     name = {"cpp": "C++"}.get(problem.language, problem.language.capitalize())
     if _holds(starter, problem):
         return (
@@ -57,7 +59,9 @@ def stop_strings(problem: Problem, form: CodeForm) -> tuple[str, ...]:
     """What ends a response early: in a completion, what is no part of the solution; nothing in a chat."""
     if form == "chat":
         return ()
-    return AFTER_FUNCTION if problem.starter_code.strip() else AFTER_PROGRAM
+    given = problem.starter_code.rstrip()
+    last = given.rpartition("\n")[2]
+    return AFTER_FUNCTION if last.endswith(":") or last.startswith((" ", "\t")) else AFTER_PROGRAM
 
 
 def program(problem: Problem, response: str, form: CodeForm) -> str:
@@ -69,7 +73,7 @@ def program(problem: Problem, response: str, form: CodeForm) -> str:
     _check(problem, form)
     starter = problem.starter_code
     if form == "completion":
-        return starter + cut_at(response, stop_strings(problem, form))
+        return starter.rstrip() + cut_at(response, stop_strings(problem, form))
     name = problem.class_name or problem.fn_name or problem.entry
     code = extract_code(response, name, problem.language)
     if not name or not starter or problem.language != "python":

@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -76,10 +76,14 @@ STDIN = Problem("a/2", "Echo.", "", inputs=["x\n"], outputs=["x\n"])
 
 
 def test_completions_go_on_with_the_starter_code():
-    assert code_prompt(HUMANEVAL, "completion") == HEAD
+    # a prompt that ended in a line break would end in a token that running text does not have there
+    assert code_prompt(HUMANEVAL, "completion") == HEAD.rstrip()
     assert code_prompt(CALL, "completion") == '"""\nDouble x.\n"""\ndef double(x):'
-    response = "    return r * r\n\nprint(area(3))\n"
+    response = "\n    return r * r\n\nprint(area(3))\n"
     assert program(HUMANEVAL, response, "completion") == HEAD + "    return r * r\n"
+    # after code that opens no function, functions are what is wanted
+    imports = replace(HUMANEVAL, starter_code="import math\n", prompt="Area.")
+    assert program(imports, "\ndef area(r):\n    return r\n", "completion").endswith("return r\n")
 
 
 def test_whole_programs_may_define_several_functions():

@@ -6,8 +6,9 @@ Twice, grow it if it is small." Some words are clear (even, halve), others mean 
 in 35 % of the programs, and a misreading is commoner. So a pretrained model writes the right program now and
 then, its likeliest one is wrong, and what "grow" means can be learned from the tests alone.
 
-Every test suite is checked by mutation: it fails each program that misreads one word, where an input tells
-them apart. `python -m jaxmoe.datasets.programs FILE` writes the problems as APPS+ JSON.
+Tests are chosen by mutation: for each program that misreads one word there is a test that it fails, if one of
+sixty random inputs tells the two apart. `python -m jaxmoe.datasets.programs FILE` writes the problems as APPS+
+JSON.
 """
 
 import argparse
