@@ -7,8 +7,7 @@ in 35 % of the programs, and a misreading is commoner. So a pretrained model wri
 then, its likeliest one is wrong, and what "grow" means can be learned from the tests alone.
 
 Tests are chosen by mutation: for each program that misreads one word there is a test that it fails, if one of
-sixty random inputs tells the two apart. `python -m jaxmoe.datasets.programs FILE` writes the problems as APPS+
-JSON.
+sixty random inputs tells the two apart. As APPS+ JSON: `python -m jaxmoe.datasets.programs FILE`.
 """
 
 import argparse
