@@ -141,8 +141,11 @@ def _verdict(row: Mapping[str, Any]) -> Cell:
     found, estimate, statistic = str(row["verdict"]), float(row["estimate"]), str(row["statistic"])
     css = {"not faithful": "not"}.get(found, found)
     name = next((short for start, short in SHORT.items() if statistic.startswith(start)), statistic)
-    value = "undefined" if math.isnan(estimate) else f"{estimate:.2f}"
-    return Cell(MARKS[found], f"verdict {css}", f"{name} {value}")
+    if math.isnan(estimate):
+        why = "no variance" if str(row["reason"]).startswith("no variance") else f"{name} undefined"
+        return Cell(MARKS[found], f"verdict {css}", why)
+    # no minus before a zero
+    return Cell(MARKS[found], f"verdict {css}", f"{name} {round(estimate, 2) + 0.0:.2f}")
 
 
 def _models(table: pd.DataFrame) -> list[str]:

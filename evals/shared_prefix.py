@@ -132,17 +132,24 @@ def _shape(group: Group) -> _Shape:
 
 
 def _calls(model: LocalModel, groups: Iterator[Group]) -> Iterator[list[Group]]:
-    """Groups of one shape, as many as a call takes; the last ones of a shape are filled up."""
+    """Groups of one shape, as many as a call takes; the last ones of a shape are filled up.
+
+    Where half a call or more is left of a shape that was full before, the whole call is cheaper than another
+    compilation.
+    """
     waiting: dict[_Shape, list[Group]] = {}
+    compiled = set()
     for group in groups:
         shape = _shape(group)
         same = waiting.setdefault(shape, [])
         same.append(group)
         if len(same) == _rows(model, shape):
+            compiled.add(shape)
             yield waiting.pop(shape)
     ways = _ways(model)
     for shape, rest in waiting.items():
-        rows = min(_rows(model, shape), ways * bucket(-(-len(rest) // ways)))
+        full, rows = _rows(model, shape), ways * bucket(-(-len(rest) // ways))
+        rows = full if shape in compiled and 2 * rows >= full else min(full, rows)
         yield rest + [Group(rest[-1].prefix, [])] * (rows - len(rest))
 
 

@@ -4,9 +4,11 @@ import json
 
 import pytest
 
-from jaxmoe.tokenizer import train_bpe
+import jaxmoe
+from jaxmoe.tokenizer import load_tokenizer, train_bpe
 from tests.tiny_checkpoints import write_checkpoint
 from training import config as configs
+from training.demo_behavior import questionnaire
 from training.evaluate import EvalConfig, main
 
 SETTINGS = [
@@ -51,11 +53,34 @@ def test_a_model_is_tested_and_reported_and_compared(checkpoint, tmp_path):
     again = main(config(checkpoint, tmp_path / "first"))
     assert (folder / "answers.jsonl").read_text() == lines
     assert again["sets"]["mini_ipip"]["scores"] == first["sets"]["mini_ipip"]["scores"]
-    second = main(config(checkpoint, tmp_path / "second", f"against={tmp_path / 'first'}", "behavior.step=9"))
+    beside = f"behavior.beside=[{{name: a/twin, base: {checkpoint}, form: instruction}}]"
+    second = main(config(checkpoint, tmp_path / "second", f"against={tmp_path / 'first'}", beside))
     difference = second["against"]["sets"]["mini_ipip"]["E"]["difference"]
     assert difference["value"] == 0
     tables = json.loads((tmp_path / "second" / "behavior" / "tables.json").read_text())["tables"]
-    assert [row["tuned"] - row["base"] for row in tables["comparison_mini_ipip"]] == [0] * 5
+    rows = tables["comparison_mini_ipip"]
+    assert [row["model"] for row in rows] == ["this model"] * 5 + ["a/twin"] * 5
+    assert [row["tuned"] - row["base"] for row in rows[:5]] == [0] * 5
+    assert set(second["sets"]) == {"mini_ipip", "mini_ipip, a/twin"}
+    assert (tmp_path / "second" / "behavior" / "a_twin" / "responses.parquet").is_file()
+
+
+def test_the_demo_asks_models_that_it_has_in_memory(checkpoint, tmp_path):
+    settings = [
+        f"  {line.partition('.')[2].replace('=', ': ', 1)}" for line in SETTINGS if "behavior." in line
+    ]
+    lines = ["output: unused", "base: unused", "suite: behavior", "batch_size: 8", "behavior:", *settings]
+    (tmp_path / "small.yaml").write_text("\n".join(lines) + "\n")
+    lm = jaxmoe.load(checkpoint)
+    models = {"base": lm, "tuned": lm}
+    tokenizer = load_tokenizer(checkpoint)
+    page = questionnaire(models, tokenizer, tmp_path / "asked", tmp_path / "small.yaml")
+    assert "Verdicts on tuned" in page.read_text()
+    comparison = json.loads((tmp_path / "asked" / "tables.json").read_text())["tables"][
+        "comparison_mini_ipip"
+    ]
+    assert [row["tuned"] - row["base"] for row in comparison] == [0] * 5
+    assert {row["model"] for row in comparison} == {"tuned"}
 
 
 @pytest.mark.parametrize(
@@ -65,6 +90,7 @@ def test_a_model_is_tested_and_reported_and_compared(checkpoint, tmp_path):
         (["behavior.templates=[forms]"], "template must be one of"),
         (["behavior.tasks=[gambling]"], "family of tasks is one of"),
         (["behavior.personas=some"], "personas must be none, people"),
+        (["behavior.name=random"], "every model needs a name of its own; 'random' is repeated"),
     ],
 )
 def test_wrong_settings_are_named_before_a_model_is_loaded(tmp_path, more, message):

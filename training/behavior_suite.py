@@ -146,7 +146,7 @@ def behavior(
         )
         write(report, folder)
         return [
-            _item_set(one, name if len(asked.answers) > 1 else "", report.assessments[name], confidence)
+            _item_set(one, "" if name == config.name else name, report.assessments[name], confidence)
             for name, table in asked.answers.items()
             for one in report_tables.cubes(table, study.instruments)
         ]

@@ -31,10 +31,11 @@ def questionnaire(
     settings = configs.load(EvalConfig, Path(config))
     behavior = settings.behavior
     study = prepare(behavior, settings.seed, settings.confidence)
-    loaded = (
-        (name, Loaded(lm, tokenizer, settings.batch_size, settings.max_length, False), behavior.form)
+    form = behavior.form
+    loaded = [
+        (name, Loaded(lm, tokenizer, settings.batch_size, settings.max_length, False), form)
         for name, lm in models.items()
-    )
+    ]
     asked = ask(study, behavior, loaded, folder)
-    said = {**card(study, behavior), "models": ", ".join(models), "form": behavior.form}
+    said = {**card(study, behavior), "models": ", ".join(models), "form": form}
     return write(study.report(asked.answers, said, replies=asked.replies), folder)
