@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evals.local_model import Form
 from evals.report import write
 from jaxmoe.language_model import LanguageModel
 from training import config as configs
@@ -31,11 +32,10 @@ def questionnaire(
     settings = configs.load(EvalConfig, Path(config))
     behavior = settings.behavior
     study = prepare(behavior, settings.seed, settings.confidence)
-    form = behavior.form
-    loaded = [
-        (name, Loaded(lm, tokenizer, settings.batch_size, settings.max_length, False), form)
+    loaded: list[tuple[str, Loaded, Form]] = [
+        (name, Loaded(lm, tokenizer, settings.batch_size, settings.max_length, False), behavior.form)
         for name, lm in models.items()
     ]
     asked = ask(study, behavior, loaded, folder)
-    said = {**card(study, behavior), "models": ", ".join(models), "form": form}
+    said = {**card(study, behavior), "models": ", ".join(models), "form": behavior.form}
     return write(study.report(asked.answers, said, replies=asked.replies), folder)
