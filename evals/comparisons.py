@@ -175,13 +175,25 @@ def cohens_d(
 
 
 def hedges_g(
-    first: npt.ArrayLike | Sample, second: npt.ArrayLike | Sample, *, confidence: float = 0.95
+    first: npt.ArrayLike | Sample,
+    second: npt.ArrayLike | Sample,
+    *,
+    exact: bool = True,
+    confidence: float = 0.95,
 ) -> Estimate:
     """g = J d, J = Γ(ν/2) / (√(ν/2) Γ((ν − 1)/2)) with ν = n₁ + n₂ − 2: d without its bias in small samples.
 
+    exact=False takes the usual approximation J = 1 − 3/(4ν − 1), for comparison with other programs.
+
     Reference: Hedges 1981, Journal of Educational Statistics 6, 107-128.
     """
-    return _standardised(describe(first), describe(second), confidence, corrected=True)
+    a, b = describe(first), describe(second)
+    found = _standardised(a, b, confidence, corrected=True)
+    if exact or not found.defined:
+        return found
+    df = a.n + b.n - 2
+    change = (1 - 3 / (4 * df - 1)) / hedges_correction(df)
+    return found._replace(value=found.value * change, low=found.low * change, high=found.high * change)
 
 
 def hedges_correction(df: float) -> float:

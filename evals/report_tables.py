@@ -57,7 +57,7 @@ def profile(table: pd.DataFrame, instrument: Instrument, norm_group: str | None 
         mine = scores[scores["scale"] == scale.name]
         by_person = np.asarray(pd.Series(mine.groupby("persona")[column].mean()), np.float64)
         found = _mean(by_person)
-        sd = float(by_person.std(ddof=1)) if len(by_person) > 1 else np.nan
+        sd = _sd(by_person)
         rows.append(
             {
                 "scale": scale.name,
@@ -69,6 +69,12 @@ def profile(table: pd.DataFrame, instrument: Instrument, norm_group: str | None 
             }
         )
     return pd.DataFrame(rows)
+
+
+def _sd(values: np.ndarray) -> float:
+    """SD (n − 1) of those that are known; NaN of fewer than two."""
+    known = values[~np.isnan(values)]
+    return float(known.std(ddof=1)) if len(known) > 1 else np.nan
 
 
 def _mean(values: np.ndarray) -> Estimate:
@@ -93,7 +99,7 @@ def reliability(one: ResponseCube) -> pd.DataFrame:
         scores = one.scores(scale)
         agreement = icc_table(scores)
         alpha = cronbach_alpha(first)
-        sd = float(np.nanstd(scores[:, 0], ddof=1)) if len(scores) > 1 else np.nan
+        sd = _sd(scores[:, 0])
         found = {
             "alpha": alpha,
             "omega_total": omega(first),
@@ -246,7 +252,7 @@ def drift(checkpoints: Mapping[int, pd.DataFrame], instrument: Instrument) -> pd
             towards = scale.desirable * scale.direction
             share = (found.value - instrument.low) / (instrument.high - instrument.low)
             flattering = np.nan if not towards else share if towards > 0 else 1 - share
-            sd = float(np.nanstd(scores, ddof=1)) if len(scores) > 1 else np.nan
+            sd = _sd(scores)
             rows.append({"step": step, "construct": construct_of(scale), **_estimate(found), "sd": sd,
                          "flattering": flattering})  # fmt: skip
     return pd.DataFrame(rows)

@@ -10,9 +10,18 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy import stats
 
 from evals.cfa import Cfa, cfa
-from evals.estimate import Estimate, as_matrix, complete_cases, constant_columns, pearson, undefined
+from evals.estimate import (
+    Estimate,
+    as_matrix,
+    complete_cases,
+    constant_columns,
+    pearson,
+    undefined,
+    z_critical,
+)
 from evals.factor_analysis import Efa, efa
 from evals.factor_number import bartlett, kmo, parallel_analysis, velicer_map
 from evals.measurement_error import disattenuate
@@ -225,7 +234,25 @@ def criterion_correlation(
     scores: npt.ArrayLike,
     criteria: Mapping[str, npt.ArrayLike],
     *,
+    ranks: bool = False,
     confidence: float = 0.95,
 ) -> dict[str, Estimate]:
-    """Pearson's r of a score with each criterion (a behavioural task, a rating), pairwise complete."""
-    return {name: pearson(scores, values, confidence=confidence) for name, values in criteria.items()}
+    """Pearson's r of a score with each criterion (a behavioural task, a rating), pairwise complete.
+
+    ranks=True gives Spearman's, r of the ranks (ties share theirs); its interval is Fisher's with the
+    variance (1 + r²/2)/(n − 3) of Bonett & Wright 2000, Psychometrika 65, 23-28.
+    """
+    if not ranks:
+        return {name: pearson(scores, values, confidence=confidence) for name, values in criteria.items()}
+    return {name: _spearman(scores, values, confidence) for name, values in criteria.items()}
+
+
+def _spearman(first: npt.ArrayLike, second: npt.ArrayLike, confidence: float) -> Estimate:
+    pairs = complete_cases(np.column_stack([np.asarray(v, np.float64) for v in (first, second)]))
+    ranked = stats.rankdata(pairs, axis=0) if len(pairs) else pairs
+    found = pearson(ranked[:, 0], ranked[:, 1], confidence=confidence)
+    if not found.defined or found.n < 4 or abs(found.value) >= 1:
+        return found
+    half = z_critical(confidence) * math.sqrt((1 + found.value**2 / 2) / (found.n - 3))
+    low, high = (math.tanh(math.atanh(found.value) + sign * half) for sign in (-1, 1))
+    return found._replace(low=low, high=high)

@@ -1,6 +1,7 @@
 """python -m training eval suite=behavior on a tiny checkpoint, and what it refuses."""
 
 import json
+import math
 
 import pytest
 
@@ -63,6 +64,16 @@ def test_a_model_is_tested_and_reported_and_compared(checkpoint, tmp_path):
     assert [row["tuned"] - row["base"] for row in rows[:5]] == [0] * 5
     assert set(second["sets"]) == {"mini_ipip", "mini_ipip, a/twin"}
     assert (tmp_path / "second" / "behavior" / "a_twin" / "responses.parquet").is_file()
+
+
+def test_a_model_that_answers_nothing_readable_is_reported_and_compared_all_the_same(checkpoint, tmp_path):
+    written = ["behavior.answers=written", "behavior.tasks=[]"]
+    first = main(config(checkpoint, tmp_path / "first", *written))
+    found = first["sets"]["mini_ipip"]
+    assert found["refused"] > 0.5
+    assert any(math.isnan(score.value) for score in found["scores"].values())
+    second = main(config(checkpoint, tmp_path / "second", *written, f"against={tmp_path / 'first'}"))
+    assert set(second["against"]["sets"]["mini_ipip"]) == set(found["scores"])
 
 
 def test_the_demo_asks_models_that_it_has_in_memory(checkpoint, tmp_path):

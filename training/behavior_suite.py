@@ -5,6 +5,7 @@ OUTPUT/behavior/NAME/...                           the same of each model beside
 OUTPUT/behavior/report.html, tables/, tables.json  the report
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -241,11 +242,11 @@ def _item_set(one: ResponseCube, model: str, found: Assessment, confidence: floa
             values = {name: float(matrix[p, c]) for name, matrix in scores.items()}
             under = "/".join(str(condition[facet]) for facet in facets)
             items.append(Item(f"{who[0]}/{under}", str(who[0]), values, dict(condition)))
-    clusters = [str(item.cluster) for item in items]
-    means = {
-        name: mean_score([item.scores[name] for item in items], clusters, confidence=confidence)
-        for name in scores
-    }
+    means = {}
+    for name in scores:
+        known = [item for item in items if math.isfinite(item.scores[name])]
+        clusters = [str(item.cluster) for item in known]
+        means[name] = mean_score([item.scores[name] for item in known], clusters, confidence=confidence)
     columns = ["construct", "criterion", "verdict", "statistic", "estimate", "low", "high", "threshold"]
     own = found.verdicts[found.verdicts["instrument"] == one.instrument.name]
     more: Mapping[str, Any] = {

@@ -212,18 +212,22 @@ def compare_items(new: Items, old: Items, confidence: float) -> dict[str, dict[s
                 "give both the same files and limits"
             )
         named = any(item["cluster"] is not None for item in here)
-        clusters = [item["cluster"] or f"item {n}" for n, item in enumerate(here)] if named else None
-        out[name] = {
-            score: compare(
-                [item["scores"][score] for item in there],
-                [item["scores"][score] for item in here],
-                clusters,
-                confidence=confidence,
-            )
-            for score in here[0]["scores"]
-            if score in there[0]["scores"]
-        }
+        shared_scores = [score for score in here[0]["scores"] if score in there[0]["scores"]]
+        out[name] = {score: _compared(here, there, score, named, confidence) for score in shared_scores}
     return out
+
+
+def _compared(
+    here: list[dict[str, Any]], there: list[dict[str, Any]], score: str, named: bool, confidence: float
+) -> Comparison:
+    """One score on the items that have it in both evaluations: a questionnaire may go unanswered."""
+    pairs = [
+        (old["scores"][score], new["scores"][score], new["cluster"] or f"item {number}")
+        for number, (old, new) in enumerate(zip(there, here, strict=True))
+    ]
+    known = [pair for pair in pairs if all(value is not None and math.isfinite(value) for value in pair[:2])]
+    clusters = [cluster for *_, cluster in known] if named else None
+    return compare([a for a, _, _ in known], [b for _, b, _ in known], clusters, confidence=confidence)
 
 
 def show(
