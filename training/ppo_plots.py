@@ -14,13 +14,13 @@ Records = Sequence[dict[str, Any]]
 
 def learning_figure(metrics: Records, title: str) -> Figure:
     """Held-out pass@1, reward and pass rate, KL and entropy, losses over rounds."""
-    figure = Figure(figsize=(11, 7), layout="constrained")
+    figure = Figure(figsize=(12, 7), layout="constrained")
     axes = figure.subplots(2, 3)
     figure.suptitle(title)
     _held_out(axes[0, 0], metrics)
     panels = {
         (0, 1): (("reward", "pass_rate"), "reward and share that passes"),
-        (0, 2): (("kl", "entropy"), "KL of a response, entropy of a token (nats)"),
+        (0, 2): (("kl", "entropy"), "KL a response, entropy a token (nats)"),
         (1, 0): (("value_loss", "explained_variance"), "critic"),
         (1, 1): (("clip_fraction", "masked_share", "truncated"), "shares of tokens, of responses"),
         (1, 2): (("sample_s", "grade_s", "learn_s"), "seconds a round"),
@@ -29,7 +29,8 @@ def learning_figure(metrics: Records, title: str) -> Figure:
         for colour, key in zip(COLOURS, keys, strict=False):
             steps, values = series(metrics, key)
             if len(values):
-                axes[place].plot(steps, smoothed(values, max(1, len(values) // 20)), color=colour, label=key)
+                line = smoothed(values, max(1, len(values) // 20))
+                axes[place].plot(steps, line, color=colour, label=key.replace("_", " "))
         axes[place].set(xlabel="round", title=label)
         if axes[place].lines:
             axes[place].legend(fontsize="small")
@@ -51,7 +52,7 @@ def _held_out(axis: Any, metrics: Records) -> None:
 def verdict_figure(metrics: Records, title: str) -> Figure:
     """Shares of the verdicts over rounds, and beside them how many problems are at each stage."""
     stages = sorted({k for r in metrics for k in r if k.startswith("stage_")}, key=lambda k: int(k[6:]))
-    figure = Figure(figsize=(6 + 5 * bool(stages), 3.8), layout="constrained")
+    figure = Figure(figsize=(7 + 6 * bool(stages), 3.8), layout="constrained")
     axes = figure.subplots(1, 1 + bool(stages), squeeze=False)[0]
     figure.suptitle(title)
     rounds = [record for record in metrics if "reward" in record]
@@ -67,4 +68,6 @@ def _stack(axis: Any, rounds: Records, keys: list[str], title: str) -> None:
     labels = [key.removeprefix("share_").replace("_", " ") for key in keys]
     axis.stackplot(steps, shares, labels=labels, colors=COLOURS[: len(keys)], alpha=0.8)
     axis.set(xlabel="round", title=title)
-    axis.legend(fontsize="small", loc="upper left")
+    # beside the areas, which fill the whole panel; in the order in which they are stacked
+    axis.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1), reverse=True)
+    axis.margins(x=0, y=0)
