@@ -37,6 +37,7 @@ class Entry(NamedTuple):
 
 STUDIES = {
     "loramoe": Entry("training.studies.loramoe", "LoramoeConfig", "configs/reproduce/loramoe.yaml"),
+    "stepcoder": Entry("training.studies.stepcoder", "StepcoderConfig", "configs/reproduce/stepcoder.yaml"),
 }
 
 

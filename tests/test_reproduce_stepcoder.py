@@ -1,0 +1,278 @@
+"""The StepCoder study: what is kept of a run, paired statistics, verdicts, regimes, a plumbing run."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from jaxmoe import params
+from training import config as configs
+from training import ppo, reproduce
+from training.__main__ import app
+from training.run import Finished
+from training.studies import stepcoder, stepcoder_page, stepcoder_summary
+from training.studies.cells import StoppedError
+from training.studies.stepcoder import StepcoderConfig
+from training.studies.stepcoder_summary import PACE, Run
+
+FILE = Path("configs/reproduce/stepcoder.yaml")
+
+
+# what is kept of a run
+
+
+def test_a_run_keeps_its_measurements_rounds_and_stages():
+    rounds = dict.fromkeys(stepcoder.KEPT, 0.25) | {"tokens": 30.0}
+    records = [
+        {
+            "step": 0,
+            "held_out_pass_at_1": 0.1,
+            "held_out_pass_at_1_hard": 0.0,
+            "held_out_standard_error": 0.1,
+        },
+        {"step": 1, "loss": 2.0, **rounds, "stage_0": 1.0, "stage_1": 3.0},
+        {"step": 2, **rounds, "kl": None, "stage_0": 3.0, "stage_1": 1.0},
+        {"step": 2, "held_out_pass_at_1": 0.5, "held_out_pass_at_1_hard": 0.25},
+    ]
+    found = stepcoder.read_run(records)
+    assert found["held_out"] == [
+        {"round": 0, "all": 0.1, "hard": 0.0},
+        {"round": 2, "all": 0.5, "hard": 0.25},
+    ]
+    assert found["rounds"]["kl"] == [0.25, None]
+    assert found["stages"] == [{"0": 1, "1": 3}, {"0": 3, "1": 1}]
+    assert found["tokens"] == 60
+    without = [{k: v for k, v in r.items() if not k.startswith("stage_")} for r in records]
+    assert stepcoder.read_run(without)["stages"] == []
+
+
+# statistics and verdicts
+
+
+def result_of(*scores: float, stages: bool = False) -> dict:
+    """Measured at rounds 0, 2, 4; solves half as many hard problems."""
+    held_out = [{"round": 2 * n, "all": s, "hard": s / 2} for n, s in enumerate(scores)]
+    rounds = {key: [0.5, None, 0.25, 0.75] for key in stepcoder.KEPT}
+    table = [{"0": 1, "1": 3}, {"0": 2, "1": 2}, {"0": 3, "1": 1}, {"0": 4}]
+    return {"held_out": held_out, "rounds": rounds, "stages": table if stages else [], "tokens": 100}
+
+
+def known_runs() -> list[Run]:
+    """Three seeds that start at .2, .3, .4: PPO gains .3, StepCoder .08, .10, .12 more, the mask −.2 less."""
+    runs = []
+    for seed, more in enumerate((0.08, 0.10, 0.12)):
+        start = 0.2 + seed / 10
+        for row, gain in (("ppo", 0.3), ("fgo", 0.1 - more / 10), ("stepcoder", 0.3 + more)):
+            result = result_of(start, start + gain / 2, start + gain, stages=row == "stepcoder")
+            runs.append(Run(row, "hard", seed, result))
+    return runs
+
+
+def summarised() -> dict:
+    return stepcoder_summary.summarise(known_runs(), ["ppo", "fgo", "stepcoder"], ["hard", "mixture"])
+
+
+def test_differences_are_paired_by_seed():
+    """.08, .10, .12: mean .1, standard error .02 / √3, t(.975, 2) = 4.3027."""
+    regime = summarised()["regimes"]["hard"]
+    found = {(d["a"], d["b"], d["what"]): d for d in regime["differences"]}
+    gain = found["ppo", "stepcoder", "all"]
+    assert (gain["mean"], gain["n"]) == (0.1, 3)
+    assert gain["low"] == pytest.approx(0.1 - 4.3027 * 0.02 / 3**0.5, abs=1e-3)
+    assert found["ppo", "stepcoder", "hard"]["mean"] == pytest.approx(0.05)
+    assert found["start", "ppo", "all"]["mean"] == pytest.approx(0.3)
+    # a straight way up is on the average half as high as its end
+    assert found["ppo", "stepcoder", PACE]["mean"] == pytest.approx(0.05)
+    assert ("start", "ppo", PACE) not in found
+    assert not any("cccs" in pair for pair in found)
+
+
+def test_pace_weighs_measurements_by_the_rounds_between_them():
+    """.2 for 2 rounds, then up to .6 over 6: (2 · .2 + 6 · .4) / 8."""
+    result = {"held_out": [{"round": r, "all": s} for r, s in ((0, 0.2), (2, 0.2), (8, 0.6))]}
+    assert Run("ppo", "hard", 0, result).value(PACE) == pytest.approx(0.35)
+
+
+def test_the_start_is_counted_once_a_seed_and_rounds_skip_what_was_not_finite():
+    regime = summarised()["regimes"]["hard"]
+    assert (regime["start"]["all"]["mean"], regime["start"]["all"]["n"]) == (0.3, 3)
+    assert regime["rows"]["ppo"]["rounds"]["kl"] == [0.5, None, 0.25, 0.75]
+    assert regime["rows"]["stepcoder"]["stages"] == {"0": [0.25, 0.5, 0.75, 1.0], "1": [0.75, 0.5, 0.25, 0.0]}
+    assert regime["rows"]["ppo"]["stages"] == {}
+
+
+def test_verdicts_follow_from_the_intervals(monkeypatch):
+    study = stepcoder.make(configs.load(StepcoderConfig, FILE), Path("unused"))
+    monkeypatch.setattr(study, "_sizes", {"held_out": {"hard": 3}, "hard": {"hard": 2}})
+    summary = {"run": {}, **study.summary({}), **summarised(), "seeds": [0, 1, 2]}
+    page = stepcoder_page.page("title", json.loads(json.dumps(summary)))
+    assert page.warning == ""
+    verdicts = {v.claim: v.outcome for v in page.sections[0].verdicts}
+    assert verdicts["StepCoder solves more held-out problems than PPO"] == "shown"
+    assert verdicts["The mask alone improves PPO"] == "refuted at this scale"
+    assert verdicts["The curriculum alone improves PPO"] == "not shown"
+    pictures = [p.name for section in page.sections for p in section.pictures]
+    assert pictures == ["stepcoder_curves", "stepcoder_stages", "stepcoder_practice"]
+
+
+def test_no_result_yet_still_makes_a_page():
+    study = stepcoder.make(configs.load(StepcoderConfig, FILE), Path("unused"))
+    study._sizes = {"held_out": {"hard": 3}}  # type: ignore[misc]
+    page = study.page({"run": {}, **study.summary({})})
+    assert page.card["runs a row and regime"] == "none yet"
+
+
+# the cells
+
+
+def test_rows_differ_in_curriculum_and_mask_alone():
+    study = stepcoder.make(configs.load(StepcoderConfig, FILE), Path("unused"))
+    cells = {cell.name: dict(cell.settings) for cell in study.cells({})}
+    assert len(cells) == 3 + 4 * 2 * 3
+    of = {row: cells[f"hard-{row}-s1"] for row in study.config.rows}
+    assert {row: (s.pop("curriculum"), s.pop("mask")) for row, s in of.items()} == {
+        "ppo": ("none", "response"),
+        "cccs": ("cccs", "response"),
+        "fgo": ("none", "fgo"),
+        "stepcoder": ("cccs", "fgo"),
+    }
+    assert of["ppo"] == of["cccs"] == of["fgo"] == of["stepcoder"]
+    assert of["ppo"]["base"] != cells["hard-ppo-s0"]["base"]
+    assert of["ppo"]["algorithm"] == "ppo"
+    assert len({cell.file for cell in study.cells({})}) == len(cells)
+
+
+def test_where_results_go_makes_no_other_cell():
+    one, other = (
+        stepcoder.make(configs.load(StepcoderConfig, FILE), Path(folder)).cells({}) for folder in "ab"
+    )
+    assert [cell.file for cell in one] == [cell.file for cell in other]
+
+
+def test_regimes_hold_out_the_same_problems_and_practise_on_others():
+    config = configs.load(StepcoderConfig, FILE)
+    found = {name: stepcoder.embedded(regime.problems) for name, regime in config.regimes.items()}
+    assert found["hard"] == found["mixture"]
+    practice, held_out = found["hard"]
+    assert not {p.prompt for p in practice} & {p.prompt for p in held_out}
+    assert min(stepcoder.counted(held_out).values()) > 100
+    # few, so that each comes up often
+    assert 20 <= stepcoder.counted(practice)["hard"] <= 40
+
+
+def test_a_run_that_was_stopped_keeps_its_folder_and_leaves_no_result(tmp_path, monkeypatch):
+    study = stepcoder.make(configs.load(StepcoderConfig, FILE), tmp_path)
+    cell = next(c for c in study.cells({}) if c.name == "mixture-fgo-s2")
+    (study._base_folder(2) / "export").mkdir(parents=True)
+    seen = []
+
+    def stop(config):
+        seen.append(config)
+        Path(config.output).mkdir(parents=True)
+        return Finished(None, 3, False, Path(config.output))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ppo, "main", stop)
+    with pytest.raises(StoppedError):
+        study.run(cell, lambda: False)
+    assert Path(seen[0].output).exists()
+    assert (seen[0].seed, seen[0].mask, seen[0].problems.difficulties) == (2, "fgo", ())
+
+
+# the command
+
+
+TINY = """
+base: {folder}/base.yaml
+ppo: {folder}/ppo.yaml
+scale: 0.01
+bases: 1
+seeds: 1
+rows:
+  ppo: {{label: PPO}}
+  stepcoder: {{label: StepCoder, curriculum: cccs, mask: fgo}}
+regimes:
+  mixture: {{label: mixture, problems: {{held_out: 0.5, embedded: {{count: 24}}}}, cccs: {{smoothing: 0.6}}}}
+"""
+BASE = """
+output: unused
+steps: 300
+model: {vocab_size: 320, hidden_size: 16, intermediate_size: 24, num_layers: 1, num_heads: 2, head_dim: 8,
+        num_kv_heads: 1, max_positions: 768}
+data:
+  sources: [{path: FOLDER/texts.txt}]
+  vocab_size: 320
+  batch_size: 8
+  length: 64
+  packing: first_fit
+watch: {tensorboard: false, plots: false, progress: false}
+"""
+PPO = """
+base: unused
+output: unused
+rounds: 200
+experts: {num_experts: 2, rank: 2}
+rollout: {prompts: 2, samples: 2, prompt_tokens: 512, response_tokens: 192, smallest_bucket: 512}
+critic: {body: frozen}
+watch: {progress: false}
+"""
+
+
+@pytest.fixture(scope="module")
+def plumbing(tmp_path_factory):
+    """A whole study in seconds."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    texts = [text for text, _ in zip(stepcoder.programs.pretraining_texts(60), range(60), strict=True)]
+    (folder / "texts.txt").write_text("\n".join(text.replace("\n", " ") for text in texts))
+    (folder / "base.yaml").write_text(BASE.replace("FOLDER", str(folder)))
+    (folder / "ppo.yaml").write_text(PPO)
+    (folder / "stepcoder.yaml").write_text(TINY.format(folder=folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.distributed.MeshConfig.make", lambda self: params.single_device_mesh())
+        assert reproduce.main("stepcoder", folder / "out", folder / "stepcoder.yaml", [])
+    return folder
+
+
+def test_a_plumbing_run_says_so_on_its_page(plumbing):
+    page = (plumbing / "out" / "stepcoder.html").read_text()
+    assert "Plumbing run at scale 0.01" in page
+    assert "no interval" in page
+    found = json.loads((plumbing / "out" / "stepcoder.json").read_text())
+    assert found["run"]["cells"] == "3 of 3"
+    rows = found["regimes"]["mixture"]["rows"]
+    assert rows["ppo"]["measured"] == [0, 2]
+    assert len(rows["ppo"]["rounds"]["reward"]) == 2
+    assert rows["ppo"]["rounds"]["masked_share"] == [0.0, 0.0]
+    assert rows["ppo"]["stages"] == {}
+    assert sum(shares[0] for shares in rows["stepcoder"]["stages"].values()) == pytest.approx(1)
+    drawn = {path.stem for path in (plumbing / "out" / "figures").glob("*.svg")}
+    assert drawn == {"stepcoder_curves", "stepcoder_stages", "stepcoder_practice"}
+
+
+def test_runs_leave_a_small_file_and_no_folder(plumbing):
+    assert not list((plumbing / "out" / "running").iterdir())
+    cells = list((plumbing / "out" / "cells" / "stepcoder").glob("*.json"))
+    assert len(cells) == 3
+    assert max(path.stat().st_size for path in cells) < 10_000
+
+
+def test_the_same_command_runs_nothing_again(plumbing, monkeypatch, capsys):
+    monkeypatch.setattr(stepcoder.StepcoderStudy, "run", None)  # a call would fail
+    assert reproduce.main("stepcoder", plumbing / "out", plumbing / "stepcoder.yaml", [])
+    assert "3 cells are done already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("scale=0", r"scale must lie in \(0, 1\]"),
+        ("seeds=0", "seeds, every, rounds and limit must be at least 1"),
+        ("regimes.hard.problems.held_out=0.5", "regimes must hold out the same embedded problems"),
+        ("rows.ppo.masks=fgo", r"did you mean rows\.ppo\.mask\?"),
+    ],
+)
+def test_bad_input_ends_in_one_line(tmp_path, override, said):
+    run = CliRunner().invoke(app, ["reproduce", "stepcoder", "--out", str(tmp_path), override])
+    assert run.exit_code == 2
+    assert re.search(said, " ".join(run.output.split()))

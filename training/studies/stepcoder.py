@@ -1,0 +1,317 @@
+"""StepCoder's claims: does a curriculum of completion subtasks (CCCS) help PPO on code to explore, and does a
+mask of the tokens that no test executed (FGO) help it to learn from the right ones?
+
+Bases are small code models that guess what unclear words of a statement mean; the tests tell. From the same
+base and with equally many samples each row (`Row`) runs PPO with a critic, with or without either part, in
+two regimes: practising on hard problems alone, and on a mixture of all difficulties. The held-out problems
+are the same for all: of every difficulty, asked as whole tasks, without any part of the solution.
+
+No setting is chosen by the held-out problems: all rows share those of the PPO config.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxmoe.datasets import programs
+from rl import problems as problem_files
+from rl.problems import Problem
+from rl.rollouts import MaskKind
+from training import config as configs
+from training import ppo
+from training.metrics import read_lines
+from training.ppo import PpoConfig
+from training.ppo_problems import CurriculumConfig, ProblemsConfig
+from training.pretrain import PretrainConfig
+from training.pretrain import main as pretrain
+from training.studies import stepcoder_page, stepcoder_summary
+from training.studies.cells import Cell, Result, Results, Stopped, StoppedError, digest
+from training.studies.page import Page
+from training.studies.stepcoder_summary import Run
+
+# what is kept of every round
+KEPT = (
+    "reward",
+    "pass_rate",
+    "masked_share",
+    "kl",
+    "truncated",
+    "share_runtime_error",
+    "share_compile_error",
+)
+# what a result does not depend on
+INCIDENTAL = ("output", "base", "resume", "export", "watch", "checkpoint", "distributed")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to practise.
+
+    Attributes:
+      label: in tables and figures.
+      curriculum, mask: as of `training ppo`.
+    """
+
+    label: str
+    curriculum: Literal["cccs", "none"] = "none"
+    mask: MaskKind = "response"
+
+
+@dataclass(frozen=True)
+class Regime:
+    """What is practised on, and when the curriculum moves on there.
+
+    Attributes:
+      label: in tables and figures.
+      problems: of the embedded ones; all regimes must hold out the same.
+    """
+
+    label: str
+    problems: ProblemsConfig = field(default_factory=ProblemsConfig)
+    cccs: CurriculumConfig = field(default_factory=CurriculumConfig)
+
+
+@dataclass(frozen=True)
+class StepcoderConfig:
+    """The StepCoder study.
+
+    Attributes:
+      rows: by name; `ppo`, `cccs`, `fgo` and `stepcoder` are compared with each other.
+      regimes: by name; the claims are judged in each.
+      base: pretraining config of the bases; base number b takes seed b.
+      ppo: config of every run; rows, regimes and seeds replace its curriculum, mask, problems, cccs and seed.
+      bases: how many; seed s starts from base s mod bases.
+      seeds: runs of every row in every regime.
+      rounds: of rollouts; null takes those of `ppo`.
+      every: rounds between two measurements on the held-out problems.
+      limit: held-out problems at most; null takes all.
+      scale: share of pretraining steps, rounds and held-out problems; below 1 only the plumbing is tried.
+    """
+
+    __pydantic_config__ = configs.STRICT
+
+    rows: dict[str, Row]
+    regimes: dict[str, Regime]
+    base: str = "configs/pretrain/code_small.yaml"
+    ppo: str = "configs/ppo/quickstart.yaml"
+    bases: int = 3
+    seeds: int = 3
+    rounds: int | None = None
+    every: int = 8
+    limit: int | None = None
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale <= 1:
+            raise ValueError(f"scale must lie in (0, 1]; got {self.scale}")
+        if min(self.bases, self.seeds, self.every, self.rounds or 1, self.limit or 1) < 1:
+            raise ValueError("bases, seeds, every, rounds and limit must be at least 1")
+        if not self.rows or not self.regimes:
+            raise ValueError("rows and regimes must have one entry at least")
+        held_out = {repr((r.problems.held_out, r.problems.embedded)) for r in self.regimes.values()}
+        if len(held_out) > 1 or any(
+            r.problems.path or r.problems.held_out_path for r in self.regimes.values()
+        ):
+            raise ValueError(
+                "regimes must hold out the same embedded problems: give all of them the same "
+                "problems.held_out and problems.embedded, and no path"
+            )
+
+    def scaled(self, number: int) -> int:
+        """A number of steps, rounds or problems at this scale."""
+        return max(1, round(number * self.scale))
+
+
+def make(config: StepcoderConfig, out: Path) -> "StepcoderStudy":
+    """The study, with its bases and the run in progress in a folder."""
+    return StepcoderStudy(config, out)
+
+
+class StepcoderStudy:
+    """See `training.studies.cells.Study`."""
+
+    name = "stepcoder"
+    title = "StepCoder: a curriculum of completion, and learning from executed code alone"
+
+    def __init__(self, config: StepcoderConfig, out: Path):
+        self.config, self._out = config, out
+
+    # the cells
+
+    def cells(self, results: Results) -> list[Cell]:
+        """Seed by seed: its base, then every row in every regime."""
+        config, cells = self.config, []
+        for seed in range(config.seeds):
+            if seed < config.bases:
+                settings = self._base_settings(seed)
+                cells.append(Cell(f"base{seed}", settings, f"base {seed}: pretraining", 130 * config.scale))
+            for regime in config.regimes:
+                cells += [self._run_cell(row, regime, seed) for row in config.rows]
+        return cells
+
+    def _run_cell(self, row: str, regime: str, seed: int) -> Cell:
+        found = configs.to_dict(self._ppo_config(row, regime, seed))
+        settings = {key: value for key, value in found.items() if key not in INCIDENTAL}
+        settings |= {"base": self._base_settings(seed % self.config.bases)}
+        title = f"{self.config.rows[row].label}, {self.config.regimes[regime].label}, seed {seed}"
+        cost = 180 * settings["rounds"] / 24
+        return Cell(f"{regime}-{row}-s{seed}", settings, title, cost)
+
+    @cached_property
+    def _shared(self) -> PpoConfig:
+        """The PPO config of all runs."""
+        config = self.config
+        found = configs.load(PpoConfig, Path(config.ppo))
+        limit = config.limit if config.scale == 1 else config.scaled(config.limit or 400)
+        return replace(
+            found,
+            rounds=config.scaled(config.rounds or found.rounds),
+            export=False,
+            resume="same",
+            evaluation=replace(found.evaluation, every=config.every, limit=limit),
+            watch=replace(found.watch, tensorboard=False, plots=False),
+        )
+
+    def _ppo_config(self, row: str, regime: str, seed: int) -> PpoConfig:
+        way, where = self.config.rows[row], self.config.regimes[regime]
+        return replace(
+            self._shared,
+            seed=seed,
+            curriculum=way.curriculum,
+            mask=way.mask,
+            problems=where.problems,
+            cccs=where.cccs,
+        )
+
+    def _base_config(self, number: int) -> PretrainConfig:
+        loaded = configs.load(PretrainConfig, Path(self.config.base))
+        steps = None if loaded.steps is None else self.config.scaled(loaded.steps)
+        data = replace(loaded.data, seed=loaded.data.seed + number)
+        return replace(loaded, steps=steps, seed=loaded.seed + number, data=data)
+
+    def _base_settings(self, number: int) -> dict[str, Any]:
+        kept = ("steps", "seed", "model", "data", "optimizer", "init_std")
+        return {k: v for k, v in configs.to_dict(self._base_config(number)).items() if k in kept}
+
+    # running them
+
+    def run(self, cell: Cell, stopped: Stopped) -> Result:
+        """Pretrains a base, or runs PPO from one; a run that was stopped goes on where it was."""
+        if cell.name.startswith("base"):
+            return {"steps": self._pretrained(int(cell.name.removeprefix("base")))}
+        regime, row, seed = cell.name.rsplit("-", 2)
+        return self._run_ppo(cell, row, regime, int(seed[1:]))
+
+    def _base_folder(self, number: int) -> Path:
+        return self._out / "bases" / f"code{number}-{digest(self._base_settings(number))}"
+
+    def _pretrained(self, number: int) -> int:
+        done = pretrain(replace(self._base_config(number), output=str(self._base_folder(number))))
+        if not done.finished:
+            raise StoppedError
+        return done.step
+
+    def _run_ppo(self, cell: Cell, row: str, regime: str, seed: int) -> Result:
+        number = seed % self.config.bases
+        export = self._base_folder(number) / "export"
+        if not export.exists():  # the base's cell is done, its folder was deleted
+            self._pretrained(number)
+        folder = self._out / "running" / cell.file.removesuffix(".json")
+        config = replace(self._ppo_config(row, regime, seed), base=str(export), output=str(folder))
+        if not ppo.main(config).finished:
+            raise StoppedError
+        result = read_run(read_lines(folder / "metrics.jsonl"))
+        shutil.rmtree(folder)
+        return result
+
+    def describe(self, cell: Cell, result: Result) -> str:
+        """Held-out pass@1 at the start and at the end."""
+        if "held_out" not in result:
+            return f"{result['steps']} steps"
+        first, last = result["held_out"][0], result["held_out"][-1]
+        kinds = ", ".join(f"{k} {v:.2f}" for k, v in last.items() if k not in ("round", "all"))
+        return f"held-out pass@1 {first['all']:.2f} → {last['all']:.2f} ({kinds})"
+
+    # what they say
+
+    @cached_property
+    def _sizes(self) -> dict[str, Any]:
+        """How many problems there are of each difficulty: held out, and to practise on in each regime."""
+        sizes: dict[str, Any] = {}
+        for name, regime in self.config.regimes.items():
+            practice, held_out = embedded(regime.problems)
+            limit = self._shared.evaluation.limit
+            sizes["held_out"] = counted(held_out[:limit])
+            wanted = regime.problems.difficulties
+            sizes[name] = counted([p for p in practice if not wanted or p.difficulty in wanted])
+        return sizes
+
+    def summary(self, results: Results) -> dict[str, Any]:
+        """See `stepcoder_summary`."""
+        runs = []
+        for cell in self.cells(results):
+            if cell.name in results and not cell.name.startswith("base"):
+                regime, row, seed = cell.name.rsplit("-", 2)
+                runs.append(Run(row, regime, int(seed[1:]), results[cell.name]))
+        config, base = self.config, self._base_config(0)
+        return {
+            "scale": config.scale,
+            "labels": {name: row.label for name, row in config.rows.items()},
+            "regime_labels": {name: regime.label for name, regime in config.regimes.items()},
+            "settings": configs.to_dict(config),
+            "ppo": configs.to_dict(self._shared),
+            "base": {"model": configs.to_dict(base)["model"], "steps": base.steps},
+            "sizes": self._sizes,
+            "seeds": sorted({run.seed for run in runs}),
+            **stepcoder_summary.summarise(runs, list(config.rows), list(config.regimes)),
+        }
+
+    def page(self, summary: Mapping[str, Any]) -> Page:
+        """See `stepcoder_page`."""
+        return stepcoder_page.page(self.title, summary)
+
+
+def read_run(records: Sequence[Mapping[str, Any]]) -> Result:
+    """What the study keeps of a run's metrics: held-out pass@1, KEPT and the stages of every round.
+
+    Args:
+      records: lines of metrics.jsonl; rounds, and measurements with the number of rounds before them.
+    """
+    held_out, rounds = [], []
+    for record in records:
+        if "held_out_pass_at_1" in record:
+            scores = {
+                key.removeprefix("held_out_pass_at_1").removeprefix("_") or "all": round(value, 5)
+                for key, value in record.items()
+                if key.startswith("held_out_pass_at_1")
+            }
+            held_out.append({"round": record["step"], **scores})
+        if "pass_rate" in record:
+            rounds.append(record)
+    stages = [
+        {k.removeprefix("stage_"): int(v) for k, v in record.items() if k.startswith("stage_")}
+        for record in rounds
+    ]
+    return {
+        "held_out": held_out,
+        "rounds": {k: [None if r[k] is None else round(r[k], 5) for r in rounds] for k in KEPT},
+        "stages": stages if any(stages) else [],
+        "tokens": int(sum(record["tokens"] for record in rounds)),
+    }
+
+
+def embedded(config: ProblemsConfig) -> tuple[list[Problem], list[Problem]]:
+    """Problems to practise on, and those held out, before any is left out."""
+    made = config.embedded
+    rows = programs.problems(made.count, tests=made.tests, seed=made.seed)
+    found = [Problem(row["id"], row["prompt"], difficulty=row["difficulty"]) for row in rows]
+    return problem_files.split(found, config.held_out)
+
+
+def counted(problems: Sequence[Problem]) -> dict[str, int]:
+    """Number of problems by difficulty."""
+    kinds = [problem.difficulty for problem in problems]
+    return {kind: kinds.count(kind) for kind in programs.DIFFICULTIES if kind in kinds}

@@ -1,0 +1,118 @@
+"""What the runs of the StepCoder study say together: means over seeds, and differences paired by seed.
+
+A run is one row in one regime with one seed. Intervals are Student's t over seeds. Where every seed has a
+base of its own an interval speaks of other bases, other orders of problems and other samples alike.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from training.studies.loramoe_summary import interval
+
+# rows as the claims name them
+START, PPO, CCCS, FGO, STEPCODER = "start", "ppo", "cccs", "fgo", "stepcoder"
+PAIRS = ((START, PPO), (PPO, CCCS), (PPO, FGO), (PPO, STEPCODER), (FGO, STEPCODER), (CCCS, STEPCODER))
+# held-out pass@1 over the rounds after the first measurement, all difficulties: how fast a row learns
+PACE = "pace"
+
+
+class Run(NamedTuple):
+    """One PPO run: `result` is its cell's."""
+
+    row: str
+    regime: str
+    seed: int
+    result: dict[str, Any]
+
+    def scores(self, what: str) -> list[float]:
+        """Held-out pass@1 of a difficulty, or of all, at every measurement."""
+        return [float(point[what]) for point in self.result["held_out"]]
+
+    def value(self, what: str) -> float:
+        """The last of the scores, or with PACE their mean between the first and the last, over rounds."""
+        if what != PACE:
+            return self.scores(what)[-1]
+        at = [point["round"] for point in self.result["held_out"]]
+        return float(np.trapezoid(self.scores("all"), at) / (at[-1] - at[0]))
+
+
+def summarise(runs: Sequence[Run], rows: Sequence[str], regimes: Sequence[str]) -> dict[str, Any]:
+    """Everything that the page shows, as plain JSON."""
+    by_regime: dict[str, Any] = {}
+    for regime in regimes:
+        here = {row: [r for r in runs if (r.row, r.regime) == (row, regime)] for row in rows}
+        here = {row: found for row, found in here.items() if found}
+        if here:
+            by_regime[regime] = {
+                "start": _start(here),
+                "rows": {row: _row(found) for row, found in here.items()},
+                "differences": differences(here),
+            }
+    kinds = [kind for kind in runs[0].result["held_out"][0] if kind != "round"] if runs else []
+    order = ("all", "easy", "medium", "hard")
+    return {"difficulties": sorted(kinds, key=order.index), "regimes": by_regime}
+
+
+def _start(rows: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+    """The bases before the first round; every row of a seed starts from the same one."""
+    by_seed = {run.seed: run for found in rows.values() for run in found}
+    kinds = [kind for kind in next(iter(by_seed.values())).result["held_out"][0] if kind != "round"]
+    return {kind: interval([run.scores(kind)[0] for run in by_seed.values()]) for kind in kinds}
+
+
+def _row(runs: Sequence[Run]) -> dict[str, Any]:
+    points = runs[0].result["held_out"]
+    kinds = [kind for kind in points[0] if kind != "round"]
+    return {
+        "seeds": sorted(run.seed for run in runs),
+        "final": {kind: interval([run.value(kind) for run in runs]) for kind in [*kinds, PACE]},
+        "measured": [point["round"] for point in points],
+        "curves": {
+            kind: [interval([run.scores(kind)[n] for run in runs]) for n in range(len(points))]
+            for kind in kinds
+        },
+        "rounds": {key: per_round(runs, key) for key in runs[0].result["rounds"]},
+        "stages": _stages(runs),
+        "tokens": interval([run.result["tokens"] for run in runs]),
+    }
+
+
+def per_round(runs: Sequence[Run], key: str) -> list[float | None]:
+    """Mean over seeds of a number of every round; null where no seed has it."""
+    table = [[np.nan if v is None else v for v in run.result["rounds"][key]] for run in runs]
+    kept = np.asarray(table, np.float64)
+    counts = np.isfinite(kept).sum(0)
+    sums = np.nansum(kept, axis=0)
+    return [round(float(s / n), 5) if n else None for s, n in zip(sums, counts, strict=True)]
+
+
+def _stages(runs: Sequence[Run]) -> dict[str, list[float]]:
+    """By stage (0 is the whole task) its share of the problems after every round, mean over seeds."""
+    if not all(run.result["stages"] for run in runs):
+        return {}
+    names = sorted({name for run in runs for found in run.result["stages"] for name in found}, key=int)
+    shares = {
+        name: np.mean(
+            [[f.get(name, 0) / sum(f.values()) for f in run.result["stages"]] for run in runs], axis=0
+        )
+        for name in names
+    }
+    return {name: [round(float(share), 5) for share in found] for name, found in shares.items()}
+
+
+def differences(rows: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
+    """Paired by seed: b − a at the end, by difficulty, and of the pace."""
+    out = []
+    for a, b in PAIRS:
+        if b not in rows or (a != START and a not in rows):
+            continue
+        other = {run.seed: run for run in rows[b if a == START else a]}
+        pairs = [(other[run.seed], run) for run in rows[b] if run.seed in other]
+        kinds = [kind for kind in pairs[0][0].result["held_out"][0] if kind != "round"] if pairs else []
+        for what in [*kinds, *([] if a == START else [PACE])]:
+            before = [p.scores(what)[0] if a == START else p.value(what) for p, _ in pairs]
+            change = [run.value(what) - was for (_, run), was in zip(pairs, before, strict=True)]
+            out.append({"a": a, "b": b, "what": what, **interval(change)})
+    return out
