@@ -42,6 +42,12 @@ def asked(family: str, task: Task, rng: random.Random) -> str:
     return f"{question}{rng.choice(LEADS)} {task.output}."
 
 
+def question_stem(family: str, content: str) -> str:
+    """Content and question of `asked`, in one wording of them, up to where the answer follows."""
+    question = " ".join(filter(None, (content.replace("\n", " "), QUESTIONS[family][0])))
+    return f"{question}{LEADS[0]}"
+
+
 def repeated_texts(count: int, words: Sequence[str], *, seed: int) -> Iterator[str]:
     """`count` lists of words said twice, half of them with their pairs in another order the second time: only
     the text itself can tell its second half."""

@@ -14,116 +14,31 @@ take the rate that was chosen for the row that they vary.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from evals.embedded_questions import closed_book_questions
 from evals.questions import Question
 from jaxmoe import params
 from jaxmoe.config import ExpertConfig
 from jaxmoe.datasets.corpora import STUDY_RELATIONS, instruction_rows, study_corpus, task_test_rows
+from jaxmoe.datasets.downstream_questions import question_stem
 from jaxmoe.language_model import LanguageModel
-from jaxmoe.losses import BalanceConfig
 from jaxmoe.tokenizer import load_tokenizer
 from training import config as configs
-from training.batch import BatchConfig
-from training.distributed import MeshConfig
-from training.model import Adapter, LoraConfig, load_model
+from training.model import LoraConfig, load_model
 from training.optimizer import OptimizerConfig
 from training.pretrain import PretrainConfig
 from training.pretrain import main as pretrain
-from training.step import StepConfig
 from training.studies import greedy, loramoe_page, loramoe_summary
 from training.studies.cells import Cell, Result, Results, Stopped, StoppedError, digest
+from training.studies.loramoe_config import LoramoeConfig, Row
 from training.studies.page import Page
 from training.studies.tuning import Recipe, Stream, Tuner, stream
-
-
-@dataclass(frozen=True)
-class Row:
-    """A way to fine-tune.
-
-    Attributes:
-      label: in tables and figures.
-      rates: learning rates to choose from; a row of the sweep has none and takes those of `rate_of`.
-      rate_of: the row whose chosen rate it takes.
-      knowledge_share: closed-book questions among the instructions; null takes the study's.
-    """
-
-    label: str
-    adapter: Adapter = "loramoe"
-    rates: tuple[float, ...] = ()
-    rate_of: str | None = None
-    experts: ExpertConfig = field(default_factory=ExpertConfig)
-    lora: LoraConfig = field(default_factory=LoraConfig)
-    balance: BalanceConfig = field(default_factory=BalanceConfig)
-    knowledge_share: float | None = None
-
-    def __post_init__(self) -> None:
-        if bool(self.rates) == bool(self.rate_of):
-            raise ValueError(f"a row needs rates to choose from, or rate_of another row; row {self.label!r}")
-
-
-@dataclass(frozen=True)
-class LoramoeConfig:
-    """The LoRAMoE study.
-
-    Attributes:
-      base: pretraining config of the bases; base number b takes seed b.
-      bases: how many bases.
-      seeds: runs of every row on each base.
-      rows: by name; `full`, `lora`, `loramoe`, `loramoe_lbc` and `loramoe_matched` are compared with each
-        other.
-      sweep: rows that vary one thing each; run on base 0.
-      sweep_seeds: runs of every row of the sweep.
-      samples: instruction samples that are called 1x.
-      volumes: when to look, as multiples of 1x; the largest ends the run.
-      knowledge_share: closed-book questions among the instructions.
-      tolerance: how far below its best dev accuracy a row's learning rate may lie, in standard errors of
-        that accuracy.
-      tasks: held-out task samples.
-      dev_tasks: those of the dev split, for the learning rate.
-      facts: held-out facts at most; null takes all.
-      data: batches of instructions.
-      warmup_steps: over which the learning rate climbs; from then on it is constant.
-      scale: share of pretraining steps, volumes and test samples; below 1 only the plumbing is tried.
-    """
-
-    __pydantic_config__ = configs.STRICT
-
-    rows: dict[str, Row]
-    base: str = "configs/reproduce/base.yaml"
-    bases: int = 2
-    seeds: int = 3
-    sweep: dict[str, Row] = field(default_factory=dict)
-    sweep_seeds: int = 1
-    samples: int = 80
-    volumes: tuple[int, ...] = (1, 3, 10, 30, 100)
-    knowledge_share: float = 0.125
-    tolerance: float = 2.0
-    tasks: int = 350
-    dev_tasks: int = 280
-    facts: int | None = None
-    scale: float = 1.0
-    data: BatchConfig = field(default_factory=lambda: BatchConfig(8, 64, "first_fit"))
-    warmup_steps: int = 10
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    step: StepConfig = field(default_factory=lambda: StepConfig(scan_layers=False))
-
-    def __post_init__(self) -> None:
-        if not 0 < self.scale <= 1:
-            raise ValueError(f"scale must lie in (0, 1]; got {self.scale}")
-        if min(self.bases, self.seeds, self.samples, *self.volumes) < 1:
-            raise ValueError("bases, seeds, samples and volumes must be at least 1")
-        for name, row in (self.rows | self.sweep).items():
-            if row.rate_of is not None and not (row.rate_of in self.rows and self.rows[row.rate_of].rates):
-                raise ValueError(f"rate_of must name a row with rates; got {row.rate_of!r} in {name}")
-
-    def scaled(self, number: int) -> int:
-        """A number of steps, samples or items at this scale."""
-        return max(1, round(number * self.scale))
 
 
 def make(config: LoramoeConfig, out: Path) -> "LoramoeStudy":
@@ -259,7 +174,7 @@ class LoramoeStudy:
             raise StoppedError
         export = str(self._base_folder(number) / "export")
         lm = load_model(export, "none", ExpertConfig(), LoraConfig(), self._tuner.mesh).lm
-        return {"test": self._examined(lm, number), "steps": done.step}
+        return {"test": self._examined(lm, number), "skills": self._skills(lm, number), "steps": done.step}
 
     def _run_tuned(self, row: Row, base: int, seed: int, rate: float, stopped: Stopped) -> Result:
         recipe = Recipe(row.adapter, row.experts, row.lora, row.balance)
@@ -309,7 +224,7 @@ class LoramoeStudy:
 
     def _exam(self, lm: LanguageModel, base: int, what: str) -> greedy.Exam:
         if (base, what) not in self._exams:
-            form = "text" if what == "completed" else "instruction"
+            form = "text" if what in ("completed", "reworded tasks") else "instruction"
             self._exams[base, what] = greedy.prepare(lm, self._tokenizer(base), self._questions[what], form)
         return self._exams[base, what]
 
@@ -319,23 +234,41 @@ class LoramoeStudy:
         exam = self._exam_settings()
         facts = closed_book_questions("test", STUDY_RELATIONS, exam["facts"])
         tasks = {split: task_questions(split, exam[f"{name}tasks"]) for split, name in SPLITS.items()}
-        return {"completed": facts, "asked": facts, "tasks": tasks["test"], "dev tasks": tasks["dev"]}
+        reworded = [
+            replace(task, stem=question_stem(task.category, task.question.split("\n", 1)[1]))
+            for task in tasks["test"]
+        ]
+        return {
+            "completed": facts,
+            "asked": facts,
+            "tasks": tasks["test"],
+            "dev tasks": tasks["dev"],
+            "reworded tasks": reworded,
+        }
 
     def _examined(self, lm: LanguageModel, base: int) -> Result:
         """Test scores of a model: shares of facts and of tasks, and of the tasks by family."""
         marks = {
             what: greedy.take(lm, self._exam(lm, base, what)) for what in ("completed", "asked", "tasks")
         }
-        families: dict[str, list[float]] = {}
-        for question, ended in zip(self._questions["tasks"], marks["tasks"].ended, strict=True):
-            families.setdefault(question.category, []).append(float(ended))
         return {
             "completed": float(marks["completed"].right.mean()),
             "asked": float(marks["asked"].right.mean()),
             "tasks": float(marks["tasks"].ended.mean()),
             "tasks_begun": float(marks["tasks"].right.mean()),
-            "families": {name: sum(scores) / len(scores) for name, scores in sorted(families.items())},
+            "families": self._by_family(marks["tasks"].ended),
         }
+
+    def _skills(self, lm: LanguageModel, base: int) -> dict[str, float]:
+        """By family, held-out contents asked in other words than the instructions': what a base brings."""
+        return self._by_family(greedy.take(lm, self._exam(lm, base, "reworded tasks")).right)
+
+    def _by_family(self, scores: np.ndarray) -> dict[str, float]:
+        """Means of the scores of the test tasks."""
+        families: dict[str, list[float]] = {}
+        for question, score in zip(self._questions["tasks"], scores, strict=True):
+            families.setdefault(question.category, []).append(float(score))
+        return {name: sum(found) / len(found) for name, found in sorted(families.items())}
 
     # what they say
 
@@ -345,7 +278,8 @@ class LoramoeStudy:
         chosen = self.chosen_rates(results)
         for cell in self.cells(results):
             if cell.name in results and cell.name.startswith("base"):
-                runs.bases[int(cell.name.removeprefix("base"))] = results[cell.name]["test"]
+                number, found = int(cell.name.removeprefix("base")), results[cell.name]
+                runs.bases[number] = found["test"] | {"skills": found["skills"]}
             elif cell.name in results:
                 name, base, seed, _ = cell.name.split("-", 3)
                 row = (self.config.rows | self.config.sweep)[name]

@@ -17,12 +17,15 @@ from evals.uncertainty import Score, mean_score
 
 MEASURES = ("completed", "asked", "tasks")
 # rows of the comparison, as the claims name them
-FULL, LORA, FREE, CONSTRAINED, MATCHED = "full", "lora", "loramoe", "loramoe_lbc", "loramoe_matched"
+FULL, LORA, SAME_RATE = "full", "lora", "lora_same_rate"
+FREE, CONSTRAINED, MATCHED = "loramoe", "loramoe_lbc", "loramoe_matched"
 PAIRS = (
     (FULL, CONSTRAINED),
     (FULL, LORA),
     (LORA, CONSTRAINED),
     (LORA, FREE),
+    (SAME_RATE, CONSTRAINED),
+    (SAME_RATE, FREE),
     (FREE, CONSTRAINED),
     (FREE, MATCHED),
 )
