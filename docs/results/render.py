@@ -69,8 +69,24 @@ def speed() -> str:
     return "\n".join(lines)
 
 
+def quickstart() -> str:
+    """Held-out problems solved, over the rounds of a run."""
+    found = read("ppo_quickstart.json")
+    kinds = ("", "_easy", "_medium", "_hard")
+    lines = [
+        "| pass@1 on held-out problems, % ± standard error | all | easy | medium | hard |",
+        "|---|---|---|---|---|",
+    ]
+    for row in found["held_out"]:
+        cells = (f"{row[f'pass_at_1{k}'] * 100:.0f} ± {row[f'standard_error{k}'] * 100:.0f}" for k in kinds)
+        lines.append(f"| after {row['round']} rounds | {' | '.join(cells)} |")
+    lines.append(f"\n{found['problems']}; {found['command']}; {found['seconds']} on {found['machine']}.")
+    return "\n".join(lines)
+
+
 TABLES = {
     "docs/results/demo.json": demo,
+    "docs/results/ppo_quickstart.json": quickstart,
     "docs/results/plan_llama2_7b_*.json": plans,
     "docs/results/speed.json": speed,
 }
