@@ -84,9 +84,26 @@ def quickstart() -> str:
     return "\n".join(lines)
 
 
+def null_study() -> str:
+    """What is concluded of simulated respondents."""
+    rows = read("null_study.json")
+    kinds = ("faithful", "undetermined", "not faithful")
+    lines = [f"| simulated respondent | {' | '.join(kinds)} | wrong |", "|---|---|---|---|---|"]
+    for row in rows:
+        counts = " | ".join(str(row[kind]) for kind in kinds)
+        lines.append(f"| {row['respondent']} | {counts} | {row['wrong']:.1%} |")
+    first = rows[0]
+    lines.append(
+        f"\n{first['constructs']} constructs with each of {first['seeds']} seeds; `{first['command']}`, "
+        f"{first['date']}, on {first['machine']}."
+    )
+    return "\n".join(lines)
+
+
 TABLES = {
     "docs/results/demo.json": demo,
     "docs/results/ppo_quickstart.json": quickstart,
+    "docs/results/null_study.json": null_study,
     "docs/results/plan_llama2_7b_*.json": plans,
     "docs/results/speed.json": speed,
 }
