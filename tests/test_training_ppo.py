@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -81,12 +82,16 @@ def one_device(monkeypatch):
     monkeypatch.setattr("training.distributed.MeshConfig.make", lambda self: params.single_device_mesh())
 
 
+def started(values: dict, file: Path, **distributed) -> subprocess.Popen:
+    """The command in a process of its own."""
+    file.write_text(json.dumps(values | {"distributed": distributed}))
+    command = [sys.executable, "-m", "training", "ppo", "--config", str(file)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
 def killed_after(values: dict, folder: Path, rounds: int) -> None:
     """The command in a process of its own, killed when so many rounds are recorded."""
-    file = folder.with_suffix(".yaml")
-    file.write_text(json.dumps(values))
-    command = [sys.executable, "-m", "training", "ppo", "--config", str(file)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = started(values, folder.with_suffix(".yaml"), cpu_devices=1)
     deadline = time.monotonic() + 240
     while not any(r["step"] >= rounds for r in read_lines(folder / "metrics.jsonl")):
         assert process.poll() is None, process.communicate()[0]
@@ -101,7 +106,7 @@ def test_a_killed_run_repeats_an_unbroken_one_bitwise(base, tmp_path, capsys):
     whole = ppo.main(settings(base, tmp_path / "whole", rounds=6))
     assert whole.finished
     values = configs.to_dict(settings(base, tmp_path / "broken", rounds=6))
-    killed_after(values | {"distributed": {"cpu_devices": 1}}, tmp_path / "broken", 4)
+    killed_after(values, tmp_path / "broken", 4)
     assert not (tmp_path / "broken" / "export").exists()
     capsys.readouterr()
     again = ppo.main(settings(base, tmp_path / "broken", rounds=6))
@@ -110,17 +115,41 @@ def test_a_killed_run_repeats_an_unbroken_one_bitwise(base, tmp_path, capsys):
         jax.tree.leaves(whole.lm.weights.trainable), jax.tree.leaves(again.lm.weights.trainable), strict=True
     ):
         np.testing.assert_array_equal(a, b)
-    first, second = (read_lines(tmp_path / name / "metrics.jsonl") for name in ("whole", "broken"))
-    timeless = [
-        [{k: v for k, v in r.items() if not (k.endswith("_s") or k == "seconds")} for r in records]
-        for records in (first, second)
-    ]
-    assert timeless[0] == timeless[1]
+    first, second = (timeless(tmp_path / name) for name in ("whole", "broken"))
+    assert first == second
     assert {r["beta"] for r in first if "beta" in r} != {0.02}  # the controller moved, and was restored
     told = [
         json.loads((tmp_path / n / "checkpoints/6/data/metadata").read_text()) for n in ("whole", "broken")
     ]
     assert told[0] == told[1]
+
+
+def timeless(folder: Path) -> list[dict[str, float]]:
+    """Metrics without what is measured in seconds."""
+    slow = ("seconds", "tokens_per_s")
+    return [
+        {key: value for key, value in record.items() if not key.endswith("_s") and key not in slow}
+        for record in read_lines(folder / "metrics.jsonl")
+    ]
+
+
+def test_two_processes_grade_and_learn_as_one(base, tmp_path):
+    """Each grades its own programs; what is reported is of all of them."""
+    changes = {"rounds": 1, "mesh": {"data": 2}, "evaluation": {"every": 1, "limit": 2}, "export": False}
+    one, two = (configs.to_dict(settings(base, tmp_path / name, **changes)) for name in ("one", "two"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    together = {"coordinator": f"127.0.0.1:{port}", "num_processes": 2, "cpu_devices": 1}
+    processes = [started(one, tmp_path / "one.yaml", cpu_devices=2)]
+    processes += [started(two, tmp_path / f"{i}.yaml", process_id=i, **together) for i in range(2)]
+    for process in processes:
+        said, _ = process.communicate(timeout=400)
+        assert process.returncode == 0, said
+    alone, shared = timeless(tmp_path / "one"), timeless(tmp_path / "two")
+    assert len(alone) == 3  # before, the round, after
+    for expected, found in zip(alone, shared, strict=True):
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 def test_what_a_run_leaves(base, tmp_path):
