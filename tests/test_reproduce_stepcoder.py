@@ -2,17 +2,29 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import jax
+import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 from typer.testing import CliRunner
 
 from jaxmoe import params
+from jaxmoe.tokenizer import load_tokenizer
+from rl.ppo import KLConfig
+from rl.problems import Problem
+from rl.rollouts import Graded
+from rl.trajectory import Outcomes
 from training import config as configs
 from training import ppo, reproduce
 from training.__main__ import app
+from training.model import load_model
+from training.ppo_problems import EmbeddedConfig, ProblemsConfig
 from training.run import Finished
-from training.studies import stepcoder, stepcoder_page, stepcoder_summary
+from training.studies import stepcoder, stepcoder_gradient, stepcoder_page, stepcoder_summary
 from training.studies.cells import StoppedError
 from training.studies.stepcoder import StepcoderConfig
 from training.studies.stepcoder_summary import PACE, Run
@@ -124,13 +136,44 @@ def test_no_result_yet_still_makes_a_page():
     assert page.card["runs a row and regime"] == "none yet"
 
 
+# gradients
+
+
+def test_fewer_tests_are_nested_and_keep_their_answers():
+    problem = Problem("p", "", inputs=[[n] for n in range(9)], outputs=[n * n for n in range(9)])
+    one, four = (stepcoder_gradient.fewer(problem, tests, seed=3) for tests in (1, 4))
+    assert [given[0] ** 2 for given in four.inputs] == list(four.outputs)
+    assert (len(four.inputs), list(four.inputs[:1])) == (4, list(one.inputs))
+    others = {stepcoder_gradient.fewer(problem, 1, seed=seed).inputs[0][0] for seed in range(9)}
+    assert len(others) > 2
+
+
+def test_cosine():
+    assert stepcoder_gradient.cosine(np.array([1.0, 0.0]), np.array([3.0, 4.0])) == pytest.approx(0.6)
+    assert stepcoder_gradient.cosine(np.zeros(2), np.ones(2)) is None
+
+
+def test_gains_are_of_the_same_batch_and_intervals_over_bases():
+    """Base means .05 and .15: mean .1, t(.975, 1) = 12.7062, standard error .05."""
+
+    def base(*pairs):
+        rest = {"left_out": 0.25, "false_passes": None}
+        return {"batches": {"1": [{"plain": p, "masked": m, **rest} for p, m in pairs]}}
+
+    found = stepcoder_summary.gradients([base((0.1, 0.1), (0.2, 0.3)), base((0.1, 0.25), (None, 0.5))])["1"]
+    assert (found["gain"]["mean"], found["gain"]["n"]) == (0.1, 2)
+    assert found["gain"]["high"] == pytest.approx(0.1 + 12.7062 * 0.05, abs=1e-3)
+    assert found["left_out"]["mean"] == 0.25
+    assert found["false_passes"]["mean"] is None
+
+
 # the cells
 
 
 def test_rows_differ_in_curriculum_and_mask_alone():
     study = stepcoder.make(configs.load(StepcoderConfig, FILE), Path("unused"))
     cells = {cell.name: dict(cell.settings) for cell in study.cells({})}
-    assert len(cells) == 3 + 4 * 2 * 3
+    assert len(cells) == 3 + 4 * 2 * 3 + 3
     of = {row: cells[f"hard-{row}-s1"] for row in study.config.rows}
     assert {row: (s.pop("curriculum"), s.pop("mask")) for row, s in of.items()} == {
         "ppo": ("none", "response"),
@@ -189,6 +232,7 @@ ppo: {folder}/ppo.yaml
 scale: 0.01
 bases: 1
 seeds: 1
+gradient: {{tests: [1, 0], batches: 1, reference: 1, problems: {{embedded: {{count: 6, tests: 12}}}}}}
 rows:
   ppo: {{label: PPO}}
   stepcoder: {{label: StepCoder, curriculum: cccs, mask: fgo}}
@@ -239,28 +283,65 @@ def test_a_plumbing_run_says_so_on_its_page(plumbing):
     assert "Plumbing run at scale 0.01" in page
     assert "no interval" in page
     found = json.loads((plumbing / "out" / "stepcoder.json").read_text())
-    assert found["run"]["cells"] == "3 of 3"
+    assert found["run"]["cells"] == "4 of 4"
     rows = found["regimes"]["mixture"]["rows"]
     assert rows["ppo"]["measured"] == [0, 2]
     assert len(rows["ppo"]["rounds"]["reward"]) == 2
     assert rows["ppo"]["rounds"]["masked_share"] == [0.0, 0.0]
     assert rows["ppo"]["stages"] == {}
     assert sum(shares[0] for shares in rows["stepcoder"]["stages"].values()) == pytest.approx(1)
+    assert found["gradient"]["1"]["false_passes"]["n"] <= 1
+    assert 0 <= found["gradient"]["1"]["left_out"]["mean"] < 1
+    assert "The gradient" in page
     drawn = {path.stem for path in (plumbing / "out" / "figures").glob("*.svg")}
     assert drawn == {"stepcoder_curves", "stepcoder_stages", "stepcoder_practice"}
+
+
+def test_the_gradient_is_that_of_the_policys_objective(plumbing, monkeypatch):
+    """−Σ m A log π / Σ m, differentiated directly; A is a reward less the other of its prompt."""
+    monkeypatch.setattr("training.distributed.MeshConfig.make", lambda self: params.single_device_mesh())
+    export = next((plumbing / "out" / "bases").glob("*/export"))
+    config = configs.load(ppo.PpoConfig, plumbing / "ppo.yaml", [f"base={export}", "algorithm=rloo"])
+    config = replace(config, ppo=replace(config.ppo, kl=KLConfig(coefficient=0.0)))
+    problems = stepcoder.embedded(ProblemsConfig(embedded=EmbeddedConfig(count=6)))[0]
+    batches = stepcoder_gradient._Batches(config, load_tokenizer(config.base), problems)
+    sampled = batches.sample(0)
+    rollout = sampled.rollout
+    every_third = np.arange(rollout.responses_BW.shape[1]) % 3 == 0
+    mask: Any = np.where(every_third, np.float32(0), np.asarray(rollout.response_mask_BW))
+    rewards: Any = np.asarray([1.0, -0.3, -0.6, 1.0], np.float32)
+    graded = Graded(Outcomes(rewards, mask), np.zeros(4), {}, (0.0, 0.0), 0.0)
+    found = batches.gradient(sampled, graded, masked=True)
+
+    model = load_model(
+        config.base, config.adapter, config.experts, config.lora, config.mesh.make(), seed=config.seed
+    )
+    agent, weights, _ = ppo.make_agent(config, model)
+    advantages = np.asarray([1.3, -1.3, -1.6, 1.6], np.float32)[:, None]
+
+    def objective(policy):
+        states = agent.states(policy, weights.frozen, rollout)
+        logprobs = agent.token_scores(policy, weights.frozen, states, rollout).logprob_BT
+        return -(mask * advantages * logprobs).sum() / mask.sum()
+
+    direct = ravel_pytree(jax.grad(objective)(model.lm.weights.trainable))[0]
+    assert np.linalg.norm(direct) > 0
+    np.testing.assert_allclose(found, direct, rtol=1e-3, atol=1e-5 * float(np.abs(direct).max()))
+    whole = batches.gradient(sampled, graded, masked=False)
+    assert (stepcoder_gradient.cosine(whole, found) or 0.0) < 0.999
 
 
 def test_runs_leave_a_small_file_and_no_folder(plumbing):
     assert not list((plumbing / "out" / "running").iterdir())
     cells = list((plumbing / "out" / "cells" / "stepcoder").glob("*.json"))
-    assert len(cells) == 3
+    assert len(cells) == 4
     assert max(path.stat().st_size for path in cells) < 10_000
 
 
 def test_the_same_command_runs_nothing_again(plumbing, monkeypatch, capsys):
     monkeypatch.setattr(stepcoder.StepcoderStudy, "run", None)  # a call would fail
     assert reproduce.main("stepcoder", plumbing / "out", plumbing / "stepcoder.yaml", [])
-    assert "3 cells are done already" in capsys.readouterr().out
+    assert "4 cells are done already" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from training.pretrain import main as pretrain
 from training.studies import stepcoder_page, stepcoder_summary
 from training.studies.cells import Cell, Result, Results, Stopped, StoppedError, digest
 from training.studies.page import Page
+from training.studies.stepcoder_gradient import GradientConfig, measure
 from training.studies.stepcoder_summary import Run
 
 # what is kept of every round
@@ -42,6 +43,8 @@ KEPT = (
     "share_runtime_error",
     "share_compile_error",
 )
+# what gradients depend on, of the PPO config
+POLICY = ("adapter", "base_dtype", "experts", "lora", "rollout", "sandbox", "ppo", "forward")
 # what a result does not depend on
 INCIDENTAL = ("output", "base", "resume", "export", "watch", "checkpoint", "distributed")
 
@@ -88,7 +91,9 @@ class StepcoderConfig:
       rounds: of rollouts; null takes those of `ppo`.
       every: rounds between two measurements on the held-out problems.
       limit: held-out problems at most; null takes all.
-      scale: share of pretraining steps, rounds and held-out problems; below 1 only the plumbing is tried.
+      gradient: the mask's effect on the gradient, measured at every base.
+      scale: share of pretraining steps, rounds, batches and held-out problems; below 1 only the plumbing
+        is tried.
     """
 
     __pydantic_config__ = configs.STRICT
@@ -102,6 +107,7 @@ class StepcoderConfig:
     rounds: int | None = None
     every: int = 8
     limit: int | None = None
+    gradient: GradientConfig = field(default_factory=GradientConfig)
     scale: float = 1.0
 
     def __post_init__(self) -> None:
@@ -142,7 +148,7 @@ class StepcoderStudy:
     # the cells
 
     def cells(self, results: Results) -> list[Cell]:
-        """Seed by seed: its base, then every row in every regime."""
+        """Seed by seed: its base, then every row in every regime; then the gradients at every base."""
         config, cells = self.config, []
         for seed in range(config.seeds):
             if seed < config.bases:
@@ -150,7 +156,18 @@ class StepcoderStudy:
                 cells.append(Cell(f"base{seed}", settings, f"base {seed}: pretraining", 130 * config.scale))
             for regime in config.regimes:
                 cells += [self._run_cell(row, regime, seed) for row in config.rows]
-        return cells
+        return cells + [self._gradient_cell(number) for number in range(min(config.bases, config.seeds))]
+
+    def _gradient_cell(self, number: int) -> Cell:
+        found = configs.to_dict(self._shared)
+        settings = {key: found[key] for key in POLICY}
+        settings |= {"base": self._base_settings(number), "gradient": configs.to_dict(self._gradient)}
+        return Cell(f"gradient{number}", settings, f"gradients at base {number}", 240 * self.config.scale)
+
+    @cached_property
+    def _gradient(self) -> GradientConfig:
+        found, scaled = self.config.gradient, self.config.scaled
+        return replace(found, batches=scaled(found.batches), reference=scaled(found.reference))
 
     def _run_cell(self, row: str, regime: str, seed: int) -> Cell:
         found = configs.to_dict(self._ppo_config(row, regime, seed))
@@ -202,6 +219,10 @@ class StepcoderStudy:
         """Pretrains a base, or runs PPO from one; a run that was stopped goes on where it was."""
         if cell.name.startswith("base"):
             return {"steps": self._pretrained(int(cell.name.removeprefix("base")))}
+        if cell.name.startswith("gradient"):
+            number = int(cell.name.removeprefix("gradient"))
+            config = replace(self._shared, seed=number, base=str(self._export(number)))
+            return measure(config, self._gradient, stopped)
         regime, row, seed = cell.name.rsplit("-", 2)
         return self._run_ppo(cell, row, regime, int(seed[1:]))
 
@@ -214,11 +235,15 @@ class StepcoderStudy:
             raise StoppedError
         return done.step
 
-    def _run_ppo(self, cell: Cell, row: str, regime: str, seed: int) -> Result:
-        number = seed % self.config.bases
+    def _export(self, number: int) -> Path:
+        """A base, made again if its cell is done and its folder was deleted."""
         export = self._base_folder(number) / "export"
-        if not export.exists():  # the base's cell is done, its folder was deleted
+        if not export.exists():
             self._pretrained(number)
+        return export
+
+    def _run_ppo(self, cell: Cell, row: str, regime: str, seed: int) -> Result:
+        export = self._export(seed % self.config.bases)
         folder = self._out / "running" / cell.file.removesuffix(".json")
         config = replace(self._ppo_config(row, regime, seed), base=str(export), output=str(folder))
         if not ppo.main(config).finished:
@@ -228,7 +253,12 @@ class StepcoderStudy:
         return result
 
     def describe(self, cell: Cell, result: Result) -> str:
-        """Held-out pass@1 at the start and at the end."""
+        """Held-out pass@1 at the start and at the end, or cosines of the gradients."""
+        if "batches" in result:
+            few = str(self._gradient.tests[0])
+            found = stepcoder_summary.gradients([result])[few]
+            plain, masked = (found[key]["mean"] for key in ("plain", "masked"))
+            return f"cosine with {few} tests: {plain} without the mask, {masked} with it"
         if "held_out" not in result:
             return f"{result['steps']} steps"
         first, last = result["held_out"][0], result["held_out"][-1]
@@ -253,7 +283,7 @@ class StepcoderStudy:
         """See `stepcoder_summary`."""
         runs = []
         for cell in self.cells(results):
-            if cell.name in results and not cell.name.startswith("base"):
+            if cell.name in results and not cell.name.startswith(("base", "gradient")):
                 regime, row, seed = cell.name.rsplit("-", 2)
                 runs.append(Run(row, regime, int(seed[1:]), results[cell.name]))
         config, base = self.config, self._base_config(0)
@@ -266,6 +296,7 @@ class StepcoderStudy:
             "base": {"model": configs.to_dict(base)["model"], "steps": base.steps},
             "sizes": self._sizes,
             "seeds": sorted({run.seed for run in runs}),
+            "gradient": stepcoder_summary.gradients([r for r in results.values() if "batches" in r]),
             **stepcoder_summary.summarise(runs, list(config.rows), list(config.regimes)),
         }
 

@@ -53,6 +53,8 @@ def page(title: str, summary: Summary) -> Page:
     if summary["regimes"]:
         sections = [*(_verdicts(summary, name) for name in summary["regimes"]), *sections]
         sections += [_results(summary), _practice(summary)]
+    if summary["gradient"]:
+        sections.append(_gradient(summary))
     sections.append(_paper(summary))
     return Page(title, question, _card(summary), sections, warning)
 
@@ -191,6 +193,43 @@ def _practice(summary: Summary) -> Section:
 def _share(values: Sequence[float | None]) -> str:
     kept = [value for value in values if value is not None]
     return f"{100 * sum(kept) / len(kept):.1f}" if kept else "–"
+
+
+def _gradient(summary: Summary) -> Section:
+    settings, verdicts, rows = summary["settings"]["gradient"], [], []
+    for tests, found in summary["gradient"].items():
+        named = "all tests" if tests == "0" else f"{tests} test{'s' * (tests != '1')}"
+        shown = (_plain(found["plain"]), _plain(found["masked"]), _plain(found["gain"], signed=True))
+        rows.append([named, *shown, points(found["left_out"]), points(found["false_passes"])])
+        if tests != "0":
+            claim = f"The mask brings a batch's gradient closer to the reference, with {named}"
+            said = f"cosine {shown[2]}, {found['gain']['n']} bases"
+            verdicts.append(Verdict(claim, judged(found["gain"]), said))
+    text = (
+        "At a base, before any practice: the policy gradient of a batch graded with few tests, with the mask "
+        "and without, against a reference, the mean gradient of other batches graded with about "
+        f"{settings['problems']['embedded']['tests']} tests and no mask. Advantages compare the samples of a "
+        f"prompt. Up to {settings['batches']} batches against up to {settings['reference']} a base; "
+        "intervals are over bases."
+    )
+    columns = [
+        "tests",
+        "cosine, no mask",
+        "cosine, mask",
+        "difference",
+        "tokens left out, %",
+        "false passes, %",
+    ]
+    caption = "Cosine with the reference; false passes are passing programs that fail one of all tests"
+    return Section("The gradient", [text], verdicts=verdicts, tables=[Table(caption, columns, rows)])
+
+
+def _plain(score: Mapping[str, Any], *, signed: bool = False) -> str:
+    if score["mean"] is None:
+        return "–"
+    sign = "+" if signed else ""
+    ends = "" if score["low"] is None else f" [{score['low']:{sign}.3f}, {score['high']:{sign}.3f}]"
+    return f"{score['mean']:{sign}.3f}{ends}"
 
 
 def _paper(summary: Summary) -> Section:

@@ -116,3 +116,29 @@ def differences(rows: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
             change = [run.value(what) - was for (_, run), was in zip(pairs, before, strict=True)]
             out.append({"a": a, "b": b, "what": what, **interval(change)})
     return out
+
+
+def gradients(measured: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By number of tests (0 is all): the means over the batches of a base, with intervals over bases.
+
+    `gain` is the cosine with the mask less that without, of the same batch.
+    """
+    out: dict[str, dict[str, Any]] = {}
+    for tests in measured[0]["batches"] if measured else ():
+        bases = [
+            [
+                {key: np.nan if v is None else v for key, v in batch.items()}
+                for batch in base["batches"][tests]
+            ]
+            for base in measured
+        ]
+        for base in bases:
+            for batch in base:
+                batch["gain"] = batch["masked"] - batch["plain"]
+        out[tests] = {key: interval([_mean(base, key) for base in bases]) for key in bases[0][0]}
+    return out
+
+
+def _mean(batches: Sequence[Mapping[str, float]], key: str) -> float:
+    kept = [batch[key] for batch in batches if np.isfinite(batch[key])]
+    return float(np.mean(kept)) if kept else np.nan
