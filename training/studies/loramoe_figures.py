@@ -60,7 +60,7 @@ def volumes(summary: Summary) -> Picture:
             axis.axhline(before, color="#555", linestyle="--", linewidth=1, label="base")
         axis.set(xscale="log", xlabel="instruction samples", title=title, ylim=(-3, 103))
     axes[0].set_ylabel("right, %")
-    _legend(figure, axes[0], 6)
+    _legend(figure, axes[0], 4)
     return Picture(
         "loramoe_volume",
         "Knowledge and downstream accuracy against the volume of instructions: means over runs, bands "
