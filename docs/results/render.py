@@ -100,8 +100,35 @@ def null_study() -> str:
     return "\n".join(lines)
 
 
+def study() -> str:
+    """The LoRAMoE study at its largest volume, and the differences at equal task accuracy."""
+    found = read("reproduce/loramoe/loramoe.json")
+    lines = [
+        "| after {:,} samples, % [95 % interval over runs] | facts completed | facts asked | tasks |".format(
+            found["volumes"][-1]
+        ),
+        "|---|---|---|---|",
+    ]
+
+    def cell(point: dict[str, float]) -> str:
+        return f"{point['mean'] * 100:.0f} [{point['low'] * 100:.0f}, {point['high'] * 100:.0f}]"
+
+    for name, row in found["rows"].items():
+        cells = " | ".join(cell(row["curves"][what][-1]) for what in ("completed", "asked", "tasks"))
+        lines.append(f"| {found['labels'][name]}, lr {row['rate']:g} | {cells} |")
+    run, sizes = found["run"], found["sizes"]
+    runs = next(iter(found["rows"].values()))
+    lines.append(
+        f"\n{len(runs['seeds'])} seeds on each of {len(runs['bases'])} bases; {sizes['completed']} facts that "
+        f"no instruction asks, {sizes['tasks']} tasks. `{run['command']}`, {run['date']}, "
+        f"{run['minutes']:.0f} min without the bases' own training, on {run['machine']}, beside other work."
+    )
+    return "\n".join(lines)
+
+
 TABLES = {
     "docs/results/demo.json": demo,
+    "docs/results/reproduce/loramoe/loramoe.json": study,
     "docs/results/ppo_quickstart.json": quickstart,
     "docs/results/null_study.json": null_study,
     "docs/results/plan_llama2_7b_*.json": plans,
