@@ -119,8 +119,8 @@ def study() -> str:
     run, sizes = found["run"], found["sizes"]
     runs = next(iter(found["rows"].values()))
     lines.append(
-        f"\n{len(runs['seeds'])} seeds on each of {len(runs['bases'])} bases; {sizes['completed']} facts that "
-        f"no instruction asks, {sizes['tasks']} tasks. `{run['command']}`, {run['date']}, "
+        f"\n{len(runs['seeds'])} seeds on each of {len(runs['bases'])} bases; {sizes['completed']} facts "
+        f"that no instruction asks, {sizes['tasks']} tasks. `{run['command']}`, {run['date']}, "
         f"{run['minutes']:.0f} min without the bases' own training, on {run['machine']}, beside other work."
     )
     return "\n".join(lines)
