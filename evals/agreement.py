@@ -117,6 +117,8 @@ def icc_table(ratings: npt.ArrayLike, *, confidence: float = 0.95) -> pd.DataFra
         rows[form] = {**_icc_row(form, ms, n, k, confidence), "n": n, "k": k, "reason": ""}
         if math.isnan(rows[form]["icc"]):
             rows[form]["reason"] = "the subjects do not differ: 0 divided by 0"
+        elif math.isnan(rows[form]["low"]) and form == "ICC2":
+            rows[form]["reason"] = "no interval: its approximate degrees of freedom are next to none"
     return pd.DataFrame(rows).T
 
 
@@ -145,7 +147,11 @@ def _icc_row(form: str, ms: MeanSquares, n: int, k: int, confidence: float) -> d
 def _absolute_interval(
     icc2: float, r: float, c: float, e: float, n: int, k: int, tail: float
 ) -> tuple[float, float]:
-    """McGraw & Wong's interval of ICC(A,1), with Satterthwaite's degrees of freedom."""
+    """McGraw & Wong's interval of ICC(A,1), with Satterthwaite's degrees of freedom.
+
+    NaN where that approximation breaks down: with almost no degrees of freedom, as for subjects that differ
+    less than the residual, its interval does not even hold the estimate.
+    """
     a = k * icc2 / (n * (1 - icc2)) if icc2 < 1 else math.inf
     b = 1 + k * icc2 * (n - 1) / (n * (1 - icc2)) if icc2 < 1 else math.inf
     if math.isinf(a) or (a * c + b * e) == 0:
@@ -155,8 +161,12 @@ def _absolute_interval(
     f_low, f_high = stats.f.ppf(tail, n - 1, v), stats.f.ppf(tail, v, n - 1)
     # with few degrees of freedom the quantiles are infinite; over them, their inverses are zero
     low = _ratio(n * (r / f_low - e), spread + n * r / f_low)
-    high = _ratio(n * (r - e / f_high), spread / f_high + n * r)
-    return low, high
+    high = (
+        _ratio(n * (r * f_high - e), spread + n * r * f_high)
+        if f_high < 1
+        else _ratio(n * (r - e / f_high), spread / f_high + n * r)
+    )
+    return (low, high) if low <= icc2 <= high else (math.nan, math.nan)
 
 
 def _ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> float:

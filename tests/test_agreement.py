@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from evals import agreement, measurement_error
@@ -136,7 +136,18 @@ def test_lengthening_undoes_spearman_brown(golden):
     )
 
 
+def test_an_interval_that_would_not_hold_its_estimate_is_none():
+    """Subjects that differ far less than the residual: Satterthwaite's degrees of freedom are 0.0004."""
+    table = agreement.icc_table(np.random.default_rng(946).normal(size=(3, 3)))
+    assert table.loc["ICC2", "icc"] == pytest.approx(-0.6625, abs=1e-4)
+    assert math.isnan(table.loc["ICC2", "low"])
+    assert math.isnan(table.loc["ICC2", "high"])
+    assert "no interval" in table.loc["ICC2", "reason"]
+    assert table.loc["ICC3", "low"] < table.loc["ICC3", "icc"] < table.loc["ICC3", "high"]
+
+
 @given(st.integers(3, 20), st.integers(2, 6), st.integers(0, 2**32 - 1))
+@example(3, 3, 946)
 @settings(max_examples=40, deadline=None)
 def test_one_way_icc_counts_a_shift_of_a_rater_as_error(n, k, seed):
     data = np.random.default_rng(seed).normal(size=(n, k))
