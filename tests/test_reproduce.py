@@ -23,7 +23,7 @@ from training.batch import BatchConfig
 from training.model import Model, new_model
 from training.optimizer import OptimizerConfig
 from training.step import StepConfig
-from training.studies import greedy, loramoe, loramoe_page, loramoe_summary, stepcoder_page, tuning
+from training.studies import greedy, intervals, loramoe, loramoe_page, loramoe_summary, stepcoder_page, tuning
 from training.studies.cells import Cell, StoppedError, Store, finished, run_cells
 from training.studies.loramoe_summary import Run, Runs
 
@@ -224,12 +224,12 @@ def test_routing_tells_the_first_half_of_the_experts_by_task():
     ],
 )
 def test_verdicts_follow_from_the_interval(low, high, outcome):
-    assert loramoe_page.judged({"mean": 0.0, "low": low, "high": high, "n": 1}) == outcome
+    assert intervals.judged({"mean": 0.0, "low": low, "high": high, "n": 1}) == outcome
 
 
 def test_one_run_has_no_interval():
-    assert loramoe_summary.interval([0.5]) == {"mean": 0.5, "low": None, "high": None, "n": 1}
-    assert loramoe_summary.interval([])["mean"] is None
+    assert intervals.interval([0.5]) == {"mean": 0.5, "low": None, "high": None, "n": 1}
+    assert intervals.interval([])["mean"] is None
 
 
 # fine-tuning

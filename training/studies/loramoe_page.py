@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from training.studies import loramoe_figures
+from training.studies.intervals import judged, points, whole
 from training.studies.loramoe_summary import CONSTRAINED, FREE, FULL, LORA, MATCHED, SAME_RATE
-from training.studies.page import Outcome, Page, Section, Table, Verdict
+from training.studies.page import Page, Section, Table, Verdict
 
 Summary = Mapping[str, Any]
 
@@ -68,15 +69,6 @@ def _card(summary: Summary) -> dict[str, str]:
 # verdicts
 
 
-def judged(difference: Mapping[str, Any] | None) -> Outcome:
-    """Shown where the whole interval lies above 0, refuted where it lies below, else not shown."""
-    if difference is None or difference["low"] is None:
-        return "not shown"
-    if difference["low"] > 0:
-        return "shown"
-    return "refuted at this scale" if difference["high"] < 0 else "not shown"
-
-
 def _verdicts(summary: Summary) -> Section:
     level = summary["level"]
     equal = "at equal downstream accuracy" + ("" if level is None else f" ({level:.2f})")
@@ -132,7 +124,7 @@ def _at_best_rate(summary: Summary, a: str, b: str) -> Verdict:
     text = "… and there with whichever of its rates is best for each"
     if None in best.values():
         return Verdict(text, "not shown", "no runs to compare yet")
-    said = f"{_whole(best[b], False)} against {_whole(best[a], False)} % of facts, one run each: no interval"
+    said = f"{whole(best[b], False)} against {whole(best[a], False)} % of facts, one run each: no interval"
     return Verdict(text, "not shown", said)
 
 
@@ -154,20 +146,6 @@ def _separated(summary: Summary, row: str, text: str, sign: float) -> Verdict:
         return Verdict(text, "not shown", "no runs yet")
     said = f"first half's share on questions − on tasks: {points(gap, signed=True)} points, {gap['n']} runs"
     return Verdict(text, judged(_signed(gap, sign)), said, "share (1 ∓ δ)/2: −10 or +10 points with δ = 0.1")
-
-
-def points(score: Mapping[str, Any], *, signed: bool = False) -> str:
-    """A score in percent with its interval, if there is one; that of a share ends at 0 and 100."""
-    if score["mean"] is None:
-        return "–"
-    if score["low"] is None:
-        return _whole(score["mean"], signed)
-    ends = [score[end] if signed else min(max(score[end], 0.0), 1.0) for end in ("low", "high")]
-    return f"{_whole(score['mean'], signed)} [{', '.join(_whole(end, signed) for end in ends)}]"
-
-
-def _whole(share: float, signed: bool) -> str:
-    return f"{round(100 * share):+d}" if signed else f"{round(100 * share)}"
 
 
 # design, results

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evals.uncertainty import Score, mean_score
+from training.studies.intervals import interval
 
 MEASURES = ("completed", "asked", "tasks")
 # rows of the comparison, as the claims name them
@@ -167,14 +167,6 @@ def differences(runs: Runs, level: float | None) -> list[dict[str, Any]]:
             change = [after - before for before, after in known]
             out.append({"a": a, "b": b, "what": f"{measure} at level", **interval(change)})
     return out
-
-
-def interval(values: Sequence[float]) -> dict[str, Any]:
-    """Mean with its 95 % t interval over runs as JSON: null where there is none, as with one run."""
-    kept = [value for value in values if math.isfinite(value)]
-    score: Score = mean_score(kept, interval="t")
-    numbers = {"mean": score.value, "low": score.low, "high": score.high}
-    return {k: round(v, 4) if math.isfinite(v) else None for k, v in numbers.items()} | {"n": len(kept)}
 
 
 def routing(runs: Sequence[Run]) -> dict[str, Any]:

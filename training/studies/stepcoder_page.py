@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from training.studies import stepcoder_figures
-from training.studies.loramoe_page import judged, points
+from training.studies.intervals import judged, points
 from training.studies.page import Page, Section, Table, Verdict
 from training.studies.stepcoder_summary import CCCS, FGO, PACE, PPO, START, STEPCODER
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from training.studies.loramoe_summary import interval
+from training.studies.intervals import interval
 
 # rows as the claims name them
 START, PPO, CCCS, FGO, STEPCODER = "start", "ppo", "cccs", "fgo", "stepcoder"

@@ -1,0 +1,40 @@
+"""Means over runs with their intervals: as JSON, as a verdict, in words; the same in every study."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evals.uncertainty import Score, mean_score
+from training.studies.page import Outcome
+
+
+def interval(values: Sequence[float]) -> dict[str, Any]:
+    """Mean with its 95 % t interval over runs as JSON: null where there is none, as with one run."""
+    kept = [value for value in values if math.isfinite(value)]
+    score: Score = mean_score(kept, interval="t")
+    numbers = {"mean": score.value, "low": score.low, "high": score.high}
+    return {k: round(v, 4) if math.isfinite(v) else None for k, v in numbers.items()} | {"n": len(kept)}
+
+
+def judged(difference: Mapping[str, Any] | None) -> Outcome:
+    """Shown where the whole interval lies above 0, refuted where it lies below, else not shown."""
+    if difference is None or difference["low"] is None:
+        return "not shown"
+    if difference["low"] > 0:
+        return "shown"
+    return "refuted at this scale" if difference["high"] < 0 else "not shown"
+
+
+def points(score: Mapping[str, Any], *, signed: bool = False) -> str:
+    """A score in percent with its interval, if there is one; that of a share ends at 0 and 100."""
+    if score["mean"] is None:
+        return "–"
+    if score["low"] is None:
+        return whole(score["mean"], signed)
+    ends = [score[end] if signed else min(max(score[end], 0.0), 1.0) for end in ("low", "high")]
+    return f"{whole(score['mean'], signed)} [{', '.join(whole(end, signed) for end in ends)}]"
+
+
+def whole(share: float, signed: bool) -> str:
+    """In percent."""
+    return f"{round(100 * share):+d}" if signed else f"{round(100 * share)}"
