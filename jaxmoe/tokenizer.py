@@ -7,6 +7,7 @@ target). Tokenizers are Hugging Face fast tokenizers throughout, so that a check
 """
 
 import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,6 +31,8 @@ CHAT_TEMPLATE = (
 )
 Messages = Sequence[Mapping[str, str]]  # [{"role": ..., "content": ...}, ...]
 GENERATION_MARKER = re.compile(r"{%-?\s*generation\s*-?%}")
+# transformers keeps one compiled template for all tokenizers, and in it the spans of the text it is rendering
+_TEMPLATE = threading.Lock()
 
 
 class Encoded(NamedTuple):
@@ -190,9 +193,7 @@ def encode_chat(tokenizer: "PreTrainedTokenizerBase", messages: Messages) -> Enc
             "the tokenizer has no chat template; put chat_template.jinja into its folder or use instructions"
         )
     if GENERATION_MARKER.search(template):
-        out: Any = tokenizer.apply_chat_template(
-            [dict(m) for m in messages], tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-        )
+        out = _apply_template(tokenizer, messages, return_assistant_tokens_mask=True)
         ids, mask = np.asarray(out["input_ids"], np.int32), np.asarray(out["assistant_masks"], np.float32)
     else:
         ids = np.asarray(_rendered(tokenizer, messages), np.int32)
@@ -250,13 +251,16 @@ def _eos(tokenizer: "PreTrainedTokenizerBase") -> int:
 def _rendered(
     tokenizer: "PreTrainedTokenizerBase", messages, add_generation_prompt: bool = False
 ) -> list[int]:
-    out: Any = tokenizer.apply_chat_template(
-        [dict(m) for m in messages],
-        tokenize=True,
-        return_dict=True,
-        add_generation_prompt=add_generation_prompt,
+    return list(
+        _apply_template(tokenizer, messages, add_generation_prompt=add_generation_prompt)["input_ids"]
     )
-    return list(out["input_ids"])
+
+
+def _apply_template(tokenizer: "PreTrainedTokenizerBase", messages: Messages, **options: bool) -> Any:
+    with _TEMPLATE:
+        return tokenizer.apply_chat_template(
+            [dict(m) for m in messages], tokenize=True, return_dict=True, **options
+        )
 
 
 def _spans_by_prefix(tokenizer: "PreTrainedTokenizerBase", messages, ids: np.ndarray) -> np.ndarray:

@@ -1,5 +1,8 @@
 """Tokenizer: bytes survive, files round-trip, and exactly the answer counts in the loss."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -137,6 +140,30 @@ def test_generation_prompt_is_a_prefix_of_the_whole(bpe):
 def test_masks_that_cannot_be_trusted_are_errors(with_template, template, complaint):
     with pytest.raises(ValueError, match=complaint):
         tok.encode_chat(with_template(template), TALK)
+
+
+@pytest.fixture
+def hasty_threads():
+    """Threads take turns as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize("template", [tok.CHAT_TEMPLATE, PLAIN_TEMPLATE])
+def test_threads_encode_chats_as_one_thread_does(with_template, template, hasty_threads):
+    """Training rows are encoded ahead while others are; the library's renderer serves one at a time."""
+    bpe = with_template(template)
+    want, long = tok.encode_chat(bpe, TALK), TALK * 40
+    want_long = tok.encode_chat(bpe, long)
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda i: tok.encode_chat(bpe, long if i % 2 else TALK), range(80)))
+        prompts = set(pool.map(lambda _: tuple(tok.encode_chat_prompt(bpe, TALK)), range(40)))
+    for i, encoded in enumerate(got):
+        np.testing.assert_array_equal(encoded.ids, (want_long if i % 2 else want).ids)
+        np.testing.assert_array_equal(encoded.loss_mask, (want_long if i % 2 else want).loss_mask)
+    assert len(prompts) == 1
 
 
 def test_chat_needs_a_template_and_an_answer(bpe, with_template):
