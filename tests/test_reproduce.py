@@ -23,7 +23,16 @@ from training.batch import BatchConfig
 from training.model import Model, new_model
 from training.optimizer import OptimizerConfig
 from training.step import StepConfig
-from training.studies import greedy, intervals, loramoe, loramoe_page, loramoe_summary, stepcoder_page, tuning
+from training.studies import (
+    greedy,
+    intervals,
+    loramoe,
+    loramoe_page,
+    loramoe_summary,
+    realbehavior_page,
+    stepcoder_page,
+    tuning,
+)
 from training.studies.cells import Cell, StoppedError, Store, finished, run_cells
 from training.studies.loramoe_summary import Run, Runs
 
@@ -387,7 +396,8 @@ def test_studies_are_announced_as_they_are_run():
 def test_filed_results_are_whole_and_still_make_their_page(path):
     summary = json.loads(path.read_text())
     assert summary["scale"] == 1
-    page = {"loramoe": loramoe_page, "stepcoder": stepcoder_page}[summary["study"]].page("title", summary)
+    pages = {"loramoe": loramoe_page, "stepcoder": stepcoder_page, "realbehavior": realbehavior_page}
+    page = pages[summary["study"]].page("title", summary)
     assert {picture.name for section in page.sections for picture in section.pictures} <= {
         figure.stem for figure in path.parent.glob("*.svg")
     }

@@ -190,16 +190,19 @@ def plan(
 STUDIES = (
     Command("training.studies.loramoe", "LoramoeConfig", "loramoe"),
     Command("training.studies.stepcoder", "StepcoderConfig", "stepcoder"),
+    Command("training.studies.realbehavior", "RealbehaviorConfig", "realbehavior"),
 )
 
 
 @app.command(
     cls=with_keys(*STUDIES),
-    help="Put a paper's claims to the test: loramoe, stepcoder, or all. Writes OUT/STUDY.json, figures and a "
-    "page; what is finished (OUT/cells) is not run again.",
+    help="Put a paper's claims to the test: loramoe, stepcoder, realbehavior, or all. Writes OUT/STUDY.json, "
+    "figures and a page; what is finished (OUT/cells) is not run again.",
 )
 def reproduce(
-    study: Annotated[str, typer.Argument(help="loramoe, stepcoder, or all.", show_default=False)],
+    study: Annotated[
+        str, typer.Argument(help="loramoe, stepcoder, realbehavior, or all.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="Folder for cells, results and pages.", show_default=False)],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Override keys of the study's file.")

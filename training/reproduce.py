@@ -38,6 +38,9 @@ class Entry(NamedTuple):
 STUDIES = {
     "loramoe": Entry("training.studies.loramoe", "LoramoeConfig", "configs/reproduce/loramoe.yaml"),
     "stepcoder": Entry("training.studies.stepcoder", "StepcoderConfig", "configs/reproduce/stepcoder.yaml"),
+    "realbehavior": Entry(
+        "training.studies.realbehavior", "RealbehaviorConfig", "configs/reproduce/realbehavior.yaml"
+    ),
 }
 
 

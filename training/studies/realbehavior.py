@@ -1,0 +1,297 @@
+"""RealBehavior's claims: are a model's answers to psychological tests to be believed, and does training drive
+characteristics away or restrict them? And ours beside them: is the judging itself sound?
+
+The models are those of the other two studies: bases, their fine-tunings at several volumes of instructions,
+and a code model on its way through reinforcement learning from tests, each trained again exactly as there.
+All of them, and respondents without a mind, answer the same questions as the same described people. Not one
+of these trainings aims at social values, as the paper's alignment does.
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jaxmoe import params
+from jaxmoe.config import ExpertConfig
+from jaxmoe.tokenizer import load_tokenizer
+from training import config as configs
+from training import ppo
+from training.checkpoint import CheckpointConfig, Checkpoints, structure
+from training.metrics import read_lines
+from training.model import LoraConfig, load_model
+from training.optimizer import OptimizerConfig
+from training.pretrain import main as pretrain
+from training.studies import realbehavior_page, realbehavior_summary
+from training.studies.cells import Cell, Result, Results, Stopped, StoppedError
+from training.studies.loramoe import LoramoeStudy
+from training.studies.loramoe_config import LoramoeConfig
+from training.studies.page import Page
+from training.studies.realbehavior_answers import Questionnaire, conclusions
+from training.studies.realbehavior_config import RealbehaviorConfig
+from training.studies.realbehavior_summary import REINFORCED, Run
+from training.studies.stepcoder import StepcoderConfig, StepcoderStudy, read_run
+from training.studies.tuning import Recipe
+
+# quiet seconds: to ask one model everything as 16 people, to judge one seed of a simulated respondent; what
+# training takes is told by the study that it is of
+ASKING, JUDGING = 12.0, 0.5
+
+
+def make(config: RealbehaviorConfig, out: Path) -> "RealbehaviorStudy":
+    """The study; its bases lie where the other studies have them."""
+    return RealbehaviorStudy(config, out)
+
+
+class RealbehaviorStudy:
+    """See `training.studies.cells.Study`."""
+
+    name = "realbehavior"
+    title = "RealBehavior: whether to believe a model's answers, and what training does to them"
+
+    def __init__(self, config: RealbehaviorConfig, out: Path):
+        self.config, self._out = config, out
+        tuning = configs.load(LoramoeConfig, Path(config.loramoe))
+        if unknown := [name for name in config.tuned if name not in tuning.rows]:
+            raise ValueError(f"tuned must name rows of {config.loramoe}; got {unknown[0]!r}")
+        self._loramoe = LoramoeStudy(replace(tuning, scale=config.scale), out)
+        coding, run = configs.load(StepcoderConfig, Path(config.stepcoder)), config.reinforced
+        if run.row not in coding.rows or run.regime not in coding.regimes:
+            raise ValueError(
+                f"reinforced.row and regime must be of {config.stepcoder}; got {run.row!r} and {run.regime!r}"
+            )
+        coding = replace(coding, scale=config.scale, rounds=run.rounds, every=run.every, limit=run.held_out)
+        self._stepcoder = StepcoderStudy(coding, out)
+
+    # the cells
+
+    def cells(self, results: Results) -> list[Cell]:
+        """A base and its fine-tunings, reinforcement learning, simulated respondents, then what repeats."""
+        config, base = self.config, range(self.config.bases)
+        cells = [self._base_cell(0), *(self._tuned_cell(row, 0, 0) for row in config.tuned)]
+        cells += [self._reinforced_cell(seed) for seed in range(config.reinforced.seeds)]
+        cells += [self._null_cell(name) for name in config.nulls]
+        cells += [self._base_cell(number) for number in base]
+        cells += [
+            self._tuned_cell(row, n, seed)
+            for seed in range(config.seeds)
+            for n in base
+            for row in config.tuned
+        ]
+        return list({cell.name: cell for cell in cells}.values())
+
+    def _base_cell(self, number: int) -> Cell:
+        settings = {"base": self._loramoe._base_settings(number), "asked": self._asked_settings}
+        there = (self._loramoe._base_folder(number) / "export").exists()
+        cost = self._asking + (0 if there else self._loramoe._base_cell(number).cost)
+        return Cell(
+            f"base{number}", settings, f"base {number}: {'' if there else 'pretraining, '}answers", cost
+        )
+
+    def _tuned_cell(self, row: str, base: int, seed: int) -> Cell:
+        tuned = self.config.tuned[row]
+        run = self._loramoe._tuned_cell(row, self._loramoe.config.rows[row], base, seed, tuned.rate)
+        kept = {key: value for key, value in run.settings.items() if key != "exam"}
+        settings = {"run": kept, "volumes": self.volumes, "asked": self._asked_settings}
+        share = self.volumes[-1] / self._loramoe.volumes[-1]
+        cost = run.cost * share + self._asking * len(self.volumes)
+        title = f"{tuned.label}, base {base}, seed {seed}: fine-tuning, answers"
+        return Cell(f"{row}-b{base}-s{seed}", settings, title, cost)
+
+    def _reinforced_cell(self, seed: int) -> Cell:
+        run = self.config.reinforced
+        cell = self._stepcoder._run_cell(run.row, run.regime, seed)
+        settings = {"run": dict(cell.settings), "asked": self._asked_settings}
+        rounds = int(cell.settings["rounds"])
+        cost = cell.cost + self._asking * (2 + (rounds - 1) // run.every)
+        title = f"{run.label}, seed {seed}: {rounds} rounds, answers"
+        return Cell(f"{REINFORCED}-s{seed}", settings, title, cost)
+
+    def _null_cell(self, name: str) -> Cell:
+        seeds = self.config.scaled(self.config.null_seeds)
+        settings = {"respondent": name, "seeds": seeds, "asked": self._asked_settings}
+        cost = JUDGING * seeds * self._people / 16
+        return Cell(f"null-{name}", settings, f"{name} respondent: {seeds} seeds", cost)
+
+    @property
+    def volumes(self) -> list[int]:
+        """When to ask, in samples."""
+        tuning = self._loramoe.config
+        return sorted({tuning.scaled(tuning.samples * times) for times in self.config.volumes})
+
+    @property
+    def _people(self) -> int:
+        return max(2, self.config.scaled(self.config.asked.personas))
+
+    @property
+    def _asking(self) -> float:
+        return ASKING * self._people / 16
+
+    @property
+    def _asked_settings(self) -> dict[str, Any]:
+        settings = configs.to_dict(self.config.asked) | {"personas": self._people}
+        return {key: value for key, value in settings.items() if key != "batch_size"}
+
+    # running them
+
+    def run(self, cell: Cell, stopped: Stopped) -> Result:
+        """Asks one base, one fine-tuning or one run of reinforcement learning on its way, or one null."""
+        if cell.name.startswith("null-"):
+            return self._questionnaire.of_simulated(
+                cell.settings["respondent"], cell.settings["seeds"], stopped
+            )
+        if cell.name.startswith("base"):
+            return self._run_base(int(cell.name.removeprefix("base")))
+        if cell.name.startswith(f"{REINFORCED}-"):
+            return self._run_reinforced(cell, int(cell.name.rpartition("-s")[2]), stopped)
+        row, base, seed = cell.name.rsplit("-", 2)
+        return {"snapshots": list(self._run_tuned(row, int(base[1:]), int(seed[1:]), stopped))}
+
+    @cached_property
+    def _questionnaire(self) -> Questionnaire:
+        return Questionnaire(self.config.asked, self._people)
+
+    def _base_export(self, number: int) -> str:
+        """A base of the LoRAMoE study, pretrained here if that has not been run."""
+        folder = self._loramoe._base_folder(number)
+        if not (folder / "export").exists():
+            done = pretrain(replace(self._loramoe._base_config(number), output=str(folder)))
+            if not done.finished:
+                raise StoppedError
+        return str(folder / "export")
+
+    def _run_base(self, number: int) -> Result:
+        export = self._base_export(number)
+        mesh = self._loramoe._tuner.mesh
+        lm = load_model(export, "none", ExpertConfig(), LoraConfig(), mesh).lm
+        return {"snapshots": [{"at": 0, **self._questionnaire.of_model(lm, load_tokenizer(export))}]}
+
+    def _run_tuned(self, name: str, base: int, seed: int, stopped: Stopped) -> Iterator[Result]:
+        study, row = self._loramoe, self._loramoe.config.rows[name]
+        export = self._base_export(base)
+        warmup = study.config.scaled(study.config.warmup_steps)
+        for snapshot in study._tuner.run(
+            export,
+            Recipe(row.adapter, row.experts, row.lora, row.balance),
+            study._data(base, seed, study._share(row)),
+            OptimizerConfig(lr=self.config.tuned[name].rate, schedule="constant", warmup_steps=warmup),
+            self.volumes,
+            seed=seed,
+            stopped=stopped,
+        ):
+            answers = self._questionnaire.of_model(snapshot.lm, load_tokenizer(export))
+            yield {"at": snapshot.volume, **answers}
+
+    def _run_reinforced(self, cell: Cell, seed: int, stopped: Stopped) -> Result:
+        """Its policy as every checkpoint has it; a run that was stopped goes on where it was."""
+        run, study = self.config.reinforced, self._stepcoder
+        export = str(study._export(seed % study.config.bases))
+        folder = self._out / "running" / cell.file.removesuffix(".json")
+        rounds = int(cell.settings["run"]["rounds"])
+        saving = CheckpointConfig(every=run.every, keep=rounds)
+        config = study._ppo_config(run.row, run.regime, seed)
+        config = replace(config, base=export, output=str(folder), checkpoint=saving)
+        if not ppo.main(config).finished:
+            raise StoppedError
+        snapshots = list(self._policies(config, folder, stopped))
+        held_out = read_run(read_lines(folder / "metrics.jsonl"))["held_out"]
+        shutil.rmtree(folder)
+        return {"snapshots": snapshots, "held_out": held_out}
+
+    def _policies(self, config: ppo.PpoConfig, folder: Path, stopped: Stopped) -> Iterator[Result]:
+        """Answers before the first round, and of the policy in every checkpoint."""
+        mesh, tokenizer = config.mesh.make(), load_tokenizer(config.base)
+        model = load_model(
+            config.base,
+            config.adapter,
+            config.experts,
+            config.lora,
+            mesh,
+            seed=config.seed,
+            base_dtype=config.base_dtype,
+        )
+        weights = model.lm.weights
+        like = structure(weights.trainable, params.shardings(model.abstract, mesh, model.train)[0])
+        checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
+        yield {"at": 0, **self._questionnaire.of_model(model.lm, tokenizer)}
+        for step in checkpoints.steps():
+            if stopped():
+                raise StoppedError
+            policy = weights._replace(trainable=checkpoints.trainable(step, like))
+            answers = self._questionnaire.of_model(replace(model.lm, weights=policy), tokenizer)
+            yield {"at": step, **answers}
+        checkpoints.close()
+
+    def describe(self, cell: Cell, result: Result) -> str:
+        """How many constructs may be believed."""
+        if cell.name.startswith("null-"):
+            counts = {
+                verdict: sum(seed.get(verdict, 0) for seed in result["conclusions"])
+                for verdict in ("faithful", "undetermined", "not faithful")
+            }
+        else:
+            found = list(conclusions(result["snapshots"][-1]["verdicts"]).values())
+            counts = {verdict: found.count(verdict) for verdict in dict.fromkeys(found)}
+        return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+
+    # what they say
+
+    def summary(self, results: Results) -> dict[str, Any]:
+        """See `realbehavior_summary`."""
+        runs, nulls = [], {}
+        for cell in self.cells(results):
+            result = results.get(cell.name)
+            if result is None or cell.name.startswith("base"):
+                continue
+            if cell.name.startswith("null-"):
+                nulls[cell.name.removeprefix("null-")] = result
+                continue
+            row, _, seed = cell.name.rpartition("-s")
+            if row == REINFORCED:
+                runs.append(Run(REINFORCED, int(seed), int(seed), result["snapshots"]))
+                continue
+            row, _, base = row.rpartition("-b")
+            if f"base{base}" in results:
+                first = results[f"base{base}"]["snapshots"]
+                runs.append(Run(row, int(base), int(seed), [*first, *result["snapshots"]]))
+        bases = {
+            number: results[f"base{number}"]["snapshots"][0]
+            for number in range(self.config.bases)
+            if f"base{number}" in results
+        }
+        held_out = [results[name]["held_out"] for name in results if name.startswith(f"{REINFORCED}-")]
+        found = realbehavior_summary.summarise(bases, runs, nulls, self._questionnaire.key)
+        return self._about() | found | {"held_out": held_out[:1]}
+
+    def _about(self) -> dict[str, Any]:
+        """What a reader must know of the design."""
+        config = self.config
+        bases = {"text": self._loramoe._base_config(0), "code": self._stepcoder._base_config(0)}
+        questions = self._questionnaire
+        return {
+            "scale": config.scale,
+            "settings": configs.to_dict(config),
+            "labels": {n: t.label for n, t in config.tuned.items()} | {REINFORCED: config.reinforced.label},
+            "models": {
+                name: {
+                    "layers": base.model.num_layers,
+                    "width": base.model.hidden_size,
+                    "length": base.data.length,
+                }
+                for name, base in bases.items()
+                if base.model is not None
+            },
+            "sizes": {
+                "people": self._people,
+                "conditions": questions.design.conditions // self._people,
+                "items": sum(len(battery.entries) for battery in questions.batteries),
+            },
+            "instruments": [one.title for one in questions.instruments],
+            "once": self._loramoe.config.samples,
+        }
+
+    def page(self, summary: Mapping[str, Any]) -> Page:
+        """See `realbehavior_page`."""
+        return realbehavior_page.page(self.title, summary)
