@@ -6,6 +6,8 @@ import re
 from itertools import islice
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 from typer.testing import CliRunner
 
@@ -49,6 +51,48 @@ SHAPE = ModelConfig(
     eos_token_id=1,
     pad_token_id=0,
 )
+
+
+# what cells share
+
+CACHE = "jax_compilation_cache_dir"
+
+
+def test_cells_share_what_they_compile(tmp_path):
+    """The second of two equal programs is read from the folder; afterwards nothing is kept any more."""
+    events: list[str] = []
+
+    def listen(event: str, **_: str | int) -> None:
+        events.append(event.rpartition("/")[2])
+
+    def program():
+        with jax.numpy_dtype_promotion("standard"):
+            return jax.jit(lambda x: jnp.sin(x) @ x * 1.25)(jnp.ones((8, 8))).block_until_ready()
+
+    jax.monitoring.register_event_listener(listen)
+    try:
+        with reproduce.compiled_kept(tmp_path):
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+            first = program()
+            assert "cache_hits" not in events
+            assert (first == program()).all()
+            assert "cache_hits" in events
+        events.clear()
+        program()
+        assert "cache_hits" not in events
+        assert any(tmp_path.iterdir())
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
+
+
+def test_a_folder_that_the_user_has_chosen_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "_update", lambda settings: pytest.fail(f"changed {settings}"))
+    jax.config.update(CACHE, str(tmp_path / "own"))
+    try:
+        with reproduce.compiled_kept(tmp_path / "other"):
+            assert getattr(jax.config, CACHE) == str(tmp_path / "own")
+    finally:
+        jax.config.update(CACHE, None)
 
 
 # greedy marks

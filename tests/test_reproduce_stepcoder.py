@@ -24,7 +24,7 @@ from training.__main__ import app
 from training.model import load_model
 from training.ppo_problems import EmbeddedConfig, ProblemsConfig
 from training.run import Finished
-from training.studies import stepcoder, stepcoder_gradient, stepcoder_page, stepcoder_summary
+from training.studies import stepcoder, stepcoder_gradient, stepcoder_page, stepcoder_sft, stepcoder_summary
 from training.studies.cells import StoppedError
 from training.studies.stepcoder import StepcoderConfig
 from training.studies.stepcoder_summary import PACE, Run
@@ -173,8 +173,11 @@ def test_gains_are_of_the_same_batch_and_intervals_over_bases():
 def test_rows_differ_in_curriculum_and_mask_alone():
     study = stepcoder.make(configs.load(StepcoderConfig, FILE), Path("unused"))
     cells = {cell.name: dict(cell.settings) for cell in study.cells({})}
-    assert len(cells) == 3 + 4 * 2 * 3 + 3
+    assert len(cells) == 3 + 5 * 2 * 3 + 3
     of = {row: cells[f"hard-{row}-s1"] for row in study.config.rows}
+    supervised = of.pop("sft")
+    assert supervised.pop("method") == "sft"
+    assert supervised == of["ppo"]
     assert {row: (s.pop("curriculum"), s.pop("mask")) for row, s in of.items()} == {
         "ppo": ("none", "response"),
         "cccs": ("cccs", "response"),
@@ -234,6 +237,7 @@ bases: 1
 seeds: 1
 gradient: {{tests: [1, 0], batches: 1, reference: 1, problems: {{embedded: {{count: 6, tests: 12}}}}}}
 rows:
+  sft: {{label: SFT, method: sft}}
   ppo: {{label: PPO}}
   stepcoder: {{label: StepCoder, curriculum: cccs, mask: fgo}}
 regimes:
@@ -283,12 +287,15 @@ def test_a_plumbing_run_says_so_on_its_page(plumbing):
     assert "Plumbing run at scale 0.01" in page
     assert "no interval" in page
     found = json.loads((plumbing / "out" / "stepcoder.json").read_text())
-    assert found["run"]["cells"] == "4 of 4"
+    assert found["run"]["cells"] == "5 of 5"
     rows = found["regimes"]["mixture"]["rows"]
     assert rows["ppo"]["measured"] == [0, 2]
     assert len(rows["ppo"]["rounds"]["reward"]) == 2
     assert rows["ppo"]["rounds"]["masked_share"] == [0.0, 0.0]
     assert rows["ppo"]["stages"] == {}
+    assert rows["sft"]["measured"] == [0, 2]
+    assert rows["sft"]["curves"]["all"][0] == rows["ppo"]["curves"]["all"][0]  # one base, one exam
+    assert rows["sft"]["tokens"]["mean"] > 0
     assert sum(shares[0] for shares in rows["stepcoder"]["stages"].values()) == pytest.approx(1)
     assert found["gradient"]["1"]["false_passes"]["n"] <= 1
     assert 0 <= found["gradient"]["1"]["left_out"]["mean"] < 1
@@ -331,17 +338,36 @@ def test_the_gradient_is_that_of_the_policys_objective(plumbing, monkeypatch):
     assert (stepcoder_gradient.cosine(whole, found) or 0.0) < 0.999
 
 
+def test_fine_tuning_is_on_what_follows_the_prompt(plumbing):
+    """The statement and the function's head are read, the rest of the solution and its end are learned."""
+    export = next((plumbing / "out" / "bases").glob("*/export"))
+    config = configs.load(ppo.PpoConfig, plumbing / "ppo.yaml", [f"base={export}"])
+    tokenizer = load_tokenizer(export)
+    row = stepcoder.programs.problems(1)[0]
+    problem = Problem(
+        "p", row["prompt"], starter_code=row["starter_code"], canonical_solution=row["canonical_solution"]
+    )
+    sample = stepcoder_sft.encoded(problem, config, tokenizer)
+    kept = sample.loss_mask > 0
+    assert sample.tokens[-1] == tokenizer.eos_token_id
+    learned, read = tokenizer.decode(sample.tokens[kept][:-1]), tokenizer.decode(sample.tokens[~kept])
+    head = row["starter_code"].rstrip()
+    assert (head + learned).split() == row["canonical_solution"].split()
+    assert read.strip().endswith(head)
+    assert row["prompt"] in read
+
+
 def test_runs_leave_a_small_file_and_no_folder(plumbing):
     assert not list((plumbing / "out" / "running").iterdir())
     cells = list((plumbing / "out" / "cells" / "stepcoder").glob("*.json"))
-    assert len(cells) == 4
+    assert len(cells) == 5
     assert max(path.stat().st_size for path in cells) < 10_000
 
 
 def test_the_same_command_runs_nothing_again(plumbing, monkeypatch, capsys):
     monkeypatch.setattr(stepcoder.StepcoderStudy, "run", None)  # a call would fail
     assert reproduce.main("stepcoder", plumbing / "out", plumbing / "stepcoder.yaml", [])
-    assert "4 cells are done already" in capsys.readouterr().out
+    assert "5 cells are done already" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ what an unbroken one would have done.
 import dataclasses
 import time
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +20,7 @@ from jaxmoe.sampling import Sampling
 from rl.agent import Agent, Weights
 from rl.critic import CriticParams
 from rl.ppo import AgentState, Learner, next_beta
+from rl.problems import Problem
 from rl.rewards import VERDICTS
 from rl.rollouts import Graded, Grader, Grading, Sampled, Sampler, Task, problems_of_round
 from training import checkpoint, distributed
@@ -228,32 +230,16 @@ class Rounds:
             )
 
     def _evaluate(self, at: RoundState, recorder: Recorder) -> None:
-        """pass@1 on the held-out problems, over all and by difficulty, with standard errors over problems."""
+        """Measures and tells pass@1 on the held-out problems."""
         settings = self.config.evaluation
         held_out = self.problems.held_out[: settings.limit]
         if not settings.every or not held_out:
             return
-        # the room of a rollout follows the canonical solution's length, which an exam must not tell
-        rollout = dataclasses.replace(self.config.rollout, room=None)
-        tasks = [make_task(problem, None, rollout, self.tokenizer) for problem in held_out]
-        sampling = Sampling(settings.temperature, 0, settings.top_p)
-        at_once = max(rollout.prompts * rollout.samples // settings.samples, 1)
-        passed = []
-        for start in range(0, len(tasks), at_once):
-            part = tasks[start : start + at_once]
-            sampled = self._sample(at.state, part, settings.samples, sampling, at.round, HELD_OUT + start)
-            graded = Grading(self.pool, sampled).result("response")
-            passed.append(graded.passed.reshape(len(part), -1).mean(1))
-        rate = np.concatenate(passed)
-        kinds = np.asarray([task.problem.difficulty for task in tasks])
-        told: dict[str, float] = {}
-        for name in ("", *dict.fromkeys(kinds)):
-            chosen = rate if not name else rate[kinds == name]
-            ending = f"_{name}" if name else ""
-            told[f"pass_at_1{ending}"] = float(chosen.mean())
-            told[f"standard_error{ending}"] = (
-                float(chosen.std(ddof=1) / np.sqrt(len(chosen))) if len(chosen) > 1 else 0.0
-            )
+
+        def sample(tasks: list[Task], samples: int, sampling: Sampling, start: int) -> Sampled:
+            return self._sample(at.state, tasks, samples, sampling, at.round, HELD_OUT + start)
+
+        told = pass_at_1(held_out, self.config, self.tokenizer, self.pool, sample)
         recorder.event(at.round, "held_out", told)
         shown = ", ".join(
             f"{k.removeprefix('pass_at_1_')} {v:.2f}" for k, v in told.items() if k.startswith("pass_at_1_")
@@ -311,6 +297,41 @@ class Rounds:
             "before the step that failed; to go on from there with other settings (lower optimizer.lr, "
             "another ppo.kl.coefficient), run again with resume=changed"
         )
+
+
+def pass_at_1(
+    held_out: Sequence[Problem],
+    config: "PpoConfig",
+    tokenizer: Any,
+    pool: Grader,
+    sample: Callable[[list[Task], int, Sampling, int], Sampled],
+) -> dict[str, float]:
+    """pass@1 over all problems and by difficulty, with standard errors over problems.
+
+    Args:
+      sample: draws programs for the tasks, so many each; takes the number of the first of them last.
+    """
+    settings = config.evaluation
+    # the room of a rollout follows the canonical solution's length, which an exam must not tell
+    rollout = dataclasses.replace(config.rollout, room=None)
+    tasks = [make_task(problem, None, rollout, tokenizer) for problem in held_out]
+    sampling = Sampling(settings.temperature, 0, settings.top_p)
+    at_once = max(rollout.prompts * rollout.samples // settings.samples, 1)
+    passed = []
+    for start in range(0, len(tasks), at_once):
+        part = tasks[start : start + at_once]
+        graded = Grading(pool, sample(part, settings.samples, sampling, start)).result("response")
+        passed.append(graded.passed.reshape(len(part), -1).mean(1))
+    rate = np.concatenate(passed)
+    kinds = np.asarray([task.problem.difficulty for task in tasks])
+    told: dict[str, float] = {}
+    for name in ("", *dict.fromkeys(kinds)):
+        chosen = rate if not name else rate[kinds == name]
+        ending = f"_{name}" if name else ""
+        told[f"pass_at_1{ending}"] = float(chosen.mean())
+        error = float(chosen.std(ddof=1) / np.sqrt(len(chosen))) if len(chosen) > 1 else 0.0
+        told[f"standard_error{ending}"] = error
+    return told
 
 
 def _learned(state: AgentState) -> dict[str, Any]:

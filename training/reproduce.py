@@ -2,6 +2,7 @@
 
     OUT/STUDY.json, OUT/STUDY.html, OUT/figures/*.svg   the result
     OUT/cells/STUDY/*.json                              one file a cell; the same command goes on with them
+    OUT/compiled/                                       compiled programs, for cells of the same shapes
 
 `all` runs the studies one after the other and puts them on one page, OUT/reproduce.html.
 """
@@ -12,13 +13,15 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
 from training import config as configs
@@ -60,7 +63,8 @@ def main(
     done, written = True, []
     for each in STUDIES if name == "all" else (name,):
         study = make(each, out, config, overrides)
-        complete, page = reproduce(study, out, report_only=report_only)
+        with compiled_kept(out / "compiled"):
+            complete, page = reproduce(study, out, report_only=report_only)
         done, written = done and complete, [*written, page]
         if not complete and not report_only:
             break
@@ -68,6 +72,32 @@ def main(
         pages.write(written, out / "reproduce.html", out / "figures")
         Console().print(f"{out / 'reproduce.html'}", highlight=False)
     return done
+
+
+@contextmanager
+def compiled_kept(folder: Path) -> Iterator[None]:
+    """Cells share what they compile: each is a run of its own, and a short one compiles for longer than it
+    computes. Where JAX_COMPILATION_CACHE_DIR is set, that folder serves."""
+    config: Any = jax.config  # its attributes are made at run time
+    if config.jax_compilation_cache_dir is not None:
+        yield
+        return
+    settings = {
+        "jax_compilation_cache_dir": str(folder.absolute()),
+        "jax_persistent_cache_min_compile_time_secs": 0.5,
+    }
+    before = {name: getattr(config, name) for name in settings}
+    _update(settings)
+    try:
+        yield
+    finally:
+        _update(before)
+
+
+def _update(settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # else the first program compiled has decided for all
 
 
 def make(name: str, out: Path, config: Path | None, overrides: Sequence[str]) -> Study:

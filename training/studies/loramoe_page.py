@@ -8,7 +8,16 @@ from typing import Any
 
 from training.studies import loramoe_figures
 from training.studies.intervals import judged, points, whole
-from training.studies.loramoe_summary import CONSTRAINED, FREE, FULL, LORA, MATCHED, SAME_RATE
+from training.studies.loramoe_summary import (
+    CONSTRAINED,
+    EVERYWHERE,
+    FREE,
+    FULL,
+    LORA,
+    LORA_EVERYWHERE,
+    MATCHED,
+    SAME_RATE,
+)
 from training.studies.page import Page, Section, Table, Verdict
 
 Summary = Mapping[str, Any]
@@ -101,6 +110,14 @@ def _verdicts(summary: Summary) -> Section:
         claim("LoRAMoE learns the tasks better than one LoRA", LORA, CONSTRAINED, "tasks",
               "+8.4 % downstream"),
         claim("… and at the same learning rate", SAME_RATE, CONSTRAINED, "tasks"),
+        claim("Experts on attention too learn the tasks better than on the feed-forward layers alone",
+              CONSTRAINED, EVERYWHERE, "tasks"),
+        claim("… and then better than full fine-tuning", FULL, EVERYWHERE, "tasks"),
+        claim("… while they keep more knowledge than it", FULL, EVERYWHERE, "completed"),
+        claim(f"… {equal}", FULL, EVERYWHERE, "completed at level"),
+        claim("… and more than one LoRA there", LORA_EVERYWHERE, EVERYWHERE,
+              "completed"),
+        claim("… and learn the tasks better than it", LORA_EVERYWHERE, EVERYWHERE, "tasks"),
         claim("The constraint keeps knowledge", FREE, CONSTRAINED, "completed", "helps 13 of 15 tasks"),
         claim("The constraint helps the tasks", FREE, CONSTRAINED, "tasks", "helps 13 of 15 tasks"),
         _separated(summary, CONSTRAINED, "As released, the constraint gives a task's own experts less", -1.0),

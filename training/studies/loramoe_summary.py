@@ -19,6 +19,7 @@ MEASURES = ("completed", "asked", "tasks")
 # rows of the comparison, as the claims name them
 FULL, LORA, SAME_RATE = "full", "lora", "lora_same_rate"
 FREE, CONSTRAINED, MATCHED = "loramoe", "loramoe_lbc", "loramoe_matched"
+EVERYWHERE, LORA_EVERYWHERE = "attention", "lora_attention"
 PAIRS = (
     (FULL, CONSTRAINED),
     (FULL, LORA),
@@ -28,6 +29,9 @@ PAIRS = (
     (SAME_RATE, FREE),
     (FREE, CONSTRAINED),
     (FREE, MATCHED),
+    (CONSTRAINED, EVERYWHERE),
+    (FULL, EVERYWHERE),
+    (LORA_EVERYWHERE, EVERYWHERE),
 )
 # names of task types in the telemetry (training.telemetry.TASKS)
 KNOWLEDGE, OTHER = "knowledge", "other"

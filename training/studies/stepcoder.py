@@ -31,6 +31,7 @@ from training.studies import stepcoder_page, stepcoder_summary
 from training.studies.cells import Cell, Result, Results, Stopped, StoppedError, digest
 from training.studies.page import Page
 from training.studies.stepcoder_gradient import GradientConfig, measure
+from training.studies.stepcoder_sft import fine_tune
 from training.studies.stepcoder_summary import Run
 
 # what is kept of every round
@@ -55,10 +56,12 @@ class Row:
 
     Attributes:
       label: in tables and figures.
+      method: ppo, or sft on the canonical solutions of the same problems.
       curriculum, mask: as of `training ppo`.
     """
 
     label: str
+    method: Literal["ppo", "sft"] = "ppo"
     curriculum: Literal["cccs", "none"] = "none"
     mask: MaskKind = "response"
 
@@ -174,7 +177,9 @@ class StepcoderStudy:
         settings = {key: value for key, value in found.items() if key not in INCIDENTAL}
         settings |= {"base": self._base_settings(seed % self.config.bases)}
         title = f"{self.config.rows[row].label}, {self.config.regimes[regime].label}, seed {seed}"
-        cost = 180 * settings["rounds"] / 24
+        cost = 20 + 4.5 * settings["rounds"]
+        if self.config.rows[row].method == "sft":
+            settings, cost = settings | {"method": "sft"}, 40
         return Cell(f"{regime}-{row}-s{seed}", settings, title, cost)
 
     @cached_property
@@ -224,7 +229,11 @@ class StepcoderStudy:
             config = replace(self._shared, seed=number, base=str(self._export(number)))
             return measure(config, self._gradient, stopped)
         regime, row, seed = cell.name.rsplit("-", 2)
-        return self._run_ppo(cell, row, regime, int(seed[1:]))
+        config = self._ppo_config(row, regime, int(seed[1:]))
+        config = replace(config, base=str(self._export(int(seed[1:]) % self.config.bases)))
+        if self.config.rows[row].method == "sft":
+            return fine_tune(config, stopped)
+        return self._run_ppo(cell, config)
 
     def _base_folder(self, number: int) -> Path:
         return self._out / "bases" / f"code{number}-{digest(self._base_settings(number))}"
@@ -242,11 +251,9 @@ class StepcoderStudy:
             self._pretrained(number)
         return export
 
-    def _run_ppo(self, cell: Cell, row: str, regime: str, seed: int) -> Result:
-        export = self._export(seed % self.config.bases)
+    def _run_ppo(self, cell: Cell, config: PpoConfig) -> Result:
         folder = self._out / "running" / cell.file.removesuffix(".json")
-        config = replace(self._ppo_config(row, regime, seed), base=str(export), output=str(folder))
-        if not ppo.main(config).finished:
+        if not ppo.main(replace(config, output=str(folder))).finished:
             raise StoppedError
         result = read_run(read_lines(folder / "metrics.jsonl"))
         shutil.rmtree(folder)

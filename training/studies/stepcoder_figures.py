@@ -96,7 +96,9 @@ def practice(summary: Summary) -> Picture:
     for line, (key, title) in zip(axes, titles.items(), strict=True):
         for axis, (name, regime) in zip(line, regimes.items(), strict=True):
             for row, found in regime["rows"].items():
-                values = [np.nan if v is None else 100 * v for v in found["rounds"][key]]
+                values = [np.nan if v is None else 100 * v for v in found["rounds"].get(key, ())]
+                if not values:  # fine-tuned, without rounds
+                    continue
                 rounds = np.arange(1, len(values) + 1)
                 label = summary["labels"][row]
                 axis.plot(rounds, values, color=_colour(summary, row), label=label, marker=".", markersize=3)

@@ -12,8 +12,18 @@ import numpy as np
 from training.studies.intervals import interval
 
 # rows as the claims name them
-START, PPO, CCCS, FGO, STEPCODER = "start", "ppo", "cccs", "fgo", "stepcoder"
-PAIRS = ((START, PPO), (PPO, CCCS), (PPO, FGO), (PPO, STEPCODER), (FGO, STEPCODER), (CCCS, STEPCODER))
+START, SFT, PPO, CCCS, FGO, STEPCODER = "start", "sft", "ppo", "cccs", "fgo", "stepcoder"
+PAIRS = (
+    (START, SFT),
+    (START, PPO),
+    (SFT, PPO),
+    (SFT, STEPCODER),
+    (PPO, CCCS),
+    (PPO, FGO),
+    (PPO, STEPCODER),
+    (FGO, STEPCODER),
+    (CCCS, STEPCODER),
+)
 # held-out pass@1 over the rounds after the first measurement, all difficulties: how fast a row learns
 PACE = "pace"
 

@@ -22,7 +22,7 @@ from jaxmoe.language_model import LanguageModel, layer_experts
 from jaxmoe.losses import BalanceConfig
 from training import telemetry
 from training.allocator import keep_memory
-from training.batch import Batch, BatchConfig
+from training.batch import Batch, BatchConfig, Sample
 from training.data import Batches, encode_samples
 from training.distributed import place_batch, share_of_batch
 from training.model import Adapter, LoraConfig, Model, load_model
@@ -67,7 +67,11 @@ class Snapshot(NamedTuple):
 
 def stream(rows: Sequence[Mapping[str, Any]], tokenizer: Any, config: BatchConfig, volume: int) -> Stream:
     """Batches of at least `volume` samples, each row at most once an epoch."""
-    samples = encode_samples(rows, tokenizer, config.length)
+    return stream_of(encode_samples(rows, tokenizer, config.length), tokenizer, config, volume)
+
+
+def stream_of(samples: Sequence[Sample], tokenizer: Any, config: BatchConfig, volume: int) -> Stream:
+    """As `stream`, of samples that are encoded already."""
     source = Batches([samples], config, pad_id=tokenizer.pad_token_id)
     batches, seen, total = [], [], 0
     while total < volume:

@@ -1,0 +1,99 @@
+"""Supervised fine-tuning on the canonical solutions of the practice problems, to hold PPO against.
+
+It sees as many samples as a PPO run of the same config draws programs, with the same adapter, problems and
+learning rate, and is measured at the same moments. It is told what PPO must find out: a canonical solution
+spells out what the unclear words of its statement mean.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxmoe.language_model import LanguageModel
+from jaxmoe.sampling import Sampling
+from jaxmoe.tokenizer import load_tokenizer
+from rl.problems import Problem
+from rl.prompts import make_prompt
+from rl.rollouts import Sampled, Sampler, Task
+from training.batch import NO_TASK, BatchConfig, Sample
+from training.model import load_model
+from training.ppo import PpoConfig
+from training.ppo_problems import open_problems
+from training.ppo_rounds import HELD_OUT, pass_at_1
+from training.step import StepConfig
+from training.studies.cells import Result, Stopped
+from training.studies.tuning import Recipe, Tuner, stream_of
+
+# of a batch
+ROWS = 16
+
+
+def fine_tune(config: PpoConfig, stopped: Stopped) -> Result:
+    """Held-out pass@1 after as many samples as `config` would have drawn programs; "tokens" are its targets.
+
+    Raises: StoppedError between two batches.
+    """
+    tokenizer, mesh = load_tokenizer(config.base), config.mesh.make()
+    forward, programs = config.forward, config.rollout.prompts * config.rollout.samples
+    rounds = sorted({*range(0, config.rounds, config.evaluation.every), config.rounds})
+    with config.sandbox.pool(trace=False) as pool:
+        problems = open_problems(config.problems, pool, "none", config.cccs, config.rollout, tokenizer)
+        held_out = problems.held_out[: config.evaluation.limit]
+        samples = [encoded(problem, config, tokenizer) for problem in problems.train]
+        length = -(-max(len(sample.tokens) for sample in samples) // 16) * 16
+        data = stream_of(
+            samples, tokenizer, BatchConfig(ROWS, length, seed=config.seed), config.rounds * programs
+        )
+        recipe = Recipe(config.adapter, config.experts, config.lora)
+        step = StepConfig(remat=forward.remat, scan_layers=forward.scan_layers)
+        base = load_model(config.base, recipe.adapter, recipe.experts, recipe.lora, mesh, seed=config.seed).lm
+
+        def measured(lm: LanguageModel, number: int) -> dict[str, float]:
+            told = pass_at_1(
+                held_out, config, tokenizer, pool, partial(_sample, lm, tokenizer, config, number)
+            )
+            scores = {k: round(v, 5) for k, v in told.items() if k.startswith("pass_at_1")}
+            return {"round": number} | {
+                k.removeprefix("pass_at_1").strip("_") or "all": v for k, v in scores.items()
+            }
+
+        points = [measured(base, 0)]
+        runs = Tuner(mesh, step).run(
+            config.base, recipe, data, config.optimizer, [number * programs for number in rounds[1:]],
+            seed=config.seed, stopped=stopped,
+        )  # fmt: skip
+        points += [measured(snapshot.lm, number) for number, snapshot in zip(rounds[1:], runs, strict=True)]
+    targets = sum(int(batch.loss_mask.sum()) for batch in data.batches)
+    return {"held_out": points, "rounds": {}, "stages": [], "tokens": targets}
+
+
+def encoded(problem: Problem, config: PpoConfig, tokenizer: Any) -> Sample:
+    """Prompt, the rest of the canonical solution, end; what follows the prompt is to be predicted."""
+    prompt = make_prompt(tokenizer, problem, "", config.rollout.form)
+    rest = problem.canonical_solution[len(prompt.given) :]
+    target = [*tokenizer(rest, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    mask = np.zeros(len(prompt.ids) + len(target), np.float32)
+    mask[len(prompt.ids) :] = 1
+    return Sample(np.asarray([*prompt.ids, *target], np.int32), mask, NO_TASK)
+
+
+def _sample(
+    lm: LanguageModel,
+    tokenizer: Any,
+    config: PpoConfig,
+    number: int,
+    tasks: list[Task],
+    samples: int,
+    sampling: Sampling,
+    start: int,
+) -> Sampled:
+    """Draws with the random numbers of a PPO run of this seed after so many rounds."""
+    weights = lm.weights
+    ends, pad = (tokenizer.eos_token_id,), tokenizer.pad_token_id
+    sampler = Sampler(weights.definition, lm.mesh, tokenizer, ends, pad, lm.dtype)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), number), HELD_OUT + start)
+    return sampler.sample(
+        weights.trainable, weights.frozen, tasks, config.rollout, samples=samples, sampling=sampling, key=key
+    )
