@@ -35,9 +35,9 @@ from training.studies.realbehavior_summary import REINFORCED, Run
 from training.studies.stepcoder import StepcoderConfig, StepcoderStudy, read_run
 from training.studies.tuning import Recipe
 
-# quiet seconds: to ask one model everything as 16 people, to judge one seed of a simulated respondent; what
-# training takes is told by the study that it is of
-ASKING, JUDGING = 12.0, 0.5
+# quiet seconds: to ask a text or a code model everything as 16 people, to judge one seed of a simulated
+# respondent; what training takes is told by the study that it is of
+ASKING_TEXT, ASKING_CODE, JUDGING = 13.0, 28.0, 0.5
 
 
 def make(config: RealbehaviorConfig, out: Path) -> "RealbehaviorStudy":
@@ -56,6 +56,10 @@ class RealbehaviorStudy:
         tuning = configs.load(LoramoeConfig, Path(config.loramoe))
         if unknown := [name for name in config.tuned if name not in tuning.rows]:
             raise ValueError(f"tuned must name rows of {config.loramoe}; got {unknown[0]!r}")
+        if config.volumes[-1] > max(tuning.volumes):
+            raise ValueError(
+                f"volumes must end where those of {config.loramoe} do, or earlier; got {config.volumes[-1]}"
+            )
         self._loramoe = LoramoeStudy(replace(tuning, scale=config.scale), out)
         coding, run = configs.load(StepcoderConfig, Path(config.stepcoder)), config.reinforced
         if run.row not in coding.rows or run.regime not in coding.regimes:
@@ -105,7 +109,8 @@ class RealbehaviorStudy:
         cell = self._stepcoder._run_cell(run.row, run.regime, seed)
         settings = {"run": dict(cell.settings), "asked": self._asked_settings}
         rounds = int(cell.settings["rounds"])
-        cost = cell.cost + self._asking * (2 + (rounds - 1) // run.every)
+        looks = 2 + (rounds - 1) // run.every
+        cost = cell.cost + ASKING_CODE * self._people / 16 * looks
         title = f"{run.label}, seed {seed}: {rounds} rounds, answers"
         return Cell(f"{REINFORCED}-s{seed}", settings, title, cost)
 
@@ -127,7 +132,7 @@ class RealbehaviorStudy:
 
     @property
     def _asking(self) -> float:
-        return ASKING * self._people / 16
+        return ASKING_TEXT * self._people / 16
 
     @property
     def _asked_settings(self) -> dict[str, Any]:

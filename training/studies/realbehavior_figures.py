@@ -112,7 +112,7 @@ def _along(summary: Summary, what: str, label: str, dashed: float | None) -> Fig
     panels = [part for part in zip(groups, titles, units, strict=True) if part[0]]
     figure = Figure(figsize=(4.6 * len(panels) + 0.4, 3.7), layout="constrained")
     for axis, (names, title, unit) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+        figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels, strict=True
     ):
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.3)

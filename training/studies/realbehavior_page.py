@@ -213,9 +213,10 @@ def _design(summary: Summary) -> Section:
         "Verdicts are those of suite=behavior, on the most probable option: reproducibility over conditions, "
         "internal consistency, agreement of the two questionnaires, generalizability to other items and to "
         "conduct. A construct is believed only where all four are met in the first questionnaire.",
-        "Δ of a scale is its shift in SDs of the base's scores over people and conditions; drift is the mean "
-        "|Δ| over scales. Dispersion is the SD over people of their mean scores, against the base's. Both "
-        "are of expected answers, Σ p·v over the options, which move before a choice does. The "
+        "Δ of a scale is its shift in SDs of the base's scores over people and conditions: at 1 it has moved "
+        "as far as wordings, orders and descriptions move the base's. Drift is the mean |Δ| over scales. "
+        "Dispersion is the SD over people of their mean scores, against the base's. Both are of expected "
+        "answers, Σ p·v over the options, which move before a choice does. The "
         "questionnaires have no norms here, so nothing is in SDs of people.",
         f"Models ({shapes}): bases that know facts, fine-tuned on {summary['once']:,} samples and multiples "
         "at the learning rates that the LoRAMoE study chose; and a code model on its way through "
