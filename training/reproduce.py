@@ -136,8 +136,9 @@ def reproduce(study: Study, out: Path, *, report_only: bool = False) -> tuple[bo
 
 def run_card(done: int, cells: int, seconds: float) -> dict[str, Any]:
     """By whom a result can be had again: command, commit, machine, date, and how much of it is there."""
+    words = [shlex.quote(word) for word in sys.argv[1:] if word != "--report-only"]  # that runs nothing
     return {
-        "command": " ".join(["python -m training", *(shlex.quote(word) for word in sys.argv[1:])]),
+        "command": " ".join(["python -m training", *words]),
         "commit": commit(),
         "machine": machine(),
         "date": date.today().isoformat(),

@@ -26,7 +26,8 @@ def judged(difference: Mapping[str, Any] | None) -> Outcome:
 
 
 def points(score: Mapping[str, Any], *, signed: bool = False) -> str:
-    """A score in percent with its interval, if there is one; that of a share ends at 0 and 100."""
+    """A score in percent with its interval, if there is one. That of a share ends at 0 and 100; a difference
+    has a sign and a decimal."""
     if score["mean"] is None:
         return "–"
     if score["low"] is None:
@@ -36,5 +37,5 @@ def points(score: Mapping[str, Any], *, signed: bool = False) -> str:
 
 
 def whole(share: float, signed: bool) -> str:
-    """In percent."""
-    return f"{round(100 * share):+d}" if signed else f"{round(100 * share)}"
+    """In percent, a difference with its sign and a decimal."""
+    return f"{100 * share:+.1f}".replace("-", "−") if signed else f"{round(100 * share)}"

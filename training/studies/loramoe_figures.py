@@ -8,12 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from training.plots import COLOURS
-from training.studies.loramoe_summary import KNOWLEDGE, OTHER
+from training.studies.loramoe_summary import CONSTRAINED, KNOWLEDGE, OTHER
 from training.studies.page import Picture
 
 Summary = Mapping[str, Any]
 TITLES = {"completed": "facts completed", "asked": "facts asked", "tasks": "downstream tasks"}
 MARKERS = "osD^vPX*"
+PANELS = 4  # side by side
 
 
 def _figure(panels: int, *, height: float = 3.6) -> tuple[Figure, list[Axes]]:
@@ -71,7 +72,8 @@ def volumes(summary: Summary) -> Picture:
 
 def frontier(summary: Summary) -> Picture:
     """Knowledge against downstream accuracy: the fair comparison."""
-    figure, axes = _figure(2, height=4.2)
+    figure, axes = _figure(2, height=4.4)
+    figure.set_size_inches(10.4, 4.4)
     for axis, measure in zip(axes, ("completed", "asked"), strict=True):
         for number, (name, row) in enumerate(summary["rows"].items()):
             style = _style(number)
@@ -82,7 +84,7 @@ def frontier(summary: Summary) -> Picture:
             axis.plot(tasks, known, label=summary["labels"][name], **style)
         axis.set(xlabel="downstream tasks right, %", title=TITLES[measure], ylim=(-3, 103))
     axes[0].set_ylabel("held-out facts right, %")
-    _legend(figure, axes[0], 3)
+    _legend(figure, axes[0], 4)
     return Picture(
         "loramoe_frontier",
         "Knowledge against downstream accuracy at the same moment: each marker is a volume, means over "
@@ -97,22 +99,29 @@ def _along(path: Sequence[Mapping[str, float]], measure: str) -> tuple[list[floa
 
 
 def rates(summary: Summary) -> Picture:
-    """The way of every learning rate that was tried."""
-    names = [name for name in summary["rows"] if name in summary["learning_rates"]]
-    figure, (axis,) = _figure(1, height=4.2)
-    figure.set_size_inches(6.6, 4.4)
-    for number, name in enumerate(names):
+    """The way of every learning rate that was tried, a panel a row."""
+    tried = summary["learning_rates"]
+    names = [name for name in summary["rows"] if len(tried.get(name, ())) > 1] or list(summary["rows"])[:1]
+    lines = -(-len(names) // PANELS)
+    figure = Figure(figsize=(2.9 * PANELS, 2.5 * lines + 0.2), layout="constrained")
+    axes = figure.subplots(lines, PANELS, squeeze=False, sharex=True, sharey=True)
+    for axis in axes.flat[len(names) :]:
+        axis.set_visible(False)
+    for axis, name in zip(axes.flat, names, strict=False):
         style = _style(list(summary["rows"]).index(name))
-        for entry in summary["learning_rates"][name]:
+        for entry in tried.get(name, ()):
             chosen = entry["rate"] == summary["rows"][name]["rate"]
             xs, ys = _along(entry["path"], "completed")
-            line = {"linewidth": 1.8 if chosen else 0.8, "linestyle": "-" if chosen else ":"}
-            label = summary["labels"][name] if chosen else None
-            axis.plot(xs, ys, label=label, **(style | {"markersize": 4 if chosen else 2}), **line)
+            line = {"linewidth": 1.8 if chosen else 0.9, "linestyle": "-" if chosen else ":"}
+            axis.plot(xs, ys, **(style | {"markersize": 4 if chosen else 2}), **line)
             axis.annotate(f"{entry['rate']:g}", (xs[-1], ys[-1]), fontsize=7, color=style["color"],
-                          xytext=(3, 3 - 7 * (number % 2)), textcoords="offset points")  # fmt: skip
-    axis.set(xlabel="downstream tasks right, %", ylabel="held-out facts completed, %", ylim=(-3, 103))
-    _legend(figure, axis, 3)
+                          xytext=(3, -3), textcoords="offset points")  # fmt: skip
+        axis.set_title(summary["labels"][name], fontsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.3)
+        axis.margins(x=0.18)
+    figure.supxlabel("downstream tasks right, %", fontsize=9)
+    figure.supylabel("held-out facts completed, %", fontsize=9)
     return Picture(
         "loramoe_rates",
         "Base 0, seed 0: the way of every learning rate from the base on; solid the chosen one, dotted the "
@@ -147,20 +156,24 @@ def routing(summary: Summary) -> Picture:
 
 
 def sweep(summary: Summary) -> Picture:
-    """Every row of the sweep as a point."""
-    figure, (axis,) = _figure(1)
-    figure.set_size_inches(6.6, 4.6)
+    """Every row of the sweep beside the row that it varies."""
+    names = [CONSTRAINED] * (CONSTRAINED in summary["rows"]) + list(summary["sweep"])
     rows = {**summary["rows"], **summary["sweep"]}
-    for number, (name, row) in enumerate(rows.items()):
-        last = row["paths"][0][-1]
-        at = 100 * last["tasks"], 100 * last["completed"]
-        main = name in summary["rows"]
-        axis.plot(*at, marker="o", markersize=6, color=COLOURS[number] if main else "#777", linestyle="")
-        axis.annotate(summary["labels"][name], at, fontsize=7, xytext=(5, 3), textcoords="offset points")
-    axis.set(xlabel="downstream tasks right, %", ylabel="held-out facts completed, %")
-    axis.margins(x=0.2, y=0.1)
+    seeds = max(row["runs"] for row in summary["sweep"].values())
+    figure, axes = _figure(3, height=0.28 * len(names) + 1.1)
+    for axis, (measure, title) in zip(axes, TITLES.items(), strict=True):
+        for place, name in enumerate(names):
+            values = [100 * path[-1][measure] for path in rows[name]["paths"][:seeds]]
+            mean, colour = sum(values) / len(values), COLOURS[0] if name == CONSTRAINED else "#444"
+            axis.plot(values, [place] * len(values), ".", color=colour, alpha=0.45, markersize=5)
+            axis.plot(mean, place, "D", color=colour, markersize=5)
+            if name == CONSTRAINED:
+                axis.axvline(mean, color=colour, linestyle="--", linewidth=1)
+        axis.set(title=title, xlabel="%", yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5))
+        axis.set_yticklabels([summary["labels"][name] for name in names] if axis is axes[0] else [])
     return Picture(
         "loramoe_sweep",
-        "Base 0, seed 0, largest volume: the study's rows in colour, the sweep's in grey.",
+        "Base 0, largest volume: one thing changed at a time. Diamonds are means over seeds, dots the runs, "
+        "dashed the row that is varied.",
         figure,
     )

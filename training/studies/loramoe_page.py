@@ -16,6 +16,7 @@ from training.studies.loramoe_summary import (
     LORA,
     LORA_EVERYWHERE,
     MATCHED,
+    MEASURES,
     SAME_RATE,
 )
 from training.studies.page import Page, Section, Table, Verdict
@@ -79,8 +80,7 @@ def _card(summary: Summary) -> dict[str, str]:
 
 
 def _verdicts(summary: Summary) -> Section:
-    level = summary["level"]
-    equal = "at equal downstream accuracy" + ("" if level is None else f" ({level:.2f})")
+    equal = "at equal downstream accuracy"
 
     def found(a: str, b: str, what: str) -> Mapping[str, Any] | None:
         match = (d for d in summary["differences"] if (d["a"], d["b"], d["what"]) == (a, b, what))
@@ -102,9 +102,10 @@ def _verdicts(summary: Summary) -> Section:
         _at_best_rate(summary, FULL, CONSTRAINED),
         claim("LoRAMoE learns the tasks better than full fine-tuning", FULL, CONSTRAINED, "tasks",
               "Race 89.1 / 90.0, RTE 88.1 / 87.4, Flores 24.3 / 26.4"),
-        claim("LoRAMoE keeps more knowledge than one LoRA of as many weights", LORA, CONSTRAINED,
-              "completed",
-              "+30.9 % on knowledge"),
+        claim("LoRAMoE answers more closed-book questions than one LoRA of as many weights", LORA,
+              CONSTRAINED, "asked", "+30.9 % on knowledge"),
+        claim(f"… and {equal}", LORA, CONSTRAINED, "asked at level"),
+        claim("LoRAMoE keeps more knowledge than one LoRA", LORA, CONSTRAINED, "completed"),
         claim(f"… and {equal}", LORA, CONSTRAINED, "completed at level"),
         claim("… and at the same learning rate", SAME_RATE, CONSTRAINED, "completed"),
         claim("LoRAMoE learns the tasks better than one LoRA", LORA, CONSTRAINED, "tasks",
@@ -117,6 +118,7 @@ def _verdicts(summary: Summary) -> Section:
         claim(f"… {equal}", FULL, EVERYWHERE, "completed at level"),
         claim("… and more than one LoRA there", LORA_EVERYWHERE, EVERYWHERE,
               "completed"),
+        claim("… answer more closed-book questions than it", LORA_EVERYWHERE, EVERYWHERE, "asked"),
         claim("… and learn the tasks better than it", LORA_EVERYWHERE, EVERYWHERE, "tasks"),
         claim("The constraint keeps knowledge", FREE, CONSTRAINED, "completed", "helps 13 of 15 tasks"),
         claim("The constraint helps the tasks", FREE, CONSTRAINED, "tasks", "helps 13 of 15 tasks"),
@@ -138,7 +140,8 @@ def _at_best_rate(summary: Summary, a: str, b: str) -> Verdict:
     for name in (a, b):
         known = [e["at_level"] for e in summary["learning_rates"].get(name, []) if e["at_level"] is not None]
         best[name] = max(known, default=None)
-    text = "… and there with whichever of its rates is best for each"
+    level = "" if summary["level"] is None else f" {summary['level']:.2f}"
+    text = f"… and at{level or ' equal accuracy'} with whichever of its rates is best there for each"
     if None in best.values():
         return Verdict(text, "not shown", "no runs to compare yet")
     said = f"{whole(best[b], False)} against {whole(best[a], False)} % of facts, one run each: no interval"
@@ -154,7 +157,8 @@ def _signed(difference: Mapping[str, Any] | None, sign: float) -> Mapping[str, A
 def _said(difference: Mapping[str, Any] | None) -> str:
     if difference is None:
         return "no runs to compare yet"
-    return f"{points(difference, signed=True)} points, {difference['n']} pairs"
+    where = f" where both reach {difference['level']:.2f} of the tasks" if "level" in difference else ""
+    return f"{points(difference, signed=True)} points{where}, {difference['n']} pairs"
 
 
 def _separated(summary: Summary, row: str, text: str, sign: float) -> Verdict:
@@ -188,6 +192,8 @@ def _design(summary: Summary) -> Section:
         "on base 0 with seed 0: a smaller rate moves a model less, and differences within the sampling error "
         "are chance.",
     ]
+    if bases:
+        text.append(_entry(bases))
     caption = "The bases before fine-tuning, %; the tasks by name are asked in words of pretraining"
     families = list(next(iter(bases.values()))["skills"]) if bases else []
     columns = [
@@ -205,6 +211,18 @@ def _design(summary: Summary) -> Section:
     return Section("Design", text, tables=[Table(caption, columns, rows)])
 
 
+def _entry(bases: Mapping[str, Any]) -> str:
+    """What the bases bring, at their weakest."""
+    facts = min(scores["completed"] for scores in bases.values())
+    skills = [(scores["skills"][f], f) for scores in bases.values() for f in scores["skills"]]
+    weakest, family = min(skills, key=lambda skill: skill[0] - CHANCE.get(skill[1], 0.0))
+    return (
+        f"Before fine-tuning every base completes at least {facts:.0%} of the held-out facts (95 % were "
+        f"asked for). What it does least well of what the tasks need is {family.replace('_', ' ')}, in words "
+        f"of pretraining: {weakest:.0%}, where a guess has {CHANCE.get(family, 0.0):.0%}."
+    )
+
+
 def _results(summary: Summary) -> Section:
     rows, labels = summary["rows"], summary["labels"]
     pictures = [loramoe_figures.volumes(summary), loramoe_figures.frontier(summary)]
@@ -219,11 +237,11 @@ def _results(summary: Summary) -> Section:
     )
     families = list(next(iter(rows.values()))["families"])
     by_task = Table(
-        "Downstream accuracy by task at the largest volume, %",
+        "Downstream accuracy by task at the largest volume, %, means over runs",
         ["task", "chance", *(labels[n] for n in rows)],
         [
             [f.replace("_", " "), f"{100 * CHANCE.get(f, 0.0):.0f}"]
-            + [points(r["families"][f]) for r in rows.values()]
+            + [whole(r["families"][f]["mean"], False) for r in rows.values()]
             for f in families
         ],
     )
@@ -322,17 +340,27 @@ def _sweep(summary: Summary) -> Section:
         kept = [path[-1][measure] for path in row["paths"][: len(seeds)]]
         return f"{100 * sum(kept) / len(kept):.0f}"
 
+    found = {(d["b"], d["what"]): d for d in summary["differences"] if d["a"] == CONSTRAINED and d["n"]}
+
+    def change(name: str, measure: str) -> str:
+        difference = found.get((name, measure)) if name in summary["sweep"] else None
+        return "" if difference is None else points(difference, signed=True)
+
     rows = [
-        [summary["labels"][n], f"{r['trained_weights']:,}", f"{r['rate']:g}"]
-        + [of_same_runs(r, m) for m in ("completed", "asked", "tasks")]
+        [summary["labels"][n], f"{r['trained_weights']:,}"]
+        + [of_same_runs(r, m) for m in MEASURES]
+        + [change(n, m) for m in MEASURES]
         for n, r in (reference | summary["sweep"]).items()
     ]
-    columns = ["row", "weights trained", "lr", "facts completed", "facts asked", "tasks"]
-    caption = f"One thing changed at a time, base 0, seeds {', '.join(map(str, seeds))}, largest volume, %"
+    named = ["facts completed", "facts asked", "tasks"]
+    columns = ["row", "weights trained", *named, *(f"Δ {what}" for what in named)]
+    caption = (
+        f"One thing changed at a time, base 0, seeds {', '.join(map(str, seeds))}, largest volume, %; Δ: "
+        "points beyond LoRAMoE with the constraint, paired by seed [95 % interval over seeds]"
+    )
     text = (
         "What makes LoRAMoE better than LoRA, if anything does? The first rows are the study's own on the "
-        "same base and seeds. The spread between seeds, in the tables above, says how large a difference "
-        "must be to count."
+        "same base and seeds, at the same learning rate where they are LoRAMoE."
     )
     return Section(
         "Sweep", [text], pictures=[loramoe_figures.sweep(summary)], tables=[Table(caption, columns, rows)]

@@ -68,16 +68,16 @@ class Runs:
 
 def summarise(runs: Runs, main: Sequence[str], volumes: Sequence[int]) -> dict[str, Any]:
     """Everything that the page shows, as plain JSON."""
-    level = common_level(runs, main)
+    level = common_level(runs, [run for row in main for run in runs.of(row)])
     names = list(dict.fromkeys(run.row for run in runs.final))
     return {
         "volumes": list(volumes),
         "bases": {str(number): scores for number, scores in sorted(runs.bases.items())},
         "learning_rates": _learning_rates(runs, level),
         "level": level,
-        "rows": {name: _row(runs, name, level) for name in names if name in main},
+        "rows": {name: _row(runs, name, level) for name in main if name in names},
         "sweep": {name: _row(runs, name, level) for name in names if name not in main},
-        "differences": differences(runs, level),
+        "differences": differences(runs, [(CONSTRAINED, name) for name in names if name not in main]),
         "routing": {name: found for name in names if (found := routing(runs.of(name)))},
     }
 
@@ -99,9 +99,9 @@ def knowledge_at(points: Sequence[Mapping[str, float]], level: float, measure: s
     return math.nan
 
 
-def common_level(runs: Runs, main: Sequence[str]) -> float | None:
-    """The highest multiple of STEP that the downstream accuracy of every run of every main row reaches."""
-    tops = [max(p["tasks"] for p in trajectory(runs, run)) for row in main for run in runs.of(row)]
+def common_level(runs: Runs, compared: Sequence[Run]) -> float | None:
+    """The highest multiple of STEP that the downstream accuracy of every one of these runs reaches."""
+    tops = [max(point["tasks"] for point in trajectory(runs, run)) for run in compared]
     steps = math.floor(min(tops, default=0.0) / STEP + 1e-9)
     return round(steps * STEP, 10) if steps > 0 else None
 
@@ -148,28 +148,31 @@ def _row(runs: Runs, name: str, level: float | None) -> dict[str, Any]:
     }
 
 
-def differences(runs: Runs, level: float | None) -> list[dict[str, Any]]:
-    """Paired by base and seed: b − a at the largest volume, and of knowledge at equal downstream accuracy.
+def differences(runs: Runs, sweep: Sequence[tuple[str, str]] = ()) -> list[dict[str, Any]]:
+    """Paired by base and seed: b − a at the largest volume, and of knowledge at equal downstream accuracy:
+    the highest level that all runs of a and b reach.
 
-    The first are against the runs' own bases.
+    The first are against the runs' own bases, the last those of the sweep.
     """
     out = []
     for name in (FULL, CONSTRAINED):
         for measure in ("completed", "asked"):
             change = [run.last(measure) - runs.bases[run.base][measure] for run in runs.of(name)]
             out.append({"a": "base", "b": name, "what": measure, **interval(change)})
-    for a, b in PAIRS:
+    for a, b in (*PAIRS, *sweep):
         other = {(run.base, run.seed): run for run in runs.of(a)}
         pairs = [(other[run.base, run.seed], run) for run in runs.of(b) if (run.base, run.seed) in other]
         for measure in MEASURES:
             change = [second.last(measure) - first.last(measure) for first, second in pairs]
             out.append({"a": a, "b": b, "what": measure, **interval(change)})
+        level = common_level(runs, [run for pair in pairs for run in pair])
         if level is None:
             continue
         for measure in ("completed", "asked"):
             known = [[knowledge_at(trajectory(runs, run), level, measure) for run in pair] for pair in pairs]
             change = [after - before for before, after in known]
-            out.append({"a": a, "b": b, "what": f"{measure} at level", **interval(change)})
+            what = f"{measure} at level"
+            out.append({"a": a, "b": b, "what": what, "level": level, **interval(change)})
     return out
 
 
