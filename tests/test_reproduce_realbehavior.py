@@ -297,7 +297,7 @@ scale: 0.01
 bases: 1
 seeds: 1
 volumes: [1]
-tuned: {{loramoe_lbc: {{label: LoRAMoE, rate: 5.0e-4}}}}
+tuned: {{full: {{label: full SFT, rate: 5.0e-4}}}}
 reinforced: {{row: ppo, rounds: 100, every: 1}}
 nulls: [midpoint, faithful]
 asked: {{instruments: [mini_ipip], templates: [terse], batch_size: 8}}
@@ -307,7 +307,7 @@ base: {folder}/base.yaml
 samples: 800
 volumes: [1]
 data: {{batch_size: 8, length: 64, packing: first_fit}}
-rows: {{loramoe_lbc: {{label: LoRAMoE, rates: [5.0e-4], experts: {{num_experts: 2, rank: 2}}}}}}
+rows: {{full: {{label: full SFT, adapter: none, rates: [5.0e-4]}}}}
 """
 CODING = """
 base: {folder}/base.yaml
@@ -346,7 +346,7 @@ def plumbing(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reproduce")
     texts = islice(corpora.tokenizer_texts(corpora.study_corpus()), 0, 8000, 8)
     (folder / "texts.txt").write_text("\n".join(text.replace("\n", " ") for text in texts))
-    # one shape serves the text and the code models: less to compile
+    # one shape serves the base, its fine-tuning and the code model: less to compile
     (folder / "base.yaml").write_text(BASE.format(texts=folder / "texts.txt"))
     (folder / "ppo.yaml").write_text(PPO)
     (folder / "loramoe.yaml").write_text(TUNING.format(folder=folder))
@@ -363,11 +363,11 @@ def test_a_plumbing_run_says_so_on_its_page(plumbing):
     assert "Plumbing run at scale 0.01" in page
     found = json.loads((plumbing / "out" / "realbehavior.json").read_text())
     assert found["run"]["cells"] == "5 of 5"
-    assert found["rows"]["loramoe_lbc"]["steps"] == [0, 8]
+    assert found["rows"]["full"]["steps"] == [0, 8]
     assert found["rows"][REINFORCED]["steps"] == [0, 1]
-    assert found["rows"]["loramoe_lbc"]["drift"][0]["mean"] == 0
-    assert found["rows"]["loramoe_lbc"]["dispersion"][0]["mean"] == 1
-    assert set(found["respondents"]) == {"base", "loramoe_lbc", "code_base", REINFORCED}
+    assert found["rows"]["full"]["drift"][0]["mean"] == 0 < found["rows"]["full"]["drift"][1]["mean"]
+    assert found["rows"]["full"]["dispersion"][0]["mean"] == 1
+    assert set(found["respondents"]) == {"base", "full", "code_base", REINFORCED}
     assert found["nulls"]["midpoint"]["wrong"]["low"] is None
     assert [point["round"] for point in found["held_out"][0]] == [0, 1]
     drawn = {path.stem for path in (plumbing / "out" / "figures").glob("*.svg")}
