@@ -100,8 +100,8 @@ def null_study() -> str:
     return "\n".join(lines)
 
 
-def study() -> str:
-    """The LoRAMoE study at its largest volume, and the differences at equal task accuracy."""
+def loramoe_study() -> str:
+    """The LoRAMoE study at its largest volume."""
     found = read("reproduce/loramoe/loramoe.json")
     lines = [
         "| after {:,} samples, % [95 % interval over runs] | facts completed | facts asked | tasks |".format(
@@ -110,25 +110,57 @@ def study() -> str:
         "|---|---|---|---|",
     ]
 
-    def cell(point: dict[str, float]) -> str:
-        return f"{point['mean'] * 100:.0f} [{point['low'] * 100:.0f}, {point['high'] * 100:.0f}]"
-
     for name, row in found["rows"].items():
-        cells = " | ".join(cell(row["curves"][what][-1]) for what in ("completed", "asked", "tasks"))
+        cells = " | ".join(percent(row["curves"][what][-1]) for what in ("completed", "asked", "tasks"))
         lines.append(f"| {found['labels'][name]}, lr {row['rate']:g} | {cells} |")
-    run, sizes = found["run"], found["sizes"]
-    runs = next(iter(found["rows"].values()))
+    sizes, runs = found["sizes"], next(iter(found["rows"].values()))
     lines.append(
         f"\n{len(runs['seeds'])} seeds on each of {len(runs['bases'])} bases; {sizes['completed']} facts "
-        f"that no instruction asks, {sizes['tasks']} tasks. `{run['command']}`, {run['date']}, "
-        f"{run['minutes']:.0f} min without the bases' own training, on {run['machine']}, beside other work."
+        f"that no instruction asks, {sizes['tasks']} tasks. {run_of(found)}"
     )
     return "\n".join(lines)
 
 
+def stepcoder_study() -> str:
+    """The StepCoder study: held-out pass@1 after the last round."""
+    found = read("reproduce/stepcoder/stepcoder.json")
+    kinds = [kind for kind in found["difficulties"] if kind != "all"]
+    columns = ["practice on", "row", "all", *kinds]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name, regime in found["regimes"].items():
+        label, scores = found["regime_labels"][name], {"start": regime["start"]}
+        scores |= {row: values["final"] for row, values in regime["rows"].items()}
+        for row, final in scores.items():
+            shown = " | ".join(percent(final[kind]) for kind in ("all", *kinds))
+            lines.append(f"| {label} | {found['labels'].get(row, 'before practice')} | {shown} |")
+            label = ""
+    bases = len({seed % found["settings"]["bases"] for seed in found["seeds"]})
+    lines.append(
+        f"\nHeld-out pass@1, % [95 % interval over seeds]; {len(found['seeds'])} seeds on {bases} bases, "
+        f"{sum(found['sizes']['held_out'].values())} held-out problems. {run_of(found)}"
+    )
+    return "\n".join(lines)
+
+
+def percent(score: dict[str, float]) -> str:
+    """A share with its interval, which ends at 0 and 100."""
+    low, high = max(score["low"], 0.0), min(score["high"], 1.0)
+    return f"{score['mean'] * 100:.0f} [{low * 100:.0f}, {high * 100:.0f}]"
+
+
+def run_of(found: dict) -> str:
+    """By what a study's result can be had again."""
+    run = found["run"]
+    return (
+        f"`{run['command']}`, commit {run['commit']}, {run['date']}, {run['minutes']:.0f} min on "
+        f"{run['machine']}."
+    )
+
+
 TABLES = {
     "docs/results/demo.json": demo,
-    "docs/results/reproduce/loramoe/loramoe.json": study,
+    "docs/results/reproduce/loramoe/loramoe.json": loramoe_study,
+    "docs/results/reproduce/stepcoder/stepcoder.json": stepcoder_study,
     "docs/results/ppo_quickstart.json": quickstart,
     "docs/results/null_study.json": null_study,
     "docs/results/plan_llama2_7b_*.json": plans,
