@@ -74,7 +74,10 @@ def test_dispersion_is_between_people_alone():
     assert realbehavior_summary.dispersion(snapshot(), snapshot(shift=1.0, spread=0.25)) == pytest.approx(
         0.25
     )
-    assert math.isnan(realbehavior_summary.dispersion(snapshot(spread=0.0), snapshot()))
+    # 3.3 thirds do not add up to 3.3: what is left is rounding and no spread
+    alike = snapshot(shift=0.3, spread=0.0)
+    assert math.isnan(realbehavior_summary.dispersion(alike, snapshot()))
+    assert realbehavior_summary.dispersion(snapshot(), alike) == pytest.approx(0, abs=1e-9)
 
 
 def test_signal_is_the_correlation_with_what_people_are_described_as():

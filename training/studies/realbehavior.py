@@ -207,7 +207,7 @@ class RealbehaviorStudy:
 
     def _policies(self, config: ppo.PpoConfig, folder: Path, stopped: Stopped) -> Iterator[Result]:
         """Answers before the first round, and of the policy in every checkpoint."""
-        mesh, tokenizer = config.mesh.make(), load_tokenizer(config.base)
+        run, mesh, tokenizer = self.config.reinforced, config.mesh.make(), load_tokenizer(config.base)
         model = load_model(
             config.base,
             config.adapter,
@@ -221,7 +221,9 @@ class RealbehaviorStudy:
         like = structure(weights.trainable, params.shardings(model.abstract, mesh, model.train)[0])
         checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
         yield {"at": 0, **self._questionnaire.of_model(model.lm, tokenizer)}
-        for step in checkpoints.steps():
+        # one that was stopped in between has saved there too
+        due = [step for step in checkpoints.steps() if not step % run.every or step == config.rounds]
+        for step in due:
             if stopped():
                 raise StoppedError
             policy = weights._replace(trainable=checkpoints.trainable(step, like))
@@ -255,7 +257,8 @@ class RealbehaviorStudy:
                 continue
             row, _, seed = cell.name.rpartition("-s")
             if row == REINFORCED:
-                runs.append(Run(REINFORCED, int(seed), int(seed), result["snapshots"]))
+                base = int(seed) % self._stepcoder.config.bases
+                runs.append(Run(REINFORCED, base, int(seed), result["snapshots"]))
                 continue
             row, _, base = row.rpartition("-b")
             if f"base{base}" in results:

@@ -117,7 +117,7 @@ def moved(summary: Summary, name: str) -> Verdict:
         f"{summary['labels'][name]} moves the characteristics, by more than {least:g} SD of the base",
         judged(difference),
         said,
-        "alignment changes characteristics (abstract; no figure known)",
+        "the effect of alignment training (no figure known)",
     )
 
 
@@ -138,7 +138,7 @@ def restricted(summary: Summary, name: str) -> Verdict:
         f"{summary['labels'][name]} restricts the characteristics",
         judged(difference),
         said,
-        "alignment makes characteristics restricted (abstract; no figure known)",
+        "alignment can make characteristics restricted (abstract; no figure known)",
     )
 
 
@@ -300,7 +300,9 @@ def _training(summary: Summary) -> Section:
     ]  # fmt: skip
     text = [
         "The SD over people is small in points of the scale where a model hardly reads who it is told to be; "
-        "a ratio of two such SDs is then one of small numbers."
+        "a ratio of two such SDs is then one of small numbers. Nor does a lower one prove a narrower "
+        "character: a model that training on short texts has made deaf to distant ones answers alike as "
+        "anybody. The r with the descriptions tells whether they were ever read."
     ]
     if apart is not None and apart["drift"] is not None:
         text.append(

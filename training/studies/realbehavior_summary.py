@@ -24,6 +24,8 @@ VERDICTS = ("faithful", "undetermined", "not faithful")
 FOLLOWED = ("drift", "flattering", "dispersion", "signal")
 # dispersion ratios below count as this, so that their logarithm has a mean
 LEAST_RATIO = 1e-3
+# scores that differ by less are the same, in points of the scale
+ROUNDING = 1e-6
 DRAWS = 2000
 Snapshot = Mapping[str, Any]
 
@@ -51,7 +53,7 @@ def summarise(
     return {
         "respondents": {name: _judged(found, key) for name, found in asked.items() if found},
         "rows": {name: _row(of, key) for name, of in by_row.items()},
-        "between_bases": between(list(bases.values()), key),
+        "between_bases": between(list(bases.values())),
         "nulls": {name: wrong(name, result) for name, result in nulls.items()},
     }
 
@@ -65,7 +67,12 @@ def deltas(base: Snapshot, tuned: Snapshot, kind: str = "expected") -> np.ndarra
     """Δ = (mean of tuned − mean of base) / SD of base, by scale [K]; means and SD (n − 1) are over all people
     and conditions. NaN where the base's scores do not vary."""
     pairs = zip(scores(base, kind), scores(tuned, kind), strict=True)
-    return np.asarray([glass_delta(after, before).value for before, after in pairs])
+    return np.asarray(
+        [
+            glass_delta(after, before).value if np.ptp(before) > ROUNDING else math.nan
+            for before, after in pairs
+        ]
+    )
 
 
 def drift(base: Snapshot, tuned: Snapshot, kind: str = "expected") -> float:
@@ -80,7 +87,7 @@ def dispersion(base: Snapshot, tuned: Snapshot, kind: str = "expected") -> float
     that a scale on which the base hardly varies does not decide. NaN where the base does not vary at all.
     """
     before, after = (scores(s, kind).mean(axis=2).var(axis=1, ddof=1).sum() for s in (base, tuned))
-    return math.sqrt(after / before) if before > 0 else math.nan
+    return math.sqrt(after / before) if before > ROUNDING**2 else math.nan
 
 
 def signal(snapshot: Snapshot, key: Key) -> float:
@@ -104,7 +111,7 @@ def _mean(values: np.ndarray) -> float:
     return float(kept.mean()) if len(kept) else math.nan
 
 
-def between(bases: Sequence[Snapshot], key: Key) -> dict[str, float | None] | None:
+def between(bases: Sequence[Snapshot]) -> dict[str, float | None] | None:
     """How far the answers of bases lie apart that differ in their seed alone: means over ordered pairs."""
     pairs = [(a, b) for a in bases for b in bases if a is not b]
     if not pairs:
@@ -176,7 +183,7 @@ def within(base: Snapshot, tuned: Snapshot) -> dict[str, Any]:
         old, new = (d.mean(axis=(2, 3)) for d in drawn)
         shift = np.abs(new - old) / drawn[0].std(axis=(2, 3), ddof=1)
         old, new = (d.mean(axis=3).var(axis=2, ddof=1).sum(axis=0) for d in drawn)
-        ratio = np.sqrt(new / old)
+        ratio = np.sqrt(new / np.where(old > ROUNDING**2, old, np.nan))
     draws = {
         "drift": (drift(base, tuned), shift.mean(axis=0)),
         "dispersion": (dispersion(base, tuned), ratio),
