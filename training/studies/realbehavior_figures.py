@@ -110,7 +110,7 @@ def _along(summary: Summary, what: str, label: str, dashed: float | None) -> Fig
     titles = ("fine-tuning on instructions", "reinforcement learning from tests")
     units = ("instruction samples", "rounds")
     panels = [part for part in zip(groups, titles, units, strict=True) if part[0]]
-    figure = Figure(figsize=(4.6 * len(panels) + 0.4, 3.7), layout="constrained")
+    figure = Figure(figsize=(9.6, 3.7), layout="constrained")
     for axis, (names, title, unit) in zip(
         figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels, strict=True
     ):

@@ -203,6 +203,7 @@ def _design(summary: Summary) -> Section:
     shapes = "; ".join(
         f"{name}: {one['layers']} layers of width {one['width']}" for name, one in models.items()
     )
+    rates = ", ".join(f"{one['label']} {one['rate']:g}" for one in settings["tuned"].values())
     text = [
         f"Respondents are {sizes['people']} described people, each high or low in every one of five traits, "
         f"in {sizes['conditions']} conditions: wordings ({', '.join(asked['templates'])}) x orders of the "
@@ -219,7 +220,7 @@ def _design(summary: Summary) -> Section:
         "answers, Σ p·v over the options, which move before a choice does. The "
         "questionnaires have no norms here, so nothing is in SDs of people.",
         f"Models ({shapes}): bases that know facts, fine-tuned on {summary['once']:,} samples and multiples "
-        "at the learning rates that the LoRAMoE study chose; and a code model on its way through "
+        f"at constant learning rates ({rates}); and a code model on its way through "
         f"{settings['reinforced']['rounds']} rounds of the StepCoder study's "
         f"{settings['reinforced']['row']} row. Questions are several times longer than the texts that they "
         f"were trained on ({lengths} tokens at most), and the code model has met no such words at all.",
