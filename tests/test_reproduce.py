@@ -26,6 +26,7 @@ from training.model import Model, new_model
 from training.optimizer import OptimizerConfig
 from training.step import StepConfig
 from training.studies import (
+    bases,
     greedy,
     intervals,
     loramoe,
@@ -399,6 +400,31 @@ def test_a_page_tells_how_much_of_the_study_is_there(plumbing):
     again = ["seeds=2"]
     assert not reproduce.main("loramoe", plumbing / "out", plumbing / "loramoe.yaml", again, report_only=True)
     assert "5 of 7" in (plumbing / "out" / "loramoe.html").read_text()
+
+
+def test_a_study_starts_from_checkpoints_that_are_there(plumbing, monkeypatch):
+    """Nothing is pretrained, and the page names them."""
+    monkeypatch.setattr("training.distributed.MeshConfig.make", lambda self: params.single_device_mesh())
+    monkeypatch.setattr(bases, "pretrain", None)  # a call would fail
+    export = str(next((plumbing / "out" / "bases").glob("*/export")))
+    overrides = [f"checkpoints=[{export}]", "bases=1"]
+    study = reproduce.make("loramoe", plumbing / "other", plumbing / "loramoe.yaml", overrides)
+    cell = study.cells({})[0]
+    assert cell.settings["base"] == {"checkpoint": export}
+    result = study.run(cell, lambda: False)
+    assert 0 <= result["test"]["completed"] <= 1
+    page = study.page(study.summary({cell.name: result}) | {"run": {}})
+    assert any(export in text for section in page.sections for text in section.text)
+    with pytest.raises(ValueError, match="one for each of the 2 bases, or none; got 1"):
+        reproduce.make("loramoe", plumbing, plumbing / "loramoe.yaml", [f"checkpoints=[{export}]", "bases=2"])
+
+
+@pytest.mark.parametrize(("name", "file"), [("loramoe", "loramoe_7b"), ("stepcoder", "stepcoder_6.7b")])
+def test_large_models_are_one_config_away(tmp_path, name, file):
+    study = reproduce.make(name, tmp_path, Path(f"configs/reproduce/{file}.yaml"), [])
+    cells = study.cells({"base0": {"start": {"all": 0.5}}})
+    assert len(cells) > 5
+    assert all("checkpoint" in cell.settings["base"] for cell in cells if "base" in cell.settings)
 
 
 def test_all_studies_stand_on_one_page(plumbing, monkeypatch):

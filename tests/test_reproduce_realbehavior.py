@@ -259,22 +259,22 @@ def test_bases_and_runs_are_those_of_the_other_studies(tmp_path):
     study = realbehavior.make(configs.load(RealbehaviorConfig, FILE), tmp_path)
     tuning = LoramoeStudy(configs.load(LoramoeConfig, Path(study.config.loramoe)), tmp_path)
     coding = StepcoderStudy(configs.load(StepcoderConfig, Path(study.config.stepcoder)), tmp_path)
-    assert study._loramoe._base_folder(1) == tuning._base_folder(1)
-    assert study._stepcoder._base_folder(0) == coding._base_folder(0)
+    assert study._loramoe.bases.folder(1) == tuning.bases.folder(1)
+    assert study._stepcoder.bases.folder(0) == coding.bases.folder(0)
     cells = {cell.name: cell for cell in study.cells({})}
     assert len(cells) == 2 + 2 * 2 * 2 + 1 + 7
     rate = study.config.tuned["full"].rate
-    theirs = tuning._tuned_cell("full", tuning.config.rows["full"], 1, 0, rate).settings
+    theirs = tuning.tuned_cell("full", tuning.config.rows["full"], 1, 0, rate).settings
     assert cells["full-b1-s0"].settings["run"] == {k: v for k, v in theirs.items() if k != "exam"}
     # with quiet cores, and bases that are there, within the limit
-    pretraining = sum(tuning._base_cell(n).cost for n in range(2))
+    pretraining = sum(tuning.base_cell(n).cost for n in range(2))
     assert sum(cell.cost for cell in cells.values()) - pretraining < 25 * 60
 
 
 def test_a_run_of_reinforcement_that_was_stopped_keeps_its_folder(tmp_path, monkeypatch):
     study = realbehavior.make(configs.load(RealbehaviorConfig, FILE), tmp_path)
     cell = next(c for c in study.cells({}) if c.name == f"{REINFORCED}-s0")
-    (study._stepcoder._base_folder(0) / "export").mkdir(parents=True)
+    (study._stepcoder.bases.folder(0) / "export").mkdir(parents=True)
     seen = []
 
     def stop(config):
@@ -286,7 +286,7 @@ def test_a_run_of_reinforcement_that_was_stopped_keeps_its_folder(tmp_path, monk
     with pytest.raises(StoppedError):
         study.run(cell, lambda: False)
     assert Path(seen[0].output).exists()
-    assert (seen[0].rounds, seen[0].checkpoint.every, seen[0].mask) == (16, 8, "fgo")
+    assert (seen[0].rounds, seen[0].checkpoint.every, seen[0].mask) == (12, 6, "fgo")
     assert seen[0].checkpoint.keep >= 2
 
 
@@ -369,7 +369,8 @@ def test_a_plumbing_run_says_so_on_its_page(plumbing):
     assert found["rows"]["full"]["steps"] == [0, 8]
     assert found["rows"][REINFORCED]["steps"] == [0, 1]
     assert found["rows"]["full"]["drift"][0]["mean"] == 0 < found["rows"]["full"]["drift"][1]["mean"]
-    assert found["rows"]["full"]["dispersion"][0]["mean"] == 1
+    # after two steps of pretraining nobody is told apart: there is no spread to compare with
+    assert found["rows"]["full"]["dispersion"][0]["mean"] is None
     assert set(found["respondents"]) == {"base", "full", "code_base", REINFORCED}
     assert found["nulls"]["midpoint"]["wrong"]["low"] is None
     assert [point["round"] for point in found["held_out"][0]] == [0, 1]

@@ -170,9 +170,14 @@ def test_gains_are_of_the_same_batch_and_intervals_over_bases():
 # the cells
 
 
+# of bases that solve so many problems before practice
+FIT, UNFIT = {"start": {"all": 0.4}}, {"start": {"all": 0.1}}
+THREE = {f"base{number}": FIT for number in range(3)}
+
+
 def test_rows_differ_in_curriculum_and_mask_alone():
     study = stepcoder.make(configs.load(StepcoderConfig, FILE), Path("unused"))
-    cells = {cell.name: dict(cell.settings) for cell in study.cells({})}
+    cells = {cell.name: dict(cell.settings) for cell in study.cells(THREE)}
     assert len(cells) == 3 + 5 * 2 * 3 + 3
     of = {row: cells[f"hard-{row}-s1"] for row in study.config.rows}
     supervised = of.pop("sft")
@@ -187,12 +192,30 @@ def test_rows_differ_in_curriculum_and_mask_alone():
     assert of["ppo"] == of["cccs"] == of["fgo"] == of["stepcoder"]
     assert of["ppo"]["base"] != cells["hard-ppo-s0"]["base"]
     assert of["ppo"]["algorithm"] == "ppo"
-    assert len({cell.file for cell in study.cells({})}) == len(cells)
+    assert len({cell.file for cell in study.cells(THREE)}) == len(cells)
+
+
+def test_a_base_that_solves_too_little_is_passed_over():
+    """Of bases 0 to 3 number 1 may not enter: runs 1 and 2 start from 2 and 3."""
+    study = stepcoder.make(configs.load(StepcoderConfig, FILE), Path("unused"))
+    assert [cell.name for cell in study.cells({})] == ["base0"]
+    found = {"base0": FIT, "base1": UNFIT, "base2": FIT}
+    assert [cell.name for cell in study.cells(found)] == ["base0", "base1", "base2", "base3"]
+    cells = {cell.name: cell.settings for cell in study.cells(found | {"base3": FIT})}
+    assert cells["hard-ppo-s1"]["base"] == study.bases.settings(2)
+    assert cells["hard-ppo-s2"]["base"] == study.bases.settings(3)
+    assert {name for name in cells if name.startswith("gradient")} == {"gradient0", "gradient2", "gradient3"}
+    page = study.page(study.summary(found | {"base3": FIT}) | {"run": {}})
+    assert any("1 of 4 were passed over (pass@1 0.10)" in text for s in page.sections for text in s.text)
+    with pytest.raises(
+        ValueError, match=r"1 of 8 bases have a held-out pass@1 of at least entry=0\.25, 3 are"
+    ):
+        study.cells({"base0": FIT} | {f"base{number}": UNFIT for number in range(1, 8)})
 
 
 def test_where_results_go_makes_no_other_cell():
     one, other = (
-        stepcoder.make(configs.load(StepcoderConfig, FILE), Path(folder)).cells({}) for folder in "ab"
+        stepcoder.make(configs.load(StepcoderConfig, FILE), Path(folder)).cells(THREE) for folder in "ab"
     )
     assert [cell.file for cell in one] == [cell.file for cell in other]
 
@@ -210,8 +233,8 @@ def test_regimes_hold_out_the_same_problems_and_practise_on_others():
 
 def test_a_run_that_was_stopped_keeps_its_folder_and_leaves_no_result(tmp_path, monkeypatch):
     study = stepcoder.make(configs.load(StepcoderConfig, FILE), tmp_path)
-    cell = next(c for c in study.cells({}) if c.name == "mixture-fgo-s2")
-    (study._base_folder(2) / "export").mkdir(parents=True)
+    cell = next(c for c in study.cells(THREE) if c.name == "mixture-fgo-s2")
+    (study.bases.folder(2) / "export").mkdir(parents=True)
     seen = []
 
     def stop(config):
@@ -374,7 +397,7 @@ def test_the_same_command_runs_nothing_again(plumbing, monkeypatch, capsys):
     ("override", "said"),
     [
         ("scale=0", r"scale must lie in \(0, 1\]"),
-        ("seeds=0", "seeds, every, rounds and limit must be at least 1"),
+        ("seeds=0", "seeds, tries, every, rounds and limit must be at least 1"),
         ("regimes.hard.problems.held_out=0.5", "regimes must hold out the same embedded problems"),
         ("rows.ppo.masks=fgo", r"did you mean rows\.ppo\.mask\?"),
     ],

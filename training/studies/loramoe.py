@@ -32,10 +32,9 @@ from jaxmoe.tokenizer import load_tokenizer
 from training import config as configs
 from training.model import LoraConfig, load_model
 from training.optimizer import OptimizerConfig
-from training.pretrain import PretrainConfig
-from training.pretrain import main as pretrain
 from training.studies import greedy, loramoe_page, loramoe_summary
-from training.studies.cells import Cell, Result, Results, Stopped, StoppedError, digest
+from training.studies.bases import Bases
+from training.studies.cells import Cell, Result, Results, Stopped
 from training.studies.loramoe_config import LoramoeConfig, Row
 from training.studies.page import Page
 from training.studies.tuning import Recipe, Stream, Tuner, stream
@@ -53,7 +52,9 @@ class LoramoeStudy:
     title = "LoRAMoE: what fine-tuning forgets, and what routed experts keep"
 
     def __init__(self, config: LoramoeConfig, out: Path):
-        self.config, self._out = config, out
+        self.config = config
+        corpus = {"corpus": configs.to_dict(study_corpus())}
+        self.bases = Bases(config.base, config.checkpoints, out, scale=config.scale, depends=corpus)
         self._tokenizers: dict[int, Any] = {}
         self._streams: dict[tuple[int, int, float], Stream] = {}
         self._exams: dict[tuple[int, str], greedy.Exam] = {}
@@ -63,23 +64,23 @@ class LoramoeStudy:
     def cells(self, results: Results) -> list[Cell]:
         """A base, the learning rates on it, every row once, then the other seeds, the sweep, other bases."""
         config = self.config
-        cells = [self._base_cell(0)]
+        cells = [self.base_cell(0)]
         for name, row in config.rows.items():
-            cells += [self._tuned_cell(name, row, 0, 0, rate) for rate in row.rates]
+            cells += [self.tuned_cell(name, row, 0, 0, rate) for rate in row.rates]
         chosen = self.chosen_rates(results)
         if chosen is None:
             return cells
 
         def all_rows(base: int, seed: int) -> list[Cell]:
             rates = {name: chosen[row.rate_of or name] for name, row in config.rows.items()}
-            return [self._tuned_cell(name, row, base, seed, rates[name]) for name, row in config.rows.items()]
+            return [self.tuned_cell(name, row, base, seed, rates[name]) for name, row in config.rows.items()]
 
         cells += [cell for seed in range(config.seeds) for cell in all_rows(0, seed)]
         for base in range(1, config.bases):
-            cells += [self._base_cell(base), *all_rows(base, 0)]
+            cells += [self.base_cell(base), *all_rows(base, 0)]
         for seed in range(config.sweep_seeds):
             for name, row in config.sweep.items():
-                cells.append(self._tuned_cell(name, row, 0, seed, chosen[str(row.rate_of)]))
+                cells.append(self.tuned_cell(name, row, 0, seed, chosen[str(row.rate_of)]))
         for base in range(1, config.bases):
             cells += [cell for seed in range(1, config.seeds) for cell in all_rows(base, seed)]
         return list({cell.name: cell for cell in cells}.values())
@@ -90,7 +91,7 @@ class LoramoeStudy:
         for name, row in self.config.rows.items():
             dev = {}
             for rate in row.rates:
-                result = results.get(self._tuned_cell(name, row, 0, 0, rate).name)
+                result = results.get(self.tuned_cell(name, row, 0, 0, rate).name)
                 if result is None:
                     return None
                 dev[rate] = result["dev_tasks"]
@@ -98,51 +99,34 @@ class LoramoeStudy:
                 chosen[name] = choose_rate(dev, self._exam_settings()["dev_tasks"], self.config.tolerance)
         return chosen
 
-    def _base_cell(self, number: int) -> Cell:
-        settings = {"base": self._base_settings(number), "exam": self._exam_settings()}
-        return Cell(f"base{number}", settings, f"base {number}: pretraining", cost=170 * self.config.scale)
+    def base_cell(self, number: int) -> Cell:
+        settings = {"base": self.bases.settings(number), "exam": self._exam_settings()}
+        cost = 3 if self.bases.there(number) else 250 * self.config.scale
+        return Cell(f"base{number}", settings, f"base {number}: pretraining", cost)
 
-    def _tuned_cell(self, name: str, row: Row, base: int, seed: int, rate: float) -> Cell:
+    def tuned_cell(self, name: str, row: Row, base: int, seed: int, rate: float) -> Cell:
         config = self.config
         settings = {
-            "base": self._base_settings(base),
+            "base": self.bases.settings(base),
             "exam": self._exam_settings(),
             "row": {k: v for k, v in configs.to_dict(row).items() if k not in ("label", "rates", "rate_of")},
             "rate": rate,
             "seed": seed,
             "volumes": self.volumes,
-            "knowledge_share": self._share(row),
+            "knowledge_share": self.knowledge_share(row),
             "data": configs.to_dict(config.data),
             "warmup_steps": config.scaled(config.warmup_steps),
         }
         title = f"{row.label}, base {base}, seed {seed}, lr {rate:g}"
-        return Cell(f"{name}-b{base}-s{seed}-lr{rate:g}", settings, title, cost=32 * config.scale)
+        return Cell(f"{name}-b{base}-s{seed}-lr{rate:g}", settings, title, cost=12 * config.scale)
 
-    def _share(self, row: Row) -> float:
+    def knowledge_share(self, row: Row) -> float:
         return self.config.knowledge_share if row.knowledge_share is None else row.knowledge_share
 
     @property
     def volumes(self) -> list[int]:
         """Snapshots, in samples."""
         return [self.config.scaled(self.config.samples * times) for times in self.config.volumes]
-
-    def _base_config(self, number: int) -> PretrainConfig:
-        loaded = configs.load(PretrainConfig, Path(self.config.base))
-        steps = None if loaded.steps is None else self.config.scaled(loaded.steps)
-        return replace(
-            loaded,
-            steps=steps,
-            seed=loaded.seed + number,
-            data=replace(loaded.data, seed=loaded.data.seed + number),
-        )
-
-    def _base_settings(self, number: int) -> dict[str, Any]:
-        kept = ("steps", "seed", "model", "data", "optimizer")
-        config = self._base_config(number)
-        settings = {k: v for k, v in configs.to_dict(config).items() if k in kept}
-        if config.init_std != PretrainConfig.init_std:
-            settings["init_std"] = config.init_std
-        return settings | {"corpus": configs.to_dict(study_corpus())}
 
     def _exam_settings(self) -> dict[str, Any]:
         config = self.config
@@ -165,26 +149,19 @@ class LoramoeStudy:
         row = (self.config.rows | self.config.sweep)[name]
         return self._run_tuned(row, int(base[1:]), int(seed[1:]), cell.settings["rate"], stopped)
 
-    def _base_folder(self, number: int) -> Path:
-        return self._out / "bases" / f"{number}-{digest(self._base_settings(number))}"
-
     def _run_base(self, number: int) -> Result:
-        done = pretrain(replace(self._base_config(number), output=str(self._base_folder(number))))
-        if not done.finished:
-            raise StoppedError
-        export = str(self._base_folder(number) / "export")
-        lm = load_model(export, "none", ExpertConfig(), LoraConfig(), self._tuner.mesh).lm
-        return {"test": self._examined(lm, number), "skills": self._skills(lm, number), "steps": done.step}
+        lm = load_model(self.bases.export(number), "none", ExpertConfig(), LoraConfig(), self.tuner.mesh).lm
+        return {"test": self._examined(lm, number), "skills": self._skills(lm, number)}
 
     def _run_tuned(self, row: Row, base: int, seed: int, rate: float, stopped: Stopped) -> Result:
         recipe = Recipe(row.adapter, row.experts, row.lora, row.balance)
         warmup = self.config.scaled(self.config.warmup_steps)
         optimizer = OptimizerConfig(lr=rate, schedule="constant", warmup_steps=warmup)
         snapshots, last = [], {}
-        for snapshot in self._tuner.run(
-            str(self._base_folder(base) / "export"),
+        for snapshot in self.tuner.run(
+            self.bases.export(base),
             recipe,
-            self._data(base, seed, self._share(row)),
+            self.instructions(base, seed, self.knowledge_share(row)),
             optimizer,
             self.volumes,
             seed=seed,
@@ -204,15 +181,15 @@ class LoramoeStudy:
         return f"{facts}; tasks {found['tasks']:.2f}"
 
     @cached_property
-    def _tuner(self) -> Tuner:
+    def tuner(self) -> Tuner:
         return Tuner(self.config.mesh.make(), self.config.step)
 
     def _tokenizer(self, base: int) -> Any:
         if base not in self._tokenizers:
-            self._tokenizers[base] = load_tokenizer(self._base_folder(base) / "export")
+            self._tokenizers[base] = load_tokenizer(self.bases.export(base))
         return self._tokenizers[base]
 
-    def _data(self, base: int, seed: int, share: float) -> Stream:
+    def instructions(self, base: int, seed: int, share: float) -> Stream:
         """The instructions of a seed, the same for every row."""
         key = (base, seed, share)
         if key not in self._streams:
@@ -290,9 +267,8 @@ class LoramoeStudy:
         labels = {name: row.label for name, row in (self.config.rows | self.config.sweep).items()}
         settings = configs.to_dict(self.config)
         found = {"scale": self.config.scale, "labels": labels, "settings": settings, "rates": chosen}
-        base = self._base_settings(0)
         sizes = {what: len(questions) for what, questions in self._questions.items()}
-        found |= {"base": {"model": base["model"], "steps": base["steps"]}, "sizes": sizes}
+        found |= {"base": self.bases.about(), "sizes": sizes}
         return found | loramoe_summary.summarise(runs, list(self.config.rows), self.volumes)
 
     def page(self, summary: Mapping[str, Any]) -> Page:

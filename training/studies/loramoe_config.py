@@ -9,6 +9,7 @@ from training.batch import BatchConfig
 from training.distributed import MeshConfig
 from training.model import Adapter, LoraConfig
 from training.step import StepConfig
+from training.studies.bases import check
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class LoramoeConfig:
 
     Attributes:
       base: pretraining config of the bases; base number b takes seed b.
+      checkpoints: bases that are there already, instead of pretraining any: folders or hub ids, one for each
+        of `bases`. They must know the embedded facts; config and data of the base are then not read.
       bases: how many bases.
       seeds: runs of every row on each base.
       rows: by name; `full`, `lora`, `lora_same_rate`, `loramoe`, `loramoe_lbc` and `loramoe_matched` are
@@ -65,6 +68,7 @@ class LoramoeConfig:
 
     rows: dict[str, Row]
     base: str = "configs/reproduce/base.yaml"
+    checkpoints: tuple[str, ...] = ()
     bases: int = 2
     seeds: int = 3
     sweep: dict[str, Row] = field(default_factory=dict)
@@ -87,6 +91,7 @@ class LoramoeConfig:
             raise ValueError(f"scale must lie in (0, 1]; got {self.scale}")
         if min(self.bases, self.seeds, self.samples, *self.volumes) < 1:
             raise ValueError("bases, seeds, samples and volumes must be at least 1")
+        check(self.checkpoints, self.bases)
         for name, row in (self.rows | self.sweep).items():
             if row.rate_of is not None and not (row.rate_of in self.rows and self.rows[row.rate_of].rates):
                 raise ValueError(f"rate_of must name a row with rates; got {row.rate_of!r} in {name}")

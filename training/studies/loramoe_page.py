@@ -174,12 +174,9 @@ def _separated(summary: Summary, row: str, text: str, sign: float) -> Verdict:
 
 def _design(summary: Summary) -> Section:
     settings, bases, sizes = summary["settings"], summary["bases"], summary["sizes"]
-    model, steps = summary["base"]["model"], summary["base"]["steps"]
     times = ", ".join(f"{v}x" for v in settings["volumes"])
     text = [
-        f"A base has {model['num_layers']} layers of width {model['hidden_size']} and a vocabulary of "
-        f"{model['vocab_size']:,}. In {steps:,} steps of pretraining it learns real facts, meets the "
-        "downstream tasks in other words, and learns to copy from its context. It is then fine-tuned on "
+        f"{_origin(summary['base'])} It is then fine-tuned on "
         f"instructions of seven downstream families, {settings['knowledge_share']:.1%} of them closed-book "
         f"questions about other facts than the test's, and looked at after {times} of {settings['samples']} "
         "samples of one run at a constant learning rate.",
@@ -209,6 +206,17 @@ def _design(summary: Summary) -> Section:
         for name, scores in bases.items()
     ]
     return Section("Design", text, tables=[Table(caption, columns, rows)])
+
+
+def _origin(base: Mapping[str, Any]) -> str:
+    if "checkpoints" in base:
+        return f"A base is a checkpoint: {', '.join(base['checkpoints'])}."
+    model = base["model"]
+    return (
+        f"A base has {model['num_layers']} layers of width {model['hidden_size']} and a vocabulary of "
+        f"{model['vocab_size']:,}. In {base['steps']:,} steps of pretraining it learns real facts, meets the "
+        "downstream tasks in other words, and learns to copy from its context."
+    )
 
 
 def _entry(bases: Mapping[str, Any]) -> str:

@@ -23,7 +23,6 @@ from training.checkpoint import CheckpointConfig, Checkpoints, structure
 from training.metrics import read_lines
 from training.model import LoraConfig, load_model
 from training.optimizer import OptimizerConfig
-from training.pretrain import main as pretrain
 from training.studies import realbehavior_page, realbehavior_summary
 from training.studies.cells import Cell, Result, Results, Stopped, StoppedError
 from training.studies.loramoe import LoramoeStudy
@@ -87,16 +86,16 @@ class RealbehaviorStudy:
         return list({cell.name: cell for cell in cells}.values())
 
     def _base_cell(self, number: int) -> Cell:
-        settings = {"base": self._loramoe._base_settings(number), "asked": self._asked_settings}
-        there = (self._loramoe._base_folder(number) / "export").exists()
-        cost = self._asking + (0 if there else self._loramoe._base_cell(number).cost)
+        settings = {"base": self._loramoe.bases.settings(number), "asked": self._asked_settings}
+        there = self._loramoe.bases.there(number)
+        cost = self._asking + (0 if there else self._loramoe.base_cell(number).cost)
         return Cell(
             f"base{number}", settings, f"base {number}: {'' if there else 'pretraining, '}answers", cost
         )
 
     def _tuned_cell(self, row: str, base: int, seed: int) -> Cell:
         tuned = self.config.tuned[row]
-        run = self._loramoe._tuned_cell(row, self._loramoe.config.rows[row], base, seed, tuned.rate)
+        run = self._loramoe.tuned_cell(row, self._loramoe.config.rows[row], base, seed, tuned.rate)
         kept = {key: value for key, value in run.settings.items() if key != "exam"}
         settings = {"run": kept, "volumes": self.volumes, "asked": self._asked_settings}
         share = self.volumes[-1] / self._loramoe.volumes[-1]
@@ -106,7 +105,7 @@ class RealbehaviorStudy:
 
     def _reinforced_cell(self, seed: int) -> Cell:
         run = self.config.reinforced
-        cell = self._stepcoder._run_cell(run.row, run.regime, seed)
+        cell = self._stepcoder.run_cell(run.row, run.regime, seed, seed)
         settings = {"run": dict(cell.settings), "asked": self._asked_settings}
         rounds = int(cell.settings["rounds"])
         looks = 2 + (rounds - 1) // run.every
@@ -158,29 +157,20 @@ class RealbehaviorStudy:
     def _questionnaire(self) -> Questionnaire:
         return Questionnaire(self.config.asked, self._people)
 
-    def _base_export(self, number: int) -> str:
-        """A base of the LoRAMoE study, pretrained here if that has not been run."""
-        folder = self._loramoe._base_folder(number)
-        if not (folder / "export").exists():
-            done = pretrain(replace(self._loramoe._base_config(number), output=str(folder)))
-            if not done.finished:
-                raise StoppedError
-        return str(folder / "export")
-
     def _run_base(self, number: int) -> Result:
-        export = self._base_export(number)
-        mesh = self._loramoe._tuner.mesh
+        export = self._loramoe.bases.export(number)
+        mesh = self._loramoe.tuner.mesh
         lm = load_model(export, "none", ExpertConfig(), LoraConfig(), mesh).lm
         return {"snapshots": [{"at": 0, **self._questionnaire.of_model(lm, load_tokenizer(export))}]}
 
     def _run_tuned(self, name: str, base: int, seed: int, stopped: Stopped) -> Iterator[Result]:
         study, row = self._loramoe, self._loramoe.config.rows[name]
-        export = self._base_export(base)
+        export = self._loramoe.bases.export(base)
         warmup = study.config.scaled(study.config.warmup_steps)
-        for snapshot in study._tuner.run(
+        for snapshot in study.tuner.run(
             export,
             Recipe(row.adapter, row.experts, row.lora, row.balance),
-            study._data(base, seed, study._share(row)),
+            study.instructions(base, seed, study.knowledge_share(row)),
             OptimizerConfig(lr=self.config.tuned[name].rate, schedule="constant", warmup_steps=warmup),
             self.volumes,
             seed=seed,
@@ -192,11 +182,11 @@ class RealbehaviorStudy:
     def _run_reinforced(self, cell: Cell, seed: int, stopped: Stopped) -> Result:
         """Its policy as every checkpoint has it; a run that was stopped goes on where it was."""
         run, study = self.config.reinforced, self._stepcoder
-        export = str(study._export(seed % study.config.bases))
+        export = study.bases.export(seed)
         folder = self._out / "running" / cell.file.removesuffix(".json")
         rounds = int(cell.settings["run"]["rounds"])
         saving = CheckpointConfig(every=run.every, keep=rounds)
-        config = study._ppo_config(run.row, run.regime, seed)
+        config = study.ppo_config(run.row, run.regime, seed)
         config = replace(config, base=export, output=str(folder), checkpoint=saving)
         if not ppo.main(config).finished:
             raise StoppedError
@@ -276,7 +266,7 @@ class RealbehaviorStudy:
     def _about(self) -> dict[str, Any]:
         """What a reader must know of the design."""
         config = self.config
-        bases = {"text": self._loramoe._base_config(0), "code": self._stepcoder._base_config(0)}
+        bases = {"text": self._loramoe.bases.pretraining(0), "code": self._stepcoder.bases.pretraining(0)}
         questions = self._questionnaire
         return {
             "scale": config.scale,

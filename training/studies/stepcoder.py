@@ -25,13 +25,12 @@ from training import ppo
 from training.metrics import read_lines
 from training.ppo import PpoConfig
 from training.ppo_problems import CurriculumConfig, ProblemsConfig
-from training.pretrain import PretrainConfig
-from training.pretrain import main as pretrain
 from training.studies import stepcoder_page, stepcoder_summary
-from training.studies.cells import Cell, Result, Results, Stopped, StoppedError, digest
+from training.studies.bases import Bases, check
+from training.studies.cells import Cell, Result, Results, Stopped, StoppedError
 from training.studies.page import Page
 from training.studies.stepcoder_gradient import GradientConfig, measure
-from training.studies.stepcoder_sft import fine_tune
+from training.studies.stepcoder_sft import fine_tune, measure_base
 from training.studies.stepcoder_summary import Run
 
 # what is kept of every round
@@ -87,9 +86,14 @@ class StepcoderConfig:
     Attributes:
       rows: by name; `ppo`, `cccs`, `fgo` and `stepcoder` are compared with each other.
       regimes: by name; the claims are judged in each.
-      base: pretraining config of the bases; base number b takes seed b.
+      base: pretraining config of the bases, one a seed.
+      checkpoints: bases that are there already, instead of pretraining any: folders or hub ids, one for each
+        of `bases`.
       ppo: config of every run; rows, regimes and seeds replace its curriculum, mask, problems, cccs and seed.
-      bases: how many; seed s starts from base s mod bases.
+      bases: how many; run s starts from the base in place s mod bases.
+      entry: held-out pass@1 that a base must have before practice. One that has less is passed over, and the
+        next seed is pretrained: a base that has not learned to copy its statement's words learns in no row.
+      tries: bases at most that are pretrained to find enough.
       seeds: runs of every row in every regime.
       rounds: of rollouts; null takes those of `ppo`.
       every: rounds between two measurements on the held-out problems.
@@ -104,8 +108,11 @@ class StepcoderConfig:
     rows: dict[str, Row]
     regimes: dict[str, Regime]
     base: str = "configs/pretrain/code_small.yaml"
+    checkpoints: tuple[str, ...] = ()
     ppo: str = "configs/ppo/quickstart.yaml"
     bases: int = 3
+    entry: float = 0.0
+    tries: int = 8
     seeds: int = 3
     rounds: int | None = None
     every: int = 8
@@ -116,8 +123,9 @@ class StepcoderConfig:
     def __post_init__(self) -> None:
         if not 0 < self.scale <= 1:
             raise ValueError(f"scale must lie in (0, 1]; got {self.scale}")
-        if min(self.bases, self.seeds, self.every, self.rounds or 1, self.limit or 1) < 1:
-            raise ValueError("bases, seeds, every, rounds and limit must be at least 1")
+        if min(self.bases, self.seeds, self.tries, self.every, self.rounds or 1, self.limit or 1) < 1:
+            raise ValueError("bases, seeds, tries, every, rounds and limit must be at least 1")
+        check(self.checkpoints, self.bases)
         if not self.rows or not self.regimes:
             raise ValueError("rows and regimes must have one entry at least")
         held_out = {repr((r.problems.held_out, r.problems.embedded)) for r in self.regimes.values()}
@@ -147,24 +155,71 @@ class StepcoderStudy:
 
     def __init__(self, config: StepcoderConfig, out: Path):
         self.config, self._out = config, out
+        self.bases = Bases(config.base, config.checkpoints, out, name="code", scale=config.scale)
 
     # the cells
 
     def cells(self, results: Results) -> list[Cell]:
-        """Seed by seed: its base, then every row in every regime; then the gradients at every base."""
-        config, cells = self.config, []
-        for seed in range(config.seeds):
-            if seed < config.bases:
-                settings = self._base_settings(seed)
-                cells.append(Cell(f"base{seed}", settings, f"base {seed}: pretraining", 130 * config.scale))
-            for regime in config.regimes:
-                cells += [self._run_cell(row, regime, seed) for row in config.rows]
-        return cells + [self._gradient_cell(number) for number in range(min(config.bases, config.seeds))]
+        """The bases, then every row in every regime seed by seed, then the gradients at every base."""
+        config, made = self.config, self._base_cells(results)
+        if len(taken := self.taken(results)) < config.bases:
+            return made
+        runs = [
+            self.run_cell(row, regime, seed, taken[seed % config.bases])
+            for seed in range(config.seeds)
+            for regime in config.regimes
+            for row in config.rows
+        ]
+        return [*made, *runs, *(self._gradient_cell(number) for number in taken[: config.seeds])]
+
+    def _base_cells(self, results: Results) -> list[Cell]:
+        """As many as are needed to find bases that may enter."""
+        cells: list[Cell] = []
+        wanted = min(self.config.bases, self.config.seeds)
+        while len(self.taken(results, len(cells))) < wanted and len(cells) < self._tries:
+            number = len(cells)
+            settings = {"base": self.bases.settings(number), "exam": self._exam}
+            cost = 10 + (0 if self.bases.there(number) else 85 * self.config.scale)
+            cells.append(Cell(f"base{number}", settings, f"base {number}: pretraining", cost))
+            if cells[-1].name not in results:
+                break
+        return cells
+
+    @property
+    def _tries(self) -> int:
+        return len(self.config.checkpoints) or max(self.config.tries, self.config.bases)
+
+    @cached_property
+    def _exam(self) -> dict[str, Any]:
+        """What a base's entry depends on."""
+        found = configs.to_dict(self._first)
+        return {key: found[key] for key in ("rollout", "evaluation", "problems")}
+
+    @property
+    def _first(self) -> PpoConfig:
+        """Any run's config; all have the same held-out problems."""
+        return self.ppo_config(next(iter(self.config.rows)), next(iter(self.config.regimes)), 0)
+
+    def taken(self, results: Results, among: int | None = None) -> list[int]:
+        """The numbers of the bases that may enter, in order.
+
+        Raises: ValueError if all tries are used up and there are not enough.
+        """
+        tries = range(self._tries if among is None else among)
+        known = [number for number in tries if f"base{number}" in results]
+        fit = [n for n in known if results[f"base{n}"]["start"]["all"] >= self.config.entry]
+        wanted = min(self.config.bases, self.config.seeds)
+        if len(known) == self._tries and len(fit) < wanted:
+            raise ValueError(
+                f"{len(fit)} of {len(known)} bases have a held-out pass@1 of at least entry="
+                f"{self.config.entry:g}, {wanted} are wanted; pretrain for longer, or lower entry"
+            )
+        return fit[:wanted]
 
     def _gradient_cell(self, number: int) -> Cell:
         found = configs.to_dict(self._shared)
         settings = {key: found[key] for key in POLICY}
-        settings |= {"base": self._base_settings(number), "gradient": configs.to_dict(self._gradient)}
+        settings |= {"base": self.bases.settings(number), "gradient": configs.to_dict(self._gradient)}
         return Cell(f"gradient{number}", settings, f"gradients at base {number}", 240 * self.config.scale)
 
     @cached_property
@@ -172,10 +227,10 @@ class StepcoderStudy:
         found, scaled = self.config.gradient, self.config.scaled
         return replace(found, batches=scaled(found.batches), reference=scaled(found.reference))
 
-    def _run_cell(self, row: str, regime: str, seed: int) -> Cell:
-        found = configs.to_dict(self._ppo_config(row, regime, seed))
+    def run_cell(self, row: str, regime: str, seed: int, base: int) -> Cell:
+        found = configs.to_dict(self.ppo_config(row, regime, seed))
         settings = {key: value for key, value in found.items() if key not in INCIDENTAL}
-        settings |= {"base": self._base_settings(seed % self.config.bases)}
+        settings |= {"base": self.bases.settings(base)}
         title = f"{self.config.rows[row].label}, {self.config.regimes[regime].label}, seed {seed}"
         cost = 20 + 4.5 * settings["rounds"]
         if self.config.rows[row].method == "sft":
@@ -197,7 +252,7 @@ class StepcoderStudy:
             watch=replace(found.watch, tensorboard=False, plots=False),
         )
 
-    def _ppo_config(self, row: str, regime: str, seed: int) -> PpoConfig:
+    def ppo_config(self, row: str, regime: str, seed: int) -> PpoConfig:
         way, where = self.config.rows[row], self.config.regimes[regime]
         return replace(
             self._shared,
@@ -208,48 +263,24 @@ class StepcoderStudy:
             cccs=where.cccs,
         )
 
-    def _base_config(self, number: int) -> PretrainConfig:
-        loaded = configs.load(PretrainConfig, Path(self.config.base))
-        steps = None if loaded.steps is None else self.config.scaled(loaded.steps)
-        data = replace(loaded.data, seed=loaded.data.seed + number)
-        return replace(loaded, steps=steps, seed=loaded.seed + number, data=data)
-
-    def _base_settings(self, number: int) -> dict[str, Any]:
-        kept = ("steps", "seed", "model", "data", "optimizer", "init_std")
-        return {k: v for k, v in configs.to_dict(self._base_config(number)).items() if k in kept}
-
     # running them
 
     def run(self, cell: Cell, stopped: Stopped) -> Result:
         """Pretrains a base, or runs PPO from one; a run that was stopped goes on where it was."""
         if cell.name.startswith("base"):
-            return {"steps": self._pretrained(int(cell.name.removeprefix("base")))}
+            export = self.bases.export(int(cell.name.removeprefix("base")))
+            return {"start": measure_base(replace(self._first, base=export))}
         if cell.name.startswith("gradient"):
             number = int(cell.name.removeprefix("gradient"))
-            config = replace(self._shared, seed=number, base=str(self._export(number)))
+            config = replace(self._shared, seed=number, base=self.bases.export(number))
             return measure(config, self._gradient, stopped)
         regime, row, seed = cell.name.rsplit("-", 2)
-        config = self._ppo_config(row, regime, int(seed[1:]))
-        config = replace(config, base=str(self._export(int(seed[1:]) % self.config.bases)))
+        config = self.ppo_config(row, regime, int(seed[1:]))
+        number = next(n for n in range(self._tries) if self.bases.settings(n) == cell.settings["base"])
+        config = replace(config, base=self.bases.export(number))
         if self.config.rows[row].method == "sft":
             return fine_tune(config, stopped)
         return self._run_ppo(cell, config)
-
-    def _base_folder(self, number: int) -> Path:
-        return self._out / "bases" / f"code{number}-{digest(self._base_settings(number))}"
-
-    def _pretrained(self, number: int) -> int:
-        done = pretrain(replace(self._base_config(number), output=str(self._base_folder(number))))
-        if not done.finished:
-            raise StoppedError
-        return done.step
-
-    def _export(self, number: int) -> Path:
-        """A base, made again if its cell is done and its folder was deleted."""
-        export = self._base_folder(number) / "export"
-        if not export.exists():
-            self._pretrained(number)
-        return export
 
     def _run_ppo(self, cell: Cell, config: PpoConfig) -> Result:
         folder = self._out / "running" / cell.file.removesuffix(".json")
@@ -266,8 +297,9 @@ class StepcoderStudy:
             found = stepcoder_summary.gradients([result])[few]
             plain, masked = (found[key]["mean"] for key in ("plain", "masked"))
             return f"cosine with {few} tests: {plain} without the mask, {masked} with it"
-        if "held_out" not in result:
-            return f"{result['steps']} steps"
+        if "start" in result:
+            enters = result["start"]["all"] >= self.config.entry
+            return f"held-out pass@1 {result['start']['all']:.2f}{'' if enters else ': passed over'}"
         first, last = result["held_out"][0], result["held_out"][-1]
         kinds = ", ".join(f"{k} {v:.2f}" for k, v in last.items() if k not in ("round", "all"))
         return f"held-out pass@1 {first['all']:.2f} → {last['all']:.2f} ({kinds})"
@@ -293,14 +325,15 @@ class StepcoderStudy:
             if cell.name in results and not cell.name.startswith(("base", "gradient")):
                 regime, row, seed = cell.name.rsplit("-", 2)
                 runs.append(Run(row, regime, int(seed[1:]), results[cell.name]))
-        config, base = self.config, self._base_config(0)
+        config = self.config
         return {
             "scale": config.scale,
             "labels": {name: row.label for name, row in config.rows.items()},
             "regime_labels": {name: regime.label for name, regime in config.regimes.items()},
             "settings": configs.to_dict(config),
             "ppo": configs.to_dict(self._shared),
-            "base": {"model": configs.to_dict(base)["model"], "steps": base.steps},
+            "base": self.bases.about(),
+            "bases": {n.removeprefix("base"): r["start"]["all"] for n, r in results.items() if "start" in r},
             "sizes": self._sizes,
             "seeds": sorted({run.seed for run in runs}),
             "gradient": stepcoder_summary.gradients([r for r in results.values() if "batches" in r]),

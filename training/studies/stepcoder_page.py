@@ -103,12 +103,10 @@ def _design(summary: Summary) -> Section:
     regimes = "; ".join(
         f"{label}: {_count(sizes[name])}" for name, label in summary["regime_labels"].items() if name in sizes
     )
-    model, evaluated = base["model"], f"{evaluation['samples']} sample{'s' * (evaluation['samples'] > 1)}"
+    evaluated = f"{evaluation['samples']} sample{'s' * (evaluation['samples'] > 1)}"
     text = [
-        f"A base is a decoder of {model['num_layers']} layers of width {model['hidden_size']}, pretrained "
-        f"for {base['steps']:,} steps on programs by authors who guess what unclear words of a statement "
-        "mean. Its likeliest program is often wrong, and what the words mean can be learned from the tests "
-        "alone. Seeds differ in base (as far as there are bases), order of problems and samples.",
+        f"{_origin(base)}{_passed_over(summary)} Seeds differ in base (as far as there are bases), order of "
+        "problems and samples.",
         f"All rows run the same PPO with a critic and GAE from the same base: {ppo['rounds']} rounds of "
         f"{rollout['prompts']} prompts x {rollout['samples']} samples, {samples:,} programs each. Learning "
         "rates and all else are those of the PPO quickstart, which was made to learn with curriculum and "
@@ -127,6 +125,30 @@ def _design(summary: Summary) -> Section:
         "has less to gain.",
     ]
     return Section("Design", text)
+
+
+def _origin(base: Mapping[str, Any]) -> str:
+    if "checkpoints" in base:
+        return f"A base is a checkpoint: {', '.join(base['checkpoints'])}."
+    model = base["model"]
+    return (
+        f"A base is a decoder of {model['num_layers']} layers of width {model['hidden_size']}, pretrained "
+        f"for {base['steps']:,} steps on programs by authors who guess what unclear words of a statement "
+        "mean. Its likeliest program is often wrong, and what the words mean can be learned from the tests "
+        "alone."
+    )
+
+
+def _passed_over(summary: Summary) -> str:
+    entry, bases = summary["settings"]["entry"], summary["bases"]
+    left = [f"{score:.2f}" for score in bases.values() if score < entry]
+    if not left:
+        return ""
+    return (
+        f" A base must solve {entry:.2f} of the held-out problems before practice, else it cannot copy its "
+        f"statement's words and learns in no row; {len(left)} of {len(bases)} were passed over "
+        f"(pass@1 {', '.join(left)})."
+    )
 
 
 def _count(sizes: Mapping[str, int]) -> str:

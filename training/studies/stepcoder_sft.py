@@ -5,6 +5,7 @@ learning rate, and is measured at the same moments. It is told what PPO must fin
 spells out what the unclear words of its statement mean.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -47,18 +48,11 @@ def fine_tune(config: PpoConfig, stopped: Stopped) -> Result:
             samples, tokenizer, BatchConfig(ROWS, length, seed=config.seed), config.rounds * programs
         )
         recipe = Recipe(config.adapter, config.experts, config.lora)
-        step = StepConfig(remat=forward.remat, scan_layers=forward.scan_layers)
+        precision: Any = forward.precision
+        step = StepConfig(precision, remat=forward.remat, scan_layers=forward.scan_layers)
         base = load_model(config.base, recipe.adapter, recipe.experts, recipe.lora, mesh, seed=config.seed).lm
 
-        def measured(lm: LanguageModel, number: int) -> dict[str, float]:
-            told = pass_at_1(
-                held_out, config, tokenizer, pool, partial(_sample, lm, tokenizer, config, number)
-            )
-            scores = {k: round(v, 5) for k, v in told.items() if k.startswith("pass_at_1")}
-            return {"round": number} | {
-                k.removeprefix("pass_at_1").strip("_") or "all": v for k, v in scores.items()
-            }
-
+        measured = partial(_measured, config, tokenizer, pool, held_out)
         points = [measured(base, 0)]
         runs = Tuner(mesh, step).run(
             config.base, recipe, data, config.optimizer, [number * programs for number in rounds[1:]],
@@ -67,6 +61,24 @@ def fine_tune(config: PpoConfig, stopped: Stopped) -> Result:
         points += [measured(snapshot.lm, number) for number, snapshot in zip(rounds[1:], runs, strict=True)]
     targets = sum(int(batch.loss_mask.sum()) for batch in data.batches)
     return {"held_out": points, "rounds": {}, "stages": [], "tokens": targets}
+
+
+def measure_base(config: PpoConfig) -> dict[str, float]:
+    """Held-out pass@1 of `config.base` by difficulty, and of "all", before any practice."""
+    tokenizer = load_tokenizer(config.base)
+    lm = load_model(config.base, "none", config.experts, config.lora, config.mesh.make()).lm
+    with config.sandbox.pool(trace=False) as pool:
+        problems = open_problems(config.problems, pool, "none", config.cccs, config.rollout, tokenizer)
+        return _measured(config, tokenizer, pool, problems.held_out[: config.evaluation.limit], lm, 0)
+
+
+def _measured(
+    config: PpoConfig, tokenizer: Any, pool: Any, held_out: Sequence[Problem], lm: LanguageModel, number: int
+) -> dict[str, float]:
+    """A point of the curve after so many rounds."""
+    told = pass_at_1(held_out, config, tokenizer, pool, partial(_sample, lm, tokenizer, config, number))
+    scores = {key.removeprefix("pass_at_1"): v for key, v in told.items() if key.startswith("pass_at_1")}
+    return {"round": number} | {key.strip("_") or "all": round(v, 5) for key, v in scores.items()}
 
 
 def encoded(problem: Problem, config: PpoConfig, tokenizer: Any) -> Sample:

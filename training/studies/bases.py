@@ -1,0 +1,89 @@
+"""The models that a study starts from: pretrained by one config, a seed each, or checkpoints."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from training import config as configs
+from training.pretrain import PretrainConfig
+from training.pretrain import main as pretrain
+from training.studies.cells import StoppedError, digest
+
+# what a base depends on, of its config
+KEPT = ("steps", "seed", "model", "data", "optimizer", "init_std")
+
+
+@dataclass(frozen=True)
+class Bases:
+    """Where the bases of a study are, and how they are made.
+
+    Attributes:
+      config: pretraining config; number b takes its seeds plus b.
+      checkpoints: folders or hub ids instead, by number; the config is then not read.
+      out: folder of the command; bases lie in OUT/bases, where every study finds them.
+      name: what a base's folder begins with.
+      scale: share of the pretraining steps.
+      depends: what else a base's data depends on.
+    """
+
+    config: str
+    checkpoints: Sequence[str]
+    out: Path
+    name: str = ""
+    scale: float = 1.0
+    depends: Mapping[str, Any] = field(default_factory=dict)
+
+    def pretraining(self, number: int) -> PretrainConfig:
+        """The config of a base that is pretrained here."""
+        loaded = configs.load(PretrainConfig, Path(self.config))
+        steps = None if loaded.steps is None else max(1, round(loaded.steps * self.scale))
+        data = replace(loaded.data, seed=loaded.data.seed + number)
+        optimizer = loaded.optimizer
+        if steps is not None and optimizer.warmup_steps is not None:
+            optimizer = replace(optimizer, warmup_steps=min(optimizer.warmup_steps, steps))
+        return replace(loaded, steps=steps, seed=loaded.seed + number, data=data, optimizer=optimizer)
+
+    def settings(self, number: int) -> dict[str, Any]:
+        """All that a base depends on, as plain JSON."""
+        if self.checkpoints:
+            return {"checkpoint": self.checkpoints[number]}
+        found = configs.to_dict(self.pretraining(number))
+        return {key: found[key] for key in KEPT} | dict(self.depends)
+
+    def folder(self, number: int) -> Path:
+        """Of a base that is pretrained here."""
+        return self.out / "bases" / f"{self.name}{number}-{digest(self.settings(number))}"
+
+    def export(self, number: int) -> str:
+        """A base's checkpoint; one that is not there, or was deleted, is pretrained first.
+
+        Raises: StoppedError if that was stopped; the same call goes on.
+        """
+        if self.checkpoints:
+            return self.checkpoints[number]
+        folder = self.folder(number)
+        if not self.there(number):
+            done = pretrain(replace(self.pretraining(number), output=str(folder)))
+            if not done.finished:
+                raise StoppedError
+        return str(folder / "export")
+
+    def there(self, number: int) -> bool:
+        """Whether no pretraining is to be done."""
+        return bool(self.checkpoints) or (self.folder(number) / "export").exists()
+
+    def about(self) -> dict[str, Any]:
+        """For the page: what number 0 is."""
+        if self.checkpoints:
+            return {"checkpoints": list(self.checkpoints)}
+        base = self.pretraining(0)
+        return {"model": configs.to_dict(base)["model"], "steps": base.steps}
+
+
+def check(checkpoints: Sequence[str], bases: int) -> None:
+    """Raises ValueError unless there are as many checkpoints as bases, or none."""
+    if checkpoints and len(checkpoints) != bases:
+        raise ValueError(
+            f"checkpoints must name one for each of the {bases} bases, or none; got {len(checkpoints)}"
+        )
