@@ -142,6 +142,38 @@ def stepcoder_study() -> str:
     return "\n".join(lines)
 
 
+def realbehavior_study() -> str:
+    """The RealBehavior study: conclusions on every model, drift, dispersion, wrong conclusions on nulls."""
+    found = read("reproduce/realbehavior/realbehavior.json")
+    labels = {"base": "base", "code_base": "code base"} | found["labels"]
+    lines = [
+        "| model | believed / undetermined / not | drift, SD of its base | dispersion, x its base |",
+        "|---|---|---|---|",
+    ]
+
+    def plain(score: dict[str, float]) -> str:
+        ends = "" if score["low"] is None else f" [{score['low']:.2f}, {score['high']:.2f}]"
+        return "–" if score["mean"] is None else f"{score['mean']:.2f}{ends}"
+
+    for name, judged in found["respondents"].items():
+        counts = [
+            str(sum(one[verdict] for one in judged["conclusions"]))
+            for verdict in ("faithful", "undetermined", "not faithful")
+        ]
+        row = found["rows"].get(name)
+        moved = [plain(row[what][-1]) for what in ("drift", "dispersion")] if row else ["", ""]
+        runs = f"{judged['runs']} run{'s' * (judged['runs'] != 1)}"
+        lines.append(f"| {labels[name]}, {runs} | {' / '.join(counts)} | {' | '.join(moved)} |")
+    nulls = found["nulls"]
+    seeds = max(one["seeds"] for one in nulls.values())
+    wrong = ", ".join(f"{name} {100 * one['wrong']['mean']:.1f}" for name, one in nulls.items())
+    lines.append(
+        f"\nWrong conclusions on simulated respondents, % over {seeds} seeds (at most 5 wanted): {wrong}. "
+        f"{run_of(found)}"
+    )
+    return "\n".join(lines)
+
+
 def percent(score: dict[str, float]) -> str:
     """A share with its interval, which ends at 0 and 100."""
     low, high = max(score["low"], 0.0), min(score["high"], 1.0)
@@ -161,6 +193,7 @@ TABLES = {
     "docs/results/demo.json": demo,
     "docs/results/reproduce/loramoe/loramoe.json": loramoe_study,
     "docs/results/reproduce/stepcoder/stepcoder.json": stepcoder_study,
+    "docs/results/reproduce/realbehavior/realbehavior.json": realbehavior_study,
     "docs/results/ppo_quickstart.json": quickstart,
     "docs/results/null_study.json": null_study,
     "docs/results/plan_llama2_7b_*.json": plans,
