@@ -20,6 +20,7 @@ def _panels(rows: int, columns: int, *, height: float = 2.9) -> tuple[Figure, li
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.3)
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))  # rounds
     return figure, axes.tolist()
 
 
@@ -53,7 +54,7 @@ def curves(summary: Summary) -> Picture:
     return Picture(
         "stepcoder_curves",
         "Held-out pass@1 over the rounds of practice, by difficulty: means over seeds, bands their 95 % "
-        "intervals. Rows differ in nothing but the curriculum and the mask.",
+        "intervals. Rows of PPO differ in nothing but the curriculum and the mask.",
         figure,
     )
 

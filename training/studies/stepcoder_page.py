@@ -115,7 +115,8 @@ def _design(summary: Summary) -> Section:
         f"Held out, the same for all: {_count(sizes['held_out'])}. They are asked as whole tasks, without "
         f"any part of the solution, {evaluated} each at temperature {evaluation['temperature']:g}, top-p "
         f"{evaluation['top_p']:g}, before the first round, every {evaluation['every']} and after the last. "
-        "No setting was chosen by them here.",
+        "No row's settings were chosen by them; how many steps a base is pretrained and how many rounds a "
+        "run has was settled after curves of one seed had been seen.",
         "SFT is fine-tuned on canonical solutions of the practice problems: as many samples as the other "
         "rows draw programs, in batches of 16, with the same adapter and learning rate. It is told what the "
         "others must find out, for a solution spells out what the unclear words mean. The curriculum shows "
