@@ -119,6 +119,7 @@ def _verdicts(summary: Summary) -> Section:
         claim("… and more than one LoRA there", LORA_EVERYWHERE, EVERYWHERE,
               "completed"),
         claim("… answer more closed-book questions than it", LORA_EVERYWHERE, EVERYWHERE, "asked"),
+        claim(f"… and {equal}", LORA_EVERYWHERE, EVERYWHERE, "asked at level"),
         claim("… and learn the tasks better than it", LORA_EVERYWHERE, EVERYWHERE, "tasks"),
         claim("The constraint keeps knowledge", FREE, CONSTRAINED, "completed", "helps 13 of 15 tasks"),
         claim("The constraint helps the tasks", FREE, CONSTRAINED, "tasks", "helps 13 of 15 tasks"),
