@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from training.metrics import read_lines
 
 # Colours that people with any colour vision tell apart (Okabe and Ito).
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8B6914")
 
 
 def plot_run(folder: Path) -> list[Path]:
