@@ -213,6 +213,13 @@ def test_a_base_that_solves_too_little_is_passed_over():
         study.cells({"base0": FIT} | {f"base{number}": UNFIT for number in range(1, 8)})
 
 
+def test_fewer_seeds_than_bases_need_fewer_bases():
+    study = stepcoder.make(configs.load(StepcoderConfig, FILE, ["seeds=1"]), Path("unused"))
+    cells = study.cells({"base0": FIT})
+    assert [cell.name for cell in cells if cell.name.startswith("base")] == ["base0"]
+    assert len(cells) == 1 + 5 * 2 + 1
+
+
 def test_where_results_go_makes_no_other_cell():
     one, other = (
         stepcoder.make(configs.load(StepcoderConfig, FILE), Path(folder)).cells(THREE) for folder in "ab"

@@ -162,21 +162,20 @@ class StepcoderStudy:
     def cells(self, results: Results) -> list[Cell]:
         """The bases, then every row in every regime seed by seed, then the gradients at every base."""
         config, made = self.config, self._base_cells(results)
-        if len(taken := self.taken(results)) < config.bases:
+        if len(taken := self.taken(results)) < self._wanted:
             return made
         runs = [
-            self.run_cell(row, regime, seed, taken[seed % config.bases])
+            self.run_cell(row, regime, seed, taken[seed % self._wanted])
             for seed in range(config.seeds)
             for regime in config.regimes
             for row in config.rows
         ]
-        return [*made, *runs, *(self._gradient_cell(number) for number in taken[: config.seeds])]
+        return [*made, *runs, *map(self._gradient_cell, taken)]
 
     def _base_cells(self, results: Results) -> list[Cell]:
         """As many as are needed to find bases that may enter."""
         cells: list[Cell] = []
-        wanted = min(self.config.bases, self.config.seeds)
-        while len(self.taken(results, len(cells))) < wanted and len(cells) < self._tries:
+        while len(self.taken(results, len(cells))) < self._wanted and len(cells) < self._tries:
             number = len(cells)
             settings = {"base": self.bases.settings(number), "exam": self._exam}
             cost = 10 + (0 if self.bases.there(number) else 85 * self.config.scale)
@@ -184,6 +183,11 @@ class StepcoderStudy:
             if cells[-1].name not in results:
                 break
         return cells
+
+    @property
+    def _wanted(self) -> int:
+        """Bases that runs start from: no more than there are seeds."""
+        return min(self.config.bases, self.config.seeds)
 
     @property
     def _tries(self) -> int:
@@ -208,13 +212,12 @@ class StepcoderStudy:
         tries = range(self._tries if among is None else among)
         known = [number for number in tries if f"base{number}" in results]
         fit = [n for n in known if results[f"base{n}"]["start"]["all"] >= self.config.entry]
-        wanted = min(self.config.bases, self.config.seeds)
-        if len(known) == self._tries and len(fit) < wanted:
+        if len(known) == self._tries and len(fit) < self._wanted:
             raise ValueError(
                 f"{len(fit)} of {len(known)} bases have a held-out pass@1 of at least entry="
-                f"{self.config.entry:g}, {wanted} are wanted; pretrain for longer, or lower entry"
+                f"{self.config.entry:g}, {self._wanted} are wanted; pretrain for longer, or lower entry"
             )
-        return fit[:wanted]
+        return fit[: self._wanted]
 
     def _gradient_cell(self, number: int) -> Cell:
         found = configs.to_dict(self._shared)
