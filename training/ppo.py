@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 import jaxmoe
 from jaxmoe import params
@@ -128,19 +129,24 @@ def main(config: PpoConfig) -> Finished:
         problems = open_problems(
             config.problems, pool, config.curriculum, config.cccs, config.rollout, tokenizer
         )
-        model = load_model(
-            config.base,
-            config.adapter,
-            config.experts,
-            config.lora,
-            mesh,
-            seed=config.seed,
-            base_dtype=config.base_dtype,
-        )
+        model = load_policy(config, mesh)
         done = train(config, folder, model, tokenizer, problems, pool)
     if done.finished:
         finish(config, done, tokenizer)
     return done
+
+
+def load_policy(config: PpoConfig, mesh: Mesh) -> Model:
+    """The base with a new adapter, as before the first round."""
+    return load_model(
+        config.base,
+        config.adapter,
+        config.experts,
+        config.lora,
+        mesh,
+        seed=config.seed,
+        base_dtype=config.base_dtype,
+    )
 
 
 def make_agent(config: PpoConfig, model: Model) -> tuple[Agent, Weights, CriticParams | None]:

@@ -19,7 +19,7 @@ from training.studies.loramoe_summary import (
     MEASURES,
     SAME_RATE,
 )
-from training.studies.page import Page, Section, Table, Verdict
+from training.studies.page import Page, Section, Table, Verdict, plumbing
 
 Summary = Mapping[str, Any]
 
@@ -49,10 +49,6 @@ CHANCE = {
 
 def page(title: str, summary: Summary) -> Page:
     """Everything, from the summary alone."""
-    scale = summary["scale"]
-    warning = "" if scale == 1 else (
-        f"Plumbing run at scale {scale:g}: it shows that the machinery works, and nothing about the methods."
-    )  # fmt: skip
     question = (
         "Does fine-tuning on more and more instructions overwrite what a model knows, and do routed LoRA "
         "experts on the frozen base keep it while they learn the tasks as well?"
@@ -66,7 +62,7 @@ def page(title: str, summary: Summary) -> Page:
     if summary["sweep"]:
         sections.append(_sweep(summary))
     sections.append(_paper(summary))
-    return Page(title, question, _card(summary), sections, warning)
+    return Page(title, question, _card(summary), sections, plumbing(summary["scale"]))
 
 
 def _card(summary: Summary) -> dict[str, str]:

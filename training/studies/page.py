@@ -77,6 +77,15 @@ class Page:
     warning: str = ""
 
 
+def plumbing(scale: float) -> str:
+    """The warning on a page of less than the whole study."""
+    if scale == 1:
+        return ""
+    return (
+        f"Plumbing run at scale {scale:g}: it shows that the machinery works, and nothing about the methods."
+    )
+
+
 def write(pages: Sequence[Page], path: Path, figures: Path) -> None:
     """Writes the page of one study or several to `path`, and every figure into a folder."""
     figures.mkdir(parents=True, exist_ok=True)

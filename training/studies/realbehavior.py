@@ -166,6 +166,7 @@ class RealbehaviorStudy:
     def _run_tuned(self, name: str, base: int, seed: int, stopped: Stopped) -> Iterator[Result]:
         study, row = self._loramoe, self._loramoe.config.rows[name]
         export = self._loramoe.bases.export(base)
+        tokenizer = load_tokenizer(export)
         warmup = study.config.scaled(study.config.warmup_steps)
         for snapshot in study.tuner.run(
             export,
@@ -176,7 +177,7 @@ class RealbehaviorStudy:
             seed=seed,
             stopped=stopped,
         ):
-            answers = self._questionnaire.of_model(snapshot.lm, load_tokenizer(export))
+            answers = self._questionnaire.of_model(snapshot.lm, tokenizer)
             yield {"at": snapshot.volume, **answers}
 
     def _run_reinforced(self, cell: Cell, seed: int, stopped: Stopped) -> Result:
@@ -198,15 +199,7 @@ class RealbehaviorStudy:
     def _policies(self, config: ppo.PpoConfig, folder: Path, stopped: Stopped) -> Iterator[Result]:
         """Answers before the first round, and of the policy in every checkpoint."""
         run, mesh, tokenizer = self.config.reinforced, config.mesh.make(), load_tokenizer(config.base)
-        model = load_model(
-            config.base,
-            config.adapter,
-            config.experts,
-            config.lora,
-            mesh,
-            seed=config.seed,
-            base_dtype=config.base_dtype,
-        )
+        model = ppo.load_policy(config, mesh)
         weights = model.lm.weights
         like = structure(weights.trainable, params.shardings(model.abstract, mesh, model.train)[0])
         checkpoints = Checkpoints(folder / "checkpoints", read_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 from evals.faithfulness import CRITERIA
 from training.studies import realbehavior_figures
 from training.studies.intervals import judged
-from training.studies.page import Outcome, Page, Section, Table, Verdict
+from training.studies.page import Outcome, Page, Section, Table, Verdict, plumbing
 from training.studies.realbehavior_summary import BASE, CODE_BASE, REINFORCED, VERDICTS
 
 Summary = Mapping[str, Any]
@@ -17,10 +17,6 @@ Summary = Mapping[str, Any]
 
 def page(title: str, summary: Summary) -> Page:
     """Everything, from the summary alone."""
-    scale = summary["scale"]
-    warning = "" if scale == 1 else (
-        f"Plumbing run at scale {scale:g}: it shows that the machinery works, and nothing about the methods."
-    )  # fmt: skip
     question = (
         "Can a model's answers to personality tests be believed, does training move or restrict the "
         "characteristics that they show, and would the judging tell a mind from none?"
@@ -32,7 +28,7 @@ def page(title: str, summary: Summary) -> Page:
         sections += [_training(summary)]
     if summary["nulls"]:
         sections.append(_nulls(summary))
-    return Page(title, question, _card(summary), sections, warning)
+    return Page(title, question, _card(summary), sections, plumbing(summary["scale"]))
 
 
 def labels_of(summary: Summary) -> dict[str, str]:

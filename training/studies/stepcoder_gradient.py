@@ -29,7 +29,6 @@ from rl.problems import Problem
 from rl.rollouts import Graded, Grader, Grading, Sampled, Sampler, problems_of_round
 from rl.trajectory import Experience, Outcomes, Scores
 from training import ppo
-from training.model import load_model
 from training.ppo import PpoConfig
 from training.ppo_problems import EmbeddedConfig, ProblemsConfig, make_task, open_problems
 from training.studies.cells import Result, Stopped, StoppedError
@@ -144,10 +143,7 @@ class _Batches:
 
     def __init__(self, config: PpoConfig, tokenizer: Any, problems: Sequence[Problem]):
         mesh = config.mesh.make()
-        model = load_model(
-            config.base, config.adapter, config.experts, config.lora, mesh,
-            seed=config.seed, base_dtype=config.base_dtype,
-        )  # fmt: skip
+        model = ppo.load_policy(config, mesh)
         agent, self._weights, _ = ppo.make_agent(config, model)
         self._config, self._tokenizer, self._problems = config, tokenizer, problems
         self._policy = model.lm.weights.trainable

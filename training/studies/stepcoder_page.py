@@ -8,7 +8,7 @@ from typing import Any
 
 from training.studies import stepcoder_figures
 from training.studies.intervals import judged, points
-from training.studies.page import Page, Section, Table, Verdict
+from training.studies.page import Page, Section, Table, Verdict, plumbing
 from training.studies.stepcoder_summary import CCCS, FGO, PACE, PPO, SFT, START, STEPCODER
 
 Summary = Mapping[str, Any]
@@ -49,10 +49,6 @@ CLAIMS = (
 
 def page(title: str, summary: Summary) -> Page:
     """Everything, from the summary alone."""
-    scale = summary["scale"]
-    warning = "" if scale == 1 else (
-        f"Plumbing run at scale {scale:g}: it shows that the machinery works, and nothing about the methods."
-    )  # fmt: skip
     question = (
         "Does a curriculum of completion subtasks help PPO on code to explore, and does learning from the "
         "executed tokens alone help it to learn from the right ones?"
@@ -64,7 +60,7 @@ def page(title: str, summary: Summary) -> Page:
     if summary["gradient"]:
         sections.append(_gradient(summary))
     sections.append(_paper(summary))
-    return Page(title, question, _card(summary), sections, warning)
+    return Page(title, question, _card(summary), sections, plumbing(summary["scale"]))
 
 
 def _card(summary: Summary) -> dict[str, str]:

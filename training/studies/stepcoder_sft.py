@@ -19,8 +19,7 @@ from rl.problems import Problem
 from rl.prompts import make_prompt
 from rl.rollouts import Sampled, Sampler, Task
 from training.batch import NO_TASK, BatchConfig, Sample
-from training.model import load_model
-from training.ppo import PpoConfig
+from training.ppo import PpoConfig, load_policy
 from training.ppo_problems import open_problems
 from training.ppo_rounds import HELD_OUT, pass_at_1
 from training.step import StepConfig
@@ -50,10 +49,9 @@ def fine_tune(config: PpoConfig, stopped: Stopped) -> Result:
         recipe = Recipe(config.adapter, config.experts, config.lora)
         precision: Any = forward.precision
         step = StepConfig(precision, remat=forward.remat, scan_layers=forward.scan_layers)
-        base = load_model(config.base, recipe.adapter, recipe.experts, recipe.lora, mesh, seed=config.seed).lm
 
         measured = partial(_measured, config, tokenizer, pool, held_out)
-        points = [measured(base, 0)]
+        points = [measured(load_policy(config, mesh).lm, 0)]  # not kept: training loads its own
         runs = Tuner(mesh, step).run(
             config.base, recipe, data, config.optimizer, [number * programs for number in rounds[1:]],
             seed=config.seed, stopped=stopped,
@@ -66,7 +64,7 @@ def fine_tune(config: PpoConfig, stopped: Stopped) -> Result:
 def measure_base(config: PpoConfig) -> dict[str, float]:
     """Held-out pass@1 of `config.base` by difficulty, and of "all", before any practice."""
     tokenizer = load_tokenizer(config.base)
-    lm = load_model(config.base, "none", config.experts, config.lora, config.mesh.make()).lm
+    lm = load_policy(config, config.mesh.make()).lm
     with config.sandbox.pool(trace=False) as pool:
         problems = open_problems(config.problems, pool, "none", config.cccs, config.rollout, tokenizer)
         return _measured(config, tokenizer, pool, problems.held_out[: config.evaluation.limit], lm, 0)
