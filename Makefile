@@ -9,8 +9,8 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m training demo
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --ignore tests/test_sandbox.py
-	$(BIN)/python -m pytest -q tests/test_sandbox.py  # its time limits are seconds of a free core
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --ignore tests/rl/sandbox/test_sandbox.py
+	$(BIN)/python -m pytest -q tests/rl/sandbox/test_sandbox.py  # its time limits are seconds of a free core
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

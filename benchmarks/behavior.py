@@ -16,14 +16,14 @@ import time
 
 import numpy as np
 
-from evals.administration import Battery, Design, battery, questions
-from evals.instrument import load
-from evals.local_model import LocalModel
-from evals.local_respondent import ScoringRespondent
-from evals.wording import templates
-from jaxmoe import params
-from jaxmoe.config import ModelConfig
+from evals.models.local_model import LocalModel
+from evals.questionnaires.design import Battery, Design, battery, questions
+from evals.questionnaires.instrument import load
+from evals.questionnaires.local_respondent import ScoringRespondent
+from evals.questionnaires.wording import templates
 from jaxmoe.language_model import LanguageModel
+from jaxmoe.model import params
+from jaxmoe.model.config import ModelConfig
 from jaxmoe.tokenizer import train_bpe
 
 VOCABULARY = 4096

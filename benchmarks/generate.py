@@ -20,9 +20,9 @@ if hasattr(os, "sched_setaffinity"):  # XLA makes as many threads as it may run 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from jaxmoe import params  # noqa: E402
-from jaxmoe.config import ExpertConfig, ModelConfig  # noqa: E402
 from jaxmoe.language_model import LanguageModel  # noqa: E402
+from jaxmoe.model import params  # noqa: E402
+from jaxmoe.model.config import ExpertConfig, ModelConfig  # noqa: E402
 
 BATCH, PROMPT, NEW = 16, 64, 128
 TEMPERATURE, TOP_P = 0.8, 0.9

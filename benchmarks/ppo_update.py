@@ -30,17 +30,17 @@ LENGTH, PROMPT, EPOCHS = 64, 64, 4
 
 
 def build(kind: str, body: str, prompts: int, samples: int):
-    """The jitted parts of an update and its state, as `training.ppo` makes them."""
+    """The jitted parts of an update and its state, as `training.ppo.train` makes them."""
     import jax
     import jax.numpy as jnp
     import numpy as np
     import optax
 
-    from jaxmoe import params
-    from jaxmoe.config import ExpertConfig, ModelConfig
-    from rl.agent import Agent, ForwardConfig, Weights, make_score
-    from rl.critic import new_critic
-    from rl.ppo import AgentState, Learner, PPOConfig
+    from jaxmoe.model import params
+    from jaxmoe.model.config import ExpertConfig, ModelConfig
+    from rl.policy.agent import Agent, ForwardConfig, Weights, make_score
+    from rl.policy.critic import new_critic
+    from rl.policy.ppo import AgentState, Learner, PPOConfig
 
     mesh = params.single_device_mesh()
     experts = ExpertConfig(num_experts=8, rank=4) if kind == "experts" else None
@@ -69,9 +69,9 @@ def worker(kind: str, body: str, prompts: int, samples: int, updates: int) -> No
     import jax
     import numpy as np
 
-    from jaxmoe.generate import DecodeConfig, run
-    from jaxmoe.sampling import Sampling
-    from rl.trajectory import Outcomes, Rollout
+    from jaxmoe.generation.decode import DecodeConfig, run
+    from jaxmoe.generation.sampling import Sampling
+    from rl.policy.trajectory import Outcomes, Rollout
 
     agent, weights, state, learner, score = build(kind, body, prompts, samples)
     rng = np.random.default_rng(0)

@@ -2,9 +2,9 @@
 
     python benchmarks/reliability.py [--peer PYTHON] [--threads 0] [--repeats 3]
 
-Ours, once: every row of evals.reliability.reliability_table (α by Feldt, by bootstrap and standardised,
-average r, λ1-λ6, β, ω total and hierarchical), of which all but two have percentile intervals over 1,000
-bootstrap samples of the persons; item statistics; all six ICCs with their intervals. From the matrix of
+Ours, once: every row of evals.psychometrics.reliability.reliability_table (α by Feldt, by bootstrap and
+standardised, average r, λ1-λ6, β, ω total and hierarchical), of which all but two have percentile intervals
+over 1,000 bootstrap samples of the persons; item statistics; all six ICCs with their intervals. From the matrix of
 answers to the tables, nothing prepared. The peer: pingouin.cronbach_alpha alone, the usual loop: 1,000 times
 a frame of 10,000 persons drawn with replacement, and its alpha; timed over 100 of them and scaled up.
 
@@ -40,8 +40,8 @@ def answers(n_persons: int, n_items: int, seed: int = 0) -> np.ndarray:
 
 def ours(responses: np.ndarray, n_samples: int) -> tuple[float, float, float]:
     """Seconds by the clock and of the processor for all statistics, and alpha."""
-    from evals.agreement import icc_table
-    from evals.reliability import item_statistics, reliability_table
+    from evals.psychometrics.agreement import icc_table
+    from evals.psychometrics.reliability import item_statistics, reliability_table
 
     start, processor = time.perf_counter(), time.process_time()
     table = reliability_table(responses, n_bootstrap=n_samples)

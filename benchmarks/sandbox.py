@@ -13,8 +13,8 @@ import os
 import resource
 import time
 
-from rl.problems import Problem, load
-from rl.sandbox import Limits, Pool
+from rl.feedback.pool import Limits, Pool
+from rl.feedback.problems import Problem, load
 
 
 def cpu_s() -> float:

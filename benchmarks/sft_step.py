@@ -20,20 +20,21 @@ KINDS = ("loramoe", "lora", "full")
 
 def worker(kind: str, scan: bool) -> None:
     """Compiles one kind's step; then runs one step for each line read, and answers with its seconds."""
-    from training.allocator import keep_memory, one_heap
+    from training.runtime.allocator import keep_memory, one_heap
 
     one_heap()
     import jax
     import numpy as np
 
-    from jaxmoe.config import ExpertConfig, ModelConfig
-    from jaxmoe.losses import BalanceConfig
-    from training import model, run
-    from training.batch import Batch
-    from training.optimizer import OptimizerConfig
-    from training.run import RunConfig
-    from training.sources import DataConfig, SourceConfig
-    from training.step import StepConfig, init_state
+    from jaxmoe.model.balance import BalanceConfig
+    from jaxmoe.model.config import ExpertConfig, ModelConfig
+    from training.data.batch import Batch
+    from training.data.sources import DataConfig, SourceConfig
+    from training.runtime import model
+    from training.runtime.optimizer import OptimizerConfig
+    from training.supervised import train as run
+    from training.supervised.config import RunConfig
+    from training.supervised.step import StepConfig, init_state
 
     rows, length, vocabulary = 8, 256, 4096
     shape = ModelConfig(vocabulary, 256, 688, 4, 4, 4, 64)

@@ -11,31 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from evals.instrument import Instrument, load
-from evals.reliability import cronbach_alpha
-from evals.scoring import Answers, keyed_responses, score, tabulate
-
-
-def read_responses(path: Path) -> pd.DataFrame:
-    """A table of responses from CSV, TSV, JSON or Parquet. Raises: ValueError for other files."""
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}")
-    readers = {
-        # only empty cells are missing: "None" may be an answer
-        ".csv": lambda p: pd.read_csv(p, keep_default_na=False, na_values=["", "NA", "NaN"]),
-        ".tsv": lambda p: pd.read_csv(p, sep="\t", keep_default_na=False, na_values=["", "NA", "NaN"]),
-        ".json": pd.read_json,
-        ".parquet": pd.read_parquet,
-    }
-    if path.suffix not in readers:
-        raise ValueError(f"responses must be .csv, .tsv, .json or .parquet; got {path.name}")
-    try:
-        frame = readers[path.suffix](path)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    if frame.empty:
-        raise ValueError(f"{path} holds no responses")
-    return frame
+from evals.psychometrics.reliability import cronbach_alpha
+from evals.questionnaires.instrument import Instrument, load
+from evals.questionnaires.response_table import read_responses
+from evals.questionnaires.scoring import Answers, keyed_responses, score, tabulate
 
 
 def summary(scores: pd.DataFrame, answers: Answers, instrument: Instrument) -> Table:

@@ -11,22 +11,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmoe import convert, params
-from jaxmoe.adapter_formats import EXPORT_KEY
-from jaxmoe.adapter_writers import write_adapter
-from jaxmoe.adapters import Adapter, module_specs, tree_path, unpack
-from jaxmoe.config import PROJECTIONS
-from jaxmoe.convert import CheckpointTensor, checkpoint_tensors
-from jaxmoe.export_folder import MAX_SHARD_BYTES, export_folder, write_shards
+from jaxmoe.adapters.files import write_adapter
+from jaxmoe.adapters.record import Adapter, module_specs, tree_path, unpack
+from jaxmoe.adapters.tensors import EXPORT_KEY
 from jaxmoe.language_model import Format, LanguageModel
-from jaxmoe.layers import as_array
+from jaxmoe.model import params
+from jaxmoe.model.config import PROJECTIONS
+from jaxmoe.model.layers import as_array
 from jaxmoe.tokenizer import save_tokenizer
+from jaxmoe.weights import convert
+from jaxmoe.weights.convert import CheckpointTensor, checkpoint_tensors
+from jaxmoe.weights.export_folder import MAX_SHARD_BYTES, export_folder, write_shards
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FORMATS = ("loramoe", "hf", "peft", "moe-peft")
-MODELING_FILE = Path(__file__).parent / "hf_export" / "modeling_loramoe.py"
+MODELING_FILE = Path(__file__).parent / "weights" / "hf" / "modeling_loramoe.py"
 CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -2,22 +2,30 @@
 
 import dataclasses
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxmoe import losses, params
-from jaxmoe.attention import AttentionMask
-from jaxmoe.config import ExpertConfig, ModelConfig
-from jaxmoe.layers import projections
-from jaxmoe.lora_experts import ExpertCall
-from jaxmoe.losses import BalanceConfig
-from jaxmoe.shapes import Array, Float, Int
-from jaxmoe.transformer import Decoder
+from jaxmoe.generation.decode import unroll_layers
+from jaxmoe.generation.sampling import Sampling
+from jaxmoe.model import params
+from jaxmoe.model.attention import AttentionMask
+from jaxmoe.model.lora_experts import ExpertCall
+from jaxmoe.model.shapes import Array, Float, Int
+from jaxmoe.model.transformer import Decoder
+
+if TYPE_CHECKING:
+    from jaxmoe.language_model import LanguageModel
+from pathlib import Path
+from typing import Literal
+
+from jaxmoe.generation.decode import DecodeConfig, bucket, run
+from jaxmoe.model.balance import BalanceConfig, balance_loss
+from jaxmoe.model.config import ExpertConfig, ModelConfig
+from jaxmoe.model.layers import projections
 
 Format = Literal["loramoe", "hf", "peft", "moe-peft"]
 
@@ -52,7 +60,7 @@ class LanguageModel:
     """A causal language model with or without LoRA experts, its weights placed on a mesh.
 
     Attributes:
-      weights: definition, trainable and frozen part (`jaxmoe.params`).
+      weights: definition, trainable and frozen part (`jaxmoe.model.params`).
       dtype: of activations and products.
       source: folder of the base checkpoint, whose tokenizer and generation config are exported again.
     """
@@ -99,9 +107,7 @@ class LanguageModel:
         key: Array | None = None,
         **options: Any,
     ) -> Any:
-        """Continues each row; see `jaxmoe.generate.generate` for the options and the result."""
-        from jaxmoe.generate import generate
-
+        """Continues each row; see `generate` below for the options and the result."""
         return generate(
             self,
             input_ids,
@@ -125,7 +131,104 @@ def _forward(definition, dtype, balance, trainable, frozen, tokens_BT, mask_BT, 
     out = model(tokens_BT, positions_from_mask(mask_BT), attention, dtype=dtype, call=call)
     loss = jnp.zeros(())
     if task_types_B is not None and out.statistics:
-        loss = losses.balance_loss(
+        loss = balance_loss(
             out.statistics, task_types_B[:, None], samples_BTZ.sum(1), layer_experts(model), balance
         ).total
     return CausalOutput(model.logits(out.hidden_BTD), loss)
+
+
+class Generation(NamedTuple):
+    """Prompts with their continuations; P prompts times G samples make B rows, a prompt's samples together.
+
+    Attributes:
+      tokens: [B, T + N] int32, the prompt as given, then the new tokens (N of the longest row), then padding.
+      logprobs: [B, N] log-probability of each new token under the model as it is (temperature 1, whole
+        vocabulary, whatever the sampling); 0 after a row's end.
+      lengths: [B] new tokens of each row, its stop token included.
+    """
+
+    tokens: np.ndarray
+    logprobs: np.ndarray
+    lengths: np.ndarray
+
+
+def generate(
+    lm: "LanguageModel",
+    input_ids: Any,
+    attention_mask: Any = None,
+    max_new_tokens: int | np.ndarray = 32,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    key: Array | None = None,
+    *,
+    top_k: int = 0,
+    samples_per_prompt: int = 1,
+    stop_tokens: tuple[int, ...] | None = None,
+    experts: bool = True,
+) -> Generation:
+    """Continues each row of `input_ids` until a stop token or `max_new_tokens`.
+
+    Args:
+      input_ids: [P, T] prompts, padded on the left.
+      attention_mask: [P, T], 1 for real tokens; None if there is no padding.
+      max_new_tokens: a number, or one for each prompt.
+      temperature, top_k, top_p: see `Sampling`; 0 is greedy and needs no key.
+      key: the same key and prompts give the same tokens; another key gives others.
+      samples_per_prompt: G continuations of each prompt, which is read once; rows p·G .. p·G + G - 1 are its.
+      stop_tokens: None takes the model's end tokens, () never stops early.
+      experts: False generates with the base model alone.
+    Raises: ValueError for shapes that disagree, padding on the right, settings out of range, a missing key.
+    """
+    tokens, mask = _checked(input_ids, attention_mask, samples_per_prompt)
+    limits = np.broadcast_to(np.asarray(max_new_tokens, np.int32), tokens.shape[:1])
+    if limits.min() < 1:
+        raise ValueError(f"max_new_tokens must be at least 1; got {max_new_tokens}")
+    eos = lm.config.eos_token_id
+    ends = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
+    pad = lm.config.pad_token_id
+    config = DecodeConfig(
+        slots=bucket(int(limits.max()), 16),
+        sampling=Sampling(temperature, top_k, top_p),
+        samples=samples_per_prompt,
+        stop_tokens=ends if stop_tokens is None else tuple(stop_tokens),
+        pad_token=pad if pad is not None else ends[0] if ends else 0,
+        unrolled=unroll_layers(lm.mesh),
+        enabled=experts,
+        dtype=lm.dtype,
+    )
+    rows = _pad_rows(lm.mesh, tokens, mask, limits, samples_per_prompt)
+    done = jax.device_get(run(*lm.weights, *rows, key, config=config, mesh=lm.mesh))
+    kept = len(tokens) * samples_per_prompt
+    lengths = done.lengths_B[:kept]
+    steps = int(lengths.max())
+    prompts = np.repeat(tokens, samples_per_prompt, axis=0)
+    return Generation(
+        np.concatenate([prompts, done.tokens_BW[:kept, :steps]], axis=1),
+        done.logprobs_BW[:kept, :steps],
+        lengths,
+    )
+
+
+def _checked(input_ids: Any, attention_mask: Any, samples: int) -> tuple[np.ndarray, np.ndarray]:
+    tokens = np.asarray(input_ids, np.int32)
+    if tokens.ndim != 2 or 0 in tokens.shape:
+        raise ValueError(f"input_ids must be [prompts, length], neither 0; got shape {tokens.shape}")
+    mask = np.ones_like(tokens) if attention_mask is None else np.asarray(attention_mask, np.int32)
+    if mask.shape != tokens.shape:
+        raise ValueError(f"attention_mask must have input_ids' shape {tokens.shape}; got {mask.shape}")
+    if not mask[:, -1].all():
+        row = int(np.argmin(mask[:, -1]))
+        raise ValueError(f"prompts must be padded on the left; row {row} of attention_mask ends in 0")
+    if samples < 1:
+        raise ValueError(f"samples_per_prompt must be at least 1; got {samples}")
+    return tokens, mask
+
+
+def _pad_rows(mesh: Mesh, tokens: np.ndarray, mask: np.ndarray, limits: np.ndarray, samples: int) -> tuple:
+    """Prompts and limits on the mesh, filled up to bucketed sizes; rows that fill up may generate nothing."""
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    more = ways * bucket(-(-len(tokens) // ways)) - len(tokens)
+    left = bucket(tokens.shape[1], 16) - tokens.shape[1]
+    tokens, mask = (np.pad(x, ((0, more), (left, 0))) for x in (tokens, mask))
+    limits = np.repeat(np.pad(limits, (0, more)), samples)
+    return tuple(jax.device_put(x, params.batch_sharding(mesh)) for x in (tokens, mask, limits))

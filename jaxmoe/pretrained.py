@@ -10,16 +10,19 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from jaxmoe import convert, params
-from jaxmoe.adapter_formats import EXPORT_KEY, read_adapter, read_embedded, read_json
-from jaxmoe.adapters import Adapter, module_specs, pack
-from jaxmoe.config import ExpertConfig, ModelConfig
+from jaxmoe.adapters.files import read_adapter
+from jaxmoe.adapters.loramoe import read_embedded
+from jaxmoe.adapters.record import Adapter, module_specs, pack
+from jaxmoe.adapters.tensors import EXPORT_KEY, read_json
 from jaxmoe.language_model import LanguageModel
-from jaxmoe.layers import BaseParam
-from jaxmoe.lora_experts import ExpertConstant
-from jaxmoe.losses import BalanceConfig
-from jaxmoe.transformer import attach_experts
-from jaxmoe.weight_files import StoredTensor, open_weights
+from jaxmoe.model import params
+from jaxmoe.model.balance import BalanceConfig
+from jaxmoe.model.config import ExpertConfig, ModelConfig
+from jaxmoe.model.layers import BaseParam
+from jaxmoe.model.lora_experts import ExpertConstant
+from jaxmoe.model.transformer import attach_experts
+from jaxmoe.weights import convert
+from jaxmoe.weights.weight_files import StoredTensor, open_weights
 
 DTYPES = ("float32", "bfloat16", "float16")
 # one download serves every use: weights, tokenizer, chat template, generation config

@@ -1,91 +1,149 @@
-"""The layout rules of the project: which way imports run, sizes of files, names."""
+"""The layout rules of the project: which way imports run, what stands where, names."""
 
 import ast
-import tomllib
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("jaxmoe", "rl", "evals", "training")
 SOURCES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
-# package -> what it may import of ours; a name with a dot allows that module alone
-ALLOWED = {
-    "jaxmoe": {"jaxmoe"},
-    "rl": {"jaxmoe", "rl"},
-    "evals": {"jaxmoe", "evals", "rl.problems", "rl.sandbox", "rl.compiler"},
-    "training": {"jaxmoe", "rl", "evals", "training"},
+
+# Top to bottom: a room may import those below it, of its own package and of the packages below that.
+# Rooms on one line know nothing of each other.
+FLOORS = """
+training.__main__
+training.commands
+training.studies
+training.ppo
+training.supervised
+training.plots
+training.runtime
+training.data training.planning training.suites
+training
+
+evals.administer evals.score evals.study
+evals.faithfulness
+evals.questionnaires evals.knowledge evals.coding
+evals.psychometrics evals.models
+evals
+
+rl.stepcoder
+rl.policy
+rl.feedback
+rl.sandbox
+rl
+
+jaxmoe.export jaxmoe.pretrained
+jaxmoe.language_model jaxmoe.tokenizer
+jaxmoe.adapters jaxmoe.generation
+jaxmoe.weights
+jaxmoe.model
+jaxmoe.datasets
+jaxmoe
+"""
+FLOOR_OF = {room: floor for floor, line in enumerate(reversed(FLOORS.split("\n"))) for room in line.split()}
+# Imports inside functions, each for a reason: what they save at start-up.
+DEFERRED = {
+    # jax only where there is a model
+    ("evals.administer", "jaxmoe"),
+    ("evals.administer", "evals.models.local_model"),
+    ("evals.administer", "evals.questionnaires.local_respondent"),
+    ("evals.administer", "jaxmoe.tokenizer"),
+    # the command line starts without a command's libraries
+    ("training.__main__", "training.commands.plan"),
+    ("training.__main__", "training.commands.reproduce"),
+    ("training.__main__", "training.runtime.config"),
+    # tensorflow-datasets, where data sets are prepared or made
+    ("training.data.sources", "jaxmoe.datasets.builders"),
+    ("training.data.sources", "jaxmoe.datasets.instruction_files"),
+    ("training.ppo.problems", "jaxmoe.datasets.programs"),
+    # matplotlib, where something is drawn
+    ("training.__main__", "training.plots.plot_run"),
+    ("training.ppo.train", "training.plots.plot_run"),
+    ("training.supervised.finish", "training.plots.plot_run"),
 }
+# Packages whose `__init__` is what users import.
+FACES = ("jaxmoe", "rl", "evals", "evals.psychometrics", "evals.questionnaires", "evals.faithfulness")
 
 
-def imported_modules(path: Path) -> set[str]:
-    """Every module of ours that a file imports, at any depth of the file."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+class Import(NamedTuple):
+    """One import of a module of ours: who imports what, and whether it waits inside a function."""
+
+    importer: str
+    imported: str
+    deferred: bool
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in SOURCES}
+
+
+def imports_of(path: Path) -> list[Import]:
+    """Every import of ours in a file: at its top, in functions, under TYPE_CHECKING."""
+    found = []
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inside = {n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)}
+    for node in ast.walk(tree):
+        names: list[str] = []
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            module = node.module or ""
-            names.add(module)
-            # `from rl import problems` imports rl.problems
-            names |= {f"{module}.{a.name}" for a in node.names if module in PACKAGES}
-    return {n for n in names if n.split(".")[0] in PACKAGES}
+            # `from rl.sandbox import values` imports rl.sandbox.values
+            both = [(f"{node.module}.{alias.name}", str(node.module)) for alias in node.names]
+            names = [full if full in MODULES else module for full, module in both]
+        ours = {name for name in names if name.split(".")[0] in PACKAGES}
+        found += [Import(module_name(path), name, node in inside) for name in sorted(ours)]
+    return found
+
+
+IMPORTS = [one for path in SOURCES for one in imports_of(path)]
+
+
+def room(module: str) -> str:
+    return ".".join(module.split(".")[:2])
 
 
 def identifier(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=identifier)
-def test_imports_run_one_way(path: Path):
-    package = path.relative_to(ROOT).parts[0]
-    allowed = ALLOWED[package]
-    for name in imported_modules(path):
-        top = name.split(".")[0]
-        if name in PACKAGES and any(a.startswith(f"{name}.") for a in allowed):
-            continue  # `from rl import problems`: the submodule is checked by its own name
-        ok = top in allowed or any(name == a or name.startswith(f"{a}.") for a in allowed)
-        assert ok, f"{identifier(path)} imports {name}; {package} may import {sorted(allowed)}"
+def test_every_room_has_a_floor():
+    assert {room(module) for module in MODULES} == set(FLOOR_OF)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "jaxmoe" / "datasets").rglob("*.py")), ids=identifier)
-def test_datasets_import_nothing_of_ours_but_themselves(path: Path):
-    assert all(name.startswith("jaxmoe.datasets") for name in imported_modules(path))
+def test_every_import_is_of_a_module_that_is_there():
+    assert [one for one in IMPORTS if one.imported not in MODULES] == []
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=identifier)
-def test_only_training_reads_yaml(path: Path):
-    tree = ast.parse(path.read_text())
-    imports = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-    imports |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    if path.relative_to(ROOT).parts[0] != "training":
-        assert "yaml" not in imports, f"{identifier(path)} reads YAML"
+def test_imports_run_downwards():
+    """Deferred and TYPE_CHECKING imports too; a package's `__init__` names its face and stands apart."""
+    upwards = [
+        f"{one.importer} imports {one.imported}"
+        for one in IMPORTS
+        if one.importer not in PACKAGES
+        and room(one.importer) != room(one.imported)
+        and FLOOR_OF[room(one.imported)] >= FLOOR_OF[room(one.importer)]
+    ]
+    assert upwards == []
 
 
-def test_no_import_cycles():
-    def module_name(path: Path) -> str:
-        return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-    modules = {module_name(p): p for p in SOURCES}
-    graph = {}
-    for name, path in modules.items():
-        # only imports at the top level of a file run at import time
-        tree = ast.Module([n for n in ast.parse(path.read_text()).body if not isinstance(n, ast.If)], [])
-        targets = set()
-        for node in tree.body:
-            if isinstance(node, ast.Import):
-                targets |= {a.name for a in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                targets |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
-        graph[name] = {t for t in targets if t in modules and t != name}
-
+def test_no_import_circles():
+    """Within a room as well; faces are left out: they only name what is inside."""
+    graph = {module: {one.imported for one in IMPORTS if one.importer == module} for module in MODULES}
+    for face in FACES:
+        graph[face] = set()
     done: set[str] = set()
 
     def visit(name: str, trail: tuple[str, ...]):
-        assert name not in trail, f"import cycle: {' -> '.join((*trail, name))}"
+        assert name not in trail, f"import circle: {' -> '.join((*trail, name))}"
         if name not in done:
-            for target in graph[name]:
+            for target in graph[name] - {name}:
                 visit(target, (*trail, name))
             done.add(name)
 
@@ -93,9 +151,34 @@ def test_no_import_cycles():
         visit(name, ())
 
 
+def test_deferred_imports_are_those_that_save_time():
+    deferred = {(one.importer, one.imported) for one in IMPORTS if one.deferred}
+    assert deferred == DEFERRED
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "jaxmoe" / "datasets").rglob("*.py")), ids=identifier)
+def test_datasets_import_nothing_of_ours_but_themselves(path: Path):
+    assert all(one.imported.startswith("jaxmoe.datasets") for one in imports_of(path))
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=identifier)
-def test_files_are_small(path: Path):
-    assert len(path.read_text().splitlines()) <= 400, f"{identifier(path)} is over 400 lines"
+def test_only_training_reads_yaml(path: Path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imports = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    imports |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    if path.relative_to(ROOT).parts[0] != "training":
+        assert "yaml" not in imports, f"{identifier(path)} reads YAML"
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in SOURCES}), ids=identifier)
+def test_folders_are_rooms(folder: Path):
+    """None that is crowded, none that one only passes through."""
+    modules = [p for p in folder.glob("*.py") if p.name != "__init__.py"]
+    assert len(modules) <= 24, f"{identifier(folder)} holds {len(modules)} modules"
+    if folder.parent != ROOT and not modules:
+        assert any(p.is_file() and p.suffix != ".py" for p in folder.iterdir()), (
+            f"{identifier(folder)} is empty"
+        )
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=identifier)
@@ -105,17 +188,12 @@ def test_names_say_something(path: Path):
 
 @pytest.mark.parametrize("path", SOURCES, ids=identifier)
 def test_modules_open_with_a_docstring(path: Path):
-    text = path.read_text()
-    assert not text.strip() or ast.get_docstring(ast.parse(text)), f"{identifier(path)} lacks a docstring"
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{identifier(path)} lacks one"
 
 
-def test_packages_are_listed():
-    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    present = {".".join(p.parent.relative_to(ROOT).parts) for p in SOURCES if p.name == "__init__.py"}
-    assert listed == present
-
-
-def test_readme_tree_names_every_module():
-    readme = (ROOT / "README.md").read_text()
-    missing = [identifier(p) for p in SOURCES if p.name != "__init__.py" and p.name not in readme]
-    assert not missing, f"the README's tree lacks {missing}"
+def test_tests_mirror_the_packages():
+    """tests/rl/sandbox/ holds the tests of rl/sandbox/; no test file lies elsewhere."""
+    here = ROOT / "tests"
+    for path in sorted(here.rglob("test_*.py")):
+        folder = path.parent.relative_to(here)
+        assert folder == Path() or (ROOT / folder).is_dir(), f"{identifier(path)} mirrors no folder"

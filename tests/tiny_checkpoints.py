@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxmoe.adapters import Adapter, ModuleExperts, module_specs
-from jaxmoe.config import ExpertConfig, ModelConfig
-from jaxmoe.losses import BalanceConfig
+from jaxmoe.adapters.record import Adapter, ModuleExperts, module_specs
+from jaxmoe.model.balance import BalanceConfig
+from jaxmoe.model.config import ExpertConfig, ModelConfig
 
 SIZES: dict[str, Any] = {
     "vocab_size": 96,

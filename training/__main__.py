@@ -14,8 +14,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
-from training.allocator import one_heap
-from training.config_help import text
+from training.runtime.allocator import one_heap
+from training.runtime.config_help import text
 
 # transformers would tell every user that torch is missing; nothing here needs it
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -40,37 +40,41 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "demo": Command(
-        "training.demo",
+        "training.commands.demo",
         "DemoConfig",
         "Train a small base, fine-tune it with full SFT and with LoRAMoE, compare what each kept and "
         "learned, export, generate, plot. Finished stages are not run again.",
     ),
-    "pretrain": Command("training.pretrain", "PretrainConfig", "Train all weights of a model on text."),
+    "pretrain": Command(
+        "training.supervised.pretrain", "PretrainConfig", "Train all weights of a model on text."
+    ),
     "sft": Command(
-        "training.sft",
+        "training.supervised.sft",
         "SftConfig",
         "Fine-tune a model on instructions: adapter=loramoe adds routed LoRA experts to the frozen base, "
         "adapter=lora plain LoRA, adapter=none trains every weight.",
     ),
     "ppo": Command(
-        "training.ppo",
+        "training.ppo.train",
         "PpoConfig",
         "Train a code model by PPO from compiler feedback: curriculum=cccs|none, mask=fgo|response, "
         "algorithm=ppo|grpo|rloo.",
     ),
     "eval": Command(
-        "training.evaluate",
+        "training.commands.evaluate",
         "EvalConfig",
         "Measure a model: suite=knowledge asks closed-book and multiple-choice questions, suite=coding runs "
         "its programs in the sandbox, suite=behavior tests its self-report and whether to believe it.",
     ),
     "export": Command(
-        "training.export",
+        "training.commands.export",
         "ExportConfig",
         "Write a trained model for other programs: Hugging Face folders; LoRAMoE, MoE-PEFT, PEFT adapters.",
     ),
     "generate": Command(
-        "training.generate", "GenerateConfig", "Continue prompts with a trained model or a checkpoint."
+        "training.commands.generate",
+        "GenerateConfig",
+        "Continue prompts with a trained model or a checkpoint.",
     ),
 }
 
@@ -134,7 +138,7 @@ def register(name: str, command: Command) -> None:
         traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
     ) -> None:
         def load_and_run() -> object:
-            from training import config as configs
+            from training.runtime import config as configs
 
             module = import_module(command.module)
             return module.main(configs.load(getattr(module, command.schema), config, overrides or ()))
@@ -153,7 +157,7 @@ def plot(run: Annotated[Path, typer.Argument(help="Output folder of a run.", sho
     """Draw a run's loss curves and expert use into RUN/plots."""
 
     def draw() -> None:
-        from training.plots import plot_run
+        from training.plots.plot_run import plot_run
 
         for path in plot_run(run):
             print(path)
@@ -179,7 +183,7 @@ def plan(
     """Memory is the executable's own; times assume the chip's published peaks."""
 
     def load_and_plan() -> object:
-        from training import plan as planning
+        from training.commands import plan as planning
 
         return planning.main(config, overrides or [], topology, save, decode=decode)
 
@@ -188,9 +192,9 @@ def plan(
 
 # the studies of `reproduce`, for --help: where each config is declared
 STUDIES = (
-    Command("training.studies.loramoe", "LoramoeConfig", "loramoe"),
-    Command("training.studies.stepcoder", "StepcoderConfig", "stepcoder"),
-    Command("training.studies.realbehavior", "RealbehaviorConfig", "realbehavior"),
+    Command("training.studies.loramoe.study", "LoramoeConfig", "loramoe"),
+    Command("training.studies.stepcoder.study", "StepcoderConfig", "stepcoder"),
+    Command("training.studies.realbehavior.study", "RealbehaviorConfig", "realbehavior"),
 )
 
 
@@ -216,7 +220,7 @@ def reproduce(
     """Run by run, restartable; a learning rate is chosen on dev splits only."""
 
     def load_and_run() -> object:
-        from training import reproduce as reproducing
+        from training.commands import reproduce as reproducing
 
         return reproducing.main(study, out, config, overrides or (), report_only=report_only)
 

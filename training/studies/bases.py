@@ -5,10 +5,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from training import config as configs
-from training.pretrain import PretrainConfig
-from training.pretrain import main as pretrain
+from training.runtime import config as configs
 from training.studies.cells import StoppedError, digest
+from training.supervised.pretrain import PretrainConfig
+from training.supervised.pretrain import main as pretrain
 
 # what a base depends on, of its config
 KEPT = ("steps", "seed", "model", "data", "optimizer", "init_std")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evals.uncertainty import Score, mean_score
+from evals.psychometrics.uncertainty import Score, mean_score
 from training.studies.page import Outcome
 
 

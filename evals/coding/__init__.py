@@ -1,0 +1,1 @@
+"""How well a model programs: prompts, programs, pass@k."""

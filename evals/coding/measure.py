@@ -1,0 +1,216 @@
+"""Code: draw programs from a model, run them against the tests, unbiased pass@k with its sampling error.
+
+Grading is left to a pool of sandboxes (rl.feedback.pool.Pool), to which programs are only text. One chunk of
+problems is graded while the model writes the next.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from evals.coding.code_prompts import CodeForm, code_prompt, program, stop_strings
+from evals.coding.pass_at_k import pass_at_k
+from evals.models.text_model import TextModel
+from evals.psychometrics.uncertainty import Score, mean_score, undefined_score
+from rl.feedback.problems import Problem
+
+PASS = "pass"
+Progress = Callable[[int, int], None]
+
+
+class Feedback(Protocol):
+    """What grading says of a program."""
+
+    @property
+    def verdict(self) -> str: ...
+
+
+class Grader(Protocol):
+    """Whoever runs programs; rl.feedback.pool.Pool does."""
+
+    def grade_many(self, pairs: Sequence[tuple[Problem, str]], /) -> Sequence[Feedback]:
+        """Feedback on every (problem, program), in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class SampleRecord:
+    """One program and its verdict. Field names are those that other tools read from samples files.
+
+    Attributes:
+      completion: what the model wrote; solution: the whole program that was run.
+      verdict: pass, fail, runtime_error, timeout, compile_error or output_limit.
+    """
+
+    task_id: str
+    sample: int
+    completion: str
+    solution: str
+    verdict: str
+    passed: bool
+    difficulty: str
+
+
+@dataclass(frozen=True)
+class CodingResult:
+    """pass@k by name ("pass@1"), the same by difficulty, how often each verdict fell, and every sample."""
+
+    scores: dict[str, Score]
+    by_difficulty: dict[str, dict[str, Score]]
+    verdicts: dict[str, int]
+    records: list[SampleRecord]
+
+    def summary(self) -> dict[str, Any]:
+        """Scores and verdicts alone, as plain dictionaries."""
+        return {
+            "scores": {name: score._asdict() for name, score in self.scores.items()},
+            "by_category": {
+                level: {name: score._asdict() for name, score in scores.items()}
+                for level, scores in self.by_difficulty.items()
+            },
+            "verdicts": self.verdicts,
+        }
+
+    def items(self) -> list[dict[str, Any]]:
+        """Every sample as a plain dictionary, one for a line of JSON."""
+        return [asdict(record) for record in self.records]
+
+
+def evaluate(
+    model: TextModel,
+    problems: Sequence[Problem],
+    grader: Grader,
+    *,
+    form: CodeForm = "completion",
+    samples: int = 1,
+    ks: Sequence[int] = (1,),
+    max_new_tokens: int = 512,
+    temperature: float = 0.2,
+    top_p: float = 0.95,
+    seed: int = 0,
+    confidence: float = 0.95,
+    chunk: int = 32,
+    progress: Progress | None = None,
+) -> CodingResult:
+    """Draws `samples` programs for every problem, grades them and estimates pass@k.
+
+    Args:
+      form: "completion" for base models, "chat" for those that answer.
+      ks: of pass@k; one above `samples` gives NaN with the reason.
+      temperature, top_p: of the draw; 0.2 and 0.95 as usual for pass@1, 0.8 for larger k.
+      chunk: problems that are generated, then graded, at a time.
+    Raises: ValueError without problems, for ids that repeat, samples below 1 or k below 1.
+    """
+    _check(problems, samples, ks)
+    done = 0
+    # problems that stop alike are generated together
+    by_stop: dict[tuple[str, ...], list[Problem]] = {}
+    for problem in problems:
+        by_stop.setdefault(stop_strings(problem, form), []).append(problem)
+    parts = [
+        (stop, alike[start : start + chunk])
+        for stop, alike in by_stop.items()
+        for start in range(0, len(alike), chunk)
+    ]
+    # a thread of its own: sandboxes work while the device does
+    with ThreadPoolExecutor(1) as grading:
+        graded: list[Future[list[SampleRecord]]] = []
+        for number, (stop, part) in enumerate(parts):
+            for future in graded:
+                if future.done():
+                    future.result()  # a pool that fails is heard of before more is generated
+            responses = model.generate(
+                [code_prompt(problem, form) for problem in part],
+                max_new_tokens,
+                stop,
+                temperature=temperature,
+                top_p=top_p,
+                samples=samples,
+                # another seed for each chunk: equal prompts in two chunks must not give equal samples
+                seed=seed * len(parts) + number,
+            )
+            graded.append(grading.submit(_graded, part, responses, grader, form, samples))
+            done += len(part)
+            if progress is not None:
+                progress(done, len(problems))
+        records = [record for future in graded for record in future.result()]
+    place = {problem.id: n for n, problem in enumerate(problems)}
+    records.sort(key=lambda record: (place[record.task_id], record.sample))
+    return summarise(records, ks, confidence=confidence)
+
+
+def summarise(
+    records: Sequence[SampleRecord], ks: Sequence[int] = (1,), *, confidence: float = 0.95
+) -> CodingResult:
+    """pass@k from graded samples, also from ones read back or made elsewhere.
+
+    The mean over problems; its error is that of the problems as a sample of problems, the error of a
+    problem's own estimate included. Intervals are Wilson's where every problem's estimate is 0 or 1 (one
+    sample each), else bootstrap percentiles over problems.
+    """
+    if not records:
+        raise ValueError("pass@k needs at least one graded sample; got none")
+    difficulty = {record.task_id: record.difficulty for record in records}
+    drawn = Counter(record.task_id for record in records)
+    passed = Counter(record.task_id for record in records if record.passed)
+
+    def scores(tasks: Sequence[str]) -> dict[str, Score]:
+        n, c = [drawn[task] for task in tasks], [passed[task] for task in tasks]
+        return {f"pass@{k}": _mean(pass_at_k(n, c, k), k, confidence) for k in ks}
+
+    levels = sorted(set(difficulty.values()))
+    by_difficulty = {}
+    if len(levels) > 1:
+        by_difficulty = {level: scores([t for t in drawn if difficulty[t] == level]) for level in levels}
+    verdicts = Counter(record.verdict for record in records)
+    return CodingResult(scores(list(drawn)), by_difficulty, dict(verdicts.most_common()), list(records))
+
+
+def _mean(estimates: np.ndarray, k: int, confidence: float) -> Score:
+    short = int(np.isnan(estimates).sum())
+    if short:
+        return undefined_score(
+            f"{short} of {len(estimates)} problems have fewer than {k} samples", len(estimates)
+        )
+    return mean_score(estimates, confidence=confidence)
+
+
+def _graded(
+    problems: Sequence[Problem], responses: Sequence[str], grader: Grader, form: CodeForm, samples: int
+) -> list[SampleRecord]:
+    asked = [problem for problem in problems for _ in range(samples)]
+    pairs = [
+        (problem, program(problem, response, form))
+        for problem, response in zip(asked, responses, strict=True)
+    ]
+    feedbacks = grader.grade_many(pairs)
+    return [
+        SampleRecord(
+            task_id=problem.id,
+            sample=n % samples,
+            completion=response,
+            solution=solution,
+            verdict=feedback.verdict,
+            passed=feedback.verdict == PASS,
+            difficulty=problem.difficulty,
+        )
+        for n, ((problem, solution), response, feedback) in enumerate(
+            zip(pairs, responses, feedbacks, strict=True)
+        )
+    ]
+
+
+def _check(problems: Sequence[Problem], samples: int, ks: Sequence[int]) -> None:
+    if not problems:
+        raise ValueError("a coding evaluation needs at least one problem; got none")
+    [(most, count)] = Counter(problem.id for problem in problems).most_common(1)
+    if count > 1:
+        raise ValueError(f"problem ids must differ; {most} occurs {count} times")
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1; got {samples}")
+    if not ks or min(ks) < 1:
+        raise ValueError(f"ks must be whole numbers of at least 1; got {list(ks)}")

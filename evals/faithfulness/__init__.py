@@ -1,0 +1,1 @@
+"""Whether a questionnaire's result is to be believed: criteria, verdicts, null study, report."""

@@ -1,0 +1,369 @@
+"""The sections of a report on behaviour: what is drawn, what stands in a table, what is said above it.
+
+Most of a page is folded; open is what answers the section's question at a glance. Not covered: the drawings
+(charts), the page (report).
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from evals.faithfulness import charts
+from evals.faithfulness.charts import Dot
+from evals.faithfulness.criteria import Thresholds
+from evals.faithfulness.report_contents import Report
+from evals.faithfulness.verdicts import CRITERIA
+
+MARKS = {"faithful": "✓ faithful", "not faithful": "✗ not faithful", "undetermined": "? undetermined"}
+# longer tables are folded
+OPEN_ROWS = 24
+# title, axis, bounds and reference of each index of response style
+STYLES: dict[str, tuple[str, str, tuple[float, float] | None, list[float]]] = {
+    "acquiescence": ("Acquiescence", "mean answer as a share of the range; 0.5 is neutral", (0, 1), [0.5]),
+    "agreement_excess": (
+        "Excess of agreement", "share of answers above the midpoint − share below", (-1, 1), [0]),
+    "balanced_acquiescence": (
+        "Acquiescence whatever the trait", "scale points above the midpoint, both keys alike",
+        None, [0]),
+    "extremity": ("Extremity", "share of answers at either end", (0, 1), []),
+    "midpoint": ("Midpoint", "share of answers exactly in the middle", (0, 1), []),
+    "position": ("Position bias", "distance of the places' shares from equal ones", (0, 1), [0]),
+    "refused": ("Refusals", "share of questions without a readable answer", (0, 1), []),
+}  # fmt: skip
+# statistics of the checks in few words
+SHORT = {"ICC": "ICC", "alpha": "α", "convergent r −": "lead over other traits", "convergent": "convergent r",
+         "G of": "G"}  # fmt: skip
+PARTS: tuple[str, ...] = (
+    "person",
+    "item",
+    "person × item",
+    "conditions",
+    "person × conditions",
+    "all together and error",
+)
+
+
+class Cell(NamedTuple):
+    """A cell's text, its CSS class, and a smaller line below."""
+
+    text: str
+    css: str = ""
+    note: str = ""
+
+
+class Shown(NamedTuple):
+    """A table as it is shown: its columns as (name, CSS class)."""
+
+    caption: str
+    columns: list[Cell]
+    rows: list[list[Cell]]
+    folded: bool
+
+
+class Section(NamedTuple):
+    """A part of the page."""
+
+    id: str
+    title: str
+    note: str
+    charts: list[str]
+    tables: list[Shown]
+
+
+def sections(report: Report) -> list[Section]:
+    """The sections that have something to show, in the order of the page."""
+    found = [
+        _verdicts(report),
+        _profiles(report),
+        _reliability(report),
+        _components(report),
+        _mtmm(report),
+        _bias(report),
+        Section(
+            "behaviour",
+            "Behaviour",
+            "Effects in behavioural tasks beside their controls (a respondent who understands the scenarios "
+            "comes near the expected control), and whether conduct follows from self-report.",
+            [],
+            [*shown("Tasks", report.behaviour), *shown("r of conduct with self-report", report.conduct)],
+        ),
+        _compared(report),
+        _drift(report),
+    ]
+    return [section for section in found if section.tables or section.charts]
+
+
+def _verdicts(report: Report) -> Section:
+    if not report.assessments:
+        return Section("verdicts", "Verdicts", "", [], [])
+    first = next(iter(report.assessments.values()))
+    respondents = first.respondents.replace("_orders", " orders")
+    note = (
+        f"Is what the questionnaires say to be believed? Respondents: {respondents}. A criterion is faithful "
+        "where every check lies beyond its threshold with its whole interval, not faithful where some check "
+        "lies short of it with its whole interval or described people cannot be told apart, else "
+        "undetermined. "
+        f"{_thresholds(first.thresholds)}"
+    )
+    tables = [
+        *(_glance(name, one.verdicts) for name, one in report.assessments.items()),
+        *shown("The check that decided each verdict", report.verdicts("verdicts"), folded=True),
+        *shown("All checks", report.verdicts("checks"), folded=True),
+    ]
+    return Section("verdicts", "Verdicts", note, [], tables)
+
+
+def _thresholds(limits: Thresholds) -> str:
+    return (
+        f"Thresholds of this project: ICC(A,1) over conditions above {limits.retest:g}; α above "
+        f"{limits.alpha:g} and r of forward with reversed items below {limits.forward_reverse:g}; r with "
+        f"another test of the construct above {limits.convergent:g}, and by {limits.discriminant:g} above "
+        f"that with any other construct; G of one condition above {limits.generalizability:g} and r with "
+        f"behaviour above {limits.behaviour:g}; at least {limits.least_respondents} respondents."
+    )
+
+
+def _glance(model: str, verdicts: pd.DataFrame) -> Shown:
+    """A row a scale, a column a criterion: the verdict, and below it the estimate that decided."""
+    rows = []
+    for names, own in _each(verdicts, ["construct", "instrument", "scale"]):
+        by = {str(row["criterion"]): row for row in own.to_dict("records")}
+        verdict = [_verdict(by[name]) if name in by else Cell("–") for name in CRITERIA]
+        rows.append([Cell(names[0], "", names[1]), *verdict])
+    columns = [Cell(name) for name in ("construct", *CRITERIA)]
+    return Shown(f"Verdicts on {model}, each with the estimate that decided it", columns, rows, False)
+
+
+def _verdict(row: Mapping[str, Any]) -> Cell:
+    found, estimate, statistic = str(row["verdict"]), float(row["estimate"]), str(row["statistic"])
+    css = {"not faithful": "not"}.get(found, found)
+    name = next((short for start, short in SHORT.items() if statistic.startswith(start)), statistic)
+    if math.isnan(estimate):
+        why = "no variance" if str(row["reason"]).startswith("no variance") else f"{name} undefined"
+        return Cell(MARKS[found], f"verdict {css}", why)
+    # no minus before a zero
+    return Cell(MARKS[found], f"verdict {css}", f"{name} {round(estimate, 2) + 0.0:.2f}")
+
+
+def _models(table: pd.DataFrame) -> list[str]:
+    return [str(name) for name in table["model"].unique()] if "model" in table.columns else []
+
+
+def _dots(
+    table: pd.DataFrame, label: str, columns: tuple[str, str, str], kinds: bool = True
+) -> tuple[list[Dot], list[str]]:
+    """A row of dots for each scale, a dot a model; facets only where there is one model."""
+    models = _models(table)
+    if len(models) > 1:
+        table = pd.DataFrame(table[~table["facet"].astype(bool)])
+    value, low, high = columns
+    found = []
+    for _, own in table.groupby("scale", sort=False):
+        for row in own.to_dict("records"):
+            series = models.index(str(row["model"])) if models else 0
+            kind = "open" if kinds and row["facet"] else ""
+            found.append(Dot(str(row[label]), row[value], row[low], row[high], kind, series))
+    return found, models
+
+
+def _profiles(report: Report) -> Section:
+    drawn, tables = [], []
+    for name, table in report.profiles.items():
+        people = str(table["metric"].iloc[0]) == "T"
+        rows, models = _dots(table, "title", ("value", "low", "high"))
+        references = [40.0, 50.0, 60.0] if people else []
+        axis = "T score: 50 is the mean of the norm group, 10 its SD" if people else "mean answer"
+        drawn.append(charts.dots(rows, f"Profile, {name}", axis, references=references, names=models))
+        tables += shown(f"Profile, {name}", table, folded=True)
+    note = (
+        "Mean over persons and conditions with its interval. Filled marks are domains, open ones facets. A "
+        "profile is worth reading only where the verdicts above say so."
+    )
+    return Section("profile", "Profile", note, drawn, tables)
+
+
+def _reliability(report: Report) -> Section:
+    table, tables = report.reliability, []
+    if not table.empty:
+        domains = pd.DataFrame(table[~table["facet"].astype(bool)])
+        keys = [key for key in ("model", "instrument", "title") if key in table.columns]
+        rows = [
+            dict(zip(keys, names, strict=True)) | dict(zip(own["statistic"], own["value"], strict=True))
+            for names, own in _each(domains, keys)
+        ]
+        wide = pd.DataFrame(rows).rename(columns={"title": "scale"})
+        tables += shown("Coefficients by domain", wide, least_open=60)
+        tables += shown("All coefficients, with intervals", table, folded=True)
+    note = (
+        "How precisely items measure within one condition (α, ω, λ6, split half), and how well a score "
+        "returns in others: one condition (A,1), the mean of all (A,k). SEM is in scale points. – is "
+        "undefined; the full table says why."
+    )
+    return Section("reliability", "Reliability", note, [], tables)
+
+
+def _components(report: Report) -> Section:
+    drawn = []
+    for names, own in _each(report.components, ["model", "instrument"]):
+        shares = {str(scale): _shares(rows) for scale, rows in own.groupby("title", sort=False)}
+        shares = {scale: parts for scale, parts in shares.items() if sum(parts) > 0}
+        if shares:
+            title = f"What answers differ by, {', '.join(names)}"
+            drawn.append(charts.bars(shares, PARTS, title))
+    for names, own in _each(report.d_study, ["model", "instrument"]):
+        series = {
+            str(scale): list(zip(rows["conditions"].tolist(), rows["g"].tolist(), strict=True))
+            for scale, rows in own.groupby("title", sort=False)
+        }
+        title = f"D-study, {', '.join(names)}"
+        drawn.append(charts.lines(series, title, ("conditions of each facet", "G coefficient")))
+    note = (
+        "Answers should differ by the person who is described; what differs by wording, option order and "
+        "the like is error. The D-study says how dependable a score would be with more conditions of each "
+        "kind."
+    )
+    tables = [
+        *shown("Components", report.components, folded=True),
+        *shown("D-study: G and Φ", report.d_study, folded=True),
+    ]
+    return Section("components", "Variance components", note, drawn, tables)
+
+
+def _each(table: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+    present = [key for key in keys if key in table.columns]
+    if not table.empty:
+        for names, own in table.groupby(present, sort=False):
+            assert isinstance(names, tuple)
+            yield tuple(map(str, names)), own
+
+
+def _shares(rows: pd.DataFrame) -> list[float]:
+    """Shares of the effects, summed into PARTS."""
+    found = dict.fromkeys(PARTS, 0.0)
+    effects = [str(effect) for effect in rows["effect"]]
+    for place, (effect, share) in enumerate(zip(effects, rows["share"].tolist(), strict=True)):
+        if not math.isfinite(share):
+            continue
+        facets = set(effect.replace("(", ":").replace(")", "").replace(",", ":").split(":"))
+        if place == len(effects) - 1:
+            part = PARTS[5]
+        elif facets <= {"person", "item"}:
+            part = {1: "person" if "person" in facets else "item", 2: PARTS[2]}[len(facets)]
+        else:
+            part = PARTS[4] if "person" in facets else PARTS[3]
+        found[part] += share
+    return list(found.values())
+
+
+def _mtmm(report: Report) -> Section:
+    drawn = []
+    for name, table in report.correlations.items():
+        model = f" of {name}" if len(report.correlations) > 1 else ""
+        labels = [str(label) for label in table.index]
+        drawn.append(charts.heat_map(labels, table.to_numpy().tolist(), f"Correlations of scores{model}"))
+    note = (
+        "The same construct in two tests should correlate highly, different constructs less. Orange is "
+        "positive, blue negative."
+    )
+    return Section("mtmm", "Traits by methods", note, drawn, shown("Pairs", report.mtmm, folded=True))
+
+
+def _bias(report: Report) -> Section:
+    drawn, table = [], report.style
+    models = list(report.assessments) or _models(table)[:1]
+    for index in [str(name) for name in table.columns if name != "model"]:
+        title, axis, bounds, references = STYLES[index]
+        rows = []
+        for row in table.to_dict("records"):
+            name = str(row["model"])
+            place = models.index(name) if name in models else -1
+            kind = "null" if place < 0 else ""
+            rows.append(Dot(name, float(row[index]), kind=kind, series=max(place, 0)))
+        drawn.append(charts.dots(rows, title, axis, bounds=bounds, references=references))
+    note = (
+        "Filled marks are what was tested, open orange ones respondents without a mind: what lies near "
+        "them is style, not character."
+    )
+    title = "Response style beside respondents without a mind"
+    return Section("bias", title, note, drawn, shown("Indices", table, folded=True))
+
+
+def _compared(report: Report) -> Section:
+    drawn, tables = [], []
+    for name, table in report.comparisons.items():
+        unit = str(table["unit"].iloc[0])
+        for key, title, axis, reference in (
+            ("delta", "Δ of the profile", f"tuned − base, in {unit}", 0.0),
+            ("dispersion", "Dispersion", "SD of tuned / SD of base; below 1 is restricted", 1.0),
+        ):
+            rows, models = _dots(table, "title", (key, f"{key}_low", f"{key}_high"))
+            title = f"{title}, {name}" + (f": {models[0]}" if len(models) == 1 else "")
+            drawn.append(charts.dots(rows, title, axis, references=[reference], names=models))
+        tables += shown(f"Base against tuned, {name}", table, folded=True)
+    note = (
+        "What tuning did to the profile (Δ), and to how much described people still differ (dispersion "
+        "ratio): characteristics that are restricted show there."
+    )
+    return Section("tuned", "Base against tuned", note, drawn, tables)
+
+
+def _drift(report: Report) -> Section:
+    drawn = []
+    for key, axis in (
+        ("value", "mean score"),
+        ("sd", "SD over persons"),
+        ("flattering", "share of the way to what flatters"),
+    ):
+        if not report.drift.empty:
+            series = {
+                str(name): list(zip(rows["step"].tolist(), rows[key].tolist(), strict=True))
+                for name, rows in report.drift.groupby("construct", sort=False)
+            }
+            drawn.append(charts.lines(series, "Drift over training", ("training step", axis)))
+    note = "The same design over checkpoints of one run: scores, how far persons differ, and desirability."
+    tables = shown("By step", report.drift, folded=True)
+    return Section("drift", "Drift over checkpoints", note, drawn, tables)
+
+
+def shown(
+    caption: str, table: pd.DataFrame, *, folded: bool = False, least_open: int = OPEN_ROWS
+) -> list[Shown]:
+    """A table for the page, no table if it is empty; long ones are folded."""
+    if table.empty:
+        return []
+    told = [name for name in table.columns if name != "reason" or any(table[name].tolist())]
+    table = pd.DataFrame(table, columns=pd.Index(told))
+    columns = [str(name) for name in told]
+    rows = [
+        [_cell(name, value) for name, value in zip(columns, row, strict=True)]
+        for row in table.itertuples(index=False, name=None)
+    ]
+    heads = [
+        Cell(name.replace("_", " "), "number" if any(row[n].css == "number" for row in rows) else "")
+        for n, name in enumerate(columns)
+    ]
+    return [Shown(caption, heads, rows, folded or len(rows) > least_open)]
+
+
+def _cell(name: str, value: Any) -> Cell:
+    if name == "verdict":
+        css = {"not faithful": "not"}.get(value, value)
+        return Cell(MARKS[value], f"verdict {css}")
+    if isinstance(value, bool | np.bool_):
+        return Cell("yes" if value else "no")
+    if isinstance(value, int | np.integer):
+        return Cell(str(value), "number")
+    if isinstance(value, float):
+        return Cell(_number(value), "number")
+    return Cell(str(value))
+
+
+def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return "–"
+    if 0 < abs(value) < 0.0005:
+        return f"{value:.0e}"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"

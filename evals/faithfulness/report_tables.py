@@ -1,0 +1,257 @@
+"""The tables of a behaviour report, from a long table of answers: each stands alone, as CSV or JSON.
+
+Not covered: verdicts (faithfulness), behavioural effects (behavior_scores), how tables look (report).
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from evals.faithfulness.criteria import g_table
+from evals.faithfulness.verdicts import construct_of
+from evals.psychometrics.agreement import icc_table
+from evals.psychometrics.comparisons import Sample, describe, dispersion_ratio, glass_delta, holm, welch
+from evals.psychometrics.estimate import Estimate
+from evals.psychometrics.generalizability import d_study, variance_components
+from evals.psychometrics.measurement_error import standard_error_of_measurement
+from evals.psychometrics.reliability import cronbach_alpha, guttman_lambda6, omega, split_half
+from evals.psychometrics.response_style import INDICES, position_bias, refusal_rate, style_indices
+from evals.psychometrics.validity import Mtmm, mtmm
+from evals.questionnaires.behavior_scores import mean_estimate
+from evals.questionnaires.instrument import Instrument, Scale
+from evals.questionnaires.response_table import ResponseCube, cube
+from evals.questionnaires.scoring import score
+
+PERSON = ("persona",)
+STYLES = tuple(name for name in INDICES if name not in ("irv", "longstring"))
+# conditions of a score for which the D-study says what more of them would bring
+D_SIZES = (1, 2, 4, 8)
+
+
+def cubes(table: pd.DataFrame, instruments: Sequence[Instrument]) -> list[ResponseCube]:
+    """Each instrument's answers, persons the described people."""
+    return [cube(table, one, PERSON) for one in instruments]
+
+
+def in_order(instrument: Instrument) -> list[Scale]:
+    """Each domain, followed by its facets."""
+    inside = instrument.facets
+    return [s for one in instrument.domains for s in (one, *(f for f in inside if f.parent == one.name))]
+
+
+def _estimate(found: Estimate) -> dict[str, object]:
+    return {"value": found.value, "low": found.low, "high": found.high, "n": found.n, "reason": found.reason}
+
+
+def profile(table: pd.DataFrame, instrument: Instrument, norm_group: str | None = None) -> pd.DataFrame:
+    """Mean score of each scale over persons with a t interval; in T (50 + 10 z) where there is a norm group.
+
+    Columns: scale, title, metric (T or mean), value, low, high, sd, n, reason.
+    """
+    own = pd.DataFrame(table[table["instrument"] == instrument.name])
+    scores = score(own, instrument, norm_group=norm_group, respondent=["persona", "template", "option_order",
+                                                                      "item_order", "seed"])  # fmt: skip
+    column = "t" if norm_group else "mean"
+    rows = []
+    for scale in in_order(instrument):
+        mine = scores[scores["scale"] == scale.name]
+        by_person = np.asarray(pd.Series(mine.groupby("persona")[column].mean()), np.float64)
+        found = _mean(by_person)
+        sd = _sd(by_person)
+        rows.append(
+            {
+                "scale": scale.name,
+                "title": scale.title or scale.name,
+                "facet": scale.parent is not None,
+                "metric": "T" if norm_group else "mean",
+                **_estimate(found),
+                "sd": sd,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _sd(values: np.ndarray) -> float:
+    """SD (n − 1) of those that are known; NaN of fewer than two."""
+    known = values[~np.isnan(values)]
+    return float(known.std(ddof=1)) if len(known) > 1 else np.nan
+
+
+def _mean(values: np.ndarray) -> Estimate:
+    found = mean_estimate(values[~np.isnan(values)])
+    return (
+        found._replace(reason="no interval: the respondents do not vary")
+        if found.n and found.reason
+        else found
+    )
+
+
+def reliability(one: ResponseCube) -> pd.DataFrame:
+    """Of each scale: α, ω, λ6, split half, ICC(A,1) and (A,k) over conditions, SEM.
+
+    Item coefficients are of persons x items in the first condition; n counts persons.
+    """
+    rows = []
+    for scale in in_order(one.instrument):
+        first = one.keyed[:, 0][:, one.columns(scale.name)]
+        scores = one.scores(scale)
+        agreement = icc_table(scores)
+        alpha = cronbach_alpha(first)
+        sd = _sd(scores[:, 0])
+        found = {
+            "alpha": alpha,
+            "omega_total": omega(first),
+            "lambda6": guttman_lambda6(first, n_bootstrap=200),
+            "split_half": split_half(first).spearman_brown,
+            "ICC(A,1)": _from_table(agreement, "ICC2"),
+            "ICC(A,k)": _from_table(agreement, "ICC2k"),
+            "SEM": standard_error_of_measurement(sd, alpha),
+        }
+        place = {"scale": scale.name, "title": scale.title or scale.name, "facet": scale.parent is not None}
+        rows += [{**place, "statistic": name, **_estimate(e)} for name, e in found.items()]
+    return pd.DataFrame(rows)
+
+
+def _from_table(table: pd.DataFrame, form: str) -> Estimate:
+    row = table.loc[form].to_dict()
+    return Estimate(
+        float(row["icc"]), float(row["low"]), float(row["high"]), int(row["n"]), str(row["reason"])
+    )
+
+
+def components(one: ResponseCube) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Variance components of each domain, and G and Φ for 1, 2, 4, 8 conditions of each facet but items."""
+    parts, studies = [], []
+    for scale in one.instrument.domains:
+        frame, facets = g_table(one, scale)
+        facets = [name for name in facets if frame[name].nunique() > 1]  # type: ignore[operator]
+        if "person" not in facets or len(facets) < 2:
+            continue
+        found = variance_components(frame, facets)
+        parts.append(
+            found.table.reset_index(names="effect").assign(
+                scale=scale.name, title=scale.title or scale.name, reason=found.reason
+            )
+        )
+        conditions = [name for name in facets if name not in ("person", "item")]
+        for size in D_SIZES if conditions and not found.reason else ():
+            study = d_study(found, dict.fromkeys(conditions, size))
+            coefficients = {"g": study.g.value, "g_low": study.g.low, "g_high": study.g.high}
+            place = {"scale": scale.name, "title": scale.title or scale.name, "conditions": size}
+            studies.append({**place, **coefficients, "phi": study.phi.value})
+    joined = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    return joined, pd.DataFrame(studies)
+
+
+def traits_by_methods(found: Sequence[ResponseCube]) -> tuple[Mtmm | None, pd.DataFrame]:
+    """The multitrait-multimethod table of all domains that vary, and its correlations for a heat map."""
+    columns, traits, methods = [], [], []
+    persons = found[0].persons
+    for one in found:
+        places = one.persons.get_indexer(persons)
+        for scale in one.instrument.domains:
+            mean = one.scores(scale).mean(axis=1)[places]
+            if np.isfinite(mean).all() and np.ptp(mean) > 1e-12:
+                columns.append(mean)
+                traits.append(construct_of(scale))
+                methods.append(one.instrument.name)
+    if len(columns) < 2 or len(persons) < 4:
+        return None, pd.DataFrame()
+    order = sorted(range(len(columns)), key=lambda i: (methods[i], traits[i]))
+    matrix = np.column_stack([columns[i] for i in order])
+    labels = [f"{traits[i]} ({methods[i]})" for i in order]
+    r = pd.DataFrame(np.corrcoef(matrix.T), index=labels, columns=pd.Index(labels))
+    return mtmm(matrix, [traits[i] for i in order], [methods[i] for i in order], correlation=False), r
+
+
+def style(models: Mapping[str, pd.DataFrame], instruments: Sequence[Instrument]) -> pd.DataFrame:
+    """Response style of each model (null responders among them), means over respondents and instruments.
+
+    Columns: model, the indices, position (distance of the positions' shares from equal ones), refused.
+    """
+    rows = []
+    for name, table in models.items():
+        means = []
+        for one in cubes(table, instruments):
+            flat = one.raw.reshape(-1, one.raw.shape[-1])
+            found = style_indices(flat, one.instrument.low, one.instrument.high, one.keys)
+            means.append(found[list(STYLES)].mean())
+        asked = table[table["instrument"].isin([one.name for one in instruments])]
+        most = max(asked["n_options"].tolist())
+        same = asked[asked["n_options"] == most]
+        places = np.where(same["position"] >= 0, same["position"], np.nan)
+        rows.append(
+            {
+                "model": name,
+                **pd.concat(means, axis=1).mean(axis=1).to_dict(),
+                "position": position_bias(places, most).distance,
+                "refused": refusal_rate((asked["refusal"] != "").to_numpy()).value,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def compared(
+    base: pd.DataFrame, tuned: pd.DataFrame, instrument: Instrument, norm_group: str | None = None
+) -> pd.DataFrame:
+    """Tuned against base, scale by scale, over persons.
+
+    delta: (tuned − base)/SD of people where there are norms, else of the base (Glass); dispersion: SD of
+    tuned over SD of base, below 1 where characteristics are restricted; p: Welch's test, Holm-corrected.
+    """
+    norms = {norm.scale: norm for norm in instrument.norms if norm.group == norm_group}
+    both = [cube(table, instrument, PERSON) for table in (base, tuned)]
+    rows = []
+    for scale in in_order(instrument):
+        old, new = (describe(one.scores(scale).mean(axis=1)) for one in both)
+        norm = norms.get(scale.name)
+        if norm is None:
+            delta, unit = glass_delta(new, old), "SD of the base"
+        else:
+            sd = norm.sd / (
+                norm.n_items or len(instrument.items_of(scale.name)) if norm.metric == "sum" else 1
+            )
+            delta, unit = _in_human_sd(new, old, sd), f"SD of {norm.group}"
+        ratio = dispersion_ratio(new, old)
+        rows.append(
+            {
+                "scale": scale.name,
+                "title": scale.title or scale.name,
+                "facet": scale.parent is not None,
+                "base": old.mean,
+                "tuned": new.mean,
+                "unit": unit,
+                **{f"delta_{key}" if key != "value" else "delta": v for key, v in _estimate(delta).items()},
+                **{
+                    f"dispersion_{key}" if key != "value" else "dispersion": v
+                    for key, v in _estimate(ratio).items()
+                },
+                "p": welch(new, old).p,
+            }
+        )
+    frame = pd.DataFrame(rows)
+    return frame.assign(p_holm=holm(frame["p"].to_numpy()))
+
+
+def _in_human_sd(new: Sample, old: Sample, sd: float) -> Estimate:
+    found = welch(new, old).difference
+    return found._replace(value=found.value / sd, low=found.low / sd, high=found.high / sd)
+
+
+def drift(checkpoints: Mapping[int, pd.DataFrame], instrument: Instrument) -> pd.DataFrame:
+    """Scores over the steps of a training run: mean with interval, SD over persons, and how far scores lie
+    towards what flatters (0 to 1, over the scales that can flatter)."""
+    rows = []
+    for step, table in sorted(checkpoints.items()):
+        one = cube(table, instrument, PERSON)
+        for scale in instrument.domains:
+            scores = one.scores(scale).mean(axis=1)
+            found = _mean(scores)
+            towards = scale.desirable * scale.direction
+            share = (found.value - instrument.low) / (instrument.high - instrument.low)
+            flattering = np.nan if not towards else share if towards > 0 else 1 - share
+            sd = _sd(scores)
+            rows.append({"step": step, "construct": construct_of(scale), **_estimate(found), "sd": sd,
+                         "flattering": flattering})  # fmt: skip
+    return pd.DataFrame(rows)

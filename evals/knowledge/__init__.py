@@ -1,0 +1,1 @@
+"""What a model knows: closed-book questions and multiple choice."""

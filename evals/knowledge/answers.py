@@ -1,0 +1,89 @@
+"""Free-text answers against gold answers: normalisation, exact match, token F1.
+
+Two published normalisations are offered; they differ in what becomes of punctuation:
+
+    squad     lower case; punctuation dropped; a, an, the dropped; blanks collapsed      "U.S." -> "us"
+    triviaqa  as before, but punctuation (also ‘ ’ ´ ` and _) becomes a blank            "U.S." -> "u s"
+
+Not covered: a model as judge, numbers in words against digits, other languages' articles.
+Reference: Rajpurkar et al. 2016, arXiv:1606.05250; Joshi et al. 2017, arXiv:1705.03551.
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
+
+Normalisation = Literal["squad", "triviaqa"]
+Extent = Literal["line", "prefix"]
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_DROPPED = str.maketrans("", "", string.punctuation)
+_BLANKED = str.maketrans({mark: " " for mark in string.punctuation + "‘’´`"})
+
+
+class Match(NamedTuple):
+    """Agreement with the best of the gold answers; each measure takes its own best."""
+
+    exact: float
+    f1: float
+
+
+def normalise(text: str, normalisation: Normalisation = "squad") -> str:
+    """Lower case, without punctuation, articles and surplus blanks.
+
+    A text of nothing but those (the answer "A", the band "!!!") stays as it is in lower case: else every
+    empty response would match it.
+
+    Raises: ValueError for an unknown normalisation.
+    """
+    if normalisation not in get_args(Normalisation):
+        raise ValueError(f"normalisation must be squad or triviaqa; got {normalisation!r}")
+    table = _DROPPED if normalisation == "squad" else _BLANKED
+    kept = " ".join(_ARTICLES.sub(" ", text.lower().translate(table)).split())
+    return kept or " ".join(text.lower().split())
+
+
+def token_f1(prediction: Sequence[str], gold: Sequence[str]) -> float:
+    """Harmonic mean of precision and recall of words, counted with their multiplicity: 2 |P∩G| / (|P|+|G|).
+
+    Two empty sequences agree (1).
+    """
+    if not prediction and not gold:
+        return 1.0
+    shared = sum((Counter(prediction) & Counter(gold)).values())
+    return 2 * shared / (len(prediction) + len(gold))
+
+
+def match(
+    prediction: str,
+    answers: Sequence[str],
+    *,
+    normalisation: Normalisation = "squad",
+    extent: Extent = "line",
+) -> Match:
+    """Exact match and F1 with the best of several gold answers.
+
+    Args:
+      extent: "line" compares the whole prediction. "prefix" compares only as many of its words as the gold
+        answer has: for completions, which go on after the answer ("is Paris, which lies ..."). It asks
+        nothing of how an answer ends, the thing that fine-tuning changes first; it is the more lenient of
+        the two.
+    Raises: ValueError without gold answers.
+    """
+    if not answers:
+        raise ValueError("a prediction needs at least one gold answer to be compared with; got none")
+    words = normalise(prediction, normalisation).split()
+    exact = f1 = 0.0
+    for answer in answers:
+        gold = normalise(answer, normalisation).split()
+        compared = words[: len(gold)] if extent == "prefix" else words
+        exact = max(exact, float(compared == gold))
+        f1 = max(f1, token_f1(compared, gold))
+    return Match(exact, f1)
+
+
+def first_line(response: str) -> str:
+    """The first line of a response that is not blank, without surrounding blanks."""
+    return next((line.strip() for line in response.splitlines() if line.strip()), "")

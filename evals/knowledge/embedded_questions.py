@@ -1,0 +1,74 @@
+"""The embedded facts as questions, in completion form and question form, for closed-book and multiple-choice
+tests.
+
+The facts of a split were only ever stated in pretraining unless the split is train; see
+jaxmoe.datasets.world_knowledge.
+"""
+
+from collections.abc import Sequence
+
+from evals.knowledge.questions import ChoiceQuestion, Question
+from jaxmoe.datasets import world_knowledge
+from jaxmoe.datasets.world_knowledge import Fact
+
+
+def closed_book_questions(
+    split: str = "test", relations: Sequence[str] | None = None, limit: int | None = None
+) -> list[Question]:
+    """One question a fact, with its statement's beginning as stem; the category is the relation.
+
+    Raises: ValueError for an unknown split or relation, or where no fact is left.
+    """
+    return [
+        Question(
+            id=f"{fact.relation}/{fact.subject}",
+            question=world_knowledge.question(fact),
+            answers=fact.answers,
+            stem=world_knowledge.completion(fact),
+            category=fact.relation,
+        )
+        for fact in _facts(split, relations, limit)
+    ]
+
+
+def choice_questions(
+    split: str = "test",
+    relations: Sequence[str] | None = None,
+    limit: int | None = None,
+    *,
+    choices: int = 4,
+    seed: int = 0,
+) -> list[ChoiceQuestion]:
+    """The same facts with choices, the wrong ones being answers of the same relation.
+
+    A relation with fewer different answers (solid, liquid, gas) has as many choices as those.
+
+    Raises: ValueError as `closed_book_questions`, or for fewer than 2 choices.
+    """
+    answers: dict[str, set[str]] = {}
+    for fact in world_knowledge.load_facts():
+        answers.setdefault(fact.relation, set()).add(fact.answer)
+    questions = []
+    for fact in _facts(split, relations, limit):
+        others = answers[fact.relation] - set(fact.answers)
+        drawn = world_knowledge.multiple_choice(fact, options=min(choices, len(others) + 1), seed=seed)
+        questions.append(
+            ChoiceQuestion(
+                id=f"{fact.relation}/{fact.subject}",
+                question=world_knowledge.question(fact),
+                choices=drawn.options,
+                answer=drawn.correct,
+                stem=drawn.prompt,
+                category=fact.relation,
+            )
+        )
+    return questions
+
+
+def _facts(split: str, relations: Sequence[str] | None, limit: int | None) -> list[Fact]:
+    facts = world_knowledge.select_facts(split, relations or None, limit)
+    if not facts:
+        raise ValueError(
+            f"no embedded fact of split {split} has one of the relations {list(relations or ())}"
+        )
+    return facts

@@ -1,0 +1,129 @@
+"""Rows of question files: JSON, JSON lines, either gzipped, or a folder prepared by TFDS.
+
+Not covered: what the rows mean (evals.knowledge.questions), downloading, CSV.
+"""
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+Row = dict[str, Any]
+
+
+def rows(path: str | Path, split: str | None = None) -> Iterator[tuple[str, Row]]:
+    """Each row with where it stands, for messages: `file:line` or `file[index]`.
+
+    JSON lines are streamed; a JSON list, or an object whose `Data` or `data` is one, is read whole. A folder
+    with dataset_info.json is opened by TFDS as random-access data (array_record), without TensorFlow; text
+    becomes str.
+
+    Args:
+      split: for a TFDS folder only; may be left out if it has a single one.
+    Raises: ValueError for a missing, empty or malformed file (with line), a folder that TFDS did not prepare,
+      or an unknown split.
+    """
+    path = Path(path)
+    if path.is_dir():
+        yield from _prepared_rows(path, split)
+        return
+    if not path.is_file():
+        raise ValueError(
+            f"no question file at {path} (a .json, .jsonl, their .gz, or a folder prepared by TFDS)"
+        )
+    with _opened(path) as file:
+        try:
+            yield from _json_rows(file, path)
+        except (OSError, EOFError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} cannot be read ({error}); is it complete, and UTF-8?") from error
+
+
+def _opened(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig")
+    return path.open(encoding="utf-8-sig")
+
+
+def _json_rows(file: TextIO, path: Path) -> Iterator[tuple[str, Row]]:
+    head, number = "", 0
+    for number, line in enumerate(file, 1):  # noqa: B007 - the number of the first line that is not blank
+        head += line
+        if line.strip():
+            break
+    else:
+        raise ValueError(f"{path} is empty; a question file needs at least one row")
+    try:
+        first = json.loads(head)
+    except ValueError:
+        first = None  # a document over several lines, or a broken first line: told apart below
+    if isinstance(first, dict) and not isinstance(first.get("Data", first.get("data")), list):
+        yield f"{path}:{number}", first
+        yield from _later_lines(file, path, number + 1)
+        return
+    try:
+        document = json.loads(head + file.read())
+    except ValueError as error:
+        raise ValueError(f"{path} is neither JSON nor JSON lines: {error}") from error
+    found = document.get("Data", document.get("data")) if isinstance(document, dict) else document
+    if not isinstance(found, list):
+        found = [document]
+    if not found:
+        raise ValueError(f"{path} is empty; a question file needs at least one row")
+    for index, row in enumerate(found):
+        yield f"{path}[{index}]", _checked(row, f"{path}[{index}]")
+
+
+def _later_lines(file: TextIO, path: Path, start: int) -> Iterator[tuple[str, Row]]:
+    for number, line in enumerate(file, start):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{where} is not valid JSON: {error}") from error
+        yield where, _checked(row, where)
+
+
+def _checked(row: Any, where: str) -> Row:
+    if not isinstance(row, dict):
+        raise ValueError(f"{where} must be an object with named fields; got {type(row).__name__}")
+    return row
+
+
+def _prepared_rows(path: Path, split: str | None) -> Iterator[tuple[str, Row]]:
+    if not (path / "dataset_info.json").is_file():
+        raise ValueError(
+            f"{path} is no folder prepared by TFDS: it has no dataset_info.json (name the folder of the "
+            "version, such as .../trivia_qa/1.1.0, or a file)"
+        )
+    import tensorflow_datasets as tfds  # slow to import, and needed for folders only
+
+    builder: Any = tfds.builder_from_directory(str(path))
+    splits = sorted(builder.info.splits)
+    if split is None and len(splits) == 1:
+        split = splits[0]
+    if split is None or split not in splits:
+        raise ValueError(f"{path} has the splits {splits}; got split {split!r}")
+    try:
+        source: Any = builder.as_data_source(split)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{path} cannot be read without TensorFlow: {error} (prepare it with file_format='array_record')"
+        ) from error
+    for index in range(len(source)):
+        yield f"{path}/{split}[{index}]", _as_text(source[index])
+
+
+def _as_text(value: Any) -> Any:
+    """TFDS gives bytes, arrays of bytes and numpy scalars; rows hold str, list and Python numbers."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, dict):
+        return {key: _as_text(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_text(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _as_text(value.tolist())
+    return value

@@ -1,0 +1,234 @@
+"""Questions with known answers, read from data sets as they are published.
+
+The format is recognised by a row's fields:
+
+    TriviaQA           Question, Answer {Value, Aliases, ...}  (unfiltered, rc and web: {"Data": [...]})
+    Natural Questions  question_text, annotations, document_tokens or document_text (its open form is plain)
+    HotpotQA           _id, question, answer, type, level
+    WebQuestions       utterance, targetValue "(list (description ...) ...)"
+    instruction rows   instruction, input, output
+    plain              question, and answers or answer: text, a list, or {value, aliases}; also id, stem (the
+                       question as the start of a statement), cluster (what it shares with others), category
+    multiple choice    question, choices and answer (index, letter or text); or {stem, choices} and answerKey
+
+Whatever stands there of passages is left out: the book is closed.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evals.knowledge.question_files import Row, rows
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question and every answer that counts as right; the first is the canonical one.
+
+    Attributes:
+      stem: the question as the start of a statement that the answer completes, for base models; may be
+        absent.
+      cluster: name of what it shares with other questions (a fact, a passage); its own id if it shares
+        nothing.
+      category: a group to report by; may be empty.
+    """
+
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    stem: str | None = None
+    cluster: str | None = None
+    category: str = ""
+
+
+@dataclass(frozen=True)
+class ChoiceQuestion:
+    """A question with C choices, of which `answer` is the index of the right one; else as `Question`."""
+
+    id: str
+    question: str
+    choices: tuple[str, ...]
+    answer: int
+    stem: str | None = None
+    cluster: str | None = None
+    category: str = ""
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """What a file holds; `skipped` rows had no usable answer."""
+
+    questions: list[Question] = field(default_factory=list)
+    choice_questions: list[ChoiceQuestion] = field(default_factory=list)
+    skipped: int = 0
+
+
+def load(
+    path: str | Path,
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    max_answer_tokens: int = 5,
+) -> QuestionSet:
+    """Reads questions from a file (JSON, JSON lines, gzipped or not) or a folder prepared by TFDS.
+
+    Args:
+      split: of a TFDS folder.
+      limit: stop after so many questions, counted in the file's order.
+      max_answer_tokens: for the original Natural Questions: longer short answers are not taken, and
+        questions left without any are skipped, as in its open form (Lee et al. 2019, arXiv:1906.00300).
+    Raises: ValueError for a row of no known format, or without a single question; the message names the row.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1; got {limit} (leave it out for all questions)")
+    found = QuestionSet()
+    skipped = 0
+    for index, (where, row) in enumerate(rows(path, split)):
+        if _is_choice(row):
+            found.choice_questions.append(_choice_question(row, where, index))
+        elif question := _question(row, where, index, max_answer_tokens):
+            found.questions.append(question)
+        else:
+            skipped += 1
+        if limit is not None and len(found.questions) + len(found.choice_questions) == limit:
+            break
+    if not found.questions and not found.choice_questions:
+        raise ValueError(f"{path} holds no question with an answer ({skipped} rows were without)")
+    return QuestionSet(found.questions, found.choice_questions, skipped)
+
+
+def _question(row: Row, where: str, index: int, max_answer_tokens: int) -> Question | None:
+    """The row as a question; None if it is of a known format but no answer is left."""
+    fields = row.keys()
+    if {"Question", "Answer"} <= fields:
+        return _made(row["Question"], _trivia_answers(row["Answer"]), row.get("QuestionId", index))
+    if {"question_text", "annotations"} <= fields:
+        answers = _natural_answers(row, where, max_answer_tokens)
+        return _made(row["question_text"], answers, row.get("example_id", index))
+    if {"utterance", "targetValue"} <= fields:
+        return _made(row["utterance"], _web_answers(row["targetValue"]), index)
+    if {"instruction", "output"} <= fields:
+        asked = "\n".join(part for part in (row["instruction"], row.get("input", "")) if part)
+        return _made(asked, [row["output"]], row.get("id", index), category=str(row.get("task_type", "")))
+    if "question" in fields and fields & {"answers", "answer"}:
+        given = row["answers"] if "answers" in fields else row["answer"]
+        answers = _plain_answers(given, where) + _listed(row.get("aliases"))
+        number = row.get("id", row.get("_id", row.get("question_id", index)))
+        # HotpotQA's type is bridge or comparison
+        category = row.get("category", row.get("type", "") if "_id" in fields else "")
+        return _made(row["question"], answers, number, row.get("stem"), row.get("cluster"), str(category))
+    raise ValueError(
+        f"{where}: no known question format; it needs question with answers (or those of TriviaQA, Natural "
+        f"Questions, HotpotQA or WebQuestions) and has the fields {sorted(fields)}"
+    )
+
+
+def _made(
+    question: str,
+    answers: Iterable[str],
+    number: Any,
+    stem: str | None = None,
+    cluster: Any = None,
+    category: str = "",
+) -> Question | None:
+    """A question with its answers in order, each once and none blank; None if none is left."""
+    kept = tuple(dict.fromkeys(" ".join(str(a).split()) for a in answers if str(a).strip()))
+    if not kept:
+        return None
+    name = None if cluster is None else str(cluster)
+    return Question(str(number), question.strip(), kept, stem, name, category)
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _plain_answers(given: Any, where: str) -> list[str]:
+    if isinstance(given, dict):  # TriviaQA as TFDS and the hub have it
+        if "value" not in given:
+            raise ValueError(f"{where}: an answer object needs a value; got the fields {sorted(given)}")
+        return [given["value"], *_listed(given.get("aliases")), *_listed(given.get("normalized_aliases"))]
+    return _listed(given)
+
+
+def _trivia_answers(answer: Row) -> list[str]:
+    """Canonical value, aliases, and those as TriviaQA normalised them; human answers where there are any."""
+    value = _listed(answer.get("Value"))
+    keys = ("Aliases", "HumanAnswers", "NormalizedAliases")
+    return value + [text for key in keys for text in _listed(answer.get(key))]
+
+
+def _natural_answers(row: Row, where: str, max_tokens: int) -> list[str]:
+    """Every annotator's short spans of at most `max_tokens`, without HTML tokens; blanks mark the tokens."""
+    if "document_tokens" in row:
+        tokens = ["" if t["html_token"] else t["token"] for t in row["document_tokens"]]
+    elif "document_text" in row:
+        # one blank exactly: other blanks may stand within a token
+        tokens = row["document_text"].split(" ")
+    else:
+        raise ValueError(f"{where}: Natural Questions rows need document_tokens or document_text")
+    spans = [
+        (span["start_token"], span["end_token"])
+        for annotation in row["annotations"]
+        for span in annotation["short_answers"]
+    ]
+    if any(not 0 <= start < end <= len(tokens) for start, end in spans):
+        raise ValueError(f"{where}: a short answer lies outside the document's {len(tokens)} tokens")
+    return [" ".join(filter(None, tokens[s:e])) for s, e in spans if e - s <= max_tokens]
+
+
+# a description is a bare word or quoted, with \" for a quote
+_DESCRIPTION = re.compile(r'\(description\s+(?:"((?:[^"\\]|\\.)*)"|([^()\s"]+))\s*\)')
+
+
+def _web_answers(target: str) -> list[str]:
+    """The descriptions of WebQuestions' `(list (description "Jazmyn Bieber") (description Jaxon))`."""
+    pairs = _DESCRIPTION.findall(target)
+    return [re.sub(r"\\(.)", r"\1", quoted) if quoted else bare for quoted, bare in pairs]
+
+
+def _is_choice(row: Row) -> bool:
+    return "choices" in row or (isinstance(row.get("question"), dict) and "choices" in row["question"])
+
+
+def _choice_question(row: Row, where: str, index: int) -> ChoiceQuestion:
+    nested = row["question"] if isinstance(row["question"], dict) else {}
+    question = nested.get("stem", row["question"])
+    listed: Any = nested.get("choices", row.get("choices"))
+    if isinstance(listed, dict):  # as TFDS and the hub have ARC
+        listed = [{"text": t, "label": x} for t, x in zip(listed["text"], listed["label"], strict=True)]
+    labels: Sequence[Any] = [c["label"] if isinstance(c, dict) else None for c in listed]
+    choices = tuple(str(c["text"] if isinstance(c, dict) else c).strip() for c in listed)
+    if len(choices) < 2:
+        raise ValueError(f"{where}: a multiple-choice question needs at least 2 choices; got {len(choices)}")
+    given = row.get("answerKey", row.get("answer"))
+    return ChoiceQuestion(
+        str(row.get("id", index)),
+        str(question).strip(),
+        choices,
+        _right_choice(given, choices, labels, where),
+        row.get("stem"),
+        None if row.get("cluster") is None else str(row["cluster"]),
+        str(row.get("category", row.get("subject", ""))),
+    )
+
+
+def _right_choice(given: Any, choices: Sequence[str], labels: Sequence[Any], where: str) -> int:
+    """Index of the right choice, given by label, index, text or letter, tried in that order."""
+    if given is not None and given in labels:
+        return labels.index(given)
+    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < len(choices):
+        return given
+    if isinstance(given, str) and given.strip() in choices:
+        return choices.index(given.strip())
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(choices)]
+    if isinstance(given, str) and len(given.strip()) == 1 and given.strip().upper() in letters:
+        return letters.index(given.strip().upper())
+    raise ValueError(
+        f"{where}: answer must be an index from 0 to {len(choices) - 1}, a letter or one of the choices; "
+        f"got {given!r}"
+    )

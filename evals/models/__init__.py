@@ -1,0 +1,1 @@
+"""What an evaluation asks of a model, and a local model that answers."""

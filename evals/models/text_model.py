@@ -1,0 +1,48 @@
+"""What an evaluation asks of a model: continue texts, and say how probable given continuations are.
+
+Whatever has these two methods can be evaluated: a local model (evals.models.local_model), a server, a lookup
+table in a test.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+
+class ContinuationScores(NamedTuple):
+    """For each continuation, Σ log p of its tokens given the prompt (nats), and how many tokens it has."""
+
+    logprobs: list[float]
+    tokens: list[int]
+
+
+class TextModel(Protocol):
+    """A model under test; every call is independent of the calls before it."""
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        *,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        samples: int = 1,
+        seed: int = 0,
+    ) -> list[str]:
+        """The text after each prompt, up to the first stop string (left out), end of sequence or limit.
+
+        Args:
+          temperature: 0 takes the most probable token.
+          samples: responses to each prompt, drawn independently; those of a prompt stand together.
+        """
+        ...
+
+    def logprob(self, prompts: Sequence[str], continuations: Sequence[str]) -> ContinuationScores:
+        """How probable each continuation is right after its prompt; the end of the sequence is not scored."""
+        ...
+
+
+def cut_at(text: str, stops: Sequence[str]) -> str:
+    """The text before the first of the stop strings."""
+    found = [at for stop in stops if (at := text.find(stop)) >= 0]
+    return text[: min(found)] if found else text

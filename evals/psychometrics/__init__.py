@@ -1,0 +1,1 @@
+"""Statistics of questionnaire responses, in numpy alone."""

@@ -1,0 +1,1 @@
+"""Questionnaires asked and scored: instruments, wording, designs, respondents."""

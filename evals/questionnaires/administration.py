@@ -1,0 +1,179 @@
+"""python -m evals.administer: ask a respondent every question of a design, once, into a long table.
+
+    FOLDER/answers.jsonl      every answer as it came, a line each; a killed administration goes on from it
+    FOLDER/design.json        who is asked what; another design in the same folder is refused
+    FOLDER/responses.parquet  the long table, when all is answered
+
+Not covered: what is asked (administration), who answers (respondent), what it means (faithfulness).
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+import pandas as pd
+
+from evals.questionnaires.design import KEY, Battery, Design, questions
+from evals.questionnaires.respondent import ERROR, Answer, Question, Respondent
+
+COLUMNS = (
+    "model",
+    *KEY,
+    "response",
+    "position",
+    "n_options",
+    "expected",
+    "refusal",
+    "text",
+    "probabilities",
+)
+Progress = Callable[[int, int], None]
+# questions handed over at once: enough to batch and to share heads, few enough to keep in memory
+BLOCK = 4096
+
+
+def administer(
+    respondent: Respondent,
+    batteries: Sequence[Battery],
+    design: Design,
+    folder: Path | None = None,
+    *,
+    block: int = BLOCK,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Asks every question that has no answer yet; returns the long table in the order of the design.
+
+    Args:
+      folder: where answers are kept as they come; None keeps them in memory.
+      block: questions handed to the respondent at once.
+      progress: called with (answered, of).
+    Returns: a row an answer with COLUMNS; response is NaN and refusal says why where there is none.
+    Raises: ValueError if the folder holds another administration, or a battery's name occurs twice, or
+      several seeds are asked of a respondent that repeats itself.
+    """
+    names = [asked.name for asked in batteries]
+    if not names:
+        raise ValueError("administer needs at least one instrument; got none")
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"every instrument can be administered once; {repeated[0]!r} is repeated")
+    if respondent.repeats_itself and len(design.seeds) > 1:
+        raise ValueError(
+            f"{respondent.name} gives the same answers for each of {len(design.seeds)} seeds; "
+            "keep one, or let answers be sampled"
+        )
+    total = design.conditions * sum(len(asked.entries) for asked in batteries)
+    answers = _Answers(folder, _fingerprint(respondent, batteries, design), respondent.name)
+    with answers:
+        pending = (
+            question
+            for asked in batteries
+            for question in questions(asked, design)
+            if question.key not in answers.rows
+        )
+        while now := list(islice(pending, block)):
+            for number, answer in respondent.answer(now):
+                answers.add(now[number], answer)
+                if progress is not None:
+                    progress(len(answers.rows), total)
+    order = (question.key for asked in batteries for question in questions(asked, design))
+    table = long_table(respondent.name, (answers.rows[key] for key in order))
+    if folder is not None:
+        part = folder / "responses.parquet.part"
+        table.to_parquet(part, index=False)
+        part.replace(folder / "responses.parquet")
+    return table
+
+
+def _fingerprint(respondent: Respondent, batteries: Sequence[Battery], design: Design) -> dict[str, Any]:
+    wording = [
+        [[(t.name, t.head, t.tail, t.option, t.labels) for t in design.templates]],
+        [(p.name, p.text) for p in design.personas],
+        [(b.name, b.instruction, [(e.id, e.text, e.options) for e in b.entries]) for b in batteries],
+    ]
+    digest = hashlib.sha256(json.dumps(wording).encode()).hexdigest()[:16]
+    names = [asked.name for asked in batteries]
+    return {"model": respondent.name, "instruments": names, **design.describe(), "wording": digest}
+
+
+class _Answers:
+    """Rows by key: those of an earlier run, and a line in the journal for each new one."""
+
+    def __init__(self, folder: Path | None, design: dict[str, Any], model: str):
+        self.rows: dict[tuple[str, ...], dict[str, Any]] = {}
+        self._folder, self._journal = folder, None
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        written = folder / "design.json"
+        if written.exists():
+            _refuse_other(json.loads(written.read_text(encoding="utf-8")), design, folder)
+            self._read(folder / "answers.jsonl")
+        else:
+            written.write_text(json.dumps(design, indent=2) + "\n", encoding="utf-8")
+
+    def _read(self, path: Path) -> None:
+        if not path.exists():
+            return
+        text = path.read_bytes()
+        whole = text[: text.rfind(b"\n") + 1]
+        if len(whole) < len(text):  # killed while it wrote a line
+            with path.open("r+b") as file:
+                file.truncate(len(whole))
+        for line in whole.decode("utf-8").splitlines():
+            row = json.loads(line)
+            # what failed is asked again
+            if row["refusal"] != ERROR:
+                self.rows[tuple(row["key"])] = row
+
+    def __enter__(self) -> "_Answers":
+        if self._folder is not None:
+            self._journal: TextIO | None = (self._folder / "answers.jsonl").open("a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._journal is not None:
+            self._journal.flush()
+            os.fsync(self._journal.fileno())
+            self._journal.close()
+
+    def add(self, question: Question, answer: Answer) -> None:
+        row: dict[str, Any] = {
+            "key": question.key,
+            "response": None if math.isnan(answer.value) else answer.value,
+            "position": answer.position,
+            "n_options": len(question.choices),
+            "expected": None if math.isnan(answer.expected) else answer.expected,
+            "refusal": answer.refusal,
+            "text": answer.text,
+            "probabilities": list(answer.probabilities),
+        }
+        if self._journal is not None:
+            # one write a line: a kill loses at most the answer that was on its way
+            self._journal.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._journal.flush()
+        self.rows[question.key] = row
+
+
+def _refuse_other(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+    for name, value in new.items():
+        if old.get(name) != value:
+            raise ValueError(
+                f"{folder} holds another administration: {name} is {old.get(name)!r} there, {value!r} here; "
+                "choose another folder"
+            )
+
+
+def long_table(model: str, rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """The answers as a frame with COLUMNS."""
+    kept = list(rows)
+    columns: dict[str, Any] = {"model": model}
+    columns |= {name: [row["key"][i] for row in kept] for i, name in enumerate(KEY)}
+    for name in COLUMNS[len(KEY) + 1 :]:
+        columns[name] = [row[name] for row in kept]
+    frame = pd.DataFrame(columns, columns=pd.Index(COLUMNS))
+    return frame.astype({"response": "float64", "expected": "float64", "position": "int64"})

@@ -1,0 +1,89 @@
+"""Scripted dialogues: a respondent writes the next line, rules (and a judge, if there is one) rate it.
+
+A rule counts phrases that show more or less of a construct. Rules are blunt: they see words, no irony. They
+are the same for every model, which a judge is not.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+
+from evals.questionnaires.behaviors import data
+from evals.questionnaires.wording import Persona
+
+
+class Writer(Protocol):
+    """Whoever continues texts."""
+
+    def write(self, prompts: Sequence[str], seed: int = 0) -> list[str]:
+        """What is written after each prompt."""
+        ...
+
+
+# (construct, script, reply) -> −1 (little of the construct) to 1 (much)
+Judge = Callable[[str, str, str], float]
+
+
+class Reply(NamedTuple):
+    """A line in a dialogue, and how it was rated: −1 to 1, NaN where nothing in it tells."""
+
+    persona: str
+    construct: str
+    script: int
+    text: str
+    rated: float
+    judged: float
+
+
+def rate(construct: str, reply: str) -> float:
+    """(more − less)/(more + less) over the phrases found; NaN if none is. Only the first paragraph counts."""
+    said = reply.strip().split("\n\n")[0].casefold()
+    rules = data()["rules"][construct]
+    more, less = (sum(_occurs(phrase, said) for phrase in rules[side]) for side in ("more", "less"))
+    return (more - less) / (more + less) if more + less else float("nan")
+
+
+def _occurs(phrase: str, said: str) -> bool:
+    begins = r"(?<!\w)" if phrase[0].isalnum() else ""
+    return re.search(begins + re.escape(phrase), said) is not None
+
+
+def hold(
+    writer: Writer, personas: Sequence[Persona], *, seed: int = 0, judge: Judge | None = None
+) -> pd.DataFrame:
+    """Every persona's reply in every script, rated. Returns: a row a reply, with the fields of Reply."""
+    asked = [
+        (persona, construct, number, script)
+        for persona in personas
+        for construct, scripts in data()["dialogues"].items()
+        for number, script in enumerate(scripts)
+    ]
+    texts = writer.write([_prompt(persona, script) for persona, _, _, script in asked], seed)
+    replies = [
+        Reply(
+            persona.name,
+            construct,
+            number,
+            text,
+            rate(construct, text),
+            judge(construct, script, text) if judge else float("nan"),
+        )
+        for (persona, construct, number, script), text in zip(asked, texts, strict=True)
+    ]
+    return pd.DataFrame(replies, columns=pd.Index(Reply._fields))
+
+
+def _prompt(persona: Persona, script: str) -> str:
+    who = f"{persona.text}\n\n" if persona.text else ""
+    return f"{who}Continue the conversation with what you say next.\n\n{script}\nYou:"
+
+
+def scores(replies: pd.DataFrame, column: str = "rated") -> pd.DataFrame:
+    """Persons x constructs: mean rating, NaN where no reply could be rated."""
+    table = replies.pivot_table(
+        index="persona", columns="construct", values=column, aggfunc="mean", dropna=False
+    )
+    return table.astype(np.float64)

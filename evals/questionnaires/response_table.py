@@ -1,0 +1,118 @@
+"""The long table of an administration, laid out for statistics: persons x conditions x items.
+
+What the "respondents" of a statistic are is the caller's choice of columns: persons are described people or
+models, conditions all that should not matter to them. Not covered: the statistics.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from evals.questionnaires.design import FACETS
+from evals.questionnaires.instrument import Instrument, Scale
+from evals.questionnaires.scoring import tabulate
+
+NEEDED = ("instrument", "item", "response", *FACETS)
+
+
+@dataclass(frozen=True)
+class ResponseCube:
+    """One instrument's answers, as given.
+
+    Attributes:
+      raw: [P persons, C conditions, J items], NaN where there is no answer.
+      persons: what identifies each person, in the order of the first axis.
+      conditions: a row for each condition, a column for each facet that varies.
+      refused: share of questions without a readable answer.
+    """
+
+    instrument: Instrument
+    raw: np.ndarray
+    persons: pd.Index
+    conditions: pd.DataFrame
+    refused: float
+
+    @property
+    def keys(self) -> np.ndarray:
+        """1 or −1 of each item."""
+        return np.array([item.key for item in self.instrument.items])
+
+    @property
+    def keyed(self) -> np.ndarray:
+        """Answers in the direction of their scales."""
+        flipped = self.instrument.low + self.instrument.high - self.raw
+        return np.where(self.keys == -1, flipped, self.raw)
+
+    def columns(self, scale: str) -> np.ndarray:
+        """The places of a scale's items on the last axis."""
+        wanted = {item.id for item in self.instrument.items_of(scale)}
+        return np.array([n for n, item in enumerate(self.instrument.items) if item.id in wanted])
+
+    def scores(self, scale: Scale) -> np.ndarray:
+        """Scale means [P, C] in the direction of the construct; NaN where an item is missing."""
+        mean = self.keyed[:, :, self.columns(scale.name)].mean(axis=-1)
+        return mean if scale.direction == 1 else self.instrument.low + self.instrument.high - mean
+
+
+def cube(long_table: pd.DataFrame, instrument: Instrument, persons: Sequence[str]) -> ResponseCube:
+    """The answers to one instrument.
+
+    Args: persons: the columns that tell persons apart; all other facets are conditions.
+    Raises: ValueError for a missing column, several models that are not told apart, no rows of the
+      instrument, and whatever `evals.questionnaires.scoring.tabulate` refuses.
+    """
+    frame = pd.DataFrame(long_table)
+    if missing := [name for name in (*NEEDED, *persons) if name not in frame.columns]:
+        raise ValueError(f"a long table needs the columns {', '.join(NEEDED)}; {missing[0]!r} is missing")
+    frame = pd.DataFrame(frame[frame["instrument"] == instrument.name])
+    if frame.empty:
+        raise ValueError(f"the table has no answers to {instrument.name}")
+    models = frame["model"].unique().tolist() if "model" in frame.columns else []
+    if "model" not in persons and len(models) > 1:
+        raise ValueError(
+            f"the table holds {len(models)} models; assess each alone, or make the model part of persons"
+        )
+    facets = [facet for facet in FACETS if facet not in persons]
+    kept = pd.DataFrame(frame, columns=pd.Index([*persons, *facets, "item", "response"]))
+    answers = tabulate(kept, instrument, respondent=[*persons, *facets])
+    table = answers.table
+    who = _labels(table.index, list(persons))
+    under = _labels(table.index, facets)
+    people, conditions = who.unique(), under.unique()
+    raw = np.full((len(people), len(conditions), len(instrument.items)), np.nan)
+    raw[people.get_indexer(who), conditions.get_indexer(under)] = table.to_numpy(np.float64)
+    varying = pd.DataFrame(list(conditions), columns=pd.Index(facets))
+    varying = varying.loc[:, [len(set(varying[f])) > 1 for f in facets]]
+    refused = float(np.isnan(np.asarray(frame["response"], np.float64)).mean())
+    return ResponseCube(instrument, raw, people, pd.DataFrame(varying), refused)
+
+
+def _labels(index: pd.Index, names: list[str]) -> pd.Index:
+    """The index reduced to some of its levels, as tuples."""
+    columns = [index.get_level_values(name) for name in names]
+    return pd.Index(list(zip(*columns, strict=True)), tupleize_cols=False)
+
+
+def read_responses(path: Path) -> pd.DataFrame:
+    """A table of responses from CSV, TSV, JSON or Parquet. Raises: ValueError for other files."""
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    readers = {
+        # only empty cells are missing: "None" may be an answer
+        ".csv": lambda p: pd.read_csv(p, keep_default_na=False, na_values=["", "NA", "NaN"]),
+        ".tsv": lambda p: pd.read_csv(p, sep="\t", keep_default_na=False, na_values=["", "NA", "NaN"]),
+        ".json": pd.read_json,
+        ".parquet": pd.read_parquet,
+    }
+    if path.suffix not in readers:
+        raise ValueError(f"responses must be .csv, .tsv, .json or .parquet; got {path.name}")
+    try:
+        frame = readers[path.suffix](path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if frame.empty:
+        raise ValueError(f"{path} holds no responses")
+    return frame

@@ -1,0 +1,187 @@
+"""How an item is put: templates, personas and option orders, as data.
+
+Every template is a head that all items share (who answers, instruction, options) and a tail with the item.
+So a model reads the head once for a whole questionnaire. Not covered: asking (respondent, administer).
+"""
+
+import itertools
+import json
+import random
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+Labels = Literal["letters", "numbers"]
+LABELS: dict[Labels, Sequence[str]] = {
+    "letters": string.ascii_uppercase,
+    "numbers": [str(n) for n in range(1, 27)],
+}
+# the constructs that composed personas differ in
+CONSTRUCTS = ("neuroticism", "extraversion", "openness", "agreeableness", "conscientiousness")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An option as shown: the value that is scored, its words, and the label it carries in this order."""
+
+    value: float
+    words: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Template:
+    """The text around an item.
+
+    Attributes:
+      head: with {persona}, {instruction}, {options} and {listing} (the statements of a batch); shared.
+      tail: with {item}; the answer follows it directly.
+      option: one line of the options, with {label} and {words}.
+    """
+
+    name: str
+    head: str
+    tail: str
+    option: str
+    labels: Labels = "letters"
+
+    def __post_init__(self) -> None:
+        for what, text, names in (
+            ("head", self.head, ("persona", "instruction", "options", "listing")),
+            ("tail", self.tail, ("item",)),
+            ("option", self.option, ("label", "words")),
+        ):
+            found = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+            if found != set(names):
+                raise ValueError(
+                    f"the {what} of template {self.name!r} must hold {', '.join(f'{{{n}}}' for n in names)} "
+                    f"and no other braces; got {', '.join(sorted(found)) or 'none'}"
+                )
+        if self.labels not in LABELS:
+            raise ValueError(
+                f"labels of template {self.name!r} must be letters or numbers; got {self.labels!r}"
+            )
+
+
+@dataclass(frozen=True)
+class Persona:
+    """Who answers: a text before the question, and the traits it describes (in SDs) for simulations.
+
+    The traits are the author's intention; no model sees them.
+    """
+
+    name: str
+    text: str = ""
+    traits: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+
+NOBODY = Persona("none")
+
+
+def _data(name: str) -> Any:
+    return json.loads((resources.files("evals.questionnaires") / name).read_text(encoding="utf-8"))
+
+
+def _read(path: str | Path, what: str) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{what} cannot be read from {path}: {error}") from None
+
+
+def templates(path: str | Path | None = None) -> dict[str, Template]:
+    """The shipped templates by name, or those of a JSON file (a list of objects with Template's entries)."""
+    rows = _data("templates.json") if path is None else _read(path, "templates")
+    try:
+        found = [Template(**row) for row in rows]
+    except TypeError as error:
+        raise ValueError(f"a template has name, head, tail, option and labels; {error}") from None
+    return {template.name: template for template in found}
+
+
+def personas(path: str | Path | None = None) -> dict[str, Persona]:
+    """The shipped people by name, or those of a JSON file {"people": [{"name", "text", "traits"}]}."""
+    rows = (_data("personas.json") if path is None else _read(path, "personas"))["people"]
+    try:
+        return {row["name"]: Persona(**row) for row in rows}
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"a persona has name, text and traits; {error}") from None
+
+
+def named_templates(names: Sequence[str] | None = None) -> tuple[Template, ...]:
+    """Some of the shipped templates, all if None. Raises: ValueError with the known names."""
+    known = templates()
+    if unknown := [name for name in names or () if name not in known]:
+        raise ValueError(f"template must be one of {', '.join(known)}; got {unknown[0]!r}")
+    return tuple(known[name] for name in names or known)
+
+
+def chosen_personas(choice: str) -> tuple[Persona, ...]:
+    """ "none", "people" (the shipped ones), a number of composed ones, or the path of a JSON file.
+
+    Raises: ValueError for anything else.
+    """
+    if choice == "none":
+        return (NOBODY,)
+    if choice == "people":
+        return tuple(personas().values())
+    if choice.isdigit():
+        return tuple(composed_personas(int(choice)))
+    if choice.endswith(".json"):
+        return tuple(personas(choice).values())
+    raise ValueError(f"personas must be none, people, a number or a .json file; got {choice!r}")
+
+
+def composed_personas(count: int = 32) -> list[Persona]:
+    """People who combine low and high of five constructs, balanced for 8, 16 and 32: 2⁵ factorial fractions.
+
+    So the described traits do not correlate, and what correlates in the answers is the respondent's doing.
+
+    Raises: ValueError unless 2 <= count <= 32.
+    """
+    if not 2 <= count <= 32:
+        raise ValueError(f"composed personas: 2 to 32 can be made; got {count}")
+    phrases = _data("personas.json")["phrases"]
+    patterns = list(itertools.product((-1, 1), repeat=5))
+    # quarter and half fractions first: d = ab, e = ac; then e = abcd
+    quarter = [p for p in patterns if p[3] == p[0] * p[1] and p[4] == p[0] * p[2]]
+    fold = [tuple(-x for x in p) for p in quarter]
+    order = list(dict.fromkeys([*quarter, *fold, *patterns]))
+    return [_composed(pattern, phrases) for pattern in order[:count]]
+
+
+def _composed(pattern: tuple[int, ...], phrases: Mapping[str, Mapping[str, str]]) -> Persona:
+    levels = dict(zip(CONSTRUCTS, pattern, strict=True))
+    parts = [phrases[name]["high" if sign > 0 else "low"] for name, sign in levels.items()]
+    name = "".join(f"{construct[0].upper()}{'+' if sign > 0 else '-'}" for construct, sign in levels.items())
+    text = f"You {parts[0]}. " + " ".join(f"You {part}." for part in parts[1:])
+    return Persona(name, text, {construct: float(sign) for construct, sign in levels.items()})
+
+
+def option_order(name: str, count: int) -> list[int]:
+    """Which option stands at each place: forward, reversed, or shuffled-N (the same for every item).
+
+    Raises: ValueError for another name.
+    """
+    return _order(name, count, "option order")
+
+
+def item_order(name: str, count: int) -> list[int]:
+    """In which order items are listed: forward, reversed or shuffled-N."""
+    return _order(name, count, "item order")
+
+
+def _order(name: str, count: int, what: str) -> list[int]:
+    places = list(range(count))
+    if name == "forward":
+        return places
+    if name == "reversed":
+        return places[::-1]
+    kind, _, seed = name.partition("-")
+    if kind == "shuffled" and seed.isdigit():
+        random.Random(f"{what} {seed}").shuffle(places)
+        return places
+    raise ValueError(f"{what} must be forward, reversed or shuffled-N (N a number); got {name!r}")

@@ -1,0 +1,197 @@
+"""LoRA experts as a record between files and the parameter tree.
+
+`Adapter` holds each projection's experts as the files do: a [E, R, in] (one if shared), b [E, out, R] and a
+router [E, in], without padding. The tree stacks them over the layers, transposed, padded to the largest count
+of experts and rank (`jaxmoe.model.lora_experts`). File formats are in `jaxmoe.adapters.tensors`.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxmoe.model.balance import BalanceConfig
+from jaxmoe.model.config import MLP_PROJECTIONS, PROJECTIONS, ExpertConfig, ModelConfig
+from jaxmoe.weights.convert import to_host
+from jaxmoe.weights.weight_files import some
+
+
+class ModuleExperts(NamedTuple):
+    """The experts beside one projection of one layer; with a shared A, `a` has one entry."""
+
+    a_ERI: np.ndarray
+    b_EOR: np.ndarray
+    router_EI: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter:
+    """Experts with what is needed to use and to go on training them.
+
+    Attributes:
+      modules: by name, such as "layers.0.mlp.up_proj".
+    """
+
+    config: ExpertConfig
+    balance: BalanceConfig
+    modules: dict[str, ModuleExperts]
+
+
+class ModuleSpec(NamedTuple):
+    """How large the experts beside one projection are."""
+
+    experts: int
+    rank: int
+    scale: float
+    in_features: int
+    out_features: int
+
+
+def module_name(layer: int, projection: str) -> str:
+    """The projection's name below the decoder: layers.{layer}.mlp.up_proj and the like."""
+    part = "mlp" if projection in MLP_PROJECTIONS else "self_attn"
+    return f"layers.{layer}.{part}.{projection}"
+
+
+def tree_path(projection: str) -> str:
+    """Where the parameter tree keeps the projection's experts."""
+    part = "mlp" if projection in MLP_PROJECTIONS else "self_attn"
+    return f"blocks.{part}.{projection}.experts"
+
+
+def projection_sizes(model: ModelConfig) -> dict[str, tuple[int, int]]:
+    """(in, out) features of every projection."""
+    hidden, inner = model.hidden_size, model.intermediate_size
+    queries, keys = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
+    return {
+        "q_proj": (hidden, queries),
+        "k_proj": (hidden, keys),
+        "v_proj": (hidden, keys),
+        "o_proj": (queries, hidden),
+        "gate_proj": (hidden, inner),
+        "up_proj": (hidden, inner),
+        "down_proj": (inner, hidden),
+    }
+
+
+def module_specs(config: ExpertConfig, model: ModelConfig) -> dict[str, ModuleSpec]:
+    """By module, layer by layer, the size of its experts.
+
+    Raises: ValueError for a target that matches nothing, or per-layer settings of another length.
+    """
+    config.check_targets(model.num_layers)
+    counts, ranks = config.layer_counts(model.num_layers), config.layer_ranks(model.num_layers)
+    carriers = {name: config.layers_with(name, model.num_layers) for name in PROJECTIONS}
+    sizes = projection_sizes(model)
+    return {
+        module_name(layer, name): ModuleSpec(
+            counts[layer], ranks[layer], config.scale(ranks[layer]), *sizes[name]
+        )
+        for layer in range(model.num_layers)
+        for name in PROJECTIONS
+        if carriers[name][layer]
+    }
+
+
+def check_routed(adapter: Adapter) -> None:
+    """Raises ValueError if routers and the routing setting disagree."""
+    routed = adapter.config.routing != "none"
+    wrong = [n for n, m in adapter.modules.items() if (m.router_EI is not None) != routed]
+    if wrong:
+        raise ValueError(f"routing is {adapter.config.routing!r}, yet {some(wrong)} say otherwise")
+
+
+def pack(adapter: Adapter, model: ModelConfig) -> dict[str, np.ndarray]:
+    """Each projection's a, b and router as stacked, padded arrays, by path in the parameter tree."""
+    check_routed(adapter)
+    specs = module_specs(adapter.config, model)
+    flat: dict[str, np.ndarray] = {}
+    for projection, (in_features, out_features) in projection_sizes(model).items():
+        names = [module_name(layer, projection) for layer in range(model.num_layers)]
+        if not (own := [specs[n] for n in names if n in specs]):
+            continue
+        experts, rank = max(s.experts for s in own), max(s.rank for s in own)
+        kinds = 1 if adapter.config.shared_a else experts
+        a = np.zeros((len(names), in_features, kinds, rank), np.float32)
+        b = np.zeros((len(names), experts, rank, out_features), np.float32)
+        router = np.zeros((len(names), in_features, experts), np.float32)
+        for layer, name in enumerate(names):
+            if name not in specs:
+                continue
+            module = adapter.modules[name]
+            a[layer, :, : module.a_ERI.shape[0], : module.a_ERI.shape[1]] = module.a_ERI.transpose(2, 0, 1)
+            b[layer, : module.b_EOR.shape[0], : module.b_EOR.shape[2]] = module.b_EOR.transpose(0, 2, 1)
+            if module.router_EI is not None:
+                router[layer, :, : module.router_EI.shape[0]] = module.router_EI.T
+        path = tree_path(projection)
+        flat |= {f"{path}.a": a, f"{path}.b": b}
+        if adapter.config.routing != "none":
+            flat[f"{path}.router"] = router
+    return flat
+
+
+def unpack(
+    flat: Mapping[str, Any], config: ExpertConfig, balance: BalanceConfig, model: ModelConfig
+) -> Adapter:
+    """The opposite of `pack`; reads the experts' arrays to the host (on several hosts all must call it)."""
+    modules: dict[str, ModuleExperts] = {}
+    specs = module_specs(config, model)
+    arrays = {path: to_host(value) for path, value in flat.items() if ".experts." in path}
+    for projection in PROJECTIONS:
+        path = tree_path(projection)
+        for layer in range(model.num_layers):
+            if (spec := specs.get(name := module_name(layer, projection))) is None:
+                continue
+            kinds = 1 if config.shared_a else spec.experts
+            a = arrays[f"{path}.a"][layer, :, :kinds, : spec.rank].transpose(1, 2, 0)
+            b = arrays[f"{path}.b"][layer, : spec.experts, : spec.rank].transpose(0, 2, 1)
+            router = arrays.get(f"{path}.router")
+            if router is not None:
+                router = np.ascontiguousarray(router[layer, :, : spec.experts].T)
+            modules[name] = ModuleExperts(np.ascontiguousarray(a), np.ascontiguousarray(b), router)
+    return Adapter(config, balance, {name: modules[name] for name in specs})
+
+
+def start_experts_from(adapter: Adapter, given: Sequence[Adapter], model: ModelConfig) -> Adapter:
+    """Experts that begin as given LoRA adapters: expert i as `given[i mod len(given)]`.
+
+    An expert then adds what its adapter adds, weighted by the router: B is rescaled so that scale · B A is
+    the adapter's. Where an adapter has a smaller rank, the other ranks keep their fresh A and B = 0; where it
+    has no weights for a projection, the expert keeps its fresh start.
+
+    Args:
+      adapter: freshly drawn experts, with their router.
+      given: plain LoRA adapters (routing "none", one expert).
+    Raises: ValueError for an adapter that is routed, of a larger rank, or beside other projections, and for
+      experts that share their A.
+    """
+    if adapter.config.shared_a:
+        raise ValueError("experts with a shared A cannot start from LoRA adapters, each with an A of its own")
+    if not given:
+        raise ValueError("starting experts from adapters needs at least one adapter; got none")
+    specs = module_specs(adapter.config, model)
+    for number, lora in enumerate(given):
+        if lora.config.routing != "none" or any(len(m.a_ERI) != 1 for m in lora.modules.values()):
+            raise ValueError(f"experts start from plain LoRA adapters; number {number} is a mixture itself")
+        if other := sorted(set(lora.modules) - set(specs)):
+            raise ValueError(f"adapter {number} has weights where there are no experts: {some(other)}")
+    modules = {}
+    for name, (a, b, router) in adapter.modules.items():
+        a, b = a.copy(), b.copy()
+        for expert in range(len(b)):
+            lora = given[expert % len(given)]
+            if name not in lora.modules:
+                continue
+            start = lora.modules[name]
+            rank = start.a_ERI.shape[1]
+            if rank > specs[name].rank:
+                raise ValueError(
+                    f"rank must be at least {rank}, that of adapter {expert % len(given)} at {name}; "
+                    f"got {specs[name].rank} (experts.rank)"
+                )
+            scale = module_specs(lora.config, model)[name].scale / specs[name].scale
+            a[expert, :rank], b[expert] = start.a_ERI[0], 0.0
+            b[expert, :, :rank] = start.b_EOR[0] * scale
+        modules[name] = ModuleExperts(a, b, router)
+    return dataclasses.replace(adapter, modules=modules)

@@ -1,0 +1,1 @@
+"""Choosing and caching tokens: sampling, key/value cache, the decoding loop."""

@@ -1,0 +1,174 @@
+"""Generation: the prompts' prefill and the decoding loop as one compiled program.
+
+`decode` is the pure function, for use inside other jitted functions. `generate` serves a loaded model: it
+pads to bucketed lengths, so that few programs are ever compiled, and cuts the result to what was generated.
+
+Letters of this file: P prompts, G samples a prompt (B = P·G rows), S slots of a prompt, W for more.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jaxmoe.generation import kv_cache, sampling
+from jaxmoe.generation.sampling import Sampling
+from jaxmoe.model import params
+from jaxmoe.model.attention import AttentionMask
+from jaxmoe.model.lora_experts import ExpertCall
+from jaxmoe.model.shapes import Array, Float, Int
+from jaxmoe.model.transformer import Decoder
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeConfig:
+    """What a compiled decoding loop is made for.
+
+    Attributes:
+      slots: room for new tokens, at least the largest limit.
+      samples: continuations of each prompt.
+      stop_tokens: a row ends with the first of these; the token itself is kept.
+      pad_token: stands after a row's end.
+      unrolled: see `kv_cache.start`.
+      enabled: False generates with the base model, without its experts.
+    """
+
+    slots: int
+    sampling: Sampling = sampling.GREEDY
+    samples: int = 1
+    stop_tokens: tuple[int, ...] = ()
+    pad_token: int = 0
+    unrolled: bool = True
+    enabled: bool = True
+    dtype: Any = jnp.float32
+
+
+class Decoded(NamedTuple):
+    """New tokens of B = P·G rows, a prompt's samples together.
+
+    Attributes:
+      tokens_BW: `pad_token` after a row's end.
+      logprobs_BW: log-probability of each token under the model as it is, at temperature 1 over the whole
+        vocabulary, whatever the sampling; 0 after a row's end.
+      lengths_B: new tokens of each row, its stop token included.
+    """
+
+    tokens_BW: Int[Array, "B W"]
+    logprobs_BW: Float[Array, "B W"]
+    lengths_B: Int[Array, " B"]
+
+
+class _State(NamedTuple):
+    tokens_BW: Array
+    logprobs_BW: Array
+    lengths_B: Array
+    ended_B: Array
+    last_B: Array
+    cache: kv_cache.KVCache
+
+
+def decode(
+    model: Decoder,
+    tokens_PS: Int[Array, "P S"],
+    mask_PS: Int[Array, "P S"],
+    limits_B: Int[Array, " B"],
+    config: DecodeConfig,
+    *,
+    key: Array | None,
+    mesh: Mesh | None = None,
+) -> Decoded:
+    """Continues prompts; pure, to be called under jit with `params.merge`d weights.
+
+    Each prompt is read once and its cache shared by its samples. The loop ends when every row has.
+
+    Args:
+      tokens_PS: prompts, padded on the left.
+      mask_PS: 1 for real tokens.
+      limits_B: most new tokens of each row; a row with 0 gets none.
+      key: may be None if sampling is greedy.
+    """
+    call = ExpertCall(enabled=config.enabled)
+    first_P = jnp.argmax(mask_PS > 0, axis=1)
+    positions_PS = jnp.maximum(jnp.arange(mask_PS.shape[1])[None, :] - first_P[:, None], 0)
+    mask = AttentionMask(mask_PS, mask_PS)
+    read = model(tokens_PS, positions_PS, mask, dtype=config.dtype, call=call, keep=True, mesh=mesh)
+    assert read.kept is not None
+    cache = kv_cache.start(
+        read.kept, mask_PS, config.samples, config.slots, unrolled=config.unrolled, mesh=mesh
+    )
+    blocks = kv_cache.blocks(model, unrolled=config.unrolled)
+    position_B = jnp.repeat(positions_PS[:, -1], config.samples)
+
+    def choose(state: _State, hidden_BD: Array) -> _State:
+        """Adds each row's next token."""
+        logits_BV = model.logits(hidden_BD[:, None])[:, 0]
+        now = state.cache.length
+        draw = None if key is None else jax.random.fold_in(key, now)
+        live_B = ~state.ended_B
+        token_B = jnp.where(live_B, sampling.sample(logits_BV, config.sampling, key=draw), config.pad_token)
+        logprob_B = jnp.where(live_B, sampling.log_probability(logits_BV, token_B), 0.0)
+        lengths_B = state.lengths_B + live_B.astype(jnp.int32)
+        stopped_B = jnp.zeros_like(live_B)
+        for stop in config.stop_tokens:
+            stopped_B |= token_B == stop
+        return _State(
+            jax.lax.dynamic_update_slice(state.tokens_BW, token_B[:, None], (0, now)),
+            jax.lax.dynamic_update_slice(state.logprobs_BW, logprob_B[:, None], (0, now)),
+            lengths_B,
+            state.ended_B | stopped_B | (lengths_B >= limits_B),
+            token_B,
+            state.cache,
+        )
+
+    def advance(state: _State) -> _State:
+        now_B = position_B + state.cache.length + 1
+        hidden_BD, cache = kv_cache.step(
+            model, blocks, state.last_B, now_B, state.cache, dtype=config.dtype, call=call
+        )
+        return choose(state._replace(cache=cache), hidden_BD)
+
+    rows = limits_B.shape[0]
+    state = _State(
+        jnp.full((rows, config.slots), config.pad_token, jnp.int32),
+        jnp.zeros((rows, config.slots), jnp.float32),
+        jnp.zeros((rows,), jnp.int32),
+        limits_B <= 0,
+        jnp.zeros((rows,), jnp.int32),
+        cache,
+    )
+    state = choose(state, jnp.repeat(read.hidden_BTD[:, -1], config.samples, axis=0))
+    state = jax.lax.while_loop(lambda state: ~jnp.all(state.ended_B), advance, state)
+    return Decoded(state.tokens_BW, state.logprobs_BW, state.lengths_B)
+
+
+def bucket(length: int, smallest: int = 1) -> int:
+    """The least of 1, 2, 3, 4, 6, 8, 12, 16, .. not below `length` or `smallest`: two sizes an octave."""
+    power = 1 << (max(length, 1) - 1).bit_length()
+    return max(smallest, power * 3 // 4 if length <= power * 3 // 4 else power)
+
+
+@partial(jax.jit, static_argnames=("definition", "config", "mesh"))
+def run(
+    definition: Any,
+    trainable: params.Params,
+    frozen: params.Params,
+    tokens_PS: Int[Array, "P S"],
+    mask_PS: Int[Array, "P S"],
+    limits_B: Int[Array, " B"],
+    key: Array | None,
+    *,
+    config: DecodeConfig,
+    mesh: Mesh,
+) -> Decoded:
+    """`decode` as a program of its own; the result is whole on every device, also of other processes."""
+    model = params.merge(params.ModelParams(definition, trainable, frozen))
+    result = decode(model, tokens_PS, mask_PS, limits_B, config, key=key, mesh=mesh)
+    return jax.lax.with_sharding_constraint(result, params.replicated(mesh))
+
+
+def unroll_layers(mesh: Mesh) -> bool:
+    """Whether decoding is quicker with the layers unrolled: where a scan has to copy each layer's weights."""
+    return mesh.devices.flat[0].platform == "cpu"

@@ -1,0 +1,153 @@
+"""Choosing the next token: greedy, temperature, top-k, top-p, as pure functions of the logits.
+
+No function sorts the vocabulary. A nucleus is sampled by rejection: draw a token, keep it if the mass of the
+strictly likelier ones is below p; otherwise nothing as unlikely as it can be in the nucleus, so draw again
+among the likelier. Each pass is one masked sum over the vocabulary, and a refused draw cuts away half of the
+mass outside the nucleus on average, so two or three passes are usual (FlashInfer samples by the same idea).
+
+Letters of this file: C candidates, Y blocks of the vocabulary, X places in a block.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxmoe.model.shapes import Array, Bool, Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen; the steps apply in this order, as in transformers.
+
+    Attributes:
+      temperature: logits are divided by it; 0 is greedy, and then the others do not matter.
+      top_k: only the k likeliest tokens; of equal logits the lower index wins. 0 is no limit.
+      top_p: only the nucleus of what is left, see `nucleus`; 1 is no limit.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(
+                f"temperature must be finite and at least 0; got {self.temperature} (0 is greedy)"
+            )
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be at least 0; got {self.top_k} (0 is no limit)")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1]; got {self.top_p} (1 is no limit)")
+
+
+GREEDY = Sampling()
+
+
+def sample(logits_BV: Float[Array, "B V"], settings: Sampling, *, key: Array | None) -> Int[Array, " B"]:
+    """One token a row; `key` may be None if `settings` is greedy.
+
+    The choice in a row does not depend on the rows after it.
+    """
+    if settings.temperature == 0.0:
+        return greedy(logits_BV)
+    if key is None:
+        raise ValueError(
+            f"sampling at temperature {settings.temperature} needs a key; pass key=jax.random.key(seed)"
+        )
+    logits_BV = logits_BV.astype(jnp.float32) / settings.temperature
+    if settings.top_k:
+        return top_k(logits_BV, settings.top_k, settings.top_p, key=key)
+    return top_p(logits_BV, settings.top_p, key=key)
+
+
+def greedy(logits_BV: Float[Array, "B V"]) -> Int[Array, " B"]:
+    """The likeliest token; of equal logits the lower index wins."""
+    return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+
+
+def top_k(logits_BV: Float[Array, "B V"], k: int, p: float = 1.0, *, key: Array) -> Int[Array, " B"]:
+    """Draws among the k largest logits, within the nucleus of mass p of those."""
+    logits_BC, tokens_BC = jax.lax.top_k(logits_BV.astype(jnp.float32), min(k, logits_BV.shape[-1]))
+    logits_BC = jnp.where(nucleus(jax.nn.softmax(logits_BC), p), logits_BC, -jnp.inf)
+    chosen_B = jax.random.categorical(key, logits_BC)
+    return jnp.take_along_axis(tokens_BC, chosen_B[:, None], axis=-1)[:, 0]
+
+
+def nucleus(sorted_BC: Float[Array, "B C"], p: float) -> Bool[Array, "B C"]:
+    """Which of the probabilities, sorted from the largest, are in the nucleus of mass p.
+
+    A token belongs to it if the strictly likelier ones sum to less than p of the total: the fewest likeliest
+    tokens that reach p (Holtzman et al. 2020, arXiv:1904.09751), except that equally likely ones come in or
+    stay out together.
+    """
+    before_BC = jnp.cumsum(sorted_BC, axis=-1) - sorted_BC
+    # a run of equal probabilities has the mass before its first
+    first_BC = jnp.concatenate(
+        [jnp.ones_like(before_BC[:, :1], bool), sorted_BC[:, 1:] < sorted_BC[:, :-1]], axis=-1
+    )
+    before_BC = jax.lax.cummax(jnp.where(first_BC, before_BC, 0.0), axis=1)
+    return (before_BC < p * jnp.sum(sorted_BC, axis=-1, keepdims=True)) | (p >= 1)
+
+
+def top_p(logits_BV: Float[Array, "B V"], p: float, *, key: Array) -> Int[Array, " B"]:
+    """Draws within the nucleus of mass p (see `nucleus`) of the vocabulary; p = 1 draws from all of it."""
+    weights_BXY = _blocks(logits_BV)
+    total_BY = jnp.sum(weights_BXY, axis=1)
+    tokens_B = _draw(weights_BXY, total_BY, jax.random.fold_in(key, 0))
+    if p >= 1.0:
+        return tokens_B
+    limit_B = p * jnp.sum(total_BY, axis=-1)
+
+    def likelier(tokens_B):
+        floor_B = jnp.take_along_axis(_flat(weights_BXY), tokens_B[:, None], axis=-1)
+        kept_BXY = jnp.where(weights_BXY > floor_B[..., None], weights_BXY, 0.0)
+        return kept_BXY, jnp.sum(kept_BXY, axis=1)
+
+    def refused(above_BY):  # never true of a NaN, so that the loop ends
+        return jnp.sum(above_BY, axis=-1) >= limit_B
+
+    def again(state):
+        attempt, tokens_B, above_BY = state
+        kept_BXY, _ = likelier(tokens_B)
+        drawn_B = _draw(kept_BXY, above_BY, jax.random.fold_in(key, attempt))
+        tokens_B = jnp.where(refused(above_BY), drawn_B, tokens_B)
+        return attempt + 1, tokens_B, likelier(tokens_B)[1]
+
+    start = (jnp.int32(1), tokens_B, likelier(tokens_B)[1])
+    return jax.lax.while_loop(lambda state: jnp.any(refused(state[2])), again, start)[1]
+
+
+def log_probability(logits_BV: Float[Array, "B V"], tokens_B: Int[Array, " B"]) -> Float[Array, " B"]:
+    """log softmax(logits)[token], in float32."""
+    logits_BV = logits_BV.astype(jnp.float32)
+    chosen_B = jnp.take_along_axis(logits_BV, tokens_B[:, None], axis=-1)[:, 0]
+    return chosen_B - jax.nn.logsumexp(logits_BV, axis=-1)
+
+
+def _blocks(logits_BV: Float[Array, "B V"]) -> Float[Array, "B X Y"]:
+    """exp(logit - largest), token v at [v // Y, v % Y]; padded with 0.
+
+    A draw of a block Y and then of a place X in it needs about 2·√V random numbers instead of V.
+    """
+    vocabulary = logits_BV.shape[-1]
+    places = 2 ** max(round(math.log2(vocabulary) / 2), 0)
+    blocks = -(-vocabulary // places)
+    logits_BV = logits_BV.astype(jnp.float32)
+    weights_BV = jnp.exp(logits_BV - jnp.max(logits_BV, axis=-1, keepdims=True))
+    padded = jnp.pad(weights_BV, ((0, 0), (0, places * blocks - vocabulary)))
+    return padded.reshape(-1, places, blocks)
+
+
+def _flat(weights_BXY: Array) -> Array:
+    return weights_BXY.reshape(weights_BXY.shape[0], -1)
+
+
+def _draw(weights_BXY: Array, sums_BY: Array, key: Array) -> Int[Array, " B"]:
+    """A token with probability proportional to its weight, given the sums over X."""
+    of_block, of_place = jax.random.split(key)
+    block_B = jax.random.categorical(of_block, jnp.log(sums_BY))
+    inside_BX = jnp.take_along_axis(weights_BXY, block_B[:, None, None], axis=-1)[..., 0]
+    place_B = jax.random.categorical(of_place, jnp.log(inside_BX))
+    return (place_B * weights_BXY.shape[-1] + block_B).astype(jnp.int32)

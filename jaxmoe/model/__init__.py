@@ -1,0 +1,1 @@
+"""The decoder and its routed LoRA experts: shapes, layers, router, losses."""

@@ -1,0 +1,96 @@
+"""Scaled dot-product attention with grouped heads, segments and sliding windows."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmoe.model.shapes import Array, Bool, Float, Int
+
+# Score of a pair that may not attend: finite, so that a row without any key stays finite.
+MASKED = -1e30
+
+
+class AttentionMask(NamedTuple):
+    """Who may attend to whom: a query at slot t sees keys at slots s <= t of its own segment.
+
+    Slots count positions of the buffer, not of the text, so packed and padded rows need no special case.
+
+    Attributes:
+      query_segments_BT, key_segments_BS: pairs attend only where these are equal; padding keys are 0.
+    """
+
+    query_segments_BT: Int[Array, "B T"]
+    key_segments_BS: Int[Array, "B S"]
+
+    def dense(self, window: Int[Array, ""] | int = 0) -> Bool[Array, "B T S"]:
+        """The mask as an array; `window` > 0 limits how far back a query sees (itself included)."""
+        query_T = jnp.arange(self.query_segments_BT.shape[1])
+        key_S = jnp.arange(self.key_segments_BS.shape[1])
+        distance_TS = query_T[:, None] - key_S[None, :]
+        limit = jnp.where(jnp.asarray(window) > 0, window, key_S.shape[0] + 1)
+        near_TS = (distance_TS >= 0) & (distance_TS < limit)
+        same_BTS = self.query_segments_BT[:, :, None] == self.key_segments_BS[:, None, :]
+        return same_BTS & near_TS[None]
+
+
+def attend(
+    query_BTNH: Float[Array, "B T N H"],
+    key_BSMH: Float[Array, "B S M H"],
+    value_BSMH: Float[Array, "B S M H"],
+    mask_BTS: Bool[Array, "B T S"],
+) -> Float[Array, "B T N H"]:
+    """softmax(q kᵀ / √H) v, softmax in float32; query heads share key/value heads in runs of N / M.
+
+    Plain products on [B, M, (N/M)·T, H]: on CPU about twice as fast, forward and backward, as
+    `jax.nn.dot_product_attention`. (B and M stay two axes: the TPU compiler crashes on their product.)
+    """
+    batch, length, heads, size = query_BTNH.shape
+    kv_heads = key_BSMH.shape[2]
+    group = heads // kv_heads
+    grouped = query_BTNH.reshape(batch, length, kv_heads, group, size).transpose(0, 2, 3, 1, 4)
+    query = grouped.reshape(batch, kv_heads, group * length, size) * size**-0.5
+    key, value = key_BSMH.swapaxes(1, 2), value_BSMH.swapaxes(1, 2)
+    scores = jnp.einsum("bmth,bmsh->bmts", query, key, preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, kv_heads, group, length, -1)
+    scores = jnp.where(mask_BTS[:, None, None], scores, MASKED)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    weights = weights.reshape(batch, kv_heads, group * length, -1)
+    out = jnp.einsum("bmts,bmsh->bmth", weights, value)
+    out = out.reshape(batch, kv_heads, group, length, size).transpose(0, 3, 1, 2, 4)
+    return out.reshape(batch, length, heads, size)
+
+
+def attend_cached(
+    query_BTNH: Float[Array, "B T N H"],
+    prompt: tuple[Float[Array, "P M S H"], Float[Array, "P M S H"]],
+    new: tuple[Float[Array, "B M W H"], Float[Array, "B M W H"]],
+    visible_PS: Bool[Array, "P S"],
+    visible_W: Bool[Array, " W"],
+) -> Float[Array, "B T N H"]:
+    """`attend` for one query a row (T = 1), whose keys and values are in two places: its prompt's, its own.
+
+    Rows are in runs of B / P that continue the same prompt: their queries meet its keys in one product, so a
+    prompt is read once however many samples continue it.
+    """
+    (prompt_key, prompt_value), (key, value) = prompt, new
+    prompts, kv_heads, slots, size = prompt_key.shape
+    batch, _, heads, _ = query_BTNH.shape
+    samples, group = batch // prompts, heads // kv_heads
+    query = query_BTNH.reshape(prompts, samples, kv_heads, group, size) * size**-0.5
+    by_prompt = query.swapaxes(1, 2).reshape(prompts, kv_heads, samples * group, size)
+    wide = {"preferred_element_type": jnp.float32}
+    old_scores = jnp.einsum("pmxh,pmsh->pmxs", by_prompt, prompt_key, **wide)
+    old_scores = jnp.where(visible_PS[:, None, None], old_scores, MASKED)
+    old_scores = old_scores.reshape(prompts, kv_heads, samples, group, slots).swapaxes(1, 2)
+    query = query.reshape(batch, kv_heads, group, size)
+    scores = jnp.einsum("bmgh,bmwh->bmgw", query, key, **wide)
+    scores = jnp.where(visible_W[None, None, None], scores, MASKED)
+    joint = jnp.concatenate([old_scores.reshape(batch, kv_heads, group, slots), scores], axis=-1)
+    weights = jax.nn.softmax(joint, axis=-1).astype(value.dtype)
+    old_weights = weights[..., :slots].reshape(prompts, samples, kv_heads, group, slots).swapaxes(1, 2)
+    old_weights = old_weights.reshape(prompts, kv_heads, samples * group, slots)
+    old = jnp.einsum("pmxs,pmsh->pmxh", old_weights, prompt_value)
+    old = old.reshape(prompts, kv_heads, samples, group, size).swapaxes(1, 2)
+    own = jnp.einsum("bmgw,bmwh->bmgh", weights[..., slots:], value)
+    return (old.reshape(own.shape) + own).reshape(query_BTNH.shape)

@@ -1,0 +1,176 @@
+"""The same attention by the chip's fastest kernel: splash on TPU, cuDNN's flash on GPU, else plain XLA.
+
+The platform is that of the mesh's devices, never of this process: so a program for a TPU slice is compiled
+with the TPU's kernel on a machine that has none. Results equal `attention.attend` within rounding wherever a
+query sees any key; a query that sees none (padding) gets some finite value, not always the same.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from jaxmoe.model.attention import AttentionMask, attend
+from jaxmoe.model.shapes import Array, Float, Int
+
+Kernel = Literal["xla", "splash", "cudnn"]
+KernelChoice = Literal["auto", "xla", "splash", "cudnn"]
+
+# Splash works on blocks of at least this many slots; longer blocks are quicker where they divide the length.
+LANES = 128
+BLOCKS = (512, 256, LANES)
+CUDNN_DTYPES = ("bfloat16", "float16")
+CUDNN_LARGEST_HEAD = 128  # on every architecture that has the kernel
+
+
+def platform_of(mesh: Mesh | None) -> str:
+    """tpu, gpu or cpu; without a mesh, that of the default backend."""
+    if mesh is None:
+        return jax.default_backend()
+    platform = mesh.devices.flat[0].platform
+    return "gpu" if platform in ("cuda", "rocm") else platform
+
+
+def choose(wanted: KernelChoice, mesh: Mesh | None, dtype: Any, head_dim: int, length: int) -> Kernel:
+    """The kernel to use; "auto" takes the fastest that can run these shapes.
+
+    "splash" runs on any platform, off TPU in Pallas's interpreter, which is slow and meant for tests.
+    Raises: ValueError for an unknown name, or for cudnn with a dtype or head size that it lacks.
+    """
+    if wanted not in get_args(KernelChoice):
+        raise ValueError(f"attention must be one of {', '.join(get_args(KernelChoice))}; got {wanted!r}")
+    fits_cudnn = (
+        jnp.dtype(dtype).name in CUDNN_DTYPES and head_dim % 8 == 0 and head_dim <= CUDNN_LARGEST_HEAD
+    )
+    if wanted == "cudnn" and not fits_cudnn:
+        raise ValueError(
+            f"attention=cudnn needs {' or '.join(CUDNN_DTYPES)} and a head size of 8, 16, .. "
+            f"{CUDNN_LARGEST_HEAD}; got {jnp.dtype(dtype).name} and {head_dim} (auto takes what fits)"
+        )
+    if wanted != "auto":
+        return wanted
+    platform = platform_of(mesh)
+    if platform == "tpu" and length >= LANES:
+        return "splash"
+    # cuDNN differentiates masked attention of even lengths only
+    if platform == "gpu" and fits_cudnn and length % 2 == 0:
+        return "cudnn"
+    return "xla"
+
+
+Attend = Callable[[Int[Array, ""] | int, Array, Array, Array], Array]
+
+
+def by_layer(kernel: Kernel, mask: AttentionMask, windows: Sequence[int], mesh: Mesh | None) -> Attend:
+    """Attention of layer l as a function (l, query, key, value) -> out; l may be traced.
+
+    Args:
+      windows: each layer's window, 0 for unlimited. Kernels take it as a constant, so layers that differ are
+        branches of a switch.
+    """
+    distinct = sorted(set(windows))
+    which_L = np.array([distinct.index(window) for window in windows])
+    if kernel == "xla":
+        masks = [mask.dense(window) for window in distinct]
+        if len(distinct) == 1:
+            return lambda layer, query, key, value: attend(query, key, value, masks[0])
+        stacked = jnp.stack(masks)
+        return lambda layer, query, key, value: attend(
+            query, key, value, stacked[jnp.asarray(which_L)[layer]]
+        )
+    kernels = [partial(_KERNELS[kernel], mask=mask, window=window, mesh=mesh) for window in distinct]
+    if len(distinct) == 1:
+        return lambda layer, query, key, value: kernels[0](query, key, value)
+    return lambda layer, query, key, value: jax.lax.switch(
+        jnp.asarray(which_L)[layer], kernels, query, key, value
+    )
+
+
+def cudnn(
+    query_BTNH: Float[Array, "B T N H"],
+    key_BTMH: Float[Array, "B T M H"],
+    value_BTMH: Float[Array, "B T M H"],
+    *,
+    mask: AttentionMask,
+    window: int,
+    mesh: Mesh | None,
+) -> Float[Array, "B T N H"]:
+    """cuDNN's flash attention; it partitions itself over rows and heads."""
+    return jax.nn.dot_product_attention(
+        query_BTNH,
+        key_BTMH,
+        value_BTMH,
+        mask=mask.dense(window)[:, None],
+        is_causal=True,  # blocks above the diagonal are skipped, not just masked
+        implementation="cudnn",
+    )
+
+
+def splash(
+    query_BTNH: Float[Array, "B T N H"],
+    key_BTMH: Float[Array, "B T M H"],
+    value_BTMH: Float[Array, "B T M H"],
+    *,
+    mask: AttentionMask,
+    window: int,
+    mesh: Mesh | None,
+) -> Float[Array, "B T N H"]:
+    """Pallas's splash attention: blocks that no query of theirs sees are never visited.
+
+    The length is filled up to a multiple of 128. On a mesh each device runs the kernel on its rows and heads.
+    """
+    arguments = (query_BTNH, key_BTMH, value_BTMH, *mask)
+
+    def run(*arguments: Array) -> Array:
+        return _splash_local(arguments, window, interpret=platform_of(mesh) != "tpu")
+
+    if mesh is None or mesh.size == 1:
+        return run(*arguments)
+    batch, kv_heads = query_BTNH.shape[0], key_BTMH.shape[2]
+    rows = None if batch % (mesh.shape["data"] * mesh.shape["fsdp"]) else ("data", "fsdp")
+    heads = None if kv_heads % mesh.shape["tensor"] else "tensor"
+    wide, segments = PartitionSpec(rows, None, heads, None), PartitionSpec(rows, None)
+    places = (wide, wide, wide, segments, segments)
+    # check_vma: the kernel's outputs carry no record of the axes over which they vary
+    return jax.shard_map(run, mesh=mesh, in_specs=places, out_specs=wide, check_vma=False)(*arguments)
+
+
+def _splash_local(arguments: tuple[Array, ...], window: int, interpret: bool) -> Array:
+    # imported where needed: Pallas takes a second to load, and few programs use it
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    query, key, value, *segments = arguments
+    length, heads, size = query.shape[1:]
+    more = -length % LANES
+    query, key, value = (
+        jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))).swapaxes(1, 2) for x in (query, key, value)
+    )
+    # keys that fill up lie after every real query: causality hides them
+    segments = kernels.SegmentIds(*(jnp.pad(x, ((0, 0), (0, more))) for x in segments))
+    shape = (length + more, length + more)
+    visible = masks.LocalMask(shape, (window - 1, 0), offset=0) if window else masks.CausalMask(shape)
+    block = next(block for block in BLOCKS if shape[0] % block == 0)
+    kernel = kernels.make_splash_mha(
+        mask=masks.MultiHeadMask([visible] * heads),
+        block_sizes=kernels.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_q_dq=block,
+            block_kv_dq=block,
+        ),
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )
+    out: Any = jax.vmap(kernel)(query * jnp.asarray(size**-0.5, query.dtype), key, value, segments)
+    return out.swapaxes(1, 2)[:, :length]
+
+
+_KERNELS: dict[str, Callable[..., Array]] = {"splash": splash, "cudnn": cudnn}

@@ -1,0 +1,276 @@
+"""The parts of a decoder block: RMSNorm, rotary embedding, projections, attention, gated feed-forward.
+
+Every variable of a block has a leading layer axis [L, ...]; a scan over the layers hands each call its slice.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxmoe.model.config import ModelConfig, RopeConfig
+from jaxmoe.model.lora_experts import ExpertCall, LoraExperts, apply_experts
+from jaxmoe.model.router import RouterStatistics
+from jaxmoe.model.shapes import Array, Float, Int
+
+
+class BaseParam(nnx.Param):
+    """A weight of the pretrained model: frozen while an adapter is trained."""
+
+
+def as_array(kernel: Any, dtype: Any) -> Array:
+    """A kernel in compute dtype; a quantised one (qwix QArray) is dequantised where it is used."""
+    if hasattr(kernel, "qvalue"):
+        from qwix import dequantize
+
+        return dequantize(kernel).astype(dtype)
+    return kernel.astype(dtype)
+
+
+def product(x_BTI: Float[Array, "B T I"], kernel_IO: Float[Array, "I O"], dtype: Any = None) -> Array:
+    """x @ kernel over flattened rows: XLA's CPU backend differentiates a 2-D product up to twice as fast.
+
+    Args:
+      dtype: of the sums and the result; x's unless given.
+    """
+    batch, length, width = x_BTI.shape
+    out = jnp.dot(x_BTI.reshape(batch * length, width), kernel_IO, preferred_element_type=dtype)
+    return out.reshape(batch, length, -1)
+
+
+def rms_norm(x: Float[Array, "... D"], weight: Float[Array, " D"], eps: float) -> Float[Array, "... D"]:
+    """w · x / √(mean(x²) + ε), the mean in float32 (arXiv:1910.07467)."""
+    wide = x.astype(jnp.float32)
+    normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    return weight.reshape((1,) * (x.ndim - 1) + (-1,)).astype(x.dtype) * normed.astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """One weight vector a layer; `layers=None` makes a single one."""
+
+    def __init__(self, size: int, eps: float, layers: int | None, axis: str | None = "embed"):
+        shape, axes = ((size,), (axis,)) if layers is None else ((layers, size), ("layer", axis))
+        self.weight = BaseParam(jnp.ones(shape), axes=axes)
+        self.eps = eps
+
+    def __call__(self, x: Array) -> Array:
+        return rms_norm(x, self.weight[...], self.eps)
+
+
+def rope_frequencies(
+    config: RopeConfig, head_dim: int, max_positions: int, length: Int[Array, ""] | int = 0
+) -> tuple[Float[Array, " H/2"], float]:
+    """Angular frequencies θᵢ and the factor on cos and sin.
+
+    Args:
+      length: number of positions in use; matters to "dynamic" only.
+    Reference: RoFormer (arXiv:2104.09864); YaRN (arXiv:2309.00071); Llama 3.1 as released.
+    """
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / head_dim
+    plain = (1.0 / np.float32(config.rope_theta) ** exponents).astype(np.float32)
+    match config.rope_type:
+        case "default":
+            return jnp.asarray(plain), 1.0
+        case "linear":
+            return jnp.asarray(plain / np.float32(config.factor)), 1.0
+        case "dynamic":
+            used = jnp.maximum(jnp.asarray(length, jnp.float32), float(max_positions))
+            growth = config.factor * used / max_positions - (config.factor - 1)
+            theta = config.rope_theta * growth ** (head_dim / (head_dim - 2))
+            return 1.0 / theta[None] ** jnp.asarray(exponents), 1.0
+        case "llama3":
+            return jnp.asarray(_llama3(config, plain)), 1.0
+        case "yarn":
+            return _yarn(config, head_dim, plain)
+
+
+def _llama3(config: RopeConfig, plain: np.ndarray) -> np.ndarray:
+    original = config.original_max_position_embeddings
+    assert original is not None
+    turns = original * plain / (2 * math.pi)  # full turns within the original context
+    low, high = config.low_freq_factor, config.high_freq_factor
+    smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return ((1 - smooth) * plain / config.factor + smooth * plain).astype(np.float32)
+
+
+def _yarn(config: RopeConfig, head_dim: int, plain: np.ndarray) -> tuple[Array, float]:
+    original = config.original_max_position_embeddings
+    assert original is not None
+
+    def dimension(turns: float) -> float:
+        return head_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(config.rope_theta))
+
+    low, high = dimension(config.beta_fast), dimension(config.beta_slow)
+    if config.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    ramp = (np.arange(head_dim // 2, dtype=np.float32) - low) / max(high - low, 0.001)
+    interpolated = np.clip(ramp, 0.0, 1.0)
+    frequencies = plain / config.factor * interpolated + plain * (1 - interpolated)
+
+    def magnitude(mscale: float) -> float:
+        return 1.0 if config.factor <= 1 else 0.1 * mscale * math.log(config.factor) + 1.0
+
+    factor = config.attention_factor
+    if factor is None:
+        if config.mscale and config.mscale_all_dim:
+            factor = magnitude(config.mscale) / magnitude(config.mscale_all_dim)
+        else:
+            factor = magnitude(1.0)
+    return jnp.asarray(frequencies.astype(np.float32)), factor
+
+
+class Rotation(NamedTuple):
+    """cos and sin of every position's angles, in compute dtype."""
+
+    cos_BTH: Float[Array, "B T H"]
+    sin_BTH: Float[Array, "B T H"]
+
+
+def rotation(config: ModelConfig, positions_BT: Int[Array, "B T"], dtype: Any) -> Rotation:
+    """Angles m θᵢ for text positions m; both halves of a head turn by the same angles."""
+    frequencies, factor = rope_frequencies(
+        config.rope, config.head_dim, config.max_positions, jnp.max(positions_BT) + 1
+    )
+    angles = positions_BT[..., None].astype(jnp.float32) * frequencies[None, None, :]
+    angles = jnp.concatenate([angles, angles], axis=-1)
+    return Rotation((jnp.cos(angles) * factor).astype(dtype), (jnp.sin(angles) * factor).astype(dtype))
+
+
+def rotate(x_BTNH: Float[Array, "B T N H"], turn: Rotation) -> Float[Array, "B T N H"]:
+    """x cos + (−x₂, x₁) sin, with x₁ and x₂ the halves of a head, as in Hugging Face's Llama."""
+    first, second = jnp.split(x_BTNH, 2, axis=-1)
+    turned = jnp.concatenate([-second, first], axis=-1)
+    return x_BTNH * turn.cos_BTH[:, :, None, :] + turned * turn.sin_BTH[:, :, None, :]
+
+
+class Linear(nnx.Module):
+    """A frozen projection x W0 (+ bias) in all layers, to which experts can be attached.
+
+    The kernel is stored [L, I, O], the transpose of Hugging Face's.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        axes: tuple[str, str],
+        layers: int,
+        bias: bool,
+        std: float,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.kernel = BaseParam(
+            jax.random.normal(rngs.params(), (layers, *shape)) * std, axes=("layer", *axes)
+        )
+        self.bias = BaseParam(jnp.zeros((layers, shape[1])), axes=("layer", axes[1])) if bias else None
+        self.shape, self.axes = shape, axes
+        self.experts: LoraExperts | None = nnx.data(None)
+
+    def base(self, x_BTI: Array) -> Array:
+        """The frozen part alone."""
+        out = product(x_BTI, as_array(self.kernel[...], x_BTI.dtype))
+        return out if self.bias is None else out + self.bias[...][None, None, :].astype(x_BTI.dtype)
+
+
+Statistics = dict[str, RouterStatistics]
+
+
+def project(x_BTI: Array, linears: dict[str, Linear], call: ExpertCall) -> tuple[list[Array], Statistics]:
+    """Runs projections that read the same x; their experts share one product."""
+    outputs = {name: linear.base(x_BTI) for name, linear in linears.items()}
+    routed = {n: lin.experts for n, lin in linears.items() if lin.experts is not None} if call.enabled else {}
+    collected: Statistics = {}
+    results = apply_experts(x_BTI, list(routed.values()), call)
+    for name, result in zip(routed, results, strict=True):
+        outputs[name] = outputs[name] + result.delta_BTO
+        if result.statistics is not None:
+            collected[name] = result.statistics
+    return list(outputs.values()), collected
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention with rotary positions; Qwen3 normalises queries and keys by head."""
+
+    def __init__(self, config: ModelConfig, std: float, *, rngs: nnx.Rngs):
+        d, h, layers = config.hidden_size, config.head_dim, config.num_layers
+        q, kv = config.num_heads * h, config.num_kv_heads * h
+        self.q_proj = Linear((d, q), ("embed", "heads"), layers, config.qkv_bias, std, rngs=rngs)
+        self.k_proj = Linear((d, kv), ("embed", "kv_heads"), layers, config.qkv_bias, std, rngs=rngs)
+        self.v_proj = Linear((d, kv), ("embed", "kv_heads"), layers, config.qkv_bias, std, rngs=rngs)
+        out_std = std / math.sqrt(2 * layers)
+        self.o_proj = Linear((q, d), ("heads", "embed"), layers, config.out_bias, out_std, rngs=rngs)
+        self.q_norm = RMSNorm(h, config.norm_eps, layers, axis=None) if config.qk_norm else None
+        self.k_norm = RMSNorm(h, config.norm_eps, layers, axis=None) if config.qk_norm else None
+        self.head_dim = h
+
+    def heads(self, x_BTD: Array, turn: Rotation, call: ExpertCall) -> tuple[Array, Array, Array, Statistics]:
+        """Rotated queries [B, T, N, H], rotated keys and values [B, T, M, H]."""
+        linears = {"q_proj": self.q_proj, "k_proj": self.k_proj, "v_proj": self.v_proj}
+        flat, collected = project(x_BTD, linears, call)
+        query, key, value = (f.reshape(*f.shape[:2], -1, self.head_dim) for f in flat)
+        if self.q_norm is not None and self.k_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
+        return rotate(query, turn), rotate(key, turn), value, collected
+
+    def output(self, mixed_BTNH: Array, call: ExpertCall) -> tuple[Array, Statistics]:
+        """Joins the heads again."""
+        (out,), collected = project(
+            mixed_BTNH.reshape(*mixed_BTNH.shape[:2], -1), {"o_proj": self.o_proj}, call
+        )
+        return out, collected
+
+
+class FeedForward(nnx.Module):
+    """down(silu(gate x) · up x)."""
+
+    def __init__(self, config: ModelConfig, std: float, *, rngs: nnx.Rngs):
+        d, f, layers, bias = config.hidden_size, config.intermediate_size, config.num_layers, config.mlp_bias
+        self.gate_proj = Linear((d, f), ("embed", "mlp"), layers, bias, std, rngs=rngs)
+        self.up_proj = Linear((d, f), ("embed", "mlp"), layers, bias, std, rngs=rngs)
+        self.down_proj = Linear(
+            (f, d), ("mlp", "embed"), layers, bias, std / math.sqrt(2 * layers), rngs=rngs
+        )
+
+    def __call__(self, x_BTD: Array, call: ExpertCall) -> tuple[Array, Statistics]:
+        (gate, up), first = project(x_BTD, {"gate_proj": self.gate_proj, "up_proj": self.up_proj}, call)
+        (out,), second = project(jax.nn.silu(gate) * up, {"down_proj": self.down_proj}, call)
+        return out, first | second
+
+
+# Queries [B, T, N, H], keys and values [B, T, M, H] -> attention's output [B, T, N, H], and what to keep
+Mixer = Callable[[Array, Array, Array], tuple[Array, Any]]
+
+
+class Block(nnx.Module):
+    """x + attention(norm x), then x + feed_forward(norm x)."""
+
+    def __init__(self, config: ModelConfig, std: float, *, rngs: nnx.Rngs):
+        self.input_norm = RMSNorm(config.hidden_size, config.norm_eps, config.num_layers)
+        self.self_attn = Attention(config, std, rngs=rngs)
+        self.post_norm = RMSNorm(config.hidden_size, config.norm_eps, config.num_layers)
+        self.mlp = FeedForward(config, std, rngs=rngs)
+
+    def __call__(
+        self, x_BTD: Float[Array, "B T D"], turn: Rotation, mixer: Mixer, call: ExpertCall
+    ) -> tuple[Float[Array, "B T D"], Statistics, Any]:
+        """The block's output, its routers' statistics, and what the mixer keeps of keys and values."""
+        query, key, value, collected = self.self_attn.heads(self.input_norm(x_BTD), turn, call)
+        mixed, kept = mixer(query, key, value)
+        mixed, more = self.self_attn.output(mixed, call)
+        x_BTD = x_BTD + mixed
+        out, last = self.mlp(self.post_norm(x_BTD), call)
+        return x_BTD + out, collected | more | last, kept
+
+
+def projections(block: Block) -> Sequence[tuple[str, Linear]]:
+    """Every projection of a block by name; what experts can be attached to."""
+    attention, mlp = block.self_attn, block.mlp
+    return [
+        *((name, getattr(attention, name)) for name in ("q_proj", "k_proj", "v_proj", "o_proj")),
+        *((name, getattr(mlp, name)) for name in ("gate_proj", "up_proj", "down_proj")),
+    ]

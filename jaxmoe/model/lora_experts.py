@@ -1,0 +1,198 @@
+"""E stacked low-rank pairs around one frozen projection, mixed by a router.
+
+    o = W0 x + scale · Σᵢ ωᵢ Bᵢ Aᵢ x,   ω = route(W_g x)        (LoRAMoE, arXiv:2312.09979, eq. 5)
+
+The experts are never looped over: x meets [A_0 .. A_E-1] as one [I, E·R] matrix, the result is scaled by the
+routing weights and meets [B_0; ..; B_E-1] as one [E·R, O] matrix. Projections that read the same x (gate
+and up; q, k and v) share one product for all their A's and routers.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxmoe.model import router
+from jaxmoe.model.config import ExpertConfig
+from jaxmoe.model.shapes import Array, Float
+
+
+class ExpertParam(nnx.Param):
+    """A weight of the adapter: what training changes unless everything is trained."""
+
+
+class ExpertConstant(nnx.Variable):
+    """What differs between layers but is never trained: scales, and which experts a layer has."""
+
+
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["samples_BTZ", "dropout_key"], meta_fields=["enabled"]
+)
+@dataclasses.dataclass(frozen=True)
+class ExpertCall:
+    """How one forward pass uses the experts.
+
+    Attributes:
+      enabled: False leaves the base model alone (PPO's reference policy).
+      samples_BTZ: 1 where token t counts for sample z in the router's statistics; None collects none.
+      dropout_key: draws dropout masks; None is no dropout.
+    """
+
+    enabled: bool = True
+    samples_BTZ: Float[Array, "B T Z"] | None = None
+    dropout_key: Array | None = None
+
+
+class LoraExperts(nnx.Module):
+    """The experts of one projection, in all L layers: every variable has a leading layer axis.
+
+        a [L, I, E, R]   (E = 1 if shared)     b [L, E, R, O]     router [L, I, E]
+
+    Layers with fewer experts or a smaller rank are padded: a padded rank has A = B = 0 and so stays 0, a
+    padded expert's logit is `router.ABSENT`. B starts at 0, so that a new adapter changes nothing; A and
+    the router start Kaiming uniform with a = √5, that is uniform within ±1/√I.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        axes: tuple[str, str],
+        config: ExpertConfig,
+        present: Sequence[bool],
+        *,
+        rngs: nnx.Rngs,
+    ):
+        (in_features, out_features), (in_axis, out_axis) = shape, axes
+        layers = len(present)
+        counts = np.where(present, config.layer_counts(layers), 0)
+        ranks = np.asarray(config.layer_ranks(layers))
+        experts, rank = int(counts.max()), int(ranks[counts > 0].max())
+        self.config = config
+        self.counts = tuple(int(c) for c in counts)
+        self.ranks = tuple(int(r) for r in ranks)
+        bound = in_features**-0.5
+
+        def uniform(shape):
+            return jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
+
+        a = uniform((layers, in_features, 1 if config.shared_a else experts, rank))
+        real_rank = (np.arange(rank) < ranks[:, None]).astype(np.float32)
+        self.a = ExpertParam(a * real_rank[:, None, None, :], axes=("layer", in_axis, "expert", "rank"))
+        self.b = ExpertParam(
+            jnp.zeros((layers, experts, rank, out_features)), axes=("layer", "expert", "rank", out_axis)
+        )
+        self.router = (
+            None
+            if config.routing == "none"
+            else ExpertParam(uniform((layers, in_features, experts)), axes=("layer", in_axis, "expert"))
+        )
+        scales = np.array([config.scale(r) for r in self.ranks], np.float32)
+        self.scale = ExpertConstant(jnp.asarray(scales), axes=("layer",))
+        self.present = (
+            None
+            if (counts == experts).all()
+            else ExpertConstant(jnp.asarray(np.arange(experts) < counts[:, None]), axes=("layer", "expert"))
+        )
+
+
+class ExpertOutput(NamedTuple):
+    """What the experts of one projection add, and what their router did (None if not asked for)."""
+
+    delta_BTO: Float[Array, "B T O"]
+    statistics: router.RouterStatistics | None
+
+
+def mix(
+    low_BTER: Float[Array, "B T E R"],
+    weight_BTE: Float[Array, "B T E"],
+    b_ERO: Float[Array, "E R O"],
+) -> Float[Array, "B T O"]:
+    """Σᵢ ωᵢ Bᵢ (Aᵢ x) as one product with the stacked B's."""
+    mixed_BTER = low_BTER * weight_BTE[..., None].astype(low_BTER.dtype)
+    batch, length = low_BTER.shape[:2]
+    out = b_ERO.shape[-1]
+    mixed = mixed_BTER.reshape(batch * length, -1)
+    return (mixed @ b_ERO.reshape(-1, out).astype(low_BTER.dtype)).reshape(batch, length, out)
+
+
+def apply_experts(
+    x_BTI: Float[Array, "B T I"], group: Sequence[LoraExperts], call: ExpertCall
+) -> list[ExpertOutput]:
+    """Runs the experts of projections that share their input, in one layer (no leading L here).
+
+    With dropout the experts see dropout(x), the router sees x, as in the paper's code.
+    """
+    dropped = [_dropout(x_BTI, experts, call, i) for i, experts in enumerate(group)]
+    # one [I, n] product for every router, and every A that sees the undropped x
+    columns = [e.router[...] for e in group if e.router is not None]
+    columns += [_flat(e.a[...]) for e, d in zip(group, dropped, strict=True) if d is None]
+    products = iter(_split_columns(x_BTI, columns))
+    logits = [next(products) if e.router is not None else None for e in group]
+    outputs = []
+    for experts, logits_BTE, x_dropped in zip(group, logits, dropped, strict=True):
+        low = next(products) if x_dropped is None else _low_rank(x_dropped, experts.a[...])
+        outputs.append(_finish(experts, logits_BTE, low, call))
+    return outputs
+
+
+def _finish(experts: LoraExperts, logits_BTE: Array | None, low: Array, call: ExpertCall) -> ExpertOutput:
+    b_ERO = experts.b[...]
+    count, rank = b_ERO.shape[:2]
+    batch, length = low.shape[:2]
+    low_BTER = low.reshape(batch, length, -1, rank)
+    present = None if experts.present is None else experts.present[...][None, None, :]
+    if logits_BTE is None:
+        logits_BTE = jnp.zeros((batch, length, count), low.dtype)
+    if present is not None:
+        logits_BTE = jnp.where(present, logits_BTE.astype(jnp.float32), router.ABSENT)
+    weight_BTE = router.route(logits_BTE, experts.config)
+    if present is not None:  # a layer without any expert has equal weights: make them 0
+        weight_BTE = weight_BTE * present.astype(jnp.float32)
+    weight_BTE = weight_BTE.astype(low.dtype)
+    collected = None
+    if call.samples_BTZ is not None and experts.router is not None:
+        collected = router.statistics(logits_BTE, weight_BTE, call.samples_BTZ, experts.config)
+    scale = experts.scale[...].astype(low.dtype)
+    return ExpertOutput(mix(low_BTER * scale, weight_BTE, b_ERO), collected)
+
+
+def _flat(a_IER: Array) -> Array:
+    return a_IER.reshape(a_IER.shape[0], -1)
+
+
+def _split_columns(x_BTI: Array, columns: list[Array]) -> list[Array]:
+    """x @ [c_0 | c_1 | ..] as one product, split again."""
+    if not columns:
+        return []
+    joined = jnp.concatenate(columns, axis=1).astype(x_BTI.dtype)
+    batch, length, width = x_BTI.shape
+    joint = (x_BTI.reshape(batch * length, width) @ joined).reshape(batch, length, -1)
+    return jnp.split(joint, np.cumsum([c.shape[1] for c in columns])[:-1], axis=-1)
+
+
+def _dropout(x_BTI: Array, experts: LoraExperts, call: ExpertCall, index: int) -> Array | None:
+    """dropout(x) as [B, T, I] (one mask) or [E, B, T, I] (a mask for each expert); None without dropout."""
+    rate = experts.config.dropout
+    if call.dropout_key is None or rate == 0.0:
+        return None
+    key = jax.random.fold_in(call.dropout_key, index)
+    shape = x_BTI.shape
+    if experts.config.dropout_mask == "per_expert":
+        shape = (experts.b.shape[0], *shape)
+    keep = jax.random.bernoulli(key, 1.0 - rate, shape)
+    return jnp.where(keep, jnp.broadcast_to(x_BTI, shape) / (1.0 - rate), jnp.zeros((), x_BTI.dtype))
+
+
+def _low_rank(x_dropped: Array, a_IER: Array) -> Array:
+    """A x for inputs that dropout changed; [B, T, E·R]."""
+    a_IER = a_IER.astype(x_dropped.dtype)
+    if x_dropped.ndim == 3:
+        return x_dropped @ _flat(a_IER)
+    a_IER = jnp.broadcast_to(a_IER, (a_IER.shape[0], x_dropped.shape[0], a_IER.shape[2]))
+    low_BTER = jnp.einsum("EBTI,IER->BTER", x_dropped, a_IER)
+    return low_BTER.reshape(*low_BTER.shape[:2], -1)

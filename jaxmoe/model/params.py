@@ -1,0 +1,132 @@
+"""Weights as plain pytrees: the frozen/trainable split, mesh placement, the quantised base."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxmoe.model.config import ExpertConfig, ModelConfig
+from jaxmoe.model.lora_experts import ExpertParam
+from jaxmoe.model.transformer import Decoder, attach_experts
+
+Params = dict[str, Any]
+Train = Literal["experts", "all", "none"]
+
+MESH_AXES = ("data", "fsdp", "tensor")
+# The batch is split over data and fsdp; weights over fsdp (rows) and tensor (columns).
+BATCH_AXES = ("data", "fsdp")
+RULES: dict[str | None, str | None] = {
+    "layer": None,
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "expert": None,
+    "rank": None,
+    None: None,
+}
+
+
+class ModelParams(NamedTuple):
+    """A model taken apart: `nnx.merge(definition, trainable, frozen)` puts it together inside a trace."""
+
+    definition: Any
+    trainable: Params
+    frozen: Params
+
+
+def split(model: nnx.Module, train: Train = "experts") -> ModelParams:
+    """Takes a model apart by Variable type, never by name.
+
+    "experts" trains every ExpertParam, "all" every Param (without experts: full fine-tuning), "none" nothing.
+    """
+    kinds: dict[str, Any] = {"experts": ExpertParam, "all": nnx.Param, "none": nnx.Nothing()}
+    definition, trainable, frozen = nnx.split(model, kinds[train], ...)
+    return ModelParams(definition, nnx.to_pure_dict(trainable), nnx.to_pure_dict(frozen))
+
+
+def merge(params: ModelParams) -> Any:
+    """The model again; inside a jitted function this costs nothing at run time."""
+    return nnx.merge(params.definition, params.trainable, params.frozen)
+
+
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Any = None) -> Mesh:
+    """A mesh of data x fsdp x tensor devices, with automatic axes; -1 for one axis takes what is left.
+
+    Raises: ValueError if the axes do not multiply to the number of devices.
+    """
+    devices = np.asarray(jax.devices() if devices is None else devices)
+    sizes = [data, fsdp, tensor]
+    if sizes.count(-1) == 1:
+        known = -int(np.prod(sizes))
+        sizes[sizes.index(-1)] = max(devices.size // known, 1)
+    if min(sizes) < 1 or int(np.prod(sizes)) != devices.size:
+        raise ValueError(
+            f"mesh axes data x fsdp x tensor must multiply to the {devices.size} devices; got "
+            f"{' x '.join(map(str, (data, fsdp, tensor)))} (mesh in the config; -1 takes what is left)"
+        )
+    return Mesh(devices.reshape(sizes), MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+
+
+def single_device_mesh() -> Mesh:
+    """One device as a 1 x 1 x 1 mesh."""
+    return make_mesh(devices=jax.devices()[:1])
+
+
+def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """Logical axis names -> mesh axes; an axis that its mesh axis does not divide stays whole."""
+    chosen: list[str | None] = []
+    for name, size in zip(axes, shape, strict=True):
+        axis = RULES[name]
+        taken = axis in chosen or axis is None
+        chosen.append(None if taken or size % mesh.shape[axis] else axis)
+    return PartitionSpec(*chosen)
+
+
+def shardings(model: nnx.Module, mesh: Mesh, train: Train = "experts") -> tuple[Params, Params]:
+    """NamedShardings of the trainable and the frozen part, shaped like `split(model)`."""
+
+    def one(variable: nnx.Variable) -> NamedSharding:
+        value = variable.get_raw_value()
+        axes = variable.get_metadata("axes")
+        return NamedSharding(mesh, partition_spec(axes, value.shape, mesh))
+
+    state = nnx.state(model)
+    marked = jax.tree.map(lambda v: v.replace(one(v)), state, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    target = nnx.clone(model)
+    nnx.update(target, marked)
+    parts = split(target, train)
+    return parts.trainable, parts.frozen
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Batches are split along their first axis."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same everywhere."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def build(
+    config: ModelConfig, experts: ExpertConfig | None = None, *, seed: int = 0, std: float = 0.02
+) -> Decoder:
+    """A new model with random weights; under `nnx.eval_shape` an abstract one."""
+    model = Decoder(config, rngs=nnx.Rngs(seed), std=std)
+    if experts is not None:
+        attach_experts(model, experts, rngs=nnx.Rngs(seed + 1))
+    return model
+
+
+def abstract(config: ModelConfig, experts: ExpertConfig | None = None) -> Decoder:
+    """The model with ShapeDtypeStructs for weights: shapes and axes without memory."""
+    return nnx.eval_shape(lambda: build(config, experts))
+
+
+def count(params: Any) -> int:
+    """Number of weights in a pytree."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

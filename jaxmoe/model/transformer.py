@@ -1,0 +1,146 @@
+"""The decoder: embedding, scanned blocks, final norm, head.
+
+`Decoder` defines the model; training and serving run it as a pure function: split it once into a graph
+definition and plain dictionaries (`jaxmoe.model.params`), merge inside the jitted function, call.
+"""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxmoe.model import attention_kernels
+from jaxmoe.model.attention import AttentionMask
+from jaxmoe.model.attention_kernels import KernelChoice
+from jaxmoe.model.config import ExpertConfig, ModelConfig
+from jaxmoe.model.layers import BaseParam, Block, RMSNorm, Statistics, as_array, projections, rotation
+from jaxmoe.model.lora_experts import ExpertCall, LoraExperts
+from jaxmoe.model.shapes import Array, Float, Int
+
+Remat = Literal["none", "dots", "full"]
+
+
+class KeyValues(NamedTuple):
+    """Rotated keys, and values, of S slots; of all layers with a leading [L]."""
+
+    key_BSMH: Float[Array, "B S M H"]
+    value_BSMH: Float[Array, "B S M H"]
+
+
+class DecoderOutput(NamedTuple):
+    """Final hidden states (after the last norm); of all layers, router statistics and what was kept."""
+
+    hidden_BTD: Float[Array, "B T D"]
+    statistics: Statistics
+    kept: KeyValues | None
+
+
+class Decoder(nnx.Module):
+    """A Llama-like causal language model.
+
+    Args:
+      std: standard deviation of the initial weights; residual outputs start smaller by √(2L) (GPT-2).
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, std: float = 0.02):
+        self.config = config
+        shape = (config.vocab_size, config.hidden_size)
+        self.embedding = BaseParam(jax.random.normal(rngs.params(), shape) * std, axes=("vocab", "embed"))
+        self.blocks = Block(config, std, rngs=rngs)
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps, None)
+        self.head = (
+            None
+            if config.tie_embeddings
+            else BaseParam(jax.random.normal(rngs.params(), shape[::-1]) * std, axes=("embed", "vocab"))
+        )
+
+    def __call__(
+        self,
+        tokens_BT: Int[Array, "B T"],
+        positions_BT: Int[Array, "B T"],
+        mask: AttentionMask | attention_kernels.Attend,
+        *,
+        dtype: Any = jnp.float32,
+        call: ExpertCall = ExpertCall(),  # noqa: B008 - an immutable tuple
+        keep: bool = False,
+        attention: KernelChoice = "auto",
+        mesh: Mesh | None = None,
+        remat: Remat = "none",
+        scan_layers: bool = True,
+    ) -> DecoderOutput:
+        """Runs the blocks over T tokens.
+
+        Args:
+          positions_BT: position in the text, for the rotary embedding.
+          mask: who sees whom; or a function that mixes, in place of `attention`'s kernels.
+          dtype: of activations and products.
+          keep: return every layer's keys and values, from which decoding goes on.
+          attention: the kernel; "auto" takes the fastest for the mesh's platform (see `attention_kernels`).
+          remat: what the backward pass recomputes: nothing, all but matrix products, or whole blocks.
+          mesh: where this will run; none is a single device of the default backend. Activations are kept
+            split by rows, so that weights are gathered layer by layer (FSDP); left to itself, XLA may split
+            the model width and add up activations of the whole batch instead.
+        """
+        turn = rotation(self.config, positions_BT, dtype)
+        hidden = by_rows(self.embedding[...].astype(dtype)[tokens_BT], mesh)
+        count, size = self.config.num_layers, self.config.head_dim
+        kernel = attention_kernels.choose(attention, mesh, dtype, size, tokens_BT.shape[1])
+        windows = self.config.windows or (0,) * count
+        attend = mask if callable(mask) else attention_kernels.by_layer(kernel, mask, windows, mesh)
+        definition, blocks = nnx.split(self.blocks)
+
+        def layer(hidden, inputs):
+            index, state = inputs
+            block = nnx.merge(definition, state)
+            key = None if call.dropout_key is None else jax.random.fold_in(call.dropout_key, index)
+
+            def mixer(query, key, value):
+                return attend(index, query, key, value), KeyValues(key, value) if keep else None
+
+            hidden, collected, kept = block(hidden, turn, mixer, dataclasses.replace(call, dropout_key=key))
+            return by_rows(hidden, mesh), (collected, kept)
+
+        if remat != "none":
+            policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+            layer = jax.checkpoint(layer, policy=policy, prevent_cse=not scan_layers)
+        inputs = (jnp.arange(count), blocks)
+        hidden, (collected, kept) = jax.lax.scan(layer, hidden, inputs, unroll=1 if scan_layers else count)
+        return DecoderOutput(self.norm(hidden), collected, kept)
+
+    def head_kernel(self, dtype: Any = jnp.float32, mesh: Mesh | None = None) -> Float[Array, "D V"]:
+        """The output projection; the embedding's transpose if tied. On a mesh it is gathered over fsdp
+        once."""
+        kernel = self.embedding[...].astype(dtype).T if self.head is None else as_array(self.head[...], dtype)
+        if mesh is None or kernel.shape[1] % mesh.shape["tensor"]:
+            return kernel
+        return jax.lax.with_sharding_constraint(kernel, NamedSharding(mesh, PartitionSpec(None, "tensor")))
+
+    def logits(self, hidden_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Scores of the next token, float32."""
+        kernel = self.head_kernel(hidden_BTD.dtype)
+        return jnp.einsum("BTD,DV->BTV", hidden_BTD, kernel, preferred_element_type=jnp.float32)
+
+
+def by_rows(hidden_BTD: Float[Array, "B T D"], mesh: Mesh | None) -> Float[Array, "B T D"]:
+    """Activations split along the batch over data and fsdp, if it divides."""
+    if mesh is None or hidden_BTD.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
+        return hidden_BTD
+    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return jax.lax.with_sharding_constraint(hidden_BTD, rows)
+
+
+def attach_experts(model: Decoder, config: ExpertConfig, *, rngs: nnx.Rngs) -> None:
+    """Puts LoRA experts on every projection that `config.targets` names.
+
+    Before: blocks.mlp.up_proj {kernel}. After: blocks.mlp.up_proj {kernel, experts {a, b, router, scale}}.
+    Raises: ValueError for a target that matches nothing.
+    """
+    layers = model.config.num_layers
+    config.check_targets(layers)
+    for name, linear in projections(model.blocks):
+        present = config.layers_with(name, layers)
+        if any(present):
+            linear.experts = LoraExperts(linear.shape, linear.axes, config, present, rngs=rngs)

@@ -1,0 +1,1 @@
+"""Files of weights: checkpoints read slice by slice, torch pickles, export folders."""

@@ -1,0 +1,115 @@
+"""The tensors of a checkpoint folder by name, read a slice at a time."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from jaxmoe.weights.torch_pickle import read_tensors
+
+SAFETENSORS_DTYPES: dict[str, np.dtype] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+class StoredTensor(NamedTuple):
+    """A tensor on disk.
+
+    Attributes:
+      read: the part at an index of slices, as a numpy array; nothing else is read.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[tuple[slice, ...]], np.ndarray]
+
+    def all(self) -> np.ndarray:
+        """The whole tensor."""
+        return self.read((slice(None),) * len(self.shape))
+
+
+def open_weights(
+    folder: str | Path, stem: str = "model", bin_stem: str | None = None
+) -> dict[str, StoredTensor]:
+    """Every tensor of a folder: `{stem}.safetensors` or its shards and index, else the same as .bin.
+
+    Args:
+      bin_stem: name of .bin files where it differs ("pytorch_model" beside "model").
+    Raises: ValueError for missing, truncated or unreadable files, naming them.
+    """
+    folder = Path(folder)
+    for name in (f"{stem}.safetensors", f"{bin_stem or stem}.bin"):
+        for path in (folder / name, folder / f"{name}.index.json"):
+            if path.is_file():
+                return _open_file(path) if path.name == name else _open_shards(path)
+    raise ValueError(
+        f"{folder} holds no weights: no {stem}.safetensors, no {bin_stem or stem}.bin, no index of either"
+    )
+
+
+def compare_names(found: Iterable[str], expected: Mapping[str, tuple[int, ...]], where: Any) -> None:
+    """Raises ValueError, listing names, if tensors are missing or unexpected."""
+    found = set(found)
+    problems = []
+    if missing := sorted(set(expected) - found):
+        problems.append(f"missing: {some(missing)}")
+    if unexpected := sorted(found - set(expected)):
+        problems.append(f"unexpected: {some(unexpected)}")
+    if problems:
+        raise ValueError(f"the weights in {where} do not fit the model; {'; '.join(problems)}")
+
+
+def compare_shapes(
+    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: Any
+) -> None:
+    """Raises ValueError, listing names with both shapes, if tensors do not have the shapes expected."""
+    wrong = [f"{n} is {list(found[n])}, not {list(s)}" for n, s in expected.items() if found[n] != s]
+    if wrong:
+        raise ValueError(f"the weights in {where} do not fit the model; wrong shapes: {some(wrong, '; ')}")
+
+
+def some(names: list[str], separator: str = ", ", most: int = 12) -> str:
+    """A list for an error message, cut where it would fill the screen."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + more
+
+
+def _open_shards(index: Path) -> dict[str, StoredTensor]:
+    try:
+        where: dict[str, str] = json.loads(index.read_text())["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{index} is no weight index (JSON with weight_map): {error!r}") from error
+    files = sorted(set(where.values()))
+    if absent := [f for f in files if not (index.parent / f).is_file()]:
+        raise ValueError(f"{index} names files that are missing beside it: {some(absent)}")
+    tensors = {name: t for f in files for name, t in _open_file(index.parent / f).items()}
+    if lost := sorted(set(where) - set(tensors)):
+        raise ValueError(f"{index} names tensors that its files lack: {some(lost)}")
+    return tensors
+
+
+def _open_file(path: Path) -> dict[str, StoredTensor]:
+    if path.suffix == ".bin":
+        return {n: StoredTensor(a.shape, a.dtype, a.__getitem__) for n, a in read_tensors(path).items()}
+    try:
+        file = safe_open(path, framework="np")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or truncated ({error}); fetch it again") from error
+    return {name: _stored(path, name, file.get_slice(name)) for name in file.keys()}  # noqa: SIM118 - no mapping
+
+
+def _stored(path: Path, name: str, view: Any) -> StoredTensor:
+    kind = view.get_dtype()
+    if kind not in SAFETENSORS_DTYPES:
+        raise ValueError(
+            f"tensors must be one of {', '.join(SAFETENSORS_DTYPES)}; {name} in {path} is {kind}: "
+            "give the checkpoint before quantisation"
+        )
+    return StoredTensor(tuple(view.get_shape()), SAFETENSORS_DTYPES[kind], view.__getitem__)

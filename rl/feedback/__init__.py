@@ -1,0 +1,1 @@
+"""From a program to a verdict: problems, languages, graders, rewards."""

@@ -1,0 +1,189 @@
+"""Compile, run, test, trace: from a program to CompilerFeedback, for any language.
+
+A language is one file with a class that has `run_tests`; rl/feedback/python.py and rl/feedback/cpp.py
+are the two there are. What a program prints or returns is compared here and there with the expected
+values, in the trusted process, never in the sandbox.
+"""
+
+import signal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+from rl.feedback.problems import Problem
+from rl.feedback.rewards import Scheme, Verdict, verdict_reward
+from rl.sandbox.jobs import Outcome
+from rl.sandbox.values import same_output
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What each test of a program may use.
+
+    time_s: seconds, by the clock and of CPU. memory_bytes: beyond the bare interpreter's.
+    output_bytes: printed or returned. threads: besides the first; programs cannot fork at all.
+    timeouts: after this many tests out of time a program is given up, and its other tests count as
+    timeouts. compile_s: seconds to parse and compile.
+    """
+
+    time_s: float = 2.0
+    memory_bytes: int = 512 << 20
+    output_bytes: int = 1 << 20
+    threads: int = 64
+    timeouts: int = 2
+    compile_s: float = 10.0
+
+    def __post_init__(self):
+        for name in ("time_s", "memory_bytes", "output_bytes", "timeouts", "compile_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"the limit {name} must be positive; got {getattr(self, name)}")
+
+
+Trace = bool | Literal["portable"]
+
+
+class TestResult(NamedTuple):
+    """How one test went. wall_s: seconds by the clock; 0 where the test was not run by itself."""
+
+    __test__ = False  # not a test class, whatever pytest thinks of its name
+
+    verdict: Verdict
+    message: str = ""
+    wall_s: float = 0.0
+
+
+class Executed(NamedTuple):
+    """Which characters of a program ran in any of its tests: sorted, disjoint [start, end).
+
+    Fewer tests than there are may have run (early stop, a program given up): then text outside the
+    spans was not necessarily dead. `rl.stepcoder.executed_tokens.mask` has a setting for that.
+    """
+
+    spans: tuple[tuple[int, int], ...]
+    tests_run: int
+    tests_total: int
+
+
+class Runs(NamedTuple):
+    """What a language reports of a program: `error` is the compiler's message, None if it compiled."""
+
+    error: str | None
+    tests: tuple[TestResult, ...] = ()
+    executed: Executed | None = None
+    cpu_s: float = 0.0
+    weak: bool = False
+
+
+class Settings(NamedTuple):
+    """How to run the tests of a program. trace: record what runs; "portable": as on Python 3.11."""
+
+    limits: Limits
+    trace: Trace = True
+    stop_at_first_failure: bool = False
+
+
+class Language(Protocol):
+    """What a further language has to provide. It owns the fork servers that it needs; one thread uses it."""
+
+    def run_tests(self, problem: Problem, program: str, settings: Settings) -> Runs:
+        """Compiles the program and runs it on the problem's tests, in order; never raises for its faults.
+
+        Raises: WorkerDiedError if a server ended meanwhile: the program may be run again after close().
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends the servers; they start again when the next program comes."""
+        ...
+
+
+@dataclass(frozen=True)
+class CompilerFeedback:
+    """The verdict on a program, with what led to it.
+
+    verdict: pass; else the first of compile_error, (runtime_error, timeout or output_limit in any
+    test), fail. executed: None where nothing compiled or nothing was traced. weak: a test's success
+    rests on a completion token that a hostile program could forge.
+    """
+
+    verdict: Verdict
+    reward: float
+    tests: tuple[TestResult, ...] = ()
+    executed: Executed | None = None
+    message: str = ""
+    cpu_s: float = 0.0
+    weak: bool = False
+
+    @property
+    def passed(self) -> int:
+        """How many tests passed."""
+        return sum(test.verdict == "pass" for test in self.tests)
+
+
+def overall(tests: tuple[TestResult, ...]) -> TestResult:
+    """The test that decides: the first that ended badly, else the first that failed, else a pass."""
+    worst = [t for t in tests if t.verdict not in ("pass", "fail")] or [
+        t for t in tests if t.verdict == "fail"
+    ]
+    return worst[0] if worst else TestResult("pass")
+
+
+def grade(
+    language: Language, problem: Problem, program: str, settings: Settings, scheme: Scheme
+) -> CompilerFeedback:
+    """Runs a program on a problem's tests and condenses the results.
+
+    Raises: ValueError if the problem has no tests.
+    """
+    total = problem.test_count
+    if total == 0:
+        raise ValueError(f"problem {problem.id} has no tests; a program cannot be graded on it")
+    runs = language.run_tests(problem, program, settings)
+    if runs.error is not None:
+        reward = verdict_reward("compile_error", 0, total, scheme)
+        return CompilerFeedback("compile_error", reward, message=runs.error, cpu_s=runs.cpu_s)
+    decisive = overall(runs.tests)
+    passed = sum(test.verdict == "pass" for test in runs.tests)
+    return CompilerFeedback(
+        decisive.verdict,
+        verdict_reward(decisive.verdict, passed, total, scheme),
+        runs.tests,
+        runs.executed,
+        decisive.message,
+        runs.cpu_s,
+        runs.weak,
+    )
+
+
+def printed(output: bytes, expected: str) -> TestResult:
+    """The result of a test whose program printed this and ended well."""
+    text = output.decode("utf-8", errors="replace")
+    if same_output(expected, text):
+        return TestResult("pass")
+    return TestResult("fail", f"printed {text!r:.150}, expected {expected!r:.150}")
+
+
+def bad_end(outcome: Outcome, ended: tuple[str, dict] | None = None) -> TestResult:
+    """The verdict on a test that brought its process to an end."""
+    if outcome.output_exceeded:
+        return TestResult("output_limit", "printed more than the limit")
+    if outcome.timed_out:
+        return TestResult("timeout", "ran out of time")
+    if outcome.garbled:
+        return TestResult("runtime_error", "wrote to the grader's own channel")
+    if outcome.status < 0:
+        return TestResult(
+            "runtime_error", f"killed by signal {-outcome.status} ({_signal_name(-outcome.status)})"
+        )
+    kind, content = ended or ("", {})
+    if kind == "E":
+        return TestResult("runtime_error", str(content.get("error"))[:400])
+    if kind == "D":
+        return TestResult("runtime_error", f"ended with exit code {content.get('exit')!r:.20}")
+    return TestResult("runtime_error", f"left without an answer (exit code {outcome.status})")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"

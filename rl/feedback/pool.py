@@ -1,0 +1,138 @@
+"""Runs untrusted programs: a pool of workers behind walls, safe against programs that attack the grader.
+
+    with Pool(workers=2, limits=Limits(time_s=2)) as pool:
+        feedback = pool.grade(problem, program)
+        feedback.verdict, feedback.reward, feedback.executed
+
+No privileges are needed, and those of root are dropped. `python -m rl.sandbox --check` says which layers
+this machine has; where a required one is missing, Pool() raises SandboxError. Linux only.
+"""
+
+import queue
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+
+from rl.feedback.cpp import CppLanguage
+from rl.feedback.language import CompilerFeedback, Language, Limits, Settings, Trace, grade
+from rl.feedback.problems import Problem
+from rl.feedback.python import PythonLanguage
+from rl.feedback.rewards import Scheme
+from rl.sandbox.jobs import WorkerDiedError
+from rl.sandbox.worker import SandboxError
+
+__all__ = ["CompilerFeedback", "Limits", "Pool", "SandboxError", "reference_time_limits"]
+
+_ATTEMPTS = 6
+
+
+class Pool:
+    """Workers that grade programs side by side. Use as a context manager, or call close().
+
+    Args:
+      workers: fork servers, each with one program at a time; about one a core.
+      limits: what each test may use.
+      reward: four_way (the paper's), pass_ratio or binary.
+      trace: record which code ran (feedback.executed): by instruction on Python 3.12 and later, by statement
+        before; "portable": by statement everywhere.
+      stop_at_first_failure: leave the tests after the first that does not pass.
+      packages: installed packages that programs may import besides the standard library.
+    `layers` says which layers of isolation are in force.
+
+    Raises: SandboxError if a required layer is missing here; ValueError for impossible arguments.
+    """
+
+    def __init__(
+        self,
+        workers: int = 2,
+        limits: Limits | None = None,
+        *,
+        reward: Scheme = "four_way",
+        trace: Trace = True,
+        stop_at_first_failure: bool = False,
+        packages: tuple[str, ...] = ("numpy",),
+    ):
+        if workers < 1:
+            raise ValueError(f"a pool needs at least 1 worker; got {workers}")
+        self._settings = Settings(limits or Limits(), trace, stop_at_first_failure)
+        self._reward: Scheme = reward
+        self._makers = {"python": lambda: PythonLanguage(packages), "cpp": CppLanguage}
+        self._slots: list[dict[str, Language]] = [{} for _ in range(workers)]
+        self._idle: queue.SimpleQueue[dict[str, Language]] = queue.SimpleQueue()
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
+        try:
+            for slot in self._slots:
+                slot["python"] = python = PythonLanguage(packages)
+                self._idle.put(slot)
+            self.layers = dict(python.worker.layers)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends all workers and what runs in them; programs not yet graded are dropped."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for slot in self._slots:
+            for language in slot.values():
+                language.close()
+
+    def grade(self, problem: Problem, program: str) -> CompilerFeedback:
+        """Runs a program on the tests of a problem and waits for the verdict.
+
+        Raises: ValueError for a problem without tests or in an unknown language; SandboxError if the
+        sandbox itself fails repeatedly. A program's faults are verdicts, never exceptions.
+        """
+        return self.submit(problem, program).result()
+
+    def grade_many(self, pairs: Iterable[tuple[Problem, str]]) -> list[CompilerFeedback]:
+        """Grades (problem, program) pairs side by side; feedback in the order of the pairs."""
+        futures = [self.submit(problem, program) for problem, program in pairs]
+        return [future.result() for future in futures]
+
+    def submit(self, problem: Problem, program: str) -> "Future[CompilerFeedback]":
+        """Like grade, at once with a future: the caller goes on while the program is graded."""
+        return self._threads.submit(self._grade, problem, program)
+
+    def _grade(self, problem: Problem, program: str) -> CompilerFeedback:
+        if problem.language not in self._makers:
+            known = ", ".join(self._makers)
+            raise ValueError(f"problem {problem.id} is in {problem.language!r}; this pool knows {known}")
+        slot, cause = self._idle.get(), None
+        try:
+            for _ in range(_ATTEMPTS):
+                try:
+                    if problem.language not in slot:
+                        slot[problem.language] = self._makers[problem.language]()
+                    return grade(slot[problem.language], problem, program, self._settings, self._reward)
+                except (WorkerDiedError, SandboxError) as error:
+                    if problem.language in slot:
+                        slot[problem.language].close()
+                    cause = error
+            why = cause or type(cause).__name__
+            raise SandboxError(f"the sandbox failed {_ATTEMPTS} times on {problem.id}: {why}") from cause
+        finally:
+            self._idle.put(slot)
+
+
+def reference_time_limits(
+    pool: Pool, problems: Sequence[Problem], *, factor: float = 10.0, least_s: float = 0.5
+) -> list[Problem]:
+    """The problems with `time_s` set from their canonical solutions: factor × the slowest test.
+
+    Problems without a solution, or whose solution does not pass, keep the limit they had. The pool's
+    own limit still caps every limit.
+    """
+    feedbacks = pool.grade_many([(p, p.canonical_solution) for p in problems])
+    timed = []
+    for problem, feedback in zip(problems, feedbacks, strict=True):
+        if feedback.verdict == "pass":
+            slowest = max(test.wall_s for test in feedback.tests)
+            problem = replace(problem, time_s=max(least_s, factor * slowest))
+        timed.append(problem)
+    return timed

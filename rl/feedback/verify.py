@@ -1,0 +1,39 @@
+"""python -m rl.feedback.verify FOLDER: runs every canonical solution of a problem set."""
+
+import argparse
+import logging
+import sys
+
+from rl.feedback.pool import Limits, Pool
+from rl.feedback.problems import load
+
+
+def _main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m rl.feedback.problems", description=__doc__)
+    parser.add_argument(
+        "--verify", metavar="PATH", required=True, help="run the canonical solutions found here"
+    )
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--time-s", type=float, default=10.0, help="limit for each test")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(message)s")
+    problems = load(options.verify, bad="skip")
+    solved = [p for p in problems if p.canonical_solution]
+    with Pool(workers=options.workers, limits=Limits(time_s=options.time_s)) as pool:
+        feedbacks = pool.grade_many([(p, p.canonical_solution) for p in solved])
+    failures = 0
+    for problem, feedback in zip(solved, feedbacks, strict=True):
+        if feedback.verdict != "pass":
+            failures += 1
+            passed = f"{feedback.passed}/{len(feedback.tests)}"
+            print(f"{problem.id}: {feedback.verdict} ({passed}) {feedback.message}")
+    weak = sum(feedback.weak for feedback in feedbacks)
+    print(
+        f"{len(solved) - failures} of {len(solved)} canonical solutions pass; "
+        f"{len(problems) - len(solved)} problems have none; {weak} are graded by a completion token only"
+    )
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""The learner: PPO, its losses and advantages, critic and reference."""

@@ -1,0 +1,100 @@
+"""What a batch of rollouts is: prompts, sampled tokens, what was said of them, and what to learn from them.
+
+Letters of this file: P prompts, G samples a prompt (B = P·G rows, a prompt's samples together), S slots of
+a prompt, W slots of a response. Prompts are padded on the left, responses on the right. A value or
+log-probability at slot w of a response belongs to the token there: it is computed from the state before it.
+"""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxmoe.model.shapes import Array, Float, Int
+
+
+class Rollout(NamedTuple):
+    """Tokens that the policy sampled, and which of them count.
+
+    Attributes:
+      prompts_PS: prompt tokens; with the curriculum they end in a piece of the canonical solution.
+      prompt_mask_PS: 1 for real tokens.
+      responses_BW: sampled tokens, the stop token included.
+      response_mask_BW: 1 for sampled tokens. Values, returns and the KL penalty count these.
+    """
+
+    prompts_PS: Int[Array, "P S"]
+    prompt_mask_PS: Int[Array, "P S"]
+    responses_BW: Int[Array, "B W"]
+    response_mask_BW: Float[Array, "B W"]
+
+    @property
+    def samples(self) -> int:
+        """G, responses a prompt."""
+        return self.responses_BW.shape[0] // self.prompts_PS.shape[0]
+
+
+class Outcomes(NamedTuple):
+    """What the environment said.
+
+    Attributes:
+      rewards_B: of the whole program.
+      policy_mask_BW: 1 where the policy is to learn from a token: the response, and with executed-token masks
+        the executed part of it.
+    """
+
+    rewards_B: Float[Array, " B"]
+    policy_mask_BW: Float[Array, "B W"]
+
+
+class Scores(NamedTuple):
+    """What policy, reference and critic say of each response token.
+
+    Attributes:
+      logprobs_BW: under the policy that sampled, by the training forward: temperature 1, whole vocabulary.
+      reference_BW: under the reference policy.
+      values_BW: the critic's; zeros where there is none.
+      features_BWD: hidden states before each token that a critic with a frozen body reads; they do not change
+        while it learns. None for other critics.
+    """
+
+    logprobs_BW: Float[Array, "B W"]
+    reference_BW: Float[Array, "B W"]
+    values_BW: Float[Array, "B W"]
+    features_BWD: Float[Array, "B W D"] | None = None
+
+
+class Experience(NamedTuple):
+    """All that an update learns from: a rollout, the old scores, and where the losses are to go."""
+
+    rollout: Rollout
+    scores: Scores
+    policy_mask_BW: Float[Array, "B W"]
+    advantages_BW: Float[Array, "B W"]
+    targets_BW: Float[Array, "B W"]
+
+
+def finer(rollout: Rollout, samples: int) -> Rollout:
+    """The same rows with fewer samples a prompt: each prompt is repeated G / samples times.
+
+    Raises: ValueError if `samples` does not divide G.
+    """
+    if samples < 1 or rollout.samples % samples:
+        raise ValueError(f"samples must divide the {rollout.samples} samples of a prompt; got {samples}")
+    copies = rollout.samples // samples
+    repeat = jax.numpy.repeat if isinstance(rollout.prompts_PS, jax.Array) else np.repeat
+    return rollout._replace(
+        prompts_PS=repeat(rollout.prompts_PS, copies, axis=0),
+        prompt_mask_PS=repeat(rollout.prompt_mask_PS, copies, axis=0),
+    )
+
+
+def take(experience: Experience, prompts_X: Int[Array, " X"]) -> Experience:
+    """The rows of some prompts, each with all its samples, as a minibatch."""
+    prompts = experience.rollout.prompts_PS.shape[0]
+
+    def one(array: Array) -> Array:
+        by_prompt = array.reshape(prompts, -1, *array.shape[1:])[prompts_X]
+        return by_prompt.reshape(-1, *array.shape[1:])
+
+    return jax.tree.map(one, experience)

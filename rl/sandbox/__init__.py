@@ -1,0 +1,1 @@
+"""Isolation of untrusted programs, from fork server to system-call filter."""

@@ -1,0 +1,175 @@
+"""Which parts of a program ran, by statement span and column, at little more than its plain speed.
+
+The portable form rewrites the syntax tree: before each statement goes `executed_[i] = 1`, where
+`executed_` is memory shared with the grader, so that the flags survive a kill. The source text is cut
+into one region a statement, and the regions cover it exactly:
+
+    leading blanks, comments and `else:`, `except:`, `case:` headers belong to the statement after them,
+    a trailing comment and the end of the line to the statement before,
+    the header of a compound statement (decorators and `def` line too) ends at its colon.
+
+A flag says that its statement was reached. Standard library only: this runs inside the sandbox.
+"""
+
+import ast
+import re
+import warnings
+from bisect import bisect_left
+from collections.abc import Iterator
+
+from rl.sandbox.program import FLAGS_NAME
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
+# After a statement: blanks, one semicolon, and, if nothing else follows, a comment and the line's end.
+_TRAILER = re.compile(r"(?:[ \t\f]*;)?(?:[ \t\f]*(?:#[^\r\n]*)?(?:\r\n|\r|\n|\Z))?")
+_BEFORE_COLON = re.compile(r"(?:[^:#]|#[^\r\n]*)*:")
+_SUITES = ("body", "orelse", "finalbody")
+
+
+def parse(source: str) -> ast.Module:
+    """ast.parse, silent about matters of style such as unknown escapes. Raises: what ast.parse raises."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(source)
+
+
+class Offsets:
+    """Character offsets of the syntax tree's positions: lines from 1, columns in UTF-8 bytes."""
+
+    def __init__(self, source: str):
+        self._source = source
+        self._starts = [0, *(match.end() for match in _LINE_END.finditer(source)), len(source)]
+        self._is_ascii = source.isascii()
+
+    def of(self, line: int, column: int) -> int:
+        """The character offset of a position."""
+        start = self._starts[min(line, len(self._starts)) - 1]
+        if self._is_ascii:
+            return start + column
+        end = self._starts[min(line, len(self._starts) - 1)]
+        return start + len(self._source[start:end].encode()[:column].decode(errors="ignore"))
+
+    def end_of(self, node: ast.AST) -> int:
+        """The character offset just after a node."""
+        return self.of(node.end_lineno, node.end_col_offset)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def start_of(self, node: ast.AST) -> int:
+        """The character offset of a node."""
+        return self.of(node.lineno, node.col_offset)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def suites(node: ast.AST) -> Iterator[list[ast.stmt]]:
+    """The lists of statements directly below a node, in the order of the text."""
+    for name in ("body", "handlers", "cases", "orelse", "finalbody"):
+        value = getattr(node, name, None)
+        if not isinstance(value, list) or not value:
+            continue
+        if isinstance(value[0], ast.stmt):
+            yield value
+        else:  # except handlers, match cases
+            for part in value:
+                yield part.body
+
+
+def statements(node: ast.AST) -> Iterator[ast.stmt]:
+    """All statements below a node, in the order of the text."""
+    pending = [node]
+    while pending:
+        current = pending.pop()
+        if current is not node:
+            yield current  # pyright: ignore[reportReturnType]
+        # not recursive, since a long chain of elifs is a deep tree
+        pending += reversed([statement for suite in suites(current) for statement in suite])
+
+
+def _header_parts(statement: ast.stmt) -> Iterator[ast.AST]:
+    """The positioned nodes of a compound statement's header, decorators left out."""
+    for name, value in ast.iter_fields(statement):
+        if name in _SUITES or name in ("handlers", "cases", "decorator_list"):
+            continue
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, (ast.arguments, ast.withitem)):
+                yield from (p for p in ast.iter_child_nodes(part) if hasattr(p, "end_lineno"))
+            elif isinstance(part, ast.AST) and hasattr(part, "end_lineno"):
+                yield part
+
+
+def _own_end(statement: ast.stmt, source: str, offsets: Offsets) -> int:
+    """Where the text that belongs to the statement itself ends: not its suites, but its trailing comment."""
+    if next(suites(statement), None) is None:
+        end = offsets.end_of(statement)
+    else:
+        ends = [offsets.end_of(part) for part in _header_parts(statement)]
+        colon = _BEFORE_COLON.match(source, max([offsets.start_of(statement), *ends]))
+        end = colon.end() if colon else offsets.start_of(statement)
+    trailer = _TRAILER.match(source, end)
+    return trailer.end() if trailer else end
+
+
+def regions(source: str, tree: ast.Module) -> list[list[int]]:
+    """The [start, end) of each statement's own text, in order; together they are the whole source."""
+    offsets = Offsets(source)
+    cuts, last = [], 0
+    for statement in statements(tree):
+        end = max(last, _own_end(statement, source, offsets))
+        cuts.append([last, end])
+        last = end
+    if cuts:
+        cuts[-1][1] = len(source)
+    return cuts
+
+
+def _prologue(suite: list[ast.stmt], owner: ast.AST) -> int:
+    """How many statements must stay first: a docstring, imports from __future__."""
+    count = 0
+    first = suite[0]
+    may_have_docstring = isinstance(owner, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+    if may_have_docstring and isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+        count = int(isinstance(first.value.value, str))
+    if isinstance(owner, ast.Module):
+        while count < len(suite) and getattr(suite[count], "module", None) == "__future__":
+            count += 1
+    return count
+
+
+def _marker(index: int, at: ast.stmt) -> ast.stmt:
+    target = ast.Subscript(ast.Name(FLAGS_NAME, ast.Load()), ast.Constant(index), ast.Store())
+    marker = ast.Assign([target], ast.Constant(1))
+    for node in (marker, target, target.value, target.slice, marker.value):
+        node.lineno = node.end_lineno = at.lineno
+        node.col_offset = node.end_col_offset = at.col_offset
+    return marker
+
+
+def instrument(source: str, tree: ast.Module) -> list[list[int]]:
+    """Puts the markers into the tree, in place; returns the [start, end, flag] of the regions."""
+    table = [[start, end, flag] for flag, (start, end) in enumerate(regions(source, tree))]
+    numbers = {id(statement): i for i, statement in enumerate(statements(tree))}
+    for owner in [tree, *statements(tree)]:
+        for suite in suites(owner):
+            # handlers and cases own their suites but cannot hold a docstring
+            kept = _prologue(suite, owner) if suite is getattr(owner, "body", None) else 0
+            marked = suite[:kept] + [_marker(numbers[id(s)], s) for s in suite[:kept]]
+            for statement in suite[kept:]:
+                marked += [_marker(numbers[id(statement)], statement), statement]
+            suite[:] = marked
+    return table
+
+
+def executed_regions(table: list[list[int]], flags: bytes) -> tuple[tuple[int, int], ...]:
+    """The regions [start, end, number of the flag] whose flag is set, joined where they touch."""
+    joined: list[list[int]] = []
+    for start, end, number in table:
+        if not flags[number] or start == end:
+            continue
+        if joined and joined[-1][1] == start:
+            joined[-1][1] = end
+        else:
+            joined.append([start, end])
+    return tuple((start, end) for start, end in joined)
+
+
+def overlaps(regions_ran: tuple[tuple[int, int], ...], start: int, end: int) -> bool:
+    """Whether any character of [start, end) lies in one of the sorted, disjoint regions."""
+    i = bisect_left(regions_ran, (end,))
+    return i > 0 and regions_ran[i - 1][1] > start

@@ -1,0 +1,251 @@
+"""The walls around untrusted programs: which layers this machine has, and how a process goes behind them.
+
+    layer            what it stops                                             needed
+    no_new_privs     set-uid programs                                          always
+    seccomp          fork, exec, signals, sockets, writing files, ptrace, ...  always
+    files            reading anything but the standard library                 landlock, mounts or bwrap
+    unprivileged     whatever root may do                                      when started as root
+    rlimits          memory, CPU time, threads, file sizes                     always
+    user, pid, net, ipc, mounts   a second wall behind each of the above       where the kernel allows
+
+The fork server goes behind all but two of them itself, once; rlimits and seccomp, under which it could
+not do its work, are put on by each program before its first instruction.
+"""
+
+import contextlib
+import os
+import resource
+import signal
+from collections.abc import Callable
+from typing import NamedTuple
+
+from rl.sandbox import landlock, linux
+
+# An id that owns nothing. Not 65534: that is "nobody", whose files and processes do exist.
+UNPRIVILEGED_ID = 64_999
+REQUIRED = ("no_new_privs", "seccomp", "files", "unprivileged")
+_SERVER_PROCESSES = 3  # the server, its outer half, the compiler
+_NAMESPACES = {"pid": linux.CLONE_NEWPID, "net": linux.CLONE_NEWNET, "ipc": linux.CLONE_NEWIPC}
+
+
+class Limits(NamedTuple):
+    """What the kernel holds one program to."""
+
+    memory_bytes: int
+    cpu_s: int
+    threads: int
+    file_bytes: int = 0
+
+
+class Plan(NamedTuple):
+    """What a fork server is to put up: computed in the trusted process, carried over as JSON.
+
+    shown: a private root (rl/sandbox/readable_files.py); grants: Landlock's (path, rights); filter: seccomp's
+    program, empty if there is none for this machine; must_read: a folder without which nothing runs.
+    """
+
+    shown: list[tuple[str, str]]
+    grants: list[tuple[str, int]]
+    filter: bytes
+    must_read: str
+    inside_bwrap: bool
+
+
+class Walls(NamedTuple):
+    """The layers that a fork server is behind, why others are missing, and its programs' seccomp filter."""
+
+    layers: dict[str, bool]
+    reasons: dict[str, str]
+    filter: bytes
+
+
+def works(action: Callable[[], object]) -> str:
+    """Tries something irrevocable in a child process; returns "" if it worked, else the reason."""
+    receiver, sender = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            action()
+            code = 0
+        except BaseException as error:  # the child must reach _exit whatever happens
+            os.write(sender, str(error).encode()[:500])
+        os._exit(code)
+    os.close(sender)
+    with os.fdopen(receiver, "rb") as pipe:
+        reason = pipe.read().decode(errors="replace")
+    _, status = os.waitpid(child, 0)
+    return "" if status == 0 else reason or f"ended with status {status}"
+
+
+def _enter_user_namespace(flags: int, proc: int | None = None) -> None:
+    """Enters a user namespace that knows this user alone. `proc`: a descriptor of /proc, if it is hidden."""
+    user, group = os.getuid(), os.getgid()
+    linux.unshare(linux.CLONE_NEWUSER | flags)
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{user} {user} 1"),
+        ("gid_map", f"{group} {group} 1"),
+    ):
+        fd = os.open(f"self/{name}" if proc is not None else f"/proc/self/{name}", os.O_WRONLY, dir_fd=proc)
+        os.write(fd, text.encode())
+        os.close(fd)
+
+
+def private_root(plan: list[tuple[str, str]]) -> None:
+    """Replaces the root of this mount namespace by one that holds only what the plan shows, read-only."""
+    linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
+    linux.mount("tmpfs", "/tmp", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=16m")
+    os.mkdir("/tmp/.old")
+    linux.pivot_root("/tmp", "/tmp/.old")
+    os.chdir("/")
+    for action, path in plan:
+        if action == "hide":
+            linux.mount("tmpfs", path, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=64k")
+        else:
+            _show(path, writable=action == "write")
+    linux.umount("/.old")
+    os.rmdir("/.old")
+
+
+def _show(path: str, *, writable: bool) -> None:
+    source = f"/.old{path}"
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    if os.path.islink(source):
+        with contextlib.suppress(FileExistsError):
+            os.symlink(os.readlink(source), path)
+        return
+    if os.path.isdir(source):
+        os.makedirs(path, mode=0o755, exist_ok=True)
+    elif not os.path.exists(path):
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o644))
+    linux.mount(source, path, None, linux.MS_BIND | linux.MS_REC)
+    if not writable:
+        linux.make_read_only(path)
+
+
+def _become_unprivileged() -> None:
+    os.setgroups([])
+    os.setresgid(UNPRIVILEGED_ID, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
+    os.setresuid(UNPRIVILEGED_ID, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
+    # Cleared by the change of user; without it /proc/self belongs to root.
+    linux.prctl(linux.PR_SET_DUMPABLE, 1)
+
+
+def _enter_namespaces(flags: int, *, as_root: bool) -> None:
+    if as_root:
+        linux.unshare(flags)
+    else:
+        _enter_user_namespace(flags)
+
+
+def _available_namespaces(plan: list[tuple[str, str]], *, as_root: bool) -> tuple[int, bool, dict[str, str]]:
+    """The namespace flags that work here, whether a private root does, and why others do not."""
+
+    def attempt(flags: int, *, root: bool) -> str:
+        def enter():
+            _enter_namespaces(flags, as_root=as_root)
+            if root:
+                private_root(plan)
+
+        return works(enter)
+
+    everything = linux.CLONE_NEWNS | sum(_NAMESPACES.values())
+    if not attempt(everything, root=True):
+        return everything, True, {}
+    reasons = {name: attempt(flag, root=False) for name, flag in _NAMESPACES.items()}
+    flags = sum(flag for name, flag in _NAMESPACES.items() if not reasons[name])
+    reasons["mounts"] = attempt(flags | linux.CLONE_NEWNS, root=True)
+    if not reasons["mounts"]:
+        flags |= linux.CLONE_NEWNS
+    return flags, not reasons["mounts"], {name: why for name, why in reasons.items() if why}
+
+
+def enter_server(plan: Plan) -> Walls:
+    """Takes this process behind every per-server layer that the machine has.
+
+    A pid namespace holds for children only: fork once more before running anything. Never raises for
+    a missing layer: `Walls.layers` and `reasons` say what is there, and the caller decides.
+    """
+    as_root = os.geteuid() == 0
+    proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+    flags, rooted, reasons = _available_namespaces(plan.shown, as_root=as_root)
+    # The pid namespace comes last: the first child after it is its init, and with it the namespace ends.
+    if flags:
+        _enter_namespaces(flags & ~linux.CLONE_NEWPID, as_root=as_root)
+    if rooted:
+        private_root(plan.shown)
+    abi = linux.landlock_abi()
+    rules = landlock.ruleset(plan.grants, abi) if abi else None
+    if not abi:
+        reasons["landlock"] = "the kernel was built or started without it (needs Linux 5.13, lsm=landlock)"
+    reasons["seccomp"] = (
+        works(lambda: linux.install_seccomp(plan.filter))
+        if plan.filter
+        else "no table of system calls for this architecture (have x86_64, aarch64)"
+    )
+    if as_root:
+        _leave_root(flags & linux.CLONE_NEWPID, reasons, proc, plan.must_read)
+    else:
+        if not flags:
+            reasons["user"] = reasons.get("pid", "")
+        linux.unshare(flags & linux.CLONE_NEWPID)
+    os.close(proc)
+    linux.drop_capabilities()
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    linux.prctl(linux.PR_SET_DUMPABLE, 0)
+    if rules is not None:
+        linux.landlock_restrict_self(rules)
+        os.close(rules)
+    layers = {name: bool(flags & flag) for name, flag in _NAMESPACES.items()}
+    layers |= {"user": not reasons.get("user"), "mounts": rooted, "landlock": rules is not None}
+    layers |= {"bwrap": plan.inside_bwrap, "files": rooted or plan.inside_bwrap or rules is not None}
+    layers |= {"no_new_privs": True, "unprivileged": True, "rlimits": True, "seccomp": not reasons["seccomp"]}
+    return Walls(layers, {k: v for k, v in reasons.items() if v}, plan.filter)
+
+
+def _leave_root(pid_namespace: int, reasons: dict[str, str], proc: int, must_read: str) -> None:
+    """Becomes a user that owns nothing, in a user namespace of its own (which counts its threads apart)."""
+
+    def read_as_nobody() -> None:
+        _become_unprivileged()
+        os.listdir(must_read)
+
+    unreadable = works(read_as_nobody)
+    reasons["user"] = unreadable or works(lambda: (_become_unprivileged(), _enter_user_namespace(0, proc)))
+    linux.unshare(pid_namespace)
+    if unreadable:
+        # Root by name still, but without capabilities: else no module could be imported any more.
+        reasons["unprivileged"] = f"uid 0 kept, since uid {UNPRIVILEGED_ID} cannot read Python: {unreadable}"
+        return
+    _become_unprivileged()
+    if not reasons["user"]:
+        _enter_user_namespace(0, proc)
+
+
+def enter_program(walls: Walls, limits: Limits, address_space: int) -> None:
+    """Takes this process behind the per-program layers, for ever. Call it after the fork."""
+    for which, most in (
+        (resource.RLIMIT_AS, address_space + limits.memory_bytes),
+        (resource.RLIMIT_CPU, limits.cpu_s),
+        (resource.RLIMIT_FSIZE, limits.file_bytes),
+        (resource.RLIMIT_NOFILE, 64),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_MEMLOCK, 0),
+    ):
+        resource.setrlimit(which, (most, most))
+    if walls.layers["user"]:
+        # Counted for each user of a namespace: the server's own processes are in there too.
+        most = limits.threads + _SERVER_PROCESSES
+        resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+    linux.install_seccomp(walls.filter)
+
+
+def missing_layers(layers: dict[str, bool]) -> list[str]:
+    """The required layers that are not there."""
+    return [name for name in REQUIRED if not layers.get(name)]
+
+
+def die_with_parent() -> None:
+    """Asks for SIGKILL when the parent process ends."""
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,118 @@
+"""Which files an untrusted program may see: the standard library, shared libraries, named packages.
+
+Not the whole of site-packages: an installed data set with its answers may lie there.
+"""
+
+import os
+import sys
+import sysconfig
+from typing import NamedTuple
+
+from rl.sandbox.landlock import EXECUTE, READ_DIR, READ_FILE, REFER
+
+_READ = READ_FILE | READ_DIR
+_LIBRARY_DIRECTORIES = ("/lib", "/usr/lib", "/lib64", "/usr/lib64", "/usr/local/lib")
+_SITE_DIRECTORIES = ("site-packages", "dist-packages")
+
+
+class PackageFiles(NamedTuple):
+    """Where the packages that programs may import lie: `directory`/`entries`."""
+
+    directory: str
+    entries: tuple[str, ...]
+
+
+def standard_library() -> str:
+    """The folder of this interpreter's standard library."""
+    return sysconfig.get_path("stdlib")
+
+
+def find_packages(names: tuple[str, ...]) -> list[PackageFiles]:
+    """The files of those packages that are installed, e.g. numpy, numpy.libs, numpy-2.0.dist-info."""
+    directories = dict.fromkeys(sysconfig.get_path(key) for key in ("purelib", "platlib"))
+    found = []
+    for directory in directories:
+        if not os.path.isdir(directory):
+            continue
+        wanted = tuple(
+            entry
+            for entry in os.listdir(directory)
+            if any(entry == n or entry.startswith((f"{n}.", f"{n}-")) for n in names)
+        )
+        if wanted:
+            found.append(PackageFiles(directory, wanted))
+    return found
+
+
+def _library_grants() -> list[tuple[str, int]]:
+    multiarch = sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu"
+    grants = [(f"{top}/{multiarch}", _READ) for top in ("/lib", "/usr/lib")]
+    for directory in _LIBRARY_DIRECTORIES:
+        if os.path.isdir(directory):
+            with os.scandir(directory) as entries:
+                grants += [(e.path, READ_FILE) for e in entries if ".so" in e.name]
+    return [*grants, ("/etc/ld.so.cache", READ_FILE)]
+
+
+def _program_grants(packages: list[PackageFiles]) -> list[tuple[str, int]]:
+    """Landlock grants (path, rights) for a Python program: nothing to write, nothing to execute."""
+    library = standard_library()
+    grants = [(library, READ_DIR)]
+    with os.scandir(library) as entries:
+        grants += [(e.path, _READ) for e in entries if e.name not in _SITE_DIRECTORIES]
+    for found in packages:
+        grants.append((found.directory, READ_DIR))
+        grants += [(f"{found.directory}/{entry}", _READ) for entry in found.entries]
+    devices = [(path, READ_FILE) for path in ("/dev/null", "/dev/urandom", "/dev/zero")]
+    return [
+        *grants,
+        *_library_grants(),
+        *devices,
+        ("/usr/share/zoneinfo", _READ),
+        ("/etc/localtime", READ_FILE),
+    ]
+
+
+def _tool_grants(scratch: str) -> list[tuple[str, int]]:
+    """Landlock grants for a compiler driver: the tool chain to execute, `scratch` to write."""
+    everything_but_devices = (1 << 13) - 1 | REFER | 1 << 14
+    tool_chain = [
+        (p, _READ | EXECUTE) for p in ("/usr/bin", "/usr/lib", "/usr/libexec", "/lib", "/lib64", "/bin")
+    ]
+    headers = [
+        (p, _READ) for p in ("/usr/include", "/usr/local/include", "/usr/share/locale", "/etc/ld.so.cache")
+    ]
+    devices = [("/dev/null", READ_FILE | 1 << 1), ("/dev/urandom", READ_FILE)]
+    return [*tool_chain, *headers, *devices, (scratch, everything_but_devices)]
+
+
+def grants(profile: str, packages: list[PackageFiles], scratch: str | None) -> list[tuple[str, int]]:
+    """Landlock's (path, rights) for a profile; an executable is linked statically and may open nothing."""
+    if profile == "tool":
+        assert scratch is not None, "a tool needs a scratch folder"
+        return _tool_grants(scratch)
+    return _program_grants(packages) if profile == "program" else []
+
+
+def private_root_plan(
+    profile: str, packages: list[PackageFiles], scratch: str | None
+) -> list[tuple[str, str]]:
+    """What a private root shows, in order of mounting: ("show" | "hide" | "write", path)."""
+    library = standard_library()
+    shown = [library, *_LIBRARY_DIRECTORIES, "/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo"]
+    shown += ["/dev/null", "/dev/urandom", "/dev/zero"]
+    if profile == "tool":
+        shown += ["/usr/bin", "/bin", "/usr/include", "/usr/local/include", "/usr/libexec"]
+    plan = [("show", path) for path in shown if os.path.lexists(path)]
+    plan += [
+        ("hide", f"{library}/{name}") for name in _SITE_DIRECTORIES if os.path.isdir(f"{library}/{name}")
+    ]
+    plan += [("show", f"{found.directory}/{entry}") for found in packages for entry in found.entries]
+    return [*plan, ("write", scratch)] if scratch is not None else plan
+
+
+def import_path(packages: list[PackageFiles]) -> list[str]:
+    """sys.path for untrusted programs: the standard library and the folders of the named packages."""
+    library = standard_library()
+    zipped = f"{os.path.dirname(library)}/python{sys.version_info.major}{sys.version_info.minor}.zip"
+    return [zipped, library, f"{library}/lib-dynload", *(found.directory for found in packages)]

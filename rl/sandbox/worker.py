@@ -1,0 +1,263 @@
+"""One fork server seen from the trusted side: starts it, sends it jobs, watches over time and output.
+
+A worker holds at most one job at a time and is used by one thread at a time. Whatever a job does, `run`
+returns an Outcome; only a sandbox that cannot be started raises.
+"""
+
+import base64
+import contextlib
+import json
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rl.sandbox import compile_service, execution_trace, instruction_trace, readable_files, seccomp
+from rl.sandbox.isolation import Limits as KernelLimits
+from rl.sandbox.isolation import Plan, missing_layers
+from rl.sandbox.jobs import Job, Outcome, Then, Watch, WorkerDiedError
+
+_ROOT = str(Path(__file__).resolve().parents[2])
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from rl.sandbox.forkserver import main; main(int(sys.argv[2]))"
+)
+# Imports that solutions often make. More would cost every program more than it saves the few.
+PRELOAD = (
+    "bisect", "collections", "copy", "functools", "heapq", "itertools", "math", "operator", "random", "re",
+    "site", "string", "typing", "warnings",
+)  # fmt: skip
+# What the compile service runs, as text: the server loads neither, to stay small.
+_COMPILER_MODULES = {
+    module.__name__: Path(str(module.__file__)).read_text()
+    for module in (execution_trace, instruction_trace, compile_service)
+}
+_STARTED_S = 60.0
+
+
+class SandboxError(RuntimeError):
+    """The sandbox cannot be used on this machine, or its server cannot be started."""
+
+
+class Worker:
+    """A fork server and the socket to it. Use as a context manager, or call close().
+
+    Args:
+      profile: "program" for Python; "tool" for compilers, "executable" for what they make.
+      packages: installed packages that programs may import (profile "program").
+      scratch: the folder that a tool may write to.
+    """
+
+    def __init__(self, profile: str = "program", packages: tuple[str, ...] = (), scratch: str | None = None):
+        self.profile, self._packages, self.scratch = profile, packages, scratch
+        self._process: subprocess.Popen | None = None
+        self._control: socket.socket | None = None
+        self._compiler: socket.socket | None = None
+        self.layers: dict[str, bool] = {}
+        self.reasons: dict[str, str] = {}
+        self.start()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Starts the server, inside bubblewrap if the machine lacks Landlock and private roots.
+
+        Raises: SandboxError naming the layers that are missing and why.
+        """
+        self._launch(inside_bwrap=False)
+        missing = missing_layers(self.layers)
+        if missing == ["files"] and shutil.which("bwrap"):
+            self.close()
+            self._launch(inside_bwrap=True)
+            missing = missing_layers(self.layers)
+        if missing:
+            self.close()
+            why = "; ".join(f"{name}: {self.reasons[name]}" for name in self.reasons) or "no reason given"
+            raise SandboxError(
+                f"untrusted programs need the layers {', '.join(missing)}, which this machine lacks ({why}); "
+                "see python -m rl.sandbox --check"
+            )
+
+    def _launch(self, *, inside_bwrap: bool) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        configuration = self._configuration(inside_bwrap=inside_bwrap)
+        command = [sys.executable, "-P", "-s", "-S", "-B", "-c", _BOOT, _ROOT, str(theirs.fileno())]
+        # The hash seed is fixed so that a program's output is the same in every run.
+        environment = {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        ours.send(json.dumps(configuration).encode())
+        with tempfile.TemporaryFile() as errors:
+            options = {
+                "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": errors, "cwd": "/",
+                "pass_fds": [theirs.fileno()], "env": environment, "start_new_session": True,
+            }  # fmt: skip
+            if inside_bwrap:
+                command[0] = os.path.realpath(sys.executable)
+                command = _bubblewrap(configuration["plan"]["shown"]) + command
+            try:
+                self._process = subprocess.Popen(command, **options)
+            except PermissionError:
+                # The user changed after this interpreter was started from a folder closed to others.
+                self._process = subprocess.Popen(command, executable="/proc/self/exe", **options)
+            theirs.close()
+            ours.settimeout(_STARTED_S)
+            try:
+                ready = ours.recv(1 << 16)
+            except OSError:  # TimeoutError and ConnectionResetError among them
+                ready = b""
+            if not ready:
+                ours.close()
+                self.close()
+                errors.seek(0)
+                tail = errors.read().decode(errors="replace").strip().splitlines()[-1:]
+                raise SandboxError(
+                    f"the sandbox's server did not start: {' '.join(tail) or 'it said nothing'}"
+                )
+        ours.settimeout(None)
+        self._control = ours
+        report = json.loads(ready)
+        self.layers, self.reasons = report["layers"], report["reasons"]
+
+    def _configuration(self, *, inside_bwrap: bool) -> dict[str, Any]:
+        packages = readable_files.find_packages(self._packages)
+        supported = seccomp.supported()
+        plan = Plan(
+            shown=readable_files.private_root_plan(self.profile, packages, self.scratch),
+            grants=readable_files.grants(self.profile, packages, self.scratch),
+            filter=seccomp.build(self.profile) if supported else b"",
+            must_read=readable_files.standard_library(),
+            inside_bwrap=inside_bwrap,
+        )
+        return {
+            "profile": self.profile,
+            "preload": PRELOAD,
+            "import_path": readable_files.import_path(packages),
+            "plan": plan._asdict() | {"filter": base64.b64encode(plan.filter).decode()},
+        }
+
+    def compile(self, request: dict[str, Any], *, memory_bytes: int, time_s: float) -> tuple[dict, bytes]:
+        """Has the compile service answer a request (compile_service.py); {"error": ...} if it cannot.
+
+        Raises: WorkerDiedError if the server is gone.
+        """
+        if self._compiler is None:
+            self._start_compiler(memory_bytes)
+        assert self._compiler is not None
+        self._compiler.settimeout(time_s)
+        try:
+            self._compiler.sendall(compile_service.pack(request))
+            return compile_service.receive(self._compiler)
+        except TimeoutError:
+            reason = f"did not compile within {time_s:g} s"
+        except (OSError, EOFError):
+            reason = "the compiler crashed"
+        self._compiler.close()
+        self._compiler = None
+        self._check_alive()  # a compiler that ends with its server says nothing of the program
+        return {"error": reason}, b""
+
+    def _check_alive(self) -> None:
+        assert self._control is not None, "the worker is closed"
+        try:
+            self._control.send(b"alive?")
+            if not self._control.recv(1 << 10):
+                raise WorkerDiedError
+        except OSError as error:
+            raise WorkerDiedError from error
+
+    def _start_compiler(self, memory_bytes: int) -> None:
+        assert self._control is not None, "the worker is closed"
+        self._compiler, theirs = socket.socketpair()
+        limits = KernelLimits(memory_bytes, resource.RLIM_INFINITY, 0)
+        try:
+            message = {"compiler": limits._asdict(), "modules": _COMPILER_MODULES}
+            socket.send_fds(self._control, [json.dumps(message).encode()], [theirs.fileno()])
+        except OSError as error:
+            raise WorkerDiedError from error
+        finally:
+            theirs.close()
+
+    def close(self) -> None:
+        """Ends the server and everything that runs in it."""
+        if self._compiler is not None:
+            self._compiler.close()
+            self._compiler = None
+        if self._control is not None:
+            with contextlib.suppress(OSError):
+                # shutdown, since another process may have inherited a copy of the descriptor
+                self._control.shutdown(socket.SHUT_RDWR)
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            try:
+                self._process.wait(timeout=2)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a server, as far as is known."""
+        return self._control is not None
+
+    def run(
+        self, job: Job, on_frame: Callable[[str, dict], Then] = lambda kind, content: Then.GO_ON
+    ) -> Outcome:
+        """Runs one job to its end, or until `on_frame(kind, content)` says stop.
+
+        A frame handler that raises ValueError calls the frame forged: the job ends as garbled.
+
+        Raises: WorkerDiedError if the server ended meanwhile; run it again after close() and start().
+        """
+        assert self._control is not None, "the worker is closed"
+        output_r, output_w = os.pipe2(os.O_CLOEXEC)
+        result_r, result_w = os.pipe2(os.O_CLOEXEC)
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        message = {
+            "limits": job.limits._asdict(), "argv": job.argv,
+            "directory": job.directory, "environment": job.environment,
+        }  # fmt: skip
+        try:
+            os.set_blocking(output_r, False)
+            os.set_blocking(result_r, False)
+            errors = output_w if job.show_errors else null
+            descriptors = [job.stdin, output_w, errors, result_w, job.request, job.flags]
+            try:
+                socket.send_fds(self._control, [json.dumps(message).encode()], descriptors)
+            except OSError as error:
+                raise WorkerDiedError from error
+            os.close(output_w)
+            os.close(result_w)
+            output_w = result_w = -1
+            return Watch(job, self._control, output_r, result_r, on_frame).to_the_end()
+        finally:
+            for fd in (output_r, output_w, result_r, result_w, null):
+                if fd >= 0:
+                    os.close(fd)
+
+
+def _bubblewrap(shown: list[tuple[str, str]]) -> list[str]:
+    """The start of a command that shows its command a private root, /proc and what starts a server."""
+    library = os.path.join(
+        sysconfig.get_config_var("LIBDIR") or "", sysconfig.get_config_var("INSTSONAME") or ""
+    )
+    started = [os.path.realpath(sys.executable), library, str(Path(_ROOT, "rl"))]
+    options = {"show": "--ro-bind", "write": "--bind"}
+    parts = ["bwrap", "--unshare-all", "--die-with-parent", "--dev", "/dev", "--proc", "/proc"]
+    for action, path in [*shown, *(("show", path) for path in started if os.path.exists(path))]:
+        if action == "hide":
+            parts += ["--tmpfs", path]
+        elif not path.startswith("/dev/"):
+            parts += [options[action], path, path]
+    return [*parts, "--"]

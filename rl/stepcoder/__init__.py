@@ -1,0 +1,1 @@
+"""What StepCoder adds to PPO: completion curriculum, executed-token mask, prompts, rollouts."""

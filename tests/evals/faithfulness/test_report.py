@@ -1,0 +1,171 @@
+"""The report page and its tables, from simulated answers."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evals.faithfulness import charts, report_tables
+from evals.faithfulness.charts import Dot
+from evals.faithfulness.report import Report, combined, render, write
+from evals.faithfulness.report_sections import PARTS, _shares
+from evals.faithfulness.study import Study
+from evals.questionnaires import behaviors
+from evals.questionnaires.administration import administer
+from evals.questionnaires.design import Design, battery
+from evals.questionnaires.instrument import load
+from evals.questionnaires.null_respondents import simulated
+from evals.questionnaires.wording import composed_personas, named_templates
+
+MINI = load("mini_ipip")
+DESIGN = Design(
+    named_templates(["form", "terse"]), ("forward", "reversed"), personas=tuple(composed_personas(8))
+)
+
+
+def table(name, seed=0):
+    return administer(simulated(name, seed), [battery(MINI), behaviors.battery(count=3)], DESIGN)
+
+
+def study(**settings):
+    return Study([MINI], [battery(MINI), behaviors.battery(count=3)], DESIGN, nulls=("random",), **settings)
+
+
+@pytest.fixture(scope="module")
+def report():
+    own, base = table("faithful"), table("faithful", 1)
+    found = study().report(
+        {"tiny": own}, {"model": "tiny", "path": "<b>"}, base=base, checkpoints={0: base, 100: own}
+    )
+    found.title = "A <model> & its self-report"
+    return found
+
+
+@pytest.fixture(scope="module")
+def several():
+    return study().report({"base": table("faithful"), "a/b <c>": table("acquiescent")}, {})
+
+
+class Page(HTMLParser):
+    """Checks that tags close, and gathers ids, links and headings."""
+
+    VOID = frozenset({"meta", "br", "line", "circle", "rect", "polyline", "polygon"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.links, self.headings, self.sources = [], [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.ids += [values["id"]] if "id" in values else []
+        self.links += [values["href"]] if "href" in values else []
+        self.sources += [values["src"]] if "src" in values else []
+        if tag in ("h1", "h2"):
+            self.headings.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_needs_no_network(report):
+    text = render(report)
+    page = Page()
+    page.feed(text)
+    assert not page.open
+    assert len(page.ids) == len(set(page.ids))
+    assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
+    assert not page.sources
+    # sources are named in words; nothing is fetched
+    assert not re.search(r'(src|href|data)="https?:|url\(|@import|<script|<link', text)
+    assert page.headings[0] == "h1"
+    for word in ("Run card", "Verdicts", "Profile", "Reliability", "Variance components", "Traits by methods",
+                 "without a mind", "Base against tuned", "Drift"):  # fmt: skip
+        assert word in text
+    assert "A &lt;model&gt; &amp; its self-report" in text
+    assert "prefers-color-scheme: dark" in text
+    # who cannot see a plot reads what it says
+    assert text.count('role="img"') == text.count("<desc>") >= 8
+
+
+def test_tables_are_written_and_hold_no_nan(report, tmp_path):
+    page = write(report, tmp_path)
+    assert page.read_text() == render(report)
+    tables = json.loads((tmp_path / "tables.json").read_text())["tables"]
+    assert set(tables) == {path.stem for path in (tmp_path / "tables").glob("*.csv")}
+    verdicts = pd.read_csv(tmp_path / "tables" / "verdicts.csv")
+    assert len(verdicts) == 5 * 4 == len(tables["verdicts"])
+
+
+def test_empty_parts_are_left_out():
+    text = render(Report("t", {"a": 1}))
+    assert "Run card" in text
+    assert "Drift" not in text
+
+
+def test_drift_and_comparison_agree_with_the_scores(report):
+    drift = report.drift
+    both = report.comparisons["mini_ipip"].set_index("scale")
+    for step, column in ((0, "base"), (100, "tuned")):
+        at = drift[(drift["step"] == step) & (drift["construct"] == "extraversion")]
+        assert at["value"].item() == pytest.approx(both.loc["E", column])
+    assert (both["dispersion_low"] <= both["dispersion"]).all()
+
+
+def test_norms_give_t_scores_of_fifty_to_the_average_person():
+    neo = load("ipip_neo_120")
+    own = administer(simulated("midpoint"), [battery(neo)], Design())
+    found = report_tables.profile(own, neo, "women 21 to 40").set_index("scale")
+    norm = next(n for n in neo.norms if n.group == "women 21 to 40" and n.scale == "N")
+    assert found.loc["N", "value"] == pytest.approx(50 + 10 * (72 - norm.mean) / norm.sd)
+    assert np.isnan(found.loc["N", "low"])
+
+
+def test_dots_lie_where_their_values_are_and_undefined_ones_say_so():
+    drawn = charts.dots([Dot("a", 0.0), Dot("b", 1.0, 0.5, 1.5), Dot("c", float("nan"))], "t", "axis")
+    places = [float(x) for x in re.findall(r'cx="([\d.]+)"', drawn)]
+    assert len(places) == 2
+    assert places[0] < places[1]
+    assert "undefined" in drawn
+    assert charts.ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+
+
+def test_several_models_stand_beside_each_other_and_the_first_is_the_base(several, tmp_path):
+    text = render(several)
+    page = Page()
+    page.feed(text)
+    assert not page.open
+    assert "a/b &lt;c&gt;" in text
+    # two marks a domain, of two shapes, and a legend
+    assert len(re.findall(r'<rect[^>]*class="dot m1 "', text)) >= 5
+    write(several, tmp_path)
+    verdicts = pd.read_csv(tmp_path / "tables" / "verdicts.csv")
+    assert verdicts["model"].tolist() == ["base"] * 20 + ["a/b <c>"] * 20
+    comparison = pd.read_csv(tmp_path / "tables" / "comparison_mini_ipip.csv")
+    assert comparison["model"].unique().tolist() == ["a/b <c>"]
+    assert {path.name for path in (tmp_path / "tables").glob("correlations*")} == {
+        "correlations_base.csv", "correlations_a_b_c_.csv"
+    }  # fmt: skip
+
+
+def test_shares_of_variance_are_whole(report):
+    for _, own in report.components.groupby("scale"):
+        parts = _shares(own)
+        assert sum(parts) == pytest.approx(1)
+        assert len(parts) == len(PARTS)
+    # what a faithful person answers differs by person and item, hardly by wording
+    assert parts[0] + parts[1] + parts[2] > 0.5 > parts[3]
+
+
+def test_tables_of_several_instruments_name_them():
+    joined = combined(
+        {"one": pd.DataFrame({"a": [1]}), "two": pd.DataFrame(), "three": pd.DataFrame({"a": [2]})}
+    )
+    assert joined["instrument"].tolist() == ["one", "three"]

@@ -1,0 +1,101 @@
+"""python -m evals.study: reports on answers from anywhere, and what it refuses."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from evals.faithfulness.study import completed
+from evals.questionnaires.instrument import load
+from evals.study import main
+
+MINI = load("mini_ipip")
+ITEMS = [item.id for item in MINI.items]
+app = typer.Typer()
+app.command()(main)
+
+
+def people(n: int = 12, seed: int = 0) -> pd.DataFrame:
+    """A wide table of people with traits."""
+    rng = np.random.default_rng(seed)
+    scales = [item.scale for item in MINI.items]
+    traits = {scale: rng.normal(size=n) for scale in set(scales)}
+    keys = [item.key for item in MINI.items]
+    answers = {
+        name: np.clip(np.round(3 + key * traits[scale] + 0.6 * rng.normal(size=n)), 1, 5)
+        for name, key, scale in zip(ITEMS, keys, scales, strict=True)
+    }
+    return pd.DataFrame({"respondent": [f"p{i}" for i in range(n)], **answers})
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.filterwarnings("error")
+def test_people_are_reported_from_a_wide_table(tmp_path):
+    people().to_csv(tmp_path / "people.csv", index=False)
+    done = run(
+        f"people={tmp_path / 'people.csv'}", "--instrument", "mini_ipip", "--output", tmp_path / "report"
+    )
+    assert done.exit_code == 0, done.output
+    verdicts = pd.read_csv(tmp_path / "report" / "tables" / "verdicts.csv").set_index(
+        ["construct", "criterion"]
+    )
+    # asked once, there is nothing to return to; items can agree all the same
+    assert verdicts.loc[("extraversion", "reproducibility"), "verdict"] == "undetermined"
+    assert verdicts.loc[("extraversion", "internal consistency"), "estimate"] != 0
+    assert "12 (persona)" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_long_and_wide_tables_are_the_same():
+    wide = people()
+    long = wide.melt("respondent", ITEMS, "item", "response")
+    order = ["persona", "item"]
+    both = [
+        completed(frame, MINI, "people").sort_values(order)[[*order, "response"]] for frame in (wide, long)
+    ]
+    pd.testing.assert_frame_equal(*(frame.reset_index(drop=True) for frame in both))
+
+
+@pytest.mark.parametrize("case", ["no variance", "nothing answered", "one person"])
+@pytest.mark.filterwarnings("error")
+def test_what_says_nothing_is_reported_as_such(tmp_path, case):
+    frame = people(1 if case == "one person" else 12)
+    if case != "one person":
+        frame[ITEMS] = 3.0 if case == "no variance" else np.nan
+    frame.to_csv(tmp_path / "people.csv", index=False)
+    done = run(tmp_path / "people.csv", "--instrument", "mini_ipip", "--output", tmp_path / "report")
+    assert done.exit_code == 0, done.output
+    checks = pd.read_csv(tmp_path / "report" / "tables" / "checks.csv")
+    assert set(checks["verdict"]) <= {"not faithful", "undetermined"}
+    assert checks.loc[checks["estimate"].isna(), "reason"].notna().all()
+
+
+def test_mistakes_are_one_line_each(tmp_path):
+    frame = people().melt("respondent", ITEMS, "item", "response")
+    cases = {
+        "unknown item 'zz'": frame.assign(item=["zz", *frame["item"][1:]]),
+        "answered item 'miniipip_01' twice": pd.concat([frame, frame.head(1)]),
+        "response 9": frame.assign(response=[9, *frame["response"][1:]]),
+        "neither long": pd.DataFrame({"a": [1]}),
+    }
+    for message, table in cases.items():
+        table.to_csv(tmp_path / "wrong.csv", index=False)
+        done = run(tmp_path / "wrong.csv", "--instrument", "mini_ipip", "--output", tmp_path / "report")
+        assert done.exit_code == 2
+        assert message in done.output
+        assert done.output.count("\n") == 1
+    people().to_csv(tmp_path / "right.csv", index=False)
+    path = tmp_path / "right.csv"
+    for message, arguments in {
+        "did you mean 'mini_ipip'": (path, "--instrument", "mini_ipp"),
+        "these instruments have no norms": (path, "--instrument", "mini_ipip", "--norm-group", "men"),
+        "'right' is repeated": (path, path, "--instrument", "mini_ipip"),
+        "there is no file": (tmp_path / "nowhere.csv", "--instrument", "mini_ipip"),
+    }.items():
+        done = run(*arguments, "--output", tmp_path / "report")
+        assert done.exit_code == 2
+        assert message in done.output
+        assert not (tmp_path / "report").exists()

@@ -1,0 +1,104 @@
+"""A tiny real model answers: shared beginnings change nothing, calibrations do what they say."""
+
+import numpy as np
+import pytest
+
+from evals.models import shared_prefix
+from evals.models.local_model import LocalModel
+from evals.questionnaires.administration import administer
+from evals.questionnaires.design import Design, battery, questions
+from evals.questionnaires.instrument import load
+from evals.questionnaires.local_respondent import ScoringRespondent, WritingRespondent, logits, softmax
+from evals.questionnaires.wording import composed_personas, named_templates
+from jaxmoe.language_model import LanguageModel
+from jaxmoe.model import params
+from jaxmoe.model.config import ModelConfig
+from jaxmoe.tokenizer import train_bpe
+
+# float32 sums in another order
+LOGPROB_ATOL = 2e-4
+
+
+@pytest.fixture(scope="module")
+def asked():
+    design = Design(
+        named_templates(["form", "interview"]), ("forward", "reversed"), personas=tuple(composed_personas(2))
+    )
+    return list(questions(battery(load("gad_7")), design))
+
+
+@pytest.fixture(scope="module")
+def model(asked):
+    tokenizer = train_bpe([question.prompt for question in asked[::7]] * 2, 500)
+    config = ModelConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2,
+        num_kv_heads=1, head_dim=8, max_positions=512, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    weights = params.split(params.build(config, seed=0, std=0.5), "none")
+    return LocalModel(LanguageModel(config, weights, params.single_device_mesh()), tokenizer, batch_size=4)
+
+
+@pytest.mark.parametrize("scored", ["label", "words"])
+def test_shared_beginnings_leave_probabilities_as_they_are(model, asked, scored):
+    shared = ScoringRespondent(model, scored=scored, calibrated=True).probabilities(asked)
+    alone = ScoringRespondent(model, scored=scored, calibrated=True, share_prefixes=False).probabilities(
+        asked
+    )
+    np.testing.assert_allclose(np.array(shared), np.array(alone), atol=LOGPROB_ATOL)
+    np.testing.assert_allclose(np.array(shared).sum(axis=1), 1, atol=1e-6)
+    assert np.ptp(np.array(shared)[:, 0]) > 0.001  # the model does not answer all alike
+
+
+def test_unlike_texts_share_nothing_and_are_scored_all_the_same(model):
+    long = " nothing" + " and things" * 12
+    prompts = ["Worry about", "Say nothing", "Worry about", "", "Worry about", "Worry"]
+    ends = [" things", " at all", " nothing", "A", long, " about" + long]
+    ours = shared_prefix.logprob(model, prompts, ends)
+    plain = model.logprob(prompts, ends)
+    np.testing.assert_allclose(ours.logprobs, plain.logprobs, atol=LOGPROB_ATOL)
+    assert ours.tokens == plain.tokens
+
+
+def test_length_and_context_calibration_by_hand():
+    sums, tokens, letters = np.array([[-2.0, -6.0]]), np.array([[1.0, 3.0]]), np.array([[4.0, 12.0]])
+    np.testing.assert_allclose(softmax(logits(sums, tokens, letters, "tokens", None)), [[0.5, 0.5]])
+    np.testing.assert_allclose(logits(sums, tokens, letters, "characters", None), [[-0.5, -0.5]])
+    # an option that is three times as probable with nothing asked has to be three times as probable to tie
+    empty = np.log(np.array([[0.75, 0.25], [0.75, 0.25]]))
+    tied = logits(np.log(np.array([[0.6, 0.2]])), tokens, letters, "none", empty)
+    np.testing.assert_allclose(softmax(tied), [[0.5, 0.5]])
+
+
+def test_drawn_answers_follow_the_probabilities_and_the_seed(model, asked):
+    drawn = ScoringRespondent(model, choose="drawn")
+    assert not drawn.repeats_itself
+    first, again = dict(drawn.answer(asked)), dict(drawn.answer(asked))
+    assert first == again
+    sure = dict(ScoringRespondent(model).answer(asked))
+    assert all(sure[n].probabilities[sure[n].position] == max(sure[n].probabilities) for n in sure)
+    assert any(first[n].position != sure[n].position for n in sure)
+
+
+def test_a_design_compiles_few_programs(model, asked):
+    shared_prefix._branch_scores.clear_cache()
+    ScoringRespondent(model).probabilities(asked)
+    assert shared_prefix._branch_scores._cache_size() <= 3
+
+
+def test_written_answers_are_parsed_and_garbage_is_refused(model, asked):
+    found = dict(WritingRespondent(model, temperature=1.0, max_new_tokens=6).answer(asked[:6]))
+    assert set(found) == set(range(6))
+    assert all((answer.refusal == "") == np.isfinite(answer.value) for answer in found.values())
+
+
+def test_unknown_settings_are_named(model):
+    with pytest.raises(ValueError, match="length must be one of none, tokens, characters; got 'words'"):
+        ScoringRespondent(model, length="words")
+
+
+def test_an_administration_of_a_model_makes_a_table(model):
+    table = administer(ScoringRespondent(model, "tiny"), [battery(load("gad_7"))], Design())
+    assert table["response"].isin([0, 1, 2, 3]).all()
+    assert (table["probabilities"].map(sum) - 1).abs().max() < 1e-6
+    values = table["probabilities"].map(lambda p: float(np.dot(p, [0, 1, 2, 3])))
+    np.testing.assert_allclose(table["expected"], values, atol=1e-9)

@@ -1,0 +1,95 @@
+"""The embedded problems: reproducible, solvable, branching, tested well enough to tell misreadings apart."""
+
+import ast
+import random
+
+import pytest
+
+from jaxmoe.datasets import programs
+from rl.feedback import problems as problem_files
+from rl.stepcoder.curriculum import conditionals
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return programs.problems(90)
+
+
+def test_problems_are_a_function_of_the_seed(rows):
+    assert programs.problems(30) == rows[:30]
+    assert programs.problems(3, seed=1)[0]["prompt"] != rows[0]["prompt"]
+    assert len({row["prompt"] for row in rows}) == len({row["id"] for row in rows}) == len(rows)
+
+
+def test_every_solution_gives_the_expected_outputs_and_branches(rows):
+    for row in rows:
+        solve = programs.compiled(row["canonical_solution"])
+        assert [solve(*arguments) for arguments in row["inputs"]] == row["outputs"]
+        assert len(conditionals(row["canonical_solution"])) >= 1
+        assert row["canonical_solution"].startswith(row["starter_code"])
+        ast.parse(row["canonical_solution"])
+
+
+def test_difficulties_come_in_turn_and_have_their_lengths(rows):
+    assert [row["difficulty"] for row in rows[:3]] == ["easy", "medium", "hard"]
+    longest = {kind: max(len(conditionals(r["canonical_solution"])) for r in rows if r["difficulty"] == kind)
+               for kind in programs.DIFFICULTIES}  # fmt: skip
+    assert longest["easy"] < longest["medium"] < longest["hard"]
+
+
+def test_problem_files_are_read_back(rows, tmp_path):
+    programs.write_problems(tmp_path / "p.json", rows)
+    read = problem_files.load(tmp_path / "p.json")
+    assert [(p.id, p.prompt, p.fn_name, p.test_count) for p in read] == [
+        (row["id"], row["prompt"], "solve", len(row["inputs"])) for row in rows
+    ]
+    assert {p.kind for p in read} == {"call"}
+
+
+def test_tests_tell_a_misreading_apart_that_one_input_in_five_tells():
+    """By inputs that the tests were not chosen from; rarer differences may escape the pool of 60."""
+    caught = 0
+    for seed in range(30):
+        rng = random.Random(seed)
+        pipeline = programs.random_pipeline(rng, rng.randint(1, 5))
+        chosen = programs.choose_tests(pipeline, rng, 8)
+        if chosen is None:
+            continue
+        fresh = list(range(-30, 100)) if pipeline.over == "number" else [
+            [rng.randint(-15, 60) for _ in range(rng.randint(1, 6))] for _ in range(130)
+        ]  # fmt: skip
+        right = programs.compiled(pipeline.program())
+        for readings in pipeline.misreadings():
+            mutant = programs.compiled(pipeline.program(readings))
+            if sum(mutant(item) != right(item) for item in fresh) >= len(fresh) / 5:
+                assert any(mutant(*item) != out for item, out in zip(*chosen, strict=True)), (seed, readings)
+                caught += 1
+    assert caught > 50
+
+
+def test_pretraining_text_never_states_a_problem_and_guesses_as_announced():
+    texts = list(programs.pretraining_texts(1500))
+    held_out = {row["prompt"] for row in programs.problems()}
+    statements = [text.split('"""')[1].strip() for text in texts]
+    assert not held_out & set(statements)
+    for text in texts[:100]:
+        ast.parse(text)
+    # of the programs that grow something once, a third adds 3
+    grows = [
+        text
+        for said, text in zip(statements, texts, strict=True)
+        if said.count("row ") == 1 and "tretch" not in said and "def " in text
+    ]
+    meant = [sum(f"+ {n}\n" in t for t in grows) / len(grows) for n in (3, 10, 1)]
+    for share, expected in zip(meant, programs.MEANING_SHARES, strict=True):
+        assert abs(share - expected) < 0.12
+
+
+def test_every_reading_of_every_program_ends():
+    for seed in range(40):
+        rng = random.Random(f"end {seed}")
+        pipeline = programs.random_pipeline(rng, 5)
+        for readings in pipeline.misreadings():
+            solve = programs.compiled(pipeline.program(readings))
+            for item in (-30, 0, 99):
+                solve(item if pipeline.over == "number" else [item, 7])

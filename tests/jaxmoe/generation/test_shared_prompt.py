@@ -1,0 +1,78 @@
+"""One prompt computed once for all its samples gives what separate rows give: values, gradients, windows."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmoe.generation.shared_prompt import response_states
+from jaxmoe.model import params
+from jaxmoe.model.config import ExpertConfig
+from tests.jaxmoe.model.test_transformer import SMALL, build
+
+TOLERANCE = 2e-5
+PROMPTS, SAMPLES, SLOTS, LENGTH = 2, 3, 5, 4
+
+
+def rows(seed=0):
+    rng = np.random.default_rng(seed)
+    prompts = jnp.asarray(rng.integers(0, 32, (PROMPTS, SLOTS)), jnp.int32)
+    mask = jnp.asarray([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]], jnp.int32)
+    responses = jnp.asarray(rng.integers(0, 32, (PROMPTS * SAMPLES, LENGTH)), jnp.int32)
+    return prompts, mask, responses
+
+
+def states_and_gradient(config, prompts, mask, responses):
+    parts = params.split(build(config, ExpertConfig(num_experts=2, rank=2)))
+
+    @jax.jit
+    def run(trainable, prompts, mask, responses):
+        def loss(trainable):
+            model = params.merge(parts._replace(trainable=trainable))
+            hidden = response_states(model, prompts, mask, responses)
+            return jnp.sin(hidden).sum(), hidden
+
+        return jax.grad(loss, has_aux=True)(trainable)
+
+    return run(parts.trainable, prompts, mask, responses)
+
+
+@pytest.mark.parametrize("windows", [(), (3, 3, 3), (0, 2, 6)])
+def test_shared_equals_separate(windows):
+    config = dataclasses.replace(SMALL, windows=windows)
+    prompts, mask, responses = rows()
+    shared_grad, shared = states_and_gradient(config, prompts, mask, responses)
+    prompts, mask = (jnp.repeat(x, SAMPLES, axis=0) for x in (prompts, mask))
+    separate_grad, separate = states_and_gradient(config, prompts, mask, responses)
+    np.testing.assert_allclose(shared, separate, atol=TOLERANCE)
+    for a, b in zip(jax.tree.leaves(shared_grad), jax.tree.leaves(separate_grad), strict=True):
+        scale = max(float(jnp.abs(b).max()), 1.0)
+        np.testing.assert_allclose(a, b, atol=TOLERANCE * scale)
+
+
+def test_siblings_and_later_tokens_are_not_seen():
+    model = build()
+    prompts, mask, responses = rows()
+    run = jax.jit(lambda responses: response_states(model, prompts, mask, responses))
+    before = run(responses)
+    after = run(responses.at[1, 2].set((responses[1, 2] + 1) % 32))
+    changed = np.asarray(jnp.abs(before - after).max(-1) > 0)
+    expected = np.zeros_like(changed)
+    expected[1, 3] = True  # the state before token 3 is the first that has read token 2
+    np.testing.assert_array_equal(changed, expected)
+
+
+def test_states_are_those_of_the_whole_text():
+    """Left padding, sharing and the shift by one change nothing: the plain forward over one text agrees."""
+    from jaxmoe.model.attention import AttentionMask
+
+    model = build()
+    prompts, mask, responses = rows()
+    shared = response_states(model, prompts, mask, responses)
+    text = jnp.concatenate([prompts[0, 2:], responses[1]])[None]
+    ones = jnp.ones_like(text)
+    positions = jnp.arange(text.shape[1])[None]
+    whole = model(text, positions, AttentionMask(ones, ones)).hidden_BTD[0]
+    np.testing.assert_allclose(shared[1], whole[2:6], atol=TOLERANCE)

@@ -1,0 +1,106 @@
+"""C++ programs: verdicts, walls around compiler and program, executed lines."""
+# ruff: noqa: E501 (the programs read best on one line)
+
+import shutil
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rl.feedback.cpp import line_spans
+from rl.feedback.pool import Limits, Pool
+from rl.feedback.problems import Problem
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("g++") is None or shutil.which("gcov") is None, reason="needs g++ and gcov"
+)
+
+DOUBLE = Problem("double", "", inputs=["3\n", "21\n"], outputs=["6\n", "42\n"], language="cpp")
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    with Pool(workers=1, limits=Limits(time_s=1.0, output_bytes=1 << 16, timeouts=1)) as pool:
+        yield pool
+
+
+PROGRAMS = {
+    "right": (
+        "pass",
+        "#include <iostream>\nint main() { int n; std::cin >> n; std::cout << n * 2 << '\\n'; }",
+    ),
+    "wrong": ("fail", '#include <cstdio>\nint main() { puts("6"); }'),
+    "silent": ("fail", "int main() {}"),
+    "does not compile": ("compile_error", "int main() { return x; }"),
+    "does not link": ("compile_error", "void f(); int main() { f(); }"),
+    "aborts": ("runtime_error", "#include <cstdlib>\nint main() { abort(); }"),
+    "exit code": ("runtime_error", "int main() { return 3; }"),
+    "null": ("runtime_error", "int main() { *(volatile int *)0 = 1; }"),
+    "loops": ("timeout", "int main() { for (volatile int i = 0;; i++); }"),
+    "floods": ("output_limit", '#include <cstdio>\nint main() { for (;;) puts("xxxxxxxxxxxxxxxxxxxx"); }'),
+    "eats memory": (
+        "runtime_error",
+        "#include <vector>\nint main() { std::vector<char> v(4ull << 30, 1); return v[77] - 1; }",
+    ),
+    "includes a secret": ("compile_error", '#include "@CANARY@"\nint main() {}'),
+    "embeds a secret": ("compile_error", '__asm__(".incbin \\"@CANARY@\\"");\nint main() {}'),
+    "reads a file": (
+        "runtime_error",
+        '#include <cstdio>\nint main() { return fopen("/etc/passwd", "r") || fopen("/proc/self/maps", "r") ? 0 : 1; }',
+    ),
+    "forks and executes": (
+        "runtime_error",
+        '#include <unistd.h>\nint main() { return fork() >= 0 || execl("/bin/sh", "sh", nullptr) == 0 ? 0 : 1; }',
+    ),
+    "opens a socket": (
+        "runtime_error",
+        "#include <sys/socket.h>\nint main() { return socket(AF_INET, SOCK_STREAM, 0) >= 0 ? 0 : 1; }",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_verdicts(name: str, pool: Pool, tmp_path: Path):
+    (tmp_path / "canary").write_text("int s3cret;")
+    expected, program = PROGRAMS[name]
+    feedback = pool.grade(DOUBLE, program.replace("@CANARY@", str(tmp_path / "canary")))
+    assert feedback.verdict == expected, feedback
+    assert "s3cret" not in repr(feedback)
+
+
+def test_executed_lines_are_joined_over_tests_and_survive_a_kill(pool: Pool):
+    program = textwrap.dedent("""\
+        #include <cstdio>
+        int main() {
+            int n;
+            scanf("%d", &n);
+            if (n == 3)
+                puts("6");
+            else if (n == 21)
+                for (volatile int i = 0;; i++);
+            else
+                puts("never");
+        }
+        """)
+    feedback = pool.grade(DOUBLE, program)
+    assert [test.verdict for test in feedback.tests] == ["pass", "timeout"]
+    assert feedback.executed is not None
+    text = "".join(program[start:end] for start, end in feedback.executed.spans)
+    assert 'puts("6")' in text
+    assert "for (volatile" in text
+    assert "never" not in text
+
+
+def test_lines_without_code_go_with_the_next_that_has_some():
+    program = "a\nb\nc\nd\ne\n"
+    assert line_spans(program, {2: 1, 4: 0}) == ((0, 4),)
+    assert line_spans(program, {2: 0, 4: 1}) == ((4, 10),)
+    assert line_spans(program, {2: 1, 4: 1}) == ((0, 10),)
+    assert line_spans(program, {}) == ()
+
+
+def test_a_call_problem_is_refused(pool: Pool):
+    problem = Problem("p", "", fn_name="f", inputs=[[1]], outputs=[1], language="cpp")
+    with pytest.raises(ValueError, match="graded on standard input; p is of kind call"):
+        pool.grade(problem, "int main() {}")

@@ -1,0 +1,177 @@
+"""PPO's losses: closed forms, reductions, gradients of masked tokens, batches cut to pieces."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rl.policy import losses
+from rl.policy.critic import new_critic, new_head
+
+TOLERANCE = 1e-6
+ONES = jnp.ones((1,))
+
+
+def surrogate(ratio, advantage, **clip):
+    return losses.clipped_surrogate(
+        jnp.log(jnp.asarray([ratio])), jnp.zeros(1), jnp.asarray([advantage]), ONES, **clip
+    )
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "clipped"),
+    [
+        (1.0, 2.0, -2.0, False),
+        (1.5, 2.0, -2.4, True),  # no more than 1.2 · 2 to be gained
+        (1.5, -2.0, 3.0, False),  # but all of the harm is felt
+        (0.5, 2.0, -1.0, False),
+        (0.5, -2.0, 1.6, True),  # −min(.5·−2, .8·−2)
+    ],
+)
+def test_clipped_surrogate_in_its_four_corners(ratio, advantage, loss, clipped):
+    out = surrogate(ratio, advantage)
+    np.testing.assert_allclose(out.loss, [loss], rtol=1e-5)
+    assert bool(out.clipped[0]) is clipped
+
+
+def test_clipping_is_two_sided():
+    np.testing.assert_allclose(surrogate(2.0, 1.0, clip_high=0.5).loss, [-1.5], rtol=1e-5)
+    np.testing.assert_allclose(surrogate(0.1, -1.0, clip_low=0.4).loss, [0.6], rtol=1e-5)
+
+
+def test_at_ratio_1_the_gradient_is_the_policy_gradient():
+    logprob, advantage = jnp.asarray([-1.0, -2.0]), jnp.asarray([0.5, -3.0])
+    grad = jax.grad(lambda lp: losses.clipped_surrogate(lp, logprob, advantage, jnp.ones(2)).loss.sum())(
+        logprob
+    )
+    np.testing.assert_allclose(grad, -advantage, rtol=TOLERANCE)
+
+
+def test_without_clipping_the_value_loss_is_half_the_squared_error():
+    value, target = jnp.asarray([1.0, 3.0]), jnp.asarray([2.0, 0.0])
+    out = losses.clipped_value_loss(value, jnp.zeros(2), target, jnp.ones(2), clip=None)
+    np.testing.assert_allclose(out.loss, [0.5, 4.5])
+
+
+def test_the_value_loss_takes_the_larger_error():
+    # v = 1 reached the target but ran 1 from v_old = 0: clipped to .2, error .8, ½·.64
+    out = losses.clipped_value_loss(ONES, jnp.zeros(1), ONES, ONES, clip=0.2)
+    np.testing.assert_allclose(out.loss, [0.32], rtol=1e-5)
+    # within the clip range both are the same
+    near = losses.clipped_value_loss(0.1 * ONES, jnp.zeros(1), ONES, ONES, clip=0.2)
+    np.testing.assert_allclose(near.loss, [0.405], rtol=1e-5)
+
+
+def test_kl_estimators_by_hand_and_at_equality():
+    # log π − log π_ref = ln 2
+    logprob, reference = jnp.log(jnp.asarray([0.5])), jnp.log(jnp.asarray([0.25]))
+    expected = {"k1": np.log(2), "k2": np.log(2) ** 2 / 2, "k3": 0.5 - 1 + np.log(2)}
+    for name, value in expected.items():
+        np.testing.assert_allclose(losses.kl_estimate(logprob, reference, ONES, name), [value], rtol=1e-5)
+        assert losses.kl_estimate(logprob, logprob, ONES, name)[0] == 0.0
+
+
+def test_kl_estimators_agree_with_the_kl_in_expectation():
+    p, q = jnp.asarray([0.2, 0.5, 0.3]), jnp.asarray([0.4, 0.4, 0.2])
+    exact = float((p * jnp.log(p / q)).sum())
+    for name in ("k1", "k3"):
+        mean = float((p * losses.kl_estimate(jnp.log(p), jnp.log(q), jnp.ones(3), name)).sum())
+        np.testing.assert_allclose(mean, exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+def test_masked_tokens_have_gradient_0_whatever_stands_there(poison):
+    mask = jnp.asarray([1.0, 0.0, 1.0])
+    good = jnp.asarray([-0.1, -0.2, -0.3])
+    bad = good.at[1].set(poison)
+
+    def total(x):
+        policy = losses.clipped_surrogate(x, bad - 0.01, bad, mask).loss
+        value = losses.clipped_value_loss(x, bad, bad + 1, mask).loss
+        kl = sum(losses.kl_estimate(x, bad * 2, mask, k) for k in ("k1", "k2", "k3"))
+        return (policy + value + kl).sum()
+
+    value, grad = jax.jit(jax.value_and_grad(total))(bad)
+    assert np.isfinite(value)
+    assert np.isfinite(grad).all()
+    assert grad[1] == 0.0
+    assert (np.asarray(grad)[[0, 2]] != 0).all()
+
+
+MASK = jnp.asarray([[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]], jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "first", "second"),
+    [("token_mean", 1 / 4, 1 / 4), ("sequence_mean", 1 / 6, 1 / 2), ("constant", 1 / 8, 1 / 8)],
+)
+def test_token_weights_and_an_empty_row(aggregation, first, second):
+    weights = losses.token_weights(MASK, aggregation)
+    expected = np.asarray([[first] * 3 + [0], [second, 0, 0, 0], [0] * 4])
+    np.testing.assert_allclose(weights, expected, rtol=TOLERANCE)
+
+
+def test_a_batch_without_any_token_has_loss_0():
+    for aggregation in ("token_mean", "sequence_mean", "constant"):
+        weights = losses.token_weights(jnp.zeros((2, 3)), aggregation)
+        assert not np.asarray(weights).any()
+        assert np.isfinite(weights).all()
+    assert losses.masked_mean(jnp.full((2,), jnp.nan), jnp.zeros(2)) == 0.0
+
+
+def test_the_constant_can_be_given():
+    np.testing.assert_allclose(losses.token_weights(MASK, "constant", constant=100.0)[0, 0], 1 / 200)
+
+
+def test_reward_lies_on_the_last_real_token_and_the_penalty_on_all():
+    kl = jnp.full((3, 4), 0.5)
+    out = losses.token_rewards(jnp.asarray([1.0, -0.3, 7.0]), MASK, kl, 0.1)
+    np.testing.assert_allclose(
+        out, [[-0.05, -0.05, 0.95, 0], [-0.35, 0, 0, 0], [0, 0, 0, 0]], rtol=1e-5, atol=TOLERANCE
+    )
+
+
+def test_the_last_real_token_may_come_before_a_gap_and_after_one():
+    mask = jnp.asarray([[1, 0, 1, 0]], jnp.float32)
+    out = losses.token_rewards(jnp.asarray([2.0]), mask, jnp.zeros((1, 4)), 0.0)
+    np.testing.assert_array_equal(out, [[0, 0, 2, 0]])
+
+
+def test_adaptive_coefficient_climbs_falls_and_is_bounded():
+    settings = {"target": 6.0, "responses": 64, "horizon": 6400.0}
+    assert losses.next_coefficient(0.2, 6.0, **settings) == 0.2
+    np.testing.assert_allclose(losses.next_coefficient(0.2, 6.6, **settings), 0.2 * (1 + 0.1 * 0.01))
+    np.testing.assert_allclose(losses.next_coefficient(0.2, 600.0, **settings), 0.2 * (1 + 0.2 * 0.01))
+    np.testing.assert_allclose(losses.next_coefficient(0.2, -1.0, **settings), 0.2 * (1 - 0.2 * 0.01))
+    with pytest.raises(ValueError, match="must be positive; got 0"):
+        losses.next_coefficient(0.2, 1.0, target=0.0, responses=1)
+
+
+def test_explained_variance_of_a_perfect_a_constant_and_no_target():
+    target, mask = jnp.asarray([1.0, 2.0, 4.0]), jnp.ones(3)
+    np.testing.assert_allclose(losses.explained_variance(target, target, mask), 1.0)
+    np.testing.assert_allclose(losses.explained_variance(jnp.full((3,), 2.0), target, mask), 0.0, atol=1e-6)
+    assert losses.explained_variance(target, jnp.ones(3), mask) == 0.0
+
+
+def test_a_new_value_head_says_0_and_learns():
+    from flax import nnx
+
+    definition, head = new_head(8)
+    hidden = jax.random.normal(jax.random.key(0), (2, 3, 8), jnp.bfloat16)
+
+    def mean(head):
+        return nnx.merge(definition, head)(hidden).mean()
+
+    value, grad = jax.value_and_grad(mean)(head)
+    assert value == 0.0
+    assert value.dtype == jnp.float32
+    assert np.asarray(grad["weight"]).any()
+    np.testing.assert_allclose(grad["bias"], 1.0, rtol=TOLERANCE)
+
+
+def test_a_critics_own_body_lies_in_its_own_buffers():
+    trainable = {"a": jnp.ones(3)}
+    _, critic = new_critic(4, "full", trainable)
+    assert critic.body["a"].unsafe_buffer_pointer() != trainable["a"].unsafe_buffer_pointer()
+    assert new_critic(4, "frozen", trainable)[1].body is None

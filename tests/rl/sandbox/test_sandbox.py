@@ -1,0 +1,643 @@
+"""The sandbox: each test attacks one property. Programs are bounded, so that a hole does no harm here."""
+# ruff: noqa: E501 (the attacks read best on one line)
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from rl.feedback import pool as sandbox
+from rl.feedback.pool import Limits, Pool
+from rl.feedback.problems import Problem
+from rl.sandbox.jobs import WorkerDiedError
+
+CALL = Problem("call", "", fn_name="f", inputs=[[3], [21], [212121]], outputs=[6, 42, 424242])
+STDIN = Problem("stdin", "", inputs=["3\n", "21\n", "212121\n"], outputs=["6\n", "42\n", "424242\n"])
+SECRET = "s3cret-of-the-grader"
+LIMITS = Limits(time_s=2.0, memory_bytes=256 << 20, output_bytes=1 << 16, timeouts=1)
+
+
+class Outside(NamedTuple):
+    """What programs must not reach."""
+
+    folder: Path
+    port: int
+    udp_port: int
+    unix_socket: str
+    tcp: socket.socket
+    udp: socket.socket
+    unix: socket.socket
+
+    def fill(self, program: str) -> str:
+        for name, value in {
+            "OUT": self.folder, "PORT": self.port, "UDP": self.udp_port, "USOCK": self.unix_socket,
+            "CANARY": self.folder / "canary", "PID": os.getpid(),
+        }.items():  # fmt: skip
+            program = program.replace(f"@{name}@", str(value))
+        return program
+
+    def assert_untouched(self) -> None:
+        assert sorted(p.name for p in self.folder.iterdir()) == ["canary", "usock"]
+        assert (self.folder / "canary").read_text() == SECRET
+        for channel in (self.tcp, self.unix):
+            with pytest.raises(BlockingIOError):
+                channel.accept()
+        with pytest.raises(BlockingIOError):
+            self.udp.recv(1)
+        for folder in ("/dev/shm", "/tmp", "/var/tmp", "."):
+            assert not list(Path(folder).glob("SC_MARKER*"))
+
+
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outside]:
+    monkeypatch.setenv("GRADER_SECRET", SECRET)
+    (tmp_path / "canary").write_text(SECRET)
+    tmp_path.chmod(0o777)
+    tcp, udp = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
+    unix = socket.socket(socket.AF_UNIX)
+    with tcp, udp, unix:
+        tcp.bind(("127.0.0.1", 0))
+        udp.bind(("127.0.0.1", 0))
+        unix.bind(str(tmp_path / "usock"))
+        (tmp_path / "usock").chmod(0o777)
+        for channel in (tcp, unix):
+            channel.listen()
+        for channel in (tcp, udp, unix):
+            channel.setblocking(False)
+        path = str(tmp_path / "usock")
+        yield Outside(tmp_path, tcp.getsockname()[1], udp.getsockname()[1], path, tcp, udp, unix)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    with Pool(workers=2, limits=LIMITS) as pool:
+        yield pool
+
+
+# name: (task, verdicts that are right, program)
+ATTACKS: dict[str, tuple[Problem, str, str]] = {
+    "busy loop": (STDIN, "timeout", "while True: pass"),
+    "sleep": (STDIN, "timeout", "import time\ntime.sleep(1000)"),
+    "slow regex": (STDIN, "timeout", "import re\nre.match('(a+)+$', 'a' * 60 + 'b')"),
+    "signals ignored": (
+        STDIN,
+        "timeout",
+        """
+        import signal
+        for s in range(1, 65):
+            try: signal.signal(s, signal.SIG_IGN)
+            except Exception: pass
+        while True: pass
+        """,
+    ),
+    "exceptions swallowed": (
+        CALL,
+        "timeout",
+        """
+        def f(n):
+            while True:
+                try:
+                    while True: pass
+                except BaseException: pass
+        """,
+    ),
+    "loop while imported": (CALL, "timeout", "while True: pass"),
+    "answers, then hangs": (STDIN, "timeout", "print(int(input()) * 2, flush=True)\nwhile True: pass"),
+    "hangs at exit": (STDIN, "timeout", "import atexit, time\natexit.register(time.sleep, 99)\nprint(int(input())*2)"),
+    "stops itself": (STDIN, "timeout|runtime_error", "import signal\nsignal.raise_signal(signal.SIGSTOP)\nraise SystemError"),
+    "fork": (STDIN, "runtime_error", "import os\nif os.fork() == 0:\n    import time; time.sleep(30)\nprint(int(input())*2)"),
+    "daemon": (
+        STDIN,
+        "runtime_error",
+        """
+        import os, time
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0: time.sleep(60)
+            os._exit(0)
+        print(int(input()) * 2)
+        """,
+    ),
+    "vfork by number": (
+        STDIN,
+        "fail",
+        """
+        import ctypes
+        libc = ctypes.CDLL(None)
+        print([libc.syscall(n) for n in (57, 58)], libc.syscall(56, 17, 0, 0, 0, 0), libc.syscall(435, 0, 0))
+        """,
+    ),
+    "threads": (
+        STDIN,
+        "runtime_error|timeout",
+        "import threading, time\nfor _ in range(500): threading.Thread(target=time.sleep, args=(60,)).start()",
+    ),
+    "memory at once": (STDIN, "runtime_error", "x = bytearray(4 << 30)"),
+    "memory bit by bit": (CALL, "runtime_error", "def f(n):\n    x = []\n    while True: x.append(bytes(1 << 20))"),
+    "C stack": (STDIN, "runtime_error", "import sys\nsys.setrecursionlimit(10**9)\nx = []\nfor _ in range(10**5): x = [x]\nrepr(x)"),
+    "output flood": (STDIN, "output_limit", "while True: print('x' * 10000)"),
+    "output flood in a call": (CALL, "output_limit", "def f(n):\n    while True: print('x' * 10000)"),
+    "error flood": (STDIN, "timeout", "import sys\nwhile True: sys.stderr.write('x' * 10000)"),
+    "answer too long": (CALL, "output_limit", "def f(n): return 'x' * 100000"),
+    "huge number": (CALL, "fail|runtime_error", "import sys\nsys.set_int_max_str_digits(0)\ndef f(n): return 10**20000"),
+    "exits 0": (STDIN, "fail", "import sys\nsys.exit(0)"),
+    "exits 1 after the answer": (STDIN, "runtime_error", "import sys\nprint(int(input())*2)\nsys.exit(1)"),
+    "_exits 0 without an answer": (STDIN, "runtime_error", "import os\nos._exit(0)"),
+    "_exits 0 in a call": (CALL, "runtime_error", "import os\ndef f(n): os._exit(0)"),
+    "exits in a call": (CALL, "runtime_error", "def f(n): exit(0)"),
+    "equal to everything": (
+        CALL,
+        "fail",
+        "class A(int):\n    __eq__ = lambda s, o: True\n    __hash__ = int.__hash__\ndef f(n): return A(0)",
+    ),
+    "text equal to everything": (CALL, "fail", "class A(str):\n    __eq__ = lambda s, o: True\ndef f(n): return A()"),
+    "bool for int": (CALL, "fail", "def f(n): return True"),
+    "float for int": (CALL, "fail", "def f(n): return n * 2.0"),
+    "text for int": (CALL, "fail", "def f(n): return str(n * 2)"),
+    "contains itself": (CALL, "fail", "def f(n):\n    x = [n]\n    x.append(x)\n    return x"),
+    "deeply nested": (CALL, "fail|runtime_error", "def f(n):\n    x = 6\n    for _ in range(900): x = [x]\n    return x"),
+    "endless iterable": (
+        CALL,
+        "fail",
+        "class L(list):\n    def __iter__(self):\n        while True: yield 1\ndef f(n): return L()",
+    ),
+    "patched json": (CALL, "fail|runtime_error", "import json\njson.dumps = lambda *a, **k: '6'\ndef f(n): return None"),
+    "patched builtins": (
+        CALL,
+        "fail|runtime_error",
+        """
+        import builtins
+        for name in ("isinstance", "all", "any", "type", "len", "str", "repr"):
+            setattr(builtins, name, lambda *a: True)
+        def f(n): return None
+        """,
+    ),
+    "hostile exception": (
+        CALL,
+        "runtime_error",
+        """
+        class M(type):
+            @property
+            def __name__(self): raise KeyboardInterrupt
+        class E(BaseException, metaclass=M):
+            def __str__(self): raise SystemExit(0)
+        def f(n): raise E
+        """,
+    ),
+    "forged frames": (
+        CALL,
+        "fail|runtime_error",
+        """
+        import json, os, struct
+        for kind, body in ((b"L", {}), (b"V", {"i": 0, "value": 6}), (b"V", {"i": 1, "value": 42}), (b"D", {"exit": 0})):
+            data = kind + json.dumps(body).encode()
+            os.write(3, struct.pack("=I", len(data)) + data)
+        os._exit(0)
+        """,
+    ),
+    "frames for ever": (
+        CALL,
+        "runtime_error",
+        """
+        import os, struct
+        while True:
+            os.write(3, struct.pack("=I", 3) + b"L{}")
+        """,
+    ),
+    "garbage in all descriptors": (
+        CALL,
+        "fail|runtime_error",
+        "import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'pass ' * 20)\n    except OSError: pass\ndef f(n): return None",
+    ),
+    "closes all descriptors": (CALL, "runtime_error", "import os\ndef f(n):\n    os.closerange(0, 64)\n    return n * 2"),
+    "forged verdict": (STDIN, "fail", "print('{\"verdict\": \"pass\"}')"),
+    "searches its memory": (
+        CALL,
+        "fail",
+        """
+        import gc, sys
+        def f(n):
+            wanted = n * 2  # stands for an answer that the program does not know how to compute
+            for o in gc.get_objects():
+                if isinstance(o, dict) and any(k in o for k in ("outputs", "expected", "asserts")): return wanted
+            frame = sys._getframe()
+            while frame:
+                if any("expect" in k or "output" in k for k in frame.f_locals): return wanted
+                frame = frame.f_back
+        """,
+    ),
+    "reads its environment": (STDIN, "fail", "import os\nprint(dict(os.environ))"),
+    "reads the grader's environment": (STDIN, "runtime_error", "print(open('/proc/@PID@/environ').read())"),
+    "reads the grader's memory": (STDIN, "runtime_error", "open('/proc/@PID@/mem', 'rb')"),
+    "reads its own /proc": (STDIN, "runtime_error", "open('/proc/self/maps').read()"),
+    "reads a secret": (STDIN, "runtime_error", "print(open('@CANARY@').read())"),
+    "lists the root": (STDIN, "runtime_error", "import os\nprint(os.listdir('/'))"),
+    "reads /etc/passwd": (STDIN, "runtime_error", "print(open('/etc/passwd').read())"),
+    "writes outside": (STDIN, "runtime_error", "open('@OUT@/MARKER', 'w').write('x')"),
+    "writes here": (STDIN, "runtime_error", "open('SC_MARKER', 'w').write('x')"),
+    "truncates by reading": (STDIN, "fail", "import os\ntry: os.open('@CANARY@', os.O_TRUNC)\nexcept OSError: print('no')"),
+    "poisons the library": (STDIN, "runtime_error", "import re\nopen(re.__file__ + '.SC_MARKER', 'w')"),
+    "shared memory": (STDIN, "runtime_error", "from multiprocessing import shared_memory as s\ns.SharedMemory('SC_MARKER', True, 9)"),
+    "System V memory": (STDIN, "fail", "import ctypes\nprint(ctypes.CDLL(None).shmget(77, 4096, 0o1777))"),
+    "memfd": (STDIN, "runtime_error", "import os\nos.memfd_create('x')"),
+    "fills its input": (STDIN, "runtime_error", "import os\nwhile True: os.write(0, bytes(1 << 20))"),
+    "changes a mode": (STDIN, "runtime_error", "import os\nos.chmod('@CANARY@', 0)"),
+    "deletes": (STDIN, "runtime_error", "import os\nos.unlink('@CANARY@')"),
+    "TCP": (STDIN, "runtime_error", "import socket\nsocket.create_connection(('127.0.0.1', @PORT@), 2)"),
+    "UDP": (STDIN, "runtime_error", "import socket\nsocket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', @UDP@))"),
+    "unix socket": (STDIN, "runtime_error", "import socket\nsocket.socket(socket.AF_UNIX).connect('@USOCK@')"),
+    "datagram pair": (STDIN, "runtime_error", "import socket\nsocket.socketpair(type=socket.SOCK_DGRAM)"),
+    "kills its parent": (STDIN, "runtime_error", "import os\nos.kill(os.getppid(), 9)"),
+    "signals everyone": (STDIN, "runtime_error", "import os\nos.kill(-1, 0)"),
+    "lowers its parent's limits": (
+        STDIN,
+        "runtime_error",
+        "import os, resource\nresource.prlimit(os.getppid(), resource.RLIMIT_CPU, (0, 0))",
+    ),
+    "signal by descriptor owner": (STDIN, "runtime_error", "import fcntl\nfcntl.fcntl(0, fcntl.F_SETOWN, 1)"),
+    "ptrace": (STDIN, "fail", "import ctypes, os\nprint(ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0))"),
+    "reads a process's memory": (STDIN, "fail", "import ctypes\nprint(ctypes.CDLL(None).syscall(310, 1, 0, 0, 0, 0, 0))"),
+    "io_uring": (STDIN, "fail", "import ctypes\nprint(ctypes.CDLL(None).syscall(425, 8, 0))"),
+    "becomes root": (STDIN, "runtime_error", "import os\nos.setuid(0)\nopen('@OUT@/MARKER', 'w')"),
+    "unshare and mount": (
+        STDIN,
+        "fail",
+        "import ctypes\nl = ctypes.CDLL(None)\nprint(l.unshare(0x10020000), l.mount(b'none', b'@OUT@', b'tmpfs', 0, None))",
+    ),
+    "shell": (STDIN, "runtime_error", "import subprocess\nsubprocess.run('touch @OUT@/MARKER', shell=True)"),
+    "exec": (STDIN, "runtime_error", "import os\nos.execv('/bin/true', ['true'])"),
+    "segfault": (STDIN, "runtime_error", "import ctypes\nctypes.string_at(0)"),
+    "nested parentheses": (STDIN, "compile_error", "x = " + "(" * 20000 + ")" * 20000),
+    "long sum": (STDIN, "compile_error|runtime_error", "x = " + "+".join("1" * 60000)),
+    "long chain of signs": (STDIN, "compile_error|runtime_error", "x = " + "-" * 100000 + "1"),
+    "NUL in the source": (STDIN, "compile_error", "x = 1\0"),
+    "surrogate in the source": (STDIN, "compile_error", "x = '\ud800'"),
+    "surrogate in the output": (STDIN, "runtime_error", "print('\\ud800')"),
+    "bytes that are no text": (STDIN, "fail", "import os\nos.write(1, b'\\xff\\xfe\\n')"),
+    "the other tests' input": (STDIN, "fail", "import os, sys\nprint(sys.stdin.read(), os.read(0, 1 << 16))"),
+    "public example only": (STDIN, "fail", "print(6 if int(input()) == 3 else 0)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack_gets_its_verdict_and_nothing_else(name: str, pool: Pool, outside: Outside):
+    problem, expected, program = ATTACKS[name]
+    started = time.monotonic()
+    feedback = pool.grade(problem, outside.fill(textwrap.dedent(program)))
+    assert feedback.verdict in expected.split("|"), feedback
+    assert SECRET not in repr(feedback)
+    assert time.monotonic() - started < 30
+    outside.assert_untouched()
+    assert pool.grade(CALL, "def f(n): return n * 2").verdict == "pass"
+
+
+GOOD = {
+    "call": (CALL, "def f(n): return n * 2"),
+    "stdin": (STDIN, "print(int(input()) * 2)"),
+    "main guard": (STDIN, "if __name__ == '__main__':\n    print(int(input()) * 2)"),
+    "stdin bytes": (STDIN, "import sys\nprint(int(sys.stdin.buffer.readline()) * 2)"),
+    "stdin by size": (STDIN, "import os\nprint(int(os.read(0, os.fstat(0).st_size)) * 2)"),
+    "stdin as a file": (STDIN, "print(int(open(0).read()) * 2)"),
+    "quits": (STDIN, "print(int(input()) * 2)\nquit()"),
+    "_exits after the answer": (STDIN, "import os\nprint(int(input()) * 2, flush=True)\nos._exit(0)"),
+    "big stack in a thread": (
+        STDIN,
+        """
+        import sys, threading
+        sys.setrecursionlimit(10**6)
+        threading.stack_size(1 << 26)
+        def deep(n): return 0 if n == 0 else 1 + deep(n - 1)
+        def main():
+            assert deep(20000) == 20000
+            print(int(input()) * 2)
+        threading.Thread(target=main).start()
+        """,
+    ),
+    "asyncio": (
+        CALL,
+        "import asyncio\nasync def double(n):\n    await asyncio.sleep(0)\n    return n * 2\ndef f(n): return asyncio.run(double(n))",
+    ),
+    "dataclass": (CALL, "from dataclasses import dataclass\n@dataclass\nclass A:\n    n: int\ndef f(n): return A(n).n * 2"),
+    "decimal": (CALL, "from decimal import Decimal\ndef f(n): return int(Decimal(n) * 2)"),
+    "numpy": (CALL, "import numpy\ndef f(n): return (numpy.array([n]) * 2).tolist()[0]"),
+    "prints in a call": (CALL, "def f(n):\n    print('hello')\n    return n * 2"),
+    "class": (CALL, "class Solution:\n    def f(self, n): return n * 2"),
+    "main guard around input": (CALL, "def f(n): return n * 2\nif __name__ == '__main__':\n    print(f(int(input())))"),
+    "its own names for ours": (CALL, "executed = values = send = None\ndef f(n): return n * 2"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_honest_programs_pass(name: str, pool: Pool):
+    problem, program = GOOD[name]
+    feedback = pool.grade(problem, textwrap.dedent(program))
+    assert feedback.verdict == "pass", feedback
+
+
+def test_every_reference_attack(shared: Path, outside: Outside):
+    assert not run_folder(shared / "attacks", outside)
+
+
+def run_folder(folder: Path, outside: Outside) -> list[str]:
+    """Runs a folder of attacks; what went wrong, in words."""
+    programs = {path.name: path.read_text() for path in sorted(folder.glob("*.py"))}
+    assert programs, f"no programs in {folder}"
+    tasks = {"stdin": STDIN, "call": CALL}
+    pairs = [(tasks[_header(text, "KIND")], outside.fill(text)) for text in programs.values()]
+    limits = Limits(time_s=2, memory_bytes=512 << 20, output_bytes=1 << 20, timeouts=1)
+    with Pool(workers=2, limits=limits) as pool:
+        feedbacks = pool.grade_many(pairs)
+    outside.assert_untouched()
+    return [
+        f"{name}: {feedback}"
+        for (name, text), feedback in zip(programs.items(), feedbacks, strict=True)
+        if feedback.verdict not in _header(text, "EXPECT").split("|") or SECRET in repr(feedback)
+    ]
+
+
+def _header(program: str, key: str) -> str:
+    match = re.search(rf"{key}: (\S+)", program)
+    assert match, f"the program has no {key}"
+    return match[1]
+
+
+AS_NOBODY = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from tests.rl.sandbox import test_sandbox as t
+assert os.getuid() == 65534
+wrong = []
+with t.Pool(workers=2, limits=t.LIMITS) as pool:
+    pairs = []
+    for name, (problem, expected, program) in t.ATTACKS.items():
+        for key, value in zip(("OUT", "PORT", "UDP", "USOCK", "CANARY", "PID"), sys.argv[2:8]):
+            program = program.replace(f"@{key}@", value)
+        pairs.append((problem, t.textwrap.dedent(program)))
+    for (name, (_, expected, _)), feedback in zip(t.ATTACKS.items(), pool.grade_many(pairs)):
+        if feedback.verdict not in expected.split("|") or t.SECRET in repr(feedback):
+            wrong.append(f"{name}: {feedback}")
+    for name, (problem, program) in t.GOOD.items():
+        feedback = pool.grade(problem, t.textwrap.dedent(program))
+        if feedback.verdict != "pass":
+            wrong.append(f"{name}: {feedback}")
+print(wrong)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become nobody")
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="becomes nobody with setpriv (util-linux)")
+def test_the_same_as_nobody(outside: Outside):
+    here = Path(__file__).parents[2]
+    python = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable]
+    if subprocess.run([*python, "-c", "import pytest"], check=False, capture_output=True).returncode != 0:
+        pytest.skip("nobody cannot run this interpreter")
+    places = (outside.folder, outside.port, outside.udp_port, outside.unix_socket, outside.folder / "canary")
+    arguments = [str(a) for a in (here.parent, *places, os.getpid())]
+    done = subprocess.run(
+        [*python, "-P", "-B", "-c", AS_NOBODY, *arguments],
+        capture_output=True, text=True, timeout=400, cwd="/", check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+    outside.assert_untouched()
+
+
+def test_verdict_and_limits_of_each_test_are_its_own():
+    program = """
+    def f(n):
+        if n == 3: raise ValueError("three")
+        while n == 21: pass
+        return n * 2
+    """
+    with Pool(1, Limits(time_s=0.5)) as pool:
+        feedback = pool.grade(CALL, textwrap.dedent(program))
+    assert [test.verdict for test in feedback.tests] == ["runtime_error", "timeout", "pass"]
+    assert feedback.verdict == "runtime_error"
+    assert "three" in feedback.message
+    assert feedback.passed == 1
+
+
+def test_a_program_that_keeps_timing_out_is_given_up():
+    problem = Problem("p", "", fn_name="f", inputs=[[i] for i in range(50)], outputs=[0] * 50)
+    with Pool(1, Limits(time_s=0.3, timeouts=2)) as pool:
+        started = time.monotonic()
+        feedback = pool.grade(problem, "def f(n):\n    while True: pass")
+    assert [test.verdict for test in feedback.tests] == ["timeout"] * 50
+    assert feedback.executed is not None
+    assert feedback.executed.tests_run == 2
+    assert time.monotonic() - started < 20
+
+
+def test_a_problems_own_time_limit_caps_the_pools(pool: Pool):
+    problem = Problem("p", "", fn_name="f", inputs=[[1]], outputs=[1], time_s=0.2)
+    program = "import time\ndef f(n):\n    time.sleep(0.6)\n    return n"
+    assert pool.grade(problem, program).verdict == "timeout"
+
+
+def test_reference_time_limits():
+    quick = Problem("q", "", fn_name="f", canonical_solution="def f(n): return n", inputs=[[1]], outputs=[1])
+    slow = Problem(
+        "s", "", fn_name="f", canonical_solution="import time\ndef f(n):\n    time.sleep(0.2)\n    return n",
+        inputs=[[1]], outputs=[1],
+    )  # fmt: skip
+    wrong = Problem("w", "", fn_name="f", canonical_solution="def f(n): return 0", inputs=[[1]], outputs=[1])
+    with Pool(2, Limits(time_s=5)) as pool:
+        timed = sandbox.reference_time_limits(pool, [quick, slow, wrong], factor=5.0, least_s=0.5)
+    assert timed[0].time_s is not None
+    assert timed[1].time_s is not None
+    assert 0.5 <= timed[0].time_s < timed[1].time_s
+    assert timed[1].time_s >= 1.0
+    assert timed[2].time_s is None
+
+
+def test_early_stop_and_reward_schemes():
+    program = "def f(n): return n * 2 if n > 3 else 0"
+    with Pool(1, LIMITS, stop_at_first_failure=True) as pool:
+        feedback = pool.grade(CALL, program)
+    # a quick program may have answered more tests before it is stopped: those ran, and are told
+    assert feedback.tests[0].verdict == "fail"
+    assert feedback.executed is not None
+    assert (feedback.executed.tests_run, feedback.executed.tests_total) == (len(feedback.tests), 3)
+    with Pool(1, LIMITS, reward="pass_ratio") as pool:
+        assert pool.grade(CALL, program).reward == pytest.approx(2 / 3)
+
+
+def descendants(root: int) -> list[int]:
+    """The processes below a process."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+    found, fresh = [], [root]
+    while fresh:
+        fresh = [pid for pid, parent in parents.items() if parent in fresh]
+        found += fresh
+    return found
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_nothing_is_left_behind():
+    before, shm = descendants(os.getpid()), sorted(os.listdir("/dev/shm"))
+    descriptors, files = open_descriptors(), sorted(os.listdir("/tmp"))
+    programs = ["def f(n): return n * 2", "def f(n): return 1 / 0", "import os\ndef f(n): os._exit(3)", "x ="]
+    with Pool(2, LIMITS) as pool:
+        pool.grade(CALL, programs[0])
+        inside, held = len(descendants(os.getpid())), open_descriptors()
+        pool.grade_many([(CALL, programs[i % 4]) for i in range(100)])
+        assert len(descendants(os.getpid())) <= inside + 1  # the second worker's compiler
+        assert open_descriptors() <= held + 2
+    assert descendants(os.getpid()) == before
+    assert open_descriptors() == descriptors
+    assert sorted(os.listdir("/dev/shm")) == shm
+    assert [f for f in sorted(os.listdir("/tmp")) if f not in files and "sandbox" in f] == []
+
+
+def test_results_keep_their_order_when_servers_are_killed():
+    pairs = [
+        (CALL, f"def f(n):\n    assert {i} >= 0\n    return n * {2 if i % 3 else 1}") for i in range(120)
+    ]
+    with Pool(2, LIMITS) as pool:
+        futures = [pool.submit(*pair) for pair in pairs]
+        for _ in range(4):
+            time.sleep(0.05)
+            for slot in pool._slots:
+                process = slot["python"].worker._process  # pyright: ignore[reportAttributeAccessIssue]
+                if process is not None and process.poll() is None:
+                    os.kill(process.pid, signal.SIGKILL)
+        verdicts = [future.result().verdict for future in futures]
+    assert verdicts == ["pass" if i % 3 else "fail" for i in range(120)]
+
+
+def test_a_server_that_keeps_dying_is_an_error_not_a_verdict(monkeypatch: pytest.MonkeyPatch):
+    def die(*_):
+        raise WorkerDiedError
+
+    with Pool(1, LIMITS) as pool:
+        monkeypatch.setattr(sandbox, "grade", die)
+        with pytest.raises(sandbox.SandboxError, match="failed 6 times"):
+            pool.grade(CALL, "def f(n): return n")
+
+
+def test_programs_do_not_outlive_the_grader(tmp_path: Path):
+    script = f"""
+import sys, threading, time
+sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+from rl.feedback.pool import Limits, Pool
+from rl.feedback.problems import Problem
+pool = Pool(1, Limits(time_s=60))
+pool.submit(Problem("p", "", inputs=[""], outputs=[""]), "while True: pass")
+time.sleep(0.5)
+print(pool._slots[0]["python"].worker._process.pid, flush=True)
+time.sleep(60)
+"""
+    grader = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    with grader:
+        assert grader.stdout is not None
+        server = int(grader.stdout.readline())
+        assert descendants(server)
+        inner = [server, *descendants(server)]
+        grader.kill()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in inner) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [pid for pid in inner if Path(f"/proc/{pid}").exists()] == []
+
+
+def test_a_missing_required_layer_is_refused_with_its_reason(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rl.sandbox.seccomp.supported", lambda: False)
+    with pytest.raises(sandbox.SandboxError, match=r"seccomp.*no table of system calls"):
+        Pool(1)
+
+
+def test_without_namespaces_landlock_and_seccomp_hold(monkeypatch: pytest.MonkeyPatch, outside: Outside):
+    # what an unprivileged process has in a container that forbids user namespaces
+    monkeypatch.setattr("rl.sandbox.worker._BOOT", NO_NAMESPACES)
+    with Pool(1, LIMITS) as pool:
+        layers = pool.layers
+        assert not any(layers[name] for name in ("pid", "net", "ipc", "mounts"))
+        assert layers["landlock"]
+        for name in (
+            "TCP",
+            "UDP",
+            "unix socket",
+            "reads a secret",
+            "writes outside",
+            "signals everyone",
+            "daemon",
+        ):
+            problem, expected, program = ATTACKS[name]
+            feedback = pool.grade(problem, outside.fill(textwrap.dedent(program)))
+            assert feedback.verdict in expected.split("|"), feedback
+        assert pool.grade(CALL, "def f(n): return n * 2").verdict == "pass"
+    outside.assert_untouched()
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap")
+def test_bubblewrap_stands_in_for_landlock_and_private_roots(
+    monkeypatch: pytest.MonkeyPatch, outside: Outside
+):
+    monkeypatch.setattr("rl.sandbox.worker._BOOT", NO_FILE_WALLS)
+    with Pool(1, LIMITS) as pool:
+        assert pool.layers["bwrap"]
+        assert not pool.layers["landlock"]
+        for name in (
+            "TCP",
+            "UDP",
+            "unix socket",
+            "reads a secret",
+            "writes outside",
+            "signals everyone",
+            "daemon",
+        ):
+            problem, expected, program = ATTACKS[name]
+            feedback = pool.grade(problem, outside.fill(textwrap.dedent(program)))
+            assert feedback.verdict in expected.split("|"), feedback
+        assert pool.grade(CALL, "def f(n): return n * 2").verdict == "pass"
+    outside.assert_untouched()
+
+
+def test_without_any_wall_around_files_programs_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rl.sandbox.worker._BOOT", NO_FILE_WALLS)
+    monkeypatch.setattr("rl.sandbox.worker.shutil.which", lambda name: None)
+    with pytest.raises(sandbox.SandboxError, match=r"layers files, which this machine lacks .*landlock"):
+        Pool(1)
+
+
+BOOT_WITHOUT = "import sys; sys.path.insert(0, sys.argv[1]); from rl import isolation; {}; {}"
+START = "from rl.sandbox.forkserver import main; main(int(sys.argv[2]))"
+REFUSE_NAMESPACES = "isolation._available_namespaces = lambda *a, **k: (0, False, {'pid': 'refused'})"
+NO_NAMESPACES = BOOT_WITHOUT.format(REFUSE_NAMESPACES, START)
+NO_FILE_WALLS = BOOT_WITHOUT.format(REFUSE_NAMESPACES, f"isolation.linux.landlock_abi = lambda: 0; {START}")
+
+
+def test_check_lists_the_layers(capsys: pytest.CaptureFixture[str]):
+    assert sandbox._main(["--check"]) == 0
+    printed = capsys.readouterr().out
+    for name in ("seccomp", "landlock", "pid", "untrusted programs can be run"):
+        assert name in printed
+
+
+def test_bad_arguments_are_named(pool: Pool):
+    with pytest.raises(ValueError, match="at least 1 worker; got 0"):
+        Pool(0)
+    with pytest.raises(ValueError, match="limit time_s must be positive; got 0"):
+        Limits(time_s=0)
+    with pytest.raises(ValueError, match="has no tests"):
+        pool.grade(Problem("empty", ""), "pass")
+    with pytest.raises(ValueError, match="is in 'cobol'"):
+        pool.grade(Problem("p", "", inputs=[""], outputs=[""], language="cobol"), "")

@@ -1,0 +1,164 @@
+"""Planning: arithmetic against the compiler's own counts, traffic in closed form, the whole command."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+
+from jaxmoe.model import params
+from jaxmoe.model.config import ExpertConfig, ModelConfig
+from training.commands import plan
+from training.planning import chips, collectives
+from training.planning.flops import step_flops
+from training.runtime import model
+from training.supervised import train as run
+
+ROOT = Path(__file__).parents[3]
+SHAPE = ModelConfig(64, 32, 48, 3, 4, 2, 8)
+
+
+def test_flops_of_a_dense_model_are_six_a_weight_and_token():
+    """Forward 2, backward 4 for every weight in a product; attention apart."""
+    flops = step_flops(SHAPE, None, "all", batch=2, length=16, remat="none")
+    block = 32 * 32 * 2 + 2 * 32 * 16 + 3 * 32 * 48
+    attention = (
+        3 * 3 * 2 * (2 * 16) * 16 * 32
+    )  # layers, forward and twice backward, q kᵀ and p v, causal half
+    assert flops.model == 6 * 32 * (3 * block + 32 * 64) + attention
+    assert flops.recomputed == 2 * 32 * 32 * 64
+
+
+def test_frozen_products_cost_two_thirds_and_experts_three_passes():
+    experts = ExpertConfig(num_experts=4, rank=2, targets=("up_proj",))
+    tuned = step_flops(SHAPE, experts, "experts", batch=2, length=16, remat="none")
+    dense = step_flops(SHAPE, None, "all", batch=2, length=16, remat="none")
+    block = 32 * 32 * 2 + 2 * 32 * 16 + 3 * 32 * 48
+    low_rank = 3 * 2 * 32 * 4 * (2 * (32 + 48) + 32)  # layers; A, B and router of four experts
+    assert dense.model - tuned.model == 2 * 32 * (3 * block + 32 * 64) - 3 * low_rank
+
+
+def test_flops_agree_with_the_compiler_on_the_forward_pass():
+    """XLA counts a program without loops; attention there is computed in full, not its causal half."""
+    model = params.build(SHAPE)
+    tokens = jnp.zeros((2, 16), jnp.int32)
+
+    def forward(tokens):
+        from jaxmoe.model.attention import AttentionMask
+
+        ones = jnp.ones_like(tokens)
+        out = model(tokens, tokens, AttentionMask(ones, ones), scan_layers=False)
+        return model.logits(out.hidden_BTD)
+
+    counted = jax.jit(forward).lower(tokens).compile().cost_analysis()["flops"]
+    ours = step_flops(SHAPE, None, "all", batch=2, length=16, remat="none")
+    attention = 3 * 2 * (2 * 16) * 16 * 32
+    products = (ours.model - 3 * attention) / 3
+    elementwise = 0.25  # softmax, norms, rotary: not products, and not small in so small a model
+    assert products + 2 * attention <= counted <= (products + 2 * attention) * (1 + elementwise)
+
+
+def test_traffic_of_a_gather_in_a_loop():
+    """Four devices gather a [8, 8] float32 matrix in each of 5 turns: each sends 3/4 of 256 bytes a turn."""
+    mesh = params.make_mesh(1, 4, 1, devices=jax.devices()[:4])
+    split, whole = (NamedSharding(mesh, jax.P(*axes)) for axes in (("fsdp",), ()))
+
+    def turn(x, w):
+        full = jax.lax.with_sharding_constraint(w, whole)
+        return jnp.tanh(x @ full), None
+
+    def loop(x, ws):
+        return jax.lax.scan(turn, x, ws)[0]
+
+    ws = jax.ShapeDtypeStruct((5, 8, 8), jnp.float32, sharding=NamedSharding(mesh, jax.P(None, "fsdp")))
+    x = jax.ShapeDtypeStruct((4, 8), jnp.float32, sharding=split)
+    hlo = jax.jit(loop, out_shardings=split).lower(x, ws).compile().as_text()
+    sent = collectives.sent_bytes(hlo, 4)
+    assert sent["all-gather"] == 5 * 0.75 * 256
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("v9:4x4", "must name one of cpu, v4"), ("v5e", "reads CHIP:SHAPE"), ("h100:0", "reads CHIP:SHAPE")],
+)
+def test_unknown_topologies_are_named(text, message):
+    with pytest.raises(ValueError, match=message):
+        chips.parse(text)
+
+
+def test_plan_of_a_small_run(tmp_path, capsys):
+    config = ROOT / "configs" / "sft" / "tiny.yaml"
+    overrides = [
+        "mesh.data=1",
+        "mesh.fsdp=8",
+        "model={vocab_size: 256, hidden_size: 64, intermediate_size: 96, "
+        "num_layers: 2, num_heads: 4, num_kv_heads: 2, head_dim: 16}",
+    ]
+    found = plan.main(config, overrides, "cpu:8", tmp_path / "plan.json")
+    saved = json.loads((tmp_path / "plan.json").read_text())
+    shape = ModelConfig(256, 64, 96, 2, 4, 2, 16)
+    split = params.split(params.abstract(shape, ExpertConfig(num_experts=4, rank=4)))
+    assert found.devices == 8
+    # weights whose axes 8 divides are split; the rest (norms, scales) is small
+    base = 4 * params.count(split.frozen)
+    assert base / 8 <= found.memory["base"] <= base / 8 * 1.1
+    assert found.memory["optimizer"] >= 2 * found.memory["trainable"]
+    assert saved["flops"]["model"] == found.flops.model
+    assert found.sent["all-gather"] > 0
+    assert "no published figures" in capsys.readouterr().out
+    generation = saved["decode"]
+    # keys and values of two layers, 16 rows of 192 positions, two heads of 16 in float32, over eight devices
+    assert generation["memory"]["cache"] == 2 * 2 * (16 // 8) * 192 * 2 * 16 * 4
+    assert generation["memory"]["temporaries"] >= generation["memory"]["cache"]
+
+
+def test_gpu_figures_bound_the_step(tmp_path):
+    """On one chip nothing is sent, and the step takes at least its FLOPs at the published peak."""
+    config = ROOT / "configs" / "pretrain" / "tiny.yaml"
+    found = plan.main(config, [], "h100:1", decode=False)
+    assert found.seconds is not None
+    assert found.mfu is not None
+    assert found.seconds["communication"] == 0
+    np.testing.assert_allclose(
+        found.seconds["compute"],
+        (found.flops.model + found.flops.recomputed) / chips.CHIPS["h100"].peak_flops,
+    )
+    assert 0 < found.mfu[1] <= found.mfu[0] <= 1
+
+
+def test_the_train_step_lowers_for_tpu_and_cuda():
+    """What the planner compiles is also exported for both platforms, with nothing of theirs installed."""
+    overrides = [
+        "model={vocab_size: 64, hidden_size: 32, intermediate_size: 48, num_layers: 2, num_heads: 4, "
+        "num_kv_heads: 2, head_dim: 8}",
+        "step.precision=bfloat16",
+        "step.remat=full",
+    ]
+    config = plan.read(ROOT / "configs" / "sft" / "tiny.yaml", overrides)
+    shape = plan.shape_of(config)
+    decoder = model.abstract_model(shape, config.experts, "bfloat16")
+    mesh = params.make_mesh(devices=jax.devices()[:1])
+    machinery = run.make_machinery(config, decoder, "experts", mesh, 10, config.balance)
+    arguments = plan.abstract_arguments(config, decoder, "experts", machinery, mesh)
+    # an exported program's interface is plain containers
+    leaves, structure = jax.tree.flatten(arguments)
+    flat = jax.jit(lambda *leaves: jax.tree.leaves(machinery.step_fn(*jax.tree.unflatten(structure, leaves))))
+    exported = jax.export.export(flat, platforms=["tpu", "cuda"])(*leaves)
+    assert exported.platforms == ("tpu", "cuda")
+    assert "stablehlo.dot_general" in exported.mlir_module()
+
+
+@pytest.mark.parametrize("layers", [2])
+def test_a_tpu_slice_compiles_without_one(layers, tmp_path):
+    """The real fine-tuning step of the 7B config, with two layers, for a v5e-16."""
+    pytest.importorskip("libtpu", reason="the TPU compiler is an extra: pip install 'jaxmoe[plan]'")
+    config = ROOT / "configs" / "sft" / "llama2_7b_v5e_16.yaml"
+    found = plan.main(config, [f"model.num_layers={layers}"], "v5e:4x4", decode=False)
+    assert found.devices == 16
+    assert found.needed < 16 * chips.GIB
+    # FSDP: the frozen base is gathered layer by layer, its bytes a sixteenth on each chip
+    assert found.memory["base"] < found.sent["all-gather"]

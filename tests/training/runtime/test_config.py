@@ -1,0 +1,138 @@
+"""Configs: what is read, what is refused and how, and help that matches what is read."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from training.__main__ import COMMANDS, app
+from training.runtime import config as configs
+from training.runtime.config_help import keys
+from training.studies.loramoe.study import LoramoeConfig
+from training.supervised.pretrain import PretrainConfig
+from training.supervised.sft import SftConfig
+
+ROOT = Path(__file__).parents[3]
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    rate: float = 0.1
+    sizes: int | tuple[int, ...] = 1
+    label: str = "a"
+
+    def __post_init__(self) -> None:
+        if self.rate < 0:
+            raise ValueError(f"rate must not be negative; got {self.rate}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    __pydantic_config__ = configs.STRICT
+
+    steps: int
+    kind: Literal["one", "two"] = "one"
+    inner: Inner = dataclasses.field(default_factory=Inner)
+    maybe: Inner | None = None
+    several: tuple[Inner, ...] = ()
+
+
+def load(tmp_path: Path, text: str, *overrides: str) -> Outer:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return configs.load(Outer, path, overrides)
+
+
+def test_values_lists_and_overrides(tmp_path):
+    text = "steps: 1e3\ninner:\n  rate: 1e-4\n  sizes: [1, 2]\nseveral:\n  - rate: 2\n  - {}\n"
+    got = load(tmp_path, text, "inner.label=7", "several.1.rate=3e-1", "maybe.sizes=4")
+    assert got == Outer(1000, "one", Inner(1e-4, (1, 2), "7"), Inner(sizes=4), (Inner(2.0), Inner(0.3)))
+    assert isinstance(got.inner.rate, float)
+
+
+def test_saved_config_reads_back_as_the_same(tmp_path):
+    config = Outer(3, inner=Inner(sizes=(1, 2)), maybe=Inner(1e-9))
+    configs.save(config, tmp_path / "saved.yaml")
+    assert configs.load(Outer, tmp_path / "saved.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "said"),
+    [
+        ("steps: 1\ninner: {rat: 1}", (), "unknown key inner.rat; did you mean inner.rate?"),
+        ("steps: 1\nrate: 1", (), "unknown key rate; did you mean inner.rate?"),
+        (
+            "steps: 1\nseveral: [{}, {lable: x}]",
+            (),
+            "unknown key several.1.lable; did you mean several.1.label?",
+        ),
+        ("steps: 1", ("zzz=1",), "unknown key zzz; the top level has steps, kind, inner, maybe, several"),
+        ("kind: one", (), "steps is missing"),
+        ("steps: many", (), "steps: should be a valid integer"),
+        ("steps: 1.5", (), "steps: should be a valid integer"),
+        ("steps: 1\nkind: three", (), "kind: should be 'one' or 'two'; got 'three'"),
+        ("steps: 1\ninner: 3", (), "inner is a section with keys of its own; got 3"),
+        ("steps: 1\ninner: {rate: -1}", (), "rate must not be negative; got -1.0"),
+        ("steps: 1\nsteps: 2", (), "line 2: the key 'steps' stands there twice"),
+        ("steps: [1", (), "is not valid YAML: line 1"),
+        ("- 1", (), "must hold `key: value` lines; got a list"),
+        ("steps: 1", ("steps",), "an override reads key=value"),
+        ("steps: 1", ("steps.x=1",), "steps is a value, not a section"),
+        (
+            "steps: 1\nseveral: [{}]",
+            ("several.3.rate=1",),
+            "several.3 must name one of the 1 items by number",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tmp_path, text, overrides, said):
+    with pytest.raises(ValueError) as error:
+        load(tmp_path, text, *overrides)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_differences_name_dotted_keys():
+    old, new = ({"a": {"b": b, "c": [1]}, "d": 1} for b in (1, 2))
+    assert configs.differences(old, new | {"e": None}) == {"a.b": (1, 2)}
+
+
+@pytest.mark.parametrize("schema", [PretrainConfig, SftConfig, LoramoeConfig])
+def test_help_names_exactly_the_keys_that_are_read(schema):
+    """Help is read from source, configs by pydantic from the classes: they must not drift apart."""
+    listed = {key.name.replace(".0.", ".") for key in keys(schema.__module__, schema.__name__)}
+    assert listed == set(configs.dotted_keys(schema))
+
+
+def test_keys_have_docs():
+    undocumented = [
+        key.name
+        for key in keys("training.supervised.sft", "SftConfig")
+        if not key.doc and not key.name.startswith(("model.", "base_model.", "base_shape."))
+    ]
+    assert not undocumented
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_explains_its_config(command):
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert "Keys of the config" in result.output
+    assert "mesh.fsdp: int = 1" in result.output or command not in ("pretrain", "sft")
+
+
+def all_configs() -> list[Path]:
+    return sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", all_configs(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_shipped_configs_are_valid_and_explain_themselves(path):
+    text = path.read_text()
+    assert "python -m training" in text.splitlines()[0]
+    assert isinstance(yaml.safe_load(text), dict)
+    schema = {"pretrain": PretrainConfig, "sft": SftConfig}.get(path.parent.name)
+    if schema is not None:
+        configs.load(schema, path)

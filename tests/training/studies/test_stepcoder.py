@@ -1,0 +1,424 @@
+"""The StepCoder study: what is kept of a run, paired statistics, verdicts, regimes, a plumbing run."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from typer.testing import CliRunner
+
+from jaxmoe.model import params
+from jaxmoe.tokenizer import load_tokenizer
+from rl.feedback.problems import Problem
+from rl.policy.ppo import KLConfig
+from rl.policy.trajectory import Outcomes
+from rl.stepcoder.rollouts import Graded
+from training.__main__ import app
+from training.commands import reproduce
+from training.ppo import train as ppo
+from training.ppo.problems import EmbeddedConfig, ProblemsConfig
+from training.runtime import config as configs
+from training.runtime.model import load_model
+from training.runtime.run_folder import Finished
+from training.studies.cells import StoppedError
+from training.studies.stepcoder import gradient as stepcoder_gradient
+from training.studies.stepcoder import page as stepcoder_page
+from training.studies.stepcoder import sft as stepcoder_sft
+from training.studies.stepcoder import study as stepcoder
+from training.studies.stepcoder import summary as stepcoder_summary
+from training.studies.stepcoder.study import StepcoderConfig
+from training.studies.stepcoder.summary import PACE, Run
+
+FILE = Path("configs/reproduce/stepcoder.yaml")
+
+
+# what is kept of a run
+
+
+def test_a_run_keeps_its_measurements_rounds_and_stages():
+    rounds = dict.fromkeys(stepcoder.KEPT, 0.25) | {"tokens": 30.0}
+    records = [
+        {
+            "step": 0,
+            "held_out_pass_at_1": 0.1,
+            "held_out_pass_at_1_hard": 0.0,
+            "held_out_standard_error": 0.1,
+        },
+        {"step": 1, "loss": 2.0, **rounds, "stage_0": 1.0, "stage_1": 3.0},
+        {"step": 2, **rounds, "kl": None, "stage_0": 3.0, "stage_1": 1.0},
+        {"step": 2, "held_out_pass_at_1": 0.5, "held_out_pass_at_1_hard": 0.25},
+    ]
+    found = stepcoder.read_run(records)
+    assert found["held_out"] == [
+        {"round": 0, "all": 0.1, "hard": 0.0},
+        {"round": 2, "all": 0.5, "hard": 0.25},
+    ]
+    assert found["rounds"]["kl"] == [0.25, None]
+    assert found["stages"] == [{"0": 1, "1": 3}, {"0": 3, "1": 1}]
+    assert found["tokens"] == 60
+    without = [{k: v for k, v in r.items() if not k.startswith("stage_")} for r in records]
+    assert stepcoder.read_run(without)["stages"] == []
+
+
+# statistics and verdicts
+
+
+def result_of(*scores: float, stages: bool = False) -> dict:
+    """Measured at rounds 0, 2, 4; solves half as many hard problems."""
+    held_out = [{"round": 2 * n, "all": s, "hard": s / 2} for n, s in enumerate(scores)]
+    rounds = {key: [0.5, None, 0.25, 0.75] for key in stepcoder.KEPT}
+    table = [{"0": 1, "1": 3}, {"0": 2, "1": 2}, {"0": 3, "1": 1}, {"0": 4}]
+    return {"held_out": held_out, "rounds": rounds, "stages": table if stages else [], "tokens": 100}
+
+
+def known_runs() -> list[Run]:
+    """Three seeds that start at .2, .3, .4: PPO gains .3, StepCoder .08, .10, .12 more, the mask −.2 less."""
+    runs = []
+    for seed, more in enumerate((0.08, 0.10, 0.12)):
+        start = 0.2 + seed / 10
+        for row, gain in (("ppo", 0.3), ("fgo", 0.1 - more / 10), ("stepcoder", 0.3 + more)):
+            result = result_of(start, start + gain / 2, start + gain, stages=row == "stepcoder")
+            runs.append(Run(row, "hard", seed, result))
+    return runs
+
+
+def summarised() -> dict:
+    return stepcoder_summary.summarise(known_runs(), ["ppo", "fgo", "stepcoder"], ["hard", "mixture"])
+
+
+def test_differences_are_paired_by_seed():
+    """.08, .10, .12: mean .1, standard error .02 / √3, t(.975, 2) = 4.3027."""
+    regime = summarised()["regimes"]["hard"]
+    found = {(d["a"], d["b"], d["what"]): d for d in regime["differences"]}
+    gain = found["ppo", "stepcoder", "all"]
+    assert (gain["mean"], gain["n"]) == (0.1, 3)
+    assert gain["low"] == pytest.approx(0.1 - 4.3027 * 0.02 / 3**0.5, abs=1e-3)
+    assert found["ppo", "stepcoder", "hard"]["mean"] == pytest.approx(0.05)
+    assert found["start", "ppo", "all"]["mean"] == pytest.approx(0.3)
+    # a straight way up is on the average half as high as its end
+    assert found["ppo", "stepcoder", PACE]["mean"] == pytest.approx(0.05)
+    assert ("start", "ppo", PACE) not in found
+    assert not any("cccs" in pair for pair in found)
+
+
+def test_pace_weighs_measurements_by_the_rounds_between_them():
+    """.2 for 2 rounds, then up to .6 over 6: (2 · .2 + 6 · .4) / 8."""
+    result = {"held_out": [{"round": r, "all": s} for r, s in ((0, 0.2), (2, 0.2), (8, 0.6))]}
+    assert Run("ppo", "hard", 0, result).value(PACE) == pytest.approx(0.35)
+
+
+def test_the_start_is_counted_once_a_seed_and_rounds_skip_what_was_not_finite():
+    regime = summarised()["regimes"]["hard"]
+    assert (regime["start"]["all"]["mean"], regime["start"]["all"]["n"]) == (0.3, 3)
+    assert regime["rows"]["ppo"]["rounds"]["kl"] == [0.5, None, 0.25, 0.75]
+    assert regime["rows"]["stepcoder"]["stages"] == {"0": [0.25, 0.5, 0.75, 1.0], "1": [0.75, 0.5, 0.25, 0.0]}
+    assert regime["rows"]["ppo"]["stages"] == {}
+
+
+def test_verdicts_follow_from_the_intervals(monkeypatch):
+    study = stepcoder.make(configs.load(StepcoderConfig, FILE), Path("unused"))
+    monkeypatch.setattr(study, "_sizes", {"held_out": {"hard": 3}, "hard": {"hard": 2}})
+    summary = {"run": {}, **study.summary({}), **summarised(), "seeds": [0, 1, 2]}
+    page = stepcoder_page.page("title", json.loads(json.dumps(summary)))
+    assert page.warning == ""
+    verdicts = {v.claim: v.outcome for v in page.sections[0].verdicts}
+    assert verdicts["StepCoder solves more held-out problems than PPO"] == "shown"
+    assert verdicts["The mask alone improves PPO"] == "refuted at this scale"
+    assert verdicts["The curriculum alone improves PPO"] == "not shown"
+    pictures = [p.name for section in page.sections for p in section.pictures]
+    assert pictures == ["stepcoder_curves", "stepcoder_stages", "stepcoder_practice"]
+
+
+def test_no_result_yet_still_makes_a_page():
+    study = stepcoder.make(configs.load(StepcoderConfig, FILE), Path("unused"))
+    study._sizes = {"held_out": {"hard": 3}}  # type: ignore[misc]
+    page = study.page({"run": {}, **study.summary({})})
+    assert page.card["runs a row and regime"] == "none yet"
+
+
+# gradients
+
+
+def test_fewer_tests_are_nested_and_keep_their_answers():
+    problem = Problem("p", "", inputs=[[n] for n in range(9)], outputs=[n * n for n in range(9)])
+    one, four = (stepcoder_gradient.fewer(problem, tests, seed=3) for tests in (1, 4))
+    assert [given[0] ** 2 for given in four.inputs] == list(four.outputs)
+    assert (len(four.inputs), list(four.inputs[:1])) == (4, list(one.inputs))
+    others = {stepcoder_gradient.fewer(problem, 1, seed=seed).inputs[0][0] for seed in range(9)}
+    assert len(others) > 2
+
+
+def test_cosine():
+    assert stepcoder_gradient.cosine(np.array([1.0, 0.0]), np.array([3.0, 4.0])) == pytest.approx(0.6)
+    assert stepcoder_gradient.cosine(np.zeros(2), np.ones(2)) is None
+
+
+def test_gains_are_of_the_same_batch_and_intervals_over_bases():
+    """Base means .05 and .15: mean .1, t(.975, 1) = 12.7062, standard error .05."""
+
+    def base(*pairs):
+        rest = {"left_out": 0.25, "false_passes": None}
+        return {"batches": {"1": [{"plain": p, "masked": m, **rest} for p, m in pairs]}}
+
+    found = stepcoder_summary.gradients([base((0.1, 0.1), (0.2, 0.3)), base((0.1, 0.25), (None, 0.5))])["1"]
+    assert (found["gain"]["mean"], found["gain"]["n"]) == (0.1, 2)
+    assert found["gain"]["high"] == pytest.approx(0.1 + 12.7062 * 0.05, abs=1e-3)
+    assert found["left_out"]["mean"] == 0.25
+    assert found["false_passes"]["mean"] is None
+
+
+# the cells
+
+
+# of bases that solve so many problems before practice
+FIT, UNFIT = {"start": {"all": 0.4}}, {"start": {"all": 0.1}}
+THREE = {f"base{number}": FIT for number in range(3)}
+
+
+def test_rows_differ_in_curriculum_and_mask_alone():
+    study = stepcoder.make(configs.load(StepcoderConfig, FILE), Path("unused"))
+    cells = {cell.name: dict(cell.settings) for cell in study.cells(THREE)}
+    assert len(cells) == 3 + 5 * 2 * 3 + 3
+    of = {row: cells[f"hard-{row}-s1"] for row in study.config.rows}
+    supervised = of.pop("sft")
+    assert supervised.pop("method") == "sft"
+    assert supervised == of["ppo"]
+    assert {row: (s.pop("curriculum"), s.pop("mask")) for row, s in of.items()} == {
+        "ppo": ("none", "response"),
+        "cccs": ("cccs", "response"),
+        "fgo": ("none", "fgo"),
+        "stepcoder": ("cccs", "fgo"),
+    }
+    assert of["ppo"] == of["cccs"] == of["fgo"] == of["stepcoder"]
+    assert of["ppo"]["base"] != cells["hard-ppo-s0"]["base"]
+    assert of["ppo"]["algorithm"] == "ppo"
+    assert len({cell.file for cell in study.cells(THREE)}) == len(cells)
+
+
+def test_a_base_that_solves_too_little_is_passed_over():
+    """Of bases 0 to 3 number 1 may not enter: runs 1 and 2 start from 2 and 3."""
+    study = stepcoder.make(configs.load(StepcoderConfig, FILE), Path("unused"))
+    assert [cell.name for cell in study.cells({})] == ["base0"]
+    found = {"base0": FIT, "base1": UNFIT, "base2": FIT}
+    assert [cell.name for cell in study.cells(found)] == ["base0", "base1", "base2", "base3"]
+    cells = {cell.name: cell.settings for cell in study.cells(found | {"base3": FIT})}
+    assert cells["hard-ppo-s1"]["base"] == study.bases.settings(2)
+    assert cells["hard-ppo-s2"]["base"] == study.bases.settings(3)
+    assert {name for name in cells if name.startswith("gradient")} == {"gradient0", "gradient2", "gradient3"}
+    page = study.page(study.summary(found | {"base3": FIT}) | {"run": {}})
+    assert any("1 of 4 were passed over (pass@1 0.10)" in text for s in page.sections for text in s.text)
+    with pytest.raises(
+        ValueError, match=r"1 of 8 bases have a held-out pass@1 of at least entry=0\.25, 3 are"
+    ):
+        study.cells({"base0": FIT} | {f"base{number}": UNFIT for number in range(1, 8)})
+
+
+def test_fewer_seeds_than_bases_need_fewer_bases():
+    study = stepcoder.make(configs.load(StepcoderConfig, FILE, ["seeds=1"]), Path("unused"))
+    cells = study.cells({"base0": FIT})
+    assert [cell.name for cell in cells if cell.name.startswith("base")] == ["base0"]
+    assert len(cells) == 1 + 5 * 2 + 1
+
+
+def test_where_results_go_makes_no_other_cell():
+    one, other = (
+        stepcoder.make(configs.load(StepcoderConfig, FILE), Path(folder)).cells(THREE) for folder in "ab"
+    )
+    assert [cell.file for cell in one] == [cell.file for cell in other]
+
+
+def test_regimes_hold_out_the_same_problems_and_practise_on_others():
+    config = configs.load(StepcoderConfig, FILE)
+    found = {name: stepcoder.embedded(regime.problems) for name, regime in config.regimes.items()}
+    assert found["hard"] == found["mixture"]
+    practice, held_out = found["hard"]
+    assert not {p.prompt for p in practice} & {p.prompt for p in held_out}
+    assert min(stepcoder.counted(held_out).values()) > 100
+    # few, so that each comes up often
+    assert 20 <= stepcoder.counted(practice)["hard"] <= 40
+
+
+def test_a_run_that_was_stopped_keeps_its_folder_and_leaves_no_result(tmp_path, monkeypatch):
+    study = stepcoder.make(configs.load(StepcoderConfig, FILE), tmp_path)
+    cell = next(c for c in study.cells(THREE) if c.name == "mixture-fgo-s2")
+    (study.bases.folder(2) / "export").mkdir(parents=True)
+    seen = []
+
+    def stop(config):
+        seen.append(config)
+        Path(config.output).mkdir(parents=True)
+        return Finished(None, 3, False, Path(config.output))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ppo, "main", stop)
+    with pytest.raises(StoppedError):
+        study.run(cell, lambda: False)
+    assert Path(seen[0].output).exists()
+    assert (seen[0].seed, seen[0].mask, seen[0].problems.difficulties) == (2, "fgo", ())
+
+
+# the command
+
+
+TINY = """
+base: {folder}/base.yaml
+ppo: {folder}/ppo.yaml
+scale: 0.01
+bases: 1
+seeds: 1
+gradient: {{tests: [1, 0], batches: 1, reference: 1, problems: {{embedded: {{count: 6, tests: 12}}}}}}
+rows:
+  sft: {{label: SFT, method: sft}}
+  ppo: {{label: PPO}}
+  stepcoder: {{label: StepCoder, curriculum: cccs, mask: fgo}}
+regimes:
+  mixture: {{label: mixture, problems: {{held_out: 0.5, embedded: {{count: 24}}}}, cccs: {{smoothing: 0.6}}}}
+"""
+BASE = """
+output: unused
+steps: 300
+model: {vocab_size: 320, hidden_size: 16, intermediate_size: 24, num_layers: 1, num_heads: 2, head_dim: 8,
+        num_kv_heads: 1, max_positions: 768}
+data:
+  sources: [{path: FOLDER/texts.txt}]
+  vocab_size: 320
+  batch_size: 8
+  length: 64
+  packing: first_fit
+watch: {tensorboard: false, plots: false, progress: false}
+"""
+PPO = """
+base: unused
+output: unused
+rounds: 200
+experts: {num_experts: 2, rank: 2}
+rollout: {prompts: 2, samples: 2, prompt_tokens: 512, response_tokens: 192, smallest_bucket: 512}
+critic: {body: frozen}
+watch: {progress: false}
+"""
+
+
+@pytest.fixture(scope="module")
+def plumbing(tmp_path_factory):
+    """A whole study in seconds."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    texts = [text for text, _ in zip(stepcoder.programs.pretraining_texts(60), range(60), strict=True)]
+    (folder / "texts.txt").write_text("\n".join(text.replace("\n", " ") for text in texts))
+    (folder / "base.yaml").write_text(BASE.replace("FOLDER", str(folder)))
+    (folder / "ppo.yaml").write_text(PPO)
+    (folder / "stepcoder.yaml").write_text(TINY.format(folder=folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "training.runtime.distributed.MeshConfig.make", lambda self: params.single_device_mesh()
+        )
+        assert reproduce.main("stepcoder", folder / "out", folder / "stepcoder.yaml", [])
+    return folder
+
+
+def test_a_plumbing_run_says_so_on_its_page(plumbing):
+    page = (plumbing / "out" / "stepcoder.html").read_text()
+    assert "Plumbing run at scale 0.01" in page
+    assert "no interval" in page
+    found = json.loads((plumbing / "out" / "stepcoder.json").read_text())
+    assert found["run"]["cells"] == "5 of 5"
+    rows = found["regimes"]["mixture"]["rows"]
+    assert rows["ppo"]["measured"] == [0, 2]
+    assert len(rows["ppo"]["rounds"]["reward"]) == 2
+    assert rows["ppo"]["rounds"]["masked_share"] == [0.0, 0.0]
+    assert rows["ppo"]["stages"] == {}
+    assert rows["sft"]["measured"] == [0, 2]
+    assert rows["sft"]["curves"]["all"][0] == rows["ppo"]["curves"]["all"][0]  # one base, one exam
+    assert rows["sft"]["tokens"]["mean"] > 0
+    assert sum(shares[0] for shares in rows["stepcoder"]["stages"].values()) == pytest.approx(1)
+    assert found["gradient"]["1"]["false_passes"]["n"] <= 1
+    assert 0 <= found["gradient"]["1"]["left_out"]["mean"] < 1
+    assert "The gradient" in page
+    drawn = {path.stem for path in (plumbing / "out" / "figures").glob("*.svg")}
+    assert drawn == {"stepcoder_curves", "stepcoder_stages", "stepcoder_practice"}
+
+
+def test_the_gradient_is_that_of_the_policys_objective(plumbing, monkeypatch):
+    """−Σ m A log π / Σ m, differentiated directly; A is a reward less the other of its prompt."""
+    monkeypatch.setattr(
+        "training.runtime.distributed.MeshConfig.make", lambda self: params.single_device_mesh()
+    )
+    export = next((plumbing / "out" / "bases").glob("*/export"))
+    config = configs.load(ppo.PpoConfig, plumbing / "ppo.yaml", [f"base={export}", "algorithm=rloo"])
+    config = replace(config, ppo=replace(config.ppo, kl=KLConfig(coefficient=0.0)))
+    problems = stepcoder.embedded(ProblemsConfig(embedded=EmbeddedConfig(count=6)))[0]
+    batches = stepcoder_gradient._Batches(config, load_tokenizer(config.base), problems)
+    sampled = batches.sample(0)
+    rollout = sampled.rollout
+    every_third = np.arange(rollout.responses_BW.shape[1]) % 3 == 0
+    mask: Any = np.where(every_third, np.float32(0), np.asarray(rollout.response_mask_BW))
+    rewards: Any = np.asarray([1.0, -0.3, -0.6, 1.0], np.float32)
+    graded = Graded(Outcomes(rewards, mask), np.zeros(4), {}, (0.0, 0.0), 0.0)
+    found = batches.gradient(sampled, graded, masked=True)
+
+    model = load_model(
+        config.base, config.adapter, config.experts, config.lora, config.mesh.make(), seed=config.seed
+    )
+    agent, weights, _ = ppo.make_agent(config, model)
+    advantages = np.asarray([1.3, -1.3, -1.6, 1.6], np.float32)[:, None]
+
+    def objective(policy):
+        states = agent.states(policy, weights.frozen, rollout)
+        logprobs = agent.token_scores(policy, weights.frozen, states, rollout).logprob_BT
+        return -(mask * advantages * logprobs).sum() / mask.sum()
+
+    direct = ravel_pytree(jax.grad(objective)(model.lm.weights.trainable))[0]
+    assert np.linalg.norm(direct) > 0
+    np.testing.assert_allclose(found, direct, rtol=1e-3, atol=1e-5 * float(np.abs(direct).max()))
+    whole = batches.gradient(sampled, graded, masked=False)
+    assert (stepcoder_gradient.cosine(whole, found) or 0.0) < 0.999
+
+
+def test_fine_tuning_is_on_what_follows_the_prompt(plumbing):
+    """The statement and the function's head are read, the rest of the solution and its end are learned."""
+    export = next((plumbing / "out" / "bases").glob("*/export"))
+    config = configs.load(ppo.PpoConfig, plumbing / "ppo.yaml", [f"base={export}"])
+    tokenizer = load_tokenizer(export)
+    row = stepcoder.programs.problems(1)[0]
+    problem = Problem(
+        "p", row["prompt"], starter_code=row["starter_code"], canonical_solution=row["canonical_solution"]
+    )
+    sample = stepcoder_sft.encoded(problem, config, tokenizer)
+    kept = sample.loss_mask > 0
+    assert sample.tokens[-1] == tokenizer.eos_token_id
+    learned, read = tokenizer.decode(sample.tokens[kept][:-1]), tokenizer.decode(sample.tokens[~kept])
+    head = row["starter_code"].rstrip()
+    assert (head + learned).split() == row["canonical_solution"].split()
+    assert read.strip().endswith(head)
+    assert row["prompt"] in read
+
+
+def test_runs_leave_a_small_file_and_no_folder(plumbing):
+    assert not list((plumbing / "out" / "running").iterdir())
+    cells = list((plumbing / "out" / "cells" / "stepcoder").glob("*.json"))
+    assert len(cells) == 5
+    assert max(path.stat().st_size for path in cells) < 10_000
+
+
+def test_the_same_command_runs_nothing_again(plumbing, monkeypatch, capsys):
+    monkeypatch.setattr(stepcoder.StepcoderStudy, "run", None)  # a call would fail
+    assert reproduce.main("stepcoder", plumbing / "out", plumbing / "stepcoder.yaml", [])
+    assert "5 cells are done already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("scale=0", r"scale must lie in \(0, 1\]"),
+        ("seeds=0", "seeds, tries, every, rounds and limit must be at least 1"),
+        ("regimes.hard.problems.held_out=0.5", "regimes must hold out the same embedded problems"),
+        ("rows.ppo.masks=fgo", r"did you mean rows\.ppo\.mask\?"),
+    ],
+)
+def test_bad_input_ends_in_one_line(tmp_path, override, said):
+    run = CliRunner().invoke(app, ["reproduce", "stepcoder", "--out", str(tmp_path), override])
+    assert run.exit_code == 2
+    assert re.search(said, " ".join(run.output.split()))

@@ -1,0 +1,109 @@
+"""python -m training eval suite=behavior on a tiny checkpoint, and what it refuses."""
+
+import json
+import math
+
+import pytest
+
+import jaxmoe
+from jaxmoe.tokenizer import load_tokenizer, train_bpe
+from tests.tiny_checkpoints import write_checkpoint
+from training.commands.demo_behavior import questionnaire
+from training.commands.evaluate import EvalConfig, main
+from training.runtime import config as configs
+
+SETTINGS = [
+    "suite=behavior",
+    "batch_size=8",
+    "progress=false",
+    "behavior.instruments=[mini_ipip]",
+    "behavior.templates=[terse]",
+    "behavior.personas='2'",
+    "behavior.tasks=[conduct]",
+    "behavior.task_count=1",
+    "behavior.nulls=[random]",
+]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = train_bpe(["You stay calm. Statement: Am the life of the party. Answers A B C"] * 4, 300)
+    write_checkpoint(folder, model_type="llama", vocab_size=len(tokenizer), max_position_embeddings=768)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def config(checkpoint, out, *more):
+    return configs.load(EvalConfig, None, [f"output={out}", f"base={checkpoint}", *SETTINGS, *more])
+
+
+def test_a_model_is_tested_and_reported_and_compared(checkpoint, tmp_path):
+    first = main(config(checkpoint, tmp_path / "first"))
+    folder = tmp_path / "first" / "behavior"
+    assert (folder / "report.html").is_file()
+    assert (folder / "responses.parquet").is_file()
+    verdicts = first["sets"]["mini_ipip"]["verdicts"]
+    assert len(verdicts) == 5 * 4
+    # two people are too few to judge by
+    assert {row["verdict"] for row in verdicts} == {"undetermined"}
+    # a killed evaluation left its answers and nothing else
+    (tmp_path / "first" / "results.json").unlink()
+    (tmp_path / "first" / "items.jsonl").unlink()
+    lines = (folder / "answers.jsonl").read_text()
+    again = main(config(checkpoint, tmp_path / "first"))
+    assert (folder / "answers.jsonl").read_text() == lines
+    assert again["sets"]["mini_ipip"]["scores"] == first["sets"]["mini_ipip"]["scores"]
+    beside = f"behavior.beside=[{{name: a/twin, base: {checkpoint}, form: instruction}}]"
+    second = main(config(checkpoint, tmp_path / "second", f"against={tmp_path / 'first'}", beside))
+    difference = second["against"]["sets"]["mini_ipip"]["E"]["difference"]
+    assert difference["value"] == 0
+    tables = json.loads((tmp_path / "second" / "behavior" / "tables.json").read_text())["tables"]
+    rows = tables["comparison_mini_ipip"]
+    assert [row["model"] for row in rows] == ["this model"] * 5 + ["a/twin"] * 5
+    assert [row["tuned"] - row["base"] for row in rows[:5]] == [0] * 5
+    assert set(second["sets"]) == {"mini_ipip", "mini_ipip, a/twin"}
+    assert (tmp_path / "second" / "behavior" / "a_twin" / "responses.parquet").is_file()
+
+
+def test_a_model_that_answers_nothing_readable_is_reported_and_compared_all_the_same(checkpoint, tmp_path):
+    written = ["behavior.answers=written", "behavior.tasks=[]"]
+    first = main(config(checkpoint, tmp_path / "first", *written))
+    found = first["sets"]["mini_ipip"]
+    assert found["refused"] > 0.5
+    assert any(math.isnan(score.value) for score in found["scores"].values())
+    second = main(config(checkpoint, tmp_path / "second", *written, f"against={tmp_path / 'first'}"))
+    assert set(second["against"]["sets"]["mini_ipip"]) == set(found["scores"])
+
+
+def test_the_demo_asks_models_that_it_has_in_memory(checkpoint, tmp_path):
+    settings = [
+        f"  {line.partition('.')[2].replace('=', ': ', 1)}" for line in SETTINGS if "behavior." in line
+    ]
+    lines = ["output: unused", "base: unused", "suite: behavior", "batch_size: 8", "behavior:", *settings]
+    (tmp_path / "small.yaml").write_text("\n".join(lines) + "\n")
+    lm = jaxmoe.load(checkpoint)
+    models = {"base": lm, "tuned": lm}
+    tokenizer = load_tokenizer(checkpoint)
+    page = questionnaire(models, tokenizer, tmp_path / "asked", tmp_path / "small.yaml")
+    assert "Verdicts on tuned" in page.read_text()
+    comparison = json.loads((tmp_path / "asked" / "tables.json").read_text())["tables"][
+        "comparison_mini_ipip"
+    ]
+    assert [row["tuned"] - row["base"] for row in comparison] == [0] * 5
+    assert {row["model"] for row in comparison} == {"tuned"}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["behavior.instruments=[mini_ipp]"], "did you mean 'mini_ipip'"),
+        (["behavior.templates=[forms]"], "template must be one of"),
+        (["behavior.tasks=[gambling]"], "family of tasks is one of"),
+        (["behavior.personas=some"], "personas must be none, people"),
+        (["behavior.name=random"], "every model needs a name of its own; 'random' is repeated"),
+    ],
+)
+def test_wrong_settings_are_named_before_a_model_is_loaded(tmp_path, more, message):
+    with pytest.raises(ValueError, match=message):
+        main(config(tmp_path / "nowhere", tmp_path / "out", *more))

@@ -1,0 +1,260 @@
+"""The whole journey in minutes: train a small base, teach it tasks two ways, see what each way forgot; then a
+small code model, and what reinforcement learning from tests makes of it; then questionnaires for the models.
+
+Every stage is a command that can be run alone with its config in configs/demo; what is finished is not done
+again.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+import jaxmoe
+from evals.knowledge.embedded_questions import closed_book_questions
+from evals.knowledge.measure import closed_book
+from evals.knowledge.prompts import template
+from evals.knowledge.questions import Question
+from evals.models.local_model import LocalModel
+from evals.psychometrics.uncertainty import Score
+from jaxmoe.datasets.corpora import DEMO_RELATIONS, task_test_rows
+from jaxmoe.language_model import LanguageModel
+from rl.sandbox.worker import SandboxError
+from training.commands.demo_behavior import questionnaire
+from training.plots import figures
+from training.ppo.config import PpoConfig
+from training.ppo.train import main as ppo
+from training.runtime import config as configs
+from training.runtime.metrics import read_lines
+from training.runtime.run_folder import Finished
+from training.supervised.pretrain import PretrainConfig
+from training.supervised.pretrain import main as pretrain
+from training.supervised.sft import SftConfig
+from training.supervised.sft import main as sft
+
+PARTS = 7
+
+
+class Row(NamedTuple):
+    """A column of the table, and what its stage does."""
+
+    title: str
+    stage: str
+
+
+ROWS = {
+    "base": Row("base", "train a small base model on world knowledge"),
+    "full_sft": Row("full SFT", "fine-tune every weight on instructions"),
+    "loramoe": Row("LoRAMoE", "fine-tune routed LoRA experts instead"),
+}
+# stage -> its config's schema, its command, the stage whose export it starts from
+SCHEMAS: dict[str, tuple[type, Callable[[Any], Finished], str | None]] = {
+    "base": (PretrainConfig, pretrain, None),
+    "full_sft": (SftConfig, sft, "base"),
+    "loramoe": (SftConfig, sft, "base"),
+    "code_base": (PretrainConfig, pretrain, None),
+    "code_rl": (PpoConfig, ppo, "code_base"),
+}
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Train, compare, export, generate, plot, all in one folder.
+
+    Attributes:
+      output: folder for the runs, results.json and plots.
+      configs: folder with a file for each stage.
+      steps_scale: share of each stage's steps; below 1 for a quick look at the plumbing.
+      tasks: held-out downstream samples in the table.
+      facts: held-out facts in the table; null takes all.
+    """
+
+    __pydantic_config__ = configs.STRICT
+
+    output: str = "runs/demo"
+    configs: str = "configs/demo"
+    steps_scale: float = 1.0
+    tasks: int = 350
+    facts: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.steps_scale <= 1:
+            raise ValueError(f"steps_scale must lie in (0, 1]; got {self.steps_scale}")
+        if self.tasks < 1:
+            raise ValueError(f"tasks must be at least 1; got {self.tasks}")
+
+
+def main(config: DemoConfig) -> dict[str, Any]:
+    """Runs the stages one after the other and prints the comparison."""
+    console, started = Console(), time.perf_counter()
+    folder = Path(config.output)
+    models: dict[str, LanguageModel] = {}
+    for number, (name, what) in enumerate(ROWS.items(), 1):
+        console.rule(f"{number}/{PARTS} {what.stage}")
+        done = run_stage(config, name)
+        if not done.finished:
+            return _stopped(console)
+        models[name] = done.lm
+    console.rule(f"4/{PARTS} what was kept, what was learned")
+    results = compare(models, folder, config)
+    console.print(comparison_table(results))
+    console.rule(f"5/{PARTS} export to Hugging Face format, generate from the exports")
+    # with its own modelling code; those of base and full SFT are there already
+    export = folder / "loramoe-hf"
+    if not export.exists():
+        jaxmoe.save(models["loramoe"], export, "hf", tokenizer=tokenizer_of(folder))
+    for line in samples(folder):
+        console.print(line, markup=False, highlight=False)
+    console.rule(f"6/{PARTS} a small code model, taught by tests")
+    for name in ("code_base", "code_rl"):
+        try:
+            done = run_stage(config, name)
+        except SandboxError as error:
+            console.print(f"left out: {error}", markup=False)
+            break
+        if not done.finished:
+            return _stopped(console)
+    else:
+        results["code"] = code_scores(folder / "code_rl")
+        console.print(code_table(results["code"]))
+    console.rule(f"7/{PARTS} questionnaires: what the models say of themselves, and whether to believe it")
+    answers = Path(config.configs) / "behavior.yaml"
+    named = {ROWS[name].title: lm for name, lm in models.items()}
+    report = questionnaire(named, tokenizer_of(folder), folder / "behavior", answers)
+    console.print(f"report, for a browser: {report}", highlight=False)
+    results["seconds"] = round(time.perf_counter() - started, 1)
+    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    drawn = [figures.comparison(results, folder / "comparison.png")]
+    drawn += [path for name in SCHEMAS for path in sorted((folder / name / "plots").glob("*.png"))]
+    console.print(f"{results['seconds']:.0f} s. Results: {folder / 'results.json'}; plots:")
+    for path in drawn:
+        console.print(f"  {path}", highlight=False)
+    return results
+
+
+def _stopped(console: Console) -> dict[str, Any]:
+    console.print("stopped; `make demo` goes on from here")
+    return {}
+
+
+def run_stage(config: DemoConfig, name: str) -> Finished:
+    """Runs a stage, its folders moved to where the demo wants them, or finds it finished."""
+    schema, main_of, base = SCHEMAS[name]
+    path = Path(config.configs) / f"{name}.yaml"
+    overrides = [f"output={config.output}/{name}"]
+    if base is not None:
+        overrides.append(f"base={config.output}/{base}/export")
+    steps = "rounds" if schema is PpoConfig else "steps"
+    count = getattr(configs.load(schema, path), steps)
+    overrides.append(f"{steps}={max(1, round(count * config.steps_scale))}")
+    return main_of(configs.load(schema, path, overrides))
+
+
+def tokenizer_of(folder: Path) -> Any:
+    """The tokenizer of the demo's base."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder / "base" / "export")
+
+
+def task_questions(count: int) -> list[Question]:
+    """Held-out downstream samples as questions with a short right answer, by family."""
+    return [
+        Question(
+            id=f"{row['family']}/{number}",
+            question="\n".join(filter(None, (row["instruction"], row["input"]))),
+            answers=tuple(row["answers"]),
+            category=row["family"],
+        )
+        for number, row in enumerate(task_test_rows("test", count))
+    ]
+
+
+def compare(models: dict[str, LanguageModel], folder: Path, config: DemoConfig) -> dict[str, Any]:
+    """Exact-match scores of every model: facts completed, facts asked, tasks; each with its 95 % interval."""
+    tokenizer = tokenizer_of(folder)
+    facts = closed_book_questions("test", DEMO_RELATIONS, config.facts)
+    tasks = task_questions(config.tasks)
+    asked = {
+        "facts, completed": (facts, "completion", "text"),
+        "facts, asked": (facts, "instruction", "instruction"),
+        "tasks": (tasks, "instruction", "instruction"),
+    }
+    rows: dict[str, Any] = {}
+    for name, lm in models.items():
+        rows[name] = {}
+        for title, (questions, style, form) in asked.items():
+            model = LocalModel(lm, tokenizer, form, batch_size=64)  # type: ignore[arg-type]
+            found = closed_book(model, questions, template(style), max_new_tokens=16, score_answers=False)
+            rows[name][title] = _as_row(found.scores["exact_match"])
+            if title == "tasks":
+                by_family = {k: _as_row(v["exact_match"]) for k, v in found.by_category.items()}
+                rows[name]["by family"] = by_family
+    return {"facts": len(facts), "tasks": len(tasks), "rows": rows}
+
+
+def _as_row(score: Score) -> dict[str, float]:
+    return {"value": score.value, "low": score.low, "high": score.high}
+
+
+def comparison_table(results: dict[str, Any]) -> Table:
+    """Knowledge kept and tasks learned, a column a model."""
+    rows = results["rows"]
+    table = Table(
+        title=f"exact match, % [95 % interval]; {results['facts']} held-out facts, {results['tasks']} tasks"
+    )
+    table.add_column("")
+    for name in rows:
+        table.add_column(ROWS[name].title, justify="right")
+
+    def cell(score: dict[str, float]) -> str:
+        return f"{score['value'] * 100:.0f} [{score['low'] * 100:.0f}, {score['high'] * 100:.0f}]"
+
+    for title in ("facts, completed", "facts, asked", "tasks"):
+        table.add_row(title, *(cell(row[title]) for row in rows.values()))
+    for family in sorted(next(iter(rows.values()))["by family"]):
+        table.add_row(f"  {family.replace('_', ' ')}", *(cell(r["by family"][family]) for r in rows.values()))
+    return table
+
+
+def code_scores(run: Path) -> dict[str, Any]:
+    """pass@1 on held-out problems before and after, with standard errors, as the run measured them."""
+    told = [record for record in read_lines(run / "metrics.jsonl") if "held_out_pass_at_1" in record]
+    keys = [key for key in told[0] if key.startswith("held_out_")]
+    short = {key: key.removeprefix("held_out_") for key in keys}
+    moments = {"before": told[0], "after": told[-1]}
+    return {moment: {short[k]: record[k] for k in keys} for moment, record in moments.items()}
+
+
+def code_table(scores: dict[str, Any]) -> Table:
+    """pass@1 before and after, a row a difficulty."""
+    table = Table(title="held-out pass@1, %")
+    table.add_column("")
+    for moment in scores:
+        table.add_column(moment, justify="right")
+    for key in (key for key in scores["before"] if key.startswith("pass_at_1")):
+        error = key.replace("pass_at_1", "standard_error")
+        cells = (f"{s[key] * 100:.0f} ± {s[error] * 100:.0f}" for s in scores.values())
+        table.add_row(key.removeprefix("pass_at_1").strip("_") or "all", *cells)
+    return table
+
+
+def samples(folder: Path) -> list[str]:
+    """A few answers of the exported models, loaded again from their folders."""
+    tokenizer = tokenizer_of(folder)
+    exports = {"full SFT": folder / "full_sft" / "export", "LoRAMoE": folder / "loramoe-hf"}
+    loaded = {name: jaxmoe.load(path) for name, path in exports.items()}
+    questions = [closed_book_questions("test", DEMO_RELATIONS)[0], *task_questions(2)]
+    lines = []
+    for question in questions:
+        lines.append(f"> {question.question}")
+        for name, lm in loaded.items():
+            model = LocalModel(lm, tokenizer, "instruction", batch_size=1)
+            answer = model.generate([template("instruction").prompt(question)], 16, ("\n",))[0].strip()
+            lines.append(f"  {name}: {answer}   (right: {question.answers[0]})")
+    return lines

@@ -1,0 +1,41 @@
+"""The demo's questionnaires: its models asked as described people, and whether to believe what they say."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evals.faithfulness.report import write
+from evals.models.local_model import Form
+from jaxmoe.language_model import LanguageModel
+from training.commands.evaluate import EvalConfig
+from training.runtime import config as configs
+from training.suites.behavior import ask, card, prepare
+from training.suites.evaluation import Loaded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def questionnaire(
+    models: Mapping[str, LanguageModel],
+    tokenizer: "PreTrainedTokenizerBase",
+    folder: Path,
+    config: str | Path = "configs/demo/behavior.yaml",
+) -> Path:
+    """Asks every model what the config's section `behavior` says; the first is the base of the others.
+
+    Answers are kept in the folder, and what was answered there is not asked again. The models are given, so
+    the config's own base, beside and output are not read.
+
+    Returns: the path of report.html.
+    """
+    settings = configs.load(EvalConfig, Path(config))
+    behavior = settings.behavior
+    study = prepare(behavior, settings.seed, settings.confidence)
+    loaded: list[tuple[str, Loaded, Form]] = [
+        (name, Loaded(lm, tokenizer, settings.batch_size, settings.max_length, False), behavior.form)
+        for name, lm in models.items()
+    ]
+    asked = ask(study, behavior, loaded, folder)
+    said = {**card(study, behavior), "models": ", ".join(models), "form": behavior.form}
+    return write(study.report(asked.answers, said, replies=asked.replies), folder)

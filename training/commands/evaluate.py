@@ -1,0 +1,280 @@
+"""Evaluation: a model, a suite of tests, results as files and as a table.
+
+    OUTPUT/results.json   settings, and every score with standard error and interval, by set and category
+    OUTPUT/items.jsonl    every item: its set, id, cluster and scores, what was asked and what the model wrote
+
+With `against`, the items are compared one by one with those of another evaluation.
+"""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import jaxmoe
+from evals.psychometrics.uncertainty import Comparison, Score, compare
+from jaxmoe.tokenizer import load_tokenizer
+from training.runtime import checkpoint, distributed
+from training.runtime import config as configs
+from training.runtime.distributed import DistributedConfig, MeshConfig
+from training.suites.behavior import BehaviorConfig, behavior
+from training.suites.coding import CodingConfig, coding
+from training.suites.evaluation import ItemSet, Loaded, Run
+from training.suites.knowledge import KnowledgeConfig, knowledge
+
+Suite = Literal["knowledge", "coding", "behavior"]
+# more categories than these would bury the scores
+CATEGORIES_SHOWN = 8
+SUITES = {"knowledge": knowledge, "coding": coding}
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Measure what a model knows or can do.
+
+    Attributes:
+      output: folder for results.json and items.jsonl.
+      base: checkpoint to measure, a local folder or hub id.
+      suite: what to measure; the section of that name has its settings.
+      adapter: folder of a LoRAMoE, MoE-PEFT or PEFT LoRA adapter; null measures the base alone.
+      tokenizer: folder or hub id; null takes the base's.
+      dtype: float32, bfloat16 or float16, of weights and activations.
+      batch_size: rows the model works on at a time; a multiple of mesh data x fsdp.
+      max_length: tokens of prompt and response together; null is the model's limit.
+      confidence: of the intervals.
+      against: output folder of another evaluation of the same items, to compare with.
+      overwrite: replace results that the output folder holds already.
+      progress: show progress on the terminal.
+    """
+
+    __pydantic_config__ = configs.STRICT
+
+    output: str
+    base: str
+    suite: Suite = "knowledge"
+    adapter: str | None = None
+    tokenizer: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_size: int = 16
+    max_length: int | None = None
+    seed: int = 0
+    confidence: float = 0.95
+    against: str | None = None
+    overwrite: bool = False
+    progress: bool = True
+    knowledge: KnowledgeConfig = field(default_factory=KnowledgeConfig)
+    coding: CodingConfig = field(default_factory=CodingConfig)
+    behavior: BehaviorConfig = field(default_factory=BehaviorConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"confidence must lie between 0 and 1; got {self.confidence}")
+
+
+def main(config: EvalConfig) -> dict[str, Any]:
+    """Runs one evaluation; returns what results.json holds."""
+    distributed.start(config.distributed)
+    folder = Path(config.output)
+    _check_folder(folder, config.overwrite)
+    # whatever is missing is said before a model is loaded
+    other = None if config.against is None else read_items(Path(config.against))
+    run = _suite(config, folder)
+    started = time.perf_counter()
+    model = _load(config)
+    loaded_s = time.perf_counter() - started
+    sets = run(model)
+    compared = None if other is None else compare_items(_by_set(sets), other, config.confidence)
+    results = {
+        "suite": config.suite,
+        "base": config.base,
+        "adapter": config.adapter,
+        "sets": {found.name: _summary(found) for found in sets},
+        "against": None if compared is None else {"folder": config.against, "sets": _as_json(compared)},
+        "seconds": {"load": loaded_s, "evaluate": time.perf_counter() - started - loaded_s},
+        "config": configs.to_dict(config),
+    }
+    if distributed.is_main():
+        with checkpoint.disk_full_explained(folder):
+            write(folder, results, sets)
+        show(sets, compared, config, Console())
+    return results
+
+
+def _suite(config: EvalConfig, folder: Path) -> Run:
+    if config.suite != "behavior":
+        return SUITES[config.suite](getattr(config, config.suite), config.seed, config.confidence)
+    against = None if config.against is None else Path(config.against)
+    return behavior(config.behavior, config.seed, config.confidence, folder / "behavior", against)
+
+
+def _load(config: EvalConfig) -> Loaded:
+    mesh = config.mesh.make()
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    if config.batch_size < 1 or config.batch_size % ways:
+        raise ValueError(
+            f"batch_size must be a positive multiple of mesh data x fsdp = {ways}; got {config.batch_size}"
+        )
+    lm = jaxmoe.load(config.base, config.adapter, dtype=config.dtype, mesh=mesh)
+    tokenizer = load_tokenizer(config.tokenizer or lm.source or config.base)
+    progress = config.progress and distributed.is_main()
+    return Loaded(lm, tokenizer, config.batch_size, config.max_length, progress)
+
+
+def _check_folder(folder: Path, overwrite: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output must be a folder; {folder} is a file")
+    if (folder / "results.json").exists() and not overwrite:
+        raise ValueError(
+            f"{folder} holds results already; choose another output=..., or overwrite=true replaces them"
+        )
+    # answers of a killed evaluation of behaviour are gone on from
+    others = [path for path in folder.iterdir() if path.name != "behavior"] if folder.is_dir() else []
+    if others and not (folder / "results.json").exists():
+        raise ValueError(f"{folder} is not empty and holds no evaluation; choose another output=...")
+
+
+def write(folder: Path, results: Mapping[str, Any], sets: list[ItemSet]) -> None:
+    """results.json and items.jsonl, each whole or not at all; numbers that are not finite become null."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(_as_json(item), ensure_ascii=False) for found in sets for item in found.lines())
+    for name, text in {
+        "items.jsonl": "".join(f"{line}\n" for line in lines),
+        "results.json": json.dumps(_as_json(results), indent=2, ensure_ascii=False) + "\n",
+    }.items():
+        part = folder / f"{name}.part"
+        part.write_text(text, encoding="utf-8")
+        part.replace(folder / name)
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Score | Comparison):
+        return _as_json(value._asdict())
+    if isinstance(value, Mapping):
+        return {key: _as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _summary(found: ItemSet) -> dict[str, Any]:
+    return {"scores": found.scores, "by_category": found.by_category, **found.more}
+
+
+Items = dict[str, list[dict[str, Any]]]
+
+
+def read_items(folder: Path) -> Items:
+    """The items of an earlier evaluation, by set.
+
+    Raises: ValueError if the folder has none, or a line is not one.
+    """
+    path = folder / "items.jsonl"
+    if not path.is_file():
+        raise ValueError(f"against must name the output folder of an evaluation; {folder} has no items.jsonl")
+    found: Items = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            item = json.loads(line)
+            found.setdefault(item["set"], []).append({key: item[key] for key in ("id", "cluster", "scores")})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}:{number} is no item of an evaluation ({error!r})") from error
+    return found
+
+
+def _by_set(sets: list[ItemSet]) -> Items:
+    return {found.name: [asdict(item) for item in found.items] for found in sets}
+
+
+def compare_items(new: Items, old: Items, confidence: float) -> dict[str, dict[str, Comparison]]:
+    """Every score of every set that both evaluations have, paired by item; positive where the new one is
+    higher.
+
+    Raises: ValueError if they have no set in common, or different items in one.
+    """
+    shared = [name for name in new if name in old]
+    if not shared:
+        raise ValueError(f"the two evaluations have no set in common: {list(new)} here, {list(old)} there")
+    out: dict[str, dict[str, Comparison]] = {}
+    for name in shared:
+        here, there = new[name], old[name]
+        if [item["id"] for item in here] != [item["id"] for item in there]:
+            raise ValueError(
+                f"the two evaluations of {name} hold different items ({len(here)} here, {len(there)} there); "
+                "give both the same files and limits"
+            )
+        named = any(item["cluster"] is not None for item in here)
+        shared_scores = [score for score in here[0]["scores"] if score in there[0]["scores"]]
+        out[name] = {score: _compared(here, there, score, named, confidence) for score in shared_scores}
+    return out
+
+
+def _compared(
+    here: list[dict[str, Any]], there: list[dict[str, Any]], score: str, named: bool, confidence: float
+) -> Comparison:
+    """One score on the items that have it in both evaluations: a questionnaire may go unanswered."""
+    pairs = [
+        (old["scores"][score], new["scores"][score], new["cluster"] or f"item {number}")
+        for number, (old, new) in enumerate(zip(there, here, strict=True))
+    ]
+    known = [pair for pair in pairs if all(value is not None and math.isfinite(value) for value in pair[:2])]
+    clusters = [cluster for *_, cluster in known] if named else None
+    return compare([a for a, _, _ in known], [b for _, b, _ in known], clusters, confidence=confidence)
+
+
+def show(
+    sets: list[ItemSet],
+    compared: Mapping[str, Mapping[str, Comparison]] | None,
+    config: EvalConfig,
+    console: Console,
+) -> None:
+    """The scores as a table, a section a set; categories where there are few, all are in results.json."""
+    subject = config.base if config.adapter is None else f"{config.base} + {config.adapter}"
+    table = Table(title=f"{config.suite}: {subject}", title_justify="left")
+    for name in ("score", "value", "s.e.", f"{config.confidence:.0%} interval", "n"):
+        table.add_column(name, justify="left" if name == "score" else "right")
+    for found in sets:
+        table.add_row(f"[bold]{escape(found.name)}[/bold]")
+        for name, score in found.scores.items():
+            table.add_row(f"  {name}", *_cells(score))
+        first = next(iter(found.scores))
+        if len(found.by_category) <= CATEGORIES_SHOWN:
+            for category, scores in found.by_category.items():
+                table.add_row(f"  {first}, {escape(category)}", *_cells(scores[first]), style="dim")
+        table.add_section()
+    console.print(table)
+    if compared is not None:
+        console.print(_comparison_table(compared, config))
+    console.print(f"written: {Path(config.output) / 'results.json'}, items.jsonl", highlight=False)
+
+
+def _cells(score: Score) -> tuple[str, str, str, str]:
+    count = str(score.n) if score.clusters == score.n else f"{score.n} in {score.clusters}"
+    if math.isnan(score.value):
+        return "–", "–", score.reason, count
+    error = "–" if math.isnan(score.standard_error) else f"{score.standard_error:.3f}"
+    interval = score.reason if math.isnan(score.low) else f"{score.low:.3f} to {score.high:.3f}"
+    return f"{score.value:.3f}", error, interval, count
+
+
+def _comparison_table(compared: Mapping[str, Mapping[str, Comparison]], config: EvalConfig) -> Table:
+    table = Table(title=f"against {config.against}", title_justify="left")
+    for name in ("score", "difference", f"{config.confidence:.0%} interval", "better", "worse", "p"):
+        table.add_column(name, justify="left" if name == "score" else "right")
+    for name, scores in compared.items():
+        table.add_row(f"[bold]{escape(name)}[/bold]")
+        for score, found in scores.items():
+            change = found.difference
+            interval = change.reason if math.isnan(change.low) else f"{change.low:+.3f} to {change.high:+.3f}"
+            counts = str(found.b_better), str(found.a_better)
+            table.add_row(f"  {score}", f"{change.value:+.3f}", interval, *counts, f"{found.p_value:.2g}")
+        table.add_section()
+    return table

@@ -1,0 +1,192 @@
+"""Rows to fixed-shape batches: order, mixture, this process's share, a resumable position.
+
+Grain decides the order: a shuffle of each epoch that has random access and needs no buffer. Every process
+walks the same global stream and keeps its own rows of each global batch: all processes see one shape at
+every step, the batches do not depend on the number of processes, and one small JSON value resumes any of
+them, also on another topology. The price is that each process tokenises the whole stream; that runs in a
+background thread, at about half a million tokens a second.
+
+Shapes: B rows of the global batch (or this process's share), T tokens, S segments (samples) a row.
+"""
+
+import copy
+import json
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any
+
+import grain
+
+from jaxmoe.tokenizer import encode_row
+from training.data.batch import NO_TASK, Batch, BatchConfig, Sample
+from training.data.packing import bucket_of, make_packer, rows_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def encode_sample(
+    row: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> Sample | None:
+    """Encode one row (keys as in jaxmoe.tokenizer.encode_row, and task_type); None if nothing is left to
+    predict, as when a chat was cut before the assistant spoke."""
+    ids, mask = encode_row(tokenizer, row, max_length)
+    return Sample(ids, mask, int(row.get("task_type", NO_TASK))) if mask.any() else None
+
+
+class EncodedRows(Sequence[Sample | None]):
+    """Rows encoded when they are read; for sets too large to hold as tokens. None as in encode_sample."""
+
+    def __init__(
+        self, rows: Sequence[Mapping[str, Any]], tokenizer: "PreTrainedTokenizerBase", max_length: int
+    ):
+        self._rows, self._tokenizer, self._max_length = rows, tokenizer, max_length
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Sample | None:  # type: ignore[override]
+        return encode_sample(self._rows[index], self._tokenizer, self._max_length)
+
+
+def encode_samples(
+    rows: Sequence[Mapping[str, Any]], tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> list[Sample]:
+    """Encode all rows now (about 40 thousand short rows a second), leaving out those without a target.
+
+    Raises: ValueError if there are no rows, or none of them has a target.
+    """
+    known: dict[tuple[str, Any], Sample | None] = {}  # texts of the embedded corpora recur many times
+
+    def encode(row: Mapping[str, Any]) -> Sample | None:
+        if "text" not in row or {"messages", "instruction"} & row.keys():
+            return encode_sample(row, tokenizer, max_length)
+        key = (row["text"], row.get("task_type"))
+        if key not in known:
+            known[key] = encode_sample(row, tokenizer, max_length)
+        return known[key]
+
+    samples = [sample for row in rows if (sample := encode(row)) is not None]
+    if not samples:
+        raise ValueError(
+            f"the data set is empty: none of its {len(rows)} rows has a token to predict within {max_length}"
+        )
+    return samples
+
+
+class Batches(Iterator[Batch]):
+    """This process's share of an ordered, shuffled stream of batches that can be resumed exactly.
+
+    Several sources are mixed by weight, each shuffled anew in each of its epochs; with a finite number of
+    epochs the mixture ends with the source that ends first, and the last batch is filled up with empty
+    rows (segment_ids 0).
+
+    Args:
+      sources: sequences of Sample (or None, skipped), each non-empty.
+      config: shapes, packing, order.
+      pad_id: token for padding.
+      weights: share of each source in the stream, positive; equal if absent.
+      shard_index, shard_count: which contiguous rows of each global batch are ours: as a rule
+        jax.process_index() and jax.process_count().
+    Raises: ValueError on an empty source, weights that do not fit, or a batch that does not divide.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Sequence[Sample | None]],
+        config: BatchConfig,
+        *,
+        pad_id: int,
+        weights: Sequence[float] | None = None,
+        shard_index: int = 0,
+        shard_count: int = 1,
+    ):
+        if config.batch_size % shard_count:
+            raise ValueError(
+                f"data.batch_size {config.batch_size} must divide by the number of processes {shard_count}"
+            )
+        share = config.batch_size // shard_count
+        self._rows = slice(shard_index * share, (shard_index + 1) * share)
+        # what a saved position is only valid for
+        self._identity = {
+            "samples": [len(source) for source in sources],
+            "weights": [float(w) for w in weights] if weights else None,
+            "batching": [config.batch_size, *config.lengths, config.packing, config.segments],
+            "seed": config.seed,
+        }
+        stream = _ordered(sources, weights, config.seed, config.epochs)
+        self._iterator = make_packer(stream, config, pad_id)
+        # one worker keeps the order; Grain's own prefetch threads abort the interpreter at exit
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._ahead: deque[Future[tuple[Batch, dict[str, Any]] | None]] = deque()
+        self._depth = max(1, config.prefetch)
+        self._batches, self._position = 0, self._iterator.get_state()
+
+    def __next__(self) -> Batch:
+        while len(self._ahead) < self._depth:
+            self._ahead.append(self._worker.submit(_advance, self._iterator))
+        ready = self._ahead.popleft().result()
+        if ready is None:
+            raise StopIteration
+        self._ahead.append(self._worker.submit(_advance, self._iterator))
+        batch, self._position = ready
+        self._batches += 1
+        return Batch(*(array[self._rows] for array in batch))
+
+    def state(self) -> dict[str, Any]:
+        """The position after the last batch handed out, as plain JSON; the same on every process."""
+        state = {"identity": self._identity, "batches": self._batches, "position": self._position}
+        return json.loads(json.dumps(state))
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on behind the batch after which `state` was taken.
+
+        Raises: ValueError if the state belongs to other data or other batching.
+        """
+        for key, ours in self._identity.items():
+            if (theirs := state["identity"].get(key)) != ours:
+                raise ValueError(
+                    f"the saved data position is of other {key}: {theirs} then, {ours} now; "
+                    "resume with the data settings of the run, or start a new output folder"
+                )
+        self._batches = int(state["batches"])
+        wait(self._ahead)
+        self._ahead.clear()
+        self._position = _tuples(state["position"])
+        self._iterator.set_state(self._position)
+
+
+def in_order(
+    samples: Sequence[Sample], batch_size: int, lengths: Sequence[int], *, pad_id: int
+) -> Iterator[Batch]:
+    """Every sample once, unpacked and in order: batches for evaluation. Each has the shortest of `lengths`
+    that holds its longest sample; the last is filled up with empty rows."""
+    lengths = sorted(lengths)
+    for start in range(0, len(samples), batch_size):
+        chunk = samples[start : start + batch_size]
+        yield rows_of(chunk, batch_size, bucket_of(max(len(s.tokens) for s in chunk), lengths), pad_id)
+
+
+def _ordered(sources, weights, seed: int, epochs: int | None) -> grain.MapDataset:
+    if not sources or any(len(source) == 0 for source in sources):
+        raise ValueError(f"every data source needs at least one sample; got {[len(s) for s in sources]}")
+    if weights is not None and (len(weights) != len(sources) or min(weights) <= 0):
+        raise ValueError(f"data weights must be {len(sources)} positive numbers; got {list(weights)}")
+    shuffled = [
+        grain.MapDataset.source(source).shuffle(seed=(seed + i) % 2**32).repeat(epochs)
+        for i, source in enumerate(sources)
+    ]
+    return shuffled[0] if len(shuffled) == 1 else grain.MapDataset.mix(shuffled, weights)
+
+
+def _advance(iterator: Any) -> tuple[Batch, dict[str, Any]] | None:
+    batch = next(iterator, None)
+    return None if batch is None else (batch, copy.deepcopy(iterator.get_state()))
+
+
+def _tuples(value: Any) -> Any:
+    """JSON turns tuples into lists; Grain compares slices with tuples."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

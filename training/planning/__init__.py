@@ -1,0 +1,1 @@
+"""What a run would need on chips that are not here."""

@@ -1,0 +1,117 @@
+"""Planning of generation: the decoding program compiled for a slice that need not be there."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from rich.table import Table
+
+from jaxmoe.generation import decode as generate
+from jaxmoe.generation.decode import DecodeConfig
+from jaxmoe.generation.sampling import Sampling
+from jaxmoe.model import params
+from jaxmoe.model.config import ModelConfig
+from jaxmoe.model.transformer import Decoder
+from training.planning.chips import GIB, Topology
+
+MIB = 1 << 20
+
+
+class DecodePlan(NamedTuple):
+    """What generation needs on one chip.
+
+    Attributes:
+      memory: bytes by kind; "cache" is the keys and values of all rows, a part of the program's temporaries.
+      step_s: least time of one token a row, every weight and the cache being read once; None without figures.
+    """
+
+    rows: int
+    prompt: int
+    new_tokens: int
+    memory: dict[str, int]
+    available: int | None
+    step_s: float | None
+
+    @property
+    def needed(self) -> int:
+        """Bytes a chip needs."""
+        return sum(size for kind, size in self.memory.items() if kind != "cache")
+
+
+def make_decode_plan(
+    shape: ModelConfig,
+    decoder: Decoder,
+    topology: Topology,
+    mesh: Mesh,
+    *,
+    rows: int,
+    length: int,
+    dtype: str,
+    compiler_options: Any = None,
+) -> DecodePlan:
+    """Compiles generation of length / 2 tokens after prompts of length / 2, sampled at top-p 0.95."""
+    parts = params.split(decoder)
+    places = params.shardings(decoder, mesh)
+
+    def placed(tree: Any, shardings: Any) -> Any:
+        return jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree, shardings
+        )
+
+    trainable, frozen = placed(parts.trainable, places[0]), placed(parts.frozen, places[1])
+    prompt, new_tokens = length - length // 2, length // 2
+    by_rows = params.batch_sharding(mesh)
+    tokens = jax.ShapeDtypeStruct((rows, prompt), np.int32, sharding=by_rows)
+    limits = jax.ShapeDtypeStruct((rows,), np.int32, sharding=by_rows)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    config = DecodeConfig(
+        slots=new_tokens,
+        sampling=Sampling(1.0, 0, 0.95),
+        unrolled=generate.unroll_layers(mesh),
+        dtype=jnp.dtype(dtype),
+    )
+    lowered = generate.run.lower(
+        parts.definition, trainable, frozen, tokens, tokens, limits, key, config=config, mesh=mesh
+    )
+    analysis: Any = lowered.compile(compiler_options=compiler_options).memory_analysis()
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    position = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * jnp.dtype(dtype).itemsize
+    memory = {
+        "base": _shard_bytes(frozen),
+        "experts": _shard_bytes(trainable),
+        "cache": -(-rows // ways) * length * position,
+        "temporaries": int(analysis.temp_size_in_bytes),
+        "program": int(analysis.generated_code_size_in_bytes),
+    }
+    step_s = None
+    if topology.chip is not None:
+        # a gathered weight is read whole on every chip of its fsdp group
+        weights = (memory["base"] + memory["experts"]) * mesh.shape["fsdp"]
+        step_s = (weights + memory["cache"]) / topology.chip.memory_bandwidth
+    available = None if topology.chip is None else topology.chip.memory_bytes
+    return DecodePlan(rows, prompt, new_tokens, memory, available, step_s)
+
+
+def _shard_bytes(tree: Any) -> int:
+    return sum(
+        int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def decode_table(plan: DecodePlan, title: str) -> Table:
+    """The plan as a table of one chip's share."""
+    out = Table(title=title, show_header=False)
+    out.add_row("rows", f"{plan.rows}, {plan.prompt} prompt tokens, {plan.new_tokens} new ones")
+    for kind, size in plan.memory.items():
+        name = "memory: cache (of the temporaries)" if kind == "cache" else f"memory: {kind}"
+        out.add_row(name, f"{size / MIB:,.1f} MiB")
+    total = f"{plan.needed / GIB:.2f} GiB"
+    fits = "" if plan.available is None else f" of {plan.available / GIB:.0f} GiB"
+    out.add_row("memory: all", total + fits)
+    if plan.step_s is not None:
+        out.add_row("a token, at the memory's peak", f"{plan.step_s * 1e3:.1f} ms")
+        out.add_row("new tokens/s, at most", f"{plan.rows / plan.step_s:,.0f}")
+    return out

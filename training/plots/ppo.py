@@ -1,0 +1,73 @@
+"""Plots of a PPO run: what it learned, what it was rewarded for, where its curriculum stands."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from rl.feedback.rewards import VERDICTS
+from training.plots.figures import COLOURS, series, smoothed
+
+Records = Sequence[dict[str, Any]]
+
+
+def learning_figure(metrics: Records, title: str) -> Figure:
+    """Held-out pass@1, reward and pass rate, KL and entropy, losses over rounds."""
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    axes = figure.subplots(2, 3)
+    figure.suptitle(title)
+    _held_out(axes[0, 0], metrics)
+    panels = {
+        (0, 1): (("reward", "pass_rate"), "reward and share that passes"),
+        (0, 2): (("kl", "entropy"), "KL a response, entropy a token (nats)"),
+        (1, 0): (("value_loss", "explained_variance"), "critic"),
+        (1, 1): (("clip_fraction", "masked_share", "truncated"), "shares of tokens, of responses"),
+        (1, 2): (("sample_s", "grade_s", "learn_s"), "seconds a round"),
+    }
+    for place, (keys, label) in panels.items():
+        for colour, key in zip(COLOURS, keys, strict=False):
+            steps, values = series(metrics, key)
+            if len(values):
+                line = smoothed(values, max(1, len(values) // 20))
+                axes[place].plot(steps, line, color=colour, label=key.replace("_", " "))
+        axes[place].set(xlabel="round", title=label)
+        if axes[place].lines:
+            axes[place].legend(fontsize="small")
+    return figure
+
+
+def _held_out(axis: Any, metrics: Records) -> None:
+    names = {k for record in metrics for k in record if k.startswith("held_out_pass_at_1")}
+    for colour, name in zip(COLOURS, sorted(names), strict=False):
+        steps, values = series(metrics, name)
+        _, errors = series(metrics, name.replace("pass_at_1", "standard_error"))
+        label = name.removeprefix("held_out_pass_at_1").removeprefix("_") or "all"
+        axis.errorbar(steps, values, yerr=1.96 * errors, color=colour, marker="o", markersize=3, label=label)
+    axis.set(xlabel="round", title="held-out pass@1 (95 %)", ylim=(0, 1))
+    if names:
+        axis.legend(fontsize="small")
+
+
+def verdict_figure(metrics: Records, title: str) -> Figure:
+    """Shares of the verdicts over rounds, and beside them how many problems are at each stage."""
+    stages = sorted({k for r in metrics for k in r if k.startswith("stage_")}, key=lambda k: int(k[6:]))
+    figure = Figure(figsize=(7 + 6 * bool(stages), 3.8), layout="constrained")
+    axes = figure.subplots(1, 1 + bool(stages), squeeze=False)[0]
+    figure.suptitle(title)
+    rounds = [record for record in metrics if "reward" in record]
+    _stack(axes[0], rounds, [f"share_{name}" for name in VERDICTS], "verdicts")
+    if stages:
+        _stack(axes[1], rounds, stages, "problems at each stage (0: the whole task)")
+    return figure
+
+
+def _stack(axis: Any, rounds: Records, keys: list[str], title: str) -> None:
+    steps = np.asarray([record["step"] for record in rounds])
+    shares = np.asarray([[record.get(key) or 0.0 for record in rounds] for key in keys])
+    labels = [key.removeprefix("share_").replace("_", " ") for key in keys]
+    axis.stackplot(steps, shares, labels=labels, colors=COLOURS[: len(keys)], alpha=0.8)
+    axis.set(xlabel="round", title=title)
+    # beside the areas, which fill the whole panel; in the order in which they are stacked
+    axis.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1), reverse=True)
+    axis.margins(x=0, y=0)

@@ -1,0 +1,132 @@
+"""What a PPO run is told."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jaxmoe.generation.sampling import Sampling
+from jaxmoe.model.config import ExpertConfig
+from rl.policy.agent import ForwardConfig
+from rl.policy.critic import Body
+from rl.policy.ppo import Algorithm, PPOConfig
+from rl.stepcoder.rollouts import MaskKind, RolloutConfig
+from training.ppo.problems import CurriculumConfig, ProblemsConfig, SandboxConfig
+from training.runtime import config as configs
+from training.runtime.checkpoint import CheckpointConfig
+from training.runtime.distributed import DistributedConfig, MeshConfig
+from training.runtime.metrics import WatchConfig
+from training.runtime.model import Adapter, BaseDtype, LoraConfig
+from training.runtime.optimizer import OptimizerConfig
+
+# A policy moves slowly, and at one rate: what it learns from changes as it learns.
+ACTOR = OptimizerConfig(lr=5e-7, schedule="constant")
+
+
+CRITIC = OptimizerConfig(lr=1.5e-6, schedule="constant")
+
+
+SAVING = CheckpointConfig(every=25)
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """The critic, for algorithm=ppo.
+
+    Attributes:
+      body: frozen reads the hidden states of the reference, experts has experts of its own on the frozen
+        base, full is a whole model; null takes experts where adapters are trained, else full.
+      optimizer: of its head and body.
+    """
+
+    body: Body | None = None
+    optimizer: OptimizerConfig = CRITIC
+
+
+@dataclass(frozen=True)
+class PpoConfig:
+    """Reinforcement learning from compiler feedback.
+
+    Attributes:
+      output: folder of the run; the same command goes on with what it finds there.
+      base: checkpoint of the policy, a local folder or hub id.
+      rounds: of rollouts; each is followed by ppo.epochs x ppo.minibatches steps.
+      seed: of new experts, sampling and orders.
+      resume: same goes on with a run of the same settings and refuses another; changed goes on with new
+        settings; never wants a new folder.
+      export: write the policy to OUTPUT/export when the run is finished.
+      algorithm: ppo with a critic, or grpo or rloo, which compare the samples of a prompt.
+      curriculum: cccs starts near the end of the canonical solutions, none always asks for whole programs.
+      mask: fgo leaves tokens that no test executed out of the policy's loss, response keeps them.
+      adapter: loramoe or lora trains an adapter on the frozen base, none every weight.
+      base_dtype: of the frozen base; with adapter=none everything is float32.
+    """
+
+    __pydantic_config__ = configs.STRICT
+
+    output: str
+    base: str
+    rounds: int
+    seed: int = 0
+    resume: Literal["same", "changed", "never"] = "same"
+    export: bool = True
+    algorithm: Algorithm = "ppo"
+    curriculum: Literal["cccs", "none"] = "cccs"
+    mask: MaskKind = "fgo"
+    adapter: Adapter = "loramoe"
+    base_dtype: BaseDtype = "float32"
+    experts: ExpertConfig = field(default_factory=ExpertConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    problems: ProblemsConfig = field(default_factory=ProblemsConfig)
+    cccs: CurriculumConfig = field(default_factory=CurriculumConfig)
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    optimizer: OptimizerConfig = ACTOR
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    forward: ForwardConfig = field(default_factory=ForwardConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    checkpoint: CheckpointConfig = SAVING
+    watch: WatchConfig = field(default_factory=WatchConfig)
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise ValueError(f"rounds must be at least 1; got {self.rounds}")
+        if self.algorithm != "ppo" and self.rollout.samples < 2:
+            raise ValueError(
+                f"algorithm={self.algorithm} compares samples: rollout.samples must be at least 2"
+            )
+        if self.adapter == "none" and self.critic.body == "experts":
+            raise ValueError("critic.body=experts needs an adapter; with adapter=none it is full or frozen")
+        if self.adapter != "none" and self.critic.body == "full":
+            raise ValueError("critic.body=full needs adapter=none; beside an adapter it is experts or frozen")
+
+    @property
+    def body(self) -> Body:
+        """Where the critic's hidden states come from."""
+        return self.critic.body or ("full" if self.adapter == "none" else "experts")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The held-out problems, asked as whole tasks.
+
+    Attributes:
+      every: rounds between two measurements; besides before the first and after the last. 0 for none.
+      samples: of each problem; pass@1 is the mean over them.
+      temperature, top_p: of the sampler; temperature 0 is greedy.
+      limit: measure so many problems only; null takes all held-out ones.
+    """
+
+    every: int = 25
+    samples: int = 1
+    temperature: float = 0.2
+    top_p: float = 0.95
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise ValueError(f"evaluation.every must not be negative; got {self.every}")
+        if self.samples < 1:
+            raise ValueError(f"evaluation.samples must be at least 1; got {self.samples}")
+        Sampling(self.temperature, 0, self.top_p)

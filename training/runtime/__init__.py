@@ -1,0 +1,1 @@
+"""What every command needs: config, devices, checkpoints, run folders, metrics."""

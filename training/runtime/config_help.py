@@ -1,0 +1,160 @@
+"""The keys of a config, read from the source of its dataclasses without importing them.
+
+The dataclasses live beside code that imports JAX and Grain, seconds away; --help should answer at once.
+Types, defaults and docs are as written there: a field's doc is its entry under `Attributes:`, or the comment
+behind it.
+"""
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+
+
+class Key(NamedTuple):
+    """One key of a config; a section has keys of its own behind it."""
+
+    name: str
+    type: str
+    default: str | None  # None: it must be given
+    doc: str
+    is_section: bool
+
+
+@cache
+def _module(name: str) -> tuple[str, ast.Module] | None:
+    path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+    if not path.exists():
+        return None
+    text = path.read_text(encoding="utf-8")
+    return text, ast.parse(text)
+
+
+def _find(module: str, name: str) -> tuple[str, ast.ClassDef | ast.expr] | None:
+    """The class or type alias that a name means in a module of ours, followed through imports."""
+    loaded = _module(module)
+    if loaded is None:
+        return None
+    for node in loaded[1].body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return module, node
+        if isinstance(node, ast.Assign) and any(
+            isinstance(t, ast.Name) and t.id == name for t in node.targets
+        ):
+            return module, node.value
+        if isinstance(node, ast.ImportFrom) and node.module and any(a.name == name for a in node.names):
+            return _find(node.module, name)
+    return None
+
+
+def keys(module: str, schema: str, prefix: str = "") -> Iterator[Key]:
+    """Every key of a schema, sections followed by their keys, those of its base class first."""
+    found = _find(module, schema)
+    assert found is not None, f"{module} has no {schema}"
+    module, node = found
+    assert isinstance(node, ast.ClassDef), f"{schema} is no class"
+    for base in node.bases:
+        if isinstance(base, ast.Name) and _find(module, base.id):
+            yield from keys(module, base.id, prefix)
+    docs = _documented(node)
+    comments = _module(module)
+    lines = comments[0].splitlines() if comments else []
+    for field in node.body:
+        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+            continue
+        name = field.target.id
+        doc = docs.get(name) or _comment(lines[(field.end_lineno or field.lineno) - 1])
+        section = _section(module, field.annotation)
+        default = None if section or field.value is None else ast.unparse(field.value)
+        if section:
+            summary = docs.get(name) or _summary(*section)
+            yield Key(prefix + name, ast.unparse(field.annotation), default, summary, True)
+            yield from keys(*section, f"{prefix}{name}.{_item(field.annotation)}")
+        else:
+            yield Key(prefix + name, _type_text(module, field.annotation), _yaml(default), doc, False)
+
+
+def _item(annotation: ast.expr) -> str:
+    """What stands between a section's name and its keys where it holds several: a number or a name."""
+    text = ast.unparse(annotation)
+    return "0." if "tuple[" in text else "NAME." if text.startswith("dict[") else ""
+
+
+def _section(module: str, annotation: ast.expr) -> tuple[str, str] | None:
+    """Module and name of the dataclass within an annotation."""
+    for node in ast.walk(annotation):
+        if isinstance(node, ast.Name):
+            found = _find(module, node.id)
+            if found and isinstance(found[1], ast.ClassDef):
+                return found[0], found[1].name
+    return None
+
+
+def _summary(module: str, name: str) -> str:
+    found = _find(module, name)
+    assert found is not None
+    assert isinstance(found[1], ast.ClassDef)
+    return (ast.get_docstring(found[1]) or "").split("\n")[0]
+
+
+def _type_text(module: str, annotation: ast.expr) -> str:
+    """The annotation with our aliases spelled out, choices as a|b."""
+    text = ast.unparse(annotation)
+    for node in ast.walk(annotation):
+        if isinstance(node, ast.Name):
+            found = _find(module, node.id)
+            if found and isinstance(found[1], ast.expr):
+                text = re.sub(rf"\b{node.id}\b", ast.unparse(found[1]), text)
+    text = re.sub(
+        r"Literal\[([^]]*)\]", lambda m: "|".join(ast.literal_eval(p) for p in m[1].split(", ")), text
+    )
+    return text.replace("| None", "or null").replace("tuple[", "list[").replace(", ...]", "]")
+
+
+def _yaml(default: str | None) -> str | None:
+    if default is None:
+        return None
+    plain = {"None": "null", "True": "true", "False": "false", "()": "[]"}
+    return plain.get(default, default.strip("'\""))
+
+
+def _documented(node: ast.ClassDef) -> dict[str, str]:
+    """`name: text` entries of the docstring's Attributes section."""
+    text = inspect.cleandoc(ast.get_docstring(node) or "")
+    _, _, listed = text.partition("Attributes:\n")
+    docs: dict[str, str] = {}
+    name = None
+    for line in listed.splitlines():
+        entry = re.match(r"  (\w[\w, ]*): (.*)", line)
+        if entry:
+            for name in entry[1].split(", "):
+                docs[name] = entry[2]
+        elif line.startswith("    ") and name:
+            docs[name] += " " + line.strip()
+        else:
+            name = None
+    return docs
+
+
+def _comment(line: str) -> str:
+    return line.partition("# ")[2] if "  # " in line else ""
+
+
+def text(module: str, schema: str) -> str:
+    """All keys as `key: type = default`, each with its doc below; plain keys first, then by section."""
+    sections: dict[str, list[str]] = {"": []}
+    for key in keys(module, schema):
+        if key.is_section:
+            several = f" (a list; {key.name}.0 is its first item)" if key.type.startswith("tuple[") else ""
+            sections[key.name] = [f"\n{key.name}: {key.doc}{several}"]
+            continue
+        section = key.name.rpartition(".")[0].removesuffix(".0").removesuffix(".NAME")
+        default = "" if key.default is None else f" = {key.default}"
+        sections[section].append(f"  {key.name}: {key.type}{default}")
+        sections[section] += [f"      {key.doc}"] if key.doc else []
+    return "\n".join(line for lines in sections.values() for line in lines)

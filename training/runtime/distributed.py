@@ -1,0 +1,139 @@
+"""Processes, devices and the mesh: start them, and lay batches on them.
+
+Every process runs the same program. It feeds its own rows of a batch, and what is decided from outside (a
+signal) is agreed upon before anyone acts, since one host that does what the others do not hangs them all.
+"""
+
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxmoe.model import params
+from training.data.batches import Batch
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """How many devices each axis of the mesh has; -1 for one of them takes what is left.
+
+    Attributes:
+      data: copies of the weights, each with its share of the batch.
+      fsdp: devices that hold a share of every weight and their share of the batch.
+      tensor: devices that split each matrix product.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def make(self) -> Mesh:
+        """The mesh over all devices; ValueError if the axes do not fit."""
+        return params.make_mesh(self.data, self.fsdp, self.tensor)
+
+
+@dataclass(frozen=True)
+class DistributedConfig:
+    """How processes find each other.
+
+    Attributes:
+      enabled: whether to start JAX's distributed service; null does where a coordinator is named, or a TPU
+        VM, Slurm step or MPI job is found.
+      coordinator: host:port of process 0; null asks the cluster.
+      num_processes: of the whole run; null asks the cluster.
+      process_id: of this process, from 0; null asks the cluster.
+      cpu_devices: pretend that the CPU is so many devices; for trying things out.
+    """
+
+    enabled: bool | None = None
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    cpu_devices: int | None = None
+
+
+def start(config: DistributedConfig) -> None:
+    """Starts JAX's distributed service if this run has several processes; before anything else touches JAX.
+
+    The preemption service is on, so that a SIGTERM to one process lets all of them save the same step.
+    """
+    if config.cpu_devices is not None:
+        jax.config.update("jax_num_cpu_devices", config.cpu_devices)
+    wanted = _several_processes(config) if config.enabled is None else config.enabled
+    if not wanted or jax.distributed.is_initialized():
+        return
+    jax.config.update("jax_enable_preemption_service", True)
+    named = config.coordinator is not None
+    jax.distributed.initialize(
+        config.coordinator,
+        config.num_processes,
+        config.process_id,
+        # with everything given there is nothing to detect, and asking a cloud's metadata server may hang
+        cluster_detection_method="deactivate" if named and config.process_id is not None else None,
+    )
+
+
+def _several_processes(config: DistributedConfig) -> bool:
+    if config.coordinator is not None:
+        return True
+    tpu_vm = find_spec("libtpu") is not None and any(Path(p).exists() for p in ("/dev/accel0", "/dev/vfio/0"))
+    sizes = (os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
+    return tpu_vm or any(size.isdigit() and int(size) > 1 for size in sizes)
+
+
+def is_main() -> bool:
+    """Whether this is the process that prints and writes metrics."""
+    return jax.process_index() == 0
+
+
+class Share(NamedTuple):
+    """Which of `count` equal runs of a batch's rows this process feeds."""
+
+    index: int
+    count: int
+
+
+def share_of_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> Share:
+    """This process's share of every global batch.
+
+    Raises: ValueError if the batch does not divide by the devices that share it and by the micro-batches.
+    """
+    spread = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % (spread * accumulate):
+        raise ValueError(
+            f"data.batch_size must divide by mesh.data x mesh.fsdp x step.accumulate = {spread} x "
+            f"{accumulate}; got {batch_size}"
+        )
+    places = params.batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    rows = sorted({index[0].indices(batch_size)[:2] for index in places.values() if index is not None})
+    first, last = rows[0][0], rows[-1][1]
+    size = last - first
+    if sum(stop - start for start, stop in rows) != size or batch_size % size or first % size:
+        raise ValueError(
+            "the devices of a process must hold neighbouring rows of the batch; let mesh.tensor divide the "
+            f"{jax.local_device_count()} devices of a process"
+        )
+    return Share(first // size, batch_size // size)
+
+
+def place_batch(batch: Batch, mesh: Mesh, share: Share) -> Batch:
+    """This process's rows as arrays of the whole mesh."""
+    sharding = params.batch_sharding(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+
+    def one(array: np.ndarray) -> jax.Array:
+        shape = (array.shape[0] * share.count, *array.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, array, shape)
+
+    return jax.tree.map(one, batch)
+
+
+def fetch(tree: Any) -> Any:
+    """Replicated arrays as NumPy; every process has them whole."""
+    return jax.tree.map(np.asarray, jax.device_get(tree))

@@ -1,0 +1,200 @@
+"""The model that a run trains: which weights are new, which are read, which are trained, where each lies."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+import jaxmoe
+from jaxmoe.adapters.record import projection_sizes
+from jaxmoe.adapters.tensors import read_json
+from jaxmoe.language_model import LanguageModel
+from jaxmoe.model import params
+from jaxmoe.model.config import ExpertConfig, ModelConfig
+from jaxmoe.model.layers import BaseParam
+from jaxmoe.model.transformer import Decoder
+from jaxmoe.pretrained import base_config, local_folder
+from training.runtime.checkpoint import fingerprint
+
+Adapter = Literal["loramoe", "lora", "none"]
+BaseDtype = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Plain LoRA, for adapter=lora: one pair beside each projection of experts.targets, without a router.
+
+    Attributes:
+      rank: of every pair; null takes the rank that trains as many weights as the experts would.
+      alpha: the update counts alpha / rank; null takes experts.alpha, with which experts that are mixed
+        evenly equal one pair of rank num_experts x rank.
+    """
+
+    rank: int | None = None
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.rank is not None and self.rank < 1:
+            raise ValueError(f"rank must be at least 1; got {self.rank} (lora.rank in the config)")
+
+
+def adapter_experts(
+    adapter: Adapter, experts: ExpertConfig, lora: LoraConfig, model: ModelConfig
+) -> ExpertConfig | None:
+    """The experts that an adapter stands for: as configured, one pair without a router, or none."""
+    match adapter:
+        case "loramoe":
+            return experts
+        case "none":
+            return None
+        case "lora":
+            return ExpertConfig(
+                num_experts=tuple(int(count > 0) for count in experts.layer_counts(model.num_layers)),
+                rank=matched_rank(experts, model) if lora.rank is None else lora.rank,
+                alpha=experts.alpha if lora.alpha is None else lora.alpha,
+                scaling=experts.scaling,
+                targets=experts.targets,
+                routing="none",
+                dropout=experts.dropout,
+            )
+
+
+def matched_rank(experts: ExpertConfig, model: ModelConfig) -> int:
+    """Rank of plain LoRA with as many weights as these experts and their routers, as nearly as possible.
+
+    r = Σ [E R (I + O) + E I] / Σ (I + O), over all targets (shared A: R I + E R O instead of E R (I + O))
+    """
+    weights = widths = 0
+    layers = model.num_layers
+    counts, ranks = experts.layer_counts(layers), experts.layer_ranks(layers)
+    for name, (i, o) in projection_sizes(model).items():
+        for count, rank, here in zip(counts, ranks, experts.layers_with(name, layers), strict=True):
+            if here:
+                pairs = rank * i * (1 if experts.shared_a else count) + count * rank * o
+                weights += pairs + (0 if experts.routing == "none" else count * i)
+                widths += i + o
+    return max(1, round(weights / widths))
+
+
+class Model(NamedTuple):
+    """A model to train.
+
+    Attributes:
+      lm: its weights on the mesh, split into what is trained and what is frozen.
+      abstract: its structure without weights.
+      fingerprint: of the base's weight files, None for a new model.
+    """
+
+    lm: LanguageModel
+    train: params.Train
+    abstract: Decoder
+    fingerprint: str | None = None
+
+
+def new_model(
+    config: ModelConfig,
+    experts: ExpertConfig | None,
+    mesh: Mesh,
+    *,
+    seed: int = 0,
+    std: float = 0.02,
+    base_dtype: BaseDtype = "float32",
+    source: Path | None = None,
+) -> Model:
+    """A model with random weights, made where they will lie: the same bits on every mesh.
+
+    With experts the rest is frozen, in `base_dtype`; without, everything is trained in float32.
+
+    Args:
+      source: folder whose tokenizer is exported with it.
+    """
+    train: params.Train = "all" if experts is None else "experts"
+
+    def make() -> Decoder:
+        model = params.build(config, experts, seed=seed, std=std)
+        if train == "experts":
+            cast_base(model, base_dtype)
+        return model
+
+    abstract = nnx.eval_shape(make)
+    shardings = params.shardings(abstract, mesh, train)
+
+    def weights() -> tuple[params.Params, params.Params]:
+        parts = params.split(make(), train)
+        return parts.trainable, parts.frozen
+
+    trainable, frozen = jax.jit(weights, out_shardings=shardings)()
+    parts = params.ModelParams(params.split(abstract, train).definition, trainable, frozen)
+    lm = LanguageModel(config, parts, mesh, experts, source=source)
+    return Model(lm, train, abstract)
+
+
+def load_model(
+    base: str,
+    adapter: Adapter,
+    experts: ExpertConfig,
+    lora: LoraConfig,
+    mesh: Mesh,
+    *,
+    seed: int = 0,
+    base_dtype: BaseDtype = "float32",
+    expected: ModelConfig | None = None,
+) -> Model:
+    """A base checkpoint with new experts, plain LoRA or nothing beside it, read straight into shards.
+
+    Args:
+      expected: the shape that the config promises, special tokens aside.
+    Raises: ValueError if the checkpoint has another shape.
+    """
+    folder = local_folder(base)
+    shape = read_shape(folder)
+    if expected is not None:
+        check_shape(shape, expected, base)
+    attached = adapter_experts(adapter, experts, lora, shape)
+    train: params.Train = "all" if attached is None else "experts"
+    lm = jaxmoe.load(folder, dtype=base_dtype, mesh=mesh, experts=attached, train=train, seed=seed)
+    return Model(lm, train, params.abstract(lm.config, attached), fingerprint(folder))
+
+
+def read_shape(folder: Path) -> ModelConfig:
+    """The shape of the checkpoint in a folder."""
+    return ModelConfig.from_hf(base_config(read_json(folder / "config.json")))
+
+
+def check_shape(shape: ModelConfig, expected: ModelConfig, base: str) -> None:
+    """Raises ValueError, naming the first difference, if the checkpoint is not what the config promises."""
+    for field in dataclasses.fields(ModelConfig):
+        ours, theirs = getattr(expected, field.name), getattr(shape, field.name)
+        if ours != theirs and not field.name.endswith("_token_id"):
+            raise ValueError(
+                f"model.{field.name} is {ours} in the config but {theirs} in {base}; correct one"
+            )
+
+
+def abstract_model(config: ModelConfig, experts: ExpertConfig | None, base_dtype: BaseDtype) -> Decoder:
+    """The structure that `load_model` fills: shapes, dtypes and axes without weights."""
+
+    def make() -> Decoder:
+        decoder = params.build(config, experts)
+        cast_base(decoder, base_dtype)
+        return decoder
+
+    return nnx.eval_shape(make)
+
+
+def cast_base(model: Decoder, dtype: BaseDtype) -> None:
+    """Gives the pretrained weights another dtype; experts and constants keep theirs."""
+    for _, variable in nnx.iter_graph(model):
+        if isinstance(variable, BaseParam):
+            variable.set_raw_value(variable.get_raw_value().astype(jnp.dtype(dtype)))
+
+
+def report(model: Model) -> str:
+    """How many weights there are, and how many of them are trained."""
+    trained, frozen = params.count(model.lm.weights.trainable), params.count(model.lm.weights.frozen)
+    return f"{trained + frozen:,} weights, {trained:,} trained ({trained / (trained + frozen):.2%})"

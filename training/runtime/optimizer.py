@@ -1,0 +1,139 @@
+"""AdamW with clipping and a learning-rate schedule."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import optax
+from flax import nnx
+
+from jaxmoe.model import params
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its learning rate.
+
+    Attributes:
+      lr: peak learning rate.
+      schedule: after the warm-up, stay at the peak, or fall to `final_ratio` of it on a cosine or a line.
+      warmup_steps: steps over which the rate climbs to its peak; the first step already moves.
+      warmup_ratio: the same as a share of all steps; give one of the two.
+      final_ratio: rate at the end of a cosine or line, as a share of the peak.
+      b1: decay of the mean of gradients.
+      b2: decay of the mean of squared gradients.
+      eps: added to the root of the mean square.
+      weight_decay: decoupled weight decay; a step shrinks weights by lr times this.
+      decay: which weights shrink: matrices only (no norms, no biases) or all, as torch does unless told.
+      clip_norm: longest gradient, over all weights together; null never clips.
+    """
+
+    lr: float = 2e-4
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    warmup_steps: int = 0
+    warmup_ratio: float = 0.0
+    final_ratio: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    decay: Literal["matrices", "all"] = "matrices"
+    clip_norm: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "weight_decay", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"optimizer.{name} must not be negative; got {getattr(self, name)}")
+        for name in ("warmup_ratio", "final_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"optimizer.{name} must lie in [0, 1]; got {getattr(self, name)}")
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optimizer.{name} must lie in [0, 1); got {getattr(self, name)}")
+        if self.eps <= 0:
+            raise ValueError(f"optimizer.eps must be positive; got {self.eps}")
+        if self.warmup_steps and self.warmup_ratio:
+            raise ValueError(
+                "give optimizer.warmup_steps or optimizer.warmup_ratio, not both; got "
+                f"{self.warmup_steps} and {self.warmup_ratio}"
+            )
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"optimizer.clip_norm must be positive; got {self.clip_norm} (null never clips)")
+
+
+def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Learning rate of step t = 0 .. steps - 1, with W warm-up steps.
+
+        t < W:  lr (t + 1) / W        then with p = (t - W) / (steps - W)
+        constant: lr      linear: lr (1 - (1 - f) p)      cosine: lr (f + (1 - f) (1 + cos π p) / 2)
+
+    Raises: ValueError if the warm-up is longer than the run.
+    """
+    warmup = config.warmup_steps or round(config.warmup_ratio * steps)
+    if warmup > steps:
+        raise ValueError(f"optimizer.warmup_steps must be at most the run's {steps} steps; got {warmup}")
+    rest = max(steps - warmup, 1)
+    match config.schedule:
+        case "constant":
+            after = optax.constant_schedule(config.lr)
+        case "linear":
+            after = optax.linear_schedule(config.lr, config.lr * config.final_ratio, rest)
+        case "cosine":
+            after = optax.cosine_decay_schedule(config.lr, rest, alpha=config.final_ratio)
+    if not warmup:
+        return after
+    climb = optax.linear_schedule(config.lr / warmup, config.lr, warmup - 1)
+    return optax.join_schedules([climb, after], [warmup])
+
+
+def decayed(model: nnx.Module, config: OptimizerConfig, train: params.Train) -> Any:
+    """True for the weights that weight decay shrinks, shaped like the trainable part of `params.split`.
+
+    A matrix has two or more axes besides the layer axis; norms and biases have one.
+    """
+    state = nnx.state(model)
+
+    def is_matrix(variable: nnx.Variable) -> bool:
+        axes = [axis for axis in variable.get_metadata("axes") if axis != "layer"]
+        return config.decay == "all" or len(axes) > 1
+
+    marked = jax.tree.map(
+        lambda v: v.replace(is_matrix(v)), state, is_leaf=lambda x: isinstance(x, nnx.Variable)
+    )
+    target = nnx.clone(model)
+    nnx.update(target, marked)
+    return params.split(target, train).trainable
+
+
+def make_optimizer(
+    config: OptimizerConfig, steps: int, decay_mask: Any = True
+) -> optax.GradientTransformation:
+    """Clip by global norm, then AdamW: for zero state the same updates as torch.optim.AdamW.
+
+    m ← β₁m + (1 − β₁)g,  v ← β₂v + (1 − β₂)g²,  w ← w − lr (m̂ / (√v̂ + ε) + λw)
+
+    Args:
+      decay_mask: from `decayed`; True shrinks every weight.
+    Reference: Loshchilov and Hutter 2019, arXiv:1711.05101.
+    """
+    adamw = optax.adamw(
+        schedule(config, steps),
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        mask=decay_mask if config.weight_decay else None,
+    )
+    if config.clip_norm is None:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+
+
+def optimizer_shardings(
+    optimizer: optax.GradientTransformation, trainable: Any, shardings: Any, replicated: Any
+) -> Any:
+    """Shardings of the optimizer state: moments lie where their weights lie, counters everywhere."""
+    state = jax.eval_shape(optimizer.init, trainable)
+    return optax.tree.map_params(
+        optimizer, lambda _, sharding: sharding, state, shardings, transform_non_params=lambda _: replicated
+    )

@@ -1,0 +1,1 @@
+"""Does LoRAMoE keep knowledge?"""

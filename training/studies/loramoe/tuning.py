@@ -1,0 +1,197 @@
+"""Fine-tunes small models one after the other in one process, and shows them at several volumes on the way.
+
+The gradient is that of `training.supervised.step`; around it stands a loop without checkpoints or files,
+whose compiled program serves every run of one shape: the learning rate is an argument, as are base, seed and
+data. A run of half a minute would else compile for ten seconds. The rate is constant after its warm-up, so that a snapshot
+is what a run of that volume would have ended with.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from jaxmoe.language_model import LanguageModel, layer_experts
+from jaxmoe.model import params
+from jaxmoe.model.balance import BalanceConfig
+from jaxmoe.model.config import ExpertConfig
+from training.data.batch import Batch, BatchConfig, Sample
+from training.data.batches import Batches, encode_samples
+from training.runtime.allocator import keep_memory
+from training.runtime.distributed import place_batch, share_of_batch
+from training.runtime.model import Adapter, LoraConfig, Model, load_model
+from training.runtime.optimizer import OptimizerConfig, optimizer_shardings, schedule
+from training.studies.cells import Stopped, StoppedError
+from training.supervised import telemetry
+from training.supervised.step import StepConfig, make_gradient
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained beside or instead of the base, and with which losses on the routers."""
+
+    adapter: Adapter = "loramoe"
+    experts: ExpertConfig = field(default_factory=ExpertConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    balance: BalanceConfig = field(default_factory=BalanceConfig)
+
+
+class Stream(NamedTuple):
+    """Batches in their order, and how many samples had been seen after each."""
+
+    batches: list[Batch]
+    seen: list[int]
+    most_targets: int
+
+
+class Snapshot(NamedTuple):
+    """A model on its way.
+
+    Attributes:
+      volume: samples that were asked for; seen: samples that it has had, those of whole batches.
+      loss: mean over the batches since the snapshot before; NaN if the run diverged.
+      routing: rows of `training.supervised.telemetry.report` for the same batches; empty without routers.
+    """
+
+    volume: int
+    seen: int
+    lm: LanguageModel
+    loss: float
+    routing: list[dict[str, Any]]
+
+
+def stream(rows: Sequence[Mapping[str, Any]], tokenizer: Any, config: BatchConfig, volume: int) -> Stream:
+    """Batches of at least `volume` samples, each row at most once an epoch."""
+    return stream_of(encode_samples(rows, tokenizer, config.length), tokenizer, config, volume)
+
+
+def stream_of(samples: Sequence[Sample], tokenizer: Any, config: BatchConfig, volume: int) -> Stream:
+    """As `stream`, of samples that are encoded already."""
+    source = Batches([samples], config, pad_id=tokenizer.pad_token_id)
+    batches, seen, total = [], [], 0
+    while total < volume:
+        batch = next(source)
+        total += int(batch.segment_ids.max(1).sum())
+        batches.append(batch)
+        seen.append(total)
+    most = max(int(batch.loss_mask[:, 1:].sum(1).max()) for batch in batches)
+    return Stream(batches, seen, -(-most // 8) * 8)
+
+
+class Tuner:
+    """Fine-tunes bases of one shape on one mesh, and keeps what it compiled."""
+
+    def __init__(self, mesh: Mesh, step: StepConfig):
+        self.mesh, self._step = mesh, step
+        self._compiled: dict[Any, _Program] = {}
+
+    def run(
+        self,
+        base: str,
+        recipe: Recipe,
+        data: Stream,
+        optimizer: OptimizerConfig,
+        volumes: Sequence[int],
+        *,
+        seed: int,
+        stopped: Stopped,
+    ) -> Iterator[Snapshot]:
+        """Trains, and yields the model at every volume; its weights are gone once the run goes on.
+
+        Args:
+          seed: of new weights and dropout.
+        """
+        model = load_model(base, recipe.adapter, recipe.experts, recipe.lora, self.mesh, seed=seed)
+        weights = model.lm.weights
+        program = self._program(model, recipe, optimizer, data.most_targets)
+        share = share_of_batch(self.mesh, data.batches[0].tokens.shape[0])
+        rate = schedule(optimizer, len(data.batches))
+        trainable, moments = weights.trainable, program.start(weights.trainable)
+        counts = layer_experts(model.abstract)
+        routing = program.empty()
+        root, losses = jax.random.key(seed), []
+        waiting = sorted(volumes)
+        for number, (batch, seen) in enumerate(zip(data.batches, data.seen, strict=True)):
+            if stopped():
+                raise StoppedError
+            now = jnp.float32(rate(number)), jax.random.fold_in(root, number)
+            placed = place_batch(batch, self.mesh, share)
+            trainable, moments, routing, loss = program.step(
+                trainable, moments, routing, weights.frozen, placed, *now
+            )
+            losses.append(loss)
+            if number == 0:
+                keep_memory()
+            if waiting and seen >= waiting[0]:
+                rows = telemetry.report(jax.device_get(routing), counts)
+                lm = _with(model, trainable, recipe.balance)
+                yield Snapshot(waiting.pop(0), seen, lm, float(np.mean(jax.device_get(losses))), rows)
+                routing, losses = program.empty(), []
+            if not waiting:
+                return
+
+    def _program(
+        self, model: Model, recipe: Recipe, optimizer: OptimizerConfig, most_targets: int
+    ) -> "_Program":
+        key = (model.lm.config, model.lm.experts, recipe.balance, replace(optimizer, lr=0.0), most_targets)
+        if key not in self._compiled:
+            step = replace(self._step, most_targets=most_targets)
+            self._compiled[key] = _make_program(model, recipe.balance, optimizer, step, self.mesh)
+        return self._compiled[key]
+
+
+def _adam(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Directions of AdamW without its decay; the rate is the caller's."""
+    adam = optax.scale_by_adam(config.b1, config.b2, config.eps)
+    return (
+        adam if config.clip_norm is None else optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
+    )
+
+
+class _Program(NamedTuple):
+    """A compiled step, what makes its first moments, and where empty routing sums lie."""
+
+    step: Callable[..., Any]
+    start: Callable[[params.Params], Any]
+    empty: Callable[[], Any]
+
+
+def _make_program(
+    model: Model, balance: BalanceConfig, optimizer: OptimizerConfig, config: StepConfig, mesh: Mesh
+) -> _Program:
+    """Every argument has its sharding, so that the first step compiles what serves all others."""
+    parts = params.split(model.abstract, model.train)
+    gradient = make_gradient(model.abstract, parts.definition, config, balance, mesh)
+    dropout = model.lm.experts is not None and model.lm.experts.dropout > 0
+    adam = _adam(optimizer)
+
+    def step(trainable, moments, routing, frozen, batch, rate, key):
+        found, grads = gradient(trainable, frozen, batch, key if dropout else None)
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes integer counters with floats
+            directions, moments = adam.update(grads, moments)
+        trainable = jax.tree.map(lambda w, d: w - rate * d, trainable, directions)
+        loss = found.negative_logprob / jnp.maximum(batch.loss_mask[:, 1:].sum(), 1.0)
+        return trainable, moments, jax.tree.map(jnp.add, routing, found.routing), loss
+
+    everywhere = params.replicated(mesh)
+    trainable, frozen = params.shardings(model.abstract, mesh, model.train)
+    moments = optimizer_shardings(adam, parts.trainable, trainable, everywhere)
+    zeros = telemetry.zeros(layer_experts(model.abstract))
+    state = (trainable, moments, jax.tree.map(lambda _: everywhere, zeros))
+    compiled = jax.jit(
+        step,
+        donate_argnums=(0, 1, 2),
+        in_shardings=(*state, frozen, params.batch_sharding(mesh), everywhere, everywhere),
+        out_shardings=(*state, everywhere),
+    )
+    start = jax.jit(adam.init, out_shardings=moments)
+    return _Program(compiled, start, lambda: jax.device_put(zeros, everywhere))
+
+
+def _with(model: Model, trainable: params.Params, balance: BalanceConfig) -> LanguageModel:
+    return replace(model.lm, weights=model.lm.weights._replace(trainable=trainable), balance=balance)

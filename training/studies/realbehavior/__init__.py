@@ -1,0 +1,1 @@
+"""Is a model's self-report to be believed?"""

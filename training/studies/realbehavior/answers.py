@@ -1,0 +1,169 @@
+"""A questionnaire put to a model or to a simulated respondent, and all that the study keeps of the answers.
+
+Respondents are described people x wordings x orders of the options: one model answers as each. Of every
+answer there are two values: the option that was chosen, and the expected value Σ p·v over the options, which
+moves before a choice does. Verdicts are of choices, as a user would take them; drift and dispersion are of
+expected values, and of choices beside them.
+Letters: P described people, C conditions (wording x order of options).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedTokenizerBase
+
+from evals.faithfulness import report_tables
+from evals.faithfulness.verdicts import assess, construct_of, worst
+from evals.models.local_model import LocalModel
+from evals.questionnaires import behaviors, wording
+from evals.questionnaires.administration import administer
+from evals.questionnaires.behavior_scores import conduct_scores
+from evals.questionnaires.design import Battery, Design, battery
+from evals.questionnaires.instrument import load
+from evals.questionnaires.local_respondent import ScoringRespondent
+from evals.questionnaires.null_respondents import simulated
+from evals.questionnaires.response_table import ResponseCube
+from jaxmoe.language_model import LanguageModel
+from training.studies.cells import Result, Stopped, StoppedError
+from training.studies.realbehavior.config import AskedConfig
+
+# [P, C] by scale, which is named INSTRUMENT/CONSTRUCT
+Scores = dict[str, list[list[float]]]
+# of a model's answers as a whole
+STYLES = ("acquiescence", "extremity", "midpoint", "position")
+
+
+class Key(NamedTuple):
+    """What is known of the questions and of the described people.
+
+    Attributes:
+      flattering: by scale, 1 where more of the construct is desirable, −1 where less is, 0 where neither.
+      traits: by scale, what the descriptions say of its construct [P].
+    """
+
+    flattering: dict[str, int]
+    traits: dict[str, list[float]]
+
+
+class Questionnaire:
+    """The design of a study, ready to be put to anybody."""
+
+    def __init__(self, config: AskedConfig, personas: int):
+        self.config = config
+        self.instruments = [load(name) for name in config.instruments]
+        self.personas = wording.composed_personas(personas)
+        self.design = Design(
+            wording.named_templates(config.templates), config.option_orders, personas=tuple(self.personas)
+        )
+
+    @cached_property
+    def batteries(self) -> list[Battery]:
+        """The questionnaires, and conduct in situations."""
+        return [*map(battery, self.instruments), behaviors.battery(["conduct"], self.config.situations)]
+
+    @cached_property
+    def key(self) -> Key:
+        """See `Key`."""
+        scales = [(f"{one.name}/{construct_of(s)}", s) for one in self.instruments for s in one.domains]
+        return Key(
+            {name: scale.desirable * scale.direction for name, scale in scales},
+            {name: [p.traits.get(construct_of(s), 0.0) for p in self.personas] for name, s in scales},
+        )
+
+    def of_model(self, lm: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> Result:
+        """All that is kept of a model's answers: scores, style, verdicts."""
+        config = replace(lm.config, max_positions=max(lm.config.max_positions, self.config.window))
+        asked = LocalModel(replace(lm, config=config), tokenizer, self.config.form, self.config.batch_size)
+        table = administer(ScoringRespondent(asked), self.batteries, self.design)
+        style = report_tables.style({"model": table}, self.instruments).iloc[0]
+        return {
+            "expected": self.scores(table, "expected"),
+            "chosen": self.scores(table, "response"),
+            "style": {name: known(float(style[name])) for name in STYLES},
+            "verdicts": self.verdicts(table),
+        }
+
+    def of_simulated(self, name: str, seeds: int, stopped: Stopped) -> Result:
+        """Conclusions on a simulated respondent, seed by seed, and its verdicts counted over seeds.
+
+        One that gave the same answers before (constant, midpoint) is not judged again; `distinct` counts the
+        different sheets of answers.
+        """
+        found: dict[bytes, list[dict[str, Any]]] = {}
+        judged = []
+        for seed in range(seeds):
+            if stopped():
+                raise StoppedError
+            table = administer(simulated(name, seed), self.batteries, self.design)
+            sheet = table["response"].to_numpy(np.float64).tobytes()
+            if sheet not in found:
+                found[sheet] = self.verdicts(table)
+            judged.append(found[sheet])
+        return {
+            "conclusions": [dict(Counter(conclusions(rows).values())) for rows in judged],
+            "verdicts": tally(judged),
+            "distinct": len(found),
+        }
+
+    def verdicts(self, table: pd.DataFrame) -> list[dict[str, Any]]:
+        """Verdict of every scale by criterion, with the check that decided it."""
+        found = assess(
+            table,
+            self.instruments,
+            behaviour=conduct_scores(table),
+            thresholds=self.config.thresholds,
+        ).verdicts
+        kept = ["instrument", "construct", "criterion", "verdict", "statistic", "estimate", "reason"]
+        rows = pd.DataFrame(found, columns=pd.Index(kept)).to_dict("records")
+        return [{str(k): known(v) for k, v in row.items()} for row in rows]
+
+    def scores(self, table: pd.DataFrame, column: str) -> Scores:
+        """Scale means, in the direction of the construct, of answers in the order of the design.
+
+        Unlike `evals.questionnaires.response_table.cube` it takes values between the options.
+
+        Args:
+          column: of the long table that holds the answers' values.
+        """
+        people = pd.Index([person.name for person in self.personas])
+        found = {}
+        for one in self.instruments:
+            values = table.loc[table["instrument"] == one.name, column].to_numpy(np.float64)
+            raw_PCJ = values.reshape(-1, len(people), len(one.items)).swapaxes(0, 1)
+            laid = ResponseCube(one, raw_PCJ, people, pd.DataFrame(), 0.0)
+            for scale in one.domains:
+                found[f"{one.name}/{construct_of(scale)}"] = laid.scores(scale).round(6).tolist()
+        return found
+
+
+def conclusions(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """By construct of the first instrument, the worst verdict over the criteria: it is believed only where
+    every criterion is met (as in `evals.faithfulness.null_study`)."""
+    first = [row for row in verdicts if row["instrument"] == verdicts[0]["instrument"]]
+    by_construct: dict[str, set[Any]] = {}
+    for row in first:
+        by_construct.setdefault(row["construct"], set()).add(row["verdict"])
+    return {construct: worst(found) for construct, found in by_construct.items()}
+
+
+def tally(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Counts of verdicts over runs: by instrument, criterion, construct, verdict."""
+    counts: dict[str, Any] = {}
+    for row in (row for run in runs for row in run):
+        place = counts.setdefault(row["instrument"], {}).setdefault(row["criterion"], {})
+        place = place.setdefault(row["construct"], {})
+        place[row["verdict"]] = place.get(row["verdict"], 0) + 1
+    return counts
+
+
+def known(value: Any) -> Any:
+    """As JSON has it: null for NaN; numbers to six digits."""
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    return value

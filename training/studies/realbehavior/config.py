@@ -1,0 +1,132 @@
+"""The config of the RealBehavior study: whose behaviour is asked about, in which questions, how often."""
+
+from dataclasses import dataclass, field
+
+from evals.faithfulness.criteria import Thresholds
+from evals.models.local_model import Form
+from evals.questionnaires.null_respondents import RULES
+from training.runtime import config as configs
+
+
+@dataclass(frozen=True)
+class AskedConfig:
+    """What everybody is asked, models and simulated respondents alike.
+
+    Attributes:
+      instruments: shipped questionnaires that measure the same constructs; conclusions are of the first.
+      templates, option_orders: wordings, and orders of the options; all are crossed.
+      personas: described people, composed of high and low of every construct; balanced for 8, 16 and 32.
+      situations: tasks of conduct for each construct.
+      form: what a question is to a model: text, instruction or chat.
+      window: tokens of a question at least, where a model's own limit is lower: a question that is cut loses
+        the described person.
+      batch_size: questions scored at once.
+      thresholds: what counts as faithful.
+    """
+
+    instruments: tuple[str, ...] = ("ipip_50", "mini_ipip")
+    templates: tuple[str, ...] = ("form", "terse")
+    option_orders: tuple[str, ...] = ("forward", "reversed")
+    personas: int = 16
+    situations: int = 1
+    form: Form = "text"
+    window: int = 640
+    batch_size: int = 64
+    thresholds: Thresholds = field(default_factory=Thresholds)
+
+    def __post_init__(self) -> None:
+        if not self.instruments:
+            raise ValueError("asked.instruments must name at least one; got none")
+        if not 2 <= self.personas <= 32:
+            raise ValueError(f"asked.personas must be 2 to 32; got {self.personas}")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A row of the LoRAMoE study whose answers are followed.
+
+    Attributes:
+      label: in tables and figures.
+      rate: its learning rate; the study that compares the rows chooses one.
+    """
+
+    label: str
+    rate: float
+
+
+@dataclass(frozen=True)
+class Reinforced:
+    """The run of the StepCoder study whose answers are followed.
+
+    Attributes:
+      label: in tables and figures.
+      row, regime: of that study.
+      seeds: runs; seed s starts from that study's base s mod bases.
+      rounds: of rollouts.
+      every: rounds between two looks.
+      held_out: problems on which it is measured too; what shows that it has learned something.
+    """
+
+    label: str = "RL from tests"
+    row: str = "stepcoder"
+    regime: str = "mixture"
+    seeds: int = 1
+    rounds: int = 16
+    every: int = 8
+    held_out: int = 64
+
+    def __post_init__(self) -> None:
+        if min(self.rounds, self.every, self.held_out) < 1 or self.seeds < 0:
+            raise ValueError("reinforced.rounds, every and held_out must be at least 1, and seeds at least 0")
+
+
+@dataclass(frozen=True)
+class RealbehaviorConfig:
+    """The RealBehavior study.
+
+    Attributes:
+      tuned: by their names in the LoRAMoE study.
+      loramoe, stepcoder: configs of the studies whose bases and training are used; their scale is this one's.
+      bases: how many of the LoRAMoE study's.
+      seeds: runs of every tuned row on each base.
+      volumes: when to ask, as multiples of that study's 1x; the largest ends the run.
+      reinforced: the run of reinforcement learning.
+      nulls: simulated respondents, without a mind and the faithful one.
+      null_seeds: how often each answers.
+      asked: the questions.
+      drift: mean shift of a score, in SDs of the base, above which characteristics count as moved.
+      goal: share of wrong conclusions that the judging may make.
+      scale: share of training, described people and null seeds; below 1 only the plumbing is tried.
+    """
+
+    __pydantic_config__ = configs.STRICT
+
+    tuned: dict[str, Tuned]
+    loramoe: str = "configs/reproduce/loramoe.yaml"
+    stepcoder: str = "configs/reproduce/stepcoder.yaml"
+    bases: int = 2
+    seeds: int = 2
+    volumes: tuple[int, ...] = (1, 10, 30, 100)
+    reinforced: Reinforced = field(default_factory=Reinforced)
+    nulls: tuple[str, ...] = tuple(RULES)
+    null_seeds: int = 100
+    asked: AskedConfig = field(default_factory=AskedConfig)
+    drift: float = 0.5
+    goal: float = 0.05
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale <= 1:
+            raise ValueError(f"scale must lie in (0, 1]; got {self.scale}")
+        if min(self.bases, self.seeds, self.null_seeds, *self.volumes) < 1:
+            raise ValueError("bases, seeds, null_seeds and volumes must be at least 1")
+        if list(self.volumes) != sorted(set(self.volumes)):
+            raise ValueError(f"volumes must rise; got {list(self.volumes)}")
+        if unknown := [name for name in self.nulls if name not in RULES]:
+            raise ValueError(f"nulls must be of {', '.join(RULES)}; got {unknown[0]!r}")
+        if not (self.drift > 0 and 0 < self.goal < 1):
+            raise ValueError(f"drift must be positive, goal in (0, 1); got {self.drift} and {self.goal}")
+
+    def scaled(self, number: int) -> int:
+        """A number of rounds, people or seeds at this scale."""
+        return max(1, round(number * self.scale))

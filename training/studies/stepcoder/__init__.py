@@ -1,0 +1,1 @@
+"""Do the curriculum and the mask help?"""

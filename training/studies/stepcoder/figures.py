@@ -1,0 +1,117 @@
+"""The figures of the StepCoder study, drawn from its summary."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from training.plots.figures import COLOURS
+from training.studies.page import Picture
+
+Summary = Mapping[str, Any]
+MARKERS = "osD^vPX*"
+
+
+def _panels(rows: int, columns: int, *, height: float = 2.9) -> tuple[Figure, list[list[Axes]]]:
+    figure = Figure(figsize=(3.2 * columns + 0.4, height * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.3)
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))  # rounds
+    return figure, axes.tolist()
+
+
+def _legend(figure: Figure, axis: Axes) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+
+
+def _colour(summary: Summary, row: str) -> str:
+    return COLOURS[list(summary["labels"]).index(row) % len(COLOURS)]
+
+
+def curves(summary: Summary) -> Picture:
+    """Held-out pass@1 over rounds: a line of panels a regime, a panel a difficulty."""
+    regimes, kinds = summary["regimes"], summary["difficulties"]
+    figure, axes = _panels(len(regimes), len(kinds))
+    for line, (name, regime) in zip(axes, regimes.items(), strict=True):
+        for axis, kind in zip(line, kinds, strict=True):
+            for number, (row, found) in enumerate(regime["rows"].items()):
+                scores = found["curves"][kind]
+                mean = np.asarray([100 * s["mean"] for s in scores])
+                ends = [[s["mean"] if s[end] is None else s[end] for s in scores] for end in ("low", "high")]
+                low, high = np.clip(100 * np.asarray(ends), 0, 100)
+                colour, marker = _colour(summary, row), MARKERS[number % len(MARKERS)]
+                label = summary["labels"][row]
+                axis.plot(found["measured"], mean, color=colour, marker=marker, markersize=4.5, label=label)
+                axis.fill_between(found["measured"], low, high, color=colour, alpha=0.1, linewidth=0)
+            axis.set(title=f"{summary['regime_labels'][name]}: {kind}", xlabel="round", ylim=(-3, 103))
+        line[0].set_ylabel("held-out pass@1, %")
+    _legend(figure, axes[0][0])
+    return Picture(
+        "stepcoder_curves",
+        "Held-out pass@1 over the rounds of practice, by difficulty: means over seeds, bands their 95 % "
+        "intervals. Rows of PPO differ in nothing but the curriculum and the mask.",
+        figure,
+    )
+
+
+def stages(summary: Summary) -> Picture | None:
+    """Where the curriculum stands: shares of the problems at each stage over rounds."""
+    found = [
+        (regime, row, entry["stages"])
+        for regime, rows in summary["regimes"].items()
+        for row, entry in rows["rows"].items()
+        if entry["stages"]
+    ]
+    if not found:
+        return None
+    figure, axes = _panels(1, len(found), height=3.2)
+    names = sorted({name for _, _, shares in found for name in shares}, key=int)
+    for axis, (regime, row, shares) in zip(axes[0], found, strict=True):
+        rounds = np.arange(1, len(next(iter(shares.values()))) + 1)
+        stack = [100 * np.asarray(shares.get(name, [0.0] * len(rounds))) for name in names]
+        labels = [f"stage {name}" + (" (whole task)" if name == "0" else "") for name in names]
+        axis.stackplot(rounds, *stack, labels=labels, colors=COLOURS[: len(names)], alpha=0.8)
+        title = f"{summary['labels'][row]}, {summary['regime_labels'][regime]}"
+        axis.set(xlabel="round", ylim=(0, 100))
+        axis.set_title(title, fontsize="medium")
+    axes[0][0].set_ylabel("share of the problems, %")
+    _legend(figure, axes[0][0])
+    return Picture(
+        "stepcoder_stages",
+        "Stages of the curriculum after every round, mean over seeds. At stage 0 a problem is asked as a "
+        "whole, at a higher one more of its solution is given.",
+        figure,
+    )
+
+
+def practice(summary: Summary) -> Picture:
+    """Pass rate of the practice programs, and the share of response tokens that the mask leaves out."""
+    regimes = summary["regimes"]
+    titles = {"pass_rate": "practice programs that pass, %", "masked_share": "tokens left out, %"}
+    figure, axes = _panels(len(titles), len(regimes))
+    for line, (key, title) in zip(axes, titles.items(), strict=True):
+        for axis, (name, regime) in zip(line, regimes.items(), strict=True):
+            for row, found in regime["rows"].items():
+                values = [np.nan if v is None else 100 * v for v in found["rounds"].get(key, ())]
+                if not values:  # fine-tuned, without rounds
+                    continue
+                rounds = np.arange(1, len(values) + 1)
+                label = summary["labels"][row]
+                axis.plot(rounds, values, color=_colour(summary, row), label=label, marker=".", markersize=3)
+            axis.set(title=summary["regime_labels"][name], xlabel="round")
+            axis.set_ylim(bottom=0)
+        line[0].set_ylabel(title)
+    _legend(figure, axes[0][0])
+    return Picture(
+        "stepcoder_practice",
+        "Above, programs of a round that pass all tests (with a curriculum they are helped by what is given "
+        "of the solution). Below, response tokens that no test executed and the policy does not learn "
+        "from: 0 without the mask. Means over seeds.",
+        figure,
+    )

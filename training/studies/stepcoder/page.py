@@ -1,0 +1,276 @@
+"""The page of the StepCoder study: verdicts on the paper's claims, figures, tables, the paper's numbers.
+
+Figures of the paper are quoted from reading notes, not from its text; they are marked as second hand.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from training.studies.intervals import judged, points
+from training.studies.page import Page, Section, Table, Verdict, plumbing
+from training.studies.stepcoder import figures as stepcoder_figures
+from training.studies.stepcoder.summary import CCCS, FGO, PACE, PPO, SFT, START, STEPCODER
+
+Summary = Mapping[str, Any]
+
+# APPS+ pass@1 of DeepSeek-Coder-Instruct-6.7B: all, introductory, interview, competition; second hand
+PAPER = (
+    ("base instruct", "29.2", "49.4", "18.7", "3.6"),
+    ("SFT", "29.8", "50.1", "19.0", "6.4"),
+    ("PPO", "31.7", "53.7", "20.1", "5.0"),
+    ("RLTF", "32.7", "55.1", "20.8", "6.4"),
+    ("PPO + CCCS (StepCoder without FGO)", "35.5", "58.4", "23.3", "8.6"),
+    ("PPO + FGO (StepCoder without CCCS)", "34.6", "58.7", "21.7", "7.1"),
+    ("StepCoder", "36.1", "59.7", "23.5", "8.6"),
+)
+# claim, rows a and b, what is compared, the paper's figures
+CLAIMS = (
+    ("PPO from the tests improves on its start", START, PPO, "all", "29.2 → 31.7"),
+    ("… more than SFT on the solutions does", SFT, PPO, "all", "29.8 → 31.7"),
+    (
+        "StepCoder solves more held-out problems than SFT on the solutions",
+        SFT,
+        STEPCODER,
+        "all",
+        "29.8 → 36.1",
+    ),
+    ("StepCoder solves more held-out problems than PPO", PPO, STEPCODER, "all", "31.7 → 36.1"),
+    ("… of the hard ones", PPO, STEPCODER, "hard", "5.0 → 8.6 (competition)"),
+    ("… and learns faster (pass@1 averaged over the rounds)", PPO, STEPCODER, PACE, ""),
+    ("The curriculum alone improves PPO", PPO, CCCS, "all", "31.7 → 35.5"),
+    ("… on the hard ones", PPO, CCCS, "hard", "5.0 → 8.6"),
+    ("… and learns faster", PPO, CCCS, PACE, ""),
+    ("The mask alone improves PPO", PPO, FGO, "all", "31.7 → 34.6"),
+    ("… and learns faster", PPO, FGO, PACE, ""),
+    ("The curriculum adds to the mask", FGO, STEPCODER, "all", "34.6 → 36.1"),
+    ("The mask adds to the curriculum", CCCS, STEPCODER, "all", "35.5 → 36.1"),
+)
+
+
+def page(title: str, summary: Summary) -> Page:
+    """Everything, from the summary alone."""
+    question = (
+        "Does a curriculum of completion subtasks help PPO on code to explore, and does learning from the "
+        "executed tokens alone help it to learn from the right ones?"
+    )
+    sections = [_design(summary)]
+    if summary["regimes"]:
+        sections = [*(_verdicts(summary, name) for name in summary["regimes"]), *sections]
+        sections += [_results(summary), _practice(summary)]
+    if summary["gradient"]:
+        sections.append(_gradient(summary))
+    sections.append(_paper(summary))
+    return Page(title, question, _card(summary), sections, plumbing(summary["scale"]))
+
+
+def _card(summary: Summary) -> dict[str, str]:
+    settings = summary["settings"]
+    bases = len({seed % settings["bases"] for seed in summary["seeds"]})
+    counts = f"seeds {', '.join(map(str, summary['seeds']))} on {bases} base{'s' * (bases != 1)}"
+    runs = counts if summary["seeds"] else "none yet"
+    return {"runs a row and regime": runs} | {k: str(v) for k, v in summary["run"].items()}
+
+
+def _verdicts(summary: Summary, regime: str) -> Section:
+    found = {(d["a"], d["b"], d["what"]): d for d in summary["regimes"][regime]["differences"] if d["n"]}
+    rows = []
+    for claim, a, b, what, paper in CLAIMS:
+        difference = found.get((a, b, what))
+        if what != PACE and what not in summary["difficulties"]:
+            continue
+        said = "no runs to compare yet"
+        if difference is not None:
+            said = f"{points(difference, signed=True)} points, {difference['n']} pairs"
+        rows.append(Verdict(claim, judged(difference), said, paper and f"{paper} (second hand)"))
+    text = (
+        "Differences in held-out pass@1 after the last round, between runs of the same seed; in brackets "
+        "95 % t intervals over seeds. A claim is shown where the whole interval lies above 0, refuted at "
+        "this scale where it lies below, and else not shown: with so few seeds that is no sign that there is "
+        "no difference. Nothing is corrected for the number of claims. With one run there is no interval, "
+        "and nothing is shown."
+    )
+    return Section(f"Verdicts: {summary['regime_labels'][regime]}", [text], verdicts=rows)
+
+
+def _design(summary: Summary) -> Section:
+    ppo, sizes, base = summary["ppo"], summary["sizes"], summary["base"]
+    rollout, evaluation = ppo["rollout"], ppo["evaluation"]
+    samples = ppo["rounds"] * rollout["prompts"] * rollout["samples"]
+    regimes = "; ".join(
+        f"{label}: {_count(sizes[name])}" for name, label in summary["regime_labels"].items() if name in sizes
+    )
+    evaluated = f"{evaluation['samples']} sample{'s' * (evaluation['samples'] > 1)}"
+    text = [
+        f"{_origin(base)}{_passed_over(summary)} Seeds differ in base (as far as there are bases), order of "
+        "problems and samples.",
+        f"All rows run the same PPO with a critic and GAE from the same base: {ppo['rounds']} rounds of "
+        f"{rollout['prompts']} prompts x {rollout['samples']} samples, {samples:,} programs each. Learning "
+        "rates and all else are those of the PPO quickstart, which was made to learn with curriculum and "
+        "mask on: if that favours a row, it is StepCoder. "
+        f"Practised on: {regimes}.",
+        f"Held out, the same for all: {_count(sizes['held_out'])}. They are asked as whole tasks, without "
+        f"any part of the solution, {evaluated} each at temperature {evaluation['temperature']:g}, top-p "
+        f"{evaluation['top_p']:g}, before the first round, every {evaluation['every']} and after the last. "
+        "No row's settings were chosen by them; how many steps a base is pretrained and how many rounds a "
+        "run has was settled after curves of one seed had been seen.",
+        "SFT is fine-tuned on canonical solutions of the practice problems: as many samples as the other "
+        "rows draw programs, in batches of 16, with the same adapter and learning rate. It is told what the "
+        "others must find out, for a solution spells out what the unclear words mean. The curriculum shows "
+        "parts of solutions too, in prompts alone, through which no gradient flows; plain PPO sees none.",
+        "Where the base solves many of the hard problems before any practice (its row in the tables), "
+        "exploration is less of a bottleneck than on the paper's competition problems, and the curriculum "
+        "has less to gain.",
+    ]
+    return Section("Design", text)
+
+
+def _origin(base: Mapping[str, Any]) -> str:
+    if "checkpoints" in base:
+        return f"A base is a checkpoint: {', '.join(base['checkpoints'])}."
+    model = base["model"]
+    return (
+        f"A base is a decoder of {model['num_layers']} layers of width {model['hidden_size']}, pretrained "
+        f"for {base['steps']:,} steps on programs by authors who guess what unclear words of a statement "
+        "mean. Its likeliest program is often wrong, and what the words mean can be learned from the tests "
+        "alone."
+    )
+
+
+def _passed_over(summary: Summary) -> str:
+    entry, bases = summary["settings"]["entry"], summary["bases"]
+    left = [f"{score:.2f}" for score in bases.values() if score < entry]
+    if not left:
+        return ""
+    return (
+        f" A base must solve {entry:.2f} of the held-out problems before practice, else it cannot copy its "
+        f"statement's words and learns in no row; {len(left)} of {len(bases)} were passed over "
+        f"(pass@1 {', '.join(left)})."
+    )
+
+
+def _count(sizes: Mapping[str, int]) -> str:
+    kinds = ", ".join(f"{number} {kind}" for kind, number in sizes.items())
+    return f"{sum(sizes.values())} problems ({kinds})"
+
+
+def _results(summary: Summary) -> Section:
+    kinds, tables = summary["difficulties"], []
+    for name, regime in summary["regimes"].items():
+        rows = [["start (the base)", *(points(regime["start"][kind]) for kind in kinds), "–"]]
+        for row, found in regime["rows"].items():
+            scores = [points(found["final"][what]) for what in (*kinds, PACE)]
+            rows.append([summary["labels"][row], *scores])
+        caption = (
+            f"{summary['regime_labels'][name]}: held-out pass@1 after the last round, % [95 % over seeds]"
+        )
+        tables.append(Table(caption, ["row", *kinds, "all, mean over rounds"], rows))
+    return Section("Results", pictures=[stepcoder_figures.curves(summary)], tables=[*tables, _pairs(summary)])
+
+
+def _pairs(summary: Summary) -> Table:
+    labels = {**summary["labels"], START: "start"}
+    rows = [
+        [
+            summary["regime_labels"][name],
+            f"{labels[d['b']]} − {labels[d['a']]}",
+            "mean over rounds" if d["what"] == PACE else d["what"],
+            points(d, signed=True),
+            str(d["n"]),
+        ]
+        for name, regime in summary["regimes"].items()
+        for d in regime["differences"]
+    ]
+    caption = "All differences paired by seed, points [95 % interval]"
+    return Table(caption, ["regime", "rows", "what", "difference", "pairs"], rows, folded=True)
+
+
+def _practice(summary: Summary) -> Section:
+    rows = []
+    for name, regime in summary["regimes"].items():
+        for row, found in regime["rows"].items():
+            kept = found["rounds"]
+            if not kept:  # fine-tuned, without rounds
+                continue
+            rows.append(
+                [summary["regime_labels"][name], summary["labels"][row]]
+                + [_share(kept[key][:1]) for key in ("pass_rate",)]
+                + [_share(kept[key][-1:]) for key in ("pass_rate",)]
+                + [
+                    _share(kept[key])
+                    for key in ("masked_share", "share_runtime_error", "share_compile_error")
+                ]
+                + [_share([found["stages"]["0"][-1]]) if "0" in found["stages"] else "–"]
+                + [f"{found['tokens']['mean']:,.0f}"]
+            )
+    columns = [
+        "regime", "row", "pass, first round", "pass, last round", "tokens left out", "run-time error",
+        "does not compile", "at the whole task, at the end", "tokens sampled",
+    ]  # fmt: skip
+    pictures = [stepcoder_figures.stages(summary), stepcoder_figures.practice(summary)]
+    return Section(
+        "Practice",
+        [
+            "What the rounds themselves say. Rows have equally many programs; with a curriculum these are "
+            "shorter, since part of each is given."
+        ],
+        pictures=[picture for picture in pictures if picture is not None],
+        tables=[Table("Of the practice programs, %, means over seeds", columns, rows)],
+    )
+
+
+def _share(values: Sequence[float | None]) -> str:
+    kept = [value for value in values if value is not None]
+    return f"{100 * sum(kept) / len(kept):.1f}" if kept else "–"
+
+
+def _gradient(summary: Summary) -> Section:
+    settings, verdicts, rows = summary["settings"]["gradient"], [], []
+    for tests, found in summary["gradient"].items():
+        named = "all tests" if tests == "0" else f"{tests} test{'s' * (tests != '1')}"
+        shown = (_plain(found["plain"]), _plain(found["masked"]), _plain(found["gain"], signed=True))
+        rows.append([named, *shown, points(found["left_out"]), points(found["false_passes"])])
+        if tests != "0":
+            claim = f"The mask brings a batch's gradient closer to the reference, with {named}"
+            said = f"cosine {shown[2]}, {found['gain']['n']} bases"
+            verdicts.append(Verdict(claim, judged(found["gain"]), said))
+    text = (
+        "At a base, before any practice: the policy gradient of a batch graded with few tests, with the mask "
+        "and without, against a reference, the mean gradient of other batches graded with about "
+        f"{settings['problems']['embedded']['tests']} tests and no mask. Advantages compare the samples of a "
+        f"prompt. Up to {settings['batches']} batches against up to {settings['reference']} a base; "
+        "intervals are over bases."
+    )
+    columns = [
+        "tests",
+        "cosine, no mask",
+        "cosine, mask",
+        "difference",
+        "tokens left out, %",
+        "false passes, %",
+    ]
+    caption = "Cosine with the reference; false passes are passing programs that fail one of all tests"
+    return Section("The gradient", [text], verdicts=verdicts, tables=[Table(caption, columns, rows)])
+
+
+def _plain(score: Mapping[str, Any], *, signed: bool = False) -> str:
+    if score["mean"] is None:
+        return "–"
+    sign = "+" if signed else ""
+    ends = "" if score["low"] is None else f" [{score['low']:{sign}.3f}, {score['high']:{sign}.3f}]"
+    return f"{score['mean']:{sign}.3f}{ends}"
+
+
+def _paper(summary: Summary) -> Section:
+    columns = ["", "all", "introductory / easy", "interview / medium", "competition / hard"]
+    ours: list[Sequence[str]] = []
+    kinds = ("all", "easy", "medium", "hard")
+    for name, regime in summary["regimes"].items():
+        rows = {START: regime["start"]} | {row: found["final"] for row, found in regime["rows"].items()}
+        labels = {**summary["labels"], START: "start"}
+        for row, scores in rows.items():
+            shown = [points(scores[kind]) if kind in scores else "–" for kind in kinds]
+            ours.append([f"ours, {summary['regime_labels'][name]}: {labels[row]}", *shown])
+    caption = (
+        "The paper's pass@1 on APPS+ (DeepSeek-Coder-Instruct-6.7B, second hand: from reading notes) and ours"
+    )
+    return Section("Beside the paper's numbers", tables=[Table(caption, columns, [*PAPER, *ours])])

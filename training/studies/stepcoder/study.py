@@ -1,0 +1,392 @@
+"""StepCoder's claims: does a curriculum of completion subtasks (CCCS) help PPO on code to explore, and does a
+mask of the tokens that no test executed (FGO) help it to learn from the right ones?
+
+Bases are small code models that guess what unclear words of a statement mean; the tests tell. From the same
+base and with equally many samples each row (`Row`) runs PPO with a critic, with or without either part, in
+two regimes: practising on hard problems alone, and on a mixture of all difficulties. The held-out problems
+are the same for all: of every difficulty, asked as whole tasks, without any part of the solution.
+
+No setting is chosen by the held-out problems: all rows share those of the PPO config.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxmoe.datasets import programs
+from rl.feedback import problems as problem_files
+from rl.feedback.problems import Problem
+from rl.stepcoder.rollouts import MaskKind
+from training.ppo import train as ppo
+from training.ppo.config import PpoConfig
+from training.ppo.problems import CurriculumConfig, ProblemsConfig
+from training.runtime import config as configs
+from training.runtime.metrics import read_lines
+from training.studies.bases import Bases, check
+from training.studies.cells import Cell, Result, Results, Stopped, StoppedError
+from training.studies.page import Page
+from training.studies.stepcoder import page as stepcoder_page
+from training.studies.stepcoder import summary as stepcoder_summary
+from training.studies.stepcoder.gradient import GradientConfig, measure
+from training.studies.stepcoder.sft import fine_tune, measure_base
+from training.studies.stepcoder.summary import Run
+
+# what is kept of every round
+KEPT = (
+    "reward",
+    "pass_rate",
+    "masked_share",
+    "kl",
+    "truncated",
+    "share_runtime_error",
+    "share_compile_error",
+)
+# what gradients depend on, of the PPO config
+POLICY = ("adapter", "base_dtype", "experts", "lora", "rollout", "sandbox", "ppo", "forward")
+# what a result does not depend on
+INCIDENTAL = ("output", "base", "resume", "export", "watch", "checkpoint", "distributed")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to practise.
+
+    Attributes:
+      label: in tables and figures.
+      method: ppo, or sft on the canonical solutions of the same problems.
+      curriculum, mask: as of `training ppo`.
+    """
+
+    label: str
+    method: Literal["ppo", "sft"] = "ppo"
+    curriculum: Literal["cccs", "none"] = "none"
+    mask: MaskKind = "response"
+
+
+@dataclass(frozen=True)
+class Regime:
+    """What is practised on, and when the curriculum moves on there.
+
+    Attributes:
+      label: in tables and figures.
+      problems: of the embedded ones; all regimes must hold out the same.
+    """
+
+    label: str
+    problems: ProblemsConfig = field(default_factory=ProblemsConfig)
+    cccs: CurriculumConfig = field(default_factory=CurriculumConfig)
+
+
+@dataclass(frozen=True)
+class StepcoderConfig:
+    """The StepCoder study.
+
+    Attributes:
+      rows: by name; `ppo`, `cccs`, `fgo` and `stepcoder` are compared with each other.
+      regimes: by name; the claims are judged in each.
+      base: pretraining config of the bases, one a seed.
+      checkpoints: bases that are there already, instead of pretraining any: folders or hub ids, one for each
+        of `bases`.
+      ppo: config of every run; rows, regimes and seeds replace its curriculum, mask, problems, cccs and seed.
+      bases: how many; run s starts from the base in place s mod bases.
+      entry: held-out pass@1 that a base must have before practice. One that has less is passed over, and the
+        next seed is pretrained: a base that has not learned to copy its statement's words learns in no row.
+      tries: bases at most that are pretrained to find enough.
+      seeds: runs of every row in every regime.
+      rounds: of rollouts; null takes those of `ppo`.
+      every: rounds between two measurements on the held-out problems.
+      limit: held-out problems at most; null takes all.
+      gradient: the mask's effect on the gradient, measured at every base.
+      scale: share of pretraining steps, rounds, batches and held-out problems; below 1 only the plumbing
+        is tried.
+    """
+
+    __pydantic_config__ = configs.STRICT
+
+    rows: dict[str, Row]
+    regimes: dict[str, Regime]
+    base: str = "configs/pretrain/code_small.yaml"
+    checkpoints: tuple[str, ...] = ()
+    ppo: str = "configs/ppo/quickstart.yaml"
+    bases: int = 3
+    entry: float = 0.0
+    tries: int = 8
+    seeds: int = 3
+    rounds: int | None = None
+    every: int = 8
+    limit: int | None = None
+    gradient: GradientConfig = field(default_factory=GradientConfig)
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale <= 1:
+            raise ValueError(f"scale must lie in (0, 1]; got {self.scale}")
+        if min(self.bases, self.seeds, self.tries, self.every, self.rounds or 1, self.limit or 1) < 1:
+            raise ValueError("bases, seeds, tries, every, rounds and limit must be at least 1")
+        check(self.checkpoints, self.bases)
+        if not self.rows or not self.regimes:
+            raise ValueError("rows and regimes must have one entry at least")
+        held_out = {repr((r.problems.held_out, r.problems.embedded)) for r in self.regimes.values()}
+        if len(held_out) > 1 or any(
+            r.problems.path or r.problems.held_out_path for r in self.regimes.values()
+        ):
+            raise ValueError(
+                "regimes must hold out the same embedded problems: give all of them the same "
+                "problems.held_out and problems.embedded, and no path"
+            )
+
+    def scaled(self, number: int) -> int:
+        """A number of steps, rounds or problems at this scale."""
+        return max(1, round(number * self.scale))
+
+
+def make(config: StepcoderConfig, out: Path) -> "StepcoderStudy":
+    """The study, with its bases and the run in progress in a folder."""
+    return StepcoderStudy(config, out)
+
+
+class StepcoderStudy:
+    """See `training.studies.cells.Study`."""
+
+    name = "stepcoder"
+    title = "StepCoder: a curriculum of completion, and learning from executed code alone"
+
+    def __init__(self, config: StepcoderConfig, out: Path):
+        self.config, self._out = config, out
+        self.bases = Bases(config.base, config.checkpoints, out, name="code", scale=config.scale)
+
+    # the cells
+
+    def cells(self, results: Results) -> list[Cell]:
+        """The bases, then every row in every regime seed by seed, then the gradients at every base."""
+        config, made = self.config, self._base_cells(results)
+        if len(taken := self.taken(results)) < self._wanted:
+            return made
+        runs = [
+            self.run_cell(row, regime, seed, taken[seed % self._wanted])
+            for seed in range(config.seeds)
+            for regime in config.regimes
+            for row in config.rows
+        ]
+        return [*made, *runs, *map(self._gradient_cell, taken)]
+
+    def _base_cells(self, results: Results) -> list[Cell]:
+        """As many as are needed to find bases that may enter."""
+        cells: list[Cell] = []
+        while len(self.taken(results, len(cells))) < self._wanted and len(cells) < self._tries:
+            number = len(cells)
+            settings = {"base": self.bases.settings(number), "exam": self._exam}
+            cost = 10 + (0 if self.bases.there(number) else 85 * self.config.scale)
+            cells.append(Cell(f"base{number}", settings, f"base {number}: pretraining", cost))
+            if cells[-1].name not in results:
+                break
+        return cells
+
+    @property
+    def _wanted(self) -> int:
+        """Bases that runs start from: no more than there are seeds."""
+        return min(self.config.bases, self.config.seeds)
+
+    @property
+    def _tries(self) -> int:
+        return len(self.config.checkpoints) or max(self.config.tries, self.config.bases)
+
+    @cached_property
+    def _exam(self) -> dict[str, Any]:
+        """What a base's entry depends on."""
+        found = configs.to_dict(self._first)
+        return {key: found[key] for key in ("rollout", "evaluation", "problems")}
+
+    @property
+    def _first(self) -> PpoConfig:
+        """Any run's config; all have the same held-out problems."""
+        return self.ppo_config(next(iter(self.config.rows)), next(iter(self.config.regimes)), 0)
+
+    def taken(self, results: Results, among: int | None = None) -> list[int]:
+        """The numbers of the bases that may enter, in order.
+
+        Raises: ValueError if all tries are used up and there are not enough.
+        """
+        tries = range(self._tries if among is None else among)
+        known = [number for number in tries if f"base{number}" in results]
+        fit = [n for n in known if results[f"base{n}"]["start"]["all"] >= self.config.entry]
+        if len(known) == self._tries and len(fit) < self._wanted:
+            raise ValueError(
+                f"{len(fit)} of {len(known)} bases have a held-out pass@1 of at least entry="
+                f"{self.config.entry:g}, {self._wanted} are wanted; pretrain for longer, or lower entry"
+            )
+        return fit[: self._wanted]
+
+    def _gradient_cell(self, number: int) -> Cell:
+        found = configs.to_dict(self._shared)
+        settings = {key: found[key] for key in POLICY}
+        settings |= {"base": self.bases.settings(number), "gradient": configs.to_dict(self._gradient)}
+        return Cell(f"gradient{number}", settings, f"gradients at base {number}", 240 * self.config.scale)
+
+    @cached_property
+    def _gradient(self) -> GradientConfig:
+        found, scaled = self.config.gradient, self.config.scaled
+        return replace(found, batches=scaled(found.batches), reference=scaled(found.reference))
+
+    def run_cell(self, row: str, regime: str, seed: int, base: int) -> Cell:
+        found = configs.to_dict(self.ppo_config(row, regime, seed))
+        settings = {key: value for key, value in found.items() if key not in INCIDENTAL}
+        settings |= {"base": self.bases.settings(base)}
+        title = f"{self.config.rows[row].label}, {self.config.regimes[regime].label}, seed {seed}"
+        cost = 20 + 4.5 * settings["rounds"]
+        if self.config.rows[row].method == "sft":
+            settings, cost = settings | {"method": "sft"}, 40
+        return Cell(f"{regime}-{row}-s{seed}", settings, title, cost)
+
+    @cached_property
+    def _shared(self) -> PpoConfig:
+        """The PPO config of all runs."""
+        config = self.config
+        found = configs.load(PpoConfig, Path(config.ppo))
+        limit = config.limit if config.scale == 1 else config.scaled(config.limit or 400)
+        return replace(
+            found,
+            rounds=config.scaled(config.rounds or found.rounds),
+            export=False,
+            resume="same",
+            evaluation=replace(found.evaluation, every=config.every, limit=limit),
+            watch=replace(found.watch, tensorboard=False, plots=False),
+        )
+
+    def ppo_config(self, row: str, regime: str, seed: int) -> PpoConfig:
+        way, where = self.config.rows[row], self.config.regimes[regime]
+        return replace(
+            self._shared,
+            seed=seed,
+            curriculum=way.curriculum,
+            mask=way.mask,
+            problems=where.problems,
+            cccs=where.cccs,
+        )
+
+    # running them
+
+    def run(self, cell: Cell, stopped: Stopped) -> Result:
+        """Pretrains a base, or runs PPO from one; a run that was stopped goes on where it was."""
+        if cell.name.startswith("base"):
+            export = self.bases.export(int(cell.name.removeprefix("base")))
+            return {"start": measure_base(replace(self._first, base=export))}
+        if cell.name.startswith("gradient"):
+            number = int(cell.name.removeprefix("gradient"))
+            config = replace(self._shared, seed=number, base=self.bases.export(number))
+            return measure(config, self._gradient, stopped)
+        regime, row, seed = cell.name.rsplit("-", 2)
+        config = self.ppo_config(row, regime, int(seed[1:]))
+        number = next(n for n in range(self._tries) if self.bases.settings(n) == cell.settings["base"])
+        config = replace(config, base=self.bases.export(number))
+        if self.config.rows[row].method == "sft":
+            return fine_tune(config, stopped)
+        return self._run_ppo(cell, config)
+
+    def _run_ppo(self, cell: Cell, config: PpoConfig) -> Result:
+        folder = self._out / "running" / cell.file.removesuffix(".json")
+        if not ppo.main(replace(config, output=str(folder))).finished:
+            raise StoppedError
+        result = read_run(read_lines(folder / "metrics.jsonl"))
+        shutil.rmtree(folder)
+        return result
+
+    def describe(self, cell: Cell, result: Result) -> str:
+        """Held-out pass@1 at the start and at the end, or cosines of the gradients."""
+        if "batches" in result:
+            few = str(self._gradient.tests[0])
+            found = stepcoder_summary.gradients([result])[few]
+            plain, masked = (found[key]["mean"] for key in ("plain", "masked"))
+            return f"cosine with {few} tests: {plain} without the mask, {masked} with it"
+        if "start" in result:
+            enters = result["start"]["all"] >= self.config.entry
+            return f"held-out pass@1 {result['start']['all']:.2f}{'' if enters else ': passed over'}"
+        first, last = result["held_out"][0], result["held_out"][-1]
+        kinds = ", ".join(f"{k} {v:.2f}" for k, v in last.items() if k not in ("round", "all"))
+        return f"held-out pass@1 {first['all']:.2f} → {last['all']:.2f} ({kinds})"
+
+    # what they say
+
+    @cached_property
+    def _sizes(self) -> dict[str, Any]:
+        """How many problems there are of each difficulty: held out, and to practise on in each regime."""
+        sizes: dict[str, Any] = {}
+        for name, regime in self.config.regimes.items():
+            practice, held_out = embedded(regime.problems)
+            limit = self._shared.evaluation.limit
+            sizes["held_out"] = counted(held_out[:limit])
+            wanted = regime.problems.difficulties
+            sizes[name] = counted([p for p in practice if not wanted or p.difficulty in wanted])
+        return sizes
+
+    def summary(self, results: Results) -> dict[str, Any]:
+        """See `stepcoder_summary`."""
+        runs = []
+        for cell in self.cells(results):
+            if cell.name in results and not cell.name.startswith(("base", "gradient")):
+                regime, row, seed = cell.name.rsplit("-", 2)
+                runs.append(Run(row, regime, int(seed[1:]), results[cell.name]))
+        config = self.config
+        return {
+            "scale": config.scale,
+            "labels": {name: row.label for name, row in config.rows.items()},
+            "regime_labels": {name: regime.label for name, regime in config.regimes.items()},
+            "settings": configs.to_dict(config),
+            "ppo": configs.to_dict(self._shared),
+            "base": self.bases.about(),
+            "bases": {n.removeprefix("base"): r["start"]["all"] for n, r in results.items() if "start" in r},
+            "sizes": self._sizes,
+            "seeds": sorted({run.seed for run in runs}),
+            "gradient": stepcoder_summary.gradients([r for r in results.values() if "batches" in r]),
+            **stepcoder_summary.summarise(runs, list(config.rows), list(config.regimes)),
+        }
+
+    def page(self, summary: Mapping[str, Any]) -> Page:
+        """See `stepcoder_page`."""
+        return stepcoder_page.page(self.title, summary)
+
+
+def read_run(records: Sequence[Mapping[str, Any]]) -> Result:
+    """What the study keeps of a run's metrics: held-out pass@1, KEPT and the stages of every round.
+
+    Args:
+      records: lines of metrics.jsonl; rounds, and measurements with the number of rounds before them.
+    """
+    held_out, rounds = [], []
+    for record in records:
+        if "held_out_pass_at_1" in record:
+            scores = {
+                key.removeprefix("held_out_pass_at_1").removeprefix("_") or "all": round(value, 5)
+                for key, value in record.items()
+                if key.startswith("held_out_pass_at_1")
+            }
+            held_out.append({"round": record["step"], **scores})
+        if "pass_rate" in record:
+            rounds.append(record)
+    stages = [
+        {k.removeprefix("stage_"): int(v) for k, v in record.items() if k.startswith("stage_")}
+        for record in rounds
+    ]
+    return {
+        "held_out": held_out,
+        "rounds": {k: [None if r[k] is None else round(r[k], 5) for r in rounds] for k in KEPT},
+        "stages": stages if any(stages) else [],
+        "tokens": int(sum(record["tokens"] for record in rounds)),
+    }
+
+
+def embedded(config: ProblemsConfig) -> tuple[list[Problem], list[Problem]]:
+    """Problems to practise on, and those held out, before any is left out."""
+    made = config.embedded
+    rows = programs.problems(made.count, tests=made.tests, seed=made.seed)
+    found = [Problem(row["id"], row["prompt"], difficulty=row["difficulty"]) for row in rows]
+    return problem_files.split(found, config.held_out)
+
+
+def counted(problems: Sequence[Problem]) -> dict[str, int]:
+    """Number of problems by difficulty."""
+    kinds = [problem.difficulty for problem in problems]
+    return {kind: kinds.count(kind) for kind in programs.DIFFICULTIES if kind in kinds}

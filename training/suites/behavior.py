@@ -1,0 +1,259 @@
+"""suite=behavior: questionnaires and behavioural tasks, and whether their outcome can be believed.
+
+OUTPUT/behavior/answers.jsonl, responses.parquet   every answer; a killed evaluation goes on from them
+OUTPUT/behavior/NAME/...                           the same of each model beside the first
+OUTPUT/behavior/report.html, tables/, tables.json  the report
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+import jaxmoe
+from evals.faithfulness import report_tables
+from evals.faithfulness.criteria import Thresholds
+from evals.faithfulness.report import write
+from evals.faithfulness.study import Study, listed
+from evals.faithfulness.verdicts import Assessment
+from evals.models.local_model import Form
+from evals.psychometrics.uncertainty import mean_score
+from evals.questionnaires import behaviors, dialogues, wording
+from evals.questionnaires.administration import administer
+from evals.questionnaires.design import FACETS, Design, battery
+from evals.questionnaires.instrument import load
+from evals.questionnaires.local_respondent import ScoringRespondent, WritingRespondent
+from evals.questionnaires.null_respondents import NULLS
+from evals.questionnaires.response_table import ResponseCube
+from jaxmoe.tokenizer import load_tokenizer
+from training.suites.evaluation import Item, ItemSet, Loaded, Run, bar
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An earlier evaluation of the same design: the training step it belongs to, and its output folder."""
+
+    step: int
+    output: str
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A further model that is asked the same, and compared with the first.
+
+    Attributes:
+      name: in the report.
+      base, adapter, tokenizer: as those of the evaluation; a null tokenizer is the base's own.
+      form: text, instruction or chat; null takes that of the first.
+    """
+
+    name: str
+    base: str
+    adapter: str | None = None
+    tokenizer: str | None = None
+    form: Form | None = None
+
+
+@dataclass(frozen=True)
+class BehaviorConfig:
+    """Psychological tests of a model, or of several beside each other.
+
+    Attributes:
+      name: of the model, in the report.
+      beside: further models, each compared with the first: fine-tunings of it, as a rule.
+      instruments: shipped questionnaires or paths; two that measure the same constructs allow external
+        consistency.
+      templates: wordings by name; empty takes all.
+      option_orders, item_orders: forward, reversed, shuffled-N; item orders differ only in batches.
+      personas: who the model is told to be: none, people, a number of composed ones, or a JSON file. Without
+        several, nothing varies between respondents, and most verdicts stay undetermined.
+      seeds: repetitions, of answers that are drawn.
+      items_per_prompt: 1 asks each statement alone.
+      answers: label and words score the options' log-probabilities, written samples a text and reads it.
+      calibrated: divide by how probable the options are when nothing is asked.
+      choose: of scored options, the most probable or a drawn one.
+      form: text for base models, instruction or chat for tuned ones.
+      temperature: of written answers.
+      tasks: families of behavioural tasks; conduct is what tests the self-report.
+      task_count: scenarios of each family.
+      dialogues: also write replies in scripted dialogues, rated by rules.
+      norm_group: people to compare profiles with; where an instrument has no such norms, raw means are shown.
+      facets: also judge the narrower scales.
+      nulls: respondents without a mind beside the model in the report.
+      step: the training step of this model, for a plot over checkpoints; earlier: the others.
+    """
+
+    name: str = "this model"
+    beside: tuple[Beside, ...] = ()
+    instruments: tuple[str, ...] = ("ipip_neo_120", "ipip_50")
+    templates: tuple[str, ...] = ()
+    option_orders: tuple[str, ...] = ("forward", "reversed")
+    item_orders: tuple[str, ...] = ("forward",)
+    personas: str = "16"
+    seeds: int = 1
+    items_per_prompt: int = 1
+    answers: Literal["label", "words", "written"] = "label"
+    calibrated: bool = False
+    choose: Literal["most_probable", "drawn"] = "most_probable"
+    form: Form = "text"
+    temperature: float = 1.0
+    tasks: tuple[str, ...] = tuple(behaviors.FAMILIES)
+    task_count: int = 6
+    dialogues: bool = False
+    norm_group: str | None = None
+    facets: bool = False
+    nulls: tuple[str, ...] = NULLS
+    step: int | None = None
+    earlier: tuple[Checkpoint, ...] = ()
+    thresholds: Thresholds = field(default_factory=Thresholds)
+
+    def __post_init__(self) -> None:
+        if not self.instruments:
+            raise ValueError("behavior.instruments must name at least one; got none")
+        if self.seeds < 1:
+            raise ValueError(f"behavior.seeds must be at least 1; got {self.seeds}")
+        if self.earlier and self.step is None:
+            raise ValueError("behavior.earlier needs behavior.step, the training step of this model")
+        names = [self.name, *(other.name for other in self.beside), *self.nulls]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"every model needs a name of its own; {repeated[0]!r} is repeated")
+
+
+class Asked(NamedTuple):
+    """Answers and replies in dialogues, by model."""
+
+    answers: dict[str, pd.DataFrame]
+    replies: dict[str, pd.DataFrame]
+
+
+def behavior(
+    config: BehaviorConfig, seed: int, confidence: float, folder: Path, against: Path | None = None
+) -> Run:
+    """Reads instruments, wordings and earlier answers; what is returned asks the models and reports."""
+    study = prepare(config, seed, confidence)
+    base = None if against is None else _answers(against)
+    earlier = {point.step: _answers(Path(point.output)) for point in config.earlier}
+
+    def run(loaded: Loaded) -> list[ItemSet]:
+        asked = ask(study, config, _models(config, loaded), folder)
+        first = asked.answers[config.name]
+        steps = {**earlier, config.step: first} if config.step is not None else {}
+        report = study.report(
+            asked.answers, card(study, config), base=base, checkpoints=steps, replies=asked.replies
+        )
+        write(report, folder)
+        return [
+            _item_set(one, "" if name == config.name else name, report.assessments[name], confidence)
+            for name, table in asked.answers.items()
+            for one in report_tables.cubes(table, study.instruments)
+        ]
+
+    return run
+
+
+def prepare(config: BehaviorConfig, seed: int, confidence: float) -> Study:
+    """What is to be asked, and how it is to be judged; raises ValueError for unknown names."""
+    instruments = [load(name) for name in config.instruments]
+    batteries = [battery(one) for one in instruments]
+    if config.tasks:
+        batteries.append(behaviors.battery(config.tasks, config.task_count, seed))
+    design = Design(
+        wording.named_templates(config.templates or None),
+        config.option_orders,
+        config.item_orders,
+        wording.chosen_personas(config.personas),
+        tuple(range(seed, seed + config.seeds)),
+        config.items_per_prompt,
+    )
+    return Study(
+        instruments, batteries, design, config.thresholds, confidence, seed, config.norm_group, config.facets,
+        config.nulls,
+    )  # fmt: skip
+
+
+def ask(
+    study: Study, config: BehaviorConfig, models: Iterable[tuple[str, Loaded, Form]], folder: Path
+) -> Asked:
+    """Every question of every model, one model after the other; the first answers into the folder itself."""
+    asked = Asked({}, {})
+    for name, loaded, form in models:
+        place = folder if not asked.answers else folder / re.sub(r"[^\w.-]+", "_", name)
+        with bar(loaded.progress) as start:
+            asked.answers[name] = administer(
+                _respondent(config, loaded, form, name), study.batteries, study.design, place,
+                progress=start(f"questions to {name}"),
+            )  # fmt: skip
+        if config.dialogues:
+            writer = WritingRespondent(loaded.text_model(form), name, config.temperature, 1.0, 60)
+            asked.replies[name] = dialogues.hold(writer, study.design.personas, seed=study.seed)
+    return asked
+
+
+def _models(config: BehaviorConfig, loaded: Loaded) -> Iterator[tuple[str, Loaded, Form]]:
+    """The first model, then the others, each loaded when its turn comes."""
+    yield config.name, loaded, config.form
+    for other in config.beside:
+        lm = jaxmoe.load(other.base, other.adapter, np.dtype(loaded.lm.dtype).name, loaded.lm.mesh)
+        tokenizer = load_tokenizer(other.tokenizer or lm.source or other.base)
+        yield other.name, loaded._replace(lm=lm, tokenizer=tokenizer), other.form or config.form
+
+
+def _answers(folder: Path) -> pd.DataFrame:
+    path = folder / "behavior" / "responses.parquet"
+    if not path.is_file():
+        raise ValueError(f"{folder} is no output folder of an evaluation with suite=behavior: no {path.name}")
+    return pd.read_parquet(path)
+
+
+def _respondent(
+    config: BehaviorConfig, loaded: Loaded, form: Form, name: str
+) -> ScoringRespondent | WritingRespondent:
+    model = loaded.text_model(form)
+    if config.answers == "written":
+        return WritingRespondent(model, name, config.temperature)
+    length = "tokens" if config.answers == "words" else "none"
+    return ScoringRespondent(model, name, config.answers, length, config.calibrated, config.choose)
+
+
+def card(study: Study, config: BehaviorConfig) -> dict[str, Any]:
+    """What a run card says of how was asked."""
+    forms = {config.name: config.form} | {other.name: other.form or config.form for other in config.beside}
+    form = ", ".join(f"{name}: {form}" for name, form in forms.items())
+    return {
+        "models": ", ".join(forms),
+        "asked by": f"{config.answers}, {'calibrated' if config.calibrated else 'not calibrated'}",
+        "form": form if len(set(forms.values())) > 1 else config.form,
+        **{name.replace("_", " "): listed(value) for name, value in study.design.describe().items()},
+        "personas are": "descriptions written for this project; not people",
+    }
+
+
+def _item_set(one: ResponseCube, model: str, found: Assessment, confidence: float) -> ItemSet:
+    """Scale scores of every run; respondents are persons, in every condition."""
+    scores = {scale.name: one.scores(scale) for scale in one.instrument.domains}
+    facets = [facet for facet in FACETS if facet in one.conditions]
+    items = []
+    for p, who in enumerate(one.persons):
+        for c, condition in enumerate(one.conditions.to_dict("records")):
+            values = {name: float(matrix[p, c]) for name, matrix in scores.items()}
+            under = "/".join(str(condition[facet]) for facet in facets)
+            items.append(Item(f"{who[0]}/{under}", str(who[0]), values, dict(condition)))
+    means = {}
+    for name in scores:
+        known = [item for item in items if math.isfinite(item.scores[name])]
+        clusters = [str(item.cluster) for item in known]
+        means[name] = mean_score([item.scores[name] for item in known], clusters, confidence=confidence)
+    columns = ["construct", "criterion", "verdict", "statistic", "estimate", "low", "high", "threshold"]
+    own = found.verdicts[found.verdicts["instrument"] == one.instrument.name]
+    more: Mapping[str, Any] = {
+        "refused": one.refused,
+        "verdicts": pd.DataFrame(own, columns=pd.Index(columns)).to_dict("records"),
+        "respondents": found.respondents,
+    }
+    name = f"{one.instrument.name}, {model}" if model else one.instrument.name
+    return ItemSet(name, means, {}, items, dict(more))

@@ -1,0 +1,121 @@
+"""suite=coding: programs for HumanEval, MBPP, APPS and APPS+ problems, run in the sandbox; pass@k."""
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from evals.coding.code_prompts import CodeForm, code_prompt
+from evals.coding.measure import CodingResult, evaluate
+from evals.models.local_model import Form
+from rl.feedback.pool import Limits, Pool, SandboxError
+from rl.feedback.problems import Problem, load
+from training.suites.evaluation import Item, ItemSet, Loaded, Run, bar
+
+Asked = Literal["completion", "instruction", "chat"]
+FORMS: dict[Asked, tuple[CodeForm, Form]] = {
+    "completion": ("completion", "text"),
+    "instruction": ("chat", "instruction"),
+    "chat": ("chat", "chat"),
+}
+
+
+@dataclass(frozen=True)
+class CodingConfig:
+    """Programs for problems with tests.
+
+    Attributes:
+      paths: files or folders of HumanEval, MBPP, APPS or APPS+ problems, each a set of its own.
+      form: completion for base models, chat for those with a chat template, instruction for the LoRAMoE form.
+      samples: programs for each problem.
+      k: of pass@k, none above samples.
+      temperature, top_p: of the draw; 0.2 and 0.95 as usual for pass@1, temperature 0.8 for larger k.
+      max_new_tokens: of a program.
+      limit: first so many problems of each path only; null takes all.
+      bad: what to do about problems that cannot be used, error or skip.
+      workers: sandboxes at work side by side; null takes one a core.
+      time_s: limit of each test, in seconds.
+      memory_mb: limit of each test, in MiB.
+    """
+
+    paths: tuple[str, ...] = ()
+    form: Asked = "completion"
+    samples: int = 1
+    k: tuple[int, ...] = (1,)
+    temperature: float = 0.2
+    top_p: float = 0.95
+    max_new_tokens: int = 512
+    limit: int | None = None
+    bad: Literal["error", "skip"] = "error"
+    workers: int | None = None
+    time_s: float = 2.0
+    memory_mb: int = 512
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.max_new_tokens < 1:
+            raise ValueError(
+                "coding.samples and coding.max_new_tokens must be at least 1; got "
+                f"{self.samples} and {self.max_new_tokens}"
+            )
+        if not self.k or not 1 <= min(self.k) <= max(self.k) <= self.samples:
+            raise ValueError(
+                f"coding.k must lie between 1 and coding.samples = {self.samples}; got {list(self.k)}: draw "
+                "more samples, or take a smaller k"
+            )
+
+
+def coding(config: CodingConfig, seed: int, confidence: float) -> Run:
+    """Reads all problems; what is returned solves them."""
+    if not config.paths:
+        raise ValueError("coding.paths must name at least one file of problems; got none")
+    code_form, form = FORMS[config.form]
+    read: dict[str, list[Problem]] = {}
+    for path in config.paths:
+        name = Path(path).name
+        if name in read:
+            raise ValueError(f"coding.paths must end in different names; {name} occurs twice")
+        read[name] = load(path, bad=config.bad)[: config.limit]
+        for problem in read[name]:
+            code_prompt(problem, code_form)  # whatever cannot be asked is said before a model is loaded
+    limits = Limits(time_s=config.time_s, memory_bytes=config.memory_mb << 20)
+
+    def run(loaded: Loaded) -> list[ItemSet]:
+        model = loaded.text_model(form)
+        workers = config.workers or os.cpu_count() or 1
+        sets = []
+        with _pool(workers, limits) as pool, bar(loaded.progress) as start:
+            for name, problems in read.items():
+                result = evaluate(
+                    model,
+                    problems,
+                    pool,
+                    form=code_form,
+                    samples=config.samples,
+                    ks=config.k,
+                    max_new_tokens=config.max_new_tokens,
+                    temperature=config.temperature,
+                    top_p=config.top_p,
+                    seed=seed,
+                    confidence=confidence,
+                    progress=start(name),
+                )
+                sets.append(_set(f"{name}, {config.form}", result))
+        return sets
+
+    return run
+
+
+def _pool(workers: int, limits: Limits) -> Pool:
+    try:
+        return Pool(workers=workers, limits=limits, trace=False)
+    except SandboxError as error:
+        raise ValueError(f"{error} (python -m rl.sandbox --check lists what is missing)") from error
+
+
+def _set(name: str, result: CodingResult) -> ItemSet:
+    items = [
+        # samples of a problem are no independent items
+        Item(f"{r.task_id}#{r.sample}", r.task_id, {"passed": float(r.passed)}, asdict(r))
+        for r in result.records
+    ]
+    return ItemSet(name, result.scores, result.by_difficulty, items, {"verdicts": result.verdicts})

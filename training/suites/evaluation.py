@@ -1,0 +1,84 @@
+"""What the suites of an evaluation share: the loaded model, items with their scores, a progress bar."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from evals.models.local_model import Form, LocalModel
+from evals.psychometrics.uncertainty import Score
+from jaxmoe.language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item of a set: what identifies it, what it shares with others, its scores, and the whole record."""
+
+    id: str
+    cluster: str | None
+    scores: dict[str, float]
+    record: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class ItemSet:
+    """One set of items under one form of asking.
+
+    Attributes:
+      scores, by_category: means over items with their error.
+      more: what else results.json is to hold of the set.
+    """
+
+    name: str
+    scores: dict[str, Score]
+    by_category: dict[str, dict[str, Score]]
+    items: list[Item]
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Each item as one object, for a line of JSON."""
+        for item in self.items:
+            identity = {"set": self.name, "id": item.id, "cluster": item.cluster, "scores": item.scores}
+            yield identity | {key: value for key, value in item.record.items() if key not in identity}
+
+
+class Loaded(NamedTuple):
+    """A model and how it is to be run."""
+
+    lm: LanguageModel
+    tokenizer: "PreTrainedTokenizerBase"
+    batch_size: int
+    max_length: int | None
+    progress: bool
+
+    def text_model(self, form: Form) -> LocalModel:
+        """The model as evaluations see it; raises ValueError for chats without a chat template."""
+        if form == "chat" and not self.tokenizer.chat_template:
+            raise ValueError(
+                "the tokenizer has no chat template; put chat_template.jinja into its folder, or ask in "
+                "another form"
+            )
+        return LocalModel(self.lm, self.tokenizer, form, self.batch_size, self.max_length)
+
+
+# A suite made ready (its files read, its settings checked): model -> sets.
+Run = Callable[[Loaded], list[ItemSet]]
+
+
+@contextmanager
+def bar(shown: bool) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """A progress display; call it with a title for a function of (done, total)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
+
+        def start(title: str) -> Callable[[int, int], None]:
+            task = progress.add_task(title, total=None)
+            return lambda done, total: progress.update(task, completed=done, total=total)
+
+        yield start

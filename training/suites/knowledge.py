@@ -1,0 +1,186 @@
+"""suite=knowledge: closed-book questions and multiple choice, from published files or the embedded facts."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from evals.knowledge.answers import Normalisation
+from evals.knowledge.embedded_questions import choice_questions, closed_book_questions
+from evals.knowledge.measure import KnowledgeResult, closed_book, multiple_choice
+from evals.knowledge.prompts import PromptTemplate, draw_shots, template
+from evals.knowledge.questions import Question, QuestionSet, load
+from evals.models.local_model import Form, LocalModel
+from training.suites.evaluation import Item, ItemSet, Loaded, Run, bar
+
+Template = Literal["qa", "completion", "instruction", "chat"]
+FORMS: dict[Template, Form] = {
+    "qa": "text",
+    "completion": "text",
+    "instruction": "instruction",
+    "chat": "chat",
+}
+
+
+@dataclass(frozen=True)
+class QuestionSource:
+    """One set of questions: a file, a folder prepared by TFDS, or the embedded facts.
+
+    Attributes:
+      name: what the set is called in results; null takes the file's name.
+      path: TriviaQA, Natural Questions, HotpotQA, WebQuestions, ARC, plain or instruction rows as JSON or
+        JSON lines (also .gz), or a folder prepared by TFDS.
+      embedded: facts of this split instead of a file.
+      relations: kinds of embedded facts; empty takes all.
+      choices: of each embedded fact, as multiple choice; 0 asks for the answer.
+      split: of a TFDS folder; null takes its only one.
+      limit: first so many questions only; null takes all.
+      normalisation: of answers; the published figures of TriviaQA use triviaqa, the others squad.
+      shots: solved examples before each question.
+      shots_from: file of those examples (its train part, say); null takes embedded facts of train.
+    """
+
+    name: str | None = None
+    path: str | None = None
+    embedded: Literal["train", "dev", "test"] | None = None
+    relations: tuple[str, ...] = ()
+    choices: int = 0
+    split: str | None = None
+    limit: int | None = None
+    normalisation: Normalisation = "squad"
+    shots: int = 0
+    shots_from: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.embedded is None):
+            raise ValueError(
+                f"a set of questions needs path or embedded, one of the two; got path {self.path}, "
+                f"embedded {self.embedded} (knowledge.sources)"
+            )
+        if self.shots and self.shots_from is None and self.path is not None:
+            raise ValueError(f"shots {self.shots} of {self.path} need shots_from, a file of solved examples")
+
+    @property
+    def label(self) -> str:
+        """The set's name in results."""
+        return self.name or (Path(self.path).name if self.path else f"embedded {self.embedded}")
+
+
+@dataclass(frozen=True)
+class KnowledgeConfig:
+    """Closed-book questions and multiple choice by log-probability.
+
+    Attributes:
+      sources: sets of questions.
+      templates: forms in which every set is asked; base models complete (completion, qa), tuned ones answer
+        (instruction, chat). Fine-tuning moves the two apart: report both.
+      max_new_tokens: of a response.
+      score_answers: also score the tokens of the right answer (answer_nats).
+    """
+
+    sources: tuple[QuestionSource, ...] = (QuestionSource(embedded="test"),)
+    templates: tuple[Template, ...] = ("completion", "qa")
+    max_new_tokens: int = 24
+    score_answers: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.sources or not self.templates:
+            raise ValueError(
+                "knowledge.sources and knowledge.templates must each name at least one; got none"
+            )
+        labels = [source.label for source in self.sources]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"knowledge.sources need different names; got {labels}")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"knowledge.max_new_tokens must be at least 1; got {self.max_new_tokens}")
+
+
+def knowledge(config: KnowledgeConfig, seed: int, confidence: float) -> Run:
+    """Reads all questions; what is returned asks them."""
+    read = [(source, *_questions(source, seed)) for source in config.sources]
+    for source, questions, shots in read:
+        for name in config.templates:
+            for asked in [*shots, *questions.questions[:1], *questions.choice_questions[:1]]:
+                try:
+                    template(name).prompt(asked)
+                except ValueError as error:
+                    raise ValueError(f"{source.label}, template {name}: {error}") from error
+
+    def run(loaded: Loaded) -> list[ItemSet]:
+        models = {name: loaded.text_model(FORMS[name]) for name in config.templates}
+        sets = []
+        with bar(loaded.progress) as start:
+            for source, questions, shots in read:
+                for name, model in models.items():
+                    asking = Asking(config, source, template(name), shots, confidence)
+                    label = f"{source.label}, {name}"
+                    if questions.questions:
+                        sets.append(asking.closed_book(model, questions, label, start(label)))
+                    if questions.choice_questions:
+                        kind = f"{label}, choice" if questions.questions else label
+                        sets.append(asking.choices(model, questions, kind, start(kind)))
+        return sets
+
+    return run
+
+
+def _questions(source: QuestionSource, seed: int) -> tuple[QuestionSet, list[Question]]:
+    """The questions of a source, and its solved examples."""
+    if source.path is not None:
+        found = load(source.path, split=source.split, limit=source.limit)
+    elif source.choices:
+        drawn = choice_questions(
+            source.embedded or "test", source.relations, source.limit, choices=source.choices, seed=seed
+        )
+        found = QuestionSet(choice_questions=drawn)
+    else:
+        found = QuestionSet(closed_book_questions(source.embedded or "test", source.relations, source.limit))
+    if not source.shots:
+        return found, []
+    pool = closed_book_questions("train") if source.shots_from is None else load(source.shots_from).questions
+    asked = [*found.questions, *found.choice_questions]
+    return found, draw_shots(pool, source.shots, against=asked, seed=seed)
+
+
+@dataclass(frozen=True)
+class Asking:
+    """One source under one template."""
+
+    config: KnowledgeConfig
+    source: QuestionSource
+    template: PromptTemplate
+    shots: list[Question]
+    confidence: float
+
+    def closed_book(self, model: LocalModel, questions: QuestionSet, label: str, progress) -> ItemSet:
+        result = closed_book(
+            model,
+            questions.questions,
+            self.template,
+            shots=self.shots,
+            max_new_tokens=self.config.max_new_tokens,
+            normalisation=self.source.normalisation,
+            score_answers=self.config.score_answers,
+            confidence=self.confidence,
+            progress=progress,
+        )
+        items = [
+            Item(r.id, r.cluster, {"exact_match": r.exact_match, "f1": r.f1}, asdict(r))
+            for r in result.records
+        ]
+        return self._set(label, result, items, questions.skipped)
+
+    def choices(self, model: LocalModel, questions: QuestionSet, label: str, progress) -> ItemSet:
+        result = multiple_choice(
+            model,
+            questions.choice_questions,
+            self.template,
+            shots=self.shots,
+            confidence=self.confidence,
+            progress=progress,
+        )
+        items = [Item(r.id, r.cluster, r.correct, asdict(r)) for r in result.records]
+        return self._set(label, result, items, questions.skipped)
+
+    def _set(self, label: str, result: KnowledgeResult, items: list[Item], skipped: int) -> ItemSet:
+        more = {"rows_without_answer": skipped, "shots": [shot.id for shot in self.shots]}
+        return ItemSet(label, result.scores, result.by_category, items, more)

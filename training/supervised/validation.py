@@ -1,0 +1,45 @@
+"""The loss on held-out data, in order, unpacked, without dropout or balance losses."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmoe.model import params
+from jaxmoe.model.balance import BalanceConfig
+from training.data.batches import Batch, Sample, in_order
+from training.data.sources import encode_sources
+from training.runtime.distributed import Share, fetch, place_batch
+from training.runtime.model import Model
+from training.supervised.config import RunConfig
+from training.supervised.step import TrainState, make_loss
+
+
+def make_validation(
+    config: RunConfig, tokenizer: Any, model: Model, share: Share
+) -> Callable[[TrainState], dict[str, float]]:
+    """The function state -> {"loss": mean −log p of a target token, "targets": their number}."""
+    encoded = encode_sources(config.data.valid, config.data, tokenizer)
+    samples: list[Sample] = [sample for source in encoded for sample in source if sample is not None]
+    mesh, weights = model.lm.mesh, model.lm.weights
+    loss = make_loss(model.abstract, config.step, BalanceConfig(weight=0.0), model.lm.mesh)
+
+    @jax.jit
+    def score(trainable: Any, frozen: Any, batch: Any) -> Any:
+        parts = loss(weights.definition, trainable, frozen, batch, None)
+        sums = jnp.stack([parts.negative_logprob, batch.loss_mask[:, 1:].sum()])
+        return jax.lax.with_sharding_constraint(sums, params.replicated(mesh))
+
+    def validate(state: TrainState) -> dict[str, float]:
+        pad: Any = tokenizer.pad_token_id
+        scores = []
+        for batch in in_order(samples, config.data.batch_size, config.data.lengths, pad_id=pad):
+            rows = batch.tokens.shape[0] // share.count
+            mine = Batch(*(array[share.index * rows : (share.index + 1) * rows] for array in batch))
+            scores.append(score(state.trainable, weights.frozen, place_batch(mine, mesh, share)))
+        total, targets = np.sum(fetch(scores), axis=0)
+        return {"loss": float(total / max(targets, 1.0)), "targets": float(targets)}
+
+    return validate
