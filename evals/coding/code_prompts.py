@@ -1,8 +1,8 @@
 """How a programming problem is put to a model, and how a program is taken out of what it writes.
 
-    completion   the model goes on with code: the problem's own starter code (HumanEval's prompt), before which
-                 the statement stands as a docstring where the code does not hold it, without the white space
-                 at its end, which tokenizers join to what comes after it
+    completion   the model goes on with code: the problem's own starter code (HumanEval's prompt); the
+                 statement stands before it as a docstring where the code does not hold it. No white space
+                 at the end: tokenizers join it to what comes after
     chat         the model is asked for a program and answers with text, code in ``` fences
 
 Not covered: repair of programs that do not compile, conversations of several turns.

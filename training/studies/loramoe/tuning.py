@@ -2,8 +2,8 @@
 
 The gradient is that of `training.supervised.step`; around it stands a loop without checkpoints or files,
 whose compiled program serves every run of one shape: the learning rate is an argument, as are base, seed and
-data. A run of half a minute would else compile for ten seconds. The rate is constant after its warm-up, so that a snapshot
-is what a run of that volume would have ended with.
+data. A run of half a minute would else compile for ten seconds. The rate is constant after its warm-up, so
+that a snapshot is what a run of that volume would have ended with.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
