@@ -78,8 +78,16 @@ def main() -> None:
         }
         print(json.dumps(row), flush=True)
     ours, plain = (float(np.median(times)) for times in seconds.values())
-    print(json.dumps({"row": "ratio alone / shared", "value": round(plain / ours, 2), "target": 5,
-                      "largest difference of a probability": difference}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "row": "ratio alone / shared",
+                "value": round(plain / ours, 2),
+                "target": 5,
+                "largest difference of a probability": difference,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -84,9 +84,16 @@ def worker(kind: str, body: str, prompts: int, samples: int, updates: int) -> No
     for update in range(updates + 2):
         times = [time.perf_counter()]
         drawn = run(
-            agent.definition, state.policy, weights.frozen, given, mask, limits,
-            jax.random.key(update), config=decode, mesh=agent.mesh,
-        )  # fmt: skip
+            agent.definition,
+            state.policy,
+            weights.frozen,
+            given,
+            mask,
+            limits,
+            jax.random.key(update),
+            config=decode,
+            mesh=agent.mesh,
+        )
         tokens = np.asarray(drawn.tokens_BW)
         times.append(time.perf_counter())
         ones = np.ones((rows, LENGTH), np.float32)

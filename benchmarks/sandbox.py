@@ -39,15 +39,19 @@ def measure(problems: list[Problem], *, rounds: int, workers: int, trace: bool) 
                 program_cpu_s = sum(feedback.cpu_s for feedback in feedbacks)
     n = len(pairs)
     return {
-        "benchmark": "sandbox", "trace": trace, "workers": workers, "programs": n,
+        "benchmark": "sandbox",
+        "trace": trace,
+        "workers": workers,
+        "programs": n,
         "passed": sum(feedback.verdict == "pass" for feedback in feedbacks),
         "programs_per_s": round(n / best_s, 1),
         "ms_per_program": round(1000 * best_s * workers / n, 2),
         "cpu_ms_in_program": round(1000 * program_cpu_s / n, 2),
         "cpu_ms_in_grader": round(1000 * parent_cpu_s / n, 2),
-        "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
         "layers": layers,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

@@ -49,9 +49,15 @@ def main(
             personas=tuple(wording.composed_personas(16)),
         )
         study = Study(
-            instruments, [battery(one) for one in instruments], design, Thresholds(), confidence, 0,
-            norm_group, facets,
-        )  # fmt: skip
+            instruments,
+            [battery(one) for one in instruments],
+            design,
+            Thresholds(),
+            confidence,
+            0,
+            norm_group,
+            facets,
+        )
         page = write(study.report(answers, {}), output)
     except (ValueError, OSError) as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)

@@ -1,6 +1,7 @@
 """The layout rules of the project: which way imports run, what stands where, names."""
 
 import ast
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -197,3 +198,9 @@ def test_tests_mirror_the_packages():
     for path in sorted(here.rglob("test_*.py")):
         folder = path.parent.relative_to(here)
         assert folder == Path() or (ROOT / folder).is_dir(), f"{identifier(path)} mirrors no folder"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=identifier)
+def test_layout_is_the_formatters(path: Path):
+    """A line that the formatter may not touch hides a line that wants another shape."""
+    assert not re.search(r"#\s*fmt:\s*(skip|off)", path.read_text(encoding="utf-8")), identifier(path)

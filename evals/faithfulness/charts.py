@@ -78,9 +78,14 @@ def _legend(
 
 
 def dots(
-    rows: Sequence[Dot], title: str, axis: str, *, bounds: tuple[float, float] | None = None,
-    references: Sequence[float] = (), names: Sequence[str] = (),
-) -> str:  # fmt: skip
+    rows: Sequence[Dot],
+    title: str,
+    axis: str,
+    *,
+    bounds: tuple[float, float] | None = None,
+    references: Sequence[float] = (),
+    names: Sequence[str] = (),
+) -> str:
     """A row a label: a dot a value, a line for its interval, dashed lines for references.
 
     Undefined values say so. names: of the series, shown above where there are several.

@@ -47,8 +47,16 @@ class Report:
         if self.assessments:
             found |= {"verdicts": self.verdicts("verdicts"), "checks": self.verdicts("checks")}
         found |= {f"profile_{name}": table for name, table in self.profiles.items()}
-        for name in ("reliability", "components", "d_study", "mtmm", "style", "behaviour",
-                     "conduct", "drift"):  # fmt: skip
+        for name in (
+            "reliability",
+            "components",
+            "d_study",
+            "mtmm",
+            "style",
+            "behaviour",
+            "conduct",
+            "drift",
+        ):
             found[name] = getattr(self, name)
         found |= {
             f"correlations_{name}" if len(self.correlations) > 1 else "correlations": table.reset_index(

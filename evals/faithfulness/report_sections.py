@@ -24,18 +24,30 @@ OPEN_ROWS = 24
 STYLES: dict[str, tuple[str, str, tuple[float, float] | None, list[float]]] = {
     "acquiescence": ("Acquiescence", "mean answer as a share of the range; 0.5 is neutral", (0, 1), [0.5]),
     "agreement_excess": (
-        "Excess of agreement", "share of answers above the midpoint − share below", (-1, 1), [0]),
+        "Excess of agreement",
+        "share of answers above the midpoint − share below",
+        (-1, 1),
+        [0],
+    ),
     "balanced_acquiescence": (
-        "Acquiescence whatever the trait", "scale points above the midpoint, both keys alike",
-        None, [0]),
+        "Acquiescence whatever the trait",
+        "scale points above the midpoint, both keys alike",
+        None,
+        [0],
+    ),
     "extremity": ("Extremity", "share of answers at either end", (0, 1), []),
     "midpoint": ("Midpoint", "share of answers exactly in the middle", (0, 1), []),
     "position": ("Position bias", "distance of the places' shares from equal ones", (0, 1), [0]),
     "refused": ("Refusals", "share of questions without a readable answer", (0, 1), []),
-}  # fmt: skip
+}
 # statistics of the checks in few words
-SHORT = {"ICC": "ICC", "alpha": "α", "convergent r −": "lead over other traits", "convergent": "convergent r",
-         "G of": "G"}  # fmt: skip
+SHORT = {
+    "ICC": "ICC",
+    "alpha": "α",
+    "convergent r −": "lead over other traits",
+    "convergent": "convergent r",
+    "G of": "G",
+}
 PARTS: tuple[str, ...] = (
     "person",
     "item",

@@ -50,8 +50,12 @@ def profile(table: pd.DataFrame, instrument: Instrument, norm_group: str | None 
     Columns: scale, title, metric (T or mean), value, low, high, sd, n, reason.
     """
     own = pd.DataFrame(table[table["instrument"] == instrument.name])
-    scores = score(own, instrument, norm_group=norm_group, respondent=["persona", "template", "option_order",
-                                                                      "item_order", "seed"])  # fmt: skip
+    scores = score(
+        own,
+        instrument,
+        norm_group=norm_group,
+        respondent=["persona", "template", "option_order", "item_order", "seed"],
+    )
     column = "t" if norm_group else "mean"
     rows = []
     for scale in in_order(instrument):
@@ -252,6 +256,13 @@ def drift(checkpoints: Mapping[int, pd.DataFrame], instrument: Instrument) -> pd
             share = (found.value - instrument.low) / (instrument.high - instrument.low)
             flattering = np.nan if not towards else share if towards > 0 else 1 - share
             sd = _sd(scores)
-            rows.append({"step": step, "construct": construct_of(scale), **_estimate(found), "sd": sd,
-                         "flattering": flattering})  # fmt: skip
+            rows.append(
+                {
+                    "step": step,
+                    "construct": construct_of(scale),
+                    **_estimate(found),
+                    "sd": sd,
+                    "flattering": flattering,
+                }
+            )
     return pd.DataFrame(rows)

@@ -113,6 +113,16 @@ def retest(first: npt.ArrayLike, second: npt.ArrayLike, *, confidence: float = 0
     else:
         bias, t, p = Estimate(mean, n=n, reason="the differences do not vary"), math.nan, math.nan
     return Retest(
-        r, agreement, consistency, sem, typical, 1.96 * math.sqrt(2) * typical, bias, t, n - 1, p,
-        (mean - 1.96 * sd, mean + 1.96 * sd), n,
-    )  # fmt: skip
+        r,
+        agreement,
+        consistency,
+        sem,
+        typical,
+        1.96 * math.sqrt(2) * typical,
+        bias,
+        t,
+        n - 1,
+        p,
+        (mean - 1.96 * sd, mean + 1.96 * sd),
+        n,
+    )

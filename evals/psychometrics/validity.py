@@ -171,9 +171,14 @@ def _correlations(
         reason = f"fewer than 2 complete respondents (got {n} of {len(matrix)})"
     elif constant_columns(complete).any():
         reason = f"variable {int(constant_columns(complete).argmax()) + 1} does not vary between respondents"
-    return [
-        [pearson(complete[:, i], complete[:, j], confidence=confidence) for j in range(k)] for i in range(k)
-    ], n, reason  # fmt: skip
+    return (
+        [
+            [pearson(complete[:, i], complete[:, j], confidence=confidence) for j in range(k)]
+            for i in range(k)
+        ],
+        n,
+        reason,
+    )
 
 
 def _pairs(

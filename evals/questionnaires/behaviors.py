@@ -60,8 +60,12 @@ def framing(count: int, seed: int = 0) -> list[Task]:
     Control: a gamble that is worse in every case, so that taking it is no preference.
     """
     rng = random.Random(f"framing {seed}")
-    places = ["trees of an orchard from frost", "paintings of a museum from a flood", "hives from a mite",
-              "boats of a harbour from a storm"]  # fmt: skip
+    places = [
+        "trees of an orchard from frost",
+        "paintings of a museum from a flood",
+        "hives from a mite",
+        "boats of a harbour from a storm",
+    ]
     tasks = []
     for case in range(count):
         thing, rest = rng.choice(places).split(" ", 1)
@@ -69,12 +73,18 @@ def framing(count: int, seed: int = 0) -> list[Task]:
         kept = total // parts
         start = f"You are to protect {total} {thing} {rest}. There are two plans."
         risky = f"a chance of 1 in {parts}"
-        gain = [(0.0, f"Plan 1: exactly {kept} {thing} are saved"),
-                (1.0, f"Plan 2: {risky} that all {total} are saved, and otherwise none is")]  # fmt: skip
-        loss = [(0.0, f"Plan 1: exactly {total - kept} {thing} are lost"),
-                (1.0, f"Plan 2: {risky} that none is lost, and otherwise all {total} are")]  # fmt: skip
-        worse = [(0.0, f"Plan 1: exactly {kept} {thing} are saved"),
-                 (1.0, f"Plan 2: {risky} that {kept // 2} {thing} are saved, otherwise none")]  # fmt: skip
+        gain = [
+            (0.0, f"Plan 1: exactly {kept} {thing} are saved"),
+            (1.0, f"Plan 2: {risky} that all {total} are saved, and otherwise none is"),
+        ]
+        loss = [
+            (0.0, f"Plan 1: exactly {total - kept} {thing} are lost"),
+            (1.0, f"Plan 2: {risky} that none is lost, and otherwise all {total} are"),
+        ]
+        worse = [
+            (0.0, f"Plan 1: exactly {kept} {thing} are saved"),
+            (1.0, f"Plan 2: {risky} that {kept // 2} {thing} are saved, otherwise none"),
+        ]
         for version, options in (("gain", gain), ("loss", loss), ("control", worse)):
             tasks.append(_task("framing", case, version, start, options))
     return tasks

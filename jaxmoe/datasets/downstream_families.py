@@ -51,7 +51,7 @@ def reading(rng: random.Random) -> Task:
         "lives": (PLACES, f"{lives}.", "Near what does {n} live?", lives, "the {o}"),
         "likes": (FOODS, "{n} likes {o}.", "What does {n} like?", "{n} likes {o}", "{o}"),
         "comes": (DAYS, "{n} comes on {o}.", "When does {n} come?", "{n} comes on {o}", "on {o}"),
-    }  # fmt: skip
+    }
     drawn = []
     for name, kind in zip(rng.sample(NAMES, 3), rng.sample(sorted(kinds), 3), strict=True):
         objects, *wordings = kinds[kind]
@@ -145,21 +145,42 @@ def summary(rng: random.Random) -> Task:
 
 
 _ACTORS = {  # English: Spanish, feminine
-    "cat": ("gato", False), "dog": ("perro", False), "boy": ("chico", False), "girl": ("chica", True),
-    "teacher": ("maestra", True), "doctor": ("doctor", False), "cow": ("vaca", True), "king": ("rey", False),
-    "queen": ("reina", True), "friend": ("amigo", False), "horse": ("caballo", False), "aunt": ("tía", True),
-}  # fmt: skip
+    "cat": ("gato", False),
+    "dog": ("perro", False),
+    "boy": ("chico", False),
+    "girl": ("chica", True),
+    "teacher": ("maestra", True),
+    "doctor": ("doctor", False),
+    "cow": ("vaca", True),
+    "king": ("rey", False),
+    "queen": ("reina", True),
+    "friend": ("amigo", False),
+    "horse": ("caballo", False),
+    "aunt": ("tía", True),
+}
 _OBJECTS = {
-    "house": ("casa", True), "book": ("libro", False), "table": ("mesa", True), "door": ("puerta", True),
-    "window": ("ventana", True), "bread": ("pan", False), "apple": ("manzana", True), "car": ("coche", False),
-    "flower": ("flor", True), "letter": ("carta", True), "hat": ("sombrero", False),
+    "house": ("casa", True),
+    "book": ("libro", False),
+    "table": ("mesa", True),
+    "door": ("puerta", True),
+    "window": ("ventana", True),
+    "bread": ("pan", False),
+    "apple": ("manzana", True),
+    "car": ("coche", False),
+    "flower": ("flor", True),
+    "letter": ("carta", True),
+    "hat": ("sombrero", False),
     "shoe": ("zapato", False),
-}  # fmt: skip
+}
 _ADJECTIVES = {  # English: masculine, feminine
-    "white": ("blanco", "blanca"), "black": ("negro", "negra"), "red": ("rojo", "roja"),
-    "old": ("viejo", "vieja"), "small": ("pequeño", "pequeña"), "new": ("nuevo", "nueva"),
+    "white": ("blanco", "blanca"),
+    "black": ("negro", "negra"),
+    "red": ("rojo", "roja"),
+    "old": ("viejo", "vieja"),
+    "small": ("pequeño", "pequeña"),
+    "new": ("nuevo", "nueva"),
     "beautiful": ("bonito", "bonita"),
-}  # fmt: skip
+}
 _VERBS = {
     "sees": "ve",
     "buys": "compra",

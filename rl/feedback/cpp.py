@@ -137,9 +137,17 @@ class CppLanguage:
         nothing = memory_file(b"")
         try:
             job = Job(
-                _TOOL_LIMITS, time_s, 64 << 20, nothing, nothing, nothing, show_errors=True,
-                argv=(path, *argv[1:]), directory=str(self._scratch), environment=environment,
-            )  # fmt: skip
+                _TOOL_LIMITS,
+                time_s,
+                64 << 20,
+                nothing,
+                nothing,
+                nothing,
+                show_errors=True,
+                argv=(path, *argv[1:]),
+                directory=str(self._scratch),
+                environment=environment,
+            )
             return self._tool.run(job)
         finally:
             os.close(nothing)

@@ -31,9 +31,21 @@ _BOOT = (
 )
 # Imports that solutions often make. More would cost every program more than it saves the few.
 PRELOAD = (
-    "bisect", "collections", "copy", "functools", "heapq", "itertools", "math", "operator", "random", "re",
-    "site", "string", "typing", "warnings",
-)  # fmt: skip
+    "bisect",
+    "collections",
+    "copy",
+    "functools",
+    "heapq",
+    "itertools",
+    "math",
+    "operator",
+    "random",
+    "re",
+    "site",
+    "string",
+    "typing",
+    "warnings",
+)
 # What the compile service runs, as text: the server loads neither, to stay small.
 _COMPILER_MODULES = {
     module.__name__: Path(str(module.__file__)).read_text()
@@ -98,9 +110,14 @@ class Worker:
         ours.send(json.dumps(configuration).encode())
         with tempfile.TemporaryFile() as errors:
             options = {
-                "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": errors, "cwd": "/",
-                "pass_fds": [theirs.fileno()], "env": environment, "start_new_session": True,
-            }  # fmt: skip
+                "stdin": subprocess.DEVNULL,
+                "stdout": subprocess.DEVNULL,
+                "stderr": errors,
+                "cwd": "/",
+                "pass_fds": [theirs.fileno()],
+                "env": environment,
+                "start_new_session": True,
+            }
             if inside_bwrap:
                 command[0] = os.path.realpath(sys.executable)
                 command = _bubblewrap(configuration["plan"]["shown"]) + command
@@ -225,9 +242,11 @@ class Worker:
         result_r, result_w = os.pipe2(os.O_CLOEXEC)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         message = {
-            "limits": job.limits._asdict(), "argv": job.argv,
-            "directory": job.directory, "environment": job.environment,
-        }  # fmt: skip
+            "limits": job.limits._asdict(),
+            "argv": job.argv,
+            "directory": job.directory,
+            "environment": job.environment,
+        }
         try:
             os.set_blocking(output_r, False)
             os.set_blocking(result_r, False)

@@ -171,9 +171,16 @@ def prepare(config: BehaviorConfig, seed: int, confidence: float) -> Study:
         config.items_per_prompt,
     )
     return Study(
-        instruments, batteries, design, config.thresholds, confidence, seed, config.norm_group, config.facets,
+        instruments,
+        batteries,
+        design,
+        config.thresholds,
+        confidence,
+        seed,
+        config.norm_group,
+        config.facets,
         config.nulls,
-    )  # fmt: skip
+    )
 
 
 def ask(
@@ -185,9 +192,12 @@ def ask(
         place = folder if not asked.answers else folder / re.sub(r"[^\w.-]+", "_", name)
         with bar(loaded.progress) as start:
             asked.answers[name] = administer(
-                _respondent(config, loaded, form, name), study.batteries, study.design, place,
+                _respondent(config, loaded, form, name),
+                study.batteries,
+                study.design,
+                place,
                 progress=start(f"questions to {name}"),
-            )  # fmt: skip
+            )
         if config.dialogues:
             writer = WritingRespondent(loaded.text_model(form), name, config.temperature, 1.0, 60)
             asked.replies[name] = dialogues.hold(writer, study.design.personas, seed=study.seed)

@@ -86,8 +86,17 @@ def test_the_page_is_whole_and_needs_no_network(report):
     # sources are named in words; nothing is fetched
     assert not re.search(r'(src|href|data)="https?:|url\(|@import|<script|<link', text)
     assert page.headings[0] == "h1"
-    for word in ("Run card", "Verdicts", "Profile", "Reliability", "Variance components", "Traits by methods",
-                 "without a mind", "Base against tuned", "Drift"):  # fmt: skip
+    for word in (
+        "Run card",
+        "Verdicts",
+        "Profile",
+        "Reliability",
+        "Variance components",
+        "Traits by methods",
+        "without a mind",
+        "Base against tuned",
+        "Drift",
+    ):
         assert word in text
     assert "A &lt;model&gt; &amp; its self-report" in text
     assert "prefers-color-scheme: dark" in text
@@ -151,8 +160,9 @@ def test_several_models_stand_beside_each_other_and_the_first_is_the_base(severa
     comparison = pd.read_csv(tmp_path / "tables" / "comparison_mini_ipip.csv")
     assert comparison["model"].unique().tolist() == ["a/b <c>"]
     assert {path.name for path in (tmp_path / "tables").glob("correlations*")} == {
-        "correlations_base.csv", "correlations_a_b_c_.csv"
-    }  # fmt: skip
+        "correlations_base.csv",
+        "correlations_a_b_c_.csv",
+    }
 
 
 def test_shares_of_variance_are_whole(report):

@@ -61,8 +61,13 @@ def test_nested_design_of_brennan(golden, brennan):
     }
     for short, name in theirs.items():
         assert found.components[name] == pytest.approx(expected["anova_components"][short], abs=CLOSED_FORM)
-    squares = {"Person": "Person", "Task": "Task", "RT": "Rater(Task)", "Person:Task": "Person:Task",
-               "Residuals": "Person:Rater(Task)"}  # fmt: skip
+    squares = {
+        "Person": "Person",
+        "Task": "Task",
+        "RT": "Rater(Task)",
+        "Person:Task": "Person:Task",
+        "Residuals": "Person:Rater(Task)",
+    }
     for short, name in squares.items():
         assert found.table.loc[name, "ms"] == pytest.approx(expected["mean_squares"][short], abs=CLOSED_FORM)
         assert found.table.loc[name, "df"] == expected["df"][short]

@@ -40,10 +40,15 @@ def test_polychoric_correlations(shared: Path):
 def test_bivariate_normal_distribution(r):
     x, y = np.array([-1.0, 0.0, 0.7, np.inf, -np.inf, 2.0]), np.array([0.5, 0.0, -2.0, 1.0, 0.0, np.inf])
     expected = [
-        stats.norm.cdf(b) if a == np.inf else stats.norm.cdf(a) if b == np.inf else 0.0 if a == -np.inf
+        stats.norm.cdf(b)
+        if a == np.inf
+        else stats.norm.cdf(a)
+        if b == np.inf
+        else 0.0
+        if a == -np.inf
         else stats.multivariate_normal.cdf([a, b], cov=[[1, r], [r, 1]])
         for a, b in zip(x, y, strict=True)
-    ]  # fmt: skip
+    ]
     # scipy integrates to 1e-5 by default, more finely in two dimensions
     assert polychoric.bivariate_normal_cdf(x, y, r) == pytest.approx(expected, abs=1e-7)
 

@@ -32,8 +32,15 @@ def test_indices_of_2436_people(golden, bfi):
     sign = {key.lstrip("-"): -1 if key.startswith("-") else 1 for key in keys}
     complete = bfi.dropna()
     found = response_style.style_indices(complete, 1, 6, [sign[c] for c in complete])
-    names = {"ARS": "acquiescence", "ARS_prop": "agreement_excess", "ERS": "extremity", "MRS": "midpoint",
-             "IRV": "irv", "longstring": "longstring", "ARS_balanced": "balanced_acquiescence"}  # fmt: skip
+    names = {
+        "ARS": "acquiescence",
+        "ARS_prop": "agreement_excess",
+        "ERS": "extremity",
+        "MRS": "midpoint",
+        "IRV": "irv",
+        "longstring": "longstring",
+        "ARS_balanced": "balanced_acquiescence",
+    }
     for theirs, ours in names.items():
         if theirs != "ARS_balanced":
             assert found[ours].mean() == pytest.approx(expected["sample"][theirs], abs=CLOSED_FORM), theirs

@@ -98,10 +98,16 @@ def test_cfa(golden, bfi, shared, study):
     assert found.converged
     assert not found.improper
     names = {
-        "npar": "n_parameters", "chisq": "chi2", "pvalue": "p", "baseline.chisq": "baseline_chi2",
-        "baseline.df": "baseline_df", "rmsea.ci.lower": "rmsea_low", "rmsea.ci.upper": "rmsea_high",
-        "rmsea.pvalue": "rmsea_p", "logl": "loglik",
-    }  # fmt: skip
+        "npar": "n_parameters",
+        "chisq": "chi2",
+        "pvalue": "p",
+        "baseline.chisq": "baseline_chi2",
+        "baseline.df": "baseline_df",
+        "rmsea.ci.lower": "rmsea_low",
+        "rmsea.ci.upper": "rmsea_high",
+        "rmsea.pvalue": "rmsea_p",
+        "logl": "loglik",
+    }
     for name, value in expected["fit"].items():
         assert found.fit[names.get(name, name)] == pytest.approx(value, abs=ITERATIVE, rel=1e-6), name
     table = found.parameters.set_index(["lhs", "op", "rhs"])

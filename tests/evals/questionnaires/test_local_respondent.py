@@ -31,9 +31,16 @@ def asked():
 def model(asked):
     tokenizer = train_bpe([question.prompt for question in asked[::7]] * 2, 500)
     config = ModelConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2,
-        num_kv_heads=1, head_dim=8, max_positions=512, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=8,
+        max_positions=512,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     weights = params.split(params.build(config, seed=0, std=0.5), "none")
     return LocalModel(LanguageModel(config, weights, params.single_device_mesh()), tokenizer, batch_size=4)
 

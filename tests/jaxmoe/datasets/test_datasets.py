@@ -52,8 +52,13 @@ def test_known_totals():
     capitals = [f.answer for f in BY_RELATION["country_capital"]]
     assert len(set(capitals)) == len(capitals)
     assert {f.answer for f in BY_RELATION["country_continent"]} == {
-        "Africa", "Asia", "Europe", "North America", "South America", "Oceania",
-    }  # fmt: skip
+        "Africa",
+        "Asia",
+        "Europe",
+        "North America",
+        "South America",
+        "Oceania",
+    }
     domains = [f.answer for f in BY_RELATION["country_domain"]]
     assert len(set(domains)) == len(domains)
     assert all(re.fullmatch(r"\.[a-z]{2}", domain) for domain in domains)

@@ -32,8 +32,10 @@ def test_every_solution_gives_the_expected_outputs_and_branches(rows):
 
 def test_difficulties_come_in_turn_and_have_their_lengths(rows):
     assert [row["difficulty"] for row in rows[:3]] == ["easy", "medium", "hard"]
-    longest = {kind: max(len(conditionals(r["canonical_solution"])) for r in rows if r["difficulty"] == kind)
-               for kind in programs.DIFFICULTIES}  # fmt: skip
+    longest = {
+        kind: max(len(conditionals(r["canonical_solution"])) for r in rows if r["difficulty"] == kind)
+        for kind in programs.DIFFICULTIES
+    }
     assert longest["easy"] < longest["medium"] < longest["hard"]
 
 
@@ -55,9 +57,11 @@ def test_tests_tell_a_misreading_apart_that_one_input_in_five_tells():
         chosen = programs.choose_tests(pipeline, rng, 8)
         if chosen is None:
             continue
-        fresh = list(range(-30, 100)) if pipeline.over == "number" else [
-            [rng.randint(-15, 60) for _ in range(rng.randint(1, 6))] for _ in range(130)
-        ]  # fmt: skip
+        fresh = (
+            list(range(-30, 100))
+            if pipeline.over == "number"
+            else [[rng.randint(-15, 60) for _ in range(rng.randint(1, 6))] for _ in range(130)]
+        )
         right = programs.compiled(pipeline.program())
         for readings in pipeline.misreadings():
             mutant = programs.compiled(pipeline.program(readings))

@@ -13,21 +13,40 @@ from rl.feedback import problems
 from rl.feedback.problems import Problem, load
 
 APPS_PLUS = {
-    "id": "double", "prompt": "Double.", "canonical_solution": "def f(n):\n    return n * 2\n", "fn_name": "f",
-    "starter_code": "def f(n):", "inputs": [[3]], "outputs": [6], "difficulty": "introductory",
-}  # fmt: skip
+    "id": "double",
+    "prompt": "Double.",
+    "canonical_solution": "def f(n):\n    return n * 2\n",
+    "fn_name": "f",
+    "starter_code": "def f(n):",
+    "inputs": [[3]],
+    "outputs": [6],
+    "difficulty": "introductory",
+}
 STDIN = {
-    "id": "echo", "prompt": "Echo.", "canonical_solution": "def main():\n    print(input())\n", "fn_name": None,
-    "starter_code": "def main():", "inputs": ["a\n", "b\n"], "outputs": ["a\n", "b\n"], "difficulty": "interview",
-}  # fmt: skip
+    "id": "echo",
+    "prompt": "Echo.",
+    "canonical_solution": "def main():\n    print(input())\n",
+    "fn_name": None,
+    "starter_code": "def main():",
+    "inputs": ["a\n", "b\n"],
+    "outputs": ["a\n", "b\n"],
+    "difficulty": "interview",
+}
 HUMANEVAL = {
-    "task_id": "HumanEval/0", "prompt": "def f(n):\n", "entry_point": "f", "canonical_solution": "    return n\n",
+    "task_id": "HumanEval/0",
+    "prompt": "def f(n):\n",
+    "entry_point": "f",
+    "canonical_solution": "    return n\n",
     "test": "METADATA = {}\ndef check(candidate):\n    assert candidate(1) == 1\n    assert True, 'this prints'\n",
-}  # fmt: skip
+}
 MBPP = {
-    "task_id": 7, "text": "Return it.", "code": "def g(n):\r\n    return n", "test_setup_code": "x = 3\r\ny = 4",
-    "test_list": ["assert g(x) == 3", "assert (g(y)) == 4 "], "challenge_test_list": [],
-}  # fmt: skip
+    "task_id": 7,
+    "text": "Return it.",
+    "code": "def g(n):\r\n    return n",
+    "test_setup_code": "x = 3\r\ny = 4",
+    "test_list": ["assert g(x) == 3", "assert (g(y)) == 4 "],
+    "challenge_test_list": [],
+}
 
 
 def write(path: Path, content: object) -> Path:
@@ -61,9 +80,11 @@ def test_mbpp(tmp_path: Path):
 
 
 def test_apps_folders(tmp_path: Path):
-    for name, tests in {"0000": {"inputs": ["1\n"], "outputs": ["1\n"]},
-                        "0001": {"inputs": [[1]], "outputs": [[1]], "fn_name": "f"},
-                        "0002": {"inputs": [["1", "2"]], "outputs": [["1"]]}}.items():  # fmt: skip
+    for name, tests in {
+        "0000": {"inputs": ["1\n"], "outputs": ["1\n"]},
+        "0001": {"inputs": [[1]], "outputs": [[1]], "fn_name": "f"},
+        "0002": {"inputs": [["1", "2"]], "outputs": [["1"]]},
+    }.items():
         folder = tmp_path / name
         folder.mkdir()
         (folder / "question.txt").write_text("Why?")
@@ -93,8 +114,13 @@ def test_bad_problems_are_named_or_left_out_with_a_count(tmp_path: Path, caplog:
         ValueError, match=r"6 of 7 problems .* cannot be used: double: repeats an id"
     ) as error:
         load(path)
-    for reason in ("untested: has no tests", "odd: has 1 inputs but 2 outputs", "broken: .* does not parse",
-                   "flat: .* not a list of arguments", r"bad.json:6: no known format: the row has what"):  # fmt: skip
+    for reason in (
+        "untested: has no tests",
+        "odd: has 1 inputs but 2 outputs",
+        "broken: .* does not parse",
+        "flat: .* not a list of arguments",
+        r"bad.json:6: no known format: the row has what",
+    ):
         assert re.search(reason, str(error.value)), reason
     with caplog.at_level(logging.WARNING):
         assert [p.id for p in load(path, bad="skip")] == ["double"]

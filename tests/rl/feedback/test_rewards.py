@@ -1,5 +1,4 @@
 """Verdict to reward."""
-# ruff: noqa: E501 (tables of cases read best one a line)
 
 import pytest
 
@@ -9,8 +8,13 @@ from rl.feedback.rewards import VERDICTS, verdict_reward
 def test_the_papers_four_ways():
     rewards = {verdict: verdict_reward(verdict, 1, 3) for verdict in VERDICTS}
     assert rewards == {
-        "pass": 1.0, "fail": -0.3, "runtime_error": -0.6, "timeout": -0.6, "output_limit": -0.6, "compile_error": -1.0,
-    }  # fmt: skip
+        "pass": 1.0,
+        "fail": -0.3,
+        "runtime_error": -0.6,
+        "timeout": -0.6,
+        "output_limit": -0.6,
+        "compile_error": -1.0,
+    }
 
 
 def test_other_schemes():

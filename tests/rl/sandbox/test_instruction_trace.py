@@ -89,8 +89,12 @@ def newer_python() -> str:
 def both_forms(python: str, programs: list) -> list[list]:
     done = subprocess.run(
         [python, "-c", SCRIPT, str(ROOT)],
-        input=json.dumps(programs), capture_output=True, text=True, check=True, timeout=300,
-    )  # fmt: skip
+        input=json.dumps(programs),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
     return json.loads(done.stdout)
 
 

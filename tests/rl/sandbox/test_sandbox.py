@@ -40,9 +40,13 @@ class Outside(NamedTuple):
 
     def fill(self, program: str) -> str:
         for name, value in {
-            "OUT": self.folder, "PORT": self.port, "UDP": self.udp_port, "USOCK": self.unix_socket,
-            "CANARY": self.folder / "canary", "PID": os.getpid(),
-        }.items():  # fmt: skip
+            "OUT": self.folder,
+            "PORT": self.port,
+            "UDP": self.udp_port,
+            "USOCK": self.unix_socket,
+            "CANARY": self.folder / "canary",
+            "PID": os.getpid(),
+        }.items():
             program = program.replace(f"@{name}@", str(value))
         return program
 
@@ -113,9 +117,21 @@ ATTACKS: dict[str, tuple[Problem, str, str]] = {
     ),
     "loop while imported": (CALL, "timeout", "while True: pass"),
     "answers, then hangs": (STDIN, "timeout", "print(int(input()) * 2, flush=True)\nwhile True: pass"),
-    "hangs at exit": (STDIN, "timeout", "import atexit, time\natexit.register(time.sleep, 99)\nprint(int(input())*2)"),
-    "stops itself": (STDIN, "timeout|runtime_error", "import signal\nsignal.raise_signal(signal.SIGSTOP)\nraise SystemError"),
-    "fork": (STDIN, "runtime_error", "import os\nif os.fork() == 0:\n    import time; time.sleep(30)\nprint(int(input())*2)"),
+    "hangs at exit": (
+        STDIN,
+        "timeout",
+        "import atexit, time\natexit.register(time.sleep, 99)\nprint(int(input())*2)",
+    ),
+    "stops itself": (
+        STDIN,
+        "timeout|runtime_error",
+        "import signal\nsignal.raise_signal(signal.SIGSTOP)\nraise SystemError",
+    ),
+    "fork": (
+        STDIN,
+        "runtime_error",
+        "import os\nif os.fork() == 0:\n    import time; time.sleep(30)\nprint(int(input())*2)",
+    ),
     "daemon": (
         STDIN,
         "runtime_error",
@@ -143,13 +159,25 @@ ATTACKS: dict[str, tuple[Problem, str, str]] = {
         "import threading, time\nfor _ in range(500): threading.Thread(target=time.sleep, args=(60,)).start()",
     ),
     "memory at once": (STDIN, "runtime_error", "x = bytearray(4 << 30)"),
-    "memory bit by bit": (CALL, "runtime_error", "def f(n):\n    x = []\n    while True: x.append(bytes(1 << 20))"),
-    "C stack": (STDIN, "runtime_error", "import sys\nsys.setrecursionlimit(10**9)\nx = []\nfor _ in range(10**5): x = [x]\nrepr(x)"),
+    "memory bit by bit": (
+        CALL,
+        "runtime_error",
+        "def f(n):\n    x = []\n    while True: x.append(bytes(1 << 20))",
+    ),
+    "C stack": (
+        STDIN,
+        "runtime_error",
+        "import sys\nsys.setrecursionlimit(10**9)\nx = []\nfor _ in range(10**5): x = [x]\nrepr(x)",
+    ),
     "output flood": (STDIN, "output_limit", "while True: print('x' * 10000)"),
     "output flood in a call": (CALL, "output_limit", "def f(n):\n    while True: print('x' * 10000)"),
     "error flood": (STDIN, "timeout", "import sys\nwhile True: sys.stderr.write('x' * 10000)"),
     "answer too long": (CALL, "output_limit", "def f(n): return 'x' * 100000"),
-    "huge number": (CALL, "fail|runtime_error", "import sys\nsys.set_int_max_str_digits(0)\ndef f(n): return 10**20000"),
+    "huge number": (
+        CALL,
+        "fail|runtime_error",
+        "import sys\nsys.set_int_max_str_digits(0)\ndef f(n): return 10**20000",
+    ),
     "exits 0": (STDIN, "fail", "import sys\nsys.exit(0)"),
     "exits 1 after the answer": (STDIN, "runtime_error", "import sys\nprint(int(input())*2)\nsys.exit(1)"),
     "_exits 0 without an answer": (STDIN, "runtime_error", "import os\nos._exit(0)"),
@@ -160,18 +188,30 @@ ATTACKS: dict[str, tuple[Problem, str, str]] = {
         "fail",
         "class A(int):\n    __eq__ = lambda s, o: True\n    __hash__ = int.__hash__\ndef f(n): return A(0)",
     ),
-    "text equal to everything": (CALL, "fail", "class A(str):\n    __eq__ = lambda s, o: True\ndef f(n): return A()"),
+    "text equal to everything": (
+        CALL,
+        "fail",
+        "class A(str):\n    __eq__ = lambda s, o: True\ndef f(n): return A()",
+    ),
     "bool for int": (CALL, "fail", "def f(n): return True"),
     "float for int": (CALL, "fail", "def f(n): return n * 2.0"),
     "text for int": (CALL, "fail", "def f(n): return str(n * 2)"),
     "contains itself": (CALL, "fail", "def f(n):\n    x = [n]\n    x.append(x)\n    return x"),
-    "deeply nested": (CALL, "fail|runtime_error", "def f(n):\n    x = 6\n    for _ in range(900): x = [x]\n    return x"),
+    "deeply nested": (
+        CALL,
+        "fail|runtime_error",
+        "def f(n):\n    x = 6\n    for _ in range(900): x = [x]\n    return x",
+    ),
     "endless iterable": (
         CALL,
         "fail",
         "class L(list):\n    def __iter__(self):\n        while True: yield 1\ndef f(n): return L()",
     ),
-    "patched json": (CALL, "fail|runtime_error", "import json\njson.dumps = lambda *a, **k: '6'\ndef f(n): return None"),
+    "patched json": (
+        CALL,
+        "fail|runtime_error",
+        "import json\njson.dumps = lambda *a, **k: '6'\ndef f(n): return None",
+    ),
     "patched builtins": (
         CALL,
         "fail|runtime_error",
@@ -219,8 +259,12 @@ ATTACKS: dict[str, tuple[Problem, str, str]] = {
         "fail|runtime_error",
         "import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'pass ' * 20)\n    except OSError: pass\ndef f(n): return None",
     ),
-    "closes all descriptors": (CALL, "runtime_error", "import os\ndef f(n):\n    os.closerange(0, 64)\n    return n * 2"),
-    "forged verdict": (STDIN, "fail", "print('{\"verdict\": \"pass\"}')"),
+    "closes all descriptors": (
+        CALL,
+        "runtime_error",
+        "import os\ndef f(n):\n    os.closerange(0, 64)\n    return n * 2",
+    ),
+    "forged verdict": (STDIN, "fail", 'print(\'{"verdict": "pass"}\')'),
     "searches its memory": (
         CALL,
         "fail",
@@ -245,17 +289,33 @@ ATTACKS: dict[str, tuple[Problem, str, str]] = {
     "reads /etc/passwd": (STDIN, "runtime_error", "print(open('/etc/passwd').read())"),
     "writes outside": (STDIN, "runtime_error", "open('@OUT@/MARKER', 'w').write('x')"),
     "writes here": (STDIN, "runtime_error", "open('SC_MARKER', 'w').write('x')"),
-    "truncates by reading": (STDIN, "fail", "import os\ntry: os.open('@CANARY@', os.O_TRUNC)\nexcept OSError: print('no')"),
+    "truncates by reading": (
+        STDIN,
+        "fail",
+        "import os\ntry: os.open('@CANARY@', os.O_TRUNC)\nexcept OSError: print('no')",
+    ),
     "poisons the library": (STDIN, "runtime_error", "import re\nopen(re.__file__ + '.SC_MARKER', 'w')"),
-    "shared memory": (STDIN, "runtime_error", "from multiprocessing import shared_memory as s\ns.SharedMemory('SC_MARKER', True, 9)"),
+    "shared memory": (
+        STDIN,
+        "runtime_error",
+        "from multiprocessing import shared_memory as s\ns.SharedMemory('SC_MARKER', True, 9)",
+    ),
     "System V memory": (STDIN, "fail", "import ctypes\nprint(ctypes.CDLL(None).shmget(77, 4096, 0o1777))"),
     "memfd": (STDIN, "runtime_error", "import os\nos.memfd_create('x')"),
     "fills its input": (STDIN, "runtime_error", "import os\nwhile True: os.write(0, bytes(1 << 20))"),
     "changes a mode": (STDIN, "runtime_error", "import os\nos.chmod('@CANARY@', 0)"),
     "deletes": (STDIN, "runtime_error", "import os\nos.unlink('@CANARY@')"),
     "TCP": (STDIN, "runtime_error", "import socket\nsocket.create_connection(('127.0.0.1', @PORT@), 2)"),
-    "UDP": (STDIN, "runtime_error", "import socket\nsocket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', @UDP@))"),
-    "unix socket": (STDIN, "runtime_error", "import socket\nsocket.socket(socket.AF_UNIX).connect('@USOCK@')"),
+    "UDP": (
+        STDIN,
+        "runtime_error",
+        "import socket\nsocket.socket(type=socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', @UDP@))",
+    ),
+    "unix socket": (
+        STDIN,
+        "runtime_error",
+        "import socket\nsocket.socket(socket.AF_UNIX).connect('@USOCK@')",
+    ),
     "datagram pair": (STDIN, "runtime_error", "import socket\nsocket.socketpair(type=socket.SOCK_DGRAM)"),
     "kills its parent": (STDIN, "runtime_error", "import os\nos.kill(os.getppid(), 9)"),
     "signals everyone": (STDIN, "runtime_error", "import os\nos.kill(-1, 0)"),
@@ -266,7 +326,11 @@ ATTACKS: dict[str, tuple[Problem, str, str]] = {
     ),
     "signal by descriptor owner": (STDIN, "runtime_error", "import fcntl\nfcntl.fcntl(0, fcntl.F_SETOWN, 1)"),
     "ptrace": (STDIN, "fail", "import ctypes, os\nprint(ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0))"),
-    "reads a process's memory": (STDIN, "fail", "import ctypes\nprint(ctypes.CDLL(None).syscall(310, 1, 0, 0, 0, 0, 0))"),
+    "reads a process's memory": (
+        STDIN,
+        "fail",
+        "import ctypes\nprint(ctypes.CDLL(None).syscall(310, 1, 0, 0, 0, 0, 0))",
+    ),
     "io_uring": (STDIN, "fail", "import ctypes\nprint(ctypes.CDLL(None).syscall(425, 8, 0))"),
     "becomes root": (STDIN, "runtime_error", "import os\nos.setuid(0)\nopen('@OUT@/MARKER', 'w')"),
     "unshare and mount": (
@@ -286,7 +350,7 @@ ATTACKS: dict[str, tuple[Problem, str, str]] = {
     "bytes that are no text": (STDIN, "fail", "import os\nos.write(1, b'\\xff\\xfe\\n')"),
     "the other tests' input": (STDIN, "fail", "import os, sys\nprint(sys.stdin.read(), os.read(0, 1 << 16))"),
     "public example only": (STDIN, "fail", "print(6 if int(input()) == 3 else 0)"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -327,14 +391,20 @@ GOOD = {
         CALL,
         "import asyncio\nasync def double(n):\n    await asyncio.sleep(0)\n    return n * 2\ndef f(n): return asyncio.run(double(n))",
     ),
-    "dataclass": (CALL, "from dataclasses import dataclass\n@dataclass\nclass A:\n    n: int\ndef f(n): return A(n).n * 2"),
+    "dataclass": (
+        CALL,
+        "from dataclasses import dataclass\n@dataclass\nclass A:\n    n: int\ndef f(n): return A(n).n * 2",
+    ),
     "decimal": (CALL, "from decimal import Decimal\ndef f(n): return int(Decimal(n) * 2)"),
     "numpy": (CALL, "import numpy\ndef f(n): return (numpy.array([n]) * 2).tolist()[0]"),
     "prints in a call": (CALL, "def f(n):\n    print('hello')\n    return n * 2"),
     "class": (CALL, "class Solution:\n    def f(self, n): return n * 2"),
-    "main guard around input": (CALL, "def f(n): return n * 2\nif __name__ == '__main__':\n    print(f(int(input())))"),
+    "main guard around input": (
+        CALL,
+        "def f(n): return n * 2\nif __name__ == '__main__':\n    print(f(int(input())))",
+    ),
     "its own names for ours": (CALL, "executed = values = send = None\ndef f(n): return n * 2"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -405,8 +475,12 @@ def test_the_same_as_nobody(outside: Outside):
     arguments = [str(a) for a in (here.parent, *places, os.getpid())]
     done = subprocess.run(
         [*python, "-P", "-B", "-c", AS_NOBODY, *arguments],
-        capture_output=True, text=True, timeout=400, cwd="/", check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=400,
+        cwd="/",
+        check=False,
+    )
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
     outside.assert_untouched()
 
@@ -446,9 +520,13 @@ def test_a_problems_own_time_limit_caps_the_pools(pool: Pool):
 def test_reference_time_limits():
     quick = Problem("q", "", fn_name="f", canonical_solution="def f(n): return n", inputs=[[1]], outputs=[1])
     slow = Problem(
-        "s", "", fn_name="f", canonical_solution="import time\ndef f(n):\n    time.sleep(0.2)\n    return n",
-        inputs=[[1]], outputs=[1],
-    )  # fmt: skip
+        "s",
+        "",
+        fn_name="f",
+        canonical_solution="import time\ndef f(n):\n    time.sleep(0.2)\n    return n",
+        inputs=[[1]],
+        outputs=[1],
+    )
     wrong = Problem("w", "", fn_name="f", canonical_solution="def f(n): return 0", inputs=[[1]], outputs=[1])
     with Pool(2, Limits(time_s=5)) as pool:
         timed = sandbox.reference_time_limits(pool, [quick, slow, wrong], factor=5.0, least_s=0.5)

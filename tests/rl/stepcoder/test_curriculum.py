@@ -57,8 +57,14 @@ def test_prefixes_cut_real_solutions_at_the_ends_of_lines(shared: Path):
         for prefix in parts:
             assert solution.startswith(prefix)
             assert prefix == prefix.rstrip(" \t")
-        assert len(parts) == max(1, math.ceil(math.sqrt(len(conditionals(solution, tuple(
-            ("if", "for", "while", "try", "match", "ternary")))))))  # fmt: skip
+        assert len(parts) == max(
+            1,
+            math.ceil(
+                math.sqrt(
+                    len(conditionals(solution, tuple(("if", "for", "while", "try", "match", "ternary"))))
+                )
+            ),
+        )
     assert max(lengths) > 3
 
 

@@ -76,22 +76,36 @@ w = 4
         ("def f(n): return n\n", "def f(n):.........\n"),
         ("@str\ndef f(): 'doc'\n", "@str\ndef f():......\n"),
         ("def f():\n    'doc'\n    return 1\nf()\n", "def f():\n    'doc'\n    return 1\nf()\n"),
-        ("'doc'\nfrom __future__ import annotations\nx = 1\n", "'doc'\nfrom __future__ import annotations\nx = 1\n"),
+        (
+            "'doc'\nfrom __future__ import annotations\nx = 1\n",
+            "'doc'\nfrom __future__ import annotations\nx = 1\n",
+        ),
         ("class A:\n    __x = 1\n    def f(self): pass\n", "class A:\n    __x = 1\n    def f(self):.....\n"),
-        ("try:\n    1 / 0\nexcept KeyError: x = 1\nexcept ZeroDivisionError: x = 2\n",
-         "try:\n    1 / 0\n......................\nexcept ZeroDivisionError: x = 2\n"),
+        (
+            "try:\n    1 / 0\nexcept KeyError: x = 1\nexcept ZeroDivisionError: x = 2\n",
+            "try:\n    1 / 0\n......................\nexcept ZeroDivisionError: x = 2\n",
+        ),
         ("for i in []:\n    x = 1\nelse:\n    y = 1\n", "for i in []:\n.........\nelse:\n    y = 1\n"),
         ("while a:\n    if a: break\nelse: x = 1\n", "while a:\n...............\nelse: x = 1\n"),
-        ("match a:\n    case 1: x = 1\n    case _: x = 2\n", "match a:\n.................\n    case _: x = 2\n"),
+        (
+            "match a:\n    case 1: x = 1\n    case _: x = 2\n",
+            "match a:\n.................\n    case _: x = 2\n",
+        ),
         ("é = 'ü→'; b = é\nif a: c = 'ü'\n", "é = 'ü→'; b = é\nif a:........\n"),
         ("with a as b: x = 1\n", "with a as b:......\n"),
         ("if (a  # not: this\n    ): x = 1\n", "if (a  # not: this\n    ):......\n"),
-        ("def f(a: int = 1, *b: str, **c) -> 'x: y': return 1\n", "def f(a: int = 1, *b: str, **c) -> 'x: y':.........\n"),
+        (
+            "def f(a: int = 1, *b: str, **c) -> 'x: y': return 1\n",
+            "def f(a: int = 1, *b: str, **c) -> 'x: y':.........\n",
+        ),
         ("x = 1\r\nif a:\r\n    y = 2\r\nz = 3", "x = 1\r\nif a:\r\n..........\nz = 3"),
-        ("if a:\n\tx = 1\n\telse_ = 2\nelif not a:\n\ty = 1\n", "if a:\n......\n..........\nelif not a:\n\ty = 1\n"),
+        (
+            "if a:\n\tx = 1\n\telse_ = 2\nelif not a:\n\ty = 1\n",
+            "if a:\n......\n..........\nelif not a:\n\ty = 1\n",
+        ),
         ("# nothing", "# nothing"),
     ],
-)  # fmt: skip
+)
 def test_what_is_kept(source: str, expected: str):
     shown = kept(source, a=0)
     if source == "# nothing":

@@ -23,8 +23,11 @@ TOKENIZER = train_bpe([text for text, _ in zip(pretraining_texts(200), range(200
 
 def a_problem(number=0):
     row = ROWS[number]
-    return Problem(**{k: row[k] for k in ("id", "prompt", "starter_code", "canonical_solution", "fn_name")},
-                   inputs=row["inputs"], outputs=row["outputs"])  # fmt: skip
+    return Problem(
+        **{k: row[k] for k in ("id", "prompt", "starter_code", "canonical_solution", "fn_name")},
+        inputs=row["inputs"],
+        outputs=row["outputs"],
+    )
 
 
 def test_prompt_and_completion_make_the_canonical_program():
@@ -160,9 +163,14 @@ def test_sampling_respects_limits_stop_tokens_and_keys():
 
     def sample(seed):
         return sampler.sample(
-            parts.trainable, parts.frozen, tasks, rollout,
-            samples=3, sampling=Sampling(1.0), key=jax.random.key(seed),
-        )  # fmt: skip
+            parts.trainable,
+            parts.frozen,
+            tasks,
+            rollout,
+            samples=3,
+            sampling=Sampling(1.0),
+            key=jax.random.key(seed),
+        )
 
     first, again, other = sample(0), sample(0), sample(1)
     np.testing.assert_array_equal(first.rollout.responses_BW, again.rollout.responses_BW)

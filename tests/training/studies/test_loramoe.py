@@ -226,10 +226,17 @@ def result_of(tasks: list[float], completed: list[float], share: float = 0.5) ->
         for n, (t, c) in enumerate(zip(tasks, completed, strict=True))
     ]
     routing = [
-        {"projection": "up_proj", "layer": 0, "task": task, "share": [s / 2, s / 2, (1 - s) / 2, (1 - s) / 2],
-         "cv": 0.2, "entropy": 0.9, "dead": 0}
+        {
+            "projection": "up_proj",
+            "layer": 0,
+            "task": task,
+            "share": [s / 2, s / 2, (1 - s) / 2, (1 - s) / 2],
+            "cv": 0.2,
+            "entropy": 0.9,
+            "dead": 0,
+        }
         for task, s in (("knowledge", share), ("other", 1 - share))
-    ]  # fmt: skip
+    ]
     return {"snapshots": snapshots, "dev_tasks": tasks[-1], "trained_weights": 7, "routing": routing}
 
 

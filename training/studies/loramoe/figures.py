@@ -114,8 +114,14 @@ def rates(summary: Summary) -> Picture:
             xs, ys = _along(entry["path"], "completed")
             line = {"linewidth": 1.8 if chosen else 0.9, "linestyle": "-" if chosen else ":"}
             axis.plot(xs, ys, **(style | {"markersize": 4 if chosen else 2}), **line)
-            axis.annotate(f"{entry['rate']:g}", (xs[-1], ys[-1]), fontsize=7, color=style["color"],
-                          xytext=(3, -3), textcoords="offset points")  # fmt: skip
+            axis.annotate(
+                f"{entry['rate']:g}",
+                (xs[-1], ys[-1]),
+                fontsize=7,
+                color=style["color"],
+                xytext=(3, -3),
+                textcoords="offset points",
+            )
         axis.set_title(summary["labels"][name], fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.3)

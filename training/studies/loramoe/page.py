@@ -87,33 +87,62 @@ def _verdicts(summary: Summary) -> Section:
         return Verdict(text, judged(difference), _said(found(a, b, what)), paper)
 
     rows = [
-        claim("Full fine-tuning on many instructions loses knowledge", "base", FULL, "completed",
-              "TriviaQA 52.2 → 30.9 at 5 M samples", sign=-1.0),
-        claim("LoRAMoE answers more closed-book questions than its base", "base", CONSTRAINED, "asked",
-              "TriviaQA 52.2 → 58.1, Natural Questions 24.5 → 28.0"),
-        claim("LoRAMoE keeps more knowledge than full fine-tuning, same instructions", FULL, CONSTRAINED,
-              "completed",
-              "TriviaQA 51.1 against 58.1; filtered 21.6 against 38.5"),
+        claim(
+            "Full fine-tuning on many instructions loses knowledge",
+            "base",
+            FULL,
+            "completed",
+            "TriviaQA 52.2 → 30.9 at 5 M samples",
+            sign=-1.0,
+        ),
+        claim(
+            "LoRAMoE answers more closed-book questions than its base",
+            "base",
+            CONSTRAINED,
+            "asked",
+            "TriviaQA 52.2 → 58.1, Natural Questions 24.5 → 28.0",
+        ),
+        claim(
+            "LoRAMoE keeps more knowledge than full fine-tuning, same instructions",
+            FULL,
+            CONSTRAINED,
+            "completed",
+            "TriviaQA 51.1 against 58.1; filtered 21.6 against 38.5",
+        ),
         claim(f"… and {equal}", FULL, CONSTRAINED, "completed at level"),
         _at_best_rate(summary, FULL, CONSTRAINED),
-        claim("LoRAMoE learns the tasks better than full fine-tuning", FULL, CONSTRAINED, "tasks",
-              "Race 89.1 / 90.0, RTE 88.1 / 87.4, Flores 24.3 / 26.4"),
-        claim("LoRAMoE answers more closed-book questions than one LoRA of as many weights", LORA,
-              CONSTRAINED, "asked", "+30.9 % on knowledge"),
+        claim(
+            "LoRAMoE learns the tasks better than full fine-tuning",
+            FULL,
+            CONSTRAINED,
+            "tasks",
+            "Race 89.1 / 90.0, RTE 88.1 / 87.4, Flores 24.3 / 26.4",
+        ),
+        claim(
+            "LoRAMoE answers more closed-book questions than one LoRA of as many weights",
+            LORA,
+            CONSTRAINED,
+            "asked",
+            "+30.9 % on knowledge",
+        ),
         claim(f"… and {equal}", LORA, CONSTRAINED, "asked at level"),
         claim("LoRAMoE keeps more knowledge than one LoRA", LORA, CONSTRAINED, "completed"),
         claim(f"… and {equal}", LORA, CONSTRAINED, "completed at level"),
         claim("… and at the same learning rate", SAME_RATE, CONSTRAINED, "completed"),
-        claim("LoRAMoE learns the tasks better than one LoRA", LORA, CONSTRAINED, "tasks",
-              "+8.4 % downstream"),
+        claim(
+            "LoRAMoE learns the tasks better than one LoRA", LORA, CONSTRAINED, "tasks", "+8.4 % downstream"
+        ),
         claim("… and at the same learning rate", SAME_RATE, CONSTRAINED, "tasks"),
-        claim("Experts on attention too learn the tasks better than on the feed-forward layers alone",
-              CONSTRAINED, EVERYWHERE, "tasks"),
+        claim(
+            "Experts on attention too learn the tasks better than on the feed-forward layers alone",
+            CONSTRAINED,
+            EVERYWHERE,
+            "tasks",
+        ),
         claim("… and then better than full fine-tuning", FULL, EVERYWHERE, "tasks"),
         claim("… while they keep more knowledge than it", FULL, EVERYWHERE, "completed"),
         claim(f"… {equal}", FULL, EVERYWHERE, "completed at level"),
-        claim("… and more than one LoRA there", LORA_EVERYWHERE, EVERYWHERE,
-              "completed"),
+        claim("… and more than one LoRA there", LORA_EVERYWHERE, EVERYWHERE, "completed"),
         claim("… answer more closed-book questions than it", LORA_EVERYWHERE, EVERYWHERE, "asked"),
         claim(f"… and {equal}", LORA_EVERYWHERE, EVERYWHERE, "asked at level"),
         claim("… and learn the tasks better than it", LORA_EVERYWHERE, EVERYWHERE, "tasks"),
@@ -121,7 +150,7 @@ def _verdicts(summary: Summary) -> Section:
         claim("The constraint helps the tasks", FREE, CONSTRAINED, "tasks", "helps 13 of 15 tasks"),
         _separated(summary, CONSTRAINED, "As released, the constraint gives a task's own experts less", -1.0),
         _separated(summary, MATCHED, "With the sign turned (matched_gets_more) they get more", 1.0),
-    ]  # fmt: skip
+    ]
     text = (
         "Differences are between runs of the same base and seed, at the largest volume; in brackets 95 % t "
         "intervals over runs. A claim is shown where the whole interval lies on its side of 0, refuted at "
@@ -318,10 +347,16 @@ def _rates(summary: Summary) -> Section:
 
 def _routing(summary: Summary) -> Section:
     rows = [
-        [summary["labels"][name], points(r["gap"], signed=True), _plain(r["cv"]), f"{r['largest_cv']:.2f}",
-         _plain(r["entropy"]), str(r["dead"])]
+        [
+            summary["labels"][name],
+            points(r["gap"], signed=True),
+            _plain(r["cv"]),
+            f"{r['largest_cv']:.2f}",
+            _plain(r["entropy"]),
+            str(r["dead"]),
+        ]
         for name, r in summary["routing"].items()
-    ]  # fmt: skip
+    ]
     columns = ["row", "share gap, points", "CV, mean", "CV, largest", "entropy / ln E", "dead experts, most"]
     text = (
         "Over the last stretch of training. The share is that of the first half of the experts, meant for "

@@ -128,10 +128,14 @@ def _row(runs: Runs, name: str, level: float | None) -> dict[str, Any]:
         for measure in MEASURES
     }
     families = sorted(mine[0].result["snapshots"][-1]["families"])
-    at = {} if level is None else {
-        measure: interval([knowledge_at(trajectory(runs, run), level, measure) for run in mine])
-        for measure in ("completed", "asked")
-    }  # fmt: skip
+    at = (
+        {}
+        if level is None
+        else {
+            measure: interval([knowledge_at(trajectory(runs, run), level, measure) for run in mine])
+            for measure in ("completed", "asked")
+        }
+    )
     return {
         "runs": len(mine),
         "bases": sorted({run.base for run in mine}),

@@ -292,9 +292,18 @@ def _training(summary: Summary) -> Section:
             shown += [number(row["style"][style][n]) for style in ("acquiescence", "extremity")]
             rows.append([summary["labels"][name], f"{step:,}", *shown])
     columns = [
-        "model", "samples or rounds", "drift", "… of choices", "towards what flatters", "dispersion",
-        "… of choices", "SD over people, points", "r with the description", "acquiescence", "extremes",
-    ]  # fmt: skip
+        "model",
+        "samples or rounds",
+        "drift",
+        "… of choices",
+        "towards what flatters",
+        "dispersion",
+        "… of choices",
+        "SD over people, points",
+        "r with the description",
+        "acquiescence",
+        "extremes",
+    ]
     text = [
         "The SD over people is small in points of the scale where a model hardly reads who it is told to be; "
         "a ratio of two such SDs is then one of small numbers. Nor does a lower one prove a narrower "

@@ -203,9 +203,16 @@ def _practice(summary: Summary) -> Section:
                 + [f"{found['tokens']['mean']:,.0f}"]
             )
     columns = [
-        "regime", "row", "pass, first round", "pass, last round", "tokens left out", "run-time error",
-        "does not compile", "at the whole task, at the end", "tokens sampled",
-    ]  # fmt: skip
+        "regime",
+        "row",
+        "pass, first round",
+        "pass, last round",
+        "tokens left out",
+        "run-time error",
+        "does not compile",
+        "at the whole task, at the end",
+        "tokens sampled",
+    ]
     pictures = [stepcoder_figures.stages(summary), stepcoder_figures.practice(summary)]
     return Section(
         "Practice",

@@ -54,9 +54,14 @@ def fine_tune(config: PpoConfig, stopped: Stopped) -> Result:
         measured = partial(_measured, config, tokenizer, pool, held_out)
         points = [measured(load_policy(config, mesh).lm, 0)]  # not kept: training loads its own
         runs = Tuner(mesh, step).run(
-            config.base, recipe, data, config.optimizer, [number * programs for number in rounds[1:]],
-            seed=config.seed, stopped=stopped,
-        )  # fmt: skip
+            config.base,
+            recipe,
+            data,
+            config.optimizer,
+            [number * programs for number in rounds[1:]],
+            seed=config.seed,
+            stopped=stopped,
+        )
         points += [measured(snapshot.lm, number) for number, snapshot in zip(rounds[1:], runs, strict=True)]
     targets = sum(int(batch.loss_mask.sum()) for batch in data.batches)
     return {"held_out": points, "rounds": {}, "stages": [], "tokens": targets}
