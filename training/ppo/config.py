@@ -19,11 +19,7 @@ from training.runtime.optimizer import OptimizerConfig
 
 # A policy moves slowly, and at one rate: what it learns from changes as it learns.
 ACTOR = OptimizerConfig(lr=5e-7, schedule="constant")
-
-
 CRITIC = OptimizerConfig(lr=1.5e-6, schedule="constant")
-
-
 SAVING = CheckpointConfig(every=25)
 
 
@@ -39,6 +35,31 @@ class CriticConfig:
 
     body: Body | None = None
     optimizer: OptimizerConfig = CRITIC
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The held-out problems, asked as whole tasks.
+
+    Attributes:
+      every: rounds between two measurements; besides before the first and after the last. 0 for none.
+      samples: of each problem; pass@1 is the mean over them.
+      temperature, top_p: of the sampler; temperature 0 is greedy.
+      limit: measure so many problems only; null takes all held-out ones.
+    """
+
+    every: int = 25
+    samples: int = 1
+    temperature: float = 0.2
+    top_p: float = 0.95
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise ValueError(f"evaluation.every must not be negative; got {self.every}")
+        if self.samples < 1:
+            raise ValueError(f"evaluation.samples must be at least 1; got {self.samples}")
+        Sampling(self.temperature, 0, self.top_p)
 
 
 @dataclass(frozen=True)
@@ -105,28 +126,3 @@ class PpoConfig:
     def body(self) -> Body:
         """Where the critic's hidden states come from."""
         return self.critic.body or ("full" if self.adapter == "none" else "experts")
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """The held-out problems, asked as whole tasks.
-
-    Attributes:
-      every: rounds between two measurements; besides before the first and after the last. 0 for none.
-      samples: of each problem; pass@1 is the mean over them.
-      temperature, top_p: of the sampler; temperature 0 is greedy.
-      limit: measure so many problems only; null takes all held-out ones.
-    """
-
-    every: int = 25
-    samples: int = 1
-    temperature: float = 0.2
-    top_p: float = 0.95
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.every < 0:
-            raise ValueError(f"evaluation.every must not be negative; got {self.every}")
-        if self.samples < 1:
-            raise ValueError(f"evaluation.samples must be at least 1; got {self.samples}")
-        Sampling(self.temperature, 0, self.top_p)
