@@ -8,16 +8,14 @@ from rl.feedback.pool import Limits, Pool
 from rl.feedback.problems import load
 
 
-def _main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m rl.feedback.problems", description=__doc__)
-    parser.add_argument(
-        "--verify", metavar="PATH", required=True, help="run the canonical solutions found here"
-    )
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m rl.feedback.verify", description=__doc__)
+    parser.add_argument("path", metavar="PATH", help="folder or file of problems whose solutions are run")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--time-s", type=float, default=10.0, help="limit for each test")
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
-    problems = load(options.verify, bad="skip")
+    problems = load(options.path, bad="skip")
     solved = [p for p in problems if p.canonical_solution]
     with Pool(workers=options.workers, limits=Limits(time_s=options.time_s)) as pool:
         feedbacks = pool.grade_many([(p, p.canonical_solution) for p in solved])
@@ -35,5 +33,5 @@ def _main(arguments: list[str]) -> int:
     return 1 if failures else 0
 
 
-if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1:]))
+if __name__ == "_main__":
+    sys.exit(main(sys.argv[1:]))

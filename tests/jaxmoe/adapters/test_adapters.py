@@ -16,8 +16,8 @@ from jaxmoe.adapters.record import module_specs, pack, start_experts_from, unpac
 from jaxmoe.adapters.tensors import LORAMOE, AdapterFormat, modules_to_tensors
 from jaxmoe.export import extract_adapter, merged
 from jaxmoe.language_model import layer_experts
-from jaxmoe.model import cross_entropy as losses
-from jaxmoe.model import params
+from jaxmoe.model import balance as balancing
+from jaxmoe.model import cross_entropy, params
 from jaxmoe.model.attention import AttentionMask
 from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.model.config import ExpertConfig, ModelConfig
@@ -87,8 +87,10 @@ def golden_losses(lm, expected):
         model = params.merge(lm.weights._replace(trainable=trainable))
         attention = AttentionMask(jnp.ones_like(mask), jnp.asarray(mask))
         out = model(tokens, positions, attention, call=ExpertCall(samples_BTZ=samples))
-        total, count = losses.cross_entropy(out.hidden_BTD, model.head_kernel(), jnp.asarray(tokens), targets)
-        balance = losses.balance_loss(
+        total, count = cross_entropy.cross_entropy(
+            out.hidden_BTD, model.head_kernel(), jnp.asarray(tokens), targets
+        )
+        balance = balancing.balance_loss(
             out.statistics, task_types, samples.sum(1), layer_experts(model), lm.balance
         )
         return total / count + balance.total, (total / count, out.statistics)
@@ -118,7 +120,7 @@ def test_golden_constraint_of_each_module(golden):
     for key in names:
         _, layer, _, projection = key.removeprefix("blc.base_model.model.model.").split(".")
         share = statistics[projection].weight_BZE[int(layer), :, 0]
-        loss = losses.localized_balancing(share, types, jnp.ones(share.shape), lm.balance)
+        loss = balancing.localized_balancing(share, types, jnp.ones(share.shape), lm.balance)
         np.testing.assert_allclose(lm.balance.weight * loss, expected[key], rtol=1e-4, err_msg=key)
 
 

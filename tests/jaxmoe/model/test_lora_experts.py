@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxmoe.model import cross_entropy as losses
+from jaxmoe.model import balance as balancing
 from jaxmoe.model.config import ExpertConfig
 from jaxmoe.model.layers import Linear, project
 from jaxmoe.model.lora_experts import ExpertCall, LoraExperts
@@ -71,7 +71,7 @@ def test_layer_equals_the_original_code(goldens, number):
     linear, hparams = from_golden(golden)
     x = jnp.asarray(golden["x"])
     task_types = np.asarray(golden["task_types"], np.int32)
-    balance = losses.BalanceConfig(weight=hparams["blc_weight"], delta=hparams["blc_alpha"])
+    balance = balancing.BalanceConfig(weight=hparams["blc_weight"], delta=hparams["blc_alpha"])
     definition, state = nnx.split(linear)
 
     def both(state, x):
@@ -84,7 +84,7 @@ def test_layer_equals_the_original_code(goldens, number):
         if task_types.size == x.shape[0] and (task_types >= 0).all():
             tokens = jnp.full((x.shape[0], 1), float(x.shape[1]))
             counts = {"p": (hparams["lora_nums"],)}
-            constraint = losses.balance_loss(
+            constraint = balancing.balance_loss(
                 {"p": stacked}, jnp.asarray(task_types)[:, None], tokens, counts, balance
             ).total
         main = (out * golden["cotangent"]).sum()
@@ -117,8 +117,8 @@ def test_bfloat16_layer_follows_the_original_rounding(goldens):
     out, statistics = run(linear, x, call)
     assert out.dtype == jnp.bfloat16
     stacked = {"p": jax.tree.map(lambda leaf: leaf[None], statistics)}
-    balance = losses.BalanceConfig(weight=hparams["blc_weight"], delta=hparams["blc_alpha"])
-    constraint = losses.balance_loss(
+    balance = balancing.BalanceConfig(weight=hparams["blc_weight"], delta=hparams["blc_alpha"])
+    constraint = balancing.balance_loss(
         stacked,
         jnp.asarray(golden["task_types"], jnp.int32)[:, None],
         jnp.full((2, 1), 300.0),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rl.feedback import problems
+from rl.feedback import problems, verify
 from rl.feedback.problems import Problem, load
 
 APPS_PLUS = {
@@ -152,7 +152,7 @@ def test_split_depends_on_ids_alone():
 def test_verify_lists_what_does_not_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     wrong = APPS_PLUS | {"id": "wrong", "canonical_solution": "def f(n):\n    return n\n"}
     path = write(tmp_path / "p.json", [APPS_PLUS, STDIN, wrong])
-    assert problems._main(["--verify", str(path)]) == 1
+    assert verify.main([str(path)]) == 1
     printed = capsys.readouterr().out
     assert "wrong: fail (0/1) got 3, expected 6" in printed
     assert "2 of 3 canonical solutions pass" in printed

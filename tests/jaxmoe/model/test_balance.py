@@ -1,11 +1,10 @@
-"""Cross-entropy against the whole-vocabulary form; the balancing losses in closed form."""
+"""The balancing losses in closed form."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmoe.model import cross_entropy as losses
+from jaxmoe.model import balance
 from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.model.router import RouterStatistics
 
@@ -18,59 +17,11 @@ def make_statistics(weight_LBZE, z_square=0.0) -> RouterStatistics:
     return RouterStatistics(weight, weight, weight, scalar, jnp.zeros_like(scalar))
 
 
-@pytest.mark.parametrize("chunk", [3, 7, 1000])
-def test_token_scores_equal_the_unchunked_form(chunk):
-    rng = np.random.default_rng(0)
-    hidden = jnp.asarray(rng.normal(size=(2, 5, 8)), jnp.float32)
-    head = jnp.asarray(rng.normal(size=(8, 11)), jnp.float32)
-    targets = jnp.asarray(rng.integers(0, 11, (2, 5)), jnp.int32)
-    cotangent = jnp.asarray(rng.normal(size=(2, 2, 5)), jnp.float32)
-
-    def whole(hidden, head):
-        log_p = jax.nn.log_softmax(hidden @ head[None] / 0.7)
-        chosen = jnp.take_along_axis(log_p, targets[..., None], -1)[..., 0]
-        return (cotangent * jnp.stack([chosen, -(jnp.exp(log_p) * log_p).sum(-1)])).sum()
-
-    def chunked(hidden, head):
-        scores = losses.token_scores(hidden, head, targets, chunk=chunk, temperature=0.7)
-        return (cotangent * jnp.stack([scores.logprob_BT, scores.entropy_BT])).sum()
-
-    ours, theirs = (jax.value_and_grad(f, (0, 1))(hidden, head) for f in (chunked, whole))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=TOLERANCE), ours, theirs)
-
-
-def test_cross_entropy_counts_targets_only():
-    """Uniform scores over V tokens cost log V each; position 0 is never a target."""
-    tokens = jnp.zeros((1, 4), jnp.int32)
-    mask = jnp.asarray([[1.0, 0.0, 1.0, 1.0]])
-    total, count = losses.cross_entropy(jnp.zeros((1, 4, 2)), jnp.zeros((2, 9)), tokens, mask)
-    assert count == 2
-    np.testing.assert_allclose(total, 2 * np.log(9), rtol=1e-6)
-
-
-def test_logits_at_the_targets_alone_give_the_same_loss_and_gradient():
-    """Rows with 3, 1 and no targets among 6 positions; with room for fewer targets than a row has, NaN."""
-    rng = np.random.default_rng(0)
-    hidden, head = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((3, 6, 4), (4, 9)))
-    tokens = jnp.asarray(rng.integers(9, size=(3, 6)), jnp.int32)
-    mask = jnp.asarray([[0, 1, 0, 1, 1, 0], [1, 0, 0, 0, 0, 1], [1, 0, 0, 0, 0, 0]], jnp.float32)
-
-    def loss(hidden, most):
-        return losses.cross_entropy(hidden, head, tokens, mask, most_targets=most)[0]
-
-    value, gradient = jax.value_and_grad(loss)(hidden, None)
-    some, some_gradient = jax.value_and_grad(loss)(hidden, 3)
-    np.testing.assert_allclose(some, value, rtol=1e-6)
-    np.testing.assert_allclose(some_gradient, gradient, atol=TOLERANCE)
-    assert losses.cross_entropy(hidden, head, tokens, mask, most_targets=3)[1] == 4
-    assert jnp.isnan(loss(hidden, 2))
-
-
 def test_importance_of_groups():
     types = jnp.asarray([1, 0, -1])
-    got = losses.importance(types, 4, 0.1)
+    got = balance.importance(types, 4, 0.1)
     np.testing.assert_allclose(got, [[1.1, 1.1, 0.9, 0.9], [0.9, 0.9, 1.1, 1.1], [0.9] * 4], rtol=1e-6)
-    swapped = losses.importance(types, 4, 0.1, matched_gets_more=True)
+    swapped = balance.importance(types, 4, 0.1, matched_gets_more=True)
     np.testing.assert_allclose(swapped, 2 - got, rtol=1e-6)
 
 
@@ -81,7 +32,7 @@ def test_minimum_of_the_constraint_lies_at_the_documented_share(matched_gets_mor
     q = 100 * np.array([[share / 2] * 2 + [(1 - share) / 2] * 2, [(1 - share) / 2] * 2 + [share / 2] * 2])
     statistics = {"p": make_statistics(q[None, :, None])}
     types = jnp.asarray([[1], [0]])
-    loss = losses.balance_loss(statistics, types, jnp.full((2, 1), 100.0), {"p": (4,)}, config)
+    loss = balance.balance_loss(statistics, types, jnp.full((2, 1), 100.0), {"p": (4,)}, config)
     np.testing.assert_allclose(loss.total, 0.0, atol=1e-9)
 
 
@@ -90,7 +41,7 @@ def test_code_and_paper_forms():
     statistics = {"p": make_statistics([[[[1.0, 3.0]]]])}
     for form, expected in [("code", 2 / 4), ("paper", 2 / 2)]:
         config = BalanceConfig(weight=1.0, delta=0.0, form=form)
-        loss = losses.balance_loss(
+        loss = balance.balance_loss(
             statistics, jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1)), {"p": (2,)}, config
         )
         np.testing.assert_allclose(loss.localized, expected, rtol=1e-6)
@@ -102,7 +53,7 @@ def test_groups_absent_experts_and_empty_samples():
     statistics = {"p": make_statistics(np.stack([q, q]))}
     types, tokens = jnp.full((2, 2), -1), jnp.asarray([[9.0, 0.0], [6.0, 12.0]])
     config = BalanceConfig(weight=1.0, delta=0.0, group_size=2)
-    loss = losses.balance_loss(statistics, types, tokens, {"p": (3, 2)}, config)
+    loss = balance.balance_loss(statistics, types, tokens, {"p": (3, 2)}, config)
     first = np.array([1.0, 3.0, 5.0])
     second = np.array([2.0, 2, 2, 4, 4, 4])
     layer_0 = (first.var(ddof=1) / 9 + second.var(ddof=1) / 9) / 2
@@ -113,7 +64,7 @@ def test_groups_absent_experts_and_empty_samples():
 
 def test_one_expert_and_one_sample_cost_nothing():
     statistics = {"p": make_statistics([[[[7.0]]]])}
-    loss = losses.balance_loss(
+    loss = balance.balance_loss(
         statistics,
         jnp.zeros((1, 1), jnp.int32),
         jnp.full((1, 1), 7.0),
@@ -127,7 +78,7 @@ def test_switch_loss_is_one_when_even_and_e_when_collapsed():
     config = BalanceConfig(weight=0.0, switch_weight=1.0)
     for weight, expected in [([5.0, 5.0, 5.0, 5.0], 1.0), ([20.0, 0.0, 0.0, 0.0], 4.0)]:
         statistics = {"p": make_statistics([[[weight]]])}
-        loss = losses.balance_loss(
+        loss = balance.balance_loss(
             statistics, jnp.zeros((1, 1), jnp.int32), jnp.full((1, 1), 20.0), {"p": (4,)}, config
         )
         np.testing.assert_allclose(loss.switch, expected, rtol=1e-6)
@@ -136,7 +87,7 @@ def test_switch_loss_is_one_when_even_and_e_when_collapsed():
 def test_z_loss_is_the_mean_square_over_tokens_and_routers():
     config = BalanceConfig(weight=0.0, z_weight=0.5)
     statistics = {n: make_statistics(np.ones((3, 2, 1, 4)), z_square=8.0) for n in ("p", "q")}
-    loss = losses.balance_loss(
+    loss = balance.balance_loss(
         statistics,
         jnp.zeros((2, 1), jnp.int32),
         jnp.full((2, 1), 4.0),
@@ -149,7 +100,7 @@ def test_z_loss_is_the_mean_square_over_tokens_and_routers():
 def test_group_size_that_does_not_divide_is_an_error():
     statistics = {"p": make_statistics(np.ones((1, 3, 1, 2)))}
     with pytest.raises(ValueError, match="group_size must divide the batch's 3 samples; got 2"):
-        losses.balance_loss(
+        balance.balance_loss(
             statistics,
             jnp.zeros((3, 1), jnp.int32),
             jnp.ones((3, 1)),

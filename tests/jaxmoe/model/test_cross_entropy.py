@@ -1,0 +1,58 @@
+"""Cross-entropy against the whole-vocabulary form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxmoe.model import cross_entropy
+
+TOLERANCE = 1e-5
+
+
+@pytest.mark.parametrize("chunk", [3, 7, 1000])
+def test_token_scores_equal_the_unchunked_form(chunk):
+    rng = np.random.default_rng(0)
+    hidden = jnp.asarray(rng.normal(size=(2, 5, 8)), jnp.float32)
+    head = jnp.asarray(rng.normal(size=(8, 11)), jnp.float32)
+    targets = jnp.asarray(rng.integers(0, 11, (2, 5)), jnp.int32)
+    cotangent = jnp.asarray(rng.normal(size=(2, 2, 5)), jnp.float32)
+
+    def whole(hidden, head):
+        log_p = jax.nn.log_softmax(hidden @ head[None] / 0.7)
+        chosen = jnp.take_along_axis(log_p, targets[..., None], -1)[..., 0]
+        return (cotangent * jnp.stack([chosen, -(jnp.exp(log_p) * log_p).sum(-1)])).sum()
+
+    def chunked(hidden, head):
+        scores = cross_entropy.token_scores(hidden, head, targets, chunk=chunk, temperature=0.7)
+        return (cotangent * jnp.stack([scores.logprob_BT, scores.entropy_BT])).sum()
+
+    ours, theirs = (jax.value_and_grad(f, (0, 1))(hidden, head) for f in (chunked, whole))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=TOLERANCE), ours, theirs)
+
+
+def test_cross_entropy_counts_targets_only():
+    """Uniform scores over V tokens cost log V each; position 0 is never a target."""
+    tokens = jnp.zeros((1, 4), jnp.int32)
+    mask = jnp.asarray([[1.0, 0.0, 1.0, 1.0]])
+    total, count = cross_entropy.cross_entropy(jnp.zeros((1, 4, 2)), jnp.zeros((2, 9)), tokens, mask)
+    assert count == 2
+    np.testing.assert_allclose(total, 2 * np.log(9), rtol=1e-6)
+
+
+def test_logits_at_the_targets_alone_give_the_same_loss_and_gradient():
+    """Rows with 3, 1 and no targets among 6 positions; with room for fewer targets than a row has, NaN."""
+    rng = np.random.default_rng(0)
+    hidden, head = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((3, 6, 4), (4, 9)))
+    tokens = jnp.asarray(rng.integers(9, size=(3, 6)), jnp.int32)
+    mask = jnp.asarray([[0, 1, 0, 1, 1, 0], [1, 0, 0, 0, 0, 1], [1, 0, 0, 0, 0, 0]], jnp.float32)
+
+    def loss(hidden, most):
+        return cross_entropy.cross_entropy(hidden, head, tokens, mask, most_targets=most)[0]
+
+    value, gradient = jax.value_and_grad(loss)(hidden, None)
+    some, some_gradient = jax.value_and_grad(loss)(hidden, 3)
+    np.testing.assert_allclose(some, value, rtol=1e-6)
+    np.testing.assert_allclose(some_gradient, gradient, atol=TOLERANCE)
+    assert cross_entropy.cross_entropy(hidden, head, tokens, mask, most_targets=3)[1] == 4
+    assert jnp.isnan(loss(hidden, 2))
