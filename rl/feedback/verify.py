@@ -33,5 +33,5 @@ def main(arguments: list[str]) -> int:
     return 1 if failures else 0
 
 
-if __name__ == "_main__":
+if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

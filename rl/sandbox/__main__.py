@@ -23,7 +23,7 @@ def _check() -> int:
     return 0
 
 
-def _main(arguments: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m rl.sandbox", description=__doc__)
     parser.add_argument("--check", action="store_true", required=True, help="list the isolation layers")
     parser.parse_args(arguments)
@@ -31,4 +31,4 @@ def _main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import pytest
 
-from rl.feedback import pool as sandbox
+from rl.feedback import pool as pooling
 from rl.feedback.pool import Limits, Pool
 from rl.feedback.problems import Problem
+from rl.sandbox import __main__ as check
 from rl.sandbox.jobs import WorkerDiedError
 
 CALL = Problem("call", "", fn_name="f", inputs=[[3], [21], [212121]], outputs=[6, 42, 424242])
@@ -529,7 +530,7 @@ def test_reference_time_limits():
     )
     wrong = Problem("w", "", fn_name="f", canonical_solution="def f(n): return 0", inputs=[[1]], outputs=[1])
     with Pool(2, Limits(time_s=5)) as pool:
-        timed = sandbox.reference_time_limits(pool, [quick, slow, wrong], factor=5.0, least_s=0.5)
+        timed = pooling.reference_time_limits(pool, [quick, slow, wrong], factor=5.0, least_s=0.5)
     assert timed[0].time_s is not None
     assert timed[1].time_s is not None
     assert 0.5 <= timed[0].time_s < timed[1].time_s
@@ -607,7 +608,7 @@ def test_a_server_that_keeps_dying_is_an_error_not_a_verdict(monkeypatch: pytest
 
     with Pool(1, LIMITS) as pool:
         monkeypatch.setattr(sandbox, "grade", die)
-        with pytest.raises(sandbox.SandboxError, match="failed 6 times"):
+        with pytest.raises(pooling.SandboxError, match="failed 6 times"):
             pool.grade(CALL, "def f(n): return n")
 
 
@@ -638,7 +639,7 @@ time.sleep(60)
 
 def test_a_missing_required_layer_is_refused_with_its_reason(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("rl.sandbox.seccomp.supported", lambda: False)
-    with pytest.raises(sandbox.SandboxError, match=r"seccomp.*no table of system calls"):
+    with pytest.raises(pooling.SandboxError, match=r"seccomp.*no table of system calls"):
         Pool(1)
 
 
@@ -692,11 +693,11 @@ def test_bubblewrap_stands_in_for_landlock_and_private_roots(
 def test_without_any_wall_around_files_programs_are_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("rl.sandbox.worker._BOOT", NO_FILE_WALLS)
     monkeypatch.setattr("rl.sandbox.worker.shutil.which", lambda name: None)
-    with pytest.raises(sandbox.SandboxError, match=r"layers files, which this machine lacks .*landlock"):
+    with pytest.raises(pooling.SandboxError, match=r"layers files, which this machine lacks .*landlock"):
         Pool(1)
 
 
-BOOT_WITHOUT = "import sys; sys.path.insert(0, sys.argv[1]); from rl import isolation; {}; {}"
+BOOT_WITHOUT = "import sys; sys.path.insert(0, sys.argv[1]); from rl.sandbox import isolation; {}; {}"
 START = "from rl.sandbox.forkserver import main; main(int(sys.argv[2]))"
 REFUSE_NAMESPACES = "isolation._available_namespaces = lambda *a, **k: (0, False, {'pid': 'refused'})"
 NO_NAMESPACES = BOOT_WITHOUT.format(REFUSE_NAMESPACES, START)
@@ -704,7 +705,7 @@ NO_FILE_WALLS = BOOT_WITHOUT.format(REFUSE_NAMESPACES, f"isolation.linux.landloc
 
 
 def test_check_lists_the_layers(capsys: pytest.CaptureFixture[str]):
-    assert sandbox._main(["--check"]) == 0
+    assert check.main(["--check"]) == 0
     printed = capsys.readouterr().out
     for name in ("seccomp", "landlock", "pid", "untrusted programs can be run"):
         assert name in printed
