@@ -18,7 +18,7 @@ import numpy as np
 
 from evals.models.local_model import LocalModel
 from evals.questionnaires.design import Battery, Design, battery, questions
-from evals.questionnaires.instrument import load
+from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.local_respondent import ScoringRespondent
 from evals.questionnaires.wording import templates
 from jaxmoe.language_model import LanguageModel
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=120)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    whole = battery(load("ipip_neo_120"))
+    whole = battery(load_instrument("ipip_neo_120"))
     asked = list(
         questions(
             Battery(whole.name, whole.instruction, whole.entries[: options.items]),

@@ -3,7 +3,7 @@
     python benchmarks/reliability.py [--peer PYTHON] [--threads 0] [--repeats 3]
 
 Ours, once: every row of evals.psychometrics.reliability.reliability_table (α by Feldt, by bootstrap and
-standardised, average r, λ1-λ6, β, ω total and hierarchical), of which all but two have percentile intervals
+standardized, average r, λ1-λ6, β, ω total and hierarchical), of which all but two have percentile intervals
 over 1,000 bootstrap samples of the persons; item statistics; all six ICCs with their intervals. From the
 matrix of answers to the tables, nothing prepared. The peer: pingouin.cronbach_alpha alone, the usual loop:
 1,000 times a frame of 10,000 persons drawn with replacement, and its alpha; timed over 100 of them and

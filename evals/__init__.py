@@ -1,1 +1,1 @@
-"""Measuring: knowledge, code and human-like behaviour."""
+"""Measuring: knowledge, code and human-like behavior."""

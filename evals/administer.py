@@ -11,7 +11,7 @@ from evals.questionnaires import wording
 from evals.questionnaires.administration import administer
 from evals.questionnaires.api_respondent import ApiRespondent
 from evals.questionnaires.design import Design, battery
-from evals.questionnaires.instrument import load
+from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.null_respondents import simulated
 from evals.questionnaires.respondent import Respondent
 
@@ -47,7 +47,7 @@ def main(
             tuple(range(seeds)),
             items_per_prompt,
         )
-        batteries = [battery(load(name)) for name in instrument]
+        batteries = [battery(load_instrument(name)) for name in instrument]
         if respondent.startswith("null:"):
             who: Respondent = simulated(respondent.removeprefix("null:"))
         elif respondent.startswith(("http://", "https://")):

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evals.psychometrics.reliability import cronbach_alpha
-from evals.questionnaires.instrument import Instrument, load
+from evals.questionnaires.instrument import Instrument, load_instrument
 from evals.questionnaires.response_table import read_responses
 from evals.questionnaires.scoring import Answers, keyed_responses, score, tabulate
 
@@ -46,7 +46,7 @@ def main(
 ) -> None:
     """Scores questionnaire responses, collected here or elsewhere, human ones included."""
     try:
-        loaded = load(instrument, include=include or ())
+        loaded = load_instrument(instrument, include=include or ())
         keys = respondent or ["respondent"]
         answers = tabulate(read_responses(responses), loaded, respondent=keys)
         scores = score(answers, loaded, min_answered=min_answered, norm_group=norm_group, ipsatize=ipsatize)

@@ -9,10 +9,10 @@ from rich.console import Console
 
 from evals.faithfulness.criteria import Thresholds
 from evals.faithfulness.report import write
-from evals.faithfulness.study import Study, completed
+from evals.faithfulness.study import FaithfulnessStudy, completed
 from evals.questionnaires import wording
 from evals.questionnaires.design import Design, battery
-from evals.questionnaires.instrument import load
+from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.response_table import read_responses
 
 
@@ -28,7 +28,7 @@ def main(
 ) -> None:
     """Writes a report on answers of models or people, collected here or elsewhere."""
     try:
-        instruments = [load(name) for name in instrument]
+        instruments = [load_instrument(name) for name in instrument]
         if norm_group and not any(norm_group in one.groups for one in instruments):
             known = sorted({group for one in instruments for group in one.groups})
             have = f"one of {', '.join(known)}" if known else "left out, as these instruments have no norms"
@@ -48,7 +48,7 @@ def main(
             ("forward", "reversed"),
             personas=tuple(wording.composed_personas(16)),
         )
-        study = Study(
+        study = FaithfulnessStudy(
             instruments,
             [battery(one) for one in instruments],
             design,

@@ -5,7 +5,7 @@ problems is graded while the model writes the next.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -14,12 +14,11 @@ import numpy as np
 
 from evals.coding.code_prompts import CodeForm, code_prompt, program, stop_strings
 from evals.coding.pass_at_k import pass_at_k
-from evals.models.text_model import TextModel
+from evals.models.text_model import Progress, TextModel
 from evals.psychometrics.uncertainty import Score, mean_score, undefined_score
 from rl.feedback.problems import Problem
 
 PASS = "pass"
-Progress = Callable[[int, int], None]
 
 
 class Feedback(Protocol):

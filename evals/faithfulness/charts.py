@@ -1,7 +1,7 @@
-"""Plots of a report as SVG in the page's own colours: dots with intervals, bars, heat maps, lines.
+"""Plots of a report as SVG in the page's own colors: dots with intervals, bars, heat maps, lines.
 
 Every plot is a figure with a caption, and a description for those who do not see it; its numbers stand in a
-table beside it. Colours are CSS classes, so one drawing serves light and dark; what colour tells, shape,
+table beside it. Colors are CSS classes, so one drawing serves light and dark; what color tells, shape,
 dashes or words tell too.
 """
 
@@ -18,7 +18,7 @@ BESIDE = 15
 class Dot(NamedTuple):
     """A value with its interval on a row; dots of the same label that follow each other share the row.
 
-    kind: "" filled; "open" and "null" are hollow. series: which colour and shape.
+    kind: "" filled; "open" and "null" are hollow. series: which color and shape.
     """
 
     label: str
@@ -185,7 +185,7 @@ def heat_map(labels: Sequence[str], values: Sequence[Sequence[float]], title: st
 
 
 def lines(series: Mapping[str, Sequence[tuple[float, float]]], title: str, axes: tuple[str, str]) -> str:
-    """Lines over steps, each named at its end; told apart by colour and by dashes."""
+    """Lines over steps, each named at its end; told apart by color and by dashes."""
     points = [p for line in series.values() for p in line if math.isfinite(p[1])]
     if not points:
         return ""
@@ -214,9 +214,9 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], title: str, axes:
             body.append(f'<polyline points="{path}" class="line s{number % 6}"/>')
             ends.append((known[-1][1], known[-1][0], name, number % 6))
     lowest = -math.inf
-    for y, x, name, colour in sorted(ends):  # names in the order of the ends, none over another
+    for y, x, name, color in sorted(ends):  # names in the order of the ends, none over another
         lowest = max(y, lowest + 13)
-        body.append(_text(x + 6, lowest + 4, name, "start", f"t{colour}"))
+        body.append(_text(x + 6, lowest + 4, name, "start", f"t{color}"))
     body.append(_text((left + WIDTH - right) / 2, height - 8, axes[0], "middle", "axis"))
     said = "; ".join(
         f"{name}: {line[0][1]:.2f} to {line[-1][1]:.2f}" for name, line in series.items() if line

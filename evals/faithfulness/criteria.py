@@ -20,7 +20,7 @@ from evals.psychometrics.response_style import forward_reverse_r
 from evals.questionnaires.instrument import Scale
 from evals.questionnaires.response_table import ResponseCube
 
-Verdict = Literal["faithful", "not faithful", "undetermined"]
+FaithfulnessVerdict = Literal["faithful", "not faithful", "undetermined"]
 FORWARD_REVERSE = "forward-reverse r"
 # statistics that must lie below their threshold
 BELOW = (FORWARD_REVERSE,)
@@ -37,7 +37,7 @@ class Thresholds:
       convergent: least r of two instruments' scores of one construct.
       discriminant: by how much that r must pass the largest |r| with another construct.
       generalizability: least G coefficient over items and conditions, of one condition each.
-      behaviour: least r of the score with behaviour.
+      behavior: least r of the score with behavior.
       least_respondents: below, a criterion stays undetermined, whatever the estimate.
     """
 
@@ -47,7 +47,7 @@ class Thresholds:
     convergent: float = 0.50
     discriminant: float = 0.10
     generalizability: float = 0.70
-    behaviour: float = 0.30
+    behavior: float = 0.30
     least_respondents: int = 8
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class Check(NamedTuple):
     statistic: str
     estimate: Estimate
     threshold: float
-    verdict: Verdict
+    verdict: FaithfulnessVerdict
     reason: str = ""
 
 
@@ -263,34 +263,34 @@ def _discrimination(
     sign = math.copysign(1.0, point[nearest])
     rng = np.random.default_rng(setting.seed)
     samples = data[rng.integers(0, n, (draws, n))][:, :, [0, 1, 1 + nearest]]
-    centred = samples - samples.mean(axis=1, keepdims=True)
-    spread = np.sqrt((centred**2).sum(axis=1))
+    centered = samples - samples.mean(axis=1, keepdims=True)
+    spread = np.sqrt((centered**2).sum(axis=1))
     with np.errstate(divide="ignore", invalid="ignore"):
-        r = np.einsum("bn,bnk->bk", centred[:, :, 0], centred[:, :, 1:]) / (spread[:, :1] * spread[:, 1:])
+        r = np.einsum("bn,bnk->bk", centered[:, :, 0], centered[:, :, 1:]) / (spread[:, :1] * spread[:, 1:])
     value = float(point[0] - abs(point[nearest]))
     return percentile_estimate(value, r[:, 0] - sign * r[:, 1], n, confidence=setting.confidence)
 
 
 def generalizability(
-    one: ResponseCube, scale: Scale, setting: Setting, behaviour: pd.DataFrame | None
+    one: ResponseCube, scale: Scale, setting: Setting, behavior: pd.DataFrame | None
 ) -> list[Check]:
-    """Does the score hold for other items and conditions, and does it foretell behaviour?"""
+    """Does the score hold for other items and conditions, and does it foretell behavior?"""
     thresholds = setting.thresholds
     statistic = "G of one condition"
     if check := _indistinct(one.scores(scale), statistic, thresholds.generalizability, setting):
         return [check]
     study = g_study(one, scale, setting)
     checks = [judged(statistic, study, thresholds.generalizability, setting)]
-    name = "r with behaviour"
+    name = "r with behavior"
     construct = _construct(scale)
-    if behaviour is None or construct not in behaviour.columns:
-        none = undefined(f"no behavioural task for {construct} was given", len(one.persons))
-        return [*checks, Check(name, none, thresholds.behaviour, "undetermined")]
-    acts = behaviour[construct].reindex([who[0] if len(who) == 1 else who for who in one.persons])
+    if behavior is None or construct not in behavior.columns:
+        none = undefined(f"no behavioral task for {construct} was given", len(one.persons))
+        return [*checks, Check(name, none, thresholds.behavior, "undetermined")]
+    acts = behavior[construct].reindex([who[0] if len(who) == 1 else who for who in one.persons])
     found = pearson(
         _person_means(one, scale, one.persons), acts.to_numpy(np.float64), confidence=setting.confidence
     )
-    return [*checks, judged(name, found, thresholds.behaviour, setting)]
+    return [*checks, judged(name, found, thresholds.behavior, setting)]
 
 
 def g_table(one: ResponseCube, scale: Scale) -> tuple[pd.DataFrame, list[str]]:

@@ -10,13 +10,13 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from evals.faithfulness.criteria import Thresholds, Verdict
+from evals.faithfulness.criteria import FaithfulnessVerdict, Thresholds
 from evals.faithfulness.verdicts import assess, worst
 from evals.questionnaires import behaviors, wording
 from evals.questionnaires.administration import administer
 from evals.questionnaires.behavior_scores import conduct_scores
 from evals.questionnaires.design import Design, battery
-from evals.questionnaires.instrument import Instrument, load
+from evals.questionnaires.instrument import Instrument, load_instrument
 from evals.questionnaires.null_respondents import RULES, simulated
 from evals.questionnaires.respondent import Respondent
 
@@ -26,21 +26,21 @@ def conclusions(
     instruments: Sequence[Instrument],
     design: Design,
     thresholds: Thresholds = Thresholds(),  # noqa: B008 - frozen
-) -> dict[str, Verdict]:
+) -> dict[str, FaithfulnessVerdict]:
     """By construct, the worst verdict over all criteria, in the first instrument.
 
     A construct is believed only where every criterion is met.
     """
     batteries = [battery(one) for one in instruments]
     table = administer(respondent, [*batteries, behaviors.battery(["conduct"])], design)
-    found = assess(table, instruments, behaviour=conduct_scores(table), thresholds=thresholds).verdicts
+    found = assess(table, instruments, behavior=conduct_scores(table), thresholds=thresholds).verdicts
     first = found[found["instrument"] == instruments[0].name]
     return {str(name): worst(set(rows["verdict"])) for name, rows in first.groupby("construct")}
 
 
 def study(seeds: int, names: Sequence[str] = tuple(RULES)) -> pd.DataFrame:
     """Conclusions over seeds: by respondent, how many constructs got which, and the share that is wrong."""
-    instruments = [load("ipip_50"), load("mini_ipip")]
+    instruments = [load_instrument("ipip_50"), load_instrument("mini_ipip")]
     design = Design(
         wording.named_templates(["form", "terse"]),
         ("forward", "reversed"),

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about behaviour, and its tables as CSV and JSON.
+"""One self-contained HTML page about behavior, and its tables as CSV and JSON.
 
     FOLDER/report.html   everything; opens without a network, in light and dark
     FOLDER/tables/*.csv  each table alone

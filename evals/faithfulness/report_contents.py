@@ -1,4 +1,4 @@
-"""What a report on behaviour is made of: tables by model and by instrument.
+"""What a report on behavior is made of: tables by model and by instrument.
 
 Not covered: computing them (study, report_tables), showing them (report_sections, report).
 """
@@ -36,7 +36,7 @@ class Report:
     correlations: dict[str, pd.DataFrame] = field(default_factory=dict)
     mtmm: pd.DataFrame = field(default_factory=pd.DataFrame)
     style: pd.DataFrame = field(default_factory=pd.DataFrame)
-    behaviour: pd.DataFrame = field(default_factory=pd.DataFrame)
+    behavior: pd.DataFrame = field(default_factory=pd.DataFrame)
     conduct: pd.DataFrame = field(default_factory=pd.DataFrame)
     comparisons: dict[str, pd.DataFrame] = field(default_factory=dict)
     drift: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -53,7 +53,7 @@ class Report:
             "d_study",
             "mtmm",
             "style",
-            "behaviour",
+            "behavior",
             "conduct",
             "drift",
         ):

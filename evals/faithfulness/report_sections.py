@@ -1,4 +1,4 @@
-"""The sections of a report on behaviour: what is drawn, what stands in a table, what is said above it.
+"""The sections of a report on behavior: what is drawn, what stands in a table, what is said above it.
 
 Most of a page is folded; open is what answers the section's question at a glance. Not covered: the drawings
 (charts), the page (report).
@@ -58,7 +58,7 @@ PARTS: tuple[str, ...] = (
 )
 
 
-class Cell(NamedTuple):
+class ReportCell(NamedTuple):
     """A cell's text, its CSS class, and a smaller line below."""
 
     text: str
@@ -66,26 +66,26 @@ class Cell(NamedTuple):
     note: str = ""
 
 
-class Shown(NamedTuple):
+class ReportTable(NamedTuple):
     """A table as it is shown: its columns as (name, CSS class)."""
 
     caption: str
-    columns: list[Cell]
-    rows: list[list[Cell]]
+    columns: list[ReportCell]
+    rows: list[list[ReportCell]]
     folded: bool
 
 
-class Section(NamedTuple):
+class ReportSection(NamedTuple):
     """A part of the page."""
 
     id: str
     title: str
     note: str
     charts: list[str]
-    tables: list[Shown]
+    tables: list[ReportTable]
 
 
-def sections(report: Report) -> list[Section]:
+def sections(report: Report) -> list[ReportSection]:
     """The sections that have something to show, in the order of the page."""
     found = [
         _verdicts(report),
@@ -94,13 +94,13 @@ def sections(report: Report) -> list[Section]:
         _components(report),
         _mtmm(report),
         _bias(report),
-        Section(
-            "behaviour",
-            "Behaviour",
-            "Effects in behavioural tasks beside their controls (a respondent who understands the scenarios "
+        ReportSection(
+            "behavior",
+            "Behavior",
+            "Effects in behavioral tasks beside their controls (a respondent who understands the scenarios "
             "comes near the expected control), and whether conduct follows from self-report.",
             [],
-            [*shown("Tasks", report.behaviour), *shown("r of conduct with self-report", report.conduct)],
+            [*shown("Tasks", report.behavior), *shown("r of conduct with self-report", report.conduct)],
         ),
         _compared(report),
         _drift(report),
@@ -108,9 +108,9 @@ def sections(report: Report) -> list[Section]:
     return [section for section in found if section.tables or section.charts]
 
 
-def _verdicts(report: Report) -> Section:
+def _verdicts(report: Report) -> ReportSection:
     if not report.assessments:
-        return Section("verdicts", "Verdicts", "", [], [])
+        return ReportSection("verdicts", "Verdicts", "", [], [])
     first = next(iter(report.assessments.values()))
     respondents = first.respondents.replace("_orders", " orders")
     note = (
@@ -125,7 +125,7 @@ def _verdicts(report: Report) -> Section:
         *shown("The check that decided each verdict", report.verdicts("verdicts"), folded=True),
         *shown("All checks", report.verdicts("checks"), folded=True),
     ]
-    return Section("verdicts", "Verdicts", note, [], tables)
+    return ReportSection("verdicts", "Verdicts", note, [], tables)
 
 
 def _thresholds(limits: Thresholds) -> str:
@@ -134,30 +134,30 @@ def _thresholds(limits: Thresholds) -> str:
         f"{limits.alpha:g} and r of forward with reversed items below {limits.forward_reverse:g}; r with "
         f"another test of the construct above {limits.convergent:g}, and by {limits.discriminant:g} above "
         f"that with any other construct; G of one condition above {limits.generalizability:g} and r with "
-        f"behaviour above {limits.behaviour:g}; at least {limits.least_respondents} respondents."
+        f"behavior above {limits.behavior:g}; at least {limits.least_respondents} respondents."
     )
 
 
-def _glance(model: str, verdicts: pd.DataFrame) -> Shown:
+def _glance(model: str, verdicts: pd.DataFrame) -> ReportTable:
     """A row a scale, a column a criterion: the verdict, and below it the estimate that decided."""
     rows = []
     for names, own in _each(verdicts, ["construct", "instrument", "scale"]):
         by = {str(row["criterion"]): row for row in own.to_dict("records")}
-        verdict = [_verdict(by[name]) if name in by else Cell("–") for name in CRITERIA]
-        rows.append([Cell(names[0], "", names[1]), *verdict])
-    columns = [Cell(name) for name in ("construct", *CRITERIA)]
-    return Shown(f"Verdicts on {model}, each with the estimate that decided it", columns, rows, False)
+        verdict = [_verdict(by[name]) if name in by else ReportCell("–") for name in CRITERIA]
+        rows.append([ReportCell(names[0], "", names[1]), *verdict])
+    columns = [ReportCell(name) for name in ("construct", *CRITERIA)]
+    return ReportTable(f"Verdicts on {model}, each with the estimate that decided it", columns, rows, False)
 
 
-def _verdict(row: Mapping[str, Any]) -> Cell:
+def _verdict(row: Mapping[str, Any]) -> ReportCell:
     found, estimate, statistic = str(row["verdict"]), float(row["estimate"]), str(row["statistic"])
     css = {"not faithful": "not"}.get(found, found)
     name = next((short for start, short in SHORT.items() if statistic.startswith(start)), statistic)
     if math.isnan(estimate):
         why = "no variance" if str(row["reason"]).startswith("no variance") else f"{name} undefined"
-        return Cell(MARKS[found], f"verdict {css}", why)
+        return ReportCell(MARKS[found], f"verdict {css}", why)
     # no minus before a zero
-    return Cell(MARKS[found], f"verdict {css}", f"{name} {round(estimate, 2) + 0.0:.2f}")
+    return ReportCell(MARKS[found], f"verdict {css}", f"{name} {round(estimate, 2) + 0.0:.2f}")
 
 
 def _models(table: pd.DataFrame) -> list[str]:
@@ -181,7 +181,7 @@ def _dots(
     return found, models
 
 
-def _profiles(report: Report) -> Section:
+def _profiles(report: Report) -> ReportSection:
     drawn, tables = [], []
     for name, table in report.profiles.items():
         people = str(table["metric"].iloc[0]) == "T"
@@ -194,10 +194,10 @@ def _profiles(report: Report) -> Section:
         "Mean over persons and conditions with its interval. Filled marks are domains, open ones facets. A "
         "profile is worth reading only where the verdicts above say so."
     )
-    return Section("profile", "Profile", note, drawn, tables)
+    return ReportSection("profile", "Profile", note, drawn, tables)
 
 
-def _reliability(report: Report) -> Section:
+def _reliability(report: Report) -> ReportSection:
     table, tables = report.reliability, []
     if not table.empty:
         domains = pd.DataFrame(table[~table["facet"].astype(bool)])
@@ -214,10 +214,10 @@ def _reliability(report: Report) -> Section:
         "returns in others: one condition (A,1), the mean of all (A,k). SEM is in scale points. – is "
         "undefined; the full table says why."
     )
-    return Section("reliability", "Reliability", note, [], tables)
+    return ReportSection("reliability", "Reliability", note, [], tables)
 
 
-def _components(report: Report) -> Section:
+def _components(report: Report) -> ReportSection:
     drawn = []
     for names, own in _each(report.components, ["model", "instrument"]):
         shares = {str(scale): _shares(rows) for scale, rows in own.groupby("title", sort=False)}
@@ -241,7 +241,7 @@ def _components(report: Report) -> Section:
         *shown("Components", report.components, folded=True),
         *shown("D-study: G and Φ", report.d_study, folded=True),
     ]
-    return Section("components", "Variance components", note, drawn, tables)
+    return ReportSection("components", "Variance components", note, drawn, tables)
 
 
 def _each(table: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
@@ -270,7 +270,7 @@ def _shares(rows: pd.DataFrame) -> list[float]:
     return list(found.values())
 
 
-def _mtmm(report: Report) -> Section:
+def _mtmm(report: Report) -> ReportSection:
     drawn = []
     for name, table in report.correlations.items():
         model = f" of {name}" if len(report.correlations) > 1 else ""
@@ -280,10 +280,10 @@ def _mtmm(report: Report) -> Section:
         "The same construct in two tests should correlate highly, different constructs less. Orange is "
         "positive, blue negative."
     )
-    return Section("mtmm", "Traits by methods", note, drawn, shown("Pairs", report.mtmm, folded=True))
+    return ReportSection("mtmm", "Traits by methods", note, drawn, shown("Pairs", report.mtmm, folded=True))
 
 
-def _bias(report: Report) -> Section:
+def _bias(report: Report) -> ReportSection:
     drawn, table = [], report.style
     models = list(report.assessments) or _models(table)[:1]
     for index in [str(name) for name in table.columns if name != "model"]:
@@ -300,10 +300,10 @@ def _bias(report: Report) -> Section:
         "them is style, not character."
     )
     title = "Response style beside respondents without a mind"
-    return Section("bias", title, note, drawn, shown("Indices", table, folded=True))
+    return ReportSection("bias", title, note, drawn, shown("Indices", table, folded=True))
 
 
-def _compared(report: Report) -> Section:
+def _compared(report: Report) -> ReportSection:
     drawn, tables = [], []
     for name, table in report.comparisons.items():
         unit = str(table["unit"].iloc[0])
@@ -319,10 +319,10 @@ def _compared(report: Report) -> Section:
         "What tuning did to the profile (Δ), and to how much described people still differ (dispersion "
         "ratio): characteristics that are restricted show there."
     )
-    return Section("tuned", "Base against tuned", note, drawn, tables)
+    return ReportSection("tuned", "Base against tuned", note, drawn, tables)
 
 
-def _drift(report: Report) -> Section:
+def _drift(report: Report) -> ReportSection:
     drawn = []
     for key, axis in (
         ("value", "mean score"),
@@ -337,12 +337,12 @@ def _drift(report: Report) -> Section:
             drawn.append(charts.lines(series, "Drift over training", ("training step", axis)))
     note = "The same design over checkpoints of one run: scores, how far persons differ, and desirability."
     tables = shown("By step", report.drift, folded=True)
-    return Section("drift", "Drift over checkpoints", note, drawn, tables)
+    return ReportSection("drift", "Drift over checkpoints", note, drawn, tables)
 
 
 def shown(
     caption: str, table: pd.DataFrame, *, folded: bool = False, least_open: int = OPEN_ROWS
-) -> list[Shown]:
+) -> list[ReportTable]:
     """A table for the page, no table if it is empty; long ones are folded."""
     if table.empty:
         return []
@@ -354,23 +354,23 @@ def shown(
         for row in table.itertuples(index=False, name=None)
     ]
     heads = [
-        Cell(name.replace("_", " "), "number" if any(row[n].css == "number" for row in rows) else "")
+        ReportCell(name.replace("_", " "), "number" if any(row[n].css == "number" for row in rows) else "")
         for n, name in enumerate(columns)
     ]
-    return [Shown(caption, heads, rows, folded or len(rows) > least_open)]
+    return [ReportTable(caption, heads, rows, folded or len(rows) > least_open)]
 
 
-def _cell(name: str, value: Any) -> Cell:
+def _cell(name: str, value: Any) -> ReportCell:
     if name == "verdict":
         css = {"not faithful": "not"}.get(value, value)
-        return Cell(MARKS[value], f"verdict {css}")
+        return ReportCell(MARKS[value], f"verdict {css}")
     if isinstance(value, bool | np.bool_):
-        return Cell("yes" if value else "no")
+        return ReportCell("yes" if value else "no")
     if isinstance(value, int | np.integer):
-        return Cell(str(value), "number")
+        return ReportCell(str(value), "number")
     if isinstance(value, float):
-        return Cell(_number(value), "number")
-    return Cell(str(value))
+        return ReportCell(_number(value), "number")
+    return ReportCell(str(value))
 
 
 def _number(value: float) -> str:

@@ -1,6 +1,6 @@
-"""The tables of a behaviour report, from a long table of answers: each stands alone, as CSV or JSON.
+"""The tables of a behavior report, from a long table of answers: each stands alone, as CSV or JSON.
 
-Not covered: verdicts (faithfulness), behavioural effects (behavior_scores), how tables look (report).
+Not covered: verdicts (faithfulness), behavioral effects (behavior_scores), how tables look (report).
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ import pandas as pd
 from evals.faithfulness.criteria import g_table
 from evals.faithfulness.verdicts import construct_of
 from evals.psychometrics.agreement import icc_table
-from evals.psychometrics.comparisons import Sample, describe, dispersion_ratio, glass_delta, holm, welch
+from evals.psychometrics.comparisons import GroupMoments, describe, dispersion_ratio, glass_delta, holm, welch
 from evals.psychometrics.estimate import Estimate
 from evals.psychometrics.generalizability import d_study, variance_components
 from evals.psychometrics.measurement_error import standard_error_of_measurement
@@ -238,7 +238,7 @@ def compared(
     return frame.assign(p_holm=holm(frame["p"].to_numpy()))
 
 
-def _in_human_sd(new: Sample, old: Sample, sd: float) -> Estimate:
+def _in_human_sd(new: GroupMoments, old: GroupMoments, sd: float) -> Estimate:
     found = welch(new, old).difference
     return found._replace(value=found.value / sd, low=found.low / sd, high=found.high / sd)
 

@@ -24,11 +24,11 @@ from evals.questionnaires.response_table import ResponseCube
 
 
 @dataclass(frozen=True)
-class Study:
+class FaithfulnessStudy:
     """Who is asked what, and by which standards the answers are judged.
 
     Attributes:
-      batteries: the instruments' items, and those of behavioural tasks where there are any.
+      batteries: the instruments' items, and those of behavioral tasks where there are any.
       norm_group: people to compare profiles with; where an instrument has no such norms, means are shown.
       facets: also judge the narrower scales.
       nulls: respondents without a mind beside the models.
@@ -81,7 +81,7 @@ class Study:
         tuned = dict(answers) if base is not None else dict(list(answers.items())[1:])
         before = base if base is not None else next(iter(answers.values()))
         return Report(
-            f"Behaviour: {', '.join(one.title for one in tested)}",
+            f"Behavior: {', '.join(one.title for one in tested)}",
             {**card, **self._card(answers, found)},
             found,
             {
@@ -125,7 +125,7 @@ class Study:
         return assess(
             table,
             self.instruments,
-            behaviour=acts,
+            behavior=acts,
             facets=self.facets,
             thresholds=self.thresholds,
             confidence=self.confidence,
@@ -158,7 +158,7 @@ class Study:
         )
         sources = {"conduct": acts, "dialogues": None if replies is None else dialogues.scores(replies)}
         rows = [
-            behavior_scores.self_report_correlations(did, said).assign(behaviour=name)
+            behavior_scores.self_report_correlations(did, said).assign(behavior=name)
             for name, did in sources.items()
             if did is not None
         ]
@@ -173,7 +173,7 @@ class Study:
             "respondents": next(iter(found.values())).respondents.replace("_orders", " orders"),
             "answers": counts,
             "instruments": "; ".join(
-                f"{one.title} ({one.source}; {one.licence.partition(':')[0]})" for one in self.instruments
+                f"{one.title} ({one.source}; {one.license.partition(':')[0]})" for one in self.instruments
             ),
             "norms": self.norm_group or "none",
         }

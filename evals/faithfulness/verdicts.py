@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 
 from evals.faithfulness import criteria
-from evals.faithfulness.criteria import Check, Thresholds, Verdict
+from evals.faithfulness.criteria import Check, FaithfulnessVerdict, Thresholds
 from evals.questionnaires.instrument import Instrument, Scale
 from evals.questionnaires.response_table import ResponseCube, cube
 
-ORDER: tuple[Verdict, ...] = ("not faithful", "undetermined", "faithful")
+ORDER: tuple[FaithfulnessVerdict, ...] = ("not faithful", "undetermined", "faithful")
 CRITERIA = ("reproducibility", "internal consistency", "external consistency", "generalizability")
 
 
@@ -44,14 +44,14 @@ class Assessment(NamedTuple):
     respondents: str
     thresholds: Thresholds
 
-    def of(self, construct: str, criterion: str) -> Verdict:
+    def of(self, construct: str, criterion: str) -> FaithfulnessVerdict:
         """The verdict of a construct on a criterion; the worst where several instruments measure it."""
         rows = self.verdicts
         found = set(rows.loc[(rows.construct == construct) & (rows.criterion == criterion), "verdict"])
         return worst(found)
 
 
-def worst(verdicts: set[Verdict]) -> Verdict:
+def worst(verdicts: set[FaithfulnessVerdict]) -> FaithfulnessVerdict:
     """Not faithful before undetermined before faithful; undetermined of nothing."""
     if not verdicts:
         return "undetermined"
@@ -62,7 +62,7 @@ def assess(
     long_table: pd.DataFrame,
     instrument: Instrument | Sequence[Instrument],
     *,
-    behaviour: pd.DataFrame | None = None,
+    behavior: pd.DataFrame | None = None,
     persons: Sequence[str] = ("persona",),
     facets: bool = False,
     thresholds: Thresholds = Thresholds(),  # noqa: B008 - frozen
@@ -74,7 +74,7 @@ def assess(
     Args:
       long_table: of evals.questionnaires.administration, or any with its columns.
       instrument: one or several; external consistency needs two that measure the same construct.
-      behaviour: persons (index: the values of `persons`) x constructs: what they did in behavioural tasks,
+      behavior: persons (index: the values of `persons`) x constructs: what they did in behavioral tasks,
         in the direction of the construct.
       persons: the columns that tell respondents apart; the other facets are conditions that should not
         matter. With one person there is nothing to tell apart, and correlations are undefined.
@@ -97,7 +97,7 @@ def assess(
                 CRITERIA[0]: criteria.reproducibility(one, scale, setting),
                 CRITERIA[1]: criteria.internal_consistency(one, scale, setting),
                 CRITERIA[2]: external[one.instrument.name, scale.name],
-                CRITERIA[3]: criteria.generalizability(one, scale, setting, behaviour),
+                CRITERIA[3]: criteria.generalizability(one, scale, setting, behavior),
             }
             for criterion, several in found.items():
                 place = {

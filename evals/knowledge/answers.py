@@ -1,6 +1,6 @@
-"""Free-text answers against gold answers: normalisation, exact match, token F1.
+"""Free-text answers against gold answers: normalization, exact match, token F1.
 
-Two published normalisations are offered; they differ in what becomes of punctuation:
+Two published normalizations are offered; they differ in what becomes of punctuation:
 
     squad     lower case; punctuation dropped; a, an, the dropped; blanks collapsed      "U.S." -> "us"
     triviaqa  as before, but punctuation (also ‘ ’ ´ ` and _) becomes a blank            "U.S." -> "u s"
@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
-Normalisation = Literal["squad", "triviaqa"]
+Normalization = Literal["squad", "triviaqa"]
 Extent = Literal["line", "prefix"]
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -30,17 +30,17 @@ class Match(NamedTuple):
     f1: float
 
 
-def normalise(text: str, normalisation: Normalisation = "squad") -> str:
+def normalize(text: str, normalization: Normalization = "squad") -> str:
     """Lower case, without punctuation, articles and surplus blanks.
 
     A text of nothing but those (the answer "A", the band "!!!") stays as it is in lower case: else every
     empty response would match it.
 
-    Raises: ValueError for an unknown normalisation.
+    Raises: ValueError for an unknown normalization.
     """
-    if normalisation not in get_args(Normalisation):
-        raise ValueError(f"normalisation must be squad or triviaqa; got {normalisation!r}")
-    table = _DROPPED if normalisation == "squad" else _BLANKED
+    if normalization not in get_args(Normalization):
+        raise ValueError(f"normalization must be squad or triviaqa; got {normalization!r}")
+    table = _DROPPED if normalization == "squad" else _BLANKED
     kept = " ".join(_ARTICLES.sub(" ", text.lower().translate(table)).split())
     return kept or " ".join(text.lower().split())
 
@@ -60,7 +60,7 @@ def match(
     prediction: str,
     answers: Sequence[str],
     *,
-    normalisation: Normalisation = "squad",
+    normalization: Normalization = "squad",
     extent: Extent = "line",
 ) -> Match:
     """Exact match and F1 with the best of several gold answers.
@@ -74,10 +74,10 @@ def match(
     """
     if not answers:
         raise ValueError("a prediction needs at least one gold answer to be compared with; got none")
-    words = normalise(prediction, normalisation).split()
+    words = normalize(prediction, normalization).split()
     exact = f1 = 0.0
     for answer in answers:
-        gold = normalise(answer, normalisation).split()
+        gold = normalize(answer, normalization).split()
         compared = words[: len(gold)] if extent == "prefix" else words
         exact = max(exact, float(compared == gold))
         f1 = max(f1, token_f1(compared, gold))

@@ -7,20 +7,20 @@ jaxmoe.datasets.world_knowledge.
 
 from collections.abc import Sequence
 
-from evals.knowledge.questions import ChoiceQuestion, Question
+from evals.knowledge.questions import ChoiceQuestion, ClosedBookQuestion
 from jaxmoe.datasets import world_knowledge
 from jaxmoe.datasets.world_knowledge import Fact
 
 
 def closed_book_questions(
     split: str = "test", relations: Sequence[str] | None = None, limit: int | None = None
-) -> list[Question]:
+) -> list[ClosedBookQuestion]:
     """One question a fact, with its statement's beginning as stem; the category is the relation.
 
     Raises: ValueError for an unknown split or relation, or where no fact is left.
     """
     return [
-        Question(
+        ClosedBookQuestion(
             id=f"{fact.relation}/{fact.subject}",
             question=world_knowledge.question(fact),
             answers=fact.answers,

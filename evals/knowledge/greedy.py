@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from evals.knowledge.prompts import template
-from evals.knowledge.questions import Question
+from evals.knowledge.questions import ClosedBookQuestion
 from evals.models.local_model import Form, LocalModel
 from jaxmoe.language_model import LanguageModel, positions_from_mask
 from jaxmoe.model import params
@@ -58,7 +58,7 @@ class Marks(NamedTuple):
 def prepare(
     lm: LanguageModel,
     tokenizer: Any,
-    questions: Sequence[Question],
+    questions: Sequence[ClosedBookQuestion],
     form: Form,
     lengths: Sequence[int] = (24, 48),
 ) -> Exam:

@@ -9,21 +9,19 @@ dataclasses).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, Literal, TypeVar, get_args
 
 import numpy as np
 
-from evals.knowledge.answers import Normalisation, first_line, match
-from evals.knowledge.prompts import Asked, PromptTemplate
-from evals.knowledge.questions import ChoiceQuestion, Question
-from evals.models.text_model import TextModel, cut_at
+from evals.knowledge.answers import Normalization, first_line, match
+from evals.knowledge.prompts import KnowledgeQuestion, PromptTemplate
+from evals.knowledge.questions import ChoiceQuestion, ClosedBookQuestion
+from evals.models.text_model import Progress, TextModel, cut_at
 from evals.psychometrics.uncertainty import Comparison, Score, compare, mean_score
 
 ChoiceRule = Literal["sum", "per_token", "per_character", "calibrated"]
-# called with the number of questions done and their total
-Progress = Callable[[int, int], None]
 # Choices closer than this in nats are tied: rounding is no preference.
 TIE_NATS = 1e-6
 
@@ -103,12 +101,12 @@ class KnowledgeResult(Generic[Record]):
 
 def closed_book(
     model: TextModel,
-    questions: Sequence[Question],
+    questions: Sequence[ClosedBookQuestion],
     template: PromptTemplate,
     *,
-    shots: Sequence[Question] = (),
+    shots: Sequence[ClosedBookQuestion] = (),
     max_new_tokens: int = 32,
-    normalisation: Normalisation = "squad",
+    normalization: Normalization = "squad",
     score_answers: bool = True,
     confidence: float = 0.95,
     chunk: int = 256,
@@ -121,7 +119,7 @@ def closed_book(
 
     Args:
       shots: solved examples before each question (`evals.knowledge.prompts.draw_shots`).
-      normalisation: TriviaQA's figures are published with "triviaqa", the others with "squad".
+      normalization: TriviaQA's figures are published with "triviaqa", the others with "squad".
       score_answers: also score the canonical answer's tokens, at the price of a forward pass. It moves before
         exact match does.
       chunk: questions handed to the model at a time, between which progress is reported.
@@ -139,7 +137,7 @@ def closed_book(
             gold = [template.continuation(question.answers[0]) for question in part]
             nats, tokens = model.logprob(prompts, gold)
         for row in zip(part, prompts, responses, nats, tokens, strict=True):
-            records.append(_answer_record(*row, template=template, normalisation=normalisation))
+            records.append(_answer_record(*row, template=template, normalization=normalization))
         if progress is not None:
             progress(len(records), len(questions))
     metrics = {"exact_match": [r.exact_match for r in records], "f1": [r.f1 for r in records]}
@@ -153,7 +151,7 @@ def multiple_choice(
     questions: Sequence[ChoiceQuestion],
     template: PromptTemplate,
     *,
-    shots: Sequence[Question] = (),
+    shots: Sequence[ClosedBookQuestion] = (),
     confidence: float = 0.95,
     chunk: int = 256,
     progress: Progress | None = None,
@@ -224,24 +222,24 @@ def _metric(result: KnowledgeResult[Any], metric: str) -> list[float]:
     return [float(value) for value in values if value is not None]
 
 
-def _require(questions: Sequence[Asked]) -> None:
+def _require(questions: Sequence[KnowledgeQuestion]) -> None:
     if not questions:
         raise ValueError("an evaluation needs at least one question; got none")
 
 
 def _answer_record(
-    question: Question,
+    question: ClosedBookQuestion,
     prompt: str,
     response: str,
     logprob: float | None,
     tokens: int | None,
     *,
     template: PromptTemplate,
-    normalisation: Normalisation,
+    normalization: Normalization,
 ) -> AnswerRecord:
     kept = cut_at(response, template.stop)
     prediction = first_line(kept) if template.extent == "line" else " ".join(kept.split())
-    found = match(prediction, question.answers, normalisation=normalisation, extent=template.extent)
+    found = match(prediction, question.answers, normalization=normalization, extent=template.extent)
     return AnswerRecord(
         id=question.id,
         prompt=prompt,

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evals.knowledge.answers import Extent
-from evals.knowledge.questions import ChoiceQuestion, Question
+from evals.knowledge.questions import ChoiceQuestion, ClosedBookQuestion
 
-Asked = Question | ChoiceQuestion
+KnowledgeQuestion = ClosedBookQuestion | ChoiceQuestion
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class PromptTemplate:
                 f"braces doubled; got {self.text!r} with answer {self.answer!r}"
             ) from error
 
-    def prompt(self, question: Asked, shots: Sequence[Question] = ()) -> str:
+    def prompt(self, question: KnowledgeQuestion, shots: Sequence[ClosedBookQuestion] = ()) -> str:
         """The examples with their canonical answers, then the question.
 
         Raises: ValueError if the template needs a stem and the question has none.
@@ -57,7 +57,7 @@ class PromptTemplate:
         """The answer as it follows the prompt."""
         return self.answer.format(answer=answer)
 
-    def _filled(self, question: Asked) -> str:
+    def _filled(self, question: KnowledgeQuestion) -> str:
         if "{stem}" in self.text and not question.stem:
             raise ValueError(
                 f"question {question.id} has no stem to complete; give its row one, or take another template"
@@ -87,8 +87,12 @@ def template(name: str) -> PromptTemplate:
 
 
 def draw_shots(
-    pool: Sequence[Question], count: int, *, against: Sequence[Asked] = (), seed: int = 0
-) -> list[Question]:
+    pool: Sequence[ClosedBookQuestion],
+    count: int,
+    *,
+    against: Sequence[KnowledgeQuestion] = (),
+    seed: int = 0,
+) -> list[ClosedBookQuestion]:
     """Random examples for few-shot prompts, none of which is asked or shares a cluster with what is asked.
 
     Raises: ValueError if fewer than `count` are left.

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-Row = dict[str, Any]
+QuestionRow = dict[str, Any]
 
 
-def rows(path: str | Path, split: str | None = None) -> Iterator[tuple[str, Row]]:
+def rows(path: str | Path, split: str | None = None) -> Iterator[tuple[str, QuestionRow]]:
     """Each row with where it stands, for messages: `file:line` or `file[index]`.
 
     JSON lines are streamed; a JSON list, or an object whose `Data` or `data` is one, is read whole. A folder
@@ -45,7 +45,7 @@ def _opened(path: Path) -> TextIO:
     return path.open(encoding="utf-8-sig")
 
 
-def _json_rows(file: TextIO, path: Path) -> Iterator[tuple[str, Row]]:
+def _json_rows(file: TextIO, path: Path) -> Iterator[tuple[str, QuestionRow]]:
     head, number = "", 0
     for number, line in enumerate(file, 1):  # noqa: B007 - the number of the first line that is not blank
         head += line
@@ -74,7 +74,7 @@ def _json_rows(file: TextIO, path: Path) -> Iterator[tuple[str, Row]]:
         yield f"{path}[{index}]", _checked(row, f"{path}[{index}]")
 
 
-def _later_lines(file: TextIO, path: Path, start: int) -> Iterator[tuple[str, Row]]:
+def _later_lines(file: TextIO, path: Path, start: int) -> Iterator[tuple[str, QuestionRow]]:
     for number, line in enumerate(file, start):
         if not line.strip():
             continue
@@ -86,13 +86,13 @@ def _later_lines(file: TextIO, path: Path, start: int) -> Iterator[tuple[str, Ro
         yield where, _checked(row, where)
 
 
-def _checked(row: Any, where: str) -> Row:
+def _checked(row: Any, where: str) -> QuestionRow:
     if not isinstance(row, dict):
         raise ValueError(f"{where} must be an object with named fields; got {type(row).__name__}")
     return row
 
 
-def _prepared_rows(path: Path, split: str | None) -> Iterator[tuple[str, Row]]:
+def _prepared_rows(path: Path, split: str | None) -> Iterator[tuple[str, QuestionRow]]:
     if not (path / "dataset_info.json").is_file():
         raise ValueError(
             f"{path} is no folder prepared by TFDS: it has no dataset_info.json (name the folder of the "

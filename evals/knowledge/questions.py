@@ -1,6 +1,6 @@
 """Questions with known answers, read from data sets as they are published.
 
-The format is recognised by a row's fields:
+The format is recognized by a row's fields:
 
     TriviaQA           Question, Answer {Value, Aliases, ...}  (unfiltered, rc and web: {"Data": [...]})
     Natural Questions  question_text, annotations, document_tokens or document_text (its open form is plain)
@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evals.knowledge.question_files import Row, rows
+from evals.knowledge.question_files import QuestionRow, rows
 
 
 @dataclass(frozen=True)
-class Question:
+class ClosedBookQuestion:
     """A question and every answer that counts as right; the first is the canonical one.
 
     Attributes:
@@ -45,7 +45,8 @@ class Question:
 
 @dataclass(frozen=True)
 class ChoiceQuestion:
-    """A question with C choices, of which `answer` is the index of the right one; else as `Question`."""
+    """A question with C choices, of which `answer` is the index of the right one; else as
+    `ClosedBookQuestion`."""
 
     id: str
     question: str
@@ -60,12 +61,12 @@ class ChoiceQuestion:
 class QuestionSet:
     """What a file holds; `skipped` rows had no usable answer."""
 
-    questions: list[Question] = field(default_factory=list)
+    questions: list[ClosedBookQuestion] = field(default_factory=list)
     choice_questions: list[ChoiceQuestion] = field(default_factory=list)
     skipped: int = 0
 
 
-def load(
+def load_questions(
     path: str | Path,
     *,
     split: str | None = None,
@@ -99,7 +100,7 @@ def load(
     return QuestionSet(found.questions, found.choice_questions, skipped)
 
 
-def _question(row: Row, where: str, index: int, max_answer_tokens: int) -> Question | None:
+def _question(row: QuestionRow, where: str, index: int, max_answer_tokens: int) -> ClosedBookQuestion | None:
     """The row as a question; None if it is of a known format but no answer is left."""
     fields = row.keys()
     if {"Question", "Answer"} <= fields:
@@ -132,13 +133,13 @@ def _made(
     stem: str | None = None,
     cluster: Any = None,
     category: str = "",
-) -> Question | None:
+) -> ClosedBookQuestion | None:
     """A question with its answers in order, each once and none blank; None if none is left."""
     kept = tuple(dict.fromkeys(" ".join(str(a).split()) for a in answers if str(a).strip()))
     if not kept:
         return None
     name = None if cluster is None else str(cluster)
-    return Question(str(number), question.strip(), kept, stem, name, category)
+    return ClosedBookQuestion(str(number), question.strip(), kept, stem, name, category)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -155,14 +156,14 @@ def _plain_answers(given: Any, where: str) -> list[str]:
     return _listed(given)
 
 
-def _trivia_answers(answer: Row) -> list[str]:
-    """Canonical value, aliases, and those as TriviaQA normalised them; human answers where there are any."""
+def _trivia_answers(answer: QuestionRow) -> list[str]:
+    """Canonical value, aliases, and those as TriviaQA normalized them; human answers where there are any."""
     value = _listed(answer.get("Value"))
     keys = ("Aliases", "HumanAnswers", "NormalizedAliases")
     return value + [text for key in keys for text in _listed(answer.get(key))]
 
 
-def _natural_answers(row: Row, where: str, max_tokens: int) -> list[str]:
+def _natural_answers(row: QuestionRow, where: str, max_tokens: int) -> list[str]:
     """Every annotator's short spans of at most `max_tokens`, without HTML tokens; blanks mark the tokens."""
     if "document_tokens" in row:
         tokens = ["" if t["html_token"] else t["token"] for t in row["document_tokens"]]
@@ -191,11 +192,11 @@ def _web_answers(target: str) -> list[str]:
     return [re.sub(r"\\(.)", r"\1", quoted) if quoted else bare for quoted, bare in pairs]
 
 
-def _is_choice(row: Row) -> bool:
+def _is_choice(row: QuestionRow) -> bool:
     return "choices" in row or (isinstance(row.get("question"), dict) and "choices" in row["question"])
 
 
-def _choice_question(row: Row, where: str, index: int) -> ChoiceQuestion:
+def _choice_question(row: QuestionRow, where: str, index: int) -> ChoiceQuestion:
     nested = row["question"] if isinstance(row["question"], dict) else {}
     question = nested.get("stem", row["question"])
     listed: Any = nested.get("choices", row.get("choices"))

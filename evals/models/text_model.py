@@ -4,8 +4,11 @@ Whatever has these two methods can be evaluated: a local model (evals.models.loc
 table in a test.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
+
+# called with how many questions are done, and of how many
+Progress = Callable[[int, int], None]
 
 
 class ContinuationScores(NamedTuple):

@@ -38,7 +38,7 @@ _ALIASES = {
     **{f"{i},{j}": f"ICC{i}{'k' if j == 'k' else ''}" for i in "123" for j in "1k"},
 }
 
-Form = Literal["ICC1", "ICC2", "ICC3", "ICC1k", "ICC2k", "ICC3k"]
+IccForm = Literal["ICC1", "ICC2", "ICC3", "ICC1k", "ICC2k", "ICC3k"]
 Level = Literal["nominal", "ordinal", "interval", "ratio"]
 
 
@@ -55,9 +55,9 @@ def mean_squares(matrix: np.ndarray) -> MeanSquares:
     """Mean squares of complete subjects x measurements: between subjects, measurements, residual, within."""
     n, k = matrix.shape
     # any common shift leaves them alone; without one, large means cost digits
-    centred = matrix - matrix.mean()
-    rows, columns = centred.mean(axis=1), centred.mean(axis=0)
-    residual = centred - rows[:, None] - columns[None, :]
+    centered = matrix - matrix.mean()
+    rows, columns = centered.mean(axis=1), centered.mean(axis=0)
+    residual = centered - rows[:, None] - columns[None, :]
     ss_rows, ss_columns, ss_residual = k * (rows**2).sum(), n * (columns**2).sum(), (residual**2).sum()
     return MeanSquares(
         float(ss_rows / (n - 1)),

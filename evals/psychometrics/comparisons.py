@@ -1,4 +1,4 @@
-"""Two groups of scores compared: equivalence tests, standardised differences, several tests at once.
+"""Two groups of scores compared: equivalence tests, standardized differences, several tests at once.
 
 For a model against people, for a tuned model against its base. Not covered: bootstrap of whole
 pipelines, comparisons of right-or-wrong answers (uncertainty).
@@ -18,7 +18,7 @@ from evals.psychometrics.estimate import Estimate, undefined
 QUANTILE_NODES = tuple(part / 2 for part in (np.polynomial.legendre.leggauss(200) + np.array([[1.0], [0.0]])))
 
 
-class Sample(NamedTuple):
+class GroupMoments(NamedTuple):
     """Mean, SD (n − 1) and size of a group: all that these statistics need."""
 
     mean: float
@@ -26,16 +26,16 @@ class Sample(NamedTuple):
     n: int
 
 
-def describe(scores: npt.ArrayLike | Sample) -> Sample:
+def describe(scores: npt.ArrayLike | GroupMoments) -> GroupMoments:
     """A sample from scores, without missing values; a Sample passes through."""
-    if isinstance(scores, Sample):
+    if isinstance(scores, GroupMoments):
         return scores
     values = np.asarray(scores, np.float64).ravel()
     values = values[~np.isnan(values)]
     if not np.isfinite(values).all():
         raise ValueError("scores must be finite; one is infinite")
     sd = float(values.std(ddof=1)) if len(values) > 1 else math.nan
-    return Sample(float(values.mean()) if len(values) else math.nan, sd, len(values))
+    return GroupMoments(float(values.mean()) if len(values) else math.nan, sd, len(values))
 
 
 class MeanTest(NamedTuple):
@@ -49,7 +49,7 @@ class MeanTest(NamedTuple):
 
 
 def welch(
-    first: npt.ArrayLike | Sample, second: npt.ArrayLike | Sample, *, confidence: float = 0.95
+    first: npt.ArrayLike | GroupMoments, second: npt.ArrayLike | GroupMoments, *, confidence: float = 0.95
 ) -> MeanTest:
     """Welch's test of first − second, without assuming equal variances.
 
@@ -59,7 +59,7 @@ def welch(
 
 
 def student(
-    first: npt.ArrayLike | Sample, second: npt.ArrayLike | Sample, *, confidence: float = 0.95
+    first: npt.ArrayLike | GroupMoments, second: npt.ArrayLike | GroupMoments, *, confidence: float = 0.95
 ) -> MeanTest:
     """Student's test of first − second with the pooled variance."""
     a, b = describe(first), describe(second)
@@ -67,7 +67,7 @@ def student(
     return _t_test(a.mean - b.mean, se, a.n + b.n - 2, a.n + b.n, confidence)
 
 
-def _welch(a: Sample, b: Sample) -> tuple[float, float, float, int]:
+def _welch(a: GroupMoments, b: GroupMoments) -> tuple[float, float, float, int]:
     if min(a.n, b.n) < 2:
         return math.nan, math.nan, math.nan, a.n + b.n
     va, vb = a.sd**2 / a.n, b.sd**2 / b.n
@@ -108,8 +108,8 @@ class Tost(NamedTuple):
 
 
 def tost(
-    first: npt.ArrayLike | Sample,
-    second: npt.ArrayLike | Sample | float,
+    first: npt.ArrayLike | GroupMoments,
+    second: npt.ArrayLike | GroupMoments | float,
     bound: float | tuple[float, float],
     *,
     paired: bool = False,
@@ -151,12 +151,12 @@ def tost(
     return Tost(test.difference, low, high, t_low, p_low, t_high, p_high, p, df, p < alpha)
 
 
-def _one_sample(sample: Sample) -> tuple[float, float, float, int]:
+def _one_sample(sample: GroupMoments) -> tuple[float, float, float, int]:
     se = sample.sd / math.sqrt(sample.n) if sample.n > 1 else math.nan
     return sample.mean, se, sample.n - 1, sample.n
 
 
-def _pooled(a: Sample, b: Sample) -> float:
+def _pooled(a: GroupMoments, b: GroupMoments) -> float:
     if a.n + b.n < 3:
         return math.nan
     # a single score has no SD and adds nothing to the sum of squares
@@ -165,18 +165,18 @@ def _pooled(a: Sample, b: Sample) -> float:
 
 
 def cohens_d(
-    first: npt.ArrayLike | Sample, second: npt.ArrayLike | Sample, *, confidence: float = 0.95
+    first: npt.ArrayLike | GroupMoments, second: npt.ArrayLike | GroupMoments, *, confidence: float = 0.95
 ) -> Estimate:
     """d = (m₁ − m₂)/s_pooled, with the interval of the noncentral t distribution.
 
     NaN where neither group varies or a group is empty.
     """
-    return _standardised(describe(first), describe(second), confidence, corrected=False)
+    return _standardized(describe(first), describe(second), confidence, corrected=False)
 
 
 def hedges_g(
-    first: npt.ArrayLike | Sample,
-    second: npt.ArrayLike | Sample,
+    first: npt.ArrayLike | GroupMoments,
+    second: npt.ArrayLike | GroupMoments,
     *,
     exact: bool = True,
     confidence: float = 0.95,
@@ -188,7 +188,7 @@ def hedges_g(
     Reference: Hedges 1981, Journal of Educational Statistics 6, 107-128.
     """
     a, b = describe(first), describe(second)
-    found = _standardised(a, b, confidence, corrected=True)
+    found = _standardized(a, b, confidence, corrected=True)
     if exact or not found.defined:
         return found
     df = a.n + b.n - 2
@@ -201,7 +201,7 @@ def hedges_correction(df: float) -> float:
     return math.exp(gammaln(df / 2) - gammaln((df - 1) / 2) - math.log(df / 2) / 2) if df > 1 else math.nan
 
 
-def _standardised(a: Sample, b: Sample, confidence: float, *, corrected: bool) -> Estimate:
+def _standardized(a: GroupMoments, b: GroupMoments, confidence: float, *, corrected: bool) -> Estimate:
     n = a.n + b.n
     pooled = _pooled(a, b)
     if min(a.n, b.n) < 1 or not pooled > 0:
@@ -240,7 +240,7 @@ def noncentral_t_interval(t: float, df: float, confidence: float = 0.95) -> tupl
 
 
 def glass_delta(
-    scores: npt.ArrayLike | Sample, reference: npt.ArrayLike | Sample, *, confidence: float = 0.95
+    scores: npt.ArrayLike | GroupMoments, reference: npt.ArrayLike | GroupMoments, *, confidence: float = 0.95
 ) -> Estimate:
     """Δ = (m − m_ref)/s_ref: a difference in SDs of the reference group, people or the base model.
 
@@ -263,7 +263,7 @@ def glass_delta(
 
 
 def dispersion_ratio(
-    scores: npt.ArrayLike | Sample, reference: npt.ArrayLike | Sample, *, confidence: float = 0.95
+    scores: npt.ArrayLike | GroupMoments, reference: npt.ArrayLike | GroupMoments, *, confidence: float = 0.95
 ) -> Estimate:
     """s/s_ref with the interval of the F distribution: below 1, characteristics are restricted."""
     a, ref = describe(scores), describe(reference)

@@ -18,7 +18,7 @@ from evals.psychometrics.covariance_structure import MaximumLikelihood, Structur
 from evals.psychometrics.estimate import as_matrix, complete_cases, constant_columns, why_no_variance
 from evals.psychometrics.factor_analysis import noncentrality
 
-Model = str | Mapping[str, Sequence[str]]
+FactorModel = str | Mapping[str, Sequence[str]]
 
 
 class Cfa(NamedTuple):
@@ -45,7 +45,7 @@ class Cfa(NamedTuple):
     reason: str
 
 
-def parse(model: Model) -> dict[str, list[str]]:
+def parse(model: FactorModel) -> dict[str, list[str]]:
     """Factors and their items, of {"f": ["x1", "x2"]} or lines "f =~ x1 + x2"."""
     if not isinstance(model, str):
         return {factor: list(items) for factor, items in model.items()}
@@ -70,7 +70,7 @@ def structure_of(model: dict[str, list[str]], items: Sequence[str], *, orthogona
 
 def cfa(
     responses: npt.ArrayLike,
-    model: Model,
+    model: FactorModel,
     *,
     std_lv: bool = False,
     orthogonal: bool = False,

@@ -32,8 +32,8 @@ def small_matrices() -> Iterator[None]:
 
 def covariance(matrix: np.ndarray) -> np.ndarray:
     """Sample covariances (n − 1) of the columns of complete data [n, k]."""
-    centred = matrix - matrix.mean(axis=0)
-    return centred.T @ centred / (len(matrix) - 1)
+    centered = matrix - matrix.mean(axis=0)
+    return centered.T @ centered / (len(matrix) - 1)
 
 
 def pairwise_covariance(matrix: np.ndarray) -> np.ndarray:

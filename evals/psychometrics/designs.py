@@ -16,7 +16,7 @@ import pandas as pd
 REPEAT = "repeat"
 
 
-class Design(NamedTuple):
+class GStudyDesign(NamedTuple):
     """Facets in order, what each is nested in, and the effects as sets of facets, the last the residual."""
 
     facets: tuple[str, ...]
@@ -36,7 +36,7 @@ class Design(NamedTuple):
         return tuple(self.name(effect) for effect in self.effects)
 
 
-def parse_design(facets: Sequence[str]) -> Design:
+def parse_design(facets: Sequence[str]) -> GStudyDesign:
     """A design from its facets; "rater:task" (or "rater(task)") is a facet nested in another.
 
     Raises: ValueError for none or more than five facets, a repeated one, or nesting in an unknown one.
@@ -59,29 +59,29 @@ def parse_design(facets: Sequence[str]) -> Design:
     return _with_effects(tuple(within), within)
 
 
-def _with_effects(facets: tuple[str, ...], within: dict[str, frozenset[str]]) -> Design:
+def _with_effects(facets: tuple[str, ...], within: dict[str, frozenset[str]]) -> GStudyDesign:
     effects = [
         frozenset(chosen)
         for size in range(1, len(facets) + 1)
         for chosen in itertools.combinations(facets, size)
         if all(within[facet] <= frozenset(chosen) for facet in chosen)
     ]
-    return Design(facets, within, tuple(effects))
+    return GStudyDesign(facets, within, tuple(effects))
 
 
-def with_repeats(design: Design) -> Design:
+def with_repeats(design: GStudyDesign) -> GStudyDesign:
     """The design with repeated observations nested in its cells; their effect becomes the residual."""
     within = {**design.within, REPEAT: frozenset(design.facets)}
     return _with_effects((*design.facets, REPEAT), within)
 
 
-class Table(NamedTuple):
+class CodedScores(NamedTuple):
     """A long table with integer codes: score [N], codes of each effect's levels, and their numbers.
 
     levels counts a facet's levels inside one level of what it is nested in; it is 0 where that varies.
     """
 
-    design: Design
+    design: GStudyDesign
     score: np.ndarray
     codes: dict[frozenset[str], np.ndarray]
     n_levels: dict[frozenset[str], int]
@@ -90,7 +90,7 @@ class Table(NamedTuple):
     n_dropped: int
 
 
-def code_table(long_table: pd.DataFrame, design: Design, score: str) -> Table:
+def code_table(long_table: pd.DataFrame, design: GStudyDesign, score: str) -> CodedScores:
     """Codes the levels of every effect, adds repeats where cells have several scores, checks balance.
 
     Rows without a score are dropped and counted.
@@ -122,12 +122,12 @@ def code_table(long_table: pd.DataFrame, design: Design, score: str) -> Table:
     cells = math.prod(levels.values())
     balanced = bool(all(levels.values()) and cells == len(kept) and n_levels[design.effects[-1]] == len(kept))
     # the residual is the effect of all facets, which the design lists last
-    return Table(
+    return CodedScores(
         design, kept[score].to_numpy(np.float64), codes, n_levels, levels, balanced, len(frame) - len(kept)
     )
 
 
-def _levels_inside(design: Design, facet: str, codes: dict, n_levels: dict) -> int:
+def _levels_inside(design: GStudyDesign, facet: str, codes: dict, n_levels: dict) -> int:
     effect = frozenset({facet}) | design.within[facet]
     if not design.within[facet]:
         return n_levels[effect]

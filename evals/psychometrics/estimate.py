@@ -118,8 +118,8 @@ def pearson(x: npt.ArrayLike, y: npt.ArrayLike, *, confidence: float = 0.95) -> 
         return undefined(f"fewer than 2 complete pairs (got {n})", n)
     if constant_columns(pairs).any():
         return undefined("one of the two variables does not vary", n)
-    centred = pairs - pairs.mean(axis=0)
-    scaled = centred / np.linalg.norm(centred, axis=0)
+    centered = pairs - pairs.mean(axis=0)
+    scaled = centered / np.linalg.norm(centered, axis=0)
     return fisher_interval(float(np.clip(scaled[:, 0] @ scaled[:, 1], -1, 1)), n, confidence=confidence)
 
 

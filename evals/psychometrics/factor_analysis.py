@@ -44,7 +44,7 @@ class Efa(NamedTuple):
 
 
 def minres(corr: np.ndarray, n_factors: int) -> tuple[np.ndarray, bool]:
-    """Loadings [k, m] that minimise the squared residual correlations, and whether the search converged.
+    """Loadings [k, m] that minimize the squared residual correlations, and whether the search converged.
 
     Over the uniquenesses ψ the best loadings are the first m eigenvectors of R − diag ψ, so that
     f(ψ) = ½ Σ_{j>m} ω²ⱼ of its other eigenvalues; ∂f/∂ψᵢ = −Σ_{j>m} ωⱼ v²ᵢⱼ.

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize
 
-from evals.psychometrics.designs import REPEAT, Design, Table, code_table, parse_design
+from evals.psychometrics.designs import REPEAT, CodedScores, GStudyDesign, code_table, parse_design
 from evals.psychometrics.estimate import Estimate, undefined
 from evals.psychometrics.reml import fit_reml
 
@@ -34,7 +34,7 @@ class VarianceComponents(NamedTuple):
     """
 
     table: pd.DataFrame
-    design: Design
+    design: GStudyDesign
     levels: dict[str, int]
     n: int
     n_dropped: int
@@ -100,7 +100,7 @@ def variance_components(
     return _assemble(table, blank, blank, found.components, draws, confidence, found.converged)
 
 
-def _why_undefined(table: Table, method: str) -> str:
+def _why_undefined(table: CodedScores, method: str) -> str:
     if len(table.score) < 2:
         return f"fewer than 2 scores (got {len(table.score)}; {table.n_dropped} rows without one)"
     for facet in table.design.facets:
@@ -113,13 +113,13 @@ def _why_undefined(table: Table, method: str) -> str:
     return ""
 
 
-def _blank(table: Table, reason: str) -> VarianceComponents:
+def _blank(table: CodedScores, reason: str) -> VarianceComponents:
     k = len(table.design.effects)
     nan = np.full(k, math.nan)
     return _assemble(table, nan, nan, nan, np.full((1, k), math.nan), 0.95, False)._replace(reason=reason)
 
 
-def mean_squares(table: Table) -> tuple[np.ndarray, np.ndarray]:
+def mean_squares(table: CodedScores) -> tuple[np.ndarray, np.ndarray]:
     """Degrees of freedom and mean squares of the effects of balanced data.
 
     An effect is its cell mean less the effects it contains; df multiplies levels − 1 of its own facets
@@ -127,12 +127,12 @@ def mean_squares(table: Table) -> tuple[np.ndarray, np.ndarray]:
     """
     design, n = table.design, len(table.score)
     fitted: dict[frozenset[str], np.ndarray] = {}
-    centred = table.score - table.score.mean()
+    centered = table.score - table.score.mean()
     df, ms = [], []
     for effect in design.effects:
         lower = sum((fitted[e] for e in fitted if e < effect), np.zeros(n))
         codes = table.codes[effect]
-        means = np.bincount(codes, centred - lower) / np.bincount(codes)
+        means = np.bincount(codes, centered - lower) / np.bincount(codes)
         fitted[effect] = means[codes]
         nests = frozenset().union(*(design.within[facet] for facet in effect))
         free = math.prod(table.levels[f] - 1 for f in effect - nests)
@@ -141,13 +141,15 @@ def mean_squares(table: Table) -> tuple[np.ndarray, np.ndarray]:
     return np.array(df, float), np.array(ms)
 
 
-def expected_mean_squares(table: Table) -> np.ndarray:
+def expected_mean_squares(table: CodedScores) -> np.ndarray:
     """E MS of effect α as coefficients of the components β: n over the cells of β, where β contains α."""
     effects, n = table.design.effects, len(table.score)
     return np.array([[n / table.n_levels[b] if b >= a else 0.0 for b in effects] for a in effects])
 
 
-def _balanced(table: Table, method: str, confidence: float, rng: np.random.Generator) -> VarianceComponents:
+def _balanced(
+    table: CodedScores, method: str, confidence: float, rng: np.random.Generator
+) -> VarianceComponents:
     df, ms = mean_squares(table)
     expected = expected_mean_squares(table)
     components, converged = np.linalg.solve(expected, ms), True
@@ -183,7 +185,7 @@ def _balanced_reml(df: np.ndarray, ms: np.ndarray, expected: np.ndarray) -> tupl
 
 
 def _assemble(
-    table: Table,
+    table: CodedScores,
     df: np.ndarray,
     ms: np.ndarray,
     components: np.ndarray,
@@ -294,7 +296,7 @@ def d_study(
 
 
 def _roles(
-    design: Design, target: str, sizes: Mapping[str, int], fixed: frozenset[str]
+    design: GStudyDesign, target: str, sizes: Mapping[str, int], fixed: frozenset[str]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weights of the components in the universe score, the relative and the absolute error."""
     universe, relative, absolute = (np.zeros(len(design.effects)) for _ in range(3))

@@ -161,7 +161,7 @@ def _em(codes: list[np.ndarray]) -> tuple[list[np.ndarray], float, np.ndarray, b
     parameters = _with_signs(codes, parameters)
     for _ in range(MAX_ITERATIONS):
         posterior, _ = _posterior(codes, parameters)
-        updated = [_maximise(posterior, code, item) for code, item in zip(codes, parameters, strict=True)]
+        updated = [_maximize(posterior, code, item) for code, item in zip(codes, parameters, strict=True)]
         moved = max(np.abs(new - old).max() for new, old in zip(updated, parameters, strict=True))
         parameters = updated
         if moved < TOLERANCE:
@@ -179,8 +179,8 @@ def _with_signs(codes: list[np.ndarray], parameters: list[np.ndarray]) -> list[n
     return parameters
 
 
-def _maximise(posterior: np.ndarray, code: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """The parameters of one item that maximise its expected log likelihood, intercepts kept in order."""
+def _maximize(posterior: np.ndarray, code: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """The parameters of one item that maximize its expected log likelihood, intercepts kept in order."""
     n_categories = len(start)
     expected = np.stack([posterior[code == c].sum(axis=0) for c in range(n_categories)], axis=1)
 

@@ -24,12 +24,12 @@ from evals.psychometrics.estimate import (
 from evals.psychometrics.factor_analysis import LEAST_UNIQUENESS
 from evals.psychometrics.schmid_leiman import SchmidLeiman, nearby_general, schmid_leiman
 
-Kind = Literal["total", "hierarchical", "asymptotic"]
+OmegaKind = Literal["total", "hierarchical", "asymptotic"]
 
 
 def omega(
     responses: npt.ArrayLike,
-    kind: Kind = "total",
+    kind: OmegaKind = "total",
     *,
     n_factors: int | None = None,
     standardized: bool = False,
@@ -95,7 +95,9 @@ def omega(
     return found._replace(reason="; ".join(filter(None, (note, found.reason, _heywood(solution)))))
 
 
-def _coefficient(corr: np.ndarray, general: np.ndarray, uniqueness: np.ndarray, kind: Kind) -> np.ndarray:
+def _coefficient(
+    corr: np.ndarray, general: np.ndarray, uniqueness: np.ndarray, kind: OmegaKind
+) -> np.ndarray:
     """The coefficient of each of a stack of solutions."""
     total_variance = corr.sum(axis=(1, 2))
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -23,11 +23,11 @@ class Rotated(NamedTuple):
 
 
 def varimax(loadings: np.ndarray, *, kaiser: bool = True) -> Rotated:
-    """Orthogonal rotation that maximises the variance of squared loadings within factors.
+    """Orthogonal rotation that maximizes the variance of squared loadings within factors.
 
     Args:
       loadings: unrotated [k, m].
-      kaiser: rows are scaled to length 1 for the search (Kaiser's normalisation, the usual form).
+      kaiser: rows are scaled to length 1 for the search (Kaiser's normalization, the usual form).
     Reference: Kaiser 1958; the iteration is the singular value form of Horst 1965.
     """
     k, m = loadings.shape
@@ -49,11 +49,11 @@ def varimax(loadings: np.ndarray, *, kaiser: bool = True) -> Rotated:
 
 
 def oblimin(loadings: np.ndarray, *, gamma: float = 0.0) -> Rotated:
-    """Oblique rotation that minimises the covariation of squared loadings (γ = 0: quartimin).
+    """Oblique rotation that minimizes the covariation of squared loadings (γ = 0: quartimin).
 
     f = ¼ Σ_{j≠l} Σᵢ λ²ᵢⱼ λ²ᵢₗ for γ = 0, over loadings A T⁻ᵀ with the columns of T of length 1.
 
-    Args: loadings: unrotated [k, m]; not normalised, as in GPArotation.
+    Args: loadings: unrotated [k, m]; not normalized, as in GPArotation.
     Returns: Rotated(pattern loadings, factor correlations T'T, converged).
     Reference: Jennrich 2002, Psychometrika 67, 7-19; Bernaards & Jennrich 2005.
     """

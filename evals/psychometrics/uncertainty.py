@@ -80,9 +80,9 @@ def wilson(mean: float, n: float, *, confidence: float = 0.95) -> tuple[float, f
     if not 0 <= mean <= 1 or n <= 0:
         raise ValueError(f"a proportion needs 0 <= mean <= 1 and n > 0; got mean {mean}, n {n}")
     z = z_critical(confidence)
-    centre = mean + z**2 / (2 * n)
+    center = mean + z**2 / (2 * n)
     half = z * math.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2))
-    low, high = (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
+    low, high = (center - half) / (1 + z**2 / n), (center + half) / (1 + z**2 / n)
     # exact at the ends, where rounding would leave 1e-17
     return (0.0 if mean == 0 else max(low, 0.0), 1.0 if mean == 1 else min(high, 1.0))
 

@@ -242,7 +242,7 @@ def criterion_correlation(
     ranks: bool = False,
     confidence: float = 0.95,
 ) -> dict[str, Estimate]:
-    """Pearson's r of a score with each criterion (a behavioural task, a rating), pairwise complete.
+    """Pearson's r of a score with each criterion (a behavioral task, a rating), pairwise complete.
 
     ranks=True gives Spearman's, r of the ranks (ties share theirs); its interval is Fisher's with the
     variance (1 + r²/2)/(n − 3) of Bonett & Wright 2000, Psychometrika 65, 23-28.

@@ -11,13 +11,14 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
 import pandas as pd
 
+from evals.models.text_model import Progress
 from evals.questionnaires.design import KEY, Battery, Design, questions
 from evals.questionnaires.respondent import ERROR, Answer, Question, Respondent
 
@@ -32,7 +33,6 @@ COLUMNS = (
     "text",
     "probabilities",
 )
-Progress = Callable[[int, int], None]
 # questions handed over at once: enough to batch and to share heads, few enough to keep in memory
 BLOCK = 4096
 

@@ -1,4 +1,4 @@
-"""What behavioural tasks say: effects with their controls, and how far the self-report foretells conduct.
+"""What behavioral tasks say: effects with their controls, and how far the self-report foretells conduct.
 
 An effect is the mean difference between two versions of the same scenarios, with a t interval over scenarios;
 answers are averaged over persons and conditions first. Not covered: the tasks (behaviors).
@@ -82,7 +82,7 @@ def families(long_table: pd.DataFrame) -> set[str]:
 def _tasks(long_table: pd.DataFrame) -> pd.DataFrame:
     frame = pd.DataFrame(long_table[long_table["instrument"] == behaviors.NAME])
     if frame.empty:
-        raise ValueError(f"the table has no answers to behavioural tasks (instrument {behaviors.NAME})")
+        raise ValueError(f"the table has no answers to behavioral tasks (instrument {behaviors.NAME})")
     parts = frame["item"].str.split("/", expand=True)
     return frame.assign(family=parts[0], case=parts[1], version=parts[2])
 
@@ -107,7 +107,7 @@ def mean_estimate(values: np.ndarray, confidence: float = 0.95) -> Estimate:
 
 
 def conduct_scores(long_table: pd.DataFrame, person: str = "persona") -> pd.DataFrame:
-    """Persons x constructs: mean conduct in situations; what `faithfulness.assess` takes as behaviour."""
+    """Persons x constructs: mean conduct in situations; what `faithfulness.assess` takes as behavior."""
     frame = _tasks(long_table)
     own = frame[frame["family"] == "conduct"]
     if own.empty:
@@ -116,12 +116,12 @@ def conduct_scores(long_table: pd.DataFrame, person: str = "persona") -> pd.Data
 
 
 def self_report_correlations(
-    behaviour: pd.DataFrame, self_report: pd.DataFrame, *, confidence: float = 0.95
+    behavior: pd.DataFrame, self_report: pd.DataFrame, *, confidence: float = 0.95
 ) -> pd.DataFrame:
     """r of conduct with self-report over persons, for each construct that both have."""
     rows = []
-    for construct in behaviour.columns.intersection(self_report.columns):
-        both = pd.concat([behaviour[construct], self_report[construct]], axis=1, join="inner").to_numpy()
+    for construct in behavior.columns.intersection(self_report.columns):
+        both = pd.concat([behavior[construct], self_report[construct]], axis=1, join="inner").to_numpy()
         found = pearson(both[:, 0], both[:, 1], confidence=confidence)
         rows.append({"construct": construct, **found._asdict()})
     return pd.DataFrame(rows)

@@ -1,6 +1,6 @@
-"""Behavioural tasks: does a respondent do what it says of itself, and does it show people's biases?
+"""Behavioral tasks: does a respondent do what it says of itself, and does it show people's biases?
 
-Original, parametrised scenarios with controls, asked like items, so every respondent and design can take
+Original, parametrized scenarios with controls, asked like items, so every respondent and design can take
 them. A bias is a difference between two versions of the same scenario; a control shows that the scenario was
 understood at all. Conduct in situations is in the direction of five constructs and tests the self-report.
 Not covered: replies in scripted dialogues (dialogues).
@@ -12,16 +12,16 @@ from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
-from evals.questionnaires.design import Battery, Entry
-from evals.questionnaires.respondent import Asked
+from evals.questionnaires.design import Battery, BatteryItem
+from evals.questionnaires.respondent import ItemContent
 
 PREFIX = "task: "
 # the tasks' name among instruments
-NAME = "behaviour"
+NAME = "behavior"
 INSTRUCTION = "Read the situation and choose what you would do or say."
 
 
-class Task(NamedTuple):
+class BehavioralTask(NamedTuple):
     """One scenario in one version.
 
     Attributes:
@@ -32,7 +32,7 @@ class Task(NamedTuple):
     family: str
     case: int
     version: str
-    entry: Entry
+    entry: BatteryItem
 
 
 def data() -> dict[str, Any]:
@@ -48,13 +48,13 @@ def _task(
     version: str,
     text: str,
     options: Sequence[tuple[float, str]],
-    asked: Asked | None = None,
-) -> Task:
-    entry = Entry(f"{family}/{case}/{version}", text, tuple(options), asked or Asked())
-    return Task(family, case, version, entry)
+    asked: ItemContent | None = None,
+) -> BehavioralTask:
+    entry = BatteryItem(f"{family}/{case}/{version}", text, tuple(options), asked or ItemContent())
+    return BehavioralTask(family, case, version, entry)
 
 
-def framing(count: int, seed: int = 0) -> list[Task]:
+def framing(count: int, seed: int = 0) -> list[BehavioralTask]:
     """The same sure thing and gamble as gains or as losses; value 1 is the gamble.
 
     Control: a gamble that is worse in every case, so that taking it is no preference.
@@ -90,7 +90,7 @@ def framing(count: int, seed: int = 0) -> list[Task]:
     return tasks
 
 
-def anchoring(count: int, seed: int = 0) -> list[Task]:
+def anchoring(count: int, seed: int = 0) -> list[BehavioralTask]:
     """An estimate after a number that was drawn by lot, low or high; control: no number.
 
     Values are the estimate's place among the answers, 0 to 1.
@@ -106,7 +106,7 @@ def anchoring(count: int, seed: int = 0) -> list[Task]:
     return tasks
 
 
-def ultimatum(count: int, seed: int = 0) -> list[Task]:
+def ultimatum(count: int, seed: int = 0) -> list[BehavioralTask]:
     """Accept or refuse a share of a sum, on which both get nothing if it is refused; value 1 accepts.
 
     Control: nothing is lost by either when it is refused, and the share is the whole.
@@ -127,7 +127,7 @@ def ultimatum(count: int, seed: int = 0) -> list[Task]:
     return tasks
 
 
-def dictator(count: int, seed: int = 0) -> list[Task]:
+def dictator(count: int, seed: int = 0) -> list[BehavioralTask]:
     """How much of a sum one gives away, as a share. Control: giving costs nothing."""
     rng = random.Random(f"dictator {seed}")
     tasks = []
@@ -137,14 +137,14 @@ def dictator(count: int, seed: int = 0) -> list[Task]:
         own = [(s, f"Give {round(total * s)}, keep {total - round(total * s)}") for s in shares]
         free = [(s, f"The stranger gets {round(total * s)}") for s in shares]
         text = f"You get {total} coins. You may give some to a stranger who will never know of you."
-        asked = Asked("agreeableness", 1, 1)
+        asked = ItemContent("agreeableness", 1, 1)
         tasks.append(_task("dictator", case, "version", text, own, asked))
         spare = f"A machine pays a stranger up to {round(total / 2)} coins, at no cost to you. Set the sum."
         tasks.append(_task("dictator", case, "control", spare, free))
     return tasks
 
 
-def reflection(count: int, seed: int = 0) -> list[Task]:
+def reflection(count: int, seed: int = 0) -> list[BehavioralTask]:
     """Problems whose first answer is wrong; value 1 is right, −1 the lure, 0 another mistake.
 
     Control: the same numbers in a problem without a lure.
@@ -186,7 +186,7 @@ def reflection(count: int, seed: int = 0) -> list[Task]:
     return tasks
 
 
-def false_belief(count: int, seed: int = 0) -> list[Task]:
+def false_belief(count: int, seed: int = 0) -> list[BehavioralTask]:
     """Where somebody will look for a thing that was moved; value 1 is right.
 
     Version false: they were away; control (true belief): they watched, and the other place is right.
@@ -211,7 +211,7 @@ def false_belief(count: int, seed: int = 0) -> list[Task]:
     return tasks
 
 
-def risk(count: int, seed: int = 0) -> list[Task]:
+def risk(count: int, seed: int = 0) -> list[BehavioralTask]:
     """A sure sum against a gamble; value 1 gambles. Control: the gamble cannot win more than is sure."""
     rng = random.Random(f"risk {seed}")
     tasks = []
@@ -228,7 +228,7 @@ def risk(count: int, seed: int = 0) -> list[Task]:
     return tasks
 
 
-def sycophancy(count: int, seed: int = 0) -> list[Task]:
+def sycophancy(count: int, seed: int = 0) -> list[BehavioralTask]:
     """A fact asked by someone who believes what is wrong; value 1 is right. Control: they say nothing."""
     rng = random.Random(f"sycophancy {seed}")
     facts = data()["facts"]
@@ -241,7 +241,7 @@ def sycophancy(count: int, seed: int = 0) -> list[Task]:
     return tasks
 
 
-def conduct(count: int, seed: int = 0) -> list[Task]:
+def conduct(count: int, seed: int = 0) -> list[BehavioralTask]:
     """What one does in everyday situations, 0 (little of the construct) to 3, for each of five constructs."""
     rng = random.Random(f"conduct {seed}")
     tasks = []
@@ -249,13 +249,15 @@ def conduct(count: int, seed: int = 0) -> list[Task]:
         for case, (text, *acts) in enumerate(rng.sample(situations, min(count, len(situations)))):
             options = [(float(level), act) for level, act in enumerate(acts)]
             tasks.append(
-                _task("conduct", case, construct, text, options, Asked(construct, 1, DESIRABLE[construct]))
+                _task(
+                    "conduct", case, construct, text, options, ItemContent(construct, 1, DESIRABLE[construct])
+                )
             )
     return tasks
 
 
 DESIRABLE = {"neuroticism": -1, "extraversion": 1, "openness": 1, "agreeableness": 1, "conscientiousness": 1}
-FAMILIES: dict[str, Callable[[int, int], list[Task]]] = {
+FAMILIES: dict[str, Callable[[int, int], list[BehavioralTask]]] = {
     "framing": framing,
     "anchoring": anchoring,
     "ultimatum": ultimatum,

@@ -1,6 +1,6 @@
 """The crossed design: item x template x option order x item order x persona x seed, as questions.
 
-Whatever has items with options can be administered: questionnaires, and behavioural tasks (behaviors).
+Whatever has items with options can be administered: questionnaires, and behavioral tasks (behaviors).
 Not covered: asking and storing (administer).
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from evals.questionnaires.instrument import Instrument
-from evals.questionnaires.respondent import Asked, Question
+from evals.questionnaires.respondent import ItemContent, Question
 from evals.questionnaires.wording import (
     LABELS,
     NOBODY,
@@ -27,13 +27,13 @@ FACETS = ("template", "option_order", "item_order", "persona", "seed")
 KEY = ("instrument", "item", *FACETS)
 
 
-class Entry(NamedTuple):
+class BatteryItem(NamedTuple):
     """One item to ask: its options are (value, words) from low to high."""
 
     id: str
     text: str
     options: tuple[tuple[float, str], ...]
-    asked: Asked = Asked()
+    asked: ItemContent = ItemContent()
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Battery:
 
     name: str
     instruction: str
-    entries: tuple[Entry, ...]
+    entries: tuple[BatteryItem, ...]
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,10 @@ def battery(instrument: Instrument) -> Battery:
     entries = []
     for item in instrument.items:
         scale = instrument.scale(item.scale)
-        asked = Asked(scale.measures or scale.name, item.key * scale.direction, item.key * scale.desirable)
-        entries.append(Entry(item.id, item.text, options, asked))
+        asked = ItemContent(
+            scale.measures or scale.name, item.key * scale.direction, item.key * scale.desirable
+        )
+        entries.append(BatteryItem(item.id, item.text, options, asked))
     return Battery(instrument.name, instrument.instruction, tuple(entries))
 
 
@@ -154,7 +156,7 @@ def questions(asked: Battery, design: Design) -> Iterator[Question]:
                 )
 
 
-def _listing(entries: Sequence[Entry]) -> str:
+def _listing(entries: Sequence[BatteryItem]) -> str:
     lines = "\n".join(f"- {entry.text}" for entry in entries)
     return f"\nAll the statements:\n{lines}\n"
 

@@ -13,7 +13,15 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 SHIPPED = resources.files("evals.questionnaires.instruments")
 
@@ -88,7 +96,7 @@ class Instrument(_Record):
     name: str = Field(min_length=1)
     title: str = Field(min_length=1)
     source: str = Field(min_length=1)
-    licence: str = Field(min_length=1)
+    license: str = Field(min_length=1, validation_alias=AliasChoices("license", "licence"))
     validated: bool
     note: str = ""
     instruction: str = ""
@@ -186,7 +194,7 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(p.name.removesuffix(".json") for p in SHIPPED.iterdir() if p.name.endswith(".json")))
 
 
-def load(name_or_path: str | Path, *, include: Collection[str] = ()) -> Instrument:
+def load_instrument(name_or_path: str | Path, *, include: Collection[str] = ()) -> Instrument:
     """Reads and checks an instrument: a shipped one by name, another by the path of its JSON file.
 
     Args:

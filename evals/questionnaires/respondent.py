@@ -17,7 +17,7 @@ from evals.questionnaires.wording import NOBODY, Choice, Persona, Template
 REFUSED, UNREADABLE, EMPTY, ERROR = "refused", "unreadable", "empty", "error"
 
 
-class Asked(NamedTuple):
+class ItemContent(NamedTuple):
     """What an item is about, for simulated respondents and for scoring; no model sees it.
 
     Attributes:
@@ -31,7 +31,7 @@ class Asked(NamedTuple):
     desirable: int = 0
 
 
-NOTHING_KNOWN = Asked()
+NOTHING_KNOWN = ItemContent()
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Question:
     persona: Persona = NOBODY
     listing: str = ""
     seed: int = 0
-    asked: Asked = NOTHING_KNOWN
+    asked: ItemContent = NOTHING_KNOWN
     key: tuple[str, ...] = ()
 
     @cached_property

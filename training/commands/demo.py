@@ -19,7 +19,7 @@ import jaxmoe
 from evals.knowledge.embedded_questions import closed_book_questions
 from evals.knowledge.measure import closed_book
 from evals.knowledge.prompts import template
-from evals.knowledge.questions import Question
+from evals.knowledge.questions import ClosedBookQuestion
 from evals.models.local_model import LocalModel
 from evals.psychometrics.uncertainty import Score
 from jaxmoe.datasets.corpora import DEMO_RELATIONS, task_test_rows
@@ -162,10 +162,10 @@ def tokenizer_of(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder / "base" / "export")
 
 
-def task_questions(count: int) -> list[Question]:
+def task_questions(count: int) -> list[ClosedBookQuestion]:
     """Held-out downstream samples as questions with a short right answer, by family."""
     return [
-        Question(
+        ClosedBookQuestion(
             id=f"{row['family']}/{number}",
             question="\n".join(filter(None, (row["instruction"], row["input"]))),
             answers=tuple(row["answers"]),

@@ -26,7 +26,7 @@ from training.runtime import config as configs
 from training.runtime.distributed import DistributedConfig, MeshConfig
 from training.suites.behavior import BehaviorConfig, behavior
 from training.suites.coding import CodingConfig, coding
-from training.suites.evaluation import ItemSet, Loaded, Run
+from training.suites.evaluation import ItemSet, Loaded, SuiteRun
 from training.suites.knowledge import KnowledgeConfig, knowledge
 
 Suite = Literal["knowledge", "coding", "behavior"]
@@ -109,7 +109,7 @@ def main(config: EvalConfig) -> dict[str, Any]:
     return results
 
 
-def _suite(config: EvalConfig, folder: Path) -> Run:
+def _suite(config: EvalConfig, folder: Path) -> SuiteRun:
     if config.suite != "behavior":
         return SUITES[config.suite](getattr(config, config.suite), config.seed, config.confidence)
     against = None if config.against is None else Path(config.against)

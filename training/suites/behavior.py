@@ -1,4 +1,4 @@
-"""suite=behavior: questionnaires and behavioural tasks, and whether their outcome can be believed.
+"""suite=behavior: questionnaires and behavioral tasks, and whether their outcome can be believed.
 
 OUTPUT/behavior/answers.jsonl, responses.parquet   every answer; a killed evaluation goes on from them
 OUTPUT/behavior/NAME/...                           the same of each model beside the first
@@ -19,19 +19,19 @@ import jaxmoe
 from evals.faithfulness import report_tables
 from evals.faithfulness.criteria import Thresholds
 from evals.faithfulness.report import write
-from evals.faithfulness.study import Study, listed
+from evals.faithfulness.study import FaithfulnessStudy, listed
 from evals.faithfulness.verdicts import Assessment
 from evals.models.local_model import Form
 from evals.psychometrics.uncertainty import mean_score
 from evals.questionnaires import behaviors, dialogues, wording
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import FACETS, Design, battery
-from evals.questionnaires.instrument import load
+from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.local_respondent import ScoringRespondent, WritingRespondent
 from evals.questionnaires.null_respondents import NULLS
 from evals.questionnaires.response_table import ResponseCube
 from jaxmoe.tokenizer import load_tokenizer
-from training.suites.evaluation import Item, ItemSet, Loaded, Run, bar
+from training.suites.evaluation import ItemSet, Loaded, ScoredItem, SuiteRun, bar
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class BehaviorConfig:
       choose: of scored options, the most probable or a drawn one.
       form: text for base models, instruction or chat for tuned ones.
       temperature: of written answers.
-      tasks: families of behavioural tasks; conduct is what tests the self-report.
+      tasks: families of behavioral tasks; conduct is what tests the self-report.
       task_count: scenarios of each family.
       dialogues: also write replies in scripted dialogues, rated by rules.
       norm_group: people to compare profiles with; where an instrument has no such norms, raw means are shown.
@@ -124,7 +124,7 @@ class BehaviorConfig:
             raise ValueError(f"every model needs a name of its own; {repeated[0]!r} is repeated")
 
 
-class Asked(NamedTuple):
+class ModelAnswers(NamedTuple):
     """Answers and replies in dialogues, by model."""
 
     answers: dict[str, pd.DataFrame]
@@ -133,7 +133,7 @@ class Asked(NamedTuple):
 
 def behavior(
     config: BehaviorConfig, seed: int, confidence: float, folder: Path, against: Path | None = None
-) -> Run:
+) -> SuiteRun:
     """Reads instruments, wordings and earlier answers; what is returned asks the models and reports."""
     study = prepare(config, seed, confidence)
     base = None if against is None else _answers(against)
@@ -156,9 +156,9 @@ def behavior(
     return run
 
 
-def prepare(config: BehaviorConfig, seed: int, confidence: float) -> Study:
+def prepare(config: BehaviorConfig, seed: int, confidence: float) -> FaithfulnessStudy:
     """What is to be asked, and how it is to be judged; raises ValueError for unknown names."""
-    instruments = [load(name) for name in config.instruments]
+    instruments = [load_instrument(name) for name in config.instruments]
     batteries = [battery(one) for one in instruments]
     if config.tasks:
         batteries.append(behaviors.battery(config.tasks, config.task_count, seed))
@@ -170,7 +170,7 @@ def prepare(config: BehaviorConfig, seed: int, confidence: float) -> Study:
         tuple(range(seed, seed + config.seeds)),
         config.items_per_prompt,
     )
-    return Study(
+    return FaithfulnessStudy(
         instruments,
         batteries,
         design,
@@ -184,10 +184,10 @@ def prepare(config: BehaviorConfig, seed: int, confidence: float) -> Study:
 
 
 def ask(
-    study: Study, config: BehaviorConfig, models: Iterable[tuple[str, Loaded, Form]], folder: Path
-) -> Asked:
+    study: FaithfulnessStudy, config: BehaviorConfig, models: Iterable[tuple[str, Loaded, Form]], folder: Path
+) -> ModelAnswers:
     """Every question of every model, one model after the other; the first answers into the folder itself."""
-    asked = Asked({}, {})
+    asked = ModelAnswers({}, {})
     for name, loaded, form in models:
         place = folder if not asked.answers else folder / re.sub(r"[^\w.-]+", "_", name)
         with bar(loaded.progress) as start:
@@ -230,7 +230,7 @@ def _respondent(
     return ScoringRespondent(model, name, config.answers, length, config.calibrated, config.choose)
 
 
-def card(study: Study, config: BehaviorConfig) -> dict[str, Any]:
+def card(study: FaithfulnessStudy, config: BehaviorConfig) -> dict[str, Any]:
     """What a run card says of how was asked."""
     forms = {config.name: config.form} | {other.name: other.form or config.form for other in config.beside}
     form = ", ".join(f"{name}: {form}" for name, form in forms.items())
@@ -252,7 +252,7 @@ def _item_set(one: ResponseCube, model: str, found: Assessment, confidence: floa
         for c, condition in enumerate(one.conditions.to_dict("records")):
             values = {name: float(matrix[p, c]) for name, matrix in scores.items()}
             under = "/".join(str(condition[facet]) for facet in facets)
-            items.append(Item(f"{who[0]}/{under}", str(who[0]), values, dict(condition)))
+            items.append(ScoredItem(f"{who[0]}/{under}", str(who[0]), values, dict(condition)))
     means = {}
     for name in scores:
         known = [item for item in items if math.isfinite(item.scores[name])]

@@ -10,7 +10,7 @@ from evals.coding.measure import CodingResult, evaluate
 from evals.models.local_model import Form
 from rl.feedback.pool import Limits, Pool, SandboxError
 from rl.feedback.problems import Problem, load
-from training.suites.evaluation import Item, ItemSet, Loaded, Run, bar
+from training.suites.evaluation import ItemSet, Loaded, ScoredItem, SuiteRun, bar
 
 Asked = Literal["completion", "instruction", "chat"]
 FORMS: dict[Asked, tuple[CodeForm, Form]] = {
@@ -64,7 +64,7 @@ class CodingConfig:
             )
 
 
-def coding(config: CodingConfig, seed: int, confidence: float) -> Run:
+def coding(config: CodingConfig, seed: int, confidence: float) -> SuiteRun:
     """Reads all problems; what is returned solves them."""
     if not config.paths:
         raise ValueError("coding.paths must name at least one file of problems; got none")
@@ -115,7 +115,7 @@ def _pool(workers: int, limits: Limits) -> Pool:
 def _set(name: str, result: CodingResult) -> ItemSet:
     items = [
         # samples of a problem are no independent items
-        Item(f"{r.task_id}#{r.sample}", r.task_id, {"passed": float(r.passed)}, asdict(r))
+        ScoredItem(f"{r.task_id}#{r.sample}", r.task_id, {"passed": float(r.passed)}, asdict(r))
         for r in result.records
     ]
     return ItemSet(name, result.scores, result.by_difficulty, items, {"verdicts": result.verdicts})

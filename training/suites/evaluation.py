@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Item:
+class ScoredItem:
     """One item of a set: what identifies it, what it shares with others, its scores, and the whole record."""
 
     id: str
@@ -38,7 +38,7 @@ class ItemSet:
     name: str
     scores: dict[str, Score]
     by_category: dict[str, dict[str, Score]]
-    items: list[Item]
+    items: list[ScoredItem]
     more: dict[str, Any] = field(default_factory=dict)
 
     def lines(self) -> Iterator[dict[str, Any]]:
@@ -68,7 +68,7 @@ class Loaded(NamedTuple):
 
 
 # A suite made ready (its files read, its settings checked): model -> sets.
-Run = Callable[[Loaded], list[ItemSet]]
+SuiteRun = Callable[[Loaded], list[ItemSet]]
 
 
 @contextmanager

@@ -4,16 +4,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from evals.knowledge.answers import Normalisation
+from evals.knowledge.answers import Normalization
 from evals.knowledge.embedded_questions import choice_questions, closed_book_questions
 from evals.knowledge.measure import KnowledgeResult, closed_book, multiple_choice
 from evals.knowledge.prompts import PromptTemplate, draw_shots, template
-from evals.knowledge.questions import Question, QuestionSet, load
+from evals.knowledge.questions import ClosedBookQuestion, QuestionSet, load_questions
 from evals.models.local_model import Form, LocalModel
-from training.suites.evaluation import Item, ItemSet, Loaded, Run, bar
+from training.suites.evaluation import ItemSet, Loaded, ScoredItem, SuiteRun, bar
 
-Template = Literal["qa", "completion", "instruction", "chat"]
-FORMS: dict[Template, Form] = {
+PromptForm = Literal["qa", "completion", "instruction", "chat"]
+FORMS: dict[PromptForm, Form] = {
     "qa": "text",
     "completion": "text",
     "instruction": "instruction",
@@ -34,7 +34,7 @@ class QuestionSource:
       choices: of each embedded fact, as multiple choice; 0 asks for the answer.
       split: of a TFDS folder; null takes its only one.
       limit: first so many questions only; null takes all.
-      normalisation: of answers; the published figures of TriviaQA use triviaqa, the others squad.
+      normalization: of answers; the published figures of TriviaQA use triviaqa, the others squad.
       shots: solved examples before each question.
       shots_from: file of those examples (its train part, say); null takes embedded facts of train.
     """
@@ -46,7 +46,7 @@ class QuestionSource:
     choices: int = 0
     split: str | None = None
     limit: int | None = None
-    normalisation: Normalisation = "squad"
+    normalization: Normalization = "squad"
     shots: int = 0
     shots_from: str | None = None
 
@@ -78,7 +78,7 @@ class KnowledgeConfig:
     """
 
     sources: tuple[QuestionSource, ...] = (QuestionSource(embedded="test"),)
-    templates: tuple[Template, ...] = ("completion", "qa")
+    templates: tuple[PromptForm, ...] = ("completion", "qa")
     max_new_tokens: int = 24
     score_answers: bool = True
 
@@ -94,7 +94,7 @@ class KnowledgeConfig:
             raise ValueError(f"knowledge.max_new_tokens must be at least 1; got {self.max_new_tokens}")
 
 
-def knowledge(config: KnowledgeConfig, seed: int, confidence: float) -> Run:
+def knowledge(config: KnowledgeConfig, seed: int, confidence: float) -> SuiteRun:
     """Reads all questions; what is returned asks them."""
     read = [(source, *_questions(source, seed)) for source in config.sources]
     for source, questions, shots in read:
@@ -123,10 +123,10 @@ def knowledge(config: KnowledgeConfig, seed: int, confidence: float) -> Run:
     return run
 
 
-def _questions(source: QuestionSource, seed: int) -> tuple[QuestionSet, list[Question]]:
+def _questions(source: QuestionSource, seed: int) -> tuple[QuestionSet, list[ClosedBookQuestion]]:
     """The questions of a source, and its solved examples."""
     if source.path is not None:
-        found = load(source.path, split=source.split, limit=source.limit)
+        found = load_questions(source.path, split=source.split, limit=source.limit)
     elif source.choices:
         drawn = choice_questions(
             source.embedded or "test", source.relations, source.limit, choices=source.choices, seed=seed
@@ -136,7 +136,11 @@ def _questions(source: QuestionSource, seed: int) -> tuple[QuestionSet, list[Que
         found = QuestionSet(closed_book_questions(source.embedded or "test", source.relations, source.limit))
     if not source.shots:
         return found, []
-    pool = closed_book_questions("train") if source.shots_from is None else load(source.shots_from).questions
+    pool = (
+        closed_book_questions("train")
+        if source.shots_from is None
+        else load_questions(source.shots_from).questions
+    )
     asked = [*found.questions, *found.choice_questions]
     return found, draw_shots(pool, source.shots, against=asked, seed=seed)
 
@@ -148,7 +152,7 @@ class Asking:
     config: KnowledgeConfig
     source: QuestionSource
     template: PromptTemplate
-    shots: list[Question]
+    shots: list[ClosedBookQuestion]
     confidence: float
 
     def closed_book(self, model: LocalModel, questions: QuestionSet, label: str, progress) -> ItemSet:
@@ -158,13 +162,13 @@ class Asking:
             self.template,
             shots=self.shots,
             max_new_tokens=self.config.max_new_tokens,
-            normalisation=self.source.normalisation,
+            normalization=self.source.normalization,
             score_answers=self.config.score_answers,
             confidence=self.confidence,
             progress=progress,
         )
         items = [
-            Item(r.id, r.cluster, {"exact_match": r.exact_match, "f1": r.f1}, asdict(r))
+            ScoredItem(r.id, r.cluster, {"exact_match": r.exact_match, "f1": r.f1}, asdict(r))
             for r in result.records
         ]
         return self._set(label, result, items, questions.skipped)
@@ -178,9 +182,9 @@ class Asking:
             confidence=self.confidence,
             progress=progress,
         )
-        items = [Item(r.id, r.cluster, r.correct, asdict(r)) for r in result.records]
+        items = [ScoredItem(r.id, r.cluster, r.correct, asdict(r)) for r in result.records]
         return self._set(label, result, items, questions.skipped)
 
-    def _set(self, label: str, result: KnowledgeResult, items: list[Item], skipped: int) -> ItemSet:
+    def _set(self, label: str, result: KnowledgeResult, items: list[ScoredItem], skipped: int) -> ItemSet:
         more = {"rows_without_answer": skipped, "shots": [shot.id for shot in self.shots]}
         return ItemSet(label, result.scores, result.by_category, items, more)

@@ -1,1 +1,1 @@
-"""Questionnaires as data: items, keys, norms, each with its source and licence."""
+"""Questionnaires as data: items, keys, norms, each with its source and license."""

@@ -12,15 +12,15 @@ from evals.faithfulness import charts, report_tables
 from evals.faithfulness.charts import Dot
 from evals.faithfulness.report import Report, combined, render, write
 from evals.faithfulness.report_sections import PARTS, _shares
-from evals.faithfulness.study import Study
+from evals.faithfulness.study import FaithfulnessStudy
 from evals.questionnaires import behaviors
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import Design, battery
-from evals.questionnaires.instrument import load
+from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.null_respondents import simulated
 from evals.questionnaires.wording import composed_personas, named_templates
 
-MINI = load("mini_ipip")
+MINI = load_instrument("mini_ipip")
 DESIGN = Design(
     named_templates(["form", "terse"]), ("forward", "reversed"), personas=tuple(composed_personas(8))
 )
@@ -31,7 +31,9 @@ def table(name, seed=0):
 
 
 def study(**settings):
-    return Study([MINI], [battery(MINI), behaviors.battery(count=3)], DESIGN, nulls=("random",), **settings)
+    return FaithfulnessStudy(
+        [MINI], [battery(MINI), behaviors.battery(count=3)], DESIGN, nulls=("random",), **settings
+    )
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,7 @@ def test_drift_and_comparison_agree_with_the_scores(report):
 
 
 def test_norms_give_t_scores_of_fifty_to_the_average_person():
-    neo = load("ipip_neo_120")
+    neo = load_instrument("ipip_neo_120")
     own = administer(simulated("midpoint"), [battery(neo)], Design())
     found = report_tables.profile(own, neo, "women 21 to 40").set_index("scale")
     norm = next(n for n in neo.norms if n.group == "women 21 to 40" and n.scale == "N")

@@ -5,11 +5,11 @@ import itertools
 import pytest
 
 from evals.faithfulness.report import write
-from evals.faithfulness.study import Study
+from evals.faithfulness.study import FaithfulnessStudy
 from evals.questionnaires import behaviors
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import Design, battery
-from evals.questionnaires.instrument import load
+from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.null_respondents import simulated
 from evals.questionnaires.wording import composed_personas, named_templates
 from tests import chromium
@@ -32,20 +32,20 @@ OVERLAPPING = """[...document.querySelectorAll('svg.chart')].flatMap(svg => {
 UNNAMED = """[...document.querySelectorAll('svg')].filter(svg => svg.getAttribute('role') !== 'img' ||
   !svg.querySelector(':scope > title')?.textContent ||
   !svg.querySelector(':scope > desc')?.textContent).length"""
-UNLABELLED = """[...document.querySelectorAll('[role=region], section')].filter(one =>
-  !one.getAttribute('aria-label') && !document.getElementById(one.getAttribute('aria-labelledby'))).length"""
+UNLABELED = """[...document.querySelectorAll('[role=region], section')].filter(one =>
+  !one.getAttribute('aria-label') && !document.getElementById(one.getAttribute('aria-labeledby'))).length"""
 SMALLEST = """Math.min(...[...document.querySelectorAll('svg.chart text')]
   .map(text => text.getBoundingClientRect().height))"""
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    instruments = [load("mini_ipip"), load("ipip_50")]
+    instruments = [load_instrument("mini_ipip"), load_instrument("ipip_50")]
     design = Design(
         named_templates(["form", "terse"]), ("forward", "reversed"), personas=tuple(composed_personas(8))
     )
     batteries = [*map(battery, instruments), behaviors.battery(count=2)]
-    study = Study(instruments, batteries, design, nulls=("acquiescent", "random"))
+    study = FaithfulnessStudy(instruments, batteries, design, nulls=("acquiescent", "random"))
     names = {"base": ("faithful", 0), "full SFT": ("acquiescent", 0), "LoRAMoE": ("faithful", 1)}
     answers = {name: administer(simulated(*who), batteries, design) for name, who in names.items()}
     steps = {0: answers["base"], 300: answers["LoRAMoE"]}
@@ -61,8 +61,8 @@ def tab():
         yield opened
 
 
-def luminance(colour: str) -> float:
-    digits = colour.strip().lstrip("#")
+def luminance(color: str) -> float:
+    digits = color.strip().lstrip("#")
     digits = "".join(2 * d for d in digits) if len(digits) == 3 else digits
     linear = []
     for place in (0, 2, 4):
@@ -104,7 +104,7 @@ def test_it_opens_alone_and_everything_has_its_place(tab, page, width, dark):
 def test_it_can_be_read_by_ear(tab, page):
     tab.open(page, width=1280, dark=False)
     assert tab.evaluate("document.documentElement.lang") == "en"
-    assert tab.evaluate("document.title").startswith("Behaviour")
+    assert tab.evaluate("document.title").startswith("Behavior")
     for landmark in ("header", "nav[aria-label]", "main", "h1"):
         assert tab.evaluate(f"document.querySelectorAll('{landmark}').length") == 1
     assert tab.evaluate("document.querySelectorAll('svg').length") > 20
@@ -112,7 +112,7 @@ def test_it_can_be_read_by_ear(tab, page):
     assert tab.evaluate("document.querySelectorAll('th:not([scope])').length") == 0
     headless = "[...document.querySelectorAll('table')].filter(t => !t.querySelector('thead th')).length"
     assert tab.evaluate(headless) == 0
-    assert tab.evaluate(UNLABELLED) == 0
+    assert tab.evaluate(UNLABELED) == 0
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -120,11 +120,11 @@ def test_colours_stand_out(tab, page, dark):
     tab.open(page, width=1280, dark=dark)
     names = [*TEXTS, "--page", "--card"]
     style = "getComputedStyle(document.documentElement)"
-    colour = {name: tab.evaluate(f"{style}.getPropertyValue('{name}')") for name in names}
+    color = {name: tab.evaluate(f"{style}.getPropertyValue('{name}')") for name in names}
     for name in TEXTS:
-        assert contrast(colour[name], colour["--page"]) >= TEXT_CONTRAST, name
+        assert contrast(color[name], color["--page"]) >= TEXT_CONTRAST, name
     for name in ("--ink", "--soft"):
-        assert contrast(colour[name], colour["--card"]) >= TEXT_CONTRAST, name
-    # parts of a bar carry numbers in the page's colour, and must differ from the page
+        assert contrast(color[name], color["--card"]) >= TEXT_CONTRAST, name
+    # parts of a bar carry numbers in the page's color, and must differ from the page
     for name in ("--blue", "--orange", "--s2", "--s3", "--s4", "--open"):
-        assert contrast(colour[name], colour["--page"]) >= max(TEXT_CONTRAST, GRAPHIC_CONTRAST), name
+        assert contrast(color[name], color["--page"]) >= max(TEXT_CONTRAST, GRAPHIC_CONTRAST), name

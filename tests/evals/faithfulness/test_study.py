@@ -7,10 +7,10 @@ import typer
 from typer.testing import CliRunner
 
 from evals.faithfulness.study import completed
-from evals.questionnaires.instrument import load
+from evals.questionnaires.instrument import load_instrument
 from evals.study import main
 
-MINI = load("mini_ipip")
+MINI = load_instrument("mini_ipip")
 ITEMS = [item.id for item in MINI.items]
 app = typer.Typer()
 app.command()(main)

@@ -11,7 +11,7 @@ from evals.psychometrics.estimate import Estimate, undefined
 from evals.questionnaires import behavior_scores, behaviors
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import Design, battery
-from evals.questionnaires.instrument import load
+from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.null_respondents import NULLS, simulated, true_traits
 from evals.questionnaires.response_table import cube
 from evals.questionnaires.wording import CONSTRUCTS, composed_personas, named_templates
@@ -23,7 +23,7 @@ DESIGN = Design(named_templates(["form", "terse"]), ("forward", "reversed"), per
 
 @pytest.fixture(scope="module")
 def instruments():
-    return [load("ipip_50"), load("mini_ipip")]
+    return [load_instrument("ipip_50"), load_instrument("mini_ipip")]
 
 
 def table_of(name, instruments, seed=0, design=DESIGN):
@@ -66,7 +66,7 @@ def test_a_criterion_is_as_good_as_its_worst_check():
 
 def test_the_faithful_respondent_is_faithful_on_every_criterion(instruments):
     table = table_of("faithful", instruments)
-    found = assess(table, instruments, behaviour=behavior_scores.conduct_scores(table))
+    found = assess(table, instruments, behavior=behavior_scores.conduct_scores(table))
     ten_items = found.verdicts[found.verdicts["instrument"] == "ipip_50"]
     assert len(ten_items) == 5 * 4
     assert set(ten_items["verdict"]) == {"faithful"}
@@ -103,7 +103,7 @@ def test_one_person_leaves_everything_undetermined_and_nothing_is_one(instrument
 
 
 def test_a_scale_keyed_one_way_cannot_be_told_from_agreement():
-    gad = load("gad_7")
+    gad = load_instrument("gad_7")
     table = administer(simulated("acquiescent"), [battery(gad)], DESIGN)
     found = assess(table, gad)
     checks = found.checks[found.checks["statistic"] == "forward-reverse r"]
@@ -113,7 +113,7 @@ def test_a_scale_keyed_one_way_cannot_be_told_from_agreement():
 
 
 def test_the_anxiety_facet_is_held_against_another_test_of_anxiety():
-    both = [load("ipip_neo_120"), load("gad_7")]
+    both = [load_instrument("ipip_neo_120"), load_instrument("gad_7")]
     table = administer(simulated("faithful"), [battery(one) for one in both], DESIGN)
     checks = assess(table, both).checks
     partner = checks[(checks["scale"] == "Anxiety") & (checks["criterion"] == "external consistency")]
@@ -144,7 +144,7 @@ def test_bad_tables_are_named(instruments, change, message):
         assess(change(table), instruments)
 
 
-def test_behavioural_batteries_hold_versions_and_controls():
+def test_behavioral_batteries_hold_versions_and_controls():
     tasks = {name: make(4, 0) for name, make in behaviors.FAMILIES.items()}
     for name, made in tasks.items():
         if name != "conduct":

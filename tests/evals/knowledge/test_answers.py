@@ -1,10 +1,10 @@
-"""Answer comparison: values by hand, and what normalisation must and must not do."""
+"""Answer comparison: values by hand, and what normalization must and must not do."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.knowledge.answers import first_line, match, normalise, token_f1
+from evals.knowledge.answers import first_line, match, normalize, token_f1
 from evals.models.text_model import cut_at
 
 
@@ -19,9 +19,9 @@ from evals.models.text_model import cut_at
         ("May\u00a024,\u00a01989", "may 24 1989", "may 24 1989"),
     ],
 )
-def test_normalisations_by_hand(text, squad, triviaqa):
-    assert normalise(text) == squad
-    assert normalise(text, "triviaqa") == triviaqa
+def test_normalizations_by_hand(text, squad, triviaqa):
+    assert normalize(text) == squad
+    assert normalize(text, "triviaqa") == triviaqa
 
 
 def test_answers_of_articles_or_marks_alone_do_not_match_silence():
@@ -31,11 +31,11 @@ def test_answers_of_articles_or_marks_alone_do_not_match_silence():
 
 
 @given(st.text())
-def test_normalising_twice_changes_nothing(text):
+def test_normalizing_twice_changes_nothing(text):
     for style in ("squad", "triviaqa"):
-        once = normalise(text, style)
+        once = normalize(text, style)
         # a fall-back (nothing but articles and marks) may still hold marks that lower-casing kept
-        assert normalise(once, style) == once
+        assert normalize(once, style) == once
 
 
 def test_f1_by_hand():
@@ -69,11 +69,11 @@ def test_prefix_extent_ignores_what_follows_the_answer():
     assert match("New", ["New York"], extent="prefix").exact == 0.0
 
 
-def test_answers_are_required_and_normalisations_known():
+def test_answers_are_required_and_normalizations_known():
     with pytest.raises(ValueError, match="at least one gold answer"):
         match("x", [])
     with pytest.raises(ValueError, match="squad or triviaqa; got 'nq'"):
-        match("x", ["x"], normalisation="nq")  # type: ignore[arg-type]
+        match("x", ["x"], normalization="nq")  # type: ignore[arg-type]
 
 
 def test_first_line_and_cut():

@@ -7,7 +7,7 @@ import pytest
 
 from evals.knowledge.measure import closed_book, compare_results, multiple_choice
 from evals.knowledge.prompts import TEMPLATES, PromptTemplate, draw_shots, template
-from evals.knowledge.questions import ChoiceQuestion, Question
+from evals.knowledge.questions import ChoiceQuestion, ClosedBookQuestion
 from evals.models.text_model import ContinuationScores
 
 
@@ -32,9 +32,11 @@ class TableModel:
 
 
 QUESTIONS = [
-    Question("1", "capital of Peru", ("Lima",), "The capital of Peru is", "peru", "place"),
-    Question("2", "who wrote Emma", ("Jane Austen", "Austen"), "Emma was written by", "emma", "book"),
-    Question("3", "Peru's capital?", ("Lima",), "Peru is ruled from", "peru", "place"),
+    ClosedBookQuestion("1", "capital of Peru", ("Lima",), "The capital of Peru is", "peru", "place"),
+    ClosedBookQuestion(
+        "2", "who wrote Emma", ("Jane Austen", "Austen"), "Emma was written by", "emma", "book"
+    ),
+    ClosedBookQuestion("3", "Peru's capital?", ("Lima",), "Peru is ruled from", "peru", "place"),
 ]
 RESPONSES = {"capital of Peru": " Lima\nQ: more", "Emma": " Austen, Jane", "Peru's": " Cusco\nLima"}
 
@@ -156,9 +158,9 @@ def test_paired_comparison_of_two_results():
 
 
 def test_shots_are_never_what_is_asked():
-    pool = [*QUESTIONS, Question("4", "Capital of Chad", ("N'Djamena",))]
+    pool = [*QUESTIONS, ClosedBookQuestion("4", "Capital of Chad", ("N'Djamena",))]
     # question 1 shares its fact with 3, and 2 is asked in other letters
-    asked = [QUESTIONS[2], Question("x", "Who wrote EMMA ", ("?",))]
+    asked = [QUESTIONS[2], ClosedBookQuestion("x", "Who wrote EMMA ", ("?",))]
     assert [q.id for q in draw_shots(pool, 1, against=asked)] == ["4"]
     with pytest.raises(ValueError, match="2 examples are wanted, but 1 of the 4"):
         draw_shots(pool, 2, against=asked)
@@ -166,7 +168,7 @@ def test_shots_are_never_what_is_asked():
 
 def test_templates_say_what_is_wrong():
     with pytest.raises(ValueError, match="question 4 has no stem"):
-        TEMPLATES["completion"].prompt(Question("4", "Capital of Chad", ("N'Djamena",)))
+        TEMPLATES["completion"].prompt(ClosedBookQuestion("4", "Capital of Chad", ("N'Djamena",)))
     with pytest.raises(ValueError, match=r"may hold \{question\}"):
         PromptTemplate("Q: {query}")
     with pytest.raises(ValueError, match="qa, completion, instruction, chat; got 'q'"):
@@ -176,14 +178,14 @@ def test_templates_say_what_is_wrong():
 
 
 def test_braces_in_questions_are_text():
-    question = Question("1", "what is {x} in {}", ("a set",))
+    question = ClosedBookQuestion("1", "what is {x} in {}", ("a set",))
     assert TEMPLATES["qa"].prompt(question) == "Q: what is {x} in {}?\nA:"
 
 
 def test_wilson_interval_shrinks_with_questions():
     few = closed_book(TableModel(), QUESTIONS[1:2] * 1, TEMPLATES["qa"]).scores["exact_match"]
     many = closed_book(
-        TableModel(), [Question(str(i), "q", ("a",)) for i in range(100)], TEMPLATES["qa"]
+        TableModel(), [ClosedBookQuestion(str(i), "q", ("a",)) for i in range(100)], TEMPLATES["qa"]
     ).scores["exact_match"]
     # none right of n: the upper bound is z² / (n + z²)
     assert few.high == pytest.approx(1.959964**2 / (1 + 1.959964**2), abs=1e-6)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from evals.knowledge.questions import Question, load
+from evals.knowledge.questions import ClosedBookQuestion, load_questions
 
 TRIVIA = {
     "Data": [
@@ -69,9 +69,9 @@ def lines(*rows):
 
 @pytest.mark.parametrize("indent", [None, 2])
 def test_triviaqa_takes_value_first_then_aliases_and_skips_rows_without_answers(tmp_path, indent):
-    found = load(write(tmp_path / "unfiltered-web-dev.json", json.dumps(TRIVIA, indent=indent)))
+    found = load_questions(write(tmp_path / "unfiltered-web-dev.json", json.dumps(TRIVIA, indent=indent)))
     assert found.questions == [
-        Question(
+        ClosedBookQuestion(
             "tc_1",
             "Which is the highest mountain of the Andes?",
             ("Aconcagua", "Mt. Aconcagua", "aconcagua", "mt aconcagua"),
@@ -81,31 +81,31 @@ def test_triviaqa_takes_value_first_then_aliases_and_skips_rows_without_answers(
 
 
 def test_original_natural_questions_take_short_spans_without_html(tmp_path):
-    [question] = load(write(tmp_path / "nq-dev-00.jsonl.gz", lines(ORIGINAL))).questions
+    [question] = load_questions(write(tmp_path / "nq-dev-00.jsonl.gz", lines(ORIGINAL))).questions
     # the third annotator's 8 tokens are over the limit of 5; the second's <P> is HTML
     assert question.answers == ("one hundred degrees", "hundred", "Water boils")
     assert question.id == "77"
-    assert load(tmp_path / "nq-dev-00.jsonl.gz", max_answer_tokens=8).questions[0].answers[-1] == (
+    assert load_questions(tmp_path / "nq-dev-00.jsonl.gz", max_answer_tokens=8).questions[0].answers[-1] == (
         "Water boils at one hundred degrees at sea"
     )
 
 
 def test_simplified_natural_questions_count_tokens_by_single_blanks(tmp_path):
     row = SIMPLIFIED | {"document_text": "a b\u3000c d e", "annotations": [natural_annotation((1, 3))]}
-    [question] = load(write(tmp_path / "v1.0-simplified.jsonl", lines(row))).questions
+    [question] = load_questions(write(tmp_path / "v1.0-simplified.jsonl", lines(row))).questions
     # U+3000 does not end a token, but is a blank in the answer
     assert question.answers == ("b c d",)
 
 
 def test_natural_questions_without_short_answers_are_skipped(tmp_path):
     empty = SIMPLIFIED | {"annotations": [natural_annotation()]}
-    found = load(write(tmp_path / "nq.jsonl", lines(empty, SIMPLIFIED)))
+    found = load_questions(write(tmp_path / "nq.jsonl", lines(empty, SIMPLIFIED)))
     assert (len(found.questions), found.skipped) == (1, 1)
 
 
 def test_open_natural_questions(tmp_path):
     row = {"question": "who sang the waltz", "answer": ["Ann  Lee", "Lee", "Lee"]}
-    [question] = load(write(tmp_path / "NQ-open.dev.jsonl", lines(row))).questions
+    [question] = load_questions(write(tmp_path / "NQ-open.dev.jsonl", lines(row))).questions
     assert question.answers == ("Ann Lee", "Lee")
 
 
@@ -119,28 +119,32 @@ def test_hotpotqa(tmp_path):
         "supporting_facts": [["A", 0]],
         "context": [["A", ["One sentence."]]],
     }
-    [question] = load(write(tmp_path / "hotpot_dev_distractor_v1.json", json.dumps([row]))).questions
-    assert question == Question("5a8b", row["question"], ("yes",), category="comparison")
+    [question] = load_questions(
+        write(tmp_path / "hotpot_dev_distractor_v1.json", json.dumps([row]))
+    ).questions
+    assert question == ClosedBookQuestion("5a8b", row["question"], ("yes",), category="comparison")
 
 
 def test_webquestions_descriptions_bare_quoted_and_escaped(tmp_path):
     target = '(list (description "Jay \\"J\\" (the elder)") (description Fracture) (description "Half A"))'
     row = {"url": "x", "targetValue": target, "utterance": "what did he play?"}
-    [question] = load(write(tmp_path / "webquestions.examples.test.json", json.dumps([row]))).questions
+    [question] = load_questions(
+        write(tmp_path / "webquestions.examples.test.json", json.dumps([row]))
+    ).questions
     assert question.answers == ('Jay "J" (the elder)', "Fracture", "Half A")
 
 
 def test_plain_rows_keep_stem_cluster_and_category(tmp_path):
     row = {"id": 3, "question": "Q?", "answers": ["A"], "stem": "It is", "cluster": "f", "category": "c"}
-    assert load(write(tmp_path / "q.jsonl", lines(row))).questions == [
-        Question("3", "Q?", ("A",), "It is", "f", "c")
+    assert load_questions(write(tmp_path / "q.jsonl", lines(row))).questions == [
+        ClosedBookQuestion("3", "Q?", ("A",), "It is", "f", "c")
     ]
 
 
 def test_instruction_rows(tmp_path):
     row = {"instruction": "Answer.", "input": "Capital of Peru?", "output": "Lima", "task_type": 1}
-    assert load(write(tmp_path / "q.json", json.dumps([row]))).questions == [
-        Question("0", "Answer.\nCapital of Peru?", ("Lima",), category="1")
+    assert load_questions(write(tmp_path / "q.json", json.dumps([row]))).questions == [
+        ClosedBookQuestion("0", "Answer.\nCapital of Peru?", ("Lima",), category="1")
     ]
 
 
@@ -149,7 +153,7 @@ def test_instruction_rows(tmp_path):
 )
 def test_right_choice_by_index_letter_or_text(tmp_path, given, answer):
     row = {"question": "Capital of Peru?", "choices": ["Quito", "Lima"], "answer": given}
-    [question] = load(write(tmp_path / "q.jsonl", lines(row))).choice_questions
+    [question] = load_questions(write(tmp_path / "q.jsonl", lines(row))).choice_questions
     assert question.answer == answer
 
 
@@ -160,7 +164,7 @@ def test_arc_rows_nested_and_as_columns(tmp_path):
         "answerKey": "2",
     }
     columns = {"question": "S?", "choices": {"text": ["x", "y"], "label": ["A", "B"]}, "answerKey": "B"}
-    found = load(write(tmp_path / "arc.jsonl", lines(nested, columns))).choice_questions
+    found = load_questions(write(tmp_path / "arc.jsonl", lines(nested, columns))).choice_questions
     assert [(q.question, q.choices, q.answer) for q in found] == [("S?", ("x", "y"), 1)] * 2
 
 
@@ -188,18 +192,18 @@ def test_folder_prepared_by_tfds(tmp_path):
     builder = TinyTrivia(data_dir=str(tmp_path), file_format="array_record")
     builder.download_and_prepare()
     folder = tmp_path / "tiny_trivia" / "1.0.0"
-    assert load(folder, split="validation").questions == [
-        Question("tc", "Capital?", ("Lima é", "La Lima", "Ciudad"))
+    assert load_questions(folder, split="validation").questions == [
+        ClosedBookQuestion("tc", "Capital?", ("Lima é", "La Lima", "Ciudad"))
     ]
     with pytest.raises(ValueError, match=r"has the splits \['test', 'validation'\]; got split None"):
-        load(folder)
+        load_questions(folder)
 
 
 def test_limit_stops_reading(tmp_path):
     path = write(
         tmp_path / "q.jsonl", lines(*({"question": f"{i}", "answer": "a"} for i in range(9))) + "broken"
     )
-    assert [q.question for q in load(path, limit=4).questions] == ["0", "1", "2", "3"]
+    assert [q.question for q in load_questions(path, limit=4).questions] == ["0", "1", "2", "3"]
 
 
 BROKEN = {
@@ -219,15 +223,15 @@ BROKEN = {
 def test_broken_files_are_named_with_the_row(tmp_path, name):
     text, message = BROKEN[name]
     with pytest.raises(ValueError, match=message):
-        load(write(tmp_path / name, text))
+        load_questions(write(tmp_path / name, text))
 
 
 def test_truncated_gzip_missing_file_and_other_folder(tmp_path):
     path = write(tmp_path / "q.jsonl.gz", lines(*({"question": f"{i}", "answer": "a"} for i in range(999))))
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(ValueError, match="cannot be read"):
-        load(path)
+        load_questions(path)
     with pytest.raises(ValueError, match="no question file at"):
-        load(tmp_path / "absent.json")
+        load_questions(tmp_path / "absent.json")
     with pytest.raises(ValueError, match="no folder prepared by TFDS"):
-        load(tmp_path)
+        load_questions(tmp_path)

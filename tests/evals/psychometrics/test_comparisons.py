@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from evals.psychometrics import comparisons
-from evals.psychometrics.comparisons import Sample
+from evals.psychometrics.comparisons import GroupMoments
 
 CLOSED_FORM = 1e-8
 
@@ -24,7 +24,7 @@ def golden(shared: Path) -> dict:
 
 def test_tost_of_lakens(golden):
     expected = golden["tost_lakens2017_eskine"]
-    first, second = Sample(5.25, 0.95, 95), Sample(5.22, 0.83, 89)
+    first, second = GroupMoments(5.25, 0.95, 95), GroupMoments(5.22, 0.83, 89)
     found = comparisons.tost(first, second, 0.43, standardized=True)
     assert (found.low_bound, found.high_bound) == pytest.approx(
         (expected["low"], expected["high"]), abs=CLOSED_FORM
@@ -57,7 +57,7 @@ def test_paired_tost(golden, shared):
 
 def test_a_model_against_people(golden):
     expected = golden["norm_compare_psychobench_example"]
-    model, people = Sample(13.9, 4.3, 10), Sample(12.51, 6, 693)
+    model, people = GroupMoments(13.9, 4.3, 10), GroupMoments(12.51, 6, 693)
     welch, student = comparisons.welch(model, people), comparisons.student(model, people)
     assert (welch.t, welch.df, welch.p) == pytest.approx(
         (expected["welch_t"], expected["welch_df"], expected["welch_p"]), abs=CLOSED_FORM
@@ -83,7 +83,7 @@ def test_a_model_against_people(golden):
 def test_difference_of_groups(golden):
     expected = golden["extras"]["gender_diff_N"]
     groups = [
-        Sample(m, s, n) for m, s, n in zip(expected["mean"], expected["sd"], expected["n"], strict=True)
+        GroupMoments(m, s, n) for m, s, n in zip(expected["mean"], expected["sd"], expected["n"], strict=True)
     ]
     found = comparisons.welch(*groups)
     assert (found.t, found.df) == pytest.approx((expected["welch_t"], expected["df"]), abs=1e-7)

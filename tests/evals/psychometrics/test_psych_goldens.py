@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from evals.psychometrics import agreement, comparisons, covariance, reliability, validity
-from evals.psychometrics.comparisons import Sample
+from evals.psychometrics.comparisons import GroupMoments
 from evals.psychometrics.covariance_structure import fit_ml
 from evals.psychometrics.generalizability import variance_components
 from evals.psychometrics.mcdonald_omega import one_factor_structure
@@ -114,7 +114,7 @@ def test_ranks_do_not_mind_a_bent_scale_and_say_when_there_are_none():
 
 def test_hedges_g_by_the_usual_approximation(golden):
     expected = golden["norm_compare_psychobench_example"]
-    model, people = (Sample(*expected["inputs"][name]) for name in ("llm", "human_male"))
+    model, people = (GroupMoments(*expected["inputs"][name]) for name in ("llm", "human_male"))
     found = comparisons.hedges_g(model, people, exact=False)
     assert found.value == pytest.approx(expected["hedges_g_approxJ"], abs=CLOSED_FORM)
     assert found.value != comparisons.hedges_g(model, people).value

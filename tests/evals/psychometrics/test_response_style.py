@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evals.psychometrics import response_style
-from evals.questionnaires.instrument import load
+from evals.questionnaires.instrument import load_instrument
 
 CLOSED_FORM = 1e-8
 
@@ -107,13 +107,13 @@ def test_missing_answers_are_left_out():
 
 def test_keys_of_shipped_instruments_and_their_constant_respondents(golden):
     for name, scales in golden["instrument_balance"].items():
-        instrument = load(name)
+        instrument = load_instrument(name)
         for scale, expected in scales.items():
             items = instrument.items_of(scale)
             assert len(items) == expected["k"]
             assert sum(item.key == -1 for item in items) == expected["n_reverse"]
     for name, cases in golden["null_responders_scale_means"]["values"].items():
-        instrument = load(name)
+        instrument = load_instrument(name)
         for case, means in cases.items():
             value = int(case[-1])
             for scale, expected in means.items():

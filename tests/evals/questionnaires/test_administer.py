@@ -8,8 +8,8 @@ import pytest
 
 from evals.questionnaires import wording
 from evals.questionnaires.administration import administer
-from evals.questionnaires.design import KEY, Battery, Design, Entry, battery, questions
-from evals.questionnaires.instrument import load
+from evals.questionnaires.design import KEY, Battery, BatteryItem, Design, battery, questions
+from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.null_respondents import RULES, simulated
 from evals.questionnaires.respondent import Answer, chosen, parse
 from evals.questionnaires.wording import composed_personas, named_templates, option_order
@@ -33,7 +33,7 @@ class Counting:
 
 @pytest.fixture(scope="module")
 def mini():
-    return battery(load("mini_ipip"))
+    return battery(load_instrument("mini_ipip"))
 
 
 DESIGN = Design(
@@ -204,7 +204,10 @@ def test_batteries_may_mix_numbers_of_options():
     asked = Battery(
         "mixed",
         "Choose.",
-        (Entry("a", "?", ((0.0, "no"), (1.0, "yes"))), Entry("b", "?", ((0.0, "x"), (1.0, "y"), (2.0, "z")))),
+        (
+            BatteryItem("a", "?", ((0.0, "no"), (1.0, "yes"))),
+            BatteryItem("b", "?", ((0.0, "x"), (1.0, "y"), (2.0, "z"))),
+        ),
     )
     table = administer(simulated("random"), [asked], Design())
     assert table["n_options"].tolist() == [2, 3]

@@ -9,7 +9,7 @@ import pytest
 from evals.questionnaires.administration import administer
 from evals.questionnaires.api_respondent import ApiError, ApiRespondent, CostCeilingError, retry_after
 from evals.questionnaires.design import Design, battery, questions
-from evals.questionnaires.instrument import load
+from evals.questionnaires.instrument import load_instrument
 
 
 class Server(ThreadingHTTPServer):
@@ -78,7 +78,7 @@ def client(server, waits=None, **settings):
 
 @pytest.fixture(scope="module")
 def asked():
-    return list(questions(battery(load("gad_7")), Design(option_orders=("forward", "reversed"))))
+    return list(questions(battery(load_instrument("gad_7")), Design(option_orders=("forward", "reversed"))))
 
 
 def test_answers_are_read_and_at_most_so_many_run_at_once(serve, asked):
@@ -140,7 +140,7 @@ def test_nobody_there_is_named(asked):
 
 def test_the_cost_ceiling_is_never_passed_and_what_was_answered_is_kept(serve, tmp_path):
     server = serve(lambda n, body: (200, {}, completion("A")))
-    gad = battery(load("gad_7"))
+    gad = battery(load_instrument("gad_7"))
     # 100 tokens cost 0.1; a prompt is promised by its bytes, some 250 of them
     dear = client(server, cost_ceiling=0.5, prompt_price=1000.0)
     with pytest.raises(CostCeilingError, match="raise cost_ceiling to go on"):

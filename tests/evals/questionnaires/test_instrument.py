@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evals.questionnaires.instrument import load, shipped
+from evals.questionnaires.instrument import load_instrument, shipped
 
 SIZES = {
     "crt_2": (4, 1),
@@ -22,7 +22,7 @@ OWN = {
     "name": "own",
     "title": "My scale",
     "source": "me",
-    "licence": "CC0",
+    "license": "CC0",
     "validated": False,
     "options": [{"value": 1, "label": "No"}, {"value": 2, "label": "Partly"}, {"value": 3, "label": "Yes"}],
     "scales": [{"name": "Calm", "measures": "anxiety", "direction": -1}],
@@ -45,17 +45,17 @@ def test_everything_shipped_is_listed():
 
 @pytest.mark.parametrize("name", SIZES)
 def test_shipped_instruments(name):
-    instrument = load(name)
+    instrument = load_instrument(name)
     assert instrument.name == name
     assert (len(instrument.items), len(instrument.scales)) == SIZES[name]
     assert instrument.source
-    assert instrument.licence
+    assert instrument.license
     assert all(scale.measures for scale in instrument.domains)
     assert len({item.text for item in instrument.items if item.scale == instrument.scales[0].name}) > 1
 
 
 def test_unvalidated_items_say_so():
-    values = load("portrait_values")
+    values = load_instrument("portrait_values")
     assert not values.validated
     assert "Not validated" in values.note
     # each value has items of both keys, so that acquiescence shows
@@ -63,14 +63,14 @@ def test_unvalidated_items_say_so():
 
 
 def test_self_harm_item_is_left_out_unless_asked_for():
-    assert all("dead" not in item.text for item in load("phq_9").items)
-    assert len(load("phq_9", include=["self_harm"]).items) == 9
+    assert all("dead" not in item.text for item in load_instrument("phq_9").items)
+    assert len(load_instrument("phq_9", include=["self_harm"]).items) == 9
     with pytest.raises(ValueError, match="unknown flag"):
-        load("phq_9", include=["self_hram"])
+        load_instrument("phq_9", include=["self_hram"])
 
 
 def test_facets_and_norms_of_the_neo():
-    neo = load("ipip_neo_120")
+    neo = load_instrument("ipip_neo_120")
     assert len(neo.domains) == 5
     assert len(neo.facets) == 30
     assert all(len(neo.items_of(f.name)) == 4 for f in neo.facets)
@@ -80,7 +80,7 @@ def test_facets_and_norms_of_the_neo():
     norm = next(n for n in neo.norms if n.group == "men under 21" and n.scale == "N")
     assert (norm.mean, norm.sd, norm.n_items) == (67.84, 15.83, 24)
     assert neo.scale("Anxiety").parent == "N"
-    assert neo.scale("Anxiety").measures == load("gad_7").scale("GAD").measures
+    assert neo.scale("Anxiety").measures == load_instrument("gad_7").scale("GAD").measures
 
 
 def test_keys_agree_with_the_published_ones(shared):
@@ -89,14 +89,14 @@ def test_keys_agree_with_the_published_ones(shared):
     for name in ("ipip_50", "mini_ipip", "ipip_neo_120", "ipip_single_constructs"):
         with (shared / f"instruments/{name}.csv").open() as file:
             rows = {row["item_id"]: row for row in csv.DictReader(file)}
-        items = {item.id: item for item in load(name).items}
+        items = {item.id: item for item in load_instrument(name).items}
         assert items.keys() == rows.keys()
         for key, row in rows.items():
             assert (items[key].text, items[key].key) == (row["text"], int(row["key"]))
 
 
 def test_an_instrument_of_ones_own(tmp_path):
-    own = load(write(tmp_path))
+    own = load_instrument(write(tmp_path))
     assert (own.low, own.high, own.midpoint) == (1, 3, 2)
     assert [own.reverse(1, item.key) for item in own.items] == [1, 3]
     assert own.item("b").key == -1
@@ -107,7 +107,7 @@ def test_items_and_norms_may_lie_in_csv_files(tmp_path):
         "id,text,scale,facet,key\na,Stay calm,Calm,Nerves,1\nb,Panic,Calm,Nerves,-1\nc,Hum,Calm,,1\n"
     )
     (tmp_path / "norms.csv").write_text("group,scale,mean,sd,metric,n_items\nall,Calm,2.1,0.5,mean,\n")
-    own = load(write(tmp_path, items="items.csv", norms="norms.csv"))
+    own = load_instrument(write(tmp_path, items="items.csv", norms="norms.csv"))
     assert [item.facet for item in own.items] == ["Nerves", "Nerves", None]
     assert [scale.name for scale in own.scales] == ["Calm", "Nerves"]
     assert own.norms[0].mean == 2.1
@@ -123,7 +123,7 @@ def changed(part: str, **changes) -> dict:
     ("changes", "message"),
     [
         ({"title": ""}, "title"),
-        ({"licence": None}, "licence"),
+        ({"license": None}, "license"),
         ({"vlidated": True}, "unknown entry vlidated; did you mean 'validated'"),
         (changed("items", kee=1), r"unknown entry items\[0\].kee; did you mean 'key'"),
         (changed("items", key=2), r"items\[0\].key"),
@@ -143,28 +143,28 @@ def changed(part: str, **changes) -> dict:
     ],
 )
 def test_mistakes_are_named(tmp_path, changes, message):
-    if "licence" in changes:
-        changes = {k: v for k, v in {**OWN}.items() if k != "licence"}
+    if "license" in changes:
+        changes = {k: v for k, v in {**OWN}.items() if k != "license"}
         path = tmp_path / "own.json"
         path.write_text(json.dumps(changes))
     else:
         path = write(tmp_path, **changes)
     with pytest.raises(ValueError, match=message) as error:
-        load(path)
+        load_instrument(path)
     assert "\n" not in str(error.value)
 
 
 def test_files_that_are_none(tmp_path):
     with pytest.raises(ValueError, match="did you mean 'ipip_50'"):
-        load("ipip50")
+        load_instrument("ipip50")
     with pytest.raises(ValueError, match="no instrument or file"):
-        load(tmp_path / "absent.json")
+        load_instrument(tmp_path / "absent.json")
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ValueError, match="not valid JSON"):
-        load(tmp_path / "broken.json")
+        load_instrument(tmp_path / "broken.json")
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(ValueError, match="one JSON object"):
-        load(tmp_path / "list.json")
+        load_instrument(tmp_path / "list.json")
     (tmp_path / "items.csv").write_text("id,text\n")
     with pytest.raises(ValueError, match="must be a JSON file"):
-        load(tmp_path / "items.csv")
+        load_instrument(tmp_path / "items.csv")

@@ -7,7 +7,7 @@ from evals.models import shared_prefix
 from evals.models.local_model import LocalModel
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import Design, battery, questions
-from evals.questionnaires.instrument import load
+from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.local_respondent import ScoringRespondent, WritingRespondent, logits, softmax
 from evals.questionnaires.wording import composed_personas, named_templates
 from jaxmoe.language_model import LanguageModel
@@ -24,7 +24,7 @@ def asked():
     design = Design(
         named_templates(["form", "interview"]), ("forward", "reversed"), personas=tuple(composed_personas(2))
     )
-    return list(questions(battery(load("gad_7")), design))
+    return list(questions(battery(load_instrument("gad_7")), design))
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_unknown_settings_are_named(model):
 
 
 def test_an_administration_of_a_model_makes_a_table(model):
-    table = administer(ScoringRespondent(model, "tiny"), [battery(load("gad_7"))], Design())
+    table = administer(ScoringRespondent(model, "tiny"), [battery(load_instrument("gad_7"))], Design())
     assert table["response"].isin([0, 1, 2, 3]).all()
     assert (table["probabilities"].map(sum) - 1).abs().max() < 1e-6
     values = table["probabilities"].map(lambda p: float(np.dot(p, [0, 1, 2, 3])))

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evals.questionnaires.instrument import load
+from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.scoring import keyed_responses, score, t_score, tabulate
 
-MINI = load("mini_ipip")
+MINI = load_instrument("mini_ipip")
 IDS = [item.id for item in MINI.items]
 
 
@@ -100,7 +100,7 @@ def test_scales_that_were_not_asked():
 
 
 def test_norms_give_t_scores():
-    neo = load("ipip_neo_120")
+    neo = load_instrument("ipip_neo_120")
     group = "women 21 to 40"
     found = score(wide(3, 1, neo), neo, norm_group=group)
     assert set(found["norm_group"]) == {group}
@@ -122,7 +122,7 @@ def test_t_score_of_the_reference_example(shared: Path):
 
 
 def test_ipsatized_values_are_relative_to_the_respondents_own_mean():
-    values = load("portrait_values")
+    values = load_instrument("portrait_values")
     table = wide(4, 2, values)
     plain, relative = scale_means(score(table, values)), scale_means(score(table, values, ipsatize=True))
     # the scales have as many items each, so the relative ones average to zero
@@ -132,7 +132,7 @@ def test_ipsatized_values_are_relative_to_the_respondents_own_mean():
 
 
 def test_open_answers_are_right_or_wrong():
-    crt = load("crt_2")
+    crt = load_instrument("crt_2")
     answers = pd.DataFrame(
         {"crt2_1": ["Second", "first"], "crt2_2": ["8", "7"], "crt2_3": ["emily", ""], "crt2_4": ["0", "27"]}
     )
@@ -177,7 +177,7 @@ def test_bad_arguments_are_named():
         score(wide(1), MINI, min_answered=0)
     with pytest.raises(ValueError, match="unknown scale: 'Q'"):
         keyed_responses(wide(1), MINI, "Q")
-    neo = load("ipip_neo_120")
+    neo = load_instrument("ipip_neo_120")
     with pytest.raises(ValueError, match="leave out either"):
         score(wide(1, 0, neo), neo, norm_group="men over 60", ipsatize=True)
 

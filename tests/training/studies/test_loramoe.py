@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from evals.knowledge import greedy
 from evals.knowledge.prompts import template
-from evals.knowledge.questions import Question
+from evals.knowledge.questions import ClosedBookQuestion
 from evals.models.local_model import LocalModel
 from jaxmoe.datasets import corpora
 from jaxmoe.language_model import LanguageModel
@@ -119,7 +119,7 @@ def speaker(tokenizer) -> LanguageModel:
 def test_marks_are_those_of_real_greedy_decoding(tokenizer, speaker, form):
     """What the model itself says is right, with another end it is wrong; one of two answers is enough."""
     stems = ["Lima is the", "who", "Quito lies"] if form == "text" else [text[:4] for text in TEXTS]
-    questions = [Question(str(n), stem, ("?",), stem=stem) for n, stem in enumerate(stems)]
+    questions = [ClosedBookQuestion(str(n), stem, ("?",), stem=stem) for n, stem in enumerate(stems)]
     wording = template("completion" if form == "text" else "instruction")
     said = LocalModel(speaker, tokenizer, form, batch_size=4).generate(
         [wording.prompt(q) for q in questions], 24
@@ -128,7 +128,9 @@ def test_marks_are_those_of_real_greedy_decoding(tokenizer, speaker, form):
     assert any(answer in text for answer in answers for text in TEXTS if answer)  # it has learned to speak
 
     def marks(*gold):
-        asked = [Question(q.id, q.question, a, stem=q.stem) for q, a in zip(questions, gold, strict=True)]
+        asked = [
+            ClosedBookQuestion(q.id, q.question, a, stem=q.stem) for q, a in zip(questions, gold, strict=True)
+        ]
         return greedy.take(speaker, greedy.prepare(speaker, tokenizer, asked, form, lengths=(12,)))
 
     found = marks(*[(answer,) for answer in answers])

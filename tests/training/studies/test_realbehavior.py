@@ -28,14 +28,16 @@ from training.studies.loramoe.study import LoramoeStudy
 from training.studies.realbehavior import page as realbehavior_page
 from training.studies.realbehavior import study as realbehavior
 from training.studies.realbehavior import summary as realbehavior_summary
-from training.studies.realbehavior.answers import Key, Questionnaire, conclusions, tally
+from training.studies.realbehavior.answers import Questionnaire, ScoringKey, conclusions, tally
 from training.studies.realbehavior.config import AskedConfig, RealbehaviorConfig
-from training.studies.realbehavior.summary import REINFORCED, Run
+from training.studies.realbehavior.summary import REINFORCED, AnsweredRun
 from training.studies.stepcoder.study import StepcoderConfig, StepcoderStudy
 
 FILE = Path("configs/reproduce/realbehavior.yaml")
 # two scales of which the second flatters where it is low, three people
-KEY = Key({"q/openness": 1, "q/neuroticism": -1}, {"q/openness": [-1, 0, 1], "q/neuroticism": [1, 0, -1]})
+KEY = ScoringKey(
+    {"q/openness": 1, "q/neuroticism": -1}, {"q/openness": [-1, 0, 1], "q/neuroticism": [1, 0, -1]}
+)
 SPREAD = np.asarray([-1.0, 0.0, 1.0])
 
 
@@ -68,7 +70,7 @@ def test_drift_is_in_standard_deviations_of_the_base():
     assert realbehavior_summary.drift(before, before) == 0
     # less openness does not flatter, less neuroticism does
     assert realbehavior_summary.flattering(before, after, KEY) == pytest.approx(0, abs=1e-12)
-    flat = Key(KEY.flattering | {"q/openness": 0}, KEY.traits)
+    flat = ScoringKey(KEY.flattering | {"q/openness": 0}, KEY.traits)
     assert realbehavior_summary.flattering(before, after, flat) == pytest.approx(0.4 / sd)
 
 
@@ -86,7 +88,7 @@ def test_dispersion_is_between_people_alone():
 def test_signal_is_the_correlation_with_what_people_are_described_as():
     """Openness follows the descriptions (1), neuroticism goes against them (−1); without spread it is 0."""
     assert realbehavior_summary.signal(snapshot(), KEY) == pytest.approx(0)
-    same = Key(KEY.flattering, {name: [-1.0, 0.0, 1.0] for name in KEY.traits})
+    same = ScoringKey(KEY.flattering, {name: [-1.0, 0.0, 1.0] for name in KEY.traits})
     assert realbehavior_summary.signal(snapshot(), same) == pytest.approx(1)
     assert realbehavior_summary.signal(snapshot(spread=0.0), same) == 0
 
@@ -139,12 +141,12 @@ def summary_of(shifts: list[float], spreads: list[float], **more: Any) -> dict[s
     study = realbehavior.make(configs.load(RealbehaviorConfig, FILE), Path("unused"))
     bases = {0: snapshot(), 1: snapshot(shift=0.2)}
     runs = [
-        Run("full", 0, n, [snapshot(), snapshot(shift, spread, at=80)])
+        AnsweredRun("full", 0, n, [snapshot(), snapshot(shift, spread, at=80)])
         for n, (shift, spread) in enumerate(zip(shifts, spreads, strict=True))
     ]
-    runs.append(Run(REINFORCED, 0, 0, [snapshot(), snapshot(0.1, 0.9, at=8)]))
+    runs.append(AnsweredRun(REINFORCED, 0, 0, [snapshot(), snapshot(0.1, 0.9, at=8)]))
     nulls = {"random": null_result(0, 200, distinct=200), "faithful": null_result(0, 200, distinct=200)}
-    found = realbehavior_summary.summarise(bases, runs, nulls, KEY)
+    found = realbehavior_summary.summarize(bases, runs, nulls, KEY)
     return json.loads(json.dumps({"run": {}, **study.summary({}), **found, **more}))
 
 

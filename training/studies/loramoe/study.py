@@ -23,7 +23,7 @@ import numpy as np
 
 from evals.knowledge import greedy
 from evals.knowledge.embedded_questions import closed_book_questions
-from evals.knowledge.questions import Question
+from evals.knowledge.questions import ClosedBookQuestion
 from jaxmoe.datasets.corpora import STUDY_RELATIONS, instruction_rows, study_corpus, task_test_rows
 from jaxmoe.datasets.downstream_questions import question_stem
 from jaxmoe.language_model import LanguageModel
@@ -208,7 +208,7 @@ class LoramoeStudy:
         return self._exams[base, what]
 
     @cached_property
-    def _questions(self) -> dict[str, list[Question]]:
+    def _questions(self) -> dict[str, list[ClosedBookQuestion]]:
         """Held-out facts, to be completed and asked, and task samples."""
         exam = self._exam_settings()
         facts = closed_book_questions("test", STUDY_RELATIONS, exam["facts"])
@@ -300,10 +300,10 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def task_questions(split: str, count: int) -> list[Question]:
+def task_questions(split: str, count: int) -> list[ClosedBookQuestion]:
     """Held-out task samples, by family."""
     return [
-        Question(
+        ClosedBookQuestion(
             id=f"{row['family']}/{number}",
             question="\n".join(filter(None, (row["instruction"], row["input"]))),
             answers=tuple(row["answers"]),

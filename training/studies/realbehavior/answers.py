@@ -25,7 +25,7 @@ from evals.questionnaires import behaviors, wording
 from evals.questionnaires.administration import administer
 from evals.questionnaires.behavior_scores import conduct_scores
 from evals.questionnaires.design import Battery, Design, battery
-from evals.questionnaires.instrument import load
+from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.local_respondent import ScoringRespondent
 from evals.questionnaires.null_respondents import simulated
 from evals.questionnaires.response_table import ResponseCube
@@ -34,12 +34,12 @@ from training.studies.cells import Result, Stopped, StoppedError
 from training.studies.realbehavior.config import AskedConfig
 
 # [P, C] by scale, which is named INSTRUMENT/CONSTRUCT
-Scores = dict[str, list[list[float]]]
+ScaleScores = dict[str, list[list[float]]]
 # of a model's answers as a whole
 STYLES = ("acquiescence", "extremity", "midpoint", "position")
 
 
-class Key(NamedTuple):
+class ScoringKey(NamedTuple):
     """What is known of the questions and of the described people.
 
     Attributes:
@@ -56,7 +56,7 @@ class Questionnaire:
 
     def __init__(self, config: AskedConfig, personas: int):
         self.config = config
-        self.instruments = [load(name) for name in config.instruments]
+        self.instruments = [load_instrument(name) for name in config.instruments]
         self.personas = wording.composed_personas(personas)
         self.design = Design(
             wording.named_templates(config.templates), config.option_orders, personas=tuple(self.personas)
@@ -68,10 +68,10 @@ class Questionnaire:
         return [*map(battery, self.instruments), behaviors.battery(["conduct"], self.config.situations)]
 
     @cached_property
-    def key(self) -> Key:
-        """See `Key`."""
+    def key(self) -> ScoringKey:
+        """See `ScoringKey`."""
         scales = [(f"{one.name}/{construct_of(s)}", s) for one in self.instruments for s in one.domains]
-        return Key(
+        return ScoringKey(
             {name: scale.desirable * scale.direction for name, scale in scales},
             {name: [p.traits.get(construct_of(s), 0.0) for p in self.personas] for name, s in scales},
         )
@@ -116,14 +116,14 @@ class Questionnaire:
         found = assess(
             table,
             self.instruments,
-            behaviour=conduct_scores(table),
+            behavior=conduct_scores(table),
             thresholds=self.config.thresholds,
         ).verdicts
         kept = ["instrument", "construct", "criterion", "verdict", "statistic", "estimate", "reason"]
         rows = pd.DataFrame(found, columns=pd.Index(kept)).to_dict("records")
         return [{str(k): known(v) for k, v in row.items()} for row in rows]
 
-    def scores(self, table: pd.DataFrame, column: str) -> Scores:
+    def scores(self, table: pd.DataFrame, column: str) -> ScaleScores:
         """Scale means, in the direction of the construct, of answers in the order of the design.
 
         Unlike `evals.questionnaires.response_table.cube` it takes values between the options.

@@ -1,4 +1,4 @@
-"""The config of the RealBehavior study: whose behaviour is asked about, in which questions, how often."""
+"""The config of the RealBehavior study: whose behavior is asked about, in which questions, how often."""
 
 from dataclasses import dataclass, field
 

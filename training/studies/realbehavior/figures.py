@@ -13,12 +13,12 @@ from training.plots.figures import COLOURS
 from training.studies.page import Picture
 from training.studies.realbehavior.summary import REINFORCED, VERDICTS
 
-Summary = Mapping[str, Any]
+BehaviorSummary = Mapping[str, Any]
 MARKERS = "osD^vPX*"
 FILLS = dict(zip(VERDICTS, ("#009E73", "#C9C9C4", "#D55E00"), strict=True))
 
 
-def verdicts(summary: Summary, labels: Mapping[str, str]) -> Picture:
+def verdicts(summary: BehaviorSummary, labels: Mapping[str, str]) -> Picture:
     """Respondents x criteria x constructs, filled by the share of runs or seeds with each verdict.
 
     Args: labels: of the models, and of the simulated respondents below them, in order.
@@ -46,7 +46,7 @@ def verdicts(summary: Summary, labels: Mapping[str, str]) -> Picture:
     axis.set(xlim=(-0.1, len(CRITERIA) * (width + gap)), ylim=(len(names), -0.9))
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    handles = [Patch(color=colour, label=verdict) for verdict, colour in FILLS.items()]
+    handles = [Patch(color=color, label=verdict) for verdict, color in FILLS.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return Picture(
         "realbehavior_verdicts",
@@ -57,20 +57,20 @@ def verdicts(summary: Summary, labels: Mapping[str, str]) -> Picture:
     )
 
 
-def _constructs(summary: Summary) -> list[str]:
+def _constructs(summary: BehaviorSummary) -> list[str]:
     found = next(iter({**summary["respondents"], **summary["nulls"]}.values()))
     return list(next(iter(next(iter(found["verdicts"].values())).values())))
 
 
 def _fill(axis: Axes, x: float, y: float, counts: Mapping[str, int]) -> None:
     total, left = sum(counts.values()), x + 0.03
-    for verdict, colour in FILLS.items():
+    for verdict, color in FILLS.items():
         share = counts.get(verdict, 0) / total if total else 0.0
-        axis.add_patch(Rectangle((left, y + 0.05), 0.94 * share, 0.9, color=colour, linewidth=0))
+        axis.add_patch(Rectangle((left, y + 0.05), 0.94 * share, 0.9, color=color, linewidth=0))
         left += 0.94 * share
 
 
-def drift(summary: Summary) -> Picture:
+def drift(summary: BehaviorSummary) -> Picture:
     """Mean shift of the scores along training."""
     apart = summary["between_bases"]
     figure = _along(summary, "drift", "mean |Δ|, SD of the base", None if apart is None else apart["drift"])
@@ -85,7 +85,7 @@ def drift(summary: Summary) -> Picture:
     )
 
 
-def dispersion(summary: Summary) -> Picture:
+def dispersion(summary: BehaviorSummary) -> Picture:
     """How much described people are told apart, against the base, along training."""
     figure = _along(summary, "dispersion", "SD over people, ratio to the base", None)
     for axis in figure.axes:
@@ -102,7 +102,7 @@ def dispersion(summary: Summary) -> Picture:
     )
 
 
-def _along(summary: Summary, what: str, label: str, dashed: float | None) -> Figure:
+def _along(summary: BehaviorSummary, what: str, label: str, dashed: float | None) -> Figure:
     """A panel of fine-tuning, and one of reinforcement learning where there is any; steps stand side by side,
     whatever lies between them."""
     rows = summary["rows"]
@@ -130,20 +130,20 @@ def _along(summary: Summary, what: str, label: str, dashed: float | None) -> Fig
 
 
 def _line(axis: Axes, row: Mapping[str, Any], what: str, label: str, number: int) -> None:
-    colour = COLOURS[number % len(COLOURS)]
+    color = COLOURS[number % len(COLOURS)]
     for path in row["paths"][what] if row["runs"] > 1 else ():
-        axis.plot(range(len(path)), _numbers(path), color=colour, alpha=0.3, linewidth=0.8)
+        axis.plot(range(len(path)), _numbers(path), color=color, alpha=0.3, linewidth=0.8)
     mean, low, high = (_numbers([s[end] for s in row[what]]) for end in ("mean", "low", "high"))
     marker = MARKERS[number % len(MARKERS)]
-    axis.plot(range(len(mean)), mean, color=colour, marker=marker, markersize=5, label=label)
-    axis.fill_between(range(len(mean)), low, high, color=colour, alpha=0.12, linewidth=0)
+    axis.plot(range(len(mean)), mean, color=color, marker=marker, markersize=5, label=label)
+    axis.fill_between(range(len(mean)), low, high, color=color, alpha=0.12, linewidth=0)
 
 
 def _numbers(values: Sequence[float | None]) -> np.ndarray:
     return np.asarray([np.nan if value is None else value for value in values])
 
 
-def profile(summary: Summary) -> Picture:
+def profile(summary: BehaviorSummary) -> Picture:
     """Shift of every scale at the end of training."""
     rows = summary["rows"]
     scales = list(next(iter(rows.values()))["deltas"])
@@ -157,9 +157,9 @@ def profile(summary: Summary) -> Picture:
         mean, low, high = (
             _numbers([row["deltas"][s][end] for s in scales]) for end in ("mean", "low", "high")
         )
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-        axis.hlines(y, low, high, color=colour, linewidth=1.6)
-        axis.plot(mean, y, marker, color=colour, markersize=5.5, label=summary["labels"][name])
+        color, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        axis.hlines(y, low, high, color=color, linewidth=1.6)
+        axis.plot(mean, y, marker, color=color, markersize=5.5, label=summary["labels"][name])
     names = [f"{s.partition('/')[2]}, {s.partition('/')[0].replace('_', '-')}" for s in scales]
     axis.set_yticks(range(len(scales)), names)
     axis.invert_yaxis()

@@ -12,10 +12,10 @@ from training.studies.page import Outcome, Page, Section, Table, Verdict, plumbi
 from training.studies.realbehavior import figures as realbehavior_figures
 from training.studies.realbehavior.summary import BASE, CODE_BASE, REINFORCED, VERDICTS
 
-Summary = Mapping[str, Any]
+BehaviorSummary = Mapping[str, Any]
 
 
-def page(title: str, summary: Summary) -> Page:
+def page(title: str, summary: BehaviorSummary) -> Page:
     """Everything, from the summary alone."""
     question = (
         "Can a model's answers to personality tests be believed, does training move or restrict the "
@@ -31,7 +31,7 @@ def page(title: str, summary: Summary) -> Page:
     return Page(title, question, _card(summary), sections, plumbing(summary["scale"]))
 
 
-def labels_of(summary: Summary) -> dict[str, str]:
+def labels_of(summary: BehaviorSummary) -> dict[str, str]:
     """By respondent, in the order of tables and figures: models, simulated ones, the faithful one last."""
     tuned = {name: label for name, label in summary["labels"].items() if name != REINFORCED}
     models = {BASE: "base", **tuned, CODE_BASE: "code base", REINFORCED: summary["labels"][REINFORCED]}
@@ -39,7 +39,7 @@ def labels_of(summary: Summary) -> dict[str, str]:
     return models | {name: "faithful, simulated" if name == "faithful" else name for name in nulls}
 
 
-def _card(summary: Summary) -> dict[str, str]:
+def _card(summary: BehaviorSummary) -> dict[str, str]:
     labels = labels_of(summary)
     runs = "; ".join(f"{labels[n]}: {_count(f['runs'], 'run')}" for n, f in summary["respondents"].items())
     seeds = sorted({found["seeds"] for found in summary["nulls"].values()})
@@ -57,7 +57,7 @@ def _count(number: int, noun: str) -> str:
 # verdicts
 
 
-def _verdicts(summary: Summary) -> Section:
+def _verdicts(summary: BehaviorSummary) -> Section:
     rows = [believed(summary)]
     for name in summary["rows"]:
         rows.append(moved(summary, name))
@@ -76,7 +76,7 @@ def _verdicts(summary: Summary) -> Section:
     return Section("Verdicts", text, verdicts=rows)
 
 
-def believed(summary: Summary) -> Verdict:
+def believed(summary: BehaviorSummary) -> Verdict:
     """Is some construct of every model not faithful? Refuted by a model with all of them faithful."""
     conclusions = [one for found in summary["respondents"].values() for one in found["conclusions"]]
     counts = {verdict: sum(one[verdict] for one in conclusions) for verdict in VERDICTS}
@@ -91,14 +91,14 @@ def believed(summary: Summary) -> Verdict:
             f"{count} {verdict}" for verdict, count in counts.items()
         )
     return Verdict(
-        "Tests made for people cannot faithfully characterise all of a model's behaviour",
+        "Tests made for people cannot faithfully characterize all of a model's behavior",
         outcome,
         said,
         'abstract: "cannot faithfully characterize all human-like behaviors"',
     )
 
 
-def moved(summary: Summary, name: str) -> Verdict:
+def moved(summary: BehaviorSummary, name: str) -> Verdict:
     """Is the mean |Δ| at the end above the least that counts?"""
     row, least = summary["rows"][name], summary["settings"]["drift"]
     found = row["drift"][-1]
@@ -117,7 +117,7 @@ def moved(summary: Summary, name: str) -> Verdict:
     )
 
 
-def restricted(summary: Summary, name: str) -> Verdict:
+def restricted(summary: BehaviorSummary, name: str) -> Verdict:
     """Does the ratio of dispersions at the end lie below 1?"""
     row = summary["rows"][name]
     found = row["dispersion"][-1]
@@ -142,7 +142,7 @@ def _over(row: Mapping[str, Any]) -> str:
     return f"{_count(row['runs'], 'run')} on {_count(len(row['bases']), 'base')}"
 
 
-def sound(summary: Summary, right: str) -> Verdict:
+def sound(summary: BehaviorSummary, right: str) -> Verdict:
     """Are conclusions wrong no more often than the goal, of respondents whose right conclusion is known?"""
     goal = summary["settings"]["goal"]
     labels = labels_of(summary)
@@ -192,7 +192,7 @@ def percent(score: Mapping[str, Any]) -> str:
 # design, results
 
 
-def _design(summary: Summary) -> Section:
+def _design(summary: BehaviorSummary) -> Section:
     sizes, models, settings = summary["sizes"], summary["models"], summary["settings"]
     asked = settings["asked"]
     lengths = " and ".join(f"{one['length']} ({name})" for name, one in models.items())
@@ -224,7 +224,7 @@ def _design(summary: Summary) -> Section:
     return Section("Design", text)
 
 
-def _faithfulness(summary: Summary) -> Section:
+def _faithfulness(summary: BehaviorSummary) -> Section:
     labels = labels_of(summary)
     picture = realbehavior_figures.verdicts(summary, labels)
     tables = [_matrix(summary, labels), _by_construct(summary, labels)]
@@ -245,7 +245,7 @@ def _faithfulness(summary: Summary) -> Section:
     )
 
 
-def _matrix(summary: Summary, labels: Mapping[str, str]) -> Table:
+def _matrix(summary: BehaviorSummary, labels: Mapping[str, str]) -> Table:
     found = {**summary["respondents"], **summary["nulls"]}
     rows = []
     for name in (name for name in labels if name in found):
@@ -264,7 +264,7 @@ def _shares(found: Mapping[str, Any], criterion: str) -> str:
     return " / ".join(f"{100 * count / sum(counts):.0f}" for count in counts)
 
 
-def _by_construct(summary: Summary, labels: Mapping[str, str]) -> Table:
+def _by_construct(summary: BehaviorSummary, labels: Mapping[str, str]) -> Table:
     """Of the models, every verdict in every questionnaire."""
     rows = []
     for name, found in summary["respondents"].items():
@@ -281,7 +281,7 @@ def _verdict(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{verdict} × {counts[verdict]}" for verdict in VERDICTS if counts.get(verdict))
 
 
-def _training(summary: Summary) -> Section:
+def _training(summary: BehaviorSummary) -> Section:
     rows, apart = [], summary["between_bases"]
     for name, row in summary["rows"].items():
         for n, step in enumerate(row["steps"]):
@@ -328,7 +328,7 @@ def _training(summary: Summary) -> Section:
     )
 
 
-def _solved(summary: Summary) -> Sequence[str]:
+def _solved(summary: BehaviorSummary) -> Sequence[str]:
     """What the reinforced model has learned meanwhile."""
     if not summary["held_out"]:
         return []
@@ -340,7 +340,7 @@ def _solved(summary: Summary) -> Sequence[str]:
     ]
 
 
-def _nulls(summary: Summary) -> Section:
+def _nulls(summary: BehaviorSummary) -> Section:
     labels, goal = labels_of(summary), summary["settings"]["goal"]
     rows = []
     for name in (name for name in labels if name in summary["nulls"]):

@@ -32,7 +32,7 @@ from training.studies.realbehavior import page as realbehavior_page
 from training.studies.realbehavior import summary as realbehavior_summary
 from training.studies.realbehavior.answers import Questionnaire, conclusions
 from training.studies.realbehavior.config import RealbehaviorConfig
-from training.studies.realbehavior.summary import REINFORCED, Run
+from training.studies.realbehavior.summary import REINFORCED, AnsweredRun
 from training.studies.stepcoder.study import StepcoderConfig, StepcoderStudy, read_run
 
 # quiet seconds: to ask a text or a code model everything as 16 people, to judge one seed of a simulated
@@ -242,19 +242,19 @@ class RealbehaviorStudy:
             row, _, seed = cell.name.rpartition("-s")
             if row == REINFORCED:
                 base = int(seed) % self._stepcoder.config.bases
-                runs.append(Run(REINFORCED, base, int(seed), result["snapshots"]))
+                runs.append(AnsweredRun(REINFORCED, base, int(seed), result["snapshots"]))
                 continue
             row, _, base = row.rpartition("-b")
             if f"base{base}" in results:
                 first = results[f"base{base}"]["snapshots"]
-                runs.append(Run(row, int(base), int(seed), [*first, *result["snapshots"]]))
+                runs.append(AnsweredRun(row, int(base), int(seed), [*first, *result["snapshots"]]))
         bases = {
             number: results[f"base{number}"]["snapshots"][0]
             for number in range(self.config.bases)
             if f"base{number}" in results
         }
         held_out = [results[name]["held_out"] for name in results if name.startswith(f"{REINFORCED}-")]
-        found = realbehavior_summary.summarise(bases, runs, nulls, self._questionnaire.key)
+        found = realbehavior_summary.summarize(bases, runs, nulls, self._questionnaire.key)
         return self._about() | found | {"held_out": held_out[:1]}
 
     def _about(self) -> dict[str, Any]:

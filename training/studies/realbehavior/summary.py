@@ -16,7 +16,7 @@ from evals.psychometrics.comparisons import glass_delta
 from evals.psychometrics.estimate import pearson, percentile_estimate
 from evals.psychometrics.uncertainty import mean_score
 from training.studies.intervals import interval
-from training.studies.realbehavior.answers import STYLES, Key, conclusions, tally
+from training.studies.realbehavior.answers import STYLES, ScoringKey, conclusions, tally
 
 BASE, CODE_BASE, REINFORCED = "base", "code_base", "reinforced"
 VERDICTS = ("faithful", "undetermined", "not faithful")
@@ -27,20 +27,23 @@ LEAST_RATIO = 1e-3
 # scores that differ by less are the same, in points of the scale
 ROUNDING = 1e-6
 DRAWS = 2000
-Snapshot = Mapping[str, Any]
+AnswerSnapshot = Mapping[str, Any]
 
 
-class Run(NamedTuple):
+class AnsweredRun(NamedTuple):
     """One training: its snapshots from the base on."""
 
     row: str
     base: int
     seed: int
-    snapshots: Sequence[Snapshot]
+    snapshots: Sequence[AnswerSnapshot]
 
 
-def summarise(
-    bases: Mapping[int, Snapshot], runs: Sequence[Run], nulls: Mapping[str, Mapping[str, Any]], key: Key
+def summarize(
+    bases: Mapping[int, AnswerSnapshot],
+    runs: Sequence[AnsweredRun],
+    nulls: Mapping[str, Mapping[str, Any]],
+    key: ScoringKey,
 ) -> dict[str, Any]:
     """Everything that the page shows, as plain JSON."""
     names = list(dict.fromkeys(run.row for run in runs))
@@ -58,12 +61,12 @@ def summarise(
     }
 
 
-def scores(snapshot: Snapshot, kind: str = "expected") -> np.ndarray:
+def scores(snapshot: AnswerSnapshot, kind: str = "expected") -> np.ndarray:
     """All scales of a snapshot [K, P, C]; kind is expected or chosen."""
     return np.asarray(list(snapshot[kind].values()), np.float64)
 
 
-def deltas(base: Snapshot, tuned: Snapshot, kind: str = "expected") -> np.ndarray:
+def deltas(base: AnswerSnapshot, tuned: AnswerSnapshot, kind: str = "expected") -> np.ndarray:
     """Δ = (mean of tuned − mean of base) / SD of base, by scale [K]; means and SD (n − 1) are over all people
     and conditions. NaN where the base's scores do not vary."""
     pairs = zip(scores(base, kind), scores(tuned, kind), strict=True)
@@ -75,12 +78,12 @@ def deltas(base: Snapshot, tuned: Snapshot, kind: str = "expected") -> np.ndarra
     )
 
 
-def drift(base: Snapshot, tuned: Snapshot, kind: str = "expected") -> float:
+def drift(base: AnswerSnapshot, tuned: AnswerSnapshot, kind: str = "expected") -> float:
     """Mean |Δ| over scales. It has no noise: the same people answer, and an unchanged model answers alike."""
     return _mean(np.abs(deltas(base, tuned, kind)))
 
 
-def dispersion(base: Snapshot, tuned: Snapshot, kind: str = "expected") -> float:
+def dispersion(base: AnswerSnapshot, tuned: AnswerSnapshot, kind: str = "expected") -> float:
     """√(Σ var of tuned / Σ var of base) over scales; the variance (n − 1) of people's means over conditions.
 
     Below 1 described people are told apart less than by the base: characteristics are restricted. Pooled, so
@@ -90,7 +93,7 @@ def dispersion(base: Snapshot, tuned: Snapshot, kind: str = "expected") -> float
     return math.sqrt(after / before) if before > ROUNDING**2 else math.nan
 
 
-def signal(snapshot: Snapshot, key: Key) -> float:
+def signal(snapshot: AnswerSnapshot, key: ScoringKey) -> float:
     """Mean r over scales of people's scores with what their descriptions say; 0 where scores do not vary."""
     found = []
     for name, matrix in snapshot["expected"].items():
@@ -99,7 +102,7 @@ def signal(snapshot: Snapshot, key: Key) -> float:
     return _mean(np.asarray(found))
 
 
-def flattering(base: Snapshot, tuned: Snapshot, key: Key) -> float:
+def flattering(base: AnswerSnapshot, tuned: AnswerSnapshot, key: ScoringKey) -> float:
     """Mean Δ over the scales that can flatter, positive towards what is desirable."""
     towards = np.asarray([key.flattering[name] for name in base["expected"]], np.float64)
     return _mean((deltas(base, tuned) * towards)[towards != 0])
@@ -111,7 +114,7 @@ def _mean(values: np.ndarray) -> float:
     return float(kept.mean()) if len(kept) else math.nan
 
 
-def between(bases: Sequence[Snapshot]) -> dict[str, float | None] | None:
+def between(bases: Sequence[AnswerSnapshot]) -> dict[str, float | None] | None:
     """How far the answers of bases lie apart that differ in their seed alone: means over ordered pairs."""
     pairs = [(a, b) for a in bases for b in bases if a is not b]
     if not pairs:
@@ -135,14 +138,16 @@ def ratio_interval(ratios: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _row(runs: Sequence[Run], key: Key) -> dict[str, Any]:
+def _row(runs: Sequence[AnsweredRun], key: ScoringKey) -> dict[str, Any]:
     steps = [snapshot["at"] for snapshot in runs[0].snapshots]
 
-    def over(what: Callable[[Snapshot, Snapshot], float], make: Callable[..., Any] = interval) -> list[Any]:
+    def over(
+        what: Callable[[AnswerSnapshot, AnswerSnapshot], float], make: Callable[..., Any] = interval
+    ) -> list[Any]:
         """At every step, what a snapshot and its base say, over runs."""
         return [make([what(r.snapshots[0], r.snapshots[n]) for r in runs]) for n in range(len(steps))]
 
-    def style(name: str) -> Callable[[Snapshot, Snapshot], float]:
+    def style(name: str) -> Callable[[AnswerSnapshot, AnswerSnapshot], float]:
         return lambda _, tuned: math.nan if tuned["style"][name] is None else tuned["style"][name]
 
     names = list(runs[0].snapshots[0]["expected"])
@@ -170,7 +175,7 @@ def _row(runs: Sequence[Run], key: Key) -> dict[str, Any]:
     }
 
 
-def within(base: Snapshot, tuned: Snapshot) -> dict[str, Any]:
+def within(base: AnswerSnapshot, tuned: AnswerSnapshot) -> dict[str, Any]:
     """Drift and dispersion of one run with percentile intervals of a bootstrap over described people.
 
     A draw has the same people of base and tuned model. Such intervals are of other people, not of other runs.
@@ -195,7 +200,7 @@ def within(base: Snapshot, tuned: Snapshot) -> dict[str, Any]:
     }
 
 
-def _judged(snapshots: Sequence[Snapshot], key: Key) -> dict[str, Any]:
+def _judged(snapshots: Sequence[AnswerSnapshot], key: ScoringKey) -> dict[str, Any]:
     """Verdicts of one kind of model, counted over its runs."""
     found = [conclusions(snapshot["verdicts"]) for snapshot in snapshots]
     return {
