@@ -12,8 +12,8 @@ from evals.knowledge.questions import ClosedBookQuestion, QuestionSet, load_ques
 from evals.models.local_model import Form, LocalModel
 from training.suites.evaluation import ItemSet, Loaded, ScoredItem, SuiteRun, bar
 
-PromptForm = Literal["qa", "completion", "instruction", "chat"]
-FORMS: dict[PromptForm, Form] = {
+QuestionForm = Literal["qa", "completion", "instruction", "chat"]
+FORMS: dict[QuestionForm, Form] = {
     "qa": "text",
     "completion": "text",
     "instruction": "instruction",
@@ -78,7 +78,7 @@ class KnowledgeConfig:
     """
 
     sources: tuple[QuestionSource, ...] = (QuestionSource(embedded="test"),)
-    templates: tuple[PromptForm, ...] = ("completion", "qa")
+    templates: tuple[QuestionForm, ...] = ("completion", "qa")
     max_new_tokens: int = 24
     score_answers: bool = True
 

@@ -11,9 +11,8 @@ from matplotlib.patches import Patch, Rectangle
 from evals.faithfulness.verdicts import CRITERIA
 from training.plots.figures import COLOURS
 from training.studies.page import Picture
-from training.studies.realbehavior.summary import REINFORCED, VERDICTS
+from training.studies.realbehavior.summary import REINFORCED, VERDICTS, BehaviorSummary
 
-BehaviorSummary = Mapping[str, Any]
 MARKERS = "osD^vPX*"
 FILLS = dict(zip(VERDICTS, ("#009E73", "#C9C9C4", "#D55E00"), strict=True))
 

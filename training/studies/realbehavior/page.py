@@ -10,9 +10,7 @@ from evals.faithfulness.verdicts import CRITERIA
 from training.studies.intervals import judged
 from training.studies.page import Outcome, Page, Section, Table, Verdict, plumbing
 from training.studies.realbehavior import figures as realbehavior_figures
-from training.studies.realbehavior.summary import BASE, CODE_BASE, REINFORCED, VERDICTS
-
-BehaviorSummary = Mapping[str, Any]
+from training.studies.realbehavior.summary import BASE, CODE_BASE, REINFORCED, VERDICTS, BehaviorSummary
 
 
 def page(title: str, summary: BehaviorSummary) -> Page:

@@ -27,6 +27,8 @@ LEAST_RATIO = 1e-3
 # scores that differ by less are the same, in points of the scale
 ROUNDING = 1e-6
 DRAWS = 2000
+# what `summarize` returns, and what a page and its figures are made of
+BehaviorSummary = Mapping[str, Any]
 AnswerSnapshot = Mapping[str, Any]
 
 
