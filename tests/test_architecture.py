@@ -41,7 +41,7 @@ jaxmoe.language_model jaxmoe.tokenizer
 jaxmoe.adapters jaxmoe.generation
 jaxmoe.weights
 jaxmoe.model
-jaxmoe.datasets
+jaxmoe.datasets jaxmoe.cache
 jaxmoe
 """
 FLOOR_OF = {room: floor for floor, line in enumerate(reversed(FLOORS.split("\n"))) for room in line.split()}
