@@ -40,7 +40,7 @@ from training.supervised.sft import main as sft
 PARTS = 7
 
 
-class Row(NamedTuple):
+class DemoModel(NamedTuple):
     """A column of the table, and what its stage does."""
 
     title: str
@@ -48,9 +48,9 @@ class Row(NamedTuple):
 
 
 ROWS = {
-    "base": Row("base", "train a small base model on world knowledge"),
-    "full_sft": Row("full SFT", "fine-tune every weight on instructions"),
-    "loramoe": Row("LoRAMoE", "fine-tune routed LoRA experts instead"),
+    "base": DemoModel("base", "train a small base model on world knowledge"),
+    "full_sft": DemoModel("full SFT", "fine-tune every weight on instructions"),
+    "loramoe": DemoModel("LoRAMoE", "fine-tune routed LoRA experts instead"),
 }
 # stage -> its config's schema, its command, the stage whose export it starts from
 SCHEMAS: dict[str, tuple[type, Callable[[Any], Finished], str | None]] = {

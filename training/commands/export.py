@@ -14,7 +14,7 @@ from training.runtime import checkpoint, distributed
 from training.runtime import config as configs
 from training.runtime.checkpoint import Checkpoints
 from training.runtime.distributed import DistributedConfig, MeshConfig
-from training.runtime.model import Model
+from training.runtime.model import TrainableModel
 from training.runtime.run_folder import begun
 from training.supervised import pretrain, sft
 from training.supervised.pretrain import PretrainConfig
@@ -108,7 +108,7 @@ def load_run(folder: Path, mesh: Mesh, step: int | None = None) -> tuple[Languag
     ), tokenizer
 
 
-def _model_of(folder: Path, mesh: Mesh) -> tuple[PretrainConfig | SftConfig, Model, Any]:
+def _model_of(folder: Path, mesh: Mesh) -> tuple[PretrainConfig | SftConfig, TrainableModel, Any]:
     """The model as the run started it."""
     values = configs.read(folder / "config.yaml")
     schema = SftConfig if "adapter" in values else PretrainConfig

@@ -40,7 +40,7 @@ PLAIN_GATHERS = {
 }
 
 
-class Plan(NamedTuple):
+class StepPlan(NamedTuple):
     """What a step needs on one chip.
 
     Attributes:
@@ -70,7 +70,7 @@ class Plan(NamedTuple):
 
 def main(
     path: Path, overrides: list[str], topology_text: str, save: Path | None = None, *, decode: bool = True
-) -> Plan:
+) -> StepPlan:
     """Plans the run of a config file, and generation with its model, and prints both; `save` writes JSON."""
     topology = chips.parse(topology_text)
     devices = chips.devices(topology)
@@ -122,7 +122,7 @@ def shape_of(config: SftConfig | PretrainConfig) -> ModelConfig:
     return model.read_shape(local_folder(str(config.base)))
 
 
-def make_plan(config: SftConfig | PretrainConfig, topology: Topology, devices: list[Any]) -> Plan:
+def make_plan(config: SftConfig | PretrainConfig, topology: Topology, devices: list[Any]) -> StepPlan:
     """Compiles the train step with abstract weights and reads off what it needs."""
     shape = shape_of(config)
     experts = None
@@ -148,7 +148,7 @@ def make_plan(config: SftConfig | PretrainConfig, topology: Topology, devices: l
         seconds = expected_seconds(topology, flops, memory, sent, len(devices), config)
         mfu = utilisation(topology, flops, seconds, len(devices))
     available = None if topology.chip is None else topology.chip.memory_bytes
-    return Plan(
+    return StepPlan(
         topology.text, len(devices), dict(mesh.shape), memory, available, flops, sent, seconds, mfu, tokens
     )
 
@@ -246,7 +246,7 @@ def utilisation(
     return ideal / max(seconds.values()), ideal / sum(seconds.values())
 
 
-def table(plan: Plan, title: str) -> Table:
+def table(plan: StepPlan, title: str) -> Table:
     """The plan as a table of one chip's share."""
     out = Table(title=title, show_header=False)
     axes = " x ".join(f"{name} {size}" for name, size in plan.mesh.items())
@@ -273,7 +273,7 @@ def table(plan: Plan, title: str) -> Table:
     return out
 
 
-def advice(plan: Plan, config: SftConfig | PretrainConfig) -> list[str]:
+def advice(plan: StepPlan, config: SftConfig | PretrainConfig) -> list[str]:
     """What to change if it does not fit."""
     if plan.available is None:
         return ["CPUs have no published figures: memory is that of the CPU's executable."]
@@ -298,7 +298,7 @@ def advice(plan: Plan, config: SftConfig | PretrainConfig) -> list[str]:
     return out
 
 
-def to_json(plan: Plan, config: Any) -> dict[str, Any]:
+def to_json(plan: StepPlan, config: Any) -> dict[str, Any]:
     """The plan for a file."""
     out = plan._asdict()
     out["flops"] = plan.flops._asdict()

@@ -27,10 +27,10 @@ from rich.console import Console
 from training.runtime import config as configs
 from training.runtime.stop import StopRequest
 from training.studies import page as pages
-from training.studies.cells import Store, Study, finished, run_cells, write_whole
+from training.studies.cells import PaperStudy, Store, finished, run_cells, write_whole
 
 
-class Entry(NamedTuple):
+class StudyEntry(NamedTuple):
     """A study: `make(config, folder)` in a module, the schema of its config there, its config file."""
 
     module: str
@@ -39,11 +39,13 @@ class Entry(NamedTuple):
 
 
 STUDIES = {
-    "loramoe": Entry("training.studies.loramoe.study", "LoramoeConfig", "configs/reproduce/loramoe.yaml"),
-    "stepcoder": Entry(
+    "loramoe": StudyEntry(
+        "training.studies.loramoe.study", "LoramoeConfig", "configs/reproduce/loramoe.yaml"
+    ),
+    "stepcoder": StudyEntry(
         "training.studies.stepcoder.study", "StepcoderConfig", "configs/reproduce/stepcoder.yaml"
     ),
-    "realbehavior": Entry(
+    "realbehavior": StudyEntry(
         "training.studies.realbehavior.study", "RealbehaviorConfig", "configs/reproduce/realbehavior.yaml"
     ),
 }
@@ -102,7 +104,7 @@ def _update(settings: Mapping[str, Any]) -> None:
     compilation_cache.reset_cache()  # else the first program compiled has decided for all
 
 
-def make(name: str, out: Path, config: Path | None, overrides: Sequence[str]) -> Study:
+def make(name: str, out: Path, config: Path | None, overrides: Sequence[str]) -> PaperStudy:
     """The study with its config."""
     entry = STUDIES[name]
     module = import_module(entry.module)
@@ -110,7 +112,7 @@ def make(name: str, out: Path, config: Path | None, overrides: Sequence[str]) ->
     return module.make(configs.load(getattr(module, entry.schema), path, overrides), out)
 
 
-def reproduce(study: Study, out: Path, *, report_only: bool = False) -> tuple[bool, pages.Page]:
+def reproduce(study: PaperStudy, out: Path, *, report_only: bool = False) -> tuple[bool, pages.Page]:
     """Runs what is missing of a study, then writes its JSON, figures and page."""
     console = Console(soft_wrap=True)
     store = Store(out / "cells" / study.name)

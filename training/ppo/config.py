@@ -14,7 +14,7 @@ from training.runtime import config as configs
 from training.runtime.checkpoint import CheckpointConfig
 from training.runtime.distributed import DistributedConfig, MeshConfig
 from training.runtime.metrics import WatchConfig
-from training.runtime.model import Adapter, BaseDtype, LoraConfig
+from training.runtime.model import AdapterKind, BaseDtype, LoraConfig
 from training.runtime.optimizer import OptimizerConfig
 
 # A policy moves slowly, and at one rate: what it learns from changes as it learns.
@@ -92,7 +92,7 @@ class PpoConfig:
     algorithm: Algorithm = "ppo"
     curriculum: Literal["cccs", "none"] = "cccs"
     mask: MaskKind = "fgo"
-    adapter: Adapter = "loramoe"
+    adapter: AdapterKind = "loramoe"
     base_dtype: BaseDtype = "float32"
     experts: ExpertConfig = field(default_factory=ExpertConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)

@@ -26,7 +26,7 @@ from training.runtime import checkpoint, distributed, run_folder
 from training.runtime import config as configs
 from training.runtime.checkpoint import Checkpoints
 from training.runtime.metrics import Recorder
-from training.runtime.model import Model, load_model, report
+from training.runtime.model import TrainableModel, load_model, report
 from training.runtime.optimizer import decayed, make_optimizer, optimizer_shardings
 from training.runtime.run_folder import Finished
 from training.supervised.sft import FORMATS
@@ -49,7 +49,7 @@ def main(config: PpoConfig) -> Finished:
     return done
 
 
-def load_policy(config: PpoConfig, mesh: Mesh) -> Model:
+def load_policy(config: PpoConfig, mesh: Mesh) -> TrainableModel:
     """The base with a new adapter, as before the first round."""
     return load_model(
         config.base,
@@ -62,7 +62,7 @@ def load_policy(config: PpoConfig, mesh: Mesh) -> Model:
     )
 
 
-def make_agent(config: PpoConfig, model: Model) -> tuple[Agent, Weights, CriticParams | None]:
+def make_agent(config: PpoConfig, model: TrainableModel) -> tuple[Agent, Weights, CriticParams | None]:
     """Policy, reference and critic over the model's weights; only what is trained is ever copied."""
     weights, mesh = model.lm.weights, model.lm.mesh
     head, critic = None, None
@@ -77,7 +77,7 @@ def make_agent(config: PpoConfig, model: Model) -> tuple[Agent, Weights, CriticP
 
 
 def make_state(
-    config: PpoConfig, model: Model, critic: CriticParams | None
+    config: PpoConfig, model: TrainableModel, critic: CriticParams | None
 ) -> tuple[Any, AgentState, AgentState]:
     """Optimizers of policy and critic, the state before the first round, and where each part lies."""
     mesh, policy = model.lm.mesh, model.lm.weights.trainable
@@ -101,7 +101,7 @@ def make_state(
 
 
 def train(
-    config: PpoConfig, folder: Path, model: Model, tokenizer: Any, problems: ProblemSet, pool: Any
+    config: PpoConfig, folder: Path, model: TrainableModel, tokenizer: Any, problems: ProblemSet, pool: Any
 ) -> Finished:
     """All rounds, from the last checkpoint if the run folder has one."""
     lm = model.lm

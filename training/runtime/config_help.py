@@ -16,7 +16,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 
 
-class Key(NamedTuple):
+class ConfigKey(NamedTuple):
     """One key of a config; a section has keys of its own behind it."""
 
     name: str
@@ -52,7 +52,7 @@ def _find(module: str, name: str) -> tuple[str, ast.ClassDef | ast.expr] | None:
     return None
 
 
-def keys(module: str, schema: str, prefix: str = "") -> Iterator[Key]:
+def keys(module: str, schema: str, prefix: str = "") -> Iterator[ConfigKey]:
     """Every key of a schema, sections followed by their keys, those of its base class first."""
     found = _find(module, schema)
     assert found is not None, f"{module} has no {schema}"
@@ -73,10 +73,10 @@ def keys(module: str, schema: str, prefix: str = "") -> Iterator[Key]:
         default = None if section or field.value is None else ast.unparse(field.value)
         if section:
             summary = docs.get(name) or _summary(*section)
-            yield Key(prefix + name, ast.unparse(field.annotation), default, summary, True)
+            yield ConfigKey(prefix + name, ast.unparse(field.annotation), default, summary, True)
             yield from keys(*section, f"{prefix}{name}.{_item(field.annotation)}")
         else:
-            yield Key(prefix + name, _type_text(module, field.annotation), _yaml(default), doc, False)
+            yield ConfigKey(prefix + name, _type_text(module, field.annotation), _yaml(default), doc, False)
 
 
 def _item(annotation: ast.expr) -> str:

@@ -21,7 +21,7 @@ from jaxmoe.model.transformer import Decoder
 from jaxmoe.pretrained import base_config, local_folder
 from training.runtime.checkpoint import fingerprint
 
-Adapter = Literal["loramoe", "lora", "none"]
+AdapterKind = Literal["loramoe", "lora", "none"]
 BaseDtype = Literal["float32", "bfloat16"]
 
 
@@ -44,7 +44,7 @@ class LoraConfig:
 
 
 def adapter_experts(
-    adapter: Adapter, experts: ExpertConfig, lora: LoraConfig, model: ModelConfig
+    adapter: AdapterKind, experts: ExpertConfig, lora: LoraConfig, model: ModelConfig
 ) -> ExpertConfig | None:
     """The experts that an adapter stands for: as configured, one pair without a router, or none."""
     match adapter:
@@ -81,7 +81,7 @@ def matched_rank(experts: ExpertConfig, model: ModelConfig) -> int:
     return max(1, round(weights / widths))
 
 
-class Model(NamedTuple):
+class TrainableModel(NamedTuple):
     """A model to train.
 
     Attributes:
@@ -105,7 +105,7 @@ def new_model(
     std: float = 0.02,
     base_dtype: BaseDtype = "float32",
     source: Path | None = None,
-) -> Model:
+) -> TrainableModel:
     """A model with random weights, made where they will lie: the same bits on every mesh.
 
     With experts the rest is frozen, in `base_dtype`; without, everything is trained in float32.
@@ -131,12 +131,12 @@ def new_model(
     trainable, frozen = jax.jit(weights, out_shardings=shardings)()
     parts = params.ModelParams(params.split(abstract, train).definition, trainable, frozen)
     lm = LanguageModel(config, parts, mesh, experts, source=source)
-    return Model(lm, train, abstract)
+    return TrainableModel(lm, train, abstract)
 
 
 def load_model(
     base: str,
-    adapter: Adapter,
+    adapter: AdapterKind,
     experts: ExpertConfig,
     lora: LoraConfig,
     mesh: Mesh,
@@ -144,7 +144,7 @@ def load_model(
     seed: int = 0,
     base_dtype: BaseDtype = "float32",
     expected: ModelConfig | None = None,
-) -> Model:
+) -> TrainableModel:
     """A base checkpoint with new experts, plain LoRA or nothing beside it, read straight into shards.
 
     Args:
@@ -158,7 +158,7 @@ def load_model(
     attached = adapter_experts(adapter, experts, lora, shape)
     train: params.Train = "all" if attached is None else "experts"
     lm = jaxmoe.load(folder, dtype=base_dtype, mesh=mesh, experts=attached, train=train, seed=seed)
-    return Model(lm, train, params.abstract(lm.config, attached), fingerprint(folder))
+    return TrainableModel(lm, train, params.abstract(lm.config, attached), fingerprint(folder))
 
 
 def read_shape(folder: Path) -> ModelConfig:
@@ -194,7 +194,7 @@ def cast_base(model: Decoder, dtype: BaseDtype) -> None:
             variable.set_raw_value(variable.get_raw_value().astype(jnp.dtype(dtype)))
 
 
-def report(model: Model) -> str:
+def report(model: TrainableModel) -> str:
     """How many weights there are, and how many of them are trained."""
     trained, frozen = params.count(model.lm.weights.trainable), params.count(model.lm.weights.frozen)
     return f"{trained + frozen:,} weights, {trained:,} trained ({trained / (trained + frozen):.2%})"

@@ -23,6 +23,8 @@ Result = dict[str, Any]
 # by the name of the cell
 Results = Mapping[str, Result]
 Stopped = Callable[[], bool]
+# what the cells of a study say together, as plain JSON
+StudySummary = Mapping[str, Any]
 
 
 class StoppedError(Exception):
@@ -30,7 +32,7 @@ class StoppedError(Exception):
 
 
 @dataclass(frozen=True)
-class Cell:
+class StudyCell:
     """One piece of work.
 
     Attributes:
@@ -57,7 +59,7 @@ def digest(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-class Study(Protocol):
+class PaperStudy(Protocol):
     """What `reproduce` asks of a study.
 
     Attributes:
@@ -67,16 +69,16 @@ class Study(Protocol):
     name: str
     title: str
 
-    def cells(self, results: Results) -> list[Cell]:
+    def cells(self, results: Results) -> list[StudyCell]:
         """The cells in the order in which they run, the most telling first. Later ones may depend on the
         results of earlier ones (a learning rate that was chosen) and be left out until those are there."""
         ...
 
-    def run(self, cell: Cell, stopped: Stopped) -> Result:
+    def run(self, cell: StudyCell, stopped: Stopped) -> Result:
         """Does the work of one cell; raises StoppedError soon after `stopped()` turns true."""
         ...
 
-    def describe(self, cell: Cell, result: Result) -> str:
+    def describe(self, cell: StudyCell, result: Result) -> str:
         """A finished cell's result in a few words."""
         ...
 
@@ -95,7 +97,7 @@ class Store:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def read(self, cell: Cell) -> Result | None:
+    def read(self, cell: StudyCell) -> Result | None:
         """A finished cell's result."""
         path = self.folder / cell.file
         if not path.exists():
@@ -105,12 +107,12 @@ class Store:
         except (json.JSONDecodeError, KeyError) as error:
             raise ValueError(f"{path} holds no result of a cell; delete it to run the cell again") from error
 
-    def write(self, cell: Cell, result: Result, seconds: float) -> None:
+    def write(self, cell: StudyCell, result: Result, seconds: float) -> None:
         """Leaves the file whole or not at all."""
         record = {"name": cell.name, "settings": dict(cell.settings), "seconds": round(seconds, 2)}
         write_whole(self.folder / cell.file, json.dumps(record | {"result": result}, indent=1) + "\n")
 
-    def seconds(self, cells: list[Cell]) -> float:
+    def seconds(self, cells: list[StudyCell]) -> float:
         """Time that the finished ones among these cells took."""
         files = (self.folder / cell.file for cell in cells)
         return sum(json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in files if path.exists())
@@ -124,7 +126,7 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
-def finished(study: Study, store: Store) -> tuple[dict[str, Result], list[Cell]]:
+def finished(study: PaperStudy, store: Store) -> tuple[dict[str, Result], list[StudyCell]]:
     """Results that are there, by name, and the cells that can be told from them: until no more come up."""
     results: dict[str, Result] = {}
     while True:
@@ -135,7 +137,7 @@ def finished(study: Study, store: Store) -> tuple[dict[str, Result], list[Cell]]
         results = found
 
 
-def run_cells(study: Study, store: Store, say: Callable[[str], None], stopped: Stopped) -> bool:
+def run_cells(study: PaperStudy, store: Store, say: Callable[[str], None], stopped: Stopped) -> bool:
     """Runs every cell that has no file yet; returns whether all have one now.
 
     Args:

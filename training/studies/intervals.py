@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evals.psychometrics.uncertainty import Score, mean_score
-from training.studies.page import Outcome
+from training.studies.page import ClaimOutcome
 
 
 def interval(values: Sequence[float]) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def interval(values: Sequence[float]) -> dict[str, Any]:
     return {k: round(v, 4) if math.isfinite(v) else None for k, v in numbers.items()} | {"n": len(kept)}
 
 
-def judged(difference: Mapping[str, Any] | None) -> Outcome:
+def judged(difference: Mapping[str, Any] | None) -> ClaimOutcome:
     """Shown where the whole interval lies above 0, refuted where it lies below, else not shown."""
     if difference is None or difference["low"] is None:
         return "not shown"

@@ -1,6 +1,6 @@
 """One self-contained HTML page of one study or several, and the figures beside it as SVG.
 
-Not covered: what stands on it; a study says that (`Study.page`).
+Not covered: what stands on it; a study says that (`PaperStudy.page`).
 """
 
 import io
@@ -17,10 +17,10 @@ import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-Outcome = Literal["shown", "not shown", "refuted at this scale"]
+ClaimOutcome = Literal["shown", "not shown", "refuted at this scale"]
 
 
-class Verdict(NamedTuple):
+class ClaimVerdict(NamedTuple):
     """A claim, what came out, and by what it was judged.
 
     Attributes:
@@ -28,12 +28,12 @@ class Verdict(NamedTuple):
     """
 
     claim: str
-    outcome: Outcome
+    outcome: ClaimOutcome
     evidence: str
     paper: str = ""
 
 
-class Table(NamedTuple):
+class PageTable(NamedTuple):
     """Cells are text; those of every column but the first are set to the right."""
 
     caption: str
@@ -51,14 +51,14 @@ class Picture(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """A part of the page: paragraphs, then verdicts, pictures and tables."""
 
     title: str
     text: Sequence[str] = ()
-    verdicts: Sequence[Verdict] = ()
+    verdicts: Sequence[ClaimVerdict] = ()
     pictures: Sequence[Picture] = ()
-    tables: Sequence[Table] = ()
+    tables: Sequence[PageTable] = ()
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Page:
     title: str
     question: str
     card: dict[str, Any]
-    sections: list[Section] = field(default_factory=list)
+    sections: list[PageSection] = field(default_factory=list)
     warning: str = ""
 
 

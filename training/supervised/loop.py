@@ -15,7 +15,7 @@ from training.runtime.distributed import fetch
 from training.runtime.metrics import Recorder, WatchConfig
 from training.runtime.stop import StopRequest
 from training.supervised import telemetry
-from training.supervised.step import Metrics, TrainState, TrainStep, leaf_names
+from training.supervised.step import StepMetrics, TrainState, TrainStep, leaf_names
 
 
 class ResumableBatches(Iterator[Batch], Protocol):
@@ -28,7 +28,7 @@ class DivergedError(RuntimeError):
     """A loss or gradient was not finite; the state before that step has been saved."""
 
 
-class Outcome(NamedTuple):
+class LoopEnd(NamedTuple):
     """How a run ended: after how many steps, whether all were done, and the state."""
 
     step: int
@@ -40,7 +40,7 @@ class _Pending(NamedTuple):
     """A step whose metrics are still on the device, and the data position before it."""
 
     step: int
-    metrics: Metrics
+    metrics: StepMetrics
     data: dict[str, Any]
 
 
@@ -69,7 +69,7 @@ class Loop:
     validate: Callable[[TrainState], dict[str, float]] | None = None
     valid_every: int = 0
 
-    def run(self, state: TrainState, batches: ResumableBatches, first: int, steps: int) -> Outcome:
+    def run(self, state: TrainState, batches: ResumableBatches, first: int, steps: int) -> LoopEnd:
         """Goes from step `first` to `steps`, or to the end of the data, or until it is told to stop.
 
         Raises: DivergedError after saving the state before the first step that was not finite.
@@ -100,7 +100,7 @@ class Loop:
             self._finish(pending, state)
             self._save(step, state, batches.state())
             self.checkpoints.wait()
-        return Outcome(step, step >= steps or not more, state)
+        return LoopEnd(step, step >= steps or not more, state)
 
     def _due(self, step: int, steps: int) -> bool:
         intervals = (
@@ -147,7 +147,7 @@ class Loop:
         raise DivergedError(_describe_failure(pending.step, metrics, state, self.folder))
 
 
-def _describe_failure(step: int, metrics: Metrics, state: TrainState, folder: Path) -> str:
+def _describe_failure(step: int, metrics: StepMetrics, state: TrainState, folder: Path) -> str:
     bad = [name for name, value in metrics.scalars.items() if not np.isfinite(value)]
     names = leaf_names(state.trainable)
     leaves = [name for name, square in zip(names, metrics.squares, strict=True) if not np.isfinite(square)]

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.model.config import ExpertConfig
 from training.runtime import distributed, run_folder
-from training.runtime.model import LoraConfig, Model, load_model, new_model
+from training.runtime.model import LoraConfig, TrainableModel, load_model, new_model
 from training.runtime.run_folder import Finished
 from training.supervised import train
 from training.supervised.config import RunConfig
@@ -43,7 +43,7 @@ def main(config: PretrainConfig) -> Finished:
     return done
 
 
-def make_model(config: PretrainConfig, tokenizer: Any, mesh: Mesh) -> Model:
+def make_model(config: PretrainConfig, tokenizer: Any, mesh: Mesh) -> TrainableModel:
     """A new model, or the base; every weight trainable."""
     if config.base is not None:
         return load_model(config.base, "none", ExpertConfig(), LoraConfig(), mesh, expected=config.model)

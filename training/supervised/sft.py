@@ -10,10 +10,10 @@ from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.model.config import ExpertConfig
 from training.runtime import distributed, run_folder
 from training.runtime.model import (
-    Adapter,
+    AdapterKind,
     BaseDtype,
     LoraConfig,
-    Model,
+    TrainableModel,
     adapter_experts,
     load_model,
     new_model,
@@ -34,14 +34,14 @@ class SftConfig(RunConfig):
       base_dtype: of the frozen base; with adapter=none everything is float32.
     """
 
-    adapter: Adapter = "loramoe"
+    adapter: AdapterKind = "loramoe"
     base_dtype: BaseDtype = "float32"
     experts: ExpertConfig = field(default_factory=ExpertConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     balance: BalanceConfig = field(default_factory=BalanceConfig)
 
 
-FORMATS: dict[Adapter, Format] = {"loramoe": "loramoe", "lora": "peft", "none": "hf"}
+FORMATS: dict[AdapterKind, Format] = {"loramoe": "loramoe", "lora": "peft", "none": "hf"}
 
 
 def main(config: SftConfig) -> Finished:
@@ -56,7 +56,7 @@ def main(config: SftConfig) -> Finished:
     return done
 
 
-def make_model(config: SftConfig, tokenizer: Any, mesh: Mesh) -> Model:
+def make_model(config: SftConfig, tokenizer: Any, mesh: Mesh) -> TrainableModel:
     """The base with the adapter of the config beside it."""
     if config.base is not None:
         return load_model(

@@ -71,7 +71,7 @@ class TrainState(NamedTuple):
     failed: Any  # int32 []
 
 
-class Metrics(NamedTuple):
+class StepMetrics(NamedTuple):
     """What a step says of itself, on the device.
 
     Attributes:
@@ -86,7 +86,7 @@ class Metrics(NamedTuple):
 
 # A Batch whose arrays are on the device.
 DeviceBatch = Any
-TrainStep = Callable[[TrainState, params.Params, DeviceBatch, Any], tuple[TrainState, Metrics]]
+TrainStep = Callable[[TrainState, params.Params, DeviceBatch, Any], tuple[TrainState, StepMetrics]]
 
 
 class _Parts(NamedTuple):
@@ -240,7 +240,7 @@ def make_train_step(
     attached = (linear.experts for _, linear in projections(model.blocks))
     dropout = any(experts is not None and experts.config.dropout > 0 for experts in attached)
 
-    def train_step(state: TrainState, frozen, batch: DeviceBatch, step) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, frozen, batch: DeviceBatch, step) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.key(seed), step) if dropout else None
         parts, grads = gradient(state.trainable, frozen, batch, key)
         targets = batch.loss_mask[:, 1:].sum()
@@ -263,7 +263,7 @@ def make_train_step(
         kept = jax.tree.map(
             lambda n, o: jnp.where(failed > 0, o, n), new, (state.trainable, state.optimizer, state.routing)
         )
-        return TrainState(kept[0], kept[1], kept[2], failed), Metrics(scalars, squares, failed)
+        return TrainState(kept[0], kept[1], kept[2], failed), StepMetrics(scalars, squares, failed)
 
     everywhere = params.replicated(mesh)
     return jax.jit(

@@ -22,7 +22,7 @@ from training.runtime import checkpoint, distributed
 from training.runtime import config as configs
 from training.runtime.checkpoint import Checkpoints
 from training.runtime.metrics import Recorder
-from training.runtime.model import Model, report
+from training.runtime.model import TrainableModel, report
 from training.runtime.optimizer import decayed, make_optimizer, schedule
 from training.runtime.run_folder import Finished, begun, claim, main_first
 from training.supervised import telemetry
@@ -81,7 +81,7 @@ def make_machinery(
 
 
 def train(
-    config: RunConfig, folder: Path, model: Model, tokenizer: Any, balance: BalanceConfig, title: str
+    config: RunConfig, folder: Path, model: TrainableModel, tokenizer: Any, balance: BalanceConfig, title: str
 ) -> Finished:
     """Trains a model, from its last checkpoint if the run folder has one."""
     mesh, weights = model.lm.mesh, model.lm.weights
@@ -130,7 +130,7 @@ def train(
 
 def starting_state(
     config: RunConfig,
-    model: Model,
+    model: TrainableModel,
     parts: Machinery,
     checkpoints: Checkpoints,
     batches: Batches,

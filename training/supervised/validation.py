@@ -12,13 +12,13 @@ from jaxmoe.model.balance import BalanceConfig
 from training.data.batches import Batch, Sample, in_order
 from training.data.sources import encode_sources
 from training.runtime.distributed import Share, fetch, place_batch
-from training.runtime.model import Model
+from training.runtime.model import TrainableModel
 from training.supervised.config import RunConfig
 from training.supervised.step import TrainState, make_loss
 
 
 def make_validation(
-    config: RunConfig, tokenizer: Any, model: Model, share: Share
+    config: RunConfig, tokenizer: Any, model: TrainableModel, share: Share
 ) -> Callable[[TrainState], dict[str, float]]:
     """The function state -> {"loss": mean −log p of a target token, "targets": their number}."""
     encoded = encode_sources(config.data.valid, config.data, tokenizer)

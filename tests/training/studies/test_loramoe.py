@@ -23,15 +23,15 @@ from jaxmoe.tokenizer import train_bpe
 from training.__main__ import app
 from training.commands import reproduce
 from training.data.batch import BatchConfig
-from training.runtime.model import Model, new_model
+from training.runtime.model import new_model
 from training.runtime.optimizer import OptimizerConfig
 from training.studies import bases, intervals
-from training.studies.cells import Cell, StoppedError, Store, finished, run_cells
+from training.studies.cells import StoppedError, Store, StudyCell, finished, run_cells
 from training.studies.loramoe import page as loramoe_page
 from training.studies.loramoe import study as loramoe
 from training.studies.loramoe import summary as loramoe_summary
 from training.studies.loramoe import tuning
-from training.studies.loramoe.summary import Run, Runs
+from training.studies.loramoe.summary import TunedRun, TunedRuns
 from training.studies.realbehavior import page as realbehavior_page
 from training.studies.stepcoder import page as stepcoder_page
 from training.supervised.step import StepConfig
@@ -155,8 +155,8 @@ class Counting:
         self.setting, self.ran = setting, []
 
     def cells(self, results):
-        cells = [Cell("a", {"x": 1}, "a"), Cell("b", {"x": self.setting}, "b")]
-        return [*cells, Cell("c", {"after": results["a"]["value"]}, "c")] if "a" in results else cells
+        cells = [StudyCell("a", {"x": 1}, "a"), StudyCell("b", {"x": self.setting}, "b")]
+        return [*cells, StudyCell("c", {"after": results["a"]["value"]}, "c")] if "a" in results else cells
 
     def run(self, cell, stopped):
         if stopped():
@@ -242,14 +242,16 @@ def result_of(tasks: list[float], completed: list[float], share: float = 0.5) ->
     return {"snapshots": snapshots, "dev_tasks": tasks[-1], "trained_weights": 7, "routing": routing}
 
 
-def known_runs() -> Runs:
+def known_runs() -> TunedRuns:
     """Two seeds: LoRAMoE keeps .1 and .3 more than full fine-tuning, at the same tasks."""
     base = {"completed": 1.0, "asked": 1.0, "tasks": 0.0}
-    runs = Runs(bases={0: base})
+    runs = TunedRuns(bases={0: base})
     for seed, gain in enumerate((0.1, 0.3)):
-        runs.final.append(Run("full", 0, seed, 1e-3, result_of([0.4, 0.8], [0.8, 0.4])))
+        runs.final.append(TunedRun("full", 0, seed, 1e-3, result_of([0.4, 0.8], [0.8, 0.4])))
         runs.final.append(
-            Run("loramoe_lbc", 0, seed, 5e-3, result_of([0.4, 0.8], [0.8 + gain, 0.4 + gain], share=0.45))
+            TunedRun(
+                "loramoe_lbc", 0, seed, 5e-3, result_of([0.4, 0.8], [0.8 + gain, 0.4 + gain], share=0.45)
+            )
         )
     return runs
 

@@ -17,7 +17,14 @@ from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.model.config import ExpertConfig, ModelConfig
 from jaxmoe.pretrained import load
 from training.data.batches import Batch, BatchConfig, Batches, Sample
-from training.runtime.model import BaseDtype, LoraConfig, Model, adapter_experts, matched_rank, new_model
+from training.runtime.model import (
+    BaseDtype,
+    LoraConfig,
+    TrainableModel,
+    adapter_experts,
+    matched_rank,
+    new_model,
+)
 from training.runtime.optimizer import OptimizerConfig, decayed, make_optimizer, schedule
 from training.supervised.step import (
     StepConfig,
@@ -72,7 +79,7 @@ def _host_weights(experts: ExpertConfig | None, base_dtype: BaseDtype) -> tuple[
 
 def build(
     mesh: Mesh | None = None, experts: ExpertConfig | None = EXPERTS, base_dtype: BaseDtype = "float32"
-) -> Model:
+) -> TrainableModel:
     """The same weights on any mesh."""
     model, trainable, frozen = _host_weights(experts, base_dtype)
     mesh = params.single_device_mesh() if mesh is None else mesh
@@ -82,7 +89,7 @@ def build(
 
 
 def machinery(
-    model: Model,
+    model: TrainableModel,
     optimizer: OptimizerConfig,
     step: StepConfig = PLAIN,
     balance: BalanceConfig = BALANCE,
@@ -108,11 +115,11 @@ def machinery(
     return step_fn, init_state(trainable, model.abstract, transform, shardings)
 
 
-def place(batch: Batch, model: Model) -> Any:
+def place(batch: Batch, model: TrainableModel) -> Any:
     return jax.device_put(batch, params.batch_sharding(model.lm.mesh))
 
 
-def run_steps(model: Model, batch: Batch, steps: int = 3, step: StepConfig = PLAIN, **changes):
+def run_steps(model: TrainableModel, batch: Batch, steps: int = 3, step: StepConfig = PLAIN, **changes):
     """Losses and final weights of a few steps on one batch."""
     balance = changes.pop("balance", BALANCE)
     optimizer = OptimizerConfig(lr=1e-3, schedule="constant", **changes)
@@ -172,7 +179,7 @@ def test_adamw_trajectory_of_the_original_code(goldens):
     folder = goldens / "loramoe" / "llama"
     expected = np.load(folder / "expected.npz")
     lm = load(folder / "base", folder / "adapter")
-    model = Model(lm, "experts", params.abstract(lm.config, lm.experts))
+    model = TrainableModel(lm, "experts", params.abstract(lm.config, lm.experts))
     # torch.optim.AdamW with its defaults, weight decay 0.01 on every weight, no clipping
     losses, _, _ = run_steps(
         model, golden_batch(expected), 6, weight_decay=0.01, decay="all", clip_norm=None, balance=lm.balance
@@ -184,7 +191,7 @@ def test_weights_after_five_steps_of_the_original_code(goldens):
     folder = goldens / "loramoe" / "llama"
     expected = np.load(folder / "expected.npz")
     lm = load(folder / "base", folder / "adapter")
-    model = Model(lm, "experts", params.abstract(lm.config, lm.experts))
+    model = TrainableModel(lm, "experts", params.abstract(lm.config, lm.experts))
     _, _, state = run_steps(
         model, golden_batch(expected), 5, weight_decay=0.01, decay="all", clip_norm=None, balance=lm.balance
     )

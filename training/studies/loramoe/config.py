@@ -7,13 +7,13 @@ from jaxmoe.model.config import ExpertConfig
 from training.data.batch import BatchConfig
 from training.runtime import config as configs
 from training.runtime.distributed import MeshConfig
-from training.runtime.model import Adapter, LoraConfig
+from training.runtime.model import AdapterKind, LoraConfig
 from training.studies.bases import check
 from training.supervised.step import StepConfig
 
 
 @dataclass(frozen=True)
-class Row:
+class TuningRow:
     """A way to fine-tune.
 
     Attributes:
@@ -24,7 +24,7 @@ class Row:
     """
 
     label: str
-    adapter: Adapter = "loramoe"
+    adapter: AdapterKind = "loramoe"
     rates: tuple[float, ...] = ()
     rate_of: str | None = None
     experts: ExpertConfig = field(default_factory=ExpertConfig)
@@ -66,12 +66,12 @@ class LoramoeConfig:
 
     __pydantic_config__ = configs.STRICT
 
-    rows: dict[str, Row]
+    rows: dict[str, TuningRow]
     base: str = "configs/reproduce/base.yaml"
     checkpoints: tuple[str, ...] = ()
     bases: int = 2
     seeds: int = 3
-    sweep: dict[str, Row] = field(default_factory=dict)
+    sweep: dict[str, TuningRow] = field(default_factory=dict)
     sweep_seeds: int = 1
     samples: int = 80
     volumes: tuple[int, ...] = (1, 3, 10, 30, 100)

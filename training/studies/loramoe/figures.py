@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from training.plots.figures import COLOURS
+from training.studies.cells import StudySummary
 from training.studies.loramoe.summary import CONSTRAINED, KNOWLEDGE, OTHER
 from training.studies.page import Picture
 
-Summary = Mapping[str, Any]
 TITLES = {"completed": "facts completed", "asked": "facts asked", "tasks": "downstream tasks"}
 MARKERS = "osD^vPX*"
 PANELS = 4  # side by side
@@ -42,12 +42,12 @@ def _percent(scores: Sequence[Mapping[str, Any]], key: str) -> list[float]:
     return [100 * (score["mean"] if score[key] is None else score[key]) for score in scores]
 
 
-def _base(summary: Summary, measure: str) -> float | None:
+def _base(summary: StudySummary, measure: str) -> float | None:
     scores = [base[measure] for base in summary["bases"].values()]
     return 100 * sum(scores) / len(scores) if scores else None
 
 
-def volumes(summary: Summary) -> Picture:
+def volumes(summary: StudySummary) -> Picture:
     """Knowledge and tasks against the number of instruction samples."""
     figure, axes = _figure(3)
     for axis, (measure, title) in zip(axes, TITLES.items(), strict=True):
@@ -70,7 +70,7 @@ def volumes(summary: Summary) -> Picture:
     )
 
 
-def frontier(summary: Summary) -> Picture:
+def frontier(summary: StudySummary) -> Picture:
     """Knowledge against downstream accuracy: the fair comparison."""
     figure, axes = _figure(2, height=4.4)
     figure.set_size_inches(10.4, 4.4)
@@ -98,7 +98,7 @@ def _along(path: Sequence[Mapping[str, float]], measure: str) -> tuple[list[floa
     return [100 * p["tasks"] for p in path], [100 * p[measure] for p in path]
 
 
-def rates(summary: Summary) -> Picture:
+def rates(summary: StudySummary) -> Picture:
     """The way of every learning rate that was tried, a panel a row."""
     tried = summary["learning_rates"]
     names = [name for name in summary["rows"] if len(tried.get(name, ())) > 1] or list(summary["rows"])[:1]
@@ -136,7 +136,7 @@ def rates(summary: Summary) -> Picture:
     )
 
 
-def routing(summary: Summary) -> Picture:
+def routing(summary: StudySummary) -> Picture:
     """The first half's share of the routing weight by layer and task type."""
     names = [name for name in summary["routing"] if name in summary["rows"]] or list(summary["routing"])
     figure, axes = _figure(len(names), height=3.2)
@@ -161,7 +161,7 @@ def routing(summary: Summary) -> Picture:
     )
 
 
-def sweep(summary: Summary) -> Picture:
+def sweep(summary: StudySummary) -> Picture:
     """Every row of the sweep beside the row that it varies."""
     names = [CONSTRAINED] * (CONSTRAINED in summary["rows"]) + list(summary["sweep"])
     rows = {**summary["rows"], **summary["sweep"]}

@@ -6,6 +6,7 @@ Figures of the paper are quoted from reading notes, not from its text; they are 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from training.studies.cells import StudySummary
 from training.studies.intervals import judged, points, whole
 from training.studies.loramoe import figures as loramoe_figures
 from training.studies.loramoe.summary import (
@@ -19,9 +20,7 @@ from training.studies.loramoe.summary import (
     MEASURES,
     SAME_RATE,
 )
-from training.studies.page import Page, Section, Table, Verdict, plumbing
-
-Summary = Mapping[str, Any]
+from training.studies.page import ClaimVerdict, Page, PageSection, PageTable, plumbing
 
 # base, SFT, LoRAMoE on LLaMA-2-7B; second hand
 PAPER = (
@@ -47,7 +46,7 @@ CHANCE = {
 }
 
 
-def page(title: str, summary: Summary) -> Page:
+def page(title: str, summary: StudySummary) -> Page:
     """Everything, from the summary alone."""
     question = (
         "Does fine-tuning on more and more instructions overwrite what a model knows, and do routed LoRA "
@@ -65,7 +64,7 @@ def page(title: str, summary: Summary) -> Page:
     return Page(title, question, _card(summary), sections, plumbing(summary["scale"]))
 
 
-def _card(summary: Summary) -> dict[str, str]:
+def _card(summary: StudySummary) -> dict[str, str]:
     rows = summary["rows"].values()
     counts = sorted({(len(row["bases"]), row["runs"]) for row in rows})
     runs = "; ".join(f"{runs} runs on {bases} base{'s' * (bases > 1)}" for bases, runs in counts)
@@ -75,16 +74,16 @@ def _card(summary: Summary) -> dict[str, str]:
 # verdicts
 
 
-def _verdicts(summary: Summary) -> Section:
+def _verdicts(summary: StudySummary) -> PageSection:
     equal = "at equal downstream accuracy"
 
     def found(a: str, b: str, what: str) -> Mapping[str, Any] | None:
         match = (d for d in summary["differences"] if (d["a"], d["b"], d["what"]) == (a, b, what))
         return next((d for d in match if d["n"]), None)
 
-    def claim(text: str, a: str, b: str, what: str, paper: str = "", sign: float = 1.0) -> Verdict:
+    def claim(text: str, a: str, b: str, what: str, paper: str = "", sign: float = 1.0) -> ClaimVerdict:
         difference = _signed(found(a, b, what), sign)
-        return Verdict(text, judged(difference), _said(found(a, b, what)), paper)
+        return ClaimVerdict(text, judged(difference), _said(found(a, b, what)), paper)
 
     rows = [
         claim(
@@ -157,10 +156,10 @@ def _verdicts(summary: Summary) -> Section:
         "this scale where it lies on the other, and else not shown. With one run there is no interval, and "
         "nothing is shown."
     )
-    return Section("Verdicts", [text], verdicts=rows)
+    return PageSection("Verdicts", [text], verdicts=rows)
 
 
-def _at_best_rate(summary: Summary, a: str, b: str) -> Verdict:
+def _at_best_rate(summary: StudySummary, a: str, b: str) -> ClaimVerdict:
     """Knowledge at the common level, each row with the rate that does best there: what a rule might miss."""
     best = {}
     for name in (a, b):
@@ -169,9 +168,9 @@ def _at_best_rate(summary: Summary, a: str, b: str) -> Verdict:
     level = "" if summary["level"] is None else f" {summary['level']:.2f}"
     text = f"… and at{level or ' equal accuracy'} with whichever of its rates is best there for each"
     if None in best.values():
-        return Verdict(text, "not shown", "no runs to compare yet")
+        return ClaimVerdict(text, "not shown", "no runs to compare yet")
     said = f"{whole(best[b], False)} against {whole(best[a], False)} % of facts, one run each: no interval"
-    return Verdict(text, "not shown", said)
+    return ClaimVerdict(text, "not shown", said)
 
 
 def _signed(difference: Mapping[str, Any] | None, sign: float) -> Mapping[str, Any] | None:
@@ -187,18 +186,20 @@ def _said(difference: Mapping[str, Any] | None) -> str:
     return f"{points(difference, signed=True)} points{where}, {difference['n']} pairs"
 
 
-def _separated(summary: Summary, row: str, text: str, sign: float) -> Verdict:
+def _separated(summary: StudySummary, row: str, text: str, sign: float) -> ClaimVerdict:
     gap = summary["routing"].get(row, {}).get("gap")
     if gap is None:
-        return Verdict(text, "not shown", "no runs yet")
+        return ClaimVerdict(text, "not shown", "no runs yet")
     said = f"first half's share on questions − on tasks: {points(gap, signed=True)} points, {gap['n']} runs"
-    return Verdict(text, judged(_signed(gap, sign)), said, "share (1 ∓ δ)/2: −10 or +10 points with δ = 0.1")
+    return ClaimVerdict(
+        text, judged(_signed(gap, sign)), said, "share (1 ∓ δ)/2: −10 or +10 points with δ = 0.1"
+    )
 
 
 # design, results
 
 
-def _design(summary: Summary) -> Section:
+def _design(summary: StudySummary) -> PageSection:
     settings, bases, sizes = summary["settings"], summary["bases"], summary["sizes"]
     times = ", ".join(f"{v}x" for v in settings["volumes"])
     text = [
@@ -231,7 +232,7 @@ def _design(summary: Summary) -> Section:
         + [f"{100 * scores['skills'][family]:.0f}" for family in families]
         for name, scores in bases.items()
     ]
-    return Section("Design", text, tables=[Table(caption, columns, rows)])
+    return PageSection("Design", text, tables=[PageTable(caption, columns, rows)])
 
 
 def _origin(base: Mapping[str, Any]) -> str:
@@ -257,10 +258,10 @@ def _entry(bases: Mapping[str, Any]) -> str:
     )
 
 
-def _results(summary: Summary) -> Section:
+def _results(summary: StudySummary) -> PageSection:
     rows, labels = summary["rows"], summary["labels"]
     pictures = [loramoe_figures.volumes(summary), loramoe_figures.frontier(summary)]
-    final = Table(
+    final = PageTable(
         "At the largest volume, % [95 % interval over runs]",
         ["row", "lr", "weights trained", "facts completed", "facts asked", "tasks"],
         [
@@ -270,7 +271,7 @@ def _results(summary: Summary) -> Section:
         ],
     )
     families = list(next(iter(rows.values()))["families"])
-    by_task = Table(
+    by_task = PageTable(
         "Downstream accuracy by task at the largest volume, %, means over runs",
         ["task", "chance", *(labels[n] for n in rows)],
         [
@@ -280,10 +281,10 @@ def _results(summary: Summary) -> Section:
         ],
     )
     tables = [final, _at_level(summary), by_task, _curves(summary), _differences(summary)]
-    return Section("Results", pictures=pictures, tables=[t for t in tables if t.rows])
+    return PageSection("Results", pictures=pictures, tables=[t for t in tables if t.rows])
 
 
-def _at_level(summary: Summary) -> Table:
+def _at_level(summary: StudySummary) -> PageTable:
     level = summary["level"] or 0.0
     rows = [
         [summary["labels"][n], points(r["at_level"]["completed"]), points(r["at_level"]["asked"])]
@@ -294,20 +295,20 @@ def _at_level(summary: Summary) -> Table:
         f"Knowledge where downstream accuracy first reaches {100 * level:.0f} %, the highest level that "
         "every run of every row reaches; on straight lines between the snapshots"
     )
-    return Table(caption, ["row", "facts completed", "facts asked"], rows)
+    return PageTable(caption, ["row", "facts completed", "facts asked"], rows)
 
 
-def _curves(summary: Summary) -> Table:
+def _curves(summary: StudySummary) -> PageTable:
     rows = []
     for name, row in summary["rows"].items():
         for n, volume in enumerate(summary["volumes"]):
             scores = [points(row["curves"][m][n]) for m in ("completed", "asked", "tasks")]
             rows.append([summary["labels"][name], f"{volume:,}", *scores])
     columns = ["row", "samples", "facts completed", "facts asked", "tasks"]
-    return Table("All volumes, % [95 % interval over runs]", columns, rows, folded=True)
+    return PageTable("All volumes, % [95 % interval over runs]", columns, rows, folded=True)
 
 
-def _differences(summary: Summary) -> Table:
+def _differences(summary: StudySummary) -> PageTable:
     labels = {**summary["labels"], "base": "base"}
     rows = [
         [f"{labels[d['b']]} − {labels[d['a']]}", d["what"], points(d, signed=True), str(d["n"])]
@@ -315,10 +316,10 @@ def _differences(summary: Summary) -> Table:
         if d["n"]
     ]
     caption = "All paired differences at the largest volume, points [95 % interval]"
-    return Table(caption, ["rows", "what", "difference", "pairs"], rows, folded=True)
+    return PageTable(caption, ["rows", "what", "difference", "pairs"], rows, folded=True)
 
 
-def _rates(summary: Summary) -> Section:
+def _rates(summary: StudySummary) -> PageSection:
     rows = []
     for name, tried in summary["learning_rates"].items():
         if name not in summary["rows"]:
@@ -337,15 +338,15 @@ def _rates(summary: Summary) -> Section:
     columns = ["row", "lr", "tasks, dev", "tasks, test", "facts completed", "facts asked", at]
     caption = "Every rate on base 0 with seed 0 at the largest volume, %. Only the dev column chooses."
     text = "A learning rate trades knowledge for tasks in every row; the figure shows the way of each."
-    return Section(
+    return PageSection(
         "Learning rates",
         [text],
         pictures=[loramoe_figures.rates(summary)],
-        tables=[Table(caption, columns, rows)],
+        tables=[PageTable(caption, columns, rows)],
     )
 
 
-def _routing(summary: Summary) -> Section:
+def _routing(summary: StudySummary) -> PageSection:
     rows = [
         [
             summary["labels"][name],
@@ -364,15 +365,15 @@ def _routing(summary: Summary) -> Section:
         "deviation of the experts' shares over their mean; of 6 experts it cannot exceed 2.45, so the "
         "paper's figure of about 3 without the constraint (second hand) must be of another quantity."
     )
-    table = Table("Routing, mean over layers, projections and runs", columns, rows)
-    return Section("Routing", [text], pictures=[loramoe_figures.routing(summary)], tables=[table])
+    table = PageTable("Routing, mean over layers, projections and runs", columns, rows)
+    return PageSection("Routing", [text], pictures=[loramoe_figures.routing(summary)], tables=[table])
 
 
 def _plain(score: Mapping[str, Any]) -> str:
     return "–" if score["mean"] is None else f"{score['mean']:.2f}"
 
 
-def _sweep(summary: Summary) -> Section:
+def _sweep(summary: StudySummary) -> PageSection:
     reference = {n: summary["rows"][n] for n in (LORA, FREE, CONSTRAINED) if n in summary["rows"]}
     seeds = sorted({seed for row in summary["sweep"].values() for seed in row["seeds"]})
 
@@ -402,12 +403,12 @@ def _sweep(summary: Summary) -> Section:
         "What makes LoRAMoE better than LoRA, if anything does? The first rows are the study's own on the "
         "same base and seeds, at the same learning rate where they are LoRAMoE."
     )
-    return Section(
-        "Sweep", [text], pictures=[loramoe_figures.sweep(summary)], tables=[Table(caption, columns, rows)]
+    return PageSection(
+        "Sweep", [text], pictures=[loramoe_figures.sweep(summary)], tables=[PageTable(caption, columns, rows)]
     )
 
 
-def _paper(summary: Summary) -> Section:
+def _paper(summary: StudySummary) -> PageSection:
     ours: list[Sequence[str]] = []
     rows, bases = summary["rows"], summary["bases"]
     measure: Callable[[str, str], str] = lambda name, what: (  # noqa: E731
@@ -416,9 +417,9 @@ def _paper(summary: Summary) -> Section:
     for what, label in (("completed", "facts completed"), ("asked", "facts asked"), ("tasks", "tasks")):
         before = sum(100 * scores[what] for scores in bases.values()) / max(len(bases), 1)
         ours.append([f"ours: {label}", f"{before:.0f}", measure(FULL, what), measure(CONSTRAINED, what)])
-    table = Table(
+    table = PageTable(
         "The paper's figures (LLaMA-2-7B, second hand: from reading notes) and ours",
         ["", "base", "full SFT", "LoRAMoE"],
         [*PAPER, *ours],
     )
-    return Section("Beside the paper's numbers", tables=[table])
+    return PageSection("Beside the paper's numbers", tables=[table])

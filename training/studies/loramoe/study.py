@@ -1,9 +1,9 @@
 """LoRAMoE's claims: does fine-tuning on ever more instructions overwrite what a model knows, and do routed
 LoRA experts on a frozen base keep it while they learn the tasks as well?
 
-Bases learn real facts in pretraining. Each is fine-tuned in several ways (`Row`) on downstream tasks with a
-share of closed-book questions about other facts than the test's, and looked at after 1x to 100x samples of
-one run. Knowledge is the share of held-out facts that greedy decoding completes; downstream accuracy that of
+Bases learn real facts in pretraining. Each is fine-tuned in several ways (`TuningRow`) on downstream tasks
+with a share of closed-book questions about other facts than the test's, and looked at after 1x to 100x
+samples of one run. Knowledge is the share of held-out facts that greedy decoding completes; downstream accuracy that of
 held-out task samples answered rightly and ended there.
 
 The learning rate of every row is chosen by one rule on dev splits: of its grid (the same number of rates for
@@ -34,10 +34,10 @@ from training.runtime import config as configs
 from training.runtime.model import LoraConfig, load_model
 from training.runtime.optimizer import OptimizerConfig
 from training.studies.bases import Bases
-from training.studies.cells import Cell, Result, Results, Stopped
+from training.studies.cells import Result, Results, Stopped, StudyCell
 from training.studies.loramoe import page as loramoe_page
 from training.studies.loramoe import summary as loramoe_summary
-from training.studies.loramoe.config import LoramoeConfig, Row
+from training.studies.loramoe.config import LoramoeConfig, TuningRow
 from training.studies.loramoe.tuning import Recipe, Stream, Tuner, stream
 from training.studies.page import Page
 
@@ -48,7 +48,7 @@ def make(config: LoramoeConfig, out: Path) -> "LoramoeStudy":
 
 
 class LoramoeStudy:
-    """See `training.studies.cells.Study`."""
+    """See `training.studies.cells.PaperStudy`."""
 
     name = "loramoe"
     title = "LoRAMoE: what fine-tuning forgets, and what routed experts keep"
@@ -63,7 +63,7 @@ class LoramoeStudy:
 
     # the cells
 
-    def cells(self, results: Results) -> list[Cell]:
+    def cells(self, results: Results) -> list[StudyCell]:
         """A base, the learning rates on it, every row once, then the other seeds, the sweep, other bases."""
         config = self.config
         cells = [self.base_cell(0)]
@@ -73,7 +73,7 @@ class LoramoeStudy:
         if chosen is None:
             return cells
 
-        def all_rows(base: int, seed: int) -> list[Cell]:
+        def all_rows(base: int, seed: int) -> list[StudyCell]:
             rates = {name: chosen[row.rate_of or name] for name, row in config.rows.items()}
             return [self.tuned_cell(name, row, base, seed, rates[name]) for name, row in config.rows.items()]
 
@@ -101,12 +101,12 @@ class LoramoeStudy:
                 chosen[name] = choose_rate(dev, self._exam_settings()["dev_tasks"], self.config.tolerance)
         return chosen
 
-    def base_cell(self, number: int) -> Cell:
+    def base_cell(self, number: int) -> StudyCell:
         settings = {"base": self.bases.settings(number), "exam": self._exam_settings()}
         cost = 3 if self.bases.there(number) else 250 * self.config.scale
-        return Cell(f"base{number}", settings, f"base {number}: pretraining", cost)
+        return StudyCell(f"base{number}", settings, f"base {number}: pretraining", cost)
 
-    def tuned_cell(self, name: str, row: Row, base: int, seed: int, rate: float) -> Cell:
+    def tuned_cell(self, name: str, row: TuningRow, base: int, seed: int, rate: float) -> StudyCell:
         config = self.config
         settings = {
             "base": self.bases.settings(base),
@@ -120,9 +120,9 @@ class LoramoeStudy:
             "warmup_steps": config.scaled(config.warmup_steps),
         }
         title = f"{row.label}, base {base}, seed {seed}, lr {rate:g}"
-        return Cell(f"{name}-b{base}-s{seed}-lr{rate:g}", settings, title, cost=12 * config.scale)
+        return StudyCell(f"{name}-b{base}-s{seed}-lr{rate:g}", settings, title, cost=12 * config.scale)
 
-    def knowledge_share(self, row: Row) -> float:
+    def knowledge_share(self, row: TuningRow) -> float:
         return self.config.knowledge_share if row.knowledge_share is None else row.knowledge_share
 
     @property
@@ -143,7 +143,7 @@ class LoramoeStudy:
 
     # running them
 
-    def run(self, cell: Cell, stopped: Stopped) -> Result:
+    def run(self, cell: StudyCell, stopped: Stopped) -> Result:
         """Pretrains a base, or fine-tunes one and looks at it at every volume."""
         if cell.name.startswith("base"):
             return self._run_base(int(cell.name.removeprefix("base")))
@@ -155,7 +155,7 @@ class LoramoeStudy:
         lm = load_model(self.bases.export(number), "none", ExpertConfig(), LoraConfig(), self.tuner.mesh).lm
         return {"test": self._examined(lm, number), "skills": self._skills(lm, number)}
 
-    def _run_tuned(self, row: Row, base: int, seed: int, rate: float, stopped: Stopped) -> Result:
+    def _run_tuned(self, row: TuningRow, base: int, seed: int, rate: float, stopped: Stopped) -> Result:
         recipe = Recipe(row.adapter, row.experts, row.lora, row.balance)
         warmup = self.config.scaled(self.config.warmup_steps)
         optimizer = OptimizerConfig(lr=rate, schedule="constant", warmup_steps=warmup)
@@ -176,7 +176,7 @@ class LoramoeStudy:
             last |= {"trained_weights": params.count(snapshot.lm.weights.trainable)}
         return {"snapshots": snapshots, **last}
 
-    def describe(self, cell: Cell, result: Result) -> str:
+    def describe(self, cell: StudyCell, result: Result) -> str:
         """Knowledge and tasks, at the end."""
         found = result["test"] if "test" in result else result["snapshots"][-1]
         facts = f"facts completed {found['completed']:.2f}, asked {found['asked']:.2f}"
@@ -253,7 +253,7 @@ class LoramoeStudy:
 
     def summary(self, results: Results) -> dict[str, Any]:
         """See `loramoe_summary`."""
-        runs = loramoe_summary.Runs()
+        runs = loramoe_summary.TunedRuns()
         chosen = self.chosen_rates(results)
         for cell in self.cells(results):
             if cell.name in results and cell.name.startswith("base"):
@@ -263,7 +263,7 @@ class LoramoeStudy:
                 name, base, seed, _ = cell.name.split("-", 3)
                 row = (self.config.rows | self.config.sweep)[name]
                 rate = cell.settings["rate"]
-                run = loramoe_summary.Run(name, int(base[1:]), int(seed[1:]), rate, results[cell.name])
+                run = loramoe_summary.TunedRun(name, int(base[1:]), int(seed[1:]), rate, results[cell.name])
                 final = chosen is not None and rate == chosen[row.rate_of or name]
                 (runs.final if final else runs.tried).append(run)
         labels = {name: row.label for name, row in (self.config.rows | self.config.sweep).items()}

@@ -39,7 +39,7 @@ KNOWLEDGE, OTHER = "knowledge", "other"
 STEP = 0.05
 
 
-class Run(NamedTuple):
+class TunedRun(NamedTuple):
     """One fine-tuning: `result` is its cell's."""
 
     row: str
@@ -54,19 +54,19 @@ class Run(NamedTuple):
 
 
 @dataclass
-class Runs:
+class TunedRuns:
     """All there is: test scores of the bases, runs with the chosen learning rates, runs with others."""
 
     bases: dict[int, dict[str, Any]] = field(default_factory=dict)
-    final: list[Run] = field(default_factory=list)
-    tried: list[Run] = field(default_factory=list)
+    final: list[TunedRun] = field(default_factory=list)
+    tried: list[TunedRun] = field(default_factory=list)
 
-    def of(self, row: str) -> list[Run]:
+    def of(self, row: str) -> list[TunedRun]:
         """A row's runs with its chosen learning rate."""
         return [run for run in self.final if run.row == row]
 
 
-def summarise(runs: Runs, main: Sequence[str], volumes: Sequence[int]) -> dict[str, Any]:
+def summarise(runs: TunedRuns, main: Sequence[str], volumes: Sequence[int]) -> dict[str, Any]:
     """Everything that the page shows, as plain JSON."""
     level = common_level(runs, [run for row in main for run in runs.of(row)])
     names = list(dict.fromkeys(run.row for run in runs.final))
@@ -82,7 +82,7 @@ def summarise(runs: Runs, main: Sequence[str], volumes: Sequence[int]) -> dict[s
     }
 
 
-def trajectory(runs: Runs, run: Run) -> list[dict[str, float]]:
+def trajectory(runs: TunedRuns, run: TunedRun) -> list[dict[str, float]]:
     """The measures of a run from its base (volume 0) on."""
     base = runs.bases[run.base]
     points = [{"volume": 0, **{measure: base[measure] for measure in MEASURES}}]
@@ -99,14 +99,14 @@ def knowledge_at(points: Sequence[Mapping[str, float]], level: float, measure: s
     return math.nan
 
 
-def common_level(runs: Runs, compared: Sequence[Run]) -> float | None:
+def common_level(runs: TunedRuns, compared: Sequence[TunedRun]) -> float | None:
     """The highest multiple of STEP that the downstream accuracy of every one of these runs reaches."""
     tops = [max(point["tasks"] for point in trajectory(runs, run)) for run in compared]
     steps = math.floor(min(tops, default=0.0) / STEP + 1e-9)
     return round(steps * STEP, 10) if steps > 0 else None
 
 
-def _learning_rates(runs: Runs, level: float | None) -> dict[str, list[dict[str, Any]]]:
+def _learning_rates(runs: TunedRuns, level: float | None) -> dict[str, list[dict[str, Any]]]:
     """By row, of base 0 and seed 0: every rate that was tried, its dev accuracy, its path on the test, and
     the facts completed where that reaches the common level."""
     found: dict[str, list[dict[str, Any]]] = {}
@@ -120,7 +120,7 @@ def _learning_rates(runs: Runs, level: float | None) -> dict[str, list[dict[str,
     return found
 
 
-def _row(runs: Runs, name: str, level: float | None) -> dict[str, Any]:
+def _row(runs: TunedRuns, name: str, level: float | None) -> dict[str, Any]:
     mine = runs.of(name)
     snapshots = range(len(mine[0].result["snapshots"]))
     curves = {
@@ -152,7 +152,7 @@ def _row(runs: Runs, name: str, level: float | None) -> dict[str, Any]:
     }
 
 
-def differences(runs: Runs, sweep: Sequence[tuple[str, str]] = ()) -> list[dict[str, Any]]:
+def differences(runs: TunedRuns, sweep: Sequence[tuple[str, str]] = ()) -> list[dict[str, Any]]:
     """Paired by base and seed: b − a at the largest volume, and of knowledge at equal downstream accuracy:
     the highest level that all runs of a and b reach.
 
@@ -180,7 +180,7 @@ def differences(runs: Runs, sweep: Sequence[tuple[str, str]] = ()) -> list[dict[
     return out
 
 
-def routing(runs: Sequence[Run]) -> dict[str, Any]:
+def routing(runs: Sequence[TunedRun]) -> dict[str, Any]:
     """Where the routing weight went over the last stretch of training: by layer and task type the share of
     the first half of the experts (mean over projections and runs), and the CV of the experts' shares.
 

@@ -24,7 +24,7 @@ from training.data.batch import Batch, BatchConfig, Sample
 from training.data.batches import Batches, encode_samples
 from training.runtime.allocator import keep_memory
 from training.runtime.distributed import place_batch, share_of_batch
-from training.runtime.model import Adapter, LoraConfig, Model, load_model
+from training.runtime.model import AdapterKind, LoraConfig, TrainableModel, load_model
 from training.runtime.optimizer import OptimizerConfig, optimizer_shardings, schedule
 from training.studies.cells import Stopped, StoppedError
 from training.supervised import telemetry
@@ -35,7 +35,7 @@ from training.supervised.step import StepConfig, make_gradient
 class Recipe:
     """What is trained beside or instead of the base, and with which losses on the routers."""
 
-    adapter: Adapter = "loramoe"
+    adapter: AdapterKind = "loramoe"
     experts: ExpertConfig = field(default_factory=ExpertConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     balance: BalanceConfig = field(default_factory=BalanceConfig)
@@ -49,7 +49,7 @@ class Stream(NamedTuple):
     most_targets: int
 
 
-class Snapshot(NamedTuple):
+class TunedSnapshot(NamedTuple):
     """A model on its way.
 
     Attributes:
@@ -100,7 +100,7 @@ class Tuner:
         *,
         seed: int,
         stopped: Stopped,
-    ) -> Iterator[Snapshot]:
+    ) -> Iterator[TunedSnapshot]:
         """Trains, and yields the model at every volume; its weights are gone once the run goes on.
 
         Args:
@@ -130,13 +130,13 @@ class Tuner:
             if waiting and seen >= waiting[0]:
                 rows = telemetry.report(jax.device_get(routing), counts)
                 lm = _with(model, trainable, recipe.balance)
-                yield Snapshot(waiting.pop(0), seen, lm, float(np.mean(jax.device_get(losses))), rows)
+                yield TunedSnapshot(waiting.pop(0), seen, lm, float(np.mean(jax.device_get(losses))), rows)
                 routing, losses = program.empty(), []
             if not waiting:
                 return
 
     def _program(
-        self, model: Model, recipe: Recipe, optimizer: OptimizerConfig, most_targets: int
+        self, model: TrainableModel, recipe: Recipe, optimizer: OptimizerConfig, most_targets: int
     ) -> "_Program":
         key = (model.lm.config, model.lm.experts, recipe.balance, replace(optimizer, lr=0.0), most_targets)
         if key not in self._compiled:
@@ -162,7 +162,7 @@ class _Program(NamedTuple):
 
 
 def _make_program(
-    model: Model, balance: BalanceConfig, optimizer: OptimizerConfig, config: StepConfig, mesh: Mesh
+    model: TrainableModel, balance: BalanceConfig, optimizer: OptimizerConfig, config: StepConfig, mesh: Mesh
 ) -> _Program:
     """Every argument has its sharding, so that the first step compiles what serves all others."""
     parts = params.split(model.abstract, model.train)
@@ -193,5 +193,5 @@ def _make_program(
     return _Program(compiled, start, lambda: jax.device_put(zeros, everywhere))
 
 
-def _with(model: Model, trainable: params.Params, balance: BalanceConfig) -> LanguageModel:
+def _with(model: TrainableModel, trainable: params.Params, balance: BalanceConfig) -> LanguageModel:
     return replace(model.lm, weights=model.lm.weights._replace(trainable=trainable), balance=balance)

@@ -8,7 +8,7 @@ from typing import Any
 
 from evals.faithfulness.verdicts import CRITERIA
 from training.studies.intervals import judged
-from training.studies.page import Outcome, Page, Section, Table, Verdict, plumbing
+from training.studies.page import ClaimOutcome, ClaimVerdict, Page, PageSection, PageTable, plumbing
 from training.studies.realbehavior import figures as realbehavior_figures
 from training.studies.realbehavior.summary import BASE, CODE_BASE, REINFORCED, VERDICTS, BehaviorSummary
 
@@ -55,7 +55,7 @@ def _count(number: int, noun: str) -> str:
 # verdicts
 
 
-def _verdicts(summary: BehaviorSummary) -> Section:
+def _verdicts(summary: BehaviorSummary) -> PageSection:
     rows = [believed(summary)]
     for name in summary["rows"]:
         rows.append(moved(summary, name))
@@ -71,14 +71,14 @@ def _verdicts(summary: BehaviorSummary) -> Section:
         "lies on the claim's side, refuted at this scale where it lies on the other, else not shown. With "
         "one run there is no such interval, and nothing is shown.",
     ]
-    return Section("Verdicts", text, verdicts=rows)
+    return PageSection("Verdicts", text, verdicts=rows)
 
 
-def believed(summary: BehaviorSummary) -> Verdict:
+def believed(summary: BehaviorSummary) -> ClaimVerdict:
     """Is some construct of every model not faithful? Refuted by a model with all of them faithful."""
     conclusions = [one for found in summary["respondents"].values() for one in found["conclusions"]]
     counts = {verdict: sum(one[verdict] for one in conclusions) for verdict in VERDICTS}
-    outcome: Outcome = "not shown"
+    outcome: ClaimOutcome = "not shown"
     if any(one["faithful"] == sum(one.values()) for one in conclusions):
         outcome = "refuted at this scale"
     elif conclusions and all(one["not faithful"] for one in conclusions):
@@ -88,7 +88,7 @@ def believed(summary: BehaviorSummary) -> Verdict:
         said = f"of {sum(counts.values())} conclusions on {_count(len(conclusions), 'model')}, " + ", ".join(
             f"{count} {verdict}" for verdict, count in counts.items()
         )
-    return Verdict(
+    return ClaimVerdict(
         "Tests made for people cannot faithfully characterize all of a model's behavior",
         outcome,
         said,
@@ -96,7 +96,7 @@ def believed(summary: BehaviorSummary) -> Verdict:
     )
 
 
-def moved(summary: BehaviorSummary, name: str) -> Verdict:
+def moved(summary: BehaviorSummary, name: str) -> ClaimVerdict:
     """Is the mean |Δ| at the end above the least that counts?"""
     row, least = summary["rows"][name], summary["settings"]["drift"]
     found = row["drift"][-1]
@@ -107,7 +107,7 @@ def moved(summary: BehaviorSummary, name: str) -> Verdict:
     said += f"{number(row['flattering'][-1], signed=True)}"
     if row["within"] is not None:
         said += f"; over described people {number(row['within']['drift'])}"
-    return Verdict(
+    return ClaimVerdict(
         f"{summary['labels'][name]} moves the characteristics, by more than {least:g} SD of the base",
         judged(difference),
         said,
@@ -115,7 +115,7 @@ def moved(summary: BehaviorSummary, name: str) -> Verdict:
     )
 
 
-def restricted(summary: BehaviorSummary, name: str) -> Verdict:
+def restricted(summary: BehaviorSummary, name: str) -> ClaimVerdict:
     """Does the ratio of dispersions at the end lie below 1?"""
     row = summary["rows"][name]
     found = row["dispersion"][-1]
@@ -128,7 +128,7 @@ def restricted(summary: BehaviorSummary, name: str) -> Verdict:
     )
     if row["within"] is not None:
         said += f"; over described people {number(row['within']['dispersion'])}"
-    return Verdict(
+    return ClaimVerdict(
         f"{summary['labels'][name]} restricts the characteristics",
         judged(difference),
         said,
@@ -140,7 +140,7 @@ def _over(row: Mapping[str, Any]) -> str:
     return f"{_count(row['runs'], 'run')} on {_count(len(row['bases']), 'base')}"
 
 
-def sound(summary: BehaviorSummary, right: str) -> Verdict:
+def sound(summary: BehaviorSummary, right: str) -> ClaimVerdict:
     """Are conclusions wrong no more often than the goal, of respondents whose right conclusion is known?"""
     goal = summary["settings"]["goal"]
     labels = labels_of(summary)
@@ -149,7 +149,7 @@ def sound(summary: BehaviorSummary, right: str) -> Verdict:
         f["wrong"]["mean"] if f["wrong"]["high"] is None else f["wrong"]["high"] for f in found.values()
     ]
     lowest = [f["wrong"]["mean"] if f["wrong"]["low"] is None else f["wrong"]["low"] for f in found.values()]
-    outcome: Outcome = "not shown"
+    outcome: ClaimOutcome = "not shown"
     if found and max(highest) <= goal:
         outcome = "shown"
     elif found and max(lowest) > goal:
@@ -163,7 +163,7 @@ def sound(summary: BehaviorSummary, right: str) -> Verdict:
         if len(found) > 1:
             said = f"{_count(len(found), 'respondent')}; the worst, {worst}: {said}"
     who = "Respondents without a mind" if right == "not faithful" else "A simulated respondent with traits"
-    return Verdict(
+    return ClaimVerdict(
         f"{who} come{'s' * (right == 'faithful')} out {right}, in {1 - goal:.0%} of conclusions at least",
         outcome,
         said,
@@ -190,7 +190,7 @@ def percent(score: Mapping[str, Any]) -> str:
 # design, results
 
 
-def _design(summary: BehaviorSummary) -> Section:
+def _design(summary: BehaviorSummary) -> PageSection:
     sizes, models, settings = summary["sizes"], summary["models"], summary["settings"]
     asked = settings["asked"]
     lengths = " and ".join(f"{one['length']} ({name})" for name, one in models.items())
@@ -219,10 +219,10 @@ def _design(summary: BehaviorSummary) -> Section:
         f"{settings['reinforced']['row']} row. Questions are several times longer than the texts that they "
         f"were trained on ({lengths} tokens at most), and the code model has met no such words at all.",
     ]
-    return Section("Design", text)
+    return PageSection("Design", text)
 
 
-def _faithfulness(summary: BehaviorSummary) -> Section:
+def _faithfulness(summary: BehaviorSummary) -> PageSection:
     labels = labels_of(summary)
     picture = realbehavior_figures.verdicts(summary, labels)
     tables = [_matrix(summary, labels), _by_construct(summary, labels)]
@@ -238,12 +238,12 @@ def _faithfulness(summary: BehaviorSummary) -> Section:
         "neutral. Extremes, middle: shares of answers. By position: distance of the places' shares from "
         "equal ones"
     )
-    return Section(
-        "Is it to be believed?", pictures=[picture], tables=[*tables, Table(caption, columns, styles)]
+    return PageSection(
+        "Is it to be believed?", pictures=[picture], tables=[*tables, PageTable(caption, columns, styles)]
     )
 
 
-def _matrix(summary: BehaviorSummary, labels: Mapping[str, str]) -> Table:
+def _matrix(summary: BehaviorSummary, labels: Mapping[str, str]) -> PageTable:
     found = {**summary["respondents"], **summary["nulls"]}
     rows = []
     for name in (name for name in labels if name in found):
@@ -253,7 +253,7 @@ def _matrix(summary: BehaviorSummary, labels: Mapping[str, str]) -> Table:
         "Verdicts in the first questionnaire, over constructs and runs or seeds: % faithful / undetermined / "
         "not faithful"
     )
-    return Table(caption, ["respondent", *CRITERIA], rows)
+    return PageTable(caption, ["respondent", *CRITERIA], rows)
 
 
 def _shares(found: Mapping[str, Any], criterion: str) -> str:
@@ -262,7 +262,7 @@ def _shares(found: Mapping[str, Any], criterion: str) -> str:
     return " / ".join(f"{100 * count / sum(counts):.0f}" for count in counts)
 
 
-def _by_construct(summary: BehaviorSummary, labels: Mapping[str, str]) -> Table:
+def _by_construct(summary: BehaviorSummary, labels: Mapping[str, str]) -> PageTable:
     """Of the models, every verdict in every questionnaire."""
     rows = []
     for name, found in summary["respondents"].items():
@@ -272,14 +272,14 @@ def _by_construct(summary: BehaviorSummary, labels: Mapping[str, str]) -> Table:
                 said = [_verdict(by_criterion[criterion].get(construct, {})) for criterion in CRITERIA]
                 rows.append([labels[name], instrument, construct, *said])
     columns = ["model", "questionnaire", "construct", *CRITERIA]
-    return Table("Every verdict on the models; × counts runs", columns, rows, folded=True)
+    return PageTable("Every verdict on the models; × counts runs", columns, rows, folded=True)
 
 
 def _verdict(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{verdict} × {counts[verdict]}" for verdict in VERDICTS if counts.get(verdict))
 
 
-def _training(summary: BehaviorSummary) -> Section:
+def _training(summary: BehaviorSummary) -> PageSection:
     rows, apart = [], summary["between_bases"]
     for name, row in summary["rows"].items():
         for n, step in enumerate(row["steps"]):
@@ -314,7 +314,7 @@ def _training(summary: BehaviorSummary) -> Section:
             f"their dispersions a factor of {apart['dispersion'] or float('nan'):.2f}."
         )
     solved = _solved(summary)
-    return Section(
+    return PageSection(
         "Drift and dispersion along training",
         [*text, *solved],
         pictures=[
@@ -322,7 +322,7 @@ def _training(summary: BehaviorSummary) -> Section:
             realbehavior_figures.dispersion(summary),
             realbehavior_figures.profile(summary),
         ],
-        tables=[Table("Along training, means over runs [95 % intervals]", columns, rows, folded=True)],
+        tables=[PageTable("Along training, means over runs [95 % intervals]", columns, rows, folded=True)],
     )
 
 
@@ -338,7 +338,7 @@ def _solved(summary: BehaviorSummary) -> Sequence[str]:
     ]
 
 
-def _nulls(summary: BehaviorSummary) -> Section:
+def _nulls(summary: BehaviorSummary) -> PageSection:
     labels, goal = labels_of(summary), summary["settings"]["goal"]
     rows = []
     for name in (name for name in labels if name in summary["nulls"]):
@@ -357,4 +357,4 @@ def _nulls(summary: BehaviorSummary) -> Section:
         "of a seed count as one cluster); a respondent that answers alike with every seed has none."
     )
     caption = "Conclusions over constructs and seeds"
-    return Section("Is the judging sound?", [text], tables=[Table(caption, columns, rows)])
+    return PageSection("Is the judging sound?", [text], tables=[PageTable(caption, columns, rows)])

@@ -23,7 +23,7 @@ from training.runtime.checkpoint import CheckpointConfig, Checkpoints, structure
 from training.runtime.metrics import read_lines
 from training.runtime.model import LoraConfig, load_model
 from training.runtime.optimizer import OptimizerConfig
-from training.studies.cells import Cell, Result, Results, Stopped, StoppedError
+from training.studies.cells import Result, Results, Stopped, StoppedError, StudyCell
 from training.studies.loramoe.config import LoramoeConfig
 from training.studies.loramoe.study import LoramoeStudy
 from training.studies.loramoe.tuning import Recipe
@@ -46,7 +46,7 @@ def make(config: RealbehaviorConfig, out: Path) -> "RealbehaviorStudy":
 
 
 class RealbehaviorStudy:
-    """See `training.studies.cells.Study`."""
+    """See `training.studies.cells.PaperStudy`."""
 
     name = "realbehavior"
     title = "RealBehavior: whether to believe a model's answers, and what training does to them"
@@ -71,7 +71,7 @@ class RealbehaviorStudy:
 
     # the cells
 
-    def cells(self, results: Results) -> list[Cell]:
+    def cells(self, results: Results) -> list[StudyCell]:
         """A base and its fine-tunings, reinforcement learning, simulated respondents, then what repeats."""
         config, base = self.config, range(self.config.bases)
         cells = [self._base_cell(0), *(self._tuned_cell(row, 0, 0) for row in config.tuned)]
@@ -86,15 +86,15 @@ class RealbehaviorStudy:
         ]
         return list({cell.name: cell for cell in cells}.values())
 
-    def _base_cell(self, number: int) -> Cell:
+    def _base_cell(self, number: int) -> StudyCell:
         settings = {"base": self._loramoe.bases.settings(number), "asked": self._asked_settings}
         there = self._loramoe.bases.there(number)
         cost = self._asking + (0 if there else self._loramoe.base_cell(number).cost)
-        return Cell(
+        return StudyCell(
             f"base{number}", settings, f"base {number}: {'' if there else 'pretraining, '}answers", cost
         )
 
-    def _tuned_cell(self, row: str, base: int, seed: int) -> Cell:
+    def _tuned_cell(self, row: str, base: int, seed: int) -> StudyCell:
         tuned = self.config.tuned[row]
         run = self._loramoe.tuned_cell(row, self._loramoe.config.rows[row], base, seed, tuned.rate)
         kept = {key: value for key, value in run.settings.items() if key != "exam"}
@@ -102,9 +102,9 @@ class RealbehaviorStudy:
         share = self.volumes[-1] / self._loramoe.volumes[-1]
         cost = run.cost * share + self._asking * len(self.volumes)
         title = f"{tuned.label}, base {base}, seed {seed}: fine-tuning, answers"
-        return Cell(f"{row}-b{base}-s{seed}", settings, title, cost)
+        return StudyCell(f"{row}-b{base}-s{seed}", settings, title, cost)
 
-    def _reinforced_cell(self, seed: int) -> Cell:
+    def _reinforced_cell(self, seed: int) -> StudyCell:
         run = self.config.reinforced
         cell = self._stepcoder.run_cell(run.row, run.regime, seed, seed)
         settings = {"run": dict(cell.settings), "asked": self._asked_settings}
@@ -112,13 +112,13 @@ class RealbehaviorStudy:
         looks = 2 + (rounds - 1) // run.every
         cost = cell.cost + ASKING_CODE * self._people / 16 * looks
         title = f"{run.label}, seed {seed}: {rounds} rounds, answers"
-        return Cell(f"{REINFORCED}-s{seed}", settings, title, cost)
+        return StudyCell(f"{REINFORCED}-s{seed}", settings, title, cost)
 
-    def _null_cell(self, name: str) -> Cell:
+    def _null_cell(self, name: str) -> StudyCell:
         seeds = self.config.scaled(self.config.null_seeds)
         settings = {"respondent": name, "seeds": seeds, "asked": self._asked_settings}
         cost = JUDGING * seeds * self._people / 16
-        return Cell(f"null-{name}", settings, f"{name} respondent: {seeds} seeds", cost)
+        return StudyCell(f"null-{name}", settings, f"{name} respondent: {seeds} seeds", cost)
 
     @property
     def volumes(self) -> list[int]:
@@ -141,7 +141,7 @@ class RealbehaviorStudy:
 
     # running them
 
-    def run(self, cell: Cell, stopped: Stopped) -> Result:
+    def run(self, cell: StudyCell, stopped: Stopped) -> Result:
         """Asks one base, one fine-tuning or one run of reinforcement learning on its way, or one null."""
         if cell.name.startswith("null-"):
             return self._questionnaire.of_simulated(
@@ -181,7 +181,7 @@ class RealbehaviorStudy:
             answers = self._questionnaire.of_model(snapshot.lm, tokenizer)
             yield {"at": snapshot.volume, **answers}
 
-    def _run_reinforced(self, cell: Cell, seed: int, stopped: Stopped) -> Result:
+    def _run_reinforced(self, cell: StudyCell, seed: int, stopped: Stopped) -> Result:
         """Its policy as every checkpoint has it; a run that was stopped goes on where it was."""
         run, study = self.config.reinforced, self._stepcoder
         export = study.bases.export(seed)
@@ -215,7 +215,7 @@ class RealbehaviorStudy:
             yield {"at": step, **answers}
         checkpoints.close()
 
-    def describe(self, cell: Cell, result: Result) -> str:
+    def describe(self, cell: StudyCell, result: Result) -> str:
         """How many constructs may be believed."""
         if cell.name.startswith("null-"):
             counts = {

@@ -1,17 +1,14 @@
 """The figures of the StepCoder study, drawn from its summary."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from training.plots.figures import COLOURS
+from training.studies.cells import StudySummary
 from training.studies.page import Picture
 
-Summary = Mapping[str, Any]
 MARKERS = "osD^vPX*"
 
 
@@ -30,11 +27,11 @@ def _legend(figure: Figure, axis: Axes) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
 
 
-def _colour(summary: Summary, row: str) -> str:
+def _colour(summary: StudySummary, row: str) -> str:
     return COLOURS[list(summary["labels"]).index(row) % len(COLOURS)]
 
 
-def curves(summary: Summary) -> Picture:
+def curves(summary: StudySummary) -> Picture:
     """Held-out pass@1 over rounds: a line of panels a regime, a panel a difficulty."""
     regimes, kinds = summary["regimes"], summary["difficulties"]
     figure, axes = _panels(len(regimes), len(kinds))
@@ -60,7 +57,7 @@ def curves(summary: Summary) -> Picture:
     )
 
 
-def stages(summary: Summary) -> Picture | None:
+def stages(summary: StudySummary) -> Picture | None:
     """Where the curriculum stands: shares of the problems at each stage over rounds."""
     found = [
         (regime, row, entry["stages"])
@@ -90,7 +87,7 @@ def stages(summary: Summary) -> Picture | None:
     )
 
 
-def practice(summary: Summary) -> Picture:
+def practice(summary: StudySummary) -> Picture:
     """Pass rate of the practice programs, and the share of response tokens that the mask leaves out."""
     regimes = summary["regimes"]
     titles = {"pass_rate": "practice programs that pass, %", "masked_share": "tokens left out, %"}

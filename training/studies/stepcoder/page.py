@@ -6,12 +6,11 @@ Figures of the paper are quoted from reading notes, not from its text; they are 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from training.studies.cells import StudySummary
 from training.studies.intervals import judged, points
-from training.studies.page import Page, Section, Table, Verdict, plumbing
+from training.studies.page import ClaimVerdict, Page, PageSection, PageTable, plumbing
 from training.studies.stepcoder import figures as stepcoder_figures
 from training.studies.stepcoder.summary import CCCS, FGO, PACE, PPO, SFT, START, STEPCODER
-
-Summary = Mapping[str, Any]
 
 # APPS+ pass@1 of DeepSeek-Coder-Instruct-6.7B: all, introductory, interview, competition; second hand
 PAPER = (
@@ -47,7 +46,7 @@ CLAIMS = (
 )
 
 
-def page(title: str, summary: Summary) -> Page:
+def page(title: str, summary: StudySummary) -> Page:
     """Everything, from the summary alone."""
     question = (
         "Does a curriculum of completion subtasks help PPO on code to explore, and does learning from the "
@@ -63,7 +62,7 @@ def page(title: str, summary: Summary) -> Page:
     return Page(title, question, _card(summary), sections, plumbing(summary["scale"]))
 
 
-def _card(summary: Summary) -> dict[str, str]:
+def _card(summary: StudySummary) -> dict[str, str]:
     settings = summary["settings"]
     bases = len({seed % settings["bases"] for seed in summary["seeds"]})
     counts = f"seeds {', '.join(map(str, summary['seeds']))} on {bases} base{'s' * (bases != 1)}"
@@ -71,7 +70,7 @@ def _card(summary: Summary) -> dict[str, str]:
     return {"runs a row and regime": runs} | {k: str(v) for k, v in summary["run"].items()}
 
 
-def _verdicts(summary: Summary, regime: str) -> Section:
+def _verdicts(summary: StudySummary, regime: str) -> PageSection:
     found = {(d["a"], d["b"], d["what"]): d for d in summary["regimes"][regime]["differences"] if d["n"]}
     rows = []
     for claim, a, b, what, paper in CLAIMS:
@@ -81,7 +80,7 @@ def _verdicts(summary: Summary, regime: str) -> Section:
         said = "no runs to compare yet"
         if difference is not None:
             said = f"{points(difference, signed=True)} points, {difference['n']} pairs"
-        rows.append(Verdict(claim, judged(difference), said, paper and f"{paper} (second hand)"))
+        rows.append(ClaimVerdict(claim, judged(difference), said, paper and f"{paper} (second hand)"))
     text = (
         "Differences in held-out pass@1 after the last round, between runs of the same seed; in brackets "
         "95 % t intervals over seeds. A claim is shown where the whole interval lies above 0, refuted at "
@@ -89,10 +88,10 @@ def _verdicts(summary: Summary, regime: str) -> Section:
         "no difference. Nothing is corrected for the number of claims. With one run there is no interval, "
         "and nothing is shown."
     )
-    return Section(f"Verdicts: {summary['regime_labels'][regime]}", [text], verdicts=rows)
+    return PageSection(f"Verdicts: {summary['regime_labels'][regime]}", [text], verdicts=rows)
 
 
-def _design(summary: Summary) -> Section:
+def _design(summary: StudySummary) -> PageSection:
     ppo, sizes, base = summary["ppo"], summary["sizes"], summary["base"]
     rollout, evaluation = ppo["rollout"], ppo["evaluation"]
     samples = ppo["rounds"] * rollout["prompts"] * rollout["samples"]
@@ -121,7 +120,7 @@ def _design(summary: Summary) -> Section:
         "exploration is less of a bottleneck than on the paper's competition problems, and the curriculum "
         "has less to gain.",
     ]
-    return Section("Design", text)
+    return PageSection("Design", text)
 
 
 def _origin(base: Mapping[str, Any]) -> str:
@@ -136,7 +135,7 @@ def _origin(base: Mapping[str, Any]) -> str:
     )
 
 
-def _passed_over(summary: Summary) -> str:
+def _passed_over(summary: StudySummary) -> str:
     entry, bases = summary["settings"]["entry"], summary["bases"]
     left = [f"{score:.2f}" for score in bases.values() if score < entry]
     if not left:
@@ -153,7 +152,7 @@ def _count(sizes: Mapping[str, int]) -> str:
     return f"{sum(sizes.values())} problems ({kinds})"
 
 
-def _results(summary: Summary) -> Section:
+def _results(summary: StudySummary) -> PageSection:
     kinds, tables = summary["difficulties"], []
     for name, regime in summary["regimes"].items():
         rows = [["start (the base)", *(points(regime["start"][kind]) for kind in kinds), "–"]]
@@ -163,11 +162,13 @@ def _results(summary: Summary) -> Section:
         caption = (
             f"{summary['regime_labels'][name]}: held-out pass@1 after the last round, % [95 % over seeds]"
         )
-        tables.append(Table(caption, ["row", *kinds, "all, mean over rounds"], rows))
-    return Section("Results", pictures=[stepcoder_figures.curves(summary)], tables=[*tables, _pairs(summary)])
+        tables.append(PageTable(caption, ["row", *kinds, "all, mean over rounds"], rows))
+    return PageSection(
+        "Results", pictures=[stepcoder_figures.curves(summary)], tables=[*tables, _pairs(summary)]
+    )
 
 
-def _pairs(summary: Summary) -> Table:
+def _pairs(summary: StudySummary) -> PageTable:
     labels = {**summary["labels"], START: "start"}
     rows = [
         [
@@ -181,10 +182,10 @@ def _pairs(summary: Summary) -> Table:
         for d in regime["differences"]
     ]
     caption = "All differences paired by seed, points [95 % interval]"
-    return Table(caption, ["regime", "rows", "what", "difference", "pairs"], rows, folded=True)
+    return PageTable(caption, ["regime", "rows", "what", "difference", "pairs"], rows, folded=True)
 
 
-def _practice(summary: Summary) -> Section:
+def _practice(summary: StudySummary) -> PageSection:
     rows = []
     for name, regime in summary["regimes"].items():
         for row, found in regime["rows"].items():
@@ -214,14 +215,14 @@ def _practice(summary: Summary) -> Section:
         "tokens sampled",
     ]
     pictures = [stepcoder_figures.stages(summary), stepcoder_figures.practice(summary)]
-    return Section(
+    return PageSection(
         "Practice",
         [
             "What the rounds themselves say. Rows have equally many programs; with a curriculum these are "
             "shorter, since part of each is given."
         ],
         pictures=[picture for picture in pictures if picture is not None],
-        tables=[Table("Of the practice programs, %, means over seeds", columns, rows)],
+        tables=[PageTable("Of the practice programs, %, means over seeds", columns, rows)],
     )
 
 
@@ -230,7 +231,7 @@ def _share(values: Sequence[float | None]) -> str:
     return f"{100 * sum(kept) / len(kept):.1f}" if kept else "–"
 
 
-def _gradient(summary: Summary) -> Section:
+def _gradient(summary: StudySummary) -> PageSection:
     settings, verdicts, rows = summary["settings"]["gradient"], [], []
     for tests, found in summary["gradient"].items():
         named = "all tests" if tests == "0" else f"{tests} test{'s' * (tests != '1')}"
@@ -239,7 +240,7 @@ def _gradient(summary: Summary) -> Section:
         if tests != "0":
             claim = f"The mask brings a batch's gradient closer to the reference, with {named}"
             said = f"cosine {shown[2]}, {found['gain']['n']} bases"
-            verdicts.append(Verdict(claim, judged(found["gain"]), said))
+            verdicts.append(ClaimVerdict(claim, judged(found["gain"]), said))
     text = (
         "At a base, before any practice: the policy gradient of a batch graded with few tests, with the mask "
         "and without, against a reference, the mean gradient of other batches graded with about "
@@ -256,7 +257,7 @@ def _gradient(summary: Summary) -> Section:
         "false passes, %",
     ]
     caption = "Cosine with the reference; false passes are passing programs that fail one of all tests"
-    return Section("The gradient", [text], verdicts=verdicts, tables=[Table(caption, columns, rows)])
+    return PageSection("The gradient", [text], verdicts=verdicts, tables=[PageTable(caption, columns, rows)])
 
 
 def _plain(score: Mapping[str, Any], *, signed: bool = False) -> str:
@@ -267,7 +268,7 @@ def _plain(score: Mapping[str, Any], *, signed: bool = False) -> str:
     return f"{score['mean']:{sign}.3f}{ends}"
 
 
-def _paper(summary: Summary) -> Section:
+def _paper(summary: StudySummary) -> PageSection:
     columns = ["", "all", "introductory / easy", "interview / medium", "competition / hard"]
     ours: list[Sequence[str]] = []
     kinds = ("all", "easy", "medium", "hard")
@@ -280,4 +281,4 @@ def _paper(summary: Summary) -> Section:
     caption = (
         "The paper's pass@1 on APPS+ (DeepSeek-Coder-Instruct-6.7B, second hand: from reading notes) and ours"
     )
-    return Section("Beside the paper's numbers", tables=[Table(caption, columns, [*PAPER, *ours])])
+    return PageSection("Beside the paper's numbers", tables=[PageTable(caption, columns, [*PAPER, *ours])])

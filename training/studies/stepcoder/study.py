@@ -26,7 +26,7 @@ from training.ppo.problems import CurriculumConfig, ProblemsConfig
 from training.runtime import config as configs
 from training.runtime.metrics import read_lines
 from training.studies.bases import Bases, check
-from training.studies.cells import Cell, Result, Results, Stopped, StoppedError
+from training.studies.cells import Result, Results, Stopped, StoppedError, StudyCell
 from training.studies.page import Page
 from training.studies.stepcoder import page as stepcoder_page
 from training.studies.stepcoder import summary as stepcoder_summary
@@ -149,7 +149,7 @@ def make(config: StepcoderConfig, out: Path) -> "StepcoderStudy":
 
 
 class StepcoderStudy:
-    """See `training.studies.cells.Study`."""
+    """See `training.studies.cells.PaperStudy`."""
 
     name = "stepcoder"
     title = "StepCoder: a curriculum of completion, and learning from executed code alone"
@@ -160,7 +160,7 @@ class StepcoderStudy:
 
     # the cells
 
-    def cells(self, results: Results) -> list[Cell]:
+    def cells(self, results: Results) -> list[StudyCell]:
         """The bases, then every row in every regime seed by seed, then the gradients at every base."""
         config, made = self.config, self._base_cells(results)
         if len(taken := self.taken(results)) < self._wanted:
@@ -173,14 +173,14 @@ class StepcoderStudy:
         ]
         return [*made, *runs, *map(self._gradient_cell, taken)]
 
-    def _base_cells(self, results: Results) -> list[Cell]:
+    def _base_cells(self, results: Results) -> list[StudyCell]:
         """As many as are needed to find bases that may enter."""
-        cells: list[Cell] = []
+        cells: list[StudyCell] = []
         while len(self.taken(results, len(cells))) < self._wanted and len(cells) < self._tries:
             number = len(cells)
             settings = {"base": self.bases.settings(number), "exam": self._exam}
             cost = 10 + (0 if self.bases.there(number) else 85 * self.config.scale)
-            cells.append(Cell(f"base{number}", settings, f"base {number}: pretraining", cost))
+            cells.append(StudyCell(f"base{number}", settings, f"base {number}: pretraining", cost))
             if cells[-1].name not in results:
                 break
         return cells
@@ -220,18 +220,20 @@ class StepcoderStudy:
             )
         return fit[: self._wanted]
 
-    def _gradient_cell(self, number: int) -> Cell:
+    def _gradient_cell(self, number: int) -> StudyCell:
         found = configs.to_dict(self._shared)
         settings = {key: found[key] for key in POLICY}
         settings |= {"base": self.bases.settings(number), "gradient": configs.to_dict(self._gradient)}
-        return Cell(f"gradient{number}", settings, f"gradients at base {number}", 240 * self.config.scale)
+        return StudyCell(
+            f"gradient{number}", settings, f"gradients at base {number}", 240 * self.config.scale
+        )
 
     @cached_property
     def _gradient(self) -> GradientConfig:
         found, scaled = self.config.gradient, self.config.scaled
         return replace(found, batches=scaled(found.batches), reference=scaled(found.reference))
 
-    def run_cell(self, row: str, regime: str, seed: int, base: int) -> Cell:
+    def run_cell(self, row: str, regime: str, seed: int, base: int) -> StudyCell:
         found = configs.to_dict(self.ppo_config(row, regime, seed))
         settings = {key: value for key, value in found.items() if key not in INCIDENTAL}
         settings |= {"base": self.bases.settings(base)}
@@ -239,7 +241,7 @@ class StepcoderStudy:
         cost = 20 + 4.5 * settings["rounds"]
         if self.config.rows[row].method == "sft":
             settings, cost = settings | {"method": "sft"}, 40
-        return Cell(f"{regime}-{row}-s{seed}", settings, title, cost)
+        return StudyCell(f"{regime}-{row}-s{seed}", settings, title, cost)
 
     @cached_property
     def _shared(self) -> PpoConfig:
@@ -269,7 +271,7 @@ class StepcoderStudy:
 
     # running them
 
-    def run(self, cell: Cell, stopped: Stopped) -> Result:
+    def run(self, cell: StudyCell, stopped: Stopped) -> Result:
         """Pretrains a base, or runs PPO from one; a run that was stopped goes on where it was."""
         if cell.name.startswith("base"):
             export = self.bases.export(int(cell.name.removeprefix("base")))
@@ -286,7 +288,7 @@ class StepcoderStudy:
             return fine_tune(config, stopped)
         return self._run_ppo(cell, config)
 
-    def _run_ppo(self, cell: Cell, config: PpoConfig) -> Result:
+    def _run_ppo(self, cell: StudyCell, config: PpoConfig) -> Result:
         folder = self._out / "running" / cell.file.removesuffix(".json")
         if not ppo.main(replace(config, output=str(folder))).finished:
             raise StoppedError
@@ -294,7 +296,7 @@ class StepcoderStudy:
         shutil.rmtree(folder)
         return result
 
-    def describe(self, cell: Cell, result: Result) -> str:
+    def describe(self, cell: StudyCell, result: Result) -> str:
         """Held-out pass@1 at the start and at the end, or cosines of the gradients."""
         if "batches" in result:
             few = str(self._gradient.tests[0])
