@@ -3,8 +3,8 @@ LoRA experts on a frozen base keep it while they learn the tasks as well?
 
 Bases learn real facts in pretraining. Each is fine-tuned in several ways (`TuningRow`) on downstream tasks
 with a share of closed-book questions about other facts than the test's, and looked at after 1x to 100x
-samples of one run. Knowledge is the share of held-out facts that greedy decoding completes; downstream accuracy that of
-held-out task samples answered rightly and ended there.
+samples of one run. Knowledge is the share of held-out facts that greedy decoding completes; downstream
+accuracy that of held-out task samples answered rightly and ended there.
 
 The learning rate of every row is chosen by one rule on dev splits: of its grid (the same number of rates for
 every row, one run each of base 0 and seed 0, at the full volume), the smallest whose dev downstream accuracy
