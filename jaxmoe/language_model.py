@@ -1,7 +1,7 @@
 """A loaded model to call: logits, balance loss, generation; and how to load and save one."""
 
 import dataclasses
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from jaxmoe.model.attention import AttentionMask
 from jaxmoe.model.lora_experts import ExpertCall
 from jaxmoe.model.shapes import Array, Float, Int
 from jaxmoe.model.transformer import Decoder
+from jaxmoe.text.stop_tokens import checkpoint_stop_tokens
 
 if TYPE_CHECKING:
     from jaxmoe.language_model import LanguageModel
@@ -72,6 +73,11 @@ class LanguageModel:
     balance: BalanceConfig = dataclasses.field(default_factory=BalanceConfig)
     dtype: Any = jnp.float32
     source: Path | None = None
+
+    @cached_property
+    def stop_tokens(self) -> tuple[int, ...]:
+        """The end tokens that config.json and generation_config.json name, in ascending order."""
+        return checkpoint_stop_tokens(self.source, self.config.eos_token_id)
 
     def __call__(self, input_ids: Any, attention_mask: Any = None, task_types: Any = None) -> CausalOutput:
         """Scores of every next token.
@@ -175,7 +181,7 @@ def generate(
       temperature, top_k, top_p: see `Sampling`; 0 is greedy and needs no key.
       key: the same key and prompts give the same tokens; another key gives others.
       samples_per_prompt: G continuations of each prompt, which is read once; rows p·G .. p·G + G - 1 are its.
-      stop_tokens: None takes the model's end tokens, () never stops early.
+      stop_tokens: None takes the model's (`LanguageModel.stop_tokens`), () never stops early.
       experts: False generates with the base model alone.
     Raises: ValueError for shapes that disagree, padding on the right, settings out of range, a missing key.
     """
@@ -183,8 +189,7 @@ def generate(
     limits = np.broadcast_to(np.asarray(max_new_tokens, np.int32), tokens.shape[:1])
     if limits.min() < 1:
         raise ValueError(f"max_new_tokens must be at least 1; got {max_new_tokens}")
-    eos = lm.config.eos_token_id
-    ends = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
+    ends = lm.stop_tokens
     pad = lm.config.pad_token_id
     config = DecodeConfig(
         slots=bucket(int(limits.max()), 16),

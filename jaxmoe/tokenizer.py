@@ -9,6 +9,7 @@ target). Tokenizers are Hugging Face fast tokenizers throughout, so that a check
 import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -228,11 +229,16 @@ def encode_row(
     return Encoded(encoded.ids[:max_length], encoded.loss_mask[:max_length])
 
 
-def decode_answer(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int] | np.ndarray) -> str:
-    """Text of generated ids up to the first end-of-sequence token, without surrounding blanks."""
-    ids = [int(i) for i in ids]
-    if tokenizer.eos_token_id in ids:
-        ids = ids[: ids.index(tokenizer.eos_token_id)]
+def decode_answer(
+    tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int] | np.ndarray, ends: Sequence[int] | None = None
+) -> str:
+    """Text of generated ids up to the first end token, without surrounding blanks.
+
+    Args:
+      ends: see `jaxmoe.text.stop_tokens`; None takes the tokenizer's end of sequence.
+    """
+    over = {_eos(tokenizer)} if ends is None else {*ends}
+    ids = list(takewhile(lambda token: token not in over, (int(i) for i in ids)))
     text = tokenizer.decode(ids, skip_special_tokens=True)
     assert isinstance(text, str)
     return text.strip()

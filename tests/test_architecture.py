@@ -38,7 +38,7 @@ rl
 
 jaxmoe.export jaxmoe.pretrained
 jaxmoe.language_model jaxmoe.tokenizer
-jaxmoe.adapters jaxmoe.generation
+jaxmoe.adapters jaxmoe.generation jaxmoe.text
 jaxmoe.weights
 jaxmoe.model
 jaxmoe.datasets jaxmoe.cache

@@ -29,6 +29,7 @@ from jaxmoe.model import cross_entropy as losses
 from jaxmoe.model import params
 from jaxmoe.model.attention import AttentionMask
 from jaxmoe.model.shapes import Array, Float, Int
+from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.tokenizer import encode_chat_prompt, encode_prompt, plain_ids
 
 Form = Literal["text", "instruction", "chat"]
@@ -161,9 +162,8 @@ class LocalModel:
 
     @cached_property
     def _end_ids(self) -> frozenset[int]:
-        """What ends a response: the tokenizer's end token, and the config's (a chat model's end of turn)."""
-        more = self.lm.config.eos_token_id
-        return frozenset({self._end_id, *((more,) if isinstance(more, int) else more or ())})
+        """What ends a response: for the tokenizer, its chat template or the checkpoint's configs."""
+        return frozenset(stop_tokens(self.tokenizer, self.lm.stop_tokens))
 
     def _prompt_ids(self, prompt: str) -> list[int]:
         if self.form == "instruction":

@@ -1,5 +1,7 @@
 """Generation against uncached recomputation, transformers and the original code; padding, stops, sharing."""
 
+import dataclasses
+import json
 from functools import partial
 from pathlib import Path
 
@@ -277,3 +279,14 @@ def test_decode_inside_another_program(lm: LanguageModel):
     np.testing.assert_array_equal(out.tokens_BW[::2, :5], expected.tokens[:, 9:])
     np.testing.assert_array_equal(out.tokens_BW[::2], out.tokens_BW[1::2])
     np.testing.assert_array_equal(out.lengths_B, np.full(6, 5))
+
+
+def test_generation_stops_at_the_ends_of_generation_config_too(lm, tmp_path):
+    """Llama 3 Instruct names its end of turn in generation_config.json only; transformers stops there."""
+    free = lm.generate(PROMPTS, max_new_tokens=NEW, stop_tokens=())
+    stop = int(free.tokens[0, PROMPTS.shape[1] + 2])
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, stop]}))
+    from_disk = dataclasses.replace(lm, source=tmp_path)
+    assert from_disk.stop_tokens == tuple(sorted((1, stop)))
+    new = free.tokens[0, PROMPTS.shape[1] :].tolist()
+    assert from_disk.generate(PROMPTS, max_new_tokens=NEW).lengths[0] == new.index(stop) + 1

@@ -3,11 +3,13 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
 
+from jaxmoe.text.forms import AnyForm, resolve_form
+from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.tokenizer import decode_answer, encode_chat_prompt, encode_prompt, plain_ids
 from training.commands.export import open_model
 from training.runtime import config as configs
@@ -26,8 +28,9 @@ class GenerateConfig:
       adapter: folder of an adapter beside the base.
       prompts: texts to continue.
       prompts_file: a prompt a line.
-      form: instruction puts the end-of-sequence token behind a prompt, as fine-tuning does; chat uses the
-        chat template; text continues the text itself.
+      form: auto uses the tokenizer's chat template where there is one, else the LoRAMoE form; chat and
+        instruction name one of these two (instruction puts the end-of-sequence token behind a prompt); text
+        continues the text itself.
       max_new_tokens: longest continuation.
       temperature: 0 takes the likeliest token.
       top_k: sample from so many likeliest tokens only; 0 from all.
@@ -46,7 +49,7 @@ class GenerateConfig:
     adapter: str | None = None
     prompts: tuple[str, ...] = ()
     prompts_file: str | None = None
-    form: Literal["instruction", "chat", "text"] = "instruction"
+    form: AnyForm = "instruction"
     max_new_tokens: int = 64
     temperature: float = 0.0
     top_k: int = 0
@@ -72,8 +75,10 @@ def main(config: GenerateConfig) -> list[str]:
     lm, tokenizer = open_model(
         config.run, config.step, config.base, config.adapter, config.mesh.make(), config.dtype
     )
+    form = resolve_form(tokenizer, config.form)
+    ends = stop_tokens(tokenizer, lm.stop_tokens)
     tokens, mask = left_padded(
-        [encode(tokenizer, prompt, config.form) for prompt in prompts], tokenizer.pad_token_id
+        [encode(tokenizer, prompt, form) for prompt in prompts], tokenizer.pad_token_id
     )
     made = lm.generate(
         tokens,
@@ -83,10 +88,13 @@ def main(config: GenerateConfig) -> list[str]:
         top_k=config.top_k,
         top_p=config.top_p,
         key=jax.random.key(config.seed) if config.temperature > 0 else None,
+        stop_tokens=ends,
         experts=config.experts,
     )
-    answers = [decode_answer(tokenizer, row) for row in made.tokens[:, tokens.shape[1] :]]
+    answers = [decode_answer(tokenizer, row, ends) for row in made.tokens[:, tokens.shape[1] :]]
     if distributed.is_main():
+        if config.form == "auto":
+            print(f"form auto: {form}")
         for prompt, answer in zip(prompts, answers, strict=True):
             print(f"{prompt}\n  -> {answer}")
         if config.output is not None:

@@ -150,12 +150,13 @@ class Scripted:
 
     def __init__(self, lm: LanguageModel, new: dict[int, list[int]]):
         self.config, self.mesh, self.weights, self.dtype = lm.config, lm.mesh, lm.weights, lm.dtype
+        self.stop_tokens = lm.stop_tokens
         self.new, self.shapes, self.keys = new, [], []
 
     def generate(self, tokens, mask, *, max_new_tokens, key, samples_per_prompt, stop_tokens, **sampling):
         self.shapes.append(tokens.shape)
         self.keys.append(key)
-        self.stop_tokens = stop_tokens
+        self.stopping = stop_tokens
         assert (np.diff(mask, axis=1) >= 0).all(), "padding stands on the left"
         tokens = np.repeat(tokens, samples_per_prompt, axis=0)
         rows = [(self.new[int(row[-1])] + [0] * max_new_tokens)[:max_new_tokens] for row in tokens]
@@ -182,9 +183,9 @@ def test_responses_return_to_their_prompts_and_end_at_stop_or_end_token(lm, toke
     # three prompts in batches of two: the last is filled up, both have the same shape
     assert fake.shapes == [(2, 16), (2, 16)]
     assert fake.keys == [None, None]
-    assert fake.stop_tokens[0] == tokenizer.eos_token_id
-    assert fake.stop_tokens[1:]
-    assert all("\n" in tokenizer.decode([token]) for token in fake.stop_tokens[1:])
+    assert fake.stopping[0] == tokenizer.eos_token_id
+    assert fake.stopping[1:]
+    assert all("\n" in tokenizer.decode([token]) for token in fake.stopping[1:])
     model.generate(prompts, 4, temperature=1.0, seed=3)
     first, second = (jax.random.key_data(key) for key in fake.keys[2:])
     assert not np.array_equal(first, second)
