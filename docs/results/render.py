@@ -1,15 +1,18 @@
-"""Writes the README's tables from the files in this folder: python docs/results/render.py
+"""Writes the results into README and docs from the files in this folder: python docs/results/render.py
 
-Each table stands between `<!-- results: NAME -->` and `<!-- end -->`; a test holds the two together.
+What is written stands between `<!-- results: NAME -->` and `<!-- end -->`, NAME as in TABLES; tests hold the pages
+to the files. The pages of the studies come from the code that makes their HTML pages.
 """
 
 import json
 import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-README = HERE.parents[1] / "README.md"
+ROOT = HERE.parents[1]
 GIB = 1 << 30
 
 
@@ -100,78 +103,83 @@ def null_study() -> str:
     return "\n".join(lines)
 
 
-def loramoe_study() -> str:
-    """The LoRAMoE study at its largest volume."""
+def loramoe_in_short() -> str:
+    """The LoRAMoE study in the README: the rows that a reader compares, and what they say."""
     found = read("reproduce/loramoe/loramoe.json")
     lines = [
-        "| after {:,} samples, % [95 % interval over runs] | facts completed | facts asked | tasks |".format(
-            found["volumes"][-1]
-        ),
+        f"| after {found['volumes'][-1]:,} instructions, % right [95 % interval over runs] | facts completed | "
+        "facts asked | tasks |",
         "|---|---|---|---|",
     ]
-
-    for name, row in found["rows"].items():
+    for name in ("full", "lora", "loramoe_lbc", "lora_attention", "attention"):
+        row = found["rows"][name]
         cells = " | ".join(percent(row["curves"][what][-1]) for what in ("completed", "asked", "tasks"))
-        lines.append(f"| {found['labels'][name]}, lr {row['rate']:g} | {cells} |")
-    sizes, runs = found["sizes"], next(iter(found["rows"].values()))
-    lines.append(
-        f"\n{len(runs['seeds'])} seeds on each of {len(runs['bases'])} bases; {sizes['completed']} facts "
-        f"that no instruction asks, {sizes['tasks']} tasks. {run_of(found)}"
-    )
-    return "\n".join(lines)
+        lines.append(f"| {found['labels'][name]} | {cells} |")
+    sizes, full = found["sizes"], found["rows"]["full"]
 
+    def difference(a: str, b: str, what: str) -> dict[str, Any]:
+        (one,) = (d for d in found["differences"] if (d["a"], d["b"], d["what"]) == (a, b, what))
+        return one
 
-def stepcoder_study() -> str:
-    """The StepCoder study: held-out pass@1 after the last round."""
-    found = read("reproduce/stepcoder/stepcoder.json")
-    kinds = [kind for kind in found["difficulties"] if kind != "all"]
-    columns = ["practice on", "row", "all", *kinds]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for name, regime in found["regimes"].items():
-        label, scores = found["regime_labels"][name], {"start": regime["start"]}
-        scores |= {row: values["final"] for row, values in regime["rows"].items()}
-        for row, final in scores.items():
-            shown = " | ".join(percent(final[kind]) for kind in ("all", *kinds))
-            lines.append(f"| {label} | {found['labels'].get(row, 'before practice')} | {shown} |")
-            label = ""
-    bases = len({seed % found["settings"]["bases"] for seed in found["seeds"]})
-    lines.append(
-        f"\nHeld-out pass@1, % [95 % interval over seeds]; {len(found['seeds'])} seeds on {bases} bases, "
-        f"{sum(found['sizes']['held_out'].values())} held-out problems. {run_of(found)}"
-    )
-    return "\n".join(lines)
+    def gap(a: str, b: str, what: str) -> str:
+        """How far row b lies above row a, in points."""
+        shown = (f"{100 * difference(a, b, what)[key]:+.1f}" for key in ("mean", "low", "high"))
+        return "{} [{}, {}]".format(*(number.replace("-", "−") for number in shown))
 
+    def level(a: str, b: str) -> str:
+        return f"{100 * difference(a, b, 'completed at level')['level']:.0f} %"
 
-def realbehavior_study() -> str:
-    """The RealBehavior study: conclusions on every model, drift, dispersion, wrong conclusions on nulls."""
-    found = read("reproduce/realbehavior/realbehavior.json")
-    labels = {"base": "base", "code_base": "code base"} | found["labels"]
-    lines = [
-        "| model | believed / undetermined / not | drift, SD of its base | dispersion, x its base |",
-        "|---|---|---|---|",
+    lines += [
+        "",
+        f"{len(full['seeds'])} seeds on each of {len(full['bases'])} bases of {full['trained_weights']:,} weights, "
+        f"{sizes['completed']} facts that no instruction asks, {sizes['tasks']} held-out task samples. Differences in "
+        "points, paired by run:",
+        "",
+        f"- Full fine-tuning forgets facts: {gap('base', 'full', 'completed')}. LoRAMoE on the feed-forward layers, as "
+        f"in the paper, keeps them, but learns the tasks less well: {gap('full', 'loramoe_lbc', 'tasks')}. Where both "
+        f"have learned {level('full', 'loramoe_lbc')} of the tasks, it completes "
+        f"{gap('full', 'loramoe_lbc', 'completed at level')} facts.",
+        f"- Against LoRA of as many weights it answers {gap('lora', 'loramoe_lbc', 'asked')} closed-book questions; "
+        f"at equal task accuracy {gap('lora', 'loramoe_lbc', 'asked at level')}.",
+        f"- With experts on attention too, where both have learned {level('full', 'attention')} of the tasks, it "
+        f"completes {gap('full', 'attention', 'completed at level')} facts against full fine-tuning, and "
+        f"{gap('lora_attention', 'attention', 'completed at level')} against LoRA there.",
+        f"- No effect of the balancing constraint is shown: facts asked {gap('loramoe', 'loramoe_lbc', 'asked')}, tasks "
+        f"{gap('loramoe', 'loramoe_lbc', 'tasks')}.",
     ]
-
-    def plain(score: dict[str, float]) -> str:
-        ends = "" if score["low"] is None else f" [{score['low']:.2f}, {score['high']:.2f}]"
-        return "–" if score["mean"] is None else f"{score['mean']:.2f}{ends}"
-
-    for name, judged in found["respondents"].items():
-        counts = [
-            str(sum(one[verdict] for one in judged["conclusions"]))
-            for verdict in ("faithful", "undetermined", "not faithful")
-        ]
-        row = found["rows"].get(name)
-        moved = [plain(row[what][-1]) for what in ("drift", "dispersion")] if row else ["", ""]
-        runs = f"{judged['runs']} run{'s' * (judged['runs'] != 1)}"
-        lines.append(f"| {labels[name]}, {runs} | {' / '.join(counts)} | {' | '.join(moved)} |")
-    nulls = found["nulls"]
-    seeds = max(one["seeds"] for one in nulls.values())
-    wrong = ", ".join(f"{name} {100 * one['wrong']['mean']:.1f}" for name, one in nulls.items())
-    lines.append(
-        f"\nWrong conclusions on simulated respondents, % over {seeds} seeds (at most 5 wanted): {wrong}. "
-        f"{run_of(found)}"
-    )
     return "\n".join(lines)
+
+
+def study_page(name: str) -> str:
+    """A study's page as Markdown: what its HTML page says, with the figures beside its JSON file."""
+    sys.path.insert(0, str(ROOT))
+    from importlib import import_module
+
+    page = import_module(f"training.studies.{name}.page").page("", read(f"reproduce/{name}/{name}.json"))
+    lines = [page.question, ""]
+    for section in page.sections:
+        lines += [f"## {section.title}", ""]
+        for paragraph in section.text:
+            lines += [paragraph, ""]
+        if section.verdicts:
+            columns = ("claim", "verdict", "found", "the paper's figures")
+            lines += [*markdown_table(columns, section.verdicts), ""]
+        for picture in section.pictures:
+            lines += [f"![{picture.caption}](reproduce/{name}/{picture.name}.svg)", ""]
+        for table in section.tables:
+            if not table.folded:
+                lines += [f"{table.caption}:", "", *markdown_table(table.columns, table.rows), ""]
+    said = "; ".join(f"{key}: {value}" for key, value in page.card.items())
+    return "\n".join([*lines, f"{said}."])
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table; bars within cells are escaped."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    return [line(columns), "|---" * len(columns) + "|", *(line(row) for row in rows)]
 
 
 def percent(score: dict[str, float]) -> str:
@@ -180,36 +188,34 @@ def percent(score: dict[str, float]) -> str:
     return f"{score['mean'] * 100:.0f} [{low * 100:.0f}, {high * 100:.0f}]"
 
 
-def run_of(found: dict) -> str:
-    """By what a study's result can be had again."""
-    run = found["run"]
-    return (
-        f"`{run['command']}`, commit {run['commit']}, {run['date']}, {run['minutes']:.0f} min on "
-        f"{run['machine']}."
-    )
-
-
 TABLES = {
+    "docs/results/reproduce/loramoe/loramoe.json in short": loramoe_in_short,
+    "docs/results/reproduce/loramoe/loramoe.json": lambda: study_page("loramoe"),
+    "docs/results/reproduce/stepcoder/stepcoder.json": lambda: study_page("stepcoder"),
+    "docs/results/reproduce/realbehavior/realbehavior.json": lambda: study_page("realbehavior"),
     "docs/results/demo.json": demo,
-    "docs/results/reproduce/loramoe/loramoe.json": loramoe_study,
-    "docs/results/reproduce/stepcoder/stepcoder.json": stepcoder_study,
-    "docs/results/reproduce/realbehavior/realbehavior.json": realbehavior_study,
     "docs/results/ppo_quickstart.json": quickstart,
     "docs/results/null_study.json": null_study,
     "docs/results/plan_llama2_7b_*.json": plans,
     "docs/results/speed.json": speed,
 }
+PLACE = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def pages() -> list[Path]:
+    """README and every page of the docs that has a place for results."""
+    candidates = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [path for path in candidates if "_build" not in path.parts and PLACE.search(path.read_text())]
 
 
 def rendered(text: str) -> str:
-    """The README with every table written anew."""
-    for name, table in TABLES.items():
-        pattern = re.compile(rf"(<!-- results: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
-        assert pattern.search(text), f"README.md has no place for {name}"
-        start, end = pattern.search(text).groups()  # type: ignore[union-attr]
-        text = pattern.sub((start + table() + "\n" + end).replace("\\", "\\\\"), text)
-    return text
+    """A page with all of its results written anew.
+
+    Raises: KeyError for a place that names no results.
+    """
+    return PLACE.sub(lambda place: f"{place[1]}{TABLES[place[2]]()}\n{place[3]}", text)
 
 
 if __name__ == "__main__":
-    README.write_text(rendered(README.read_text()))
+    for page in pages():
+        page.write_text(rendered(page.read_text()))
