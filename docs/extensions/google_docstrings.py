@@ -1,7 +1,7 @@
 """Docstrings for autodoc: Google sections and Markdown's code marks to reStructuredText.
 
-Our docstrings are plain text: `name` is code, an indented block is a formula, a section may begin on the line of
-its header (`Raises: ValueError if ..`). Everything else is escaped, so that no docstring can break a page.
+Our docstrings are plain text: `name` is code, an indented block is a formula, a section may begin on the line
+of its header (`Raises: ValueError if ..`). Everything else is escaped, so that no docstring can break a page.
 """
 
 import re
@@ -32,7 +32,7 @@ def inline(text: str) -> str:
 
 
 def blocks(lines: list[str]) -> Iterator[list[str]]:
-    """Paragraphs: runs of lines without an empty one between them, cut where the indentation comes or goes."""
+    """Paragraphs: runs of lines without an empty one between, cut where the indentation comes or goes."""
     block: list[str] = []
     for line in lines:
         changes = block and line.startswith("    ") != block[-1].startswith("    ")

@@ -1,7 +1,7 @@
 """Writes the results into README and docs from the files in this folder: python docs/results/render.py
 
-What is written stands between `<!-- results: NAME -->` and `<!-- end -->`, NAME as in TABLES; tests hold the pages
-to the files. The pages of the studies come from the code that makes their HTML pages.
+What is written stands between `<!-- results: NAME -->` and `<!-- end -->`, NAME as in TABLES; tests hold the
+pages to the files. The pages of the studies come from the code that makes their HTML pages.
 """
 
 import json
@@ -103,19 +103,33 @@ def null_study() -> str:
     return "\n".join(lines)
 
 
+IN_SHORT = """\
+{seeds} seeds on each of {bases} bases of {weights:,} weights, {facts} facts that no instruction asks, {tasks}
+held-out task samples. Differences in points, paired by run:
+
+- Full fine-tuning forgets facts: {forgotten}. LoRAMoE on the feed-forward layers, as in the paper, keeps
+  them, but learns the tasks less well: {less_learned}. Where both have learned {level} of the tasks, it
+  completes {kept} facts.
+- Against LoRA of as many weights it answers {asked} closed-book questions; at equal task accuracy
+  {asked_at_level}.
+- With experts on attention too, where both have learned {level_attention} of the tasks, it completes
+  {kept_attention} facts against full fine-tuning, and {kept_lora} against LoRA there.
+- No effect of the balancing constraint is shown: facts asked {constraint_asked}, tasks {constraint_tasks}."""
+
+
 def loramoe_in_short() -> str:
     """The LoRAMoE study in the README: the rows that a reader compares, and what they say."""
     found = read("reproduce/loramoe/loramoe.json")
+    volume, measures = found["volumes"][-1], ("completed", "asked", "tasks")
     lines = [
-        f"| after {found['volumes'][-1]:,} instructions, % right [95 % interval over runs] | facts completed | "
-        "facts asked | tasks |",
+        f"| after {volume:,} instructions, % right [95 % interval over runs] "
+        "| facts completed | facts asked | tasks |",
         "|---|---|---|---|",
     ]
     for name in ("full", "lora", "loramoe_lbc", "lora_attention", "attention"):
-        row = found["rows"][name]
-        cells = " | ".join(percent(row["curves"][what][-1]) for what in ("completed", "asked", "tasks"))
+        curves = found["rows"][name]["curves"]
+        cells = " | ".join(percent(curves[what][-1]) for what in measures)
         lines.append(f"| {found['labels'][name]} | {cells} |")
-    sizes, full = found["sizes"], found["rows"]["full"]
 
     def difference(a: str, b: str, what: str) -> dict[str, Any]:
         (one,) = (d for d in found["differences"] if (d["a"], d["b"], d["what"]) == (a, b, what))
@@ -126,28 +140,29 @@ def loramoe_in_short() -> str:
         shown = (f"{100 * difference(a, b, what)[key]:+.1f}" for key in ("mean", "low", "high"))
         return "{} [{}, {}]".format(*(number.replace("-", "−") for number in shown))
 
-    def level(a: str, b: str) -> str:
-        return f"{100 * difference(a, b, 'completed at level')['level']:.0f} %"
+    def level(b: str) -> str:
+        return f"{100 * difference('full', b, 'completed at level')['level']:.0f} %"
 
-    lines += [
-        "",
-        f"{len(full['seeds'])} seeds on each of {len(full['bases'])} bases of {full['trained_weights']:,} weights, "
-        f"{sizes['completed']} facts that no instruction asks, {sizes['tasks']} held-out task samples. Differences in "
-        "points, paired by run:",
-        "",
-        f"- Full fine-tuning forgets facts: {gap('base', 'full', 'completed')}. LoRAMoE on the feed-forward layers, as "
-        f"in the paper, keeps them, but learns the tasks less well: {gap('full', 'loramoe_lbc', 'tasks')}. Where both "
-        f"have learned {level('full', 'loramoe_lbc')} of the tasks, it completes "
-        f"{gap('full', 'loramoe_lbc', 'completed at level')} facts.",
-        f"- Against LoRA of as many weights it answers {gap('lora', 'loramoe_lbc', 'asked')} closed-book questions; "
-        f"at equal task accuracy {gap('lora', 'loramoe_lbc', 'asked at level')}.",
-        f"- With experts on attention too, where both have learned {level('full', 'attention')} of the tasks, it "
-        f"completes {gap('full', 'attention', 'completed at level')} facts against full fine-tuning, and "
-        f"{gap('lora_attention', 'attention', 'completed at level')} against LoRA there.",
-        f"- No effect of the balancing constraint is shown: facts asked {gap('loramoe', 'loramoe_lbc', 'asked')}, tasks "
-        f"{gap('loramoe', 'loramoe_lbc', 'tasks')}.",
-    ]
-    return "\n".join(lines)
+    full, sizes = found["rows"]["full"], found["sizes"]
+    said = IN_SHORT.format(
+        seeds=len(full["seeds"]),
+        bases=len(full["bases"]),
+        weights=full["trained_weights"],
+        facts=sizes["completed"],
+        tasks=sizes["tasks"],
+        forgotten=gap("base", "full", "completed"),
+        less_learned=gap("full", "loramoe_lbc", "tasks"),
+        level=level("loramoe_lbc"),
+        kept=gap("full", "loramoe_lbc", "completed at level"),
+        asked=gap("lora", "loramoe_lbc", "asked"),
+        asked_at_level=gap("lora", "loramoe_lbc", "asked at level"),
+        level_attention=level("attention"),
+        kept_attention=gap("full", "attention", "completed at level"),
+        kept_lora=gap("lora_attention", "attention", "completed at level"),
+        constraint_asked=gap("loramoe", "loramoe_lbc", "asked"),
+        constraint_tasks=gap("loramoe", "loramoe_lbc", "tasks"),
+    )
+    return "\n".join([*lines, "", said])
 
 
 def study_page(name: str) -> str:
