@@ -1,9 +1,9 @@
-# make demo · make test · make lint · make docs · make bench · make goldens
+# make demo · make test · make lint · make docs · make bench
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs bench goldens clean
+.PHONY: demo test lint docs bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m training demo
@@ -22,10 +22,6 @@ docs: $(VENV)/.installed-docs
 
 bench: $(VENV)/.installed-test
 	for b in benchmarks/*.py; do $(BIN)/python $$b || exit 1; done
-
-# Reference values of R for the tests of statistics; tests/goldens/psych/make.R says which packages it needs.
-goldens:
-	cd tests/goldens/psych && Rscript make.R
 
 # Each stamp is renewed when pyproject.toml changes.
 $(VENV)/.installed: pyproject.toml

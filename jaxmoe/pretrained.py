@@ -1,6 +1,5 @@
 """`jaxmoe.load`: a base model from its checkpoint, with an adapter, new experts or neither."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from jaxmoe.adapters.files import read_adapter
 from jaxmoe.adapters.loramoe import read_embedded
 from jaxmoe.adapters.record import Adapter, module_specs, pack
 from jaxmoe.adapters.tensors import EXPORT_KEY, read_json
+from jaxmoe.base_folder import local_folder
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig
@@ -22,11 +22,10 @@ from jaxmoe.model.layers import BaseParam
 from jaxmoe.model.lora_experts import ExpertConstant
 from jaxmoe.model.transformer import attach_experts
 from jaxmoe.weights import convert
+from jaxmoe.weights.gguf_folder import noted_gguf
 from jaxmoe.weights.weight_files import StoredTensor, open_weights
 
 DTYPES = ("float32", "bfloat16", "float16")
-# one download serves every use: weights, tokenizer, chat template, generation config
-HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
 def load(
@@ -42,8 +41,9 @@ def load(
     """Loads a checkpoint straight into shards on the mesh, with an adapter, new experts or neither.
 
     Args:
-      base_dir: folder or hub id of a Llama, DeepSeek-Coder, Mistral, Qwen2/2.5 or Qwen3 checkpoint, or of a
-        LoRAMoE model exported with `save(..., format="hf")`.
+      base_dir: folder or hub id of a Llama, DeepSeek-Coder, Mistral, Qwen2/2.5 or Qwen3 checkpoint, a GGUF
+        file of one, a named model (`jaxmoe.named_models`), or a folder of a LoRAMoE model exported with
+        `save(..., format="hf")`.
       adapter: folder of a LoRAMoE, MoE-PEFT or PEFT LoRA adapter.
       dtype: float32, bfloat16 or float16, of the frozen weights and of the computation; what is trained is
         float32.
@@ -61,7 +61,8 @@ def load(
     folder = local_folder(base_dir)
     json_config = read_json(folder / "config.json")
     config = ModelConfig.from_hf(base_config(json_config))
-    stored = open_weights(folder, "model", "pytorch_model")
+    noted = noted_gguf(folder)
+    stored = noted.tensors if noted else open_weights(folder, "model", "pytorch_model")
     given: Adapter | None = None
     if EXPORT_KEY in json_config:
         if adapter is not None or experts is not None:
@@ -90,28 +91,6 @@ def base_config(json_config: Mapping[str, Any]) -> dict[str, Any]:
     ours = (EXPORT_KEY, "auto_map", "architectures")
     base = {key: value for key, value in json_config.items() if key not in ours}
     return base | {"model_type": json_config["model_type"].removeprefix(f"{EXPORT_KEY}_")}
-
-
-def local_folder(base_dir: str | Path) -> Path:
-    """The folder itself, or the hub repository of that id, downloaded once.
-
-    Raises: ValueError if it is neither.
-    """
-    folder = Path(base_dir)
-    if folder.is_dir():
-        return folder
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(base_dir)):
-        raise ValueError(f"there is no folder {base_dir}, and it is no hub id (owner/name) either")
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(str(base_dir), allow_patterns=list(HUB_FILES)))
-        if not list(folder.glob("*.safetensors*")):
-            folder = Path(snapshot_download(str(base_dir), allow_patterns=[*HUB_FILES, "*.bin"]))
-    except Exception as error:  # the hub's client raises many kinds
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"there is no folder {base_dir}, and as a hub id: {reason}") from error
-    return folder
 
 
 def assemble(

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from jaxmoe.base_folder import is_gguf, local_folder
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -92,12 +94,14 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast
 
 
 def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
-    """Load the tokenizer of a local folder or hub id; padding falls back to the end-of-sequence token.
+    """Load the tokenizer of a folder, hub id, GGUF file or named model; without a pad token, eos pads.
 
     Raises: ValueError if there is no tokenizer there, or it has no end-of-sequence token.
     """
     from transformers import AutoTokenizer
 
+    if is_gguf(path):
+        path = local_folder(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and others here

@@ -39,8 +39,10 @@ rl
 jaxmoe.export jaxmoe.pretrained
 jaxmoe.language_model jaxmoe.tokenizer
 jaxmoe.adapters jaxmoe.generation jaxmoe.text
+jaxmoe.base_folder
 jaxmoe.weights
 jaxmoe.model
+jaxmoe.named_models
 jaxmoe.datasets jaxmoe.cache
 jaxmoe
 """

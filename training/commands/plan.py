@@ -13,12 +13,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from jaxmoe.base_folder import local_folder
 from jaxmoe.language_model import layer_experts
 from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.model.config import ModelConfig
 from jaxmoe.model.transformer import Decoder
-from jaxmoe.pretrained import local_folder
 from training.data.batches import NO_TASK, Batch
 from training.planning import chips, collectives
 from training.planning.chips import GIB, Topology

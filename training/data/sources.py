@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-from jaxmoe.pretrained import local_folder
+from jaxmoe.base_folder import local_folder
 from jaxmoe.tokenizer import load_tokenizer, save_tokenizer, train_bpe
 from training.data.batches import BatchConfig, Batches, EncodedRows, Sample, encode_samples
 

@@ -13,12 +13,13 @@ from jax.sharding import Mesh
 import jaxmoe
 from jaxmoe.adapters.record import projection_sizes
 from jaxmoe.adapters.tensors import read_json
+from jaxmoe.base_folder import local_folder
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import ExpertConfig, ModelConfig
 from jaxmoe.model.layers import BaseParam
 from jaxmoe.model.transformer import Decoder
-from jaxmoe.pretrained import base_config, local_folder
+from jaxmoe.pretrained import base_config
 from training.runtime.checkpoint import fingerprint
 
 AdapterKind = Literal["loramoe", "lora", "none"]

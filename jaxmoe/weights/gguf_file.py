@@ -1,0 +1,216 @@
+"""GGUF files (llama.cpp): the model's config, tensors and tokenizer data as Hugging Face names them.
+
+Only llama-like architectures whose tensors map one to one are read; the rest is refused by name. Tensors are
+dequantized when they are read, one at a time, so that a file of 4 bits a weight never stands whole in memory.
+"""
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from jaxmoe.weights.weight_files import StoredTensor
+
+# general.architecture -> model_type of config.json. Mistral's files call themselves llama.
+ARCHITECTURES = {"llama": "llama", "mistral": "mistral", "qwen2": "qwen2", "qwen3": "qwen3"}
+# those that are tested bit for bit; llama.cpp has more, for three bits a weight and fewer
+TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+LAYER_NAMES = {
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+MODEL_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+
+
+class GGUF(NamedTuple):
+    """A GGUF file's contents.
+
+    Attributes:
+      config: as a config.json would hold it.
+      tensors: by their names in a Hugging Face checkpoint.
+      tokenizer: the `tokenizer.` fields, without that prefix.
+      name: what the file calls the model; empty if it does not.
+    """
+
+    config: dict[str, Any]
+    tensors: dict[str, StoredTensor]
+    tokenizer: dict[str, Any]
+    name: str
+
+
+def read_gguf(path: str | Path) -> GGUF:
+    """Opens a GGUF file; tensors are read and dequantized when they are asked for.
+
+    Raises: ValueError for a file that is no GGUF file, is truncated, or holds an architecture, a rotary
+      scaling, a quantization or a tensor that is not supported, naming it.
+    """
+    path = Path(path)
+    fields, stored = _open(path)
+    architecture = str(fields.get("general.architecture"))
+    if architecture not in ARCHITECTURES:
+        raise ValueError(
+            f"general.architecture must be one of {', '.join(ARCHITECTURES)}; got {architecture!r} in {path}"
+        )
+    prefix = f"{architecture}."
+    own = {key.removeprefix(prefix): value for key, value in fields.items() if key.startswith(prefix)}
+    config = _config(architecture, own, fields, path)
+    tensors: dict[str, StoredTensor] = {}
+    last: dict[str, np.ndarray] = {}
+    for tensor in stored:
+        name = hf_name(tensor.name)
+        if name is None:
+            if tensor.name == "rope_freqs.weight":
+                raise ValueError(
+                    f"{path} holds rope_freqs.weight, a rotary scaling that GGUF stores as numbers only; "
+                    "convert the original checkpoint instead"
+                )
+            raise ValueError(f"{path} holds {tensor.name}, which no {architecture} model has")
+        heads = _rotary_heads(name, config) if architecture in ("llama", "mistral") else None
+        tensors[name] = _stored(tensor, heads, path, last)
+    config["tie_word_embeddings"] = "lm_head.weight" not in tensors
+    embedding = tensors.get("model.embed_tokens.weight")
+    if embedding is None:
+        raise ValueError(f"{path} holds no token_embd.weight: it is no language model")
+    config["vocab_size"] = embedding.shape[0]
+    tokenizer = {k.removeprefix("tokenizer."): v for k, v in fields.items() if k.startswith("tokenizer.")}
+    return GGUF(config, tensors, tokenizer, str(fields.get("general.name", "")))
+
+
+def hf_name(name: str) -> str | None:
+    """A tensor's name in a Hugging Face checkpoint; None if it has none.
+
+    >>> hf_name("blk.7.attn_q.weight")
+    'model.layers.7.self_attn.q_proj.weight'
+    """
+    stem, _, kind = name.rpartition(".")
+    if kind not in ("weight", "bias"):
+        return None
+    if stem in MODEL_NAMES:
+        return f"{MODEL_NAMES[stem]}.{kind}"
+    head, _, rest = stem.partition(".")
+    layer, _, part = rest.partition(".")
+    if head != "blk" or not layer.isdecimal() or part not in LAYER_NAMES:
+        return None
+    return f"model.layers.{int(layer)}.{LAYER_NAMES[part]}.{kind}"
+
+
+def _open(path: Path) -> tuple[dict[str, Any], list[Any]]:
+    """All fields by name, and the tensors as the gguf package describes them."""
+    import gguf  # only those who have such files need it
+
+    try:
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise ValueError(f"{path} is no GGUF file: it does not begin with the letters GGUF")
+        reader = gguf.GGUFReader(path)
+        fields = {name: field.contents() for name, field in reader.fields.items()}
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
+    except (IndexError, KeyError, struct.error, UnicodeDecodeError, OverflowError, MemoryError) as error:
+        raise ValueError(f"{path} is damaged or truncated ({error!r:.80}); fetch it again") from error
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path} is damaged or truncated ({error!s:.80}); fetch it again") from error
+    return fields, list(reader.tensors)
+
+
+def _config(
+    architecture: str, own: Mapping[str, Any], fields: Mapping[str, Any], path: Path
+) -> dict[str, Any]:
+    def needed(key: str) -> Any:
+        if key not in own:
+            raise ValueError(f"{path} lacks the field {architecture}.{key}")
+        if isinstance(own[key], list):
+            raise ValueError(f"{architecture}.{key} must be one number for all layers; got a list in {path}")
+        return own[key]
+
+    scaling = own.get("rope.scaling.type", "none")
+    if scaling not in ("none", "linear", "yarn"):
+        raise ValueError(f"rope.scaling.type must be none, linear or yarn; got {scaling!r} in {path}")
+    heads = needed("attention.head_count")
+    head_dim = own.get("attention.key_length") or own.get("rope.dimension_count")
+    head_dim = head_dim or needed("embedding_length") // heads
+    if own.get("rope.dimension_count", head_dim) != head_dim:
+        raise ValueError(
+            f"{path} turns {own['rope.dimension_count']} of {head_dim} dimensions; all must turn"
+        )
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": own.get("rope.freq_base", 10000.0)}
+    if scaling != "none":
+        rope |= {"rope_type": scaling, "factor": needed("rope.scaling.factor")}
+        if scaling == "yarn":
+            original = own.get("rope.scaling.original_context_length", needed("context_length"))
+            rope["original_max_position_embeddings"] = original
+    config = {
+        "model_type": ARCHITECTURES[architecture],
+        "hidden_size": needed("embedding_length"),
+        "intermediate_size": needed("feed_forward_length"),
+        "num_hidden_layers": needed("block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": own.get("attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": needed("context_length"),
+        "rms_norm_eps": needed("attention.layer_norm_rms_epsilon"),
+        "rope_parameters": rope,
+    }
+    for name in ("bos", "eos"):
+        config[f"{name}_token_id"] = fields.get(f"tokenizer.ggml.{name}_token_id")
+    config["pad_token_id"] = fields.get("tokenizer.ggml.padding_token_id")
+    return config
+
+
+def _rotary_heads(name: str, config: Mapping[str, Any]) -> int | None:
+    """Heads of a projection whose rows llama.cpp has interleaved for its rotary layout; None for others."""
+    if ".q_proj." in name:
+        return config["num_attention_heads"]
+    return config["num_key_value_heads"] if ".k_proj." in name else None
+
+
+def _stored(tensor: Any, heads: int | None, path: Path, last: dict[str, np.ndarray]) -> StoredTensor:
+    """A tensor to read; `last` keeps the one dequantized last, whose shards are read one after the other."""
+    kind = tensor.tensor_type.name
+    if kind not in TYPES:
+        raise ValueError(f"tensors must be one of {', '.join(TYPES)}; {tensor.name} in {path} is {kind}")
+    shape = tuple(int(size) for size in reversed(tensor.shape))
+    dtype = {"F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}.get(
+        kind, np.dtype(np.float32)
+    )
+
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+        if tensor.name not in last:
+            last.clear()
+            last[tensor.name] = _in_hf_order(_dequantized(tensor), shape, heads)
+        return last[tensor.name][index]
+
+    return StoredTensor(shape, dtype, read)
+
+
+def _dequantized(tensor: Any) -> np.ndarray:
+    """The values: float32, or the 16 bits they are stored in."""
+    import gguf
+
+    values = gguf.dequantize(tensor.data, tensor.tensor_type)
+    # the package widens bfloat16, which is exact
+    return values.astype(ml_dtypes.bfloat16) if tensor.tensor_type.name == "BF16" else values
+
+
+def _in_hf_order(values: np.ndarray, shape: tuple[int, ...], heads: int | None) -> np.ndarray:
+    """llama.cpp stores a rotary head's rows as (pair, half), Hugging Face as (half, pair)."""
+    values = values.reshape(shape)
+    if heads is None:
+        return values
+    paired = values.reshape(heads, shape[0] // heads // 2, 2, *shape[1:])
+    return np.ascontiguousarray(paired.swapaxes(1, 2)).reshape(shape)

@@ -1,0 +1,112 @@
+"""A GGUF file as a checkpoint folder: config, tokenizer, chat template, and a note where the weights are.
+
+The folder lies in the cache and holds no weights: those are dequantized out of the GGUF file whenever they
+are read. So whatever takes a Hugging Face folder takes a GGUF file, and export writes its tokenizer and
+template.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from jaxmoe.weights.gguf_file import GGUF, read_gguf
+from jaxmoe.weights.gguf_tokenizer import build_tokenizer
+
+# In a folder whose weights are those of a GGUF file: {"file": where it is, "bytes": its size}
+NOTE = "gguf.json"
+# raised when what is written changes, so that older folders are made anew
+_LAYOUT = 1
+_HASHED_BYTES = 1 << 20
+
+
+def gguf_folder(file: str | Path, cache: Path) -> Path:
+    """The checkpoint folder of a GGUF file, made on first use.
+
+    Args:
+      file: the .gguf file; it is read again for the weights and must stay where it is.
+      cache: the folder that holds such folders.
+    Returns: a folder with config.json, generation_config.json, tokenizer.json, chat template and the note.
+    Raises: ValueError for a file that `read_gguf` or the tokenizer refuses.
+    """
+    path = Path(file).resolve()
+    folder = cache / f"{path.stem}-{_fingerprint(path)}"
+    note = folder / NOTE
+    if not note.is_file() or json.loads(note.read_text(encoding="utf-8"))["file"] != str(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(read_gguf(path), folder)
+        # last: a folder with its note is whole
+        note.write_text(json.dumps({"file": str(path), "bytes": path.stat().st_size}), encoding="utf-8")
+    return folder
+
+
+def _fingerprint(path: Path) -> str:
+    """Of the size and both ends of the file: the beginning holds every field, the end the last weights."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            parts = [file.read(_HASHED_BYTES)]
+            file.seek(max(0, size - _HASHED_BYTES))
+            parts.append(file.read(_HASHED_BYTES))
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    return hashlib.sha256(f"{_LAYOUT} {size} ".encode() + b"".join(parts)).hexdigest()[:16]
+
+
+def _write(model: GGUF, folder: Path) -> None:
+    tokenizer = _tokenizer(model, folder)
+    tokenizer.save_pretrained(folder)
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    ends = {name: model.config[name] for name in names if model.config[name] is not None}
+    for name, content in (("config.json", model.config), ("generation_config.json", ends)):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _tokenizer(model: GGUF, folder: Path) -> PreTrainedTokenizerFast:
+    try:
+        return _build(model)
+    except ValueError:
+        raise
+    except Exception as error:  # tokenizers raises bare Exceptions
+        raise ValueError(
+            f"the tokenizer in the GGUF file of {folder.name} is damaged: {str(error) or repr(error):.120}"
+        ) from error
+
+
+def _build(model: GGUF) -> PreTrainedTokenizerFast:
+    fields = model.tokenizer
+    tokens = fields.get("ggml.tokens") or []
+    built = build_tokenizer(fields)
+    named: dict[str, Any] = {
+        name: tokens[fields[f"ggml.{key}_token_id"]]
+        for name, key in (("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"))
+        if fields.get(f"ggml.{key}_token_id") is not None
+    }
+    if fields.get("ggml.padding_token_id") is not None:
+        named["pad_token"] = tokens[fields["ggml.padding_token_id"]]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=built,
+        chat_template=fields.get("chat_template"),
+        model_max_length=model.config["max_position_embeddings"],
+        clean_up_tokenization_spaces=False,
+        **named,
+    )
+
+
+def noted_gguf(folder: Path) -> GGUF | None:
+    """The GGUF file whose weights a folder stands for; None if it has weights of its own.
+
+    Raises: ValueError if the file is no longer there, or has another size.
+    """
+    note = folder / NOTE
+    if not note.is_file():
+        return None
+    noted = json.loads(note.read_text(encoding="utf-8"))
+    path = Path(noted["file"])
+    if not path.is_file() or path.stat().st_size != noted["bytes"]:
+        raise ValueError(
+            f"{folder} stands for {path}, which is no longer there as it was; give the file again"
+        )
+    return read_gguf(path)

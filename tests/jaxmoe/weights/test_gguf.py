@@ -1,0 +1,280 @@
+"""GGUF files: tensors, config and tokenizer, against transformers' own reading."""
+
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from tokenizers import pre_tokenizers
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers.integrations.gguf.dequant import dequantize as torch_dequantize
+
+import jaxmoe
+from jaxmoe.tokenizer import load_tokenizer
+from jaxmoe.weights.gguf_file import TYPES, hf_name, read_gguf
+from jaxmoe.weights.gguf_folder import gguf_folder, noted_gguf
+from jaxmoe.weights.gguf_tokenizer import PRE_TOKENIZERS, build_tokenizer
+
+TINY = {
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 128,
+}
+BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
+
+
+def permuted(weight: np.ndarray, heads: int) -> np.ndarray:
+    """As llama.cpp's converter stores rotary projections: the halves of a head interleaved."""
+    return (
+        weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
+        .swapaxes(1, 2)
+        .reshape(weight.shape)
+    )
+
+
+def write(path: Path, model: Any, kind: gguf.GGMLQuantizationType, **extra: Any) -> Path:
+    """A GGUF file of a torch model, norms and biases in float32, with a byte-level tokenizer."""
+    config = model.config
+    architecture = config.model_type
+    names = {v: k for k, v in gguf_names(config.num_hidden_layers).items()}
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_name("tiny")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_rope_dimension_count(TINY["head_dim"])
+    words = ["<|end|>", "<|user|>", *BYTES, "he", "ll", "hell"]
+    words += [f"<unused{i}>" for i in range(config.vocab_size - len(words))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(extra.get("pre", "smollm"))
+    writer.add_token_list(words)
+    writer.add_token_types([3, 3, *[1] * 259, *[3] * (config.vocab_size - 261)])
+    writer.add_token_merges(["h e", "l l", "he ll"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(0)
+    writer.add_pad_token_id(0)
+    writer.add_chat_template("{% for m in messages %}<|user|>{{ m['content'] }}<|end|>{% endfor %}")
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        values = tensor.numpy().astype(np.float32)
+        if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
+            values = permuted(
+                values, config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
+            )
+        of = kind if values.ndim == 2 else gguf.GGMLQuantizationType.F32
+        writer.add_tensor(names[name], gguf.quantize(values, of), raw_dtype=of)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def gguf_names(layers: int) -> dict[str, str]:
+    parts = (
+        "attn_norm",
+        "ffn_norm",
+        "attn_q",
+        "attn_k",
+        "attn_v",
+        "attn_output",
+        "ffn_gate",
+        "ffn_up",
+        "ffn_down",
+    )
+    every = [f"blk.{i}.{part}.{kind}" for i in range(layers) for part in parts for kind in ("weight", "bias")]
+    every += ["token_embd.weight", "output_norm.weight", "output.weight"]
+    return {name: str(hf_name(name)) for name in every}
+
+
+def tiny_model(family: str, tied: bool, seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    config, model = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}[
+        family
+    ]
+    return model(config(**TINY, tie_word_embeddings=tied)).eval()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TYPES if kind.startswith("Q")])
+def test_blocks_are_dequantized_bit_for_bit_as_in_transformers(kind: str):
+    number = gguf.GGMLQuantizationType[kind]
+    size, width = gguf.GGML_QUANT_SIZES[number]
+    raw = np.random.default_rng(0).integers(0, 256, (64, width), np.uint8)
+    raw[:, 1::2] &= 0x3B  # whichever bytes are a block's 16-bit scale: no infinity, no NaN
+    ours = gguf.dequantize(raw, number)
+    theirs = torch_dequantize(torch.from_numpy(raw), int(number)).numpy()
+    assert ours.size == 64 * size
+    np.testing.assert_array_equal(ours.reshape(-1), theirs.reshape(-1))
+
+
+@pytest.mark.parametrize(("family", "tied"), [("llama", True), ("llama", False), ("qwen2", False)])
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
+def test_every_weight_equals_transformers_reading(tmp_path: Path, family: str, tied: bool, kind: str):
+    path = write(tmp_path / "m.gguf", tiny_model(family, tied), gguf.GGMLQuantizationType[kind])
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf", dtype=torch.float32)
+    ours = read_gguf(path)
+    names = {n for n in theirs.state_dict() if not (tied and n == "lm_head.weight")}
+    assert set(ours.tensors) == names
+    assert ours.config["tie_word_embeddings"] is tied
+    for name, tensor in ours.tensors.items():
+        np.testing.assert_array_equal(
+            tensor.all().astype(np.float32), theirs.state_dict()[name].numpy(), err_msg=name
+        )
+
+
+def test_a_file_is_loaded_as_the_model_it_was_written_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Logits and greedy text equal torch's, and the tokenizer and template come along."""
+    monkeypatch.setenv("JAXMOE_CACHE", str(tmp_path / "cache"))
+    model = tiny_model("llama", tied=True)
+    path = write(tmp_path / "tiny.gguf", model, gguf.GGMLQuantizationType.F32)
+    lm, tokenizer = jaxmoe.load(path), load_tokenizer(path)
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "hello 42"}], tokenize=False)
+    assert text == "<|user|>hello 42<|end|>"
+    ids = tokenizer.encode("hello 42", add_special_tokens=False)
+    assert tokenizer.convert_ids_to_tokens(ids) == ["hell", "o", "Ġ", "4", "2"]
+    assert tokenizer.decode(ids) == "hello 42"
+    assert (tokenizer.eos_token, tokenizer.pad_token_id) == ("<|end|>", 0)
+    rows = np.asarray([ids])
+    with torch.no_grad():
+        expected = model(torch.from_numpy(rows)).logits.numpy()
+    np.testing.assert_allclose(lm(rows).logits, expected, atol=1e-5)
+    made = model.generate(
+        torch.from_numpy(rows), max_new_tokens=8, do_sample=False, eos_token_id=0, pad_token_id=0
+    )
+    np.testing.assert_array_equal(lm.generate(rows, max_new_tokens=8).tokens[0, : made.shape[1]], made[0])
+
+
+def test_the_folder_is_made_once_and_knows_when_its_file_is_gone(tmp_path: Path):
+    path = write(tmp_path / "tiny.gguf", tiny_model("llama", tied=True), gguf.GGMLQuantizationType.Q8_0)
+    folder = gguf_folder(path, tmp_path / "cache")
+    stamp = (folder / "tokenizer.json").stat().st_mtime_ns
+    assert gguf_folder(path, tmp_path / "cache") == folder
+    assert (folder / "tokenizer.json").stat().st_mtime_ns == stamp
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == 0
+    moved = path.rename(tmp_path / "moved.gguf")
+    with pytest.raises(ValueError, match="is no longer there as it was; give the file again"):
+        noted_gguf(folder)
+    assert gguf_folder(moved, tmp_path / "cache").name.startswith("moved-")
+
+
+def byte_fields(**other: Any) -> dict[str, Any]:
+    return {"ggml.model": "gpt2", "ggml.pre": "gpt-2", "ggml.tokens": BYTES, "ggml.merges": [], **other}
+
+
+@pytest.mark.parametrize("name", PRE_TOKENIZERS)
+def test_every_pre_tokenizer_keeps_every_character(name: str):
+    tokenizer = build_tokenizer(byte_fields(**{"ggml.pre": name}))
+    text = "It's 12345 HTTPServers: äöü\u0301 漢字\r\n\n\t x==3.14  "
+    assert tokenizer.decode(tokenizer.encode(text).ids) == unicodedata.normalize("NFC", text) or (
+        PRE_TOKENIZERS[name] != "qwen2" and tokenizer.decode(tokenizer.encode(text).ids) == text
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "pieces"),
+    [
+        ("gpt-2", "it's 12345", ["it", "'s", "Ġ12345"]),
+        ("smollm", "it's 12345", ["it", "'s", "Ġ", "1", "2", "3", "4", "5"]),
+        ("llama-bpe", "IT'S 12345", ["IT", "'S", "Ġ", "123", "45"]),
+        ("qwen2", "it's 123", ["it", "'s", "Ġ", "1", "2", "3"]),
+        ("tekken", "fooBar HTTPServer 12", ["foo", "Bar", "ĠHTTPServer", "Ġ", "1", "2"]),
+        ("gpt-4o", "don't 1234", ["don't", "Ġ", "123", "4"]),
+    ],
+)
+def test_words_are_cut_as_published(name: str, text: str, pieces: list[str]):
+    built = build_tokenizer(byte_fields(**{"ggml.pre": name}))
+    assert [piece for piece, _ in built.pre_tokenizer.pre_tokenize_str(text)] == pieces
+
+
+def test_sentence_piece_merges_the_best_scored_pair_first():
+    tokens = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *[f"<0x{i:02X}>" for i in range(256)],
+        "▁",
+        "a",
+        "b",
+        "c",
+        "ab",
+        "bc",
+        "▁a",
+    ]
+    scores = [0.0] * 259 + [-10.0, -11.0, -12.0, -13.0, -1.0, -2.0, -3.0]
+    fields = {"ggml.model": "llama", "ggml.tokens": tokens, "ggml.scores": scores, "ggml.bos_token_id": 1}
+    built = build_tokenizer(fields | {"ggml.token_type": [2, 3, 3, *[6] * 256, *[1] * 7]})
+    encoded = built.encode("abc é")
+    # "ab" scores best, so "bc" and "▁a" find nothing left
+    assert encoded.tokens == ["<s>", "▁", "ab", "c", "▁", "<0xC3>", "<0xA9>"]
+    assert built.decode(encoded.ids) == "abc é"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "holds no tokenizer"),
+        (byte_fields(**{"ggml.model": "bert"}), "must be gpt2 or llama; got 'bert'"),
+        (byte_fields(**{"ggml.pre": "newest"}), "tokenizer.ggml.pre must be one of .*; got 'newest'"),
+        (byte_fields(**{"ggml.token_type": [1]}), "must have 256 entries; got 1"),
+        (byte_fields(**{"ggml.merges": ["ab"]}), "must hold pairs of tokens"),
+        ({"ggml.model": "llama", "ggml.tokens": ["a"]}, "scores must have 1 entries"),
+    ],
+)
+def test_tokenizers_that_are_not_known_are_refused(fields: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        build_tokenizer(fields)
+
+
+def test_files_that_cannot_be_read_are_refused_in_one_line(tmp_path: Path):
+    whole = write(tmp_path / "whole.gguf", tiny_model("llama", tied=True), gguf.GGMLQuantizationType.F32)
+    bytes_ = whole.read_bytes()
+    cases = {
+        "empty": b"",
+        "other": b"PK\x03\x04 not this",
+        "header": bytes_[:20],
+        "half": bytes_[: len(bytes_) // 2],
+        "architecture": bytes_.replace(b"llama", b"rwkv6"),
+    }
+    for name, content in cases.items():
+        path = tmp_path / f"{name}.gguf"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"\.gguf") as raised:
+            read_gguf(path)
+        assert "\n" not in str(raised.value)
+
+
+def _refused(path: Path) -> bool:
+    """Whether a file is refused; anything but a result or one line of ValueError fails the test."""
+    try:
+        read_gguf(path)
+    except ValueError as error:
+        return "\n" not in str(error) or pytest.fail(f"several lines: {error}")
+    return False
+
+
+def test_damaged_files_end_in_one_line_or_in_a_model(tmp_path: Path):
+    whole = write(tmp_path / "whole.gguf", tiny_model("llama", tied=True), gguf.GGMLQuantizationType.Q8_0)
+    content = np.frombuffer(whole.read_bytes(), np.uint8)
+    rng = np.random.default_rng(0)
+    path, refused = tmp_path / "damaged.gguf", 0
+    for _ in range(200):
+        damaged = content.copy()
+        damaged[rng.integers(0, 9000, 4)] = rng.integers(0, 256, 4)
+        path.write_bytes(damaged.tobytes())
+        refused += _refused(path)
+    assert refused > 20
