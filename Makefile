@@ -1,9 +1,9 @@
-# make demo · make test · make lint · make docs · make bench
+# make demo · make test · make lint · make docs · make bench · make goldens
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint docs bench goldens clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m training demo
@@ -22,6 +22,10 @@ docs: $(VENV)/.installed-docs
 
 bench: $(VENV)/.installed-test
 	for b in benchmarks/*.py; do $(BIN)/python $$b || exit 1; done
+
+# Reference values of R for the tests of statistics; tests/goldens/psych/make.R says which packages it needs.
+goldens:
+	cd tests/goldens/psych && Rscript make.R
 
 # Each stamp is renewed when pyproject.toml changes.
 $(VENV)/.installed: pyproject.toml

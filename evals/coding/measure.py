@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from evals.coding.code_prompts import CodeForm, code_prompt, program, stop_strings
 from evals.coding.pass_at_k import pass_at_k
 from evals.models.text_model import Progress, TextModel
 from evals.psychometrics.uncertainty import Score, mean_score, undefined_score
 from rl.feedback.problems import Problem
+from rl.feedback.prompts import PromptForm, code_prompt, extract, stop_strings
 
 PASS = "pass"
 
@@ -84,7 +84,7 @@ def evaluate(
     problems: Sequence[Problem],
     grader: Grader,
     *,
-    form: CodeForm = "completion",
+    form: PromptForm = "completion",
     samples: int = 1,
     ks: Sequence[int] = (1,),
     max_new_tokens: int = 512,
@@ -98,32 +98,24 @@ def evaluate(
     """Draws `samples` programs for every problem, grades them and estimates pass@k.
 
     Args:
-      form: "completion" for base models, "chat" for those that answer.
+      form: completion for base models, instruction or chat for those that answer (rl.feedback.prompts).
       ks: of pass@k; one above `samples` gives NaN with the reason.
       temperature, top_p: of the draw; 0.2 and 0.95 as usual for pass@1, 0.8 for larger k.
       chunk: problems that are generated, then graded, at a time.
     Raises: ValueError without problems, for ids that repeat, samples below 1 or k below 1.
     """
     _check(problems, samples, ks)
-    done = 0
-    # problems that stop alike are generated together
-    by_stop: dict[tuple[str, ...], list[Problem]] = {}
-    for problem in problems:
-        by_stop.setdefault(stop_strings(problem, form), []).append(problem)
-    parts = [
-        (stop, alike[start : start + chunk])
-        for stop, alike in by_stop.items()
-        for start in range(0, len(alike), chunk)
-    ]
+    done, stop = 0, stop_strings(form)
+    parts = [problems[start : start + chunk] for start in range(0, len(problems), chunk)]
     # a thread of its own: sandboxes work while the device does
     with ThreadPoolExecutor(1) as grading:
         graded: list[Future[list[SampleRecord]]] = []
-        for number, (stop, part) in enumerate(parts):
+        for number, part in enumerate(parts):
             for future in graded:
                 if future.done():
                     future.result()  # a pool that fails is heard of before more is generated
             responses = model.generate(
-                [code_prompt(problem, form) for problem in part],
+                [code_prompt(problem, form).text for problem in part],
                 max_new_tokens,
                 stop,
                 temperature=temperature,
@@ -137,8 +129,6 @@ def evaluate(
             if progress is not None:
                 progress(done, len(problems))
         records = [record for future in graded for record in future.result()]
-    place = {problem.id: n for n, problem in enumerate(problems)}
-    records.sort(key=lambda record: (place[record.task_id], record.sample))
     return summarise(records, ks, confidence=confidence)
 
 
@@ -179,11 +169,11 @@ def _mean(estimates: np.ndarray, k: int, confidence: float) -> Score:
 
 
 def _graded(
-    problems: Sequence[Problem], responses: Sequence[str], grader: Grader, form: CodeForm, samples: int
+    problems: Sequence[Problem], responses: Sequence[str], grader: Grader, form: PromptForm, samples: int
 ) -> list[SampleRecord]:
     asked = [problem for problem in problems for _ in range(samples)]
     pairs = [
-        (problem, program(problem, response, form))
+        (problem, extract(problem, response, form).program)
         for problem, response in zip(asked, responses, strict=True)
     ]
     feedbacks = grader.grade_many(pairs)

@@ -62,8 +62,8 @@ class Mtmm(NamedTuple):
       positive: criterion 1, convergent r above zero, their interval too where there is one.
       over_hetero_hetero: criterion 2, each convergent r against every heterotrait-heteromethod r in its
         row and column of the block. over_hetero_mono: criterion 3, against the heterotrait-monomethod r
-        of both variables. same_pattern: criterion 4, rank agreement (Kendall's W over the triangles) of
-        the heterotrait r, NaN for fewer than 3 traits.
+        of both variables. same_pattern: criterion 4, rank agreement (Kendall's W over the blocks of
+        one and of two methods) of the heterotrait r, NaN for fewer than 3 traits.
       n: complete cases; 0 where a matrix was given.
       reason: why it is undefined; empty otherwise.
     """
@@ -214,19 +214,18 @@ def _compare(pairs: list[Pair], kind: str) -> Count:
 
 
 def _same_pattern(pairs: list[Pair], traits: list) -> float:
-    """Kendall's W of the heterotrait triangles' rankings of the same pairs of traits."""
-    triangles: dict[tuple, dict[frozenset, float]] = {}
+    """Kendall's W of the heterotrait triangles' rankings of the same pairs of traits.
+
+    A block of two methods holds two triangles. Which r belongs to which depends on the order of the traits
+    alone, so their mean is ranked.
+    """
+    found: dict[tuple[str, ...], dict[frozenset, list[float]]] = {}
     for pair in (pair for pair in pairs if pair.kind != "convergent"):
-        ends = [
-            (str(pair.method_1), traits.index(pair.trait_1)),
-            (str(pair.method_2), traits.index(pair.trait_2)),
-        ]
-        (method, first), (other, second) = sorted(ends)
-        # a block of two methods holds two triangles, by which method measures the earlier trait
-        key = (method, other, method == other or first < second)
-        triangles.setdefault(key, {})[frozenset((first, second))] = pair.r
+        methods = tuple(sorted((str(pair.method_1), str(pair.method_2))))
+        found.setdefault(methods, {}).setdefault(frozenset((pair.trait_1, pair.trait_2)), []).append(pair.r)
+    triangles = [{one: float(np.mean(r)) for one, r in block.items()} for block in found.values()]
     n_pairs = len(traits) * (len(traits) - 1) // 2
-    full = [t for t in triangles.values() if len(t) == n_pairs]
+    full = [triangle for triangle in triangles if len(triangle) == n_pairs]
     if len(traits) < 3 or len(full) < 2:
         return math.nan
     order = list(full[0])

@@ -2,6 +2,7 @@
 
 `decode` is the pure function, for use inside other jitted functions. `generate` serves a loaded model: it
 pads to bucketed lengths, so that few programs are ever compiled, and cuts the result to what was generated.
+`begin` and `advance` are its two halves, for a caller that looks at the text between stretches of tokens.
 
 Letters of this file: P prompts, G samples a prompt (B = P·G rows), S slots of a prompt, W for more.
 """
@@ -19,7 +20,7 @@ from jaxmoe.generation.sampling import Sampling
 from jaxmoe.model import params
 from jaxmoe.model.attention import AttentionMask
 from jaxmoe.model.lora_experts import ExpertCall
-from jaxmoe.model.shapes import Array, Float, Int
+from jaxmoe.model.shapes import Array, Bool, Float, Int
 from jaxmoe.model.transformer import Decoder
 
 
@@ -34,6 +35,7 @@ class DecodeConfig:
       pad_token: stands after a row's end.
       unrolled: see `kv_cache.start`.
       enabled: False generates with the base model, without its experts.
+      score_sampler: also take the log-probability with which each token was drawn.
     """
 
     slots: int
@@ -44,6 +46,7 @@ class DecodeConfig:
     unrolled: bool = True
     enabled: bool = True
     dtype: Any = jnp.float32
+    score_sampler: bool = False
 
 
 class Decoded(NamedTuple):
@@ -54,19 +57,31 @@ class Decoded(NamedTuple):
       logprobs_BW: log-probability of each token under the model as it is, at temperature 1 over the whole
         vocabulary, whatever the sampling; 0 after a row's end.
       lengths_B: new tokens of each row, its stop token included.
+      sampler_logprobs_BW: log-probability with which each token was drawn (after temperature, top-k, top-p);
+        None unless `score_sampler`.
     """
 
     tokens_BW: Int[Array, "B W"]
     logprobs_BW: Float[Array, "B W"]
     lengths_B: Int[Array, " B"]
+    sampler_logprobs_BW: Float[Array, "B W"] | None = None
 
 
-class _State(NamedTuple):
-    tokens_BW: Array
-    logprobs_BW: Array
-    lengths_B: Array
-    ended_B: Array
-    last_B: Array
+class Decoding(NamedTuple):
+    """Texts in progress.
+
+    Attributes:
+      decoded: what has been generated so far.
+      ended_B: rows that get no more tokens. A caller may end rows between two stretches.
+      last_B: the token that is to be read next.
+      prompt_end_B: position of the last prompt token.
+      cache: of the tokens read; `cache.length` + 1 tokens have been chosen.
+    """
+
+    decoded: Decoded
+    ended_B: Bool[Array, " B"]
+    last_B: Int[Array, " B"]
+    prompt_end_B: Int[Array, " B"]
     cache: kv_cache.KVCache
 
 
@@ -90,6 +105,21 @@ def decode(
       limits_B: most new tokens of each row; a row with 0 gets none.
       key: may be None if sampling is greedy.
     """
+    state = begin(model, tokens_PS, mask_PS, limits_B, config, key=key, mesh=mesh)
+    return advance(model, state, limits_B, config, key=key, until=config.slots).decoded
+
+
+def begin(
+    model: Decoder,
+    tokens_PS: Int[Array, "P S"],
+    mask_PS: Int[Array, "P S"],
+    limits_B: Int[Array, " B"],
+    config: DecodeConfig,
+    *,
+    key: Array | None,
+    mesh: Mesh | None = None,
+) -> Decoding:
+    """Reads the prompts and chooses the first token of each row; arguments as of `decode`."""
     call = ExpertCall(enabled=config.enabled)
     first_P = jnp.argmax(mask_PS > 0, axis=1)
     positions_PS = jnp.maximum(jnp.arange(mask_PS.shape[1])[None, :] - first_P[:, None], 0)
@@ -99,49 +129,82 @@ def decode(
     cache = kv_cache.start(
         read.kept, mask_PS, config.samples, config.slots, unrolled=config.unrolled, mesh=mesh
     )
+    rows = limits_B.shape[0]
+    zeros_BW = jnp.zeros((rows, config.slots), jnp.float32)
+    decoded = Decoded(
+        jnp.full((rows, config.slots), config.pad_token, jnp.int32),
+        zeros_BW,
+        jnp.zeros((rows,), jnp.int32),
+        zeros_BW if config.score_sampler else None,
+    )
+    end_B = jnp.repeat(positions_PS[:, -1], config.samples)
+    state = Decoding(decoded, limits_B <= 0, jnp.zeros((rows,), jnp.int32), end_B, cache)
+    hidden_BD = jnp.repeat(read.hidden_BTD[:, -1], config.samples, axis=0)
+    return _choose(model, state, hidden_BD, limits_B, config, key)
+
+
+def advance(
+    model: Decoder,
+    state: Decoding,
+    limits_B: Int[Array, " B"],
+    config: DecodeConfig,
+    *,
+    key: Array | None,
+    until: Int[Array, ""] | int,
+) -> Decoding:
+    """Chooses tokens until every row has ended, or has `until` of them; the tokens do not depend on `until`.
+
+    Args:
+      until: tokens, at most `config.slots`.
+    """
+    call = ExpertCall(enabled=config.enabled)
     blocks = kv_cache.blocks(model, unrolled=config.unrolled)
-    position_B = jnp.repeat(positions_PS[:, -1], config.samples)
 
-    def choose(state: _State, hidden_BD: Array) -> _State:
-        """Adds each row's next token."""
-        logits_BV = model.logits(hidden_BD[:, None])[:, 0]
-        now = state.cache.length
-        draw = None if key is None else jax.random.fold_in(key, now)
-        live_B = ~state.ended_B
-        token_B = jnp.where(live_B, sampling.sample(logits_BV, config.sampling, key=draw), config.pad_token)
-        logprob_B = jnp.where(live_B, sampling.log_probability(logits_BV, token_B), 0.0)
-        lengths_B = state.lengths_B + live_B.astype(jnp.int32)
-        stopped_B = jnp.zeros_like(live_B)
-        for stop in config.stop_tokens:
-            stopped_B |= token_B == stop
-        return _State(
-            jax.lax.dynamic_update_slice(state.tokens_BW, token_B[:, None], (0, now)),
-            jax.lax.dynamic_update_slice(state.logprobs_BW, logprob_B[:, None], (0, now)),
-            lengths_B,
-            state.ended_B | stopped_B | (lengths_B >= limits_B),
-            token_B,
-            state.cache,
-        )
+    def go_on(state: Decoding) -> Array:
+        return ~jnp.all(state.ended_B) & (state.cache.length + 1 < until)
 
-    def advance(state: _State) -> _State:
-        now_B = position_B + state.cache.length + 1
+    def one(state: Decoding) -> Decoding:
+        now_B = state.prompt_end_B + state.cache.length + 1
         hidden_BD, cache = kv_cache.step(
             model, blocks, state.last_B, now_B, state.cache, dtype=config.dtype, call=call
         )
-        return choose(state._replace(cache=cache), hidden_BD)
+        return _choose(model, state._replace(cache=cache), hidden_BD, limits_B, config, key)
 
-    rows = limits_B.shape[0]
-    state = _State(
-        jnp.full((rows, config.slots), config.pad_token, jnp.int32),
-        jnp.zeros((rows, config.slots), jnp.float32),
-        jnp.zeros((rows,), jnp.int32),
-        limits_B <= 0,
-        jnp.zeros((rows,), jnp.int32),
-        cache,
+    return jax.lax.while_loop(go_on, one, state)
+
+
+def _choose(
+    model: Decoder,
+    state: Decoding,
+    hidden_BD: Array,
+    limits_B: Array,
+    config: DecodeConfig,
+    key: Array | None,
+) -> Decoding:
+    """Adds each row's next token."""
+    logits_BV = model.logits(hidden_BD[:, None])[:, 0]
+    now, old = state.cache.length, state.decoded
+    draw = None if key is None else jax.random.fold_in(key, now)
+    live_B = ~state.ended_B
+    token_B = jnp.where(live_B, sampling.sample(logits_BV, config.sampling, key=draw), config.pad_token)
+
+    def written(buffer_BW: Array, values_B: Array) -> Array:
+        return jax.lax.dynamic_update_slice(buffer_BW, values_B[:, None], (0, now))
+
+    logprob_B = jnp.where(live_B, sampling.log_probability(logits_BV, token_B), 0.0)
+    drawn_BW = old.sampler_logprobs_BW
+    if drawn_BW is not None:
+        drawn_B = sampling.sampled_log_probability(logits_BV, token_B, config.sampling)
+        drawn_BW = written(drawn_BW, jnp.where(live_B, drawn_B, 0.0))
+    lengths_B = old.lengths_B + live_B.astype(jnp.int32)
+    stopped_B = jnp.zeros_like(live_B)
+    for stop in config.stop_tokens:
+        stopped_B |= token_B == stop
+    decoded = Decoded(
+        written(old.tokens_BW, token_B), written(old.logprobs_BW, logprob_B), lengths_B, drawn_BW
     )
-    state = choose(state, jnp.repeat(read.hidden_BTD[:, -1], config.samples, axis=0))
-    state = jax.lax.while_loop(lambda state: ~jnp.all(state.ended_B), advance, state)
-    return Decoded(state.tokens_BW, state.logprobs_BW, state.lengths_B)
+    ended_B = state.ended_B | stopped_B | (lengths_B >= limits_B)
+    return state._replace(decoded=decoded, ended_B=ended_B, last_B=token_B)
 
 
 def bucket(length: int, smallest: int = 1) -> int:
@@ -167,6 +230,50 @@ def run(
     model = params.merge(params.ModelParams(definition, trainable, frozen))
     result = decode(model, tokens_PS, mask_PS, limits_B, config, key=key, mesh=mesh)
     return jax.lax.with_sharding_constraint(result, params.replicated(mesh))
+
+
+@partial(jax.jit, static_argnames=("definition", "config", "mesh"))
+def run_begin(
+    definition: Any,
+    trainable: params.Params,
+    frozen: params.Params,
+    tokens_PS: Int[Array, "P S"],
+    mask_PS: Int[Array, "P S"],
+    limits_B: Int[Array, " B"],
+    key: Array | None,
+    *,
+    config: DecodeConfig,
+    mesh: Mesh,
+) -> Decoding:
+    """`begin` as a program of its own."""
+    model = params.merge(params.ModelParams(definition, trainable, frozen))
+    state = begin(model, tokens_PS, mask_PS, limits_B, config, key=key, mesh=mesh)
+    return _whole(state, mesh)
+
+
+@partial(jax.jit, static_argnames=("definition", "config", "mesh"), donate_argnames="state")
+def run_until(
+    definition: Any,
+    trainable: params.Params,
+    frozen: params.Params,
+    state: Decoding,
+    limits_B: Int[Array, " B"],
+    key: Array | None,
+    until: Int[Array, ""],
+    *,
+    config: DecodeConfig,
+    mesh: Mesh,
+) -> Decoding:
+    """`advance` as a program of its own; the state is donated. One program serves every `until`."""
+    model = params.merge(params.ModelParams(definition, trainable, frozen))
+    return _whole(advance(model, state, limits_B, config, key=key, until=until), mesh)
+
+
+def _whole(state: Decoding, mesh: Mesh) -> Decoding:
+    """What a caller reads is whole on every device; the cache stays spread."""
+    everywhere = params.replicated(mesh)
+    decoded, ended_B = jax.lax.with_sharding_constraint((state.decoded, state.ended_B), everywhere)
+    return state._replace(decoded=decoded, ended_B=ended_B)
 
 
 def unroll_layers(mesh: Mesh) -> bool:

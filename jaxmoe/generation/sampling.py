@@ -126,6 +126,67 @@ def log_probability(logits_BV: Float[Array, "B V"], tokens_B: Int[Array, " B"]) 
     return chosen_B - jax.nn.logsumexp(logits_BV, axis=-1)
 
 
+def sampled_log_probability(
+    logits_BV: Float[Array, "B V"], tokens_B: Int[Array, " B"], settings: Sampling
+) -> Float[Array, " B"]:
+    """log of the probability with which `sample` draws a token: after temperature, top-k and nucleus.
+
+        log q(v) = l_v − log Σ_{u kept} exp l_u,   l = logits / temperature
+
+    Where `log_probability` speaks of the model, this speaks of the sampler: their difference is what
+    importance weights correct. The nucleus is found by bisection, without a sort.
+
+    Args:
+      tokens_B: drawn with the same settings; for any other token the number means nothing.
+      settings: greedy sampling draws its token with probability 1.
+    Returns: [B], in nats, float32.
+
+    >>> import jax.numpy as jnp
+    >>> logits = jnp.log(jnp.array([[0.5, 0.3, 0.2]]))
+    >>> said = sampled_log_probability(logits, jnp.array([1]), Sampling(1.0, top_p=0.6))
+    >>> round(float(jnp.exp(said)[0]), 4)  # of .5 and .3, which the nucleus keeps
+    0.375
+    """
+    if settings.temperature == 0.0:
+        return jnp.zeros(logits_BV.shape[0], jnp.float32)
+    logits_BV = logits_BV.astype(jnp.float32) / settings.temperature
+    chosen_B = jnp.take_along_axis(logits_BV, tokens_B[:, None], axis=-1)[:, 0]
+    if settings.top_k:
+        best_BC, _ = jax.lax.top_k(logits_BV, min(settings.top_k, logits_BV.shape[-1]))
+        kept_BC = jnp.where(nucleus(jax.nn.softmax(best_BC), settings.top_p), best_BC, -jnp.inf)
+        return chosen_B - jax.nn.logsumexp(kept_BC, axis=-1)
+    if settings.top_p >= 1.0:
+        return chosen_B - jax.nn.logsumexp(logits_BV, axis=-1)
+    return chosen_B - jnp.max(logits_BV, axis=-1) - jnp.log(_nucleus_mass(logits_BV, settings.top_p))
+
+
+def _nucleus_mass(logits_BV: Float[Array, "B V"], p: float) -> Float[Array, " B"]:
+    """Mass of the nucleus, relative to the likeliest token: sums in the order in which `top_p` takes them.
+
+    A token of weight w is kept if the weights above w sum to less than p of all. So the nucleus is all
+    weights from the smallest threshold on above which that holds; positive floats are ordered as their bits.
+    """
+    weights_BXY = _blocks(logits_BV)
+    limit_B = p * jnp.sum(jnp.sum(weights_BXY, axis=1), axis=-1)
+
+    def above(bits_B: Array) -> Array:
+        floor_B = jax.lax.bitcast_convert_type(bits_B, jnp.float32)
+        kept_BXY = jnp.where(weights_BXY > floor_B[:, None, None], weights_BXY, 0.0)
+        return jnp.sum(jnp.sum(kept_BXY, axis=1), axis=-1)
+
+    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low_B, high_B = ends
+        middle_B = low_B + (high_B - low_B) // 2
+        enough_B = above(middle_B) < limit_B
+        return jnp.where(enough_B, low_B, middle_B + 1), jnp.where(enough_B, middle_B, high_B)
+
+    zero_B = jnp.zeros(logits_BV.shape[0], jnp.int32)
+    one_B = zero_B + jax.lax.bitcast_convert_type(jnp.float32(1.0), jnp.int32)
+    bits_B = jax.lax.fori_loop(0, 31, halve, (zero_B, one_B))[1]
+    floor_B = jax.lax.bitcast_convert_type(bits_B, jnp.float32)
+    return jnp.sum(jnp.where(weights_BXY >= floor_B[:, None, None], weights_BXY, 0.0), axis=(1, 2))
+
+
 def _blocks(logits_BV: Float[Array, "B V"]) -> Float[Array, "B X Y"]:
     """exp(logit - largest), token v at [v // Y, v % Y]; padded with 0.
 

@@ -1,22 +1,13 @@
-"""How a problem is put to the policy, and the program that its answer amounts to.
+"""Problems as token ids, and sampled ids as text with the characters of each token.
 
-    completion   the statement as a docstring, then code that the policy goes on with
-    chat         the statement as a user's message; the assistant's answer opens a code block and goes on
-
-The code that is given (the starter code, or with the curriculum the beginning of the canonical solution)
-loses its trailing white space: a tokenizer joins line breaks to the indentation after them, so a prompt that
-ended in one would end in a token that running text does not have there.
+What a prompt says, and which program an answer amounts to: rl.feedback.prompts.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from jaxmoe.tokenizer import encode_chat_prompt, plain_ids
+from jaxmoe.tokenizer import encode_chat_prompt, encode_prompt, plain_ids
 from rl.feedback.problems import Problem
-
-PromptForm = Literal["completion", "chat"]
-FENCE = "```"
-# What a plain language model writes when the program is over and it goes on to something else.
-AFTER_PROGRAM = (f"\n{FENCE}", '\n"""', "\nassert ", "\nif __name__")
+from rl.feedback.prompts import PromptForm, code_prompt
 
 
 class Prompt(NamedTuple):
@@ -32,24 +23,17 @@ def make_prompt(
     """The prompt for a problem.
 
     Args:
-      prefix: the beginning of the canonical solution; empty for the whole task, which begins with the
-        problem's starter code.
+      prefix: the beginning of the canonical solution; empty for the whole task.
     """
-    given = (prefix or problem.starter_code).rstrip()
-    statement = problem.prompt.strip()
+    prompt = code_prompt(problem, form, prefix)
+    if form == "completion":
+        return Prompt(plain_ids(tokenizer, prompt.text), prompt.given)
     if form == "chat":
-        ids = encode_chat_prompt(tokenizer, [{"role": "user", "content": statement}])
-        opening = f"{FENCE}{problem.language}\n{given}".rstrip()
-        return Prompt([*ids, *tokenizer(opening, add_special_tokens=False)["input_ids"]], given)
-    told = statement in given or problem.prompt.strip() == problem.starter_code.strip()
-    text = given if told else f'"""\n{statement}\n"""\n{given}'
-    return Prompt(plain_ids(tokenizer, text.rstrip()), given)
-
-
-def completion(response: str) -> str:
-    """The part of a response that belongs to the program: up to the end of the code block, or of the code."""
-    ends = [place for stop in AFTER_PROGRAM if (place := response.find(stop)) >= 0]
-    return response[: min(ends)] + "\n" if ends else response
+        ids = encode_chat_prompt(tokenizer, [{"role": "user", "content": prompt.text}])
+    else:
+        ids = encode_prompt(tokenizer, prompt.text)
+    opening = tokenizer(prompt.opening, add_special_tokens=False)["input_ids"] if prompt.opening else []
+    return Prompt([*ids, *opening], prompt.given)
 
 
 class Response(NamedTuple):

@@ -19,10 +19,11 @@ from jaxmoe.generation.sampling import Sampling
 from jaxmoe.model import params
 from rl.feedback.language import CompilerFeedback
 from rl.feedback.problems import Problem
+from rl.feedback.prompts import Extracted, PromptForm, extract
 from rl.feedback.rewards import VERDICTS
 from rl.policy.trajectory import Outcomes, Rollout
 from rl.stepcoder.executed_tokens import mask as executed_mask
-from rl.stepcoder.prompts import Prompt, PromptForm, Response, ResponseDecoder, completion
+from rl.stepcoder.prompts import Prompt, Response, ResponseDecoder
 
 MaskKind = Literal["fgo", "response"]
 
@@ -89,12 +90,12 @@ class Sampled(NamedTuple):
 
     Attributes:
       truncated_B: 1 where a response was cut off by its limit.
-      rows: of each row, its task, its response and its program.
+      rows: of each row, its task, its response and the program in it.
     """
 
     rollout: Rollout
     truncated_B: np.ndarray
-    rows: list[tuple[Task, Response, str]]
+    rows: list[tuple[Task, Response, Extracted]]
     seconds: float
 
 
@@ -168,16 +169,19 @@ class Sampler:
         return Sampled(
             Rollout(*host),
             truncated,
-            self._read(tasks, tokens, lengths, samples),
+            self._read(tasks, tokens, lengths, samples, config.form),
             time.perf_counter() - began,
         )
 
-    def _read(self, tasks, tokens, lengths, samples: int) -> list[tuple[Task, Response, str]]:
+    def _read(
+        self, tasks, tokens, lengths, samples: int, form: PromptForm
+    ) -> list[tuple[Task, Response, Extracted]]:
         rows = []
         for i, (ids, length) in enumerate(zip(tokens, lengths, strict=True)):
             task = tasks[i // samples]
             response = self._decode(task.prompt.ids, ids[:length].tolist())
-            rows.append((task, response, task.prompt.given + completion(response.text)))
+            given = task.prompt.given
+            rows.append((task, response, extract(task.problem, response.text, form, given=given)))
         return rows
 
 
@@ -220,7 +224,7 @@ class Grading:
         self._futures: dict[int, Future[CompilerFeedback]] = {}
         self._ended: list[float] = []
         known: dict[tuple[str, str], Future[CompilerFeedback]] = {}
-        for row, (task, _, program) in enumerate(sampled.rows):
+        for row, (task, _, (program, *_)) in enumerate(sampled.rows):
             if row % jax.process_count() != jax.process_index():
                 continue
             name = (task.problem.id, program)
@@ -241,18 +245,15 @@ class Grading:
         verdicts = np.zeros(len(mask), np.int32)
         feedback = {row: future.result() for row, future in self._futures.items()}
         for row, said in feedback.items():
-            task, response, program = self._sampled.rows[row]
+            _, response, (program, start, _, shift) = self._sampled.rows[row]
             rewards[row], verdicts[row] = said.reward, VERDICTS.index(said.verdict)
             policy_mask[row] = mask[row]
-            if kind == "fgo":
+            if kind == "fgo" and shift is not None:
                 ran = executed_mask(
-                    program,
-                    said.executed,
-                    response.offsets,
-                    shift=len(task.prompt.given),
-                    keep_if_incomplete=True,
+                    program, said.executed, response.offsets, shift=shift, keep_if_incomplete=True
                 )
-                policy_mask[row, : len(ran)] *= np.asarray(ran, np.float32)
+                before = [end <= start for _, end in response.offsets]  # words in front of the program
+                policy_mask[row, : len(ran)] *= np.maximum(np.asarray(ran, np.float32), before)
         if jax.process_count() > 1:  # each row was graded by one process and is 0 on the others
             shares = multihost_utils.process_allgather((rewards, verdicts, policy_mask))
             rewards, verdicts, policy_mask = (np.asarray(share).sum(0) for share in shares)

@@ -15,6 +15,7 @@ from scipy.stats import chisquare
 import jaxmoe
 from jaxmoe.generation import decode as generate
 from jaxmoe.generation.decode import bucket
+from jaxmoe.generation.sampling import Sampling
 from jaxmoe.language_model import Generation, LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import ExpertConfig, ModelConfig
@@ -290,3 +291,46 @@ def test_generation_stops_at_the_ends_of_generation_config_too(lm, tmp_path):
     assert from_disk.stop_tokens == tuple(sorted((1, stop)))
     new = free.tokens[0, PROMPTS.shape[1] :].tolist()
     assert from_disk.generate(PROMPTS, max_new_tokens=NEW).lengths[0] == new.index(stop) + 1
+
+
+@pytest.mark.parametrize("unrolled", [True, False])
+def test_stretches_give_the_tokens_of_one_go(lm: LanguageModel, unrolled: bool):
+    """Whatever their lengths; a row that the caller ends between two gets no more, the others their own."""
+    config = generate.DecodeConfig(
+        slots=16, samples=2, sampling=Sampling(0.8, top_p=0.9), unrolled=unrolled, score_sampler=True
+    )
+    rows = (PROMPTS, np.ones_like(PROMPTS), np.full(6, 14, np.int32))
+    key, fixed = jax.random.key(3), {"config": config, "mesh": lm.mesh}
+    whole = generate.run(*lm.weights, *rows, key, **fixed)
+    state = generate.run_begin(*lm.weights, *rows, key, **fixed)
+    for until in (4, 5, 11, 16):
+        state = generate.run_until(*lm.weights, state, rows[2], key, np.int32(until), **fixed)
+        if until == 5:
+            np.testing.assert_array_equal(state.decoded.lengths_B, np.full(6, 5))
+            state = state._replace(ended_B=state.ended_B.at[4].set(True))
+    kept = np.arange(6) != 4
+    for one, other in zip(whole, state.decoded, strict=True):
+        np.testing.assert_array_equal(np.asarray(one)[kept], np.asarray(other)[kept])
+    assert int(state.decoded.lengths_B[4]) == 5
+    np.testing.assert_array_equal(state.decoded.tokens_BW[4, :5], whole.tokens_BW[4, :5])
+    assert not np.asarray(state.decoded.sampler_logprobs_BW[4, 5:]).any()
+
+
+def test_the_samplers_logprobs_are_the_models_at_temperature_1_without_a_nucleus(lm: LanguageModel):
+    """And at .5 those of logits twice as large; without `score_sampler` there are none."""
+    rows = (PROMPTS, np.ones_like(PROMPTS), np.full(3, 8, np.int32))
+
+    def drawn(**how):
+        config = generate.DecodeConfig(slots=8, **how)
+        return generate.run(*lm.weights, *rows, jax.random.key(0), config=config, mesh=lm.mesh)
+
+    plain = drawn(sampling=Sampling(1.0), score_sampler=True)
+    np.testing.assert_array_equal(plain.sampler_logprobs_BW, plain.logprobs_BW)
+    assert drawn(sampling=Sampling(1.0)).sampler_logprobs_BW is None
+    cold = drawn(sampling=Sampling(0.5), score_sampler=True)
+    tokens = np.concatenate([PROMPTS, cold.tokens_BW], axis=1)
+    logits = np.asarray(lm(tokens).logits, np.float64)[:, PROMPTS.shape[1] - 1 : -1] / 0.5
+    expected = np.take_along_axis(
+        logits - np.log(np.exp(logits).sum(-1, keepdims=True)), np.asarray(cold.tokens_BW)[..., None], -1
+    )[..., 0]
+    np.testing.assert_allclose(cold.sampler_logprobs_BW, expected, atol=1e-4)

@@ -166,7 +166,7 @@ class Rounds:
             "grade_s": graded.seconds,
             "grade_latency_mean_s": graded.latency_s[0],
             "grade_latency_max_s": graded.latency_s[1],
-            "distinct_programs": len({row[2] for row in sampled.rows}) / count,
+            "distinct_programs": len({row[2].program for row in sampled.rows}) / count,
         }
         if self.problems.curriculum is not None:
             histogram = self.problems.curriculum.histogram()
@@ -184,7 +184,7 @@ class Rounds:
         queue = [rows[(number * each) % len(rows)] for rows in by_verdict.values()]
         queue += [row for row in graded.feedback if row % each == 0 and row not in queue]
         for row in queue[:SHOWN]:
-            task, response, program = sampled.rows[row]
+            task, response, extracted = sampled.rows[row]
             feedback = graded.feedback[row]
             samples.write(
                 {
@@ -195,7 +195,7 @@ class Rounds:
                     "statement": task.problem.prompt,
                     "given": task.prompt.given,
                     "response": response.text,
-                    "program": program,
+                    "program": extracted.program,
                     "verdict": feedback.verdict,
                     "reward": feedback.reward,
                     "message": feedback.message,

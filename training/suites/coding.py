@@ -5,19 +5,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from evals.coding.code_prompts import CodeForm, code_prompt
 from evals.coding.measure import CodingResult, evaluate
 from evals.models.local_model import Form
 from rl.feedback.pool import Limits, Pool, SandboxError
 from rl.feedback.problems import Problem, load
+from rl.feedback.prompts import PromptForm, code_prompt
 from training.suites.evaluation import ItemSet, Loaded, ScoredItem, SuiteRun, bar
 
-Asked = Literal["completion", "instruction", "chat"]
-FORMS: dict[Asked, tuple[CodeForm, Form]] = {
-    "completion": ("completion", "text"),
-    "instruction": ("chat", "instruction"),
-    "chat": ("chat", "chat"),
-}
+# how a model is put a text, for each form of prompts
+MODEL_FORMS: dict[PromptForm, Form] = {"completion": "text", "instruction": "instruction", "chat": "chat"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class CodingConfig:
     """
 
     paths: tuple[str, ...] = ()
-    form: Asked = "completion"
+    form: PromptForm = "completion"
     samples: int = 1
     k: tuple[int, ...] = (1,)
     temperature: float = 0.2
@@ -68,7 +64,6 @@ def coding(config: CodingConfig, seed: int, confidence: float) -> SuiteRun:
     """Reads all problems; what is returned solves them."""
     if not config.paths:
         raise ValueError("coding.paths must name at least one file of problems; got none")
-    code_form, form = FORMS[config.form]
     read: dict[str, list[Problem]] = {}
     for path in config.paths:
         name = Path(path).name
@@ -76,11 +71,11 @@ def coding(config: CodingConfig, seed: int, confidence: float) -> SuiteRun:
             raise ValueError(f"coding.paths must end in different names; {name} occurs twice")
         read[name] = load(path, bad=config.bad)[: config.limit]
         for problem in read[name]:
-            code_prompt(problem, code_form)  # whatever cannot be asked is said before a model is loaded
+            code_prompt(problem, config.form)  # whatever cannot be asked is said before a model is loaded
     limits = Limits(time_s=config.time_s, memory_bytes=config.memory_mb << 20)
 
     def run(loaded: Loaded) -> list[ItemSet]:
-        model = loaded.text_model(form)
+        model = loaded.text_model(MODEL_FORMS[config.form])
         workers = config.workers or os.cpu_count() or 1
         sets = []
         with _pool(workers, limits) as pool, bar(loaded.progress) as start:
@@ -89,7 +84,7 @@ def coding(config: CodingConfig, seed: int, confidence: float) -> SuiteRun:
                     model,
                     problems,
                     pool,
-                    form=code_form,
+                    form=config.form,
                     samples=config.samples,
                     ks=config.k,
                     max_new_tokens=config.max_new_tokens,

@@ -1,20 +1,20 @@
-"""pass@k by enumeration, programs out of responses, and a whole evaluation with a scripted model."""
+"""pass@k by enumeration, and a whole evaluation with a scripted model."""
 
 import itertools
 import json
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.coding.code_prompts import code_prompt, extract_code, program, stop_strings
 from evals.coding.measure import SampleRecord, evaluate, summarise
 from evals.coding.pass_at_k import pass_at_k
 from rl.feedback.problems import Problem
+from rl.feedback.prompts import code_prompt
 
 EXACT = 1e-12
 
@@ -66,79 +66,6 @@ def test_pass_at_k_is_unbiased():
 def test_pass_at_k_refuses_impossible_counts(n, c, k):
     with pytest.raises(ValueError, match="pass@k"):
         pass_at_k(n, c, k)
-
-
-HEAD = 'from math import sqrt\n\n\ndef area(r):\n    """Area of a square of side r."""\n'
-HUMANEVAL = Problem("HumanEval/x", HEAD, HEAD, fn_name="area", asserts=("assert area(2) == 4",))
-MBPP = Problem("MBPP/1", "Write a function add.", fn_name="add", asserts=("assert add(1, 2) == 3",))
-CALL = Problem("a/1", "Double x.", "def double(x):", fn_name="double", inputs=[[1]], outputs=[2])
-STDIN = Problem("a/2", "Echo.", "", inputs=["x\n"], outputs=["x\n"])
-
-
-def test_completions_go_on_with_the_starter_code():
-    # a prompt that ended in a line break would end in a token that running text does not have there
-    assert code_prompt(HUMANEVAL, "completion") == HEAD.rstrip()
-    assert code_prompt(CALL, "completion") == '"""\nDouble x.\n"""\ndef double(x):'
-    response = "\n    return r * r\n\nprint(area(3))\n"
-    assert program(HUMANEVAL, response, "completion") == HEAD + "    return r * r\n"
-    # after code that opens no function, functions are what is wanted
-    imports = replace(HUMANEVAL, starter_code="import math\n", prompt="Area.")
-    assert program(imports, "\ndef area(r):\n    return r\n", "completion").endswith("return r\n")
-
-
-def test_whole_programs_may_define_several_functions():
-    response = "def one():\n    return 1\n\ndef add(a, b):\n    return a + b\n\nassert add(1, 2) == 3\n"
-    assert "\ndef " not in stop_strings(MBPP, "completion")
-    assert program(MBPP, response, "completion") == response.split("\nassert")[0]
-
-
-def test_chat_prompts_show_statement_starter_and_how_input_comes():
-    assert HEAD.rstrip() in code_prompt(HUMANEVAL, "chat")
-    assert "standard input" in code_prompt(STDIN, "chat")
-    assert "standard input" not in code_prompt(CALL, "chat")
-    assert "def double(x):" in code_prompt(CALL, "chat")
-    assert stop_strings(CALL, "chat") == ()
-
-
-FENCED = """Sure:
-```python
-def area(r):
-    return r * r
-```
-For example:
-```
-area(2)  # a longer line, of use
-```"""
-
-
-def test_code_is_taken_from_fences():
-    assert extract_code(FENCED, "area") == "def area(r):\n    return r * r\n"
-    # without a name the longest
-    assert extract_code(FENCED).startswith("area(2)")
-    assert extract_code("```py\nx = 1") == "x = 1"
-    assert extract_code("x = 1") == "x = 1"
-    assert extract_code("```bash\nls\n```\n```python\ny\n```") == "y\n"
-    assert extract_code("```c++\nint x;\n```\n```python\nlonger than it\n```", language="cpp") == "int x;\n"
-
-
-def test_a_later_correction_wins():
-    twice = "```python\ndef f():\n    return 1\n```\nRather:\n```python\ndef f():\n    return 2\n```"
-    assert "return 2" in extract_code(twice, "f")
-
-
-def test_chat_programs_get_what_the_answer_left_out():
-    assert program(HUMANEVAL, FENCED, "chat").startswith("from math import sqrt\ndef area(r):")
-    body = program(HUMANEVAL, "```python\nreturn sqrt(r) ** 4\n```", "chat")
-    scope: dict = {}
-    exec(body, scope)
-    assert scope["area"](2) == pytest.approx(4)
-
-
-def test_unknown_forms_and_languages_are_refused():
-    with pytest.raises(ValueError, match="completion or chat; got 'base'"):
-        code_prompt(CALL, "base")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="a/3 is in cpp"):
-        code_prompt(Problem("a/3", "x", language="cpp"), "completion")
 
 
 class ScriptedModel:
@@ -211,12 +138,6 @@ def test_one_sample_each_has_wilsons_interval():
     assert result.scores["pass@1"].interval == "wilson"
 
 
-def test_problems_come_back_in_order_although_their_stops_differ():
-    problems = [PROBLEMS[0], Problem("t/9", "p9()", fn_name="p9", inputs=[[]], outputs=[1]), PROBLEMS[1]]
-    result = evaluate(ScriptedModel({0: 1, 1: 1, 9: 1}), problems, FakePool())
-    assert [record.task_id for record in result.records] == ["t/0", "t/9", "t/1"]
-
-
 def test_a_pool_that_fails_is_heard_of():
     class Broken:
         def grade_many(self, pairs, /) -> list[FakeFeedback]:
@@ -230,7 +151,7 @@ class Oracle:
     """Answers with the canonical solution, as a completion or in a fence between words."""
 
     def __init__(self, problems, form):
-        self.answers = {code_prompt(p, form): p.canonical_solution for p in problems}
+        self.answers = {code_prompt(p, form).text: p.canonical_solution for p in problems}
         self.form = form
 
     def generate(self, prompts, max_new_tokens, stop=(), *, temperature=0.0, top_p=1.0, samples=1, seed=0):

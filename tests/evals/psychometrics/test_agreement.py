@@ -1,11 +1,8 @@
 """ICC, Krippendorff's alpha and test-retest against psych, published values and their definitions."""
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -13,11 +10,6 @@ from hypothesis import strategies as st
 from evals.psychometrics import agreement, measurement_error
 
 CLOSED_FORM = 1e-8
-
-
-@pytest.fixture(scope="module")
-def golden(shared: Path) -> dict:
-    return json.loads((shared / "golden/psych/golden_dev.json").read_text())
 
 
 # Shrout & Fleiss 1979, table 2, and the values of their table 4
@@ -43,12 +35,11 @@ def test_published_icc():
 
 
 @pytest.mark.parametrize("study", ["shrout_fleiss", "retest"])
-def test_icc_table(golden, shared, study):
+def test_icc_table(golden, study):
     if study == "shrout_fleiss":
         data, expected = SHROUT_FLEISS, golden["icc_shrout_fleiss"]["table"]
     else:
-        data = pd.read_csv(shared / "golden/psych/sai_retest_dev.csv", index_col=0)
-        expected = golden["test_retest_sai_dev"]["result"]["icc"]["table"]
+        data, expected = golden.table("retest")[["t1", "t2"]], golden["retest"]["icc"]["table"]
     table = agreement.icc_table(data)
     names = {
         "ICC": "icc",
@@ -81,7 +72,7 @@ def test_forms_have_their_several_names():
 @pytest.mark.parametrize("level", ["nominal", "ordinal", "interval", "ratio"])
 def test_krippendorff(golden, level):
     found = agreement.krippendorff_alpha(CODERS.T, level, n_bootstrap=50)
-    assert found.value == pytest.approx(golden["krippendorff_2011"]["computed"][level], abs=CLOSED_FORM)
+    assert found.value == pytest.approx(golden["krippendorff_2011"][level], abs=CLOSED_FORM)
     assert found.n == 11  # one unit has a single value
     assert found.low < found.value
 
@@ -110,9 +101,8 @@ def test_krippendorff_of_continuous_values_needs_no_table_of_pairs():
     assert agreement.krippendorff_alpha(data, n_bootstrap=20).value == pytest.approx(0.5, abs=0.05)
 
 
-def test_retest(golden, shared):
-    data = pd.read_csv(shared / "golden/psych/sai_retest_dev.csv", index_col=0)
-    expected = golden["test_retest_sai_dev"]["result"]
+def test_retest(golden):
+    data, expected = golden.table("retest"), golden["retest"]
     found = measurement_error.retest(data["t1"], data["t2"])
     assert found.r[:3] == pytest.approx([expected["r"], *expected["r_ci95"]], abs=CLOSED_FORM)
     assert (found.t, found.df, found.p) == pytest.approx(
@@ -128,9 +118,7 @@ def test_retest(golden, shared):
 
 def test_lengthening_undoes_spearman_brown(golden):
     factor = measurement_error.lengthening(0.8133, 0.9)
-    assert 5 * factor == pytest.approx(
-        golden["extras"]["spearman_brown_prophecy"]["k_items_for_0.9_from_alpha_.8133_k5"], abs=1e-6
-    )
+    assert 5 * factor == pytest.approx(golden["spearman_brown_prophecy"]["items_for_90"], abs=1e-6)
     assert measurement_error.spearman_brown(0.6, measurement_error.lengthening(0.6, 0.85)) == pytest.approx(
         0.85
     )

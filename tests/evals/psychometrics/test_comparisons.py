@@ -1,11 +1,8 @@
 """Effect sizes, equivalence tests and corrections against published values and their definitions."""
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,11 +12,6 @@ from evals.psychometrics import comparisons
 from evals.psychometrics.comparisons import GroupMoments
 
 CLOSED_FORM = 1e-8
-
-
-@pytest.fixture(scope="module")
-def golden(shared: Path) -> dict:
-    return json.loads((shared / "golden/psych/golden_dev.json").read_text())
 
 
 def test_tost_of_lakens(golden):
@@ -43,9 +35,8 @@ def test_tost_of_lakens(golden):
     assert test.difference[1:3] == pytest.approx(expected["ci95"], abs=CLOSED_FORM)
 
 
-def test_paired_tost(golden, shared):
-    data = pd.read_csv(shared / "golden/psych/sai_retest_dev.csv", index_col=0)
-    expected = golden["tost_pingouin_paired_sai_dev"]["result"]
+def test_paired_tost(golden):
+    data, expected = golden.table("retest"), golden["tost_paired"]
     found = comparisons.tost(data["t1"], data["t2"], expected["bound"], paired=True)
     assert found.df == expected["dof"]
     assert found.p == pytest.approx(expected["pval"], abs=CLOSED_FORM)
@@ -56,7 +47,7 @@ def test_paired_tost(golden, shared):
 
 
 def test_a_model_against_people(golden):
-    expected = golden["norm_compare_psychobench_example"]
+    expected = golden["norm_compare"]
     model, people = GroupMoments(13.9, 4.3, 10), GroupMoments(12.51, 6, 693)
     welch, student = comparisons.welch(model, people), comparisons.student(model, people)
     assert (welch.t, welch.df, welch.p) == pytest.approx(
@@ -81,7 +72,7 @@ def test_a_model_against_people(golden):
 
 
 def test_difference_of_groups(golden):
-    expected = golden["extras"]["gender_diff_N"]
+    expected = golden["group_difference"]
     groups = [
         GroupMoments(m, s, n) for m, s, n in zip(expected["mean"], expected["sd"], expected["n"], strict=True)
     ]

@@ -1,9 +1,7 @@
 """Variance components and D-studies against Brennan, lme4 and simulations."""
 
 import itertools
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,21 +17,8 @@ from evals.psychometrics.reml import fit_reml
 
 CLOSED_FORM = 1e-8
 REML = 2e-3
-
-
-@pytest.fixture(scope="module")
-def golden(shared: Path) -> dict:
-    return json.loads((shared / "golden/psych/golden_dev.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def brennan(shared: Path) -> pd.DataFrame:
-    return pd.read_csv(shared / "golden/psych/brennan_3_2.csv")
-
-
-@pytest.fixture(scope="module")
-def pio(shared: Path) -> pd.DataFrame:
-    return pd.read_csv(shared / "golden/psych/gtheory_pio_sim_dev.csv")
+# Shrout & Fleiss 1979, table 2
+SHROUT_FLEISS = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
 
 
 NESTED = ["Person", "Task", "Rater:Task"]
@@ -49,9 +34,9 @@ def crossed(shape: tuple[int, ...], seed: int, names: str = "piot") -> pd.DataFr
     return pd.DataFrame({**columns, "score": score.ravel()})
 
 
-def test_nested_design_of_brennan(golden, brennan):
-    expected = golden["gtheory_brennan_p_x_r_in_t"]
-    found = variance_components(brennan, NESTED, "ems")
+def test_nested_design(golden):
+    expected = golden["gtheory_nested"]
+    found = variance_components(golden.table("persons_by_raters_in_tasks"), NESTED, "ems")
     theirs = {
         "p": "Person",
         "t": "Task",
@@ -79,16 +64,16 @@ def test_nested_design_of_brennan(golden, brennan):
         assert study.phi.value == pytest.approx(case["Phi"], abs=CLOSED_FORM)
 
 
-def test_nested_design_by_reml(golden, brennan):
-    expected = golden["gtheory_brennan_p_x_r_in_t"]["lme4_reml"]
-    found = variance_components(brennan, NESTED, "reml").components
+def test_nested_design_by_reml(golden):
+    expected = golden["gtheory_nested"]["lme4_reml"]
+    found = variance_components(golden.table("persons_by_raters_in_tasks"), NESTED, "reml").components
     names = {"RT": "Rater(Task)", "Residual": "Person:Rater(Task)"}
     assert {k: found[names.get(k, k)] for k in expected} == pytest.approx(expected, abs=REML)
 
 
-def test_three_facet_design(golden, pio):
-    expected = golden["gtheory_pio_sim_dev"]["result"]
-    found = variance_components(pio, ["p", "i", "o"])
+def test_three_facet_design(golden):
+    expected = golden["gtheory_crossed"]
+    found = variance_components(golden.table("persons_by_items_by_occasions"), ["p", "i", "o"])
     names = {"p": "p", "i": "i", "o": "o", "pi": "p:i", "po": "p:o", "io": "i:o", "pio_e": "p:i:o"}
     for short, name in names.items():
         row = found.table.loc[name]
@@ -97,8 +82,7 @@ def test_three_facet_design(golden, pio):
         )
         assert row["truncated"] == pytest.approx(expected["truncated_at_zero"][short], abs=CLOSED_FORM)
     for name, value in expected["MS"].items():
-        if name != "Residuals":
-            assert found.table.loc[name, "ms"] == pytest.approx(value, abs=CLOSED_FORM)
+        assert found.table.loc[name, "ms"] == pytest.approx(value, abs=CLOSED_FORM)
     for case in expected["dstudy"]:
         study = d_study(found, {"i": case["n_i"], "o": case["n_o"]})
         assert study.relative_error == pytest.approx(case["rel_err"], abs=CLOSED_FORM)
@@ -107,17 +91,19 @@ def test_three_facet_design(golden, pio):
         assert study.phi.value == pytest.approx(case["Phi"], abs=CLOSED_FORM)
 
 
-def test_three_facet_design_by_reml(golden, pio):
+def test_three_facet_design_by_reml(golden):
     # a component is negative in EMS, so that REML differs from it
-    expected = golden["gtheory_pio_sim_dev"]["result"]["lme4_reml"]
-    found = variance_components(pio, ["p", "i", "o"], "reml").components
+    expected = golden["gtheory_crossed"]["lme4_reml"]
+    found = variance_components(
+        golden.table("persons_by_items_by_occasions"), ["p", "i", "o"], "reml"
+    ).components
     assert {k: found[{"Residual": "p:i:o"}.get(k, k)] for k in expected} == pytest.approx(expected, abs=REML)
 
 
-def test_persons_by_raters(golden, shared):
-    wide = pd.read_csv(shared / "golden/psych/shrout_fleiss_1979.csv", index_col=0)
+def test_persons_by_raters(golden):
+    wide = pd.DataFrame(SHROUT_FLEISS)
     long = wide.rename_axis("p").reset_index().melt("p", var_name="r", value_name="score")
-    expected = golden["gtheory_sf_p_x_r"]
+    expected = golden["gtheory_shrout_fleiss"]
     found = variance_components(long, ["p", "r"])
     for theirs, ours in (("p", "p"), ("r", "r"), ("pr_e", "p:r")):
         assert found.components[ours] == pytest.approx(expected[theirs], abs=CLOSED_FORM)
@@ -130,10 +116,25 @@ def test_persons_by_raters(golden, shared):
     assert study.g.high == pytest.approx(exact.high, abs=0.02)
 
 
-def test_general_reml_agrees_with_that_of_balanced_data(brennan):
+@pytest.mark.parametrize(
+    ("facets", "name", "occasions"), [(["p", "i", "o"], "lme4_reml", 4), (["p", "i"], "two_facets", 1)]
+)
+def test_unbalanced_designs_by_reml(simulated, facets, name, occasions):
+    """Scores missing at regular places and, for some persons, whole items."""
+    whole = simulated.table("persons_by_items_by_occasions")
+    expected = simulated["gtheory_unbalanced"]
+    data = whole.drop(index=expected["left_out"])
+    assert len(data) == expected["n"]
+    found = variance_components(data[data["o"] <= occasions][[*facets, "y"]], facets, "reml").components
+    residual = ":".join(facets)
+    theirs = {{"Residual": residual}.get(k, k): v for k, v in expected[name].items()}
+    assert found == pytest.approx(theirs, abs=REML)
+
+
+def test_general_reml_agrees_with_that_of_balanced_data(golden):
     for data, facets, score in (
         (crossed((6, 4, 3), 0), ["p", "i", "o"], "score"),
-        (brennan, NESTED, "Score"),
+        (golden.table("persons_by_raters_in_tasks"), NESTED, "Score"),
     ):
         table = code_table(data, parse_design(facets), score)
         found = fit_reml(table.score, [table.codes[e] for e in table.design.effects[:-1]])

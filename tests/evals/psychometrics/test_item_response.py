@@ -1,11 +1,8 @@
 """Polychoric correlations against psych; the graded response model on simulated answers."""
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import stats
 
@@ -24,16 +21,16 @@ def graded(n: int, discrimination: list[float], seed: int) -> tuple[np.ndarray, 
     return above.sum(axis=2) + 1.0, trait.ravel(), b
 
 
-def test_polychoric_correlations(shared: Path):
-    golden = json.loads((shared / "golden/psych/golden_dev.json").read_text())["extras"][
-        "polychoric_neuroticism"
-    ]
-    data = pd.read_csv(shared / "golden/psych/bfi.csv", index_col=0)[["N1", "N2", "N3", "N4", "N5"]]
+def test_polychoric_correlations(golden):
+    expected = golden["polychoric"]
+    turned = golden.scale(expected["scale"])
+    data = golden.raw[turned.columns].dropna()
     found = polychoric.polychoric(data)
-    assert found.n == golden["n"]
-    assert found.correlations == pytest.approx(np.array(golden["rho"]["values"]), abs=ITERATIVE)
-    assert np.array(found.thresholds) == pytest.approx(np.array(golden["tau"]["values"]), abs=1e-8)
-    assert polychoric.ordinal_alpha(data).value == pytest.approx(golden["ordinal_alpha"], abs=ITERATIVE)
+    assert found.n == expected["n"]
+    assert found.correlations == pytest.approx(np.array(expected["rho"]["values"]), abs=ITERATIVE)
+    assert np.array(found.thresholds) == pytest.approx(np.array(expected["tau"]["values"]), abs=1e-8)
+    alpha = polychoric.ordinal_alpha(turned.dropna())
+    assert alpha.value == pytest.approx(expected["ordinal_alpha"], abs=ITERATIVE)
 
 
 @pytest.mark.parametrize("r", [-0.95, -0.3, 0.0, 0.5, 0.99])

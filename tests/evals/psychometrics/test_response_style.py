@@ -1,11 +1,8 @@
 """Indices of response style against the definitions computed in R, and on respondents of known style."""
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,22 +13,12 @@ from evals.questionnaires.instrument import load_instrument
 CLOSED_FORM = 1e-8
 
 
-@pytest.fixture(scope="module")
-def golden(shared: Path) -> dict:
-    return json.loads((shared / "golden/psych/golden_dev.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def bfi(shared: Path) -> pd.DataFrame:
-    return pd.read_csv(shared / "golden/psych/bfi.csv", index_col=0).iloc[:, :25]
-
-
-def test_indices_of_2436_people(golden, bfi):
-    expected = golden["bias_bfi25"]
-    keys = [key for scale in golden["meta"]["keys"].values() for key in scale]
+def test_indices_of_answers(golden):
+    expected = golden["response_style"]
+    keys = [key for scale in golden.keys.values() for key in scale]
     sign = {key.lstrip("-"): -1 if key.startswith("-") else 1 for key in keys}
-    complete = bfi.dropna()
-    found = response_style.style_indices(complete, 1, 6, [sign[c] for c in complete])
+    complete = golden.raw.dropna()
+    found = response_style.style_indices(complete, *golden.bounds, [sign[c] for c in complete])
     names = {
         "ARS": "acquiescence",
         "ARS_prop": "agreement_excess",
@@ -54,14 +41,13 @@ def test_indices_of_2436_people(golden, bfi):
     assert found.index.equals(complete.index)
 
 
-@pytest.mark.parametrize("scale", ["agree", "conscientious", "extraversion", "openness"])
-def test_forward_against_reversed_items(golden, bfi, scale):
-    keys = golden["meta"]["keys"][scale]
-    expected = golden["forward_reverse_bfi"]["values"][scale]
-    raw = bfi[[k.lstrip("-") for k in keys]]
-    found = response_style.forward_reverse_r(raw, [-1 if k.startswith("-") else 1 for k in keys])
-    assert found.n == expected["n"]
-    assert found.value == pytest.approx(expected["forward_reverse_r_raw"], abs=CLOSED_FORM)
+def test_forward_against_reversed_items(golden):
+    for name, expected in golden["forward_reverse"].items():
+        keys = golden.keys[name]
+        raw = golden.raw[[k.lstrip("-") for k in keys]]
+        found = response_style.forward_reverse_r(raw, [-1 if k.startswith("-") else 1 for k in keys])
+        assert found.n == expected["n"]
+        assert found.value == pytest.approx(expected["forward_reverse_r_raw"], abs=CLOSED_FORM)
 
 
 def test_forward_reverse_tells_a_trait_from_acquiescence():
@@ -105,20 +91,26 @@ def test_missing_answers_are_left_out():
     assert found.loc[1].isna().all()
 
 
-def test_keys_of_shipped_instruments_and_their_constant_respondents(golden):
-    for name, scales in golden["instrument_balance"].items():
-        instrument = load_instrument(name)
-        for scale, expected in scales.items():
-            items = instrument.items_of(scale)
-            assert len(items) == expected["k"]
-            assert sum(item.key == -1 for item in items) == expected["n_reverse"]
-    for name, cases in golden["null_responders_scale_means"]["values"].items():
-        instrument = load_instrument(name)
-        for case, means in cases.items():
-            value = int(case[-1])
-            for scale, expected in means.items():
-                keyed = [instrument.reverse(value, item.key) for item in instrument.items_of(scale)]
-                assert np.mean(keyed) == pytest.approx(expected, abs=CLOSED_FORM)
+# items of each scale, and how many of them are reversed, as published at ipip.ori.org
+BALANCE = {
+    "ipip_50": {"E": (10, 5), "A": (10, 4), "C": (10, 4), "ES": (10, 8), "I": (10, 3)},
+    "mini_ipip": {"E": (4, 2), "A": (4, 2), "C": (4, 2), "N": (4, 2), "I": (4, 3)},
+    "ipip_neo_120": {"N": (24, 7), "E": (24, 6), "O": (24, 12), "A": (24, 17), "C": (24, 13)},
+}
+
+
+@pytest.mark.parametrize("name", BALANCE)
+def test_keys_of_shipped_instruments_and_their_constant_respondents(name):
+    instrument = load_instrument(name)
+    for scale, (count, turned) in BALANCE[name].items():
+        items = instrument.items_of(scale)
+        assert len(items) == count
+        assert sum(item.key == -1 for item in items) == turned
+        for value in range(1, 6):
+            keyed = [instrument.reverse(value, item.key) for item in items]
+            # value on the items as they stand, 6 − value on the reversed ones
+            expected = ((count - turned) * value + turned * (6 - value)) / count
+            assert np.mean(keyed) == pytest.approx(expected, abs=CLOSED_FORM)
 
 
 def test_position_bias():

@@ -1,8 +1,6 @@
 """Factor analysis, confirmatory models and multitrait-multimethod matrices against psych and lavaan."""
 
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,16 +18,6 @@ CLOSED_FORM = 1e-8
 ITERATIVE = 1e-3
 
 
-@pytest.fixture(scope="module")
-def golden(shared: Path) -> dict:
-    return json.loads((shared / "golden/psych/golden_dev.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def bfi(shared: Path) -> pd.DataFrame:
-    return pd.read_csv(shared / "golden/psych/bfi.csv", index_col=0).iloc[:, :25]
-
-
 def simple_structure(n: int, seed: int, n_factors: int = 3, items: int = 4) -> pd.DataFrame:
     """Items of loading .7 on their factor; factors correlate at .3."""
     rng = np.random.default_rng(seed)
@@ -39,9 +27,9 @@ def simple_structure(n: int, seed: int, n_factors: int = 3, items: int = 4) -> p
 
 
 @pytest.mark.parametrize("rotation", ["none", "varimax", "oblimin"])
-def test_efa_of_25_items(golden, bfi, rotation):
-    expected = golden["efa_bfi25_minres"]
-    found = validity.efa(bfi, 5, rotation)
+def test_efa_of_all_items(golden, rotation):
+    expected = golden["efa"]
+    found = validity.efa(golden.raw, expected["n_factors"], rotation)
     assert found.n == expected["n"]
     assert found.reason == ""
     assert not found.heywood
@@ -63,36 +51,36 @@ def test_efa_of_25_items(golden, bfi, rotation):
     assert found.fit["rms"] == pytest.approx(fit["rms"], abs=1e-7)
 
 
-def test_efa_of_a_correlation_matrix_is_that_of_the_data(bfi):
-    complete = bfi.dropna()
+def test_efa_of_a_correlation_matrix_is_that_of_the_data(simulated):
+    complete = simulated.raw.dropna()
     from_data = validity.efa(complete, 2)
     from_matrix = validity.efa(None, 2, correlation=complete.corr(), n=len(complete))
     assert from_matrix.loadings.to_numpy() == pytest.approx(from_data.loadings.to_numpy(), abs=1e-6)
     assert from_matrix.fit["chi2"] == pytest.approx(from_data.fit["chi2"])
 
 
-def test_number_of_factors(golden, bfi):
-    expected = golden["efa_bfi25_minres"]
-    kmo = validity.kmo(bfi)
+def test_number_of_factors(golden):
+    expected, raw = golden["efa"], golden.raw
+    kmo = validity.kmo(raw)
     assert kmo.overall == pytest.approx(expected["kmo"]["MSA"], abs=CLOSED_FORM)
     assert kmo.items == pytest.approx(list(expected["kmo"]["MSAi"].values()), abs=CLOSED_FORM)
-    bartlett = validity.bartlett(bfi)
+    bartlett = validity.bartlett(raw)
     assert bartlett.chi2 == pytest.approx(expected["bartlett"]["chisq"], rel=1e-10)
     assert bartlett.df == expected["bartlett"]["df"]
-    steps = validity.velicer_map(bfi)
+    steps = validity.velicer_map(raw)
     assert steps == pytest.approx(expected["velicer_map"], abs=CLOSED_FORM)
     assert steps.argmin() + 1 == expected["map_min_at"]
-    parallel = validity.parallel_analysis(bfi, n_random=10)
+    parallel = validity.parallel_analysis(raw, n_random=10)
     assert parallel.component_eigenvalues == pytest.approx(expected["eigenvalues"], abs=CLOSED_FORM)
     assert parallel.factor_eigenvalues == pytest.approx(expected["parallel"]["fa_values"], abs=ITERATIVE)
     assert abs(parallel.n_factors - expected["parallel"]["nfact"]) <= 1
     assert abs(parallel.n_components - expected["parallel"]["ncomp"]) <= 1
 
 
-@pytest.mark.parametrize("study", ["cfa_holzinger3", "cfa_bfi_5factor"])
-def test_cfa(golden, bfi, shared, study):
-    expected = golden[study]
-    data = bfi if "bfi" in study else pd.read_csv(shared / "golden/psych/holzinger_swineford_1939.csv")
+@pytest.mark.parametrize("study", ["abilities", "questionnaire"])
+def test_cfa(golden, study):
+    expected = golden[f"cfa_{study}"]
+    data = golden.raw if study == "questionnaire" else golden.table(study)
     found = validity.cfa(data, expected["model"])
     assert found.n == expected["n"]
     assert found.converged
@@ -118,11 +106,8 @@ def test_cfa(golden, bfi, shared, study):
         )
 
 
-@pytest.mark.parametrize("scale", ["agree", "conscientious", "extraversion", "neuroticism", "openness"])
-def test_one_factor_models(golden, bfi, scale):
-    keys = golden["meta"]["keys"][scale]
-    data = pd.DataFrame({k.lstrip("-"): 7 - bfi[k[1:]] if k[0] == "-" else bfi[k] for k in keys})
-    expected = golden["scales_complete"][scale]["cfa1"]
+def test_one_factor_models(scale):
+    data, expected = scale.complete, scale.values["cfa1"]
     found = validity.cfa(data, {"f": list(data)}, std_lv=True)
     loadings = found.parameters[found.parameters["op"] == "=~"].set_index("rhs")
     sign = np.sign(loadings["est"].sum())
@@ -202,13 +187,13 @@ def test_minres_reproduces_an_exact_factor_matrix():
     assert np.abs(minres(corr, 1)[0][:, 0]) == pytest.approx(loadings, abs=1e-5)
 
 
-# Campbell & Fiske 1959, table 1: a synthetic matrix
+# three traits by three methods; the people's are Campbell & Fiske 1959, table 1
 TRAITS, METHODS = list("ABC") * 3, [1] * 3 + [2] * 3 + [3] * 3
 
 
-def test_mtmm_of_campbell_and_fiske(golden, shared):
-    matrix = pd.read_csv(shared / "golden/psych/mtmm_campbell_fiske_1959.csv", index_col=0)
-    expected = golden["mtmm_campbell_fiske"]
+def test_mtmm(golden):
+    matrix = golden.table("multitrait_multimethod", index_col=0)
+    expected = golden["mtmm"]
     found = validity.mtmm(matrix, TRAITS, METHODS)
     assert found.reason == ""
     assert found.mean["convergent"] == pytest.approx(expected["mean_convergent"], abs=CLOSED_FORM)
@@ -228,11 +213,13 @@ def test_mtmm_of_campbell_and_fiske(golden, shared):
     assert found.over_hetero_mono == (third["pass"], third["total"])
     first = convergent[(convergent["trait_1"] == "A") & (convergent["method_2"] == 2)].iloc[0]
     assert first["disattenuated"] == pytest.approx(expected["disattenuated_A1A2"], abs=CLOSED_FORM)
+    if golden.source == "simulated":  # computed there on the blocks' mean triangles, as here
+        assert found.same_pattern == pytest.approx(expected["same_pattern"], abs=CLOSED_FORM)
     assert 0 < found.same_pattern <= 1
 
 
-def test_mtmm_does_not_depend_on_the_order_of_the_variables(shared):
-    matrix = pd.read_csv(shared / "golden/psych/mtmm_campbell_fiske_1959.csv", index_col=0).to_numpy()
+def test_mtmm_does_not_depend_on_the_order_of_the_variables(simulated):
+    matrix = simulated.table("multitrait_multimethod", index_col=0).to_numpy()
     order = np.random.default_rng(0).permutation(9)
     first = validity.mtmm(matrix, TRAITS, METHODS)
     second = validity.mtmm(
@@ -258,17 +245,10 @@ def test_mtmm_tells_traits_from_methods():
     assert bad.mean["convergent"] < 0.1 < bad.mean["hetero_mono"]
 
 
-def test_criterion_correlation_with_its_interval(golden, shared):
-    data = pd.read_csv(shared / "golden/psych/bfi.csv", index_col=0)
-    n, e = golden["meta"]["keys"]["neuroticism"], golden["meta"]["keys"]["extraversion"]
-    score = {
-        name: pd.DataFrame({k: 7 - data[k[1:]] if k[0] == "-" else data[k] for k in keys}).mean(
-            axis=1, skipna=False
-        )
-        for name, keys in (("N", n), ("E", e))
-    }
-    expected = golden["extras"]["cor_N_E"]
-    found = validity.criterion_correlation(score["N"], {"E": score["E"]})["E"]
+def test_criterion_correlation_with_its_interval(golden):
+    expected = golden["correlation"]
+    one, other = (golden.scale(name).mean(axis=1, skipna=False) for name in expected["scales"])
+    found = validity.criterion_correlation(one, {"other": other})["other"]
     assert found.n == expected["n"]
     assert found[:3] == pytest.approx([expected["r"], *expected["ci95"]], abs=CLOSED_FORM)
 

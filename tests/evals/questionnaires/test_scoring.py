@@ -113,8 +113,8 @@ def test_norms_give_t_scores():
         score(wide(1, 1, neo), neo, norm_group="everybody")
 
 
-def test_t_score_of_the_reference_example(shared: Path):
-    golden = json.loads((shared / "golden/psych/golden_dev.json").read_text())["t_score_example"]
+def test_t_score_of_the_reference_example(goldens: Path):
+    golden = json.loads((goldens / "psych/r_values.json").read_text())["t_score_example"]
     z = (golden["x"] - golden["mean"]) / golden["sd"]
     assert float(t_score(z)) == pytest.approx(golden["T"])
     percentile = 50 * (1 + math.erf(z / math.sqrt(2)))

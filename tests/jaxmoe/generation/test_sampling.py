@@ -138,6 +138,40 @@ def test_log_probability():
 
 
 @pytest.mark.parametrize(
+    "how",
+    [
+        Sampling(1.0),
+        Sampling(0.7),
+        Sampling(0.8, top_p=0.9),
+        Sampling(1.0, top_p=0.3),
+        Sampling(1.3, top_k=6),
+        Sampling(2.0, top_k=20, top_p=0.7),
+    ],
+    ids=str,
+)
+def test_log_probability_of_the_sampler_is_that_of_the_sorted_reference(how: Sampling):
+    """Of every token that the sampler can draw, and at a tie at the edge of the nucleus."""
+    logits = np.random.default_rng(5).normal(size=(4, 50)).astype(np.float32) * 2
+    logits[3] = np.round(logits[3])
+    for row in logits:
+        expected = reference(row, how.temperature, how.top_k, how.top_p)
+        drawn = np.flatnonzero(expected)
+        rows = jnp.broadcast_to(jnp.asarray(row), (len(drawn), 50))
+        found = jax.jit(sampling.sampled_log_probability, static_argnums=2)(rows, jnp.asarray(drawn), how)
+        np.testing.assert_allclose(found, np.log(expected[drawn]), atol=1e-5)
+        np.testing.assert_allclose(np.exp(found).sum(), 1.0, rtol=1e-5)
+
+
+def test_a_greedy_sampler_is_sure_and_none_sorts():
+    logits = jax.random.normal(jax.random.key(0), (3, 20))
+    assert not sampling.sampled_log_probability(logits, jnp.zeros(3, jnp.int32), Sampling()).any()
+    how = Sampling(0.8, top_p=0.9)
+    program = jax.jit(lambda z, t: sampling.sampled_log_probability(z, t, how))
+    text = program.lower(jnp.zeros((2, 4096)), jnp.zeros(2, jnp.int32)).as_text()
+    assert "stablehlo.sort" not in text
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"temperature": -1.0}, "temperature must be finite"),

@@ -13,8 +13,9 @@ from jaxmoe.model.config import ModelConfig
 from jaxmoe.tokenizer import train_bpe
 from rl.feedback.language import CompilerFeedback, Executed
 from rl.feedback.problems import Problem
+from rl.feedback.prompts import extract
 from rl.policy.trajectory import Rollout
-from rl.stepcoder.prompts import ResponseDecoder, completion, make_prompt
+from rl.stepcoder.prompts import ResponseDecoder, make_prompt
 from rl.stepcoder.rollouts import Grading, RolloutConfig, Sampled, Sampler, Task, problems_of_round
 
 ROWS = problems(12)
@@ -39,7 +40,8 @@ def test_prompt_and_completion_make_the_canonical_program():
         whole = TOKENIZER(text)["input_ids"]
         assert whole[: len(prompt.ids)] == prompt.ids
         response = ResponseDecoder(TOKENIZER)(prompt.ids, whole[len(prompt.ids) :])
-        assert prompt.given + completion(response.text) == problem.canonical_solution
+        extracted = extract(problem, response.text, "completion", given=prompt.given)
+        assert extracted.program == problem.canonical_solution
 
 
 def test_a_curriculum_prefix_is_what_the_program_begins_with():
@@ -53,12 +55,14 @@ def test_a_curriculum_prefix_is_what_the_program_begins_with():
         assert whole[: len(prompt.ids)] == prompt.ids
 
 
-def test_chat_prompts_open_a_code_block():
-    prompt = make_prompt(TOKENIZER, a_problem(), form="chat")
-    text = TOKENIZER.decode(prompt.ids)
-    assert text.rstrip().endswith(prompt.given)
-    assert "```python\n" in text
-    assert completion("\n    return n\n```\nThat is all.") == "\n    return n\n"
+def test_chat_prompts_open_a_code_block_for_the_beginning_of_a_solution_alone():
+    whole = make_prompt(TOKENIZER, a_problem(), form="chat")
+    assert whole.given == ""
+    assert "Answer with the whole program in one code block." in TOKENIZER.decode(whole.ids)
+    begun = make_prompt(TOKENIZER, a_problem(), "def f(n):\n    ", form="chat")
+    assert begun.ids[: len(whole.ids)] == whole.ids
+    assert TOKENIZER.decode(begun.ids).endswith("```python\ndef f(n):")
+    assert begun.given == "def f(n):"
 
 
 def test_a_statement_that_the_code_holds_is_not_told_twice():
@@ -107,7 +111,7 @@ def sampled(programs):
     rows = []
     for row in ids:
         response = decode(prompt.ids, [*row, TOKENIZER.eos_token_id])
-        rows.append((task, response, prompt.given + response.text))
+        rows.append((task, response, extract(problem, response.text, "completion", given=prompt.given)))
     prompts = np.asarray([prompt.ids], np.int32)
     return Sampled(Rollout(prompts, np.ones_like(prompts), tokens, mask), np.zeros(len(ids), bool), rows, 1.0)
 
@@ -126,7 +130,7 @@ def test_tokens_that_did_not_run_are_left_out_of_the_policy_mask_alone():
     given = sampled(["\n    if n > 3:\n        n = 4\n    return n"])
     graded = Grading(Graders("return"), given).result("fgo")
     mask, whole = graded.outcomes.policy_mask_BW[0], given.rollout.response_mask_BW[0]
-    _, response, program = given.rows[0]
+    _, response, (program, *_) = given.rows[0]
     shift = len(given.rows[0][0].prompt.given)
     for kept, (start, end) in zip(mask, response.offsets, strict=True):
         assert kept == (start == end or start + shift < len(program) // 2)
@@ -181,9 +185,9 @@ def test_sampling_respects_limits_stop_tokens_and_keys():
     ends = first.rollout.responses_BW[np.arange(6), lengths.astype(int) - 1] == eos
     np.testing.assert_array_equal(first.truncated_B, ~ends)
     assert first.rollout.samples == 3
-    for row, (task, response, program) in enumerate(first.rows):
+    for row, (task, response, extracted) in enumerate(first.rows):
         assert task is tasks[row // 3]
-        assert program.startswith(task.prompt.given)
+        assert extracted.program.startswith(task.prompt.given)
         assert len(response.offsets) == lengths[row]
 
 
