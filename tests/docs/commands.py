@@ -1,0 +1,117 @@
+"""Command lines of docs and launch files, checked without running them."""
+
+import re
+import shlex
+import tomllib
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+
+import typer
+
+from training.__main__ import COMMANDS, app
+from training.runtime.config import load
+
+ROOT = Path(__file__).parents[2]
+# other people's programs: their arguments are not ours to check
+FOREIGN = re.compile(
+    "cd|curl|docker|exit|export|gcloud|git|if|kubectl|ls|mkdir|open|sbatch|scontrol|set|shift|sky|source|"
+    "tensorboard|test|trap|uv|wait|xpk|fi|then|echo"
+)
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """The command lines of shell text: continuation lines joined, comments and variable settings dropped."""
+    found: list[list[str]] = []
+    for line in re.sub(r"\\\n\s*", " ", text).splitlines():
+        words: list[str] = []
+        for word in [*shlex.split(line, comments=True), ";"]:
+            if word in (";", "&&", "||", "|", "&"):
+                while words and re.fullmatch(r"\w+=.*", words[0], re.DOTALL):
+                    words.pop(0)
+                if words:
+                    found.append(words)
+                words = []
+            else:
+                words.append(word)
+    return found
+
+
+def check(words: list[str], variables: Mapping[str, str] | None = None) -> None:
+    """Raises an AssertionError or what the program would raise if a command line is wrong.
+
+    Args:
+      variables: values of shell variables; others stand as they are written.
+    """
+    for name, value in (variables or {}).items():
+        words = [re.sub(rf"\$\{{?{name}\}}?(?!\w)", value, word) for word in words]
+    match words:
+        case ["srun", *rest]:
+            check([word for word in rest if not word.startswith("--kill")], variables)
+        case ["jaxmoe", *rest] | ["python", "-m", "training", *rest]:
+            check_training(rest)
+        case ["python", "-m", module, *rest]:
+            check_module(module, rest)
+        case ["python", script, *_]:
+            assert (ROOT / script).exists(), f"there is no {script}"
+        case ["pip", "install", *rest]:
+            check_extras(rest)
+        case ["make", *targets]:
+            makefile = (ROOT / "Makefile").read_text()
+            for target in targets:
+                assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"the Makefile has no {target}"
+        case [program, *_]:
+            assert FOREIGN.fullmatch(program), (
+                f"what is {program}? Add it to FOREIGN if it is no program of ours"
+            )
+
+
+def check_training(arguments: list[str]) -> None:
+    """`jaxmoe ...`: command and options exist, the config is found, overrides are keys with such values."""
+    group = typer.main.get_command(app)
+    if not arguments or arguments == ["--help"]:
+        return
+    name, *rest = arguments
+    with group.make_context("jaxmoe", [name, *rest], resilient_parsing=False) as context:  # type: ignore[attr-defined]
+        command = group.get_command(context, name)  # type: ignore[attr-defined]
+    assert command is not None, f"jaxmoe has no command {name}"
+    if "--help" in rest:
+        return
+    parsed = command.make_context(name, list(rest)).params
+    if name in COMMANDS:
+        schema = getattr(import_module(COMMANDS[name].module), COMMANDS[name].schema)
+        given = parsed["config"]
+        load(schema, config_file(str(given)) if given else None, parsed["overrides"] or ())
+    elif parsed.get("config") is not None:
+        config_file(str(parsed["config"]))
+
+
+def config_file(name: str) -> Path:
+    """The file that --config names: a path, or a short name of a shipped config."""
+    for path in (ROOT / name, ROOT / "configs" / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    raise AssertionError(f"there is no config {name}")
+
+
+def check_module(module: str, arguments: list[str]) -> None:
+    """`python -m module ...`: it exists, and its options are those that it has."""
+    loaded = import_module(f"{module}.__main__" if module == "rl.sandbox" else module)
+    text = Path(loaded.__file__ or "").read_text()
+    if "typer.run(main)" in text:
+        single = typer.Typer()
+        single.command()(loaded.main)
+        if "--help" not in arguments:
+            typer.main.get_command(single).make_context(module, list(arguments))
+        return
+    for option in (word for word in arguments if word.startswith("--")):
+        assert f'"{option.partition("=")[0]}"' in text, f"{module} has no option {option}"
+
+
+def check_extras(arguments: list[str]) -> None:
+    """`pip install`: extras are those of pyproject.toml."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        known = set(tomllib.load(file)["project"]["optional-dependencies"])
+    for word in arguments:
+        for extra in re.findall(r"\[([\w,]+)\]", word):
+            assert set(extra.split(",")) <= known, f"pyproject.toml has no extra {extra}"
