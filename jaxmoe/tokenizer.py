@@ -7,7 +7,6 @@ target). Tokenizers are Hugging Face fast tokenizers throughout, so that a check
 """
 
 import re
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -17,6 +16,9 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from jaxmoe.base_folder import is_gguf, local_folder
+from jaxmoe.text.answer_spans import answer_spans
+from jaxmoe.text.chat_template import Messages, Tools, chat_template
+from jaxmoe.text.thinking import Thinking
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -32,10 +34,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-Messages = Sequence[Mapping[str, str]]  # [{"role": ..., "content": ...}, ...]
-GENERATION_MARKER = re.compile(r"{%-?\s*generation\s*-?%}")
-# transformers keeps one compiled template for all tokenizers, and in it the spans of the text it is rendering
-_TEMPLATE = threading.Lock()
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class Encoded(NamedTuple):
@@ -123,8 +122,7 @@ def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", path: str | Path) -> No
 
 def plain_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """Ids of a text that starts a sequence: with the tokenizer's own bos if it has one, never an eos."""
-    encoded: Any = tokenizer(text)
-    ids: list[int] = encoded["input_ids"]
+    ids = _ids(tokenizer, text)
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
 
@@ -159,7 +157,7 @@ def encode_instruction(
     Raises: ValueError if max_length leaves no room for a token of prompt and one of output.
     """
     prompt = encode_prompt(tokenizer, instruction, extra_input)
-    target = [*tokenizer(output, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    target = [*_ids(tokenizer, output, add_special_tokens=False), _eos(tokenizer)]
     if max_length is not None:
         if max_length < 2:
             raise ValueError(
@@ -176,39 +174,66 @@ def encode_instruction(
     return _targets(np.asarray(prompt + target, np.int32), mask)
 
 
-def encode_chat_prompt(tokenizer: "PreTrainedTokenizerBase", messages: Messages) -> list[int]:
-    """Ids of a conversation up to where the assistant is to speak, by the tokenizer's chat template."""
-    return _rendered(tokenizer, messages, add_generation_prompt=True)
+def encode_chat_prompt(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Messages,
+    *,
+    thinking: Thinking = "template",
+    tools: Tools = None,
+) -> list[int]:
+    """Ids of a conversation up to where the assistant is to speak, by the tokenizer's chat template.
+
+    Args:
+      messages: dicts with role and content, and what else the template reads.
+      thinking: with drop, the template is asked for an answer without thinking.
+      tools: JSON schemas of functions that the model may call.
+    Raises: ValueError if there is no chat template, or it refuses the conversation.
+    """
+    text = chat_template(tokenizer, thinking).render(messages, tools, answering=True)
+    return _ids(tokenizer, text, add_special_tokens=False)
 
 
-def encode_chat(tokenizer: "PreTrainedTokenizerBase", messages: Messages) -> Encoded:
+def encode_chat(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Messages,
+    *,
+    thinking: Thinking = "template",
+    tools: Tools = None,
+) -> Encoded:
     """Encode a conversation by the tokenizer's chat template; what the assistant said is the target.
 
-    A template with `{% generation %}` marks the spans itself. For one without (most published ones; the
-    library would then return masks of one value without a word), a span starts where the conversation
-    before it, ended by the generation prompt, stops, and ends with the first special token after it.
+    A turn's targets are the tokens from where the generation prompt ends to the end of the turn, whatever
+    they are (jaxmoe.text.answer_spans). Where the template marks what is to be learned with
+    `{% generation %}`, it is that, and the end of the turn, which many such blocks leave out.
 
-    Raises: ValueError if there is no chat template, no assistant message, or the spans cannot be told.
+    Args:
+      messages: dicts with role and content, and what else the template reads.
+      thinking: what becomes of the assistant's thinking (jaxmoe.text.thinking).
+      tools: JSON schemas of functions that the model may call.
+    Returns: ids, and 1 for each token that the assistant says.
+    Raises: ValueError if there is no chat template, no assistant message, the template refuses the
+      conversation, or the assistant's turns cannot be told in what it renders.
     """
     if not any(message["role"] == "assistant" for message in messages):
         raise ValueError("a chat row needs at least one assistant message; got none, so nothing to learn")
-    template = tokenizer.get_chat_template() if tokenizer.chat_template else ""
-    if not template:
-        raise ValueError(
-            "the tokenizer has no chat template; put chat_template.jinja into its folder or use instructions"
+    template = chat_template(tokenizer, thinking)
+    rendered = answer_spans(template, messages, tools)
+    encoded: Any = tokenizer(
+        _tokenizable(rendered.text), add_special_tokens=False, return_offsets_mapping=True
+    )
+    begins, ends = np.asarray(encoded["offset_mapping"], np.int64).reshape(-1, 2).T
+    mask = np.zeros(len(begins), bool)
+    for span in rendered.spans:
+        # a token over the start belongs to the answer; one over the end would show what comes next
+        mask |= (ends > span.start) & (ends <= span.stop) & (ends > begins)
+    marked = template.marked(messages, tools)
+    if marked is not None:
+        mask &= _marked_and_end(
+            np.asarray(marked, bool), [span.stop for span in rendered.spans], begins, ends
         )
-    if GENERATION_MARKER.search(template):
-        out = _apply_template(tokenizer, messages, return_assistant_tokens_mask=True)
-        ids, mask = np.asarray(out["input_ids"], np.int32), np.asarray(out["assistant_masks"], np.float32)
-    else:
-        ids = np.asarray(_rendered(tokenizer, messages), np.int32)
-        mask = _spans_by_prefix(tokenizer, messages, ids)
-    if not mask.any() or mask.all():
-        raise ValueError(
-            f"the chat template marks {'no token' if not mask.any() else 'every token'} as the assistant's; "
-            "its {% generation %} block must hold the assistant's content and nothing else"
-        )
-    return _targets(ids, mask)
+    if not mask.any():
+        raise ValueError("the chat template renders nothing that the assistant says, so nothing to learn")
+    return _targets(np.asarray(encoded["input_ids"], np.int32), mask.astype(np.float32))
 
 
 def encode_row(
@@ -258,35 +283,28 @@ def _eos(tokenizer: "PreTrainedTokenizerBase") -> int:
     return eos
 
 
-def _rendered(
-    tokenizer: "PreTrainedTokenizerBase", messages, add_generation_prompt: bool = False
-) -> list[int]:
-    return list(
-        _apply_template(tokenizer, messages, add_generation_prompt=add_generation_prompt)["input_ids"]
-    )
-
-
-def _apply_template(tokenizer: "PreTrainedTokenizerBase", messages: Messages, **options: bool) -> Any:
-    with _TEMPLATE:
-        return tokenizer.apply_chat_template(
-            [dict(m) for m in messages], tokenize=True, return_dict=True, **options
+def _marked_and_end(marked: np.ndarray, stops: list[int], begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """What a template marks with `{% generation %}`, and what stands behind it up to the end of each turn."""
+    if not marked.any() or marked.all():
+        raise ValueError(
+            f"the chat template marks {'every token' if marked.any() else 'no token'} as the assistant's; "
+            "its {% generation %} block must hold the assistant's content and nothing else"
         )
-
-
-def _spans_by_prefix(tokenizer: "PreTrainedTokenizerBase", messages, ids: np.ndarray) -> np.ndarray:
-    mask = np.zeros(len(ids), np.float32)
-    special = np.isin(ids, tokenizer.all_special_ids)
-    for turn, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before = np.asarray(_rendered(tokenizer, messages[:turn], add_generation_prompt=True), np.int32)
-        start = len(before)
-        if start >= len(ids) or not np.array_equal(before, ids[:start]):
-            raise ValueError(
-                f"the chat template renders the turns before message {turn} differently once it is there; "
-                "mark the assistant's content in it with {% generation %} ... {% endgeneration %}"
-            )
-        ends = np.flatnonzero(special[start:])
-        stop = start + ends[0] + 1 if len(ends) else len(_rendered(tokenizer, messages[: turn + 1]))
-        mask[start:stop] = 1.0
+    mask, floor = marked.copy(), 0
+    for stop in stops:
+        turn = (begins >= floor) & (ends <= stop)
+        last = np.flatnonzero(marked & turn)
+        if len(last):
+            mask[last[-1] :] |= turn[last[-1] :]
+        floor = stop
     return mask
+
+
+def _ids(tokenizer: "PreTrainedTokenizerBase", text: str, *, add_special_tokens: bool = True) -> list[int]:
+    encoded: Any = tokenizer(_tokenizable(text), add_special_tokens=add_special_tokens)
+    return encoded["input_ids"]
+
+
+def _tokenizable(text: str) -> str:
+    """The text with the replacement character for lone surrogates: JSON can hold them, tokenizers cannot."""
+    return _SURROGATES.sub("\ufffd", text)

@@ -10,10 +10,15 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jaxmoe.text import thinking as thoughts
+from jaxmoe.text.thinking import Thinking
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Messages = Sequence[Mapping[str, Any]]  # [{"role": ..., "content": ...}, ...]
+Tools = Sequence[Mapping[str, Any]] | None  # JSON schemas of the functions that the model may call
+_GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
 # letters that no template trims, splits or escapes
 PROBE = "QZXJKVWQ"
 # transformers keeps one compiled template for all tokenizers, and in it the spans of the text it is rendering
@@ -24,13 +29,16 @@ class Surroundings(NamedTuple):
     """What a template puts around an answer.
 
     Attributes:
-      header: between the user's turn and the answer, where the model is to speak; "" if the template does not
-        know `add_generation_prompt`.
+      header: the end of the generation prompt, behind the user's turn; "" where `add_generation_prompt` adds
+        nothing.
+      unprompted: what stands between the generation prompt and the answer though the model is not to say it:
+        the header of templates that do not know `add_generation_prompt`.
       ending: behind an answer that is followed by another turn.
       last_ending: behind the last answer of a conversation.
     """
 
     header: str
+    unprompted: str
     ending: str
     last_ending: str
 
@@ -38,36 +46,85 @@ class Surroundings(NamedTuple):
 class ChatTemplate:
     """The chat template of a tokenizer, as functions of a conversation.
 
-    Raises: ValueError if the tokenizer has none.
+    Args:
+      tokenizer: a fast tokenizer.
+      thinking: what becomes of the assistant's thinking (jaxmoe.text.thinking).
+    Raises: ValueError if the tokenizer has no chat template.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase"):
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", thinking: Thinking = "template"):
         if not tokenizer.chat_template:
             raise ValueError(
                 "the tokenizer has no chat template; put chat_template.jinja into its folder "
                 "or use instructions"
             )
-        self._tokenizer = tokenizer
-        names = sorted(
-            (str(token) for token in tokenizer.added_tokens_decoder.values()), key=len, reverse=True
-        )
+        self._tokenizer, self._thinking = tokenizer, thinking
+        self._ids = {str(token): number for number, token in tokenizer.added_tokens_decoder.items()}
+        # some vocabularies add line breaks and blanks as tokens of their own; those end nothing
+        names = sorted((name for name in self._ids if name.strip()), key=len, reverse=True)
         self._marker = re.compile("|".join(map(re.escape, names))) if names else re.compile(r"(?!)")
 
-    def render(self, messages: Messages, *, answering: bool = False) -> str:
+    def render(self, messages: Messages, tools: Tools = None, *, answering: bool = False) -> str:
         """The conversation as text; with `answering`, up to where the assistant is to speak.
 
         Raises: ValueError, in one line, where the template refuses the conversation.
         """
+        if self._thinking == "drop":
+            return self._rendered(thoughts.without(messages), tools, answering, **thoughts.DROPPED)
+        if self._thinking == "keep":
+            return self._with_thinking(messages, tools, answering)
+        return self._rendered(messages, tools, answering)
+
+    def _with_thinking(self, messages: Messages, tools: Tools, answering: bool) -> str:
+        put, kept = [dict(message) for message in messages], []
+        for turn, (message, bare) in enumerate(zip(messages, thoughts.without(messages), strict=True)):
+            thought, answer = thoughts.split(message) if message["role"] == "assistant" else ("", "")
+            if thought:
+                place = f"{PROBE}{turn}K"
+                put[turn] = bare | {"content": place}
+                kept.append((place, thought, answer))
+        text = self._rendered(put, tools, answering)
+        for place in kept:
+            filled = thoughts.put_back(text, *place)
+            if filled is None:
+                raise ValueError(
+                    "the chat template leaves no room for thinking; take thinking drop or template"
+                )
+            text = filled
+        return text
+
+    def _rendered(self, messages: Messages, tools: Tools, answering: bool, **options: bool) -> str:
+        text = self._applied(messages, tools, tokenize=False, add_generation_prompt=answering, **options)
+        assert isinstance(text, str)
+        return text
+
+    def marked(self, messages: Messages, tools: Tools = None) -> Sequence[int] | None:
+        """1 for each token of the conversation that stands in a `{% generation %}` block of the template.
+
+        None where the template has no such block, or does not know of thinking that was put into its text.
+        """
+        template = self._tokenizer.get_chat_template(tools=_listed(tools))
+        if self._thinking == "keep" or not _GENERATION.search(template):
+            return None
+        drop = self._thinking == "drop"
+        said = self._applied(
+            thoughts.without(messages) if drop else messages,
+            tools,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+            **(thoughts.DROPPED if drop else {}),
+        )
+        return said["assistant_masks"]
+
+    def _applied(self, messages: Messages, tools: Tools, **options: bool) -> Any:
         try:
             with _ONE_AT_A_TIME:
-                text = self._tokenizer.apply_chat_template(
-                    [dict(message) for message in messages], tokenize=False, add_generation_prompt=answering
-                )
+                apply: Any = self._tokenizer.apply_chat_template
+                return apply([dict(message) for message in messages], tools=_listed(tools), **options)
         except Exception as error:  # whatever a foreign program raises
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"the chat template refuses the conversation: {reason}") from None
-        assert isinstance(text, str)
-        return text
 
     @cached_property
     def around(self) -> Surroundings:
@@ -76,14 +133,20 @@ class ChatTemplate:
         more = {"role": "user", "content": f"{PROBE}C"}
         answer = {"role": "assistant", "content": f"{PROBE}B"}
         try:
-            silent, header = self.render([asked]), self.render([asked], answering=True)
-            alone = self.render([asked, answer]).partition(answer["content"])[2]
+            silent, prompt = self.render([asked]), self.render([asked], answering=True)
+            before, _, alone = self.render([asked, answer]).partition(answer["content"])
             between = self.render([asked, answer, more]).partition(answer["content"])[2]
         except ValueError:
-            return Surroundings("", "", "")
-        shared = self.shared(header, silent)
+            return Surroundings("", "", "", "")
+        header = prompt[self.shared(prompt, silent) :]
+        opening = before.removeprefix(prompt) if before.startswith(prompt) else ""
         common = alone[: self.shared(alone, between.partition(more["content"])[0])]
-        return Surroundings(header[shared:], self.turn_end(common), self.turn_end(alone))
+        return Surroundings(
+            header,
+            "" if header or not opening.strip() else opening,
+            self.turn_end(common),
+            self.turn_end(alone),
+        )
 
     def shared(self, one: str, other: str) -> int:
         """Length of the common beginning of two texts; special and other added tokens are not cut."""
@@ -102,22 +165,26 @@ class ChatTemplate:
 
     def end_ids(self) -> tuple[int, ...]:
         """The tokens with which the template ends an answer; none where it does so in plain text."""
-        found = []
-        for ending in (self.around.ending, self.around.last_ending):
-            for marker in self._marker.findall(ending):
-                found.append(int(self._tokenizer.convert_tokens_to_ids(marker)))
-        return tuple(dict.fromkeys(found))
+        around = self.around
+        markers = [m for end in (around.ending, around.last_ending) for m in self._marker.findall(end)]
+        return tuple(dict.fromkeys(self._ids[marker] for marker in markers))
 
 
-def chat_template(tokenizer: "PreTrainedTokenizerBase") -> ChatTemplate:
+def chat_template(tokenizer: "PreTrainedTokenizerBase", thinking: Thinking = "template") -> ChatTemplate:
     """The tokenizer's chat template; what was learned of it is kept for the next call.
 
     Raises: ValueError if it has none.
     """
-    return _known(tokenizer, str(tokenizer.chat_template), len(tokenizer))
+    return _known(tokenizer, thinking, str(tokenizer.chat_template), len(tokenizer))
 
 
 @lru_cache(maxsize=8)
-def _known(tokenizer: "PreTrainedTokenizerBase", template: str, tokens: int) -> ChatTemplate:
+def _known(
+    tokenizer: "PreTrainedTokenizerBase", thinking: Thinking, template: str, tokens: int
+) -> ChatTemplate:
     """One for each template: a tokenizer may be given another one, or more tokens."""
-    return ChatTemplate(tokenizer)
+    return ChatTemplate(tokenizer, thinking)
+
+
+def _listed(tools: Tools) -> list[Any] | None:
+    return None if tools is None else [dict(tool) for tool in tools]

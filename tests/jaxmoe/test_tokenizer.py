@@ -134,7 +134,7 @@ def test_generation_prompt_is_a_prefix_of_the_whole(bpe):
             "{% generation %}{% for m in messages %}{{ m['content'] }}{% endfor %}{% endgeneration %}",
             "every token",
         ),
-        ("{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}", "differently"),
+        ("{% for m in messages %}{{ m['content'] | lower }}{% endfor %}", "not as it is"),
     ],
 )
 def test_masks_that_cannot_be_trusted_are_errors(with_template, template, complaint):
