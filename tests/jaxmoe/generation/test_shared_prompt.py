@@ -11,8 +11,8 @@ from jaxmoe.generation.shared_prompt import response_states
 from jaxmoe.model import params
 from jaxmoe.model.config import ExpertConfig
 from tests.jaxmoe.model.test_transformer import SMALL, build
+from tests.tolerances import assert_same, double_precision
 
-TOLERANCE = 2e-5
 PROMPTS, SAMPLES, SLOTS, LENGTH = 2, 3, 5, 4
 
 
@@ -31,7 +31,7 @@ def states_and_gradient(config, prompts, mask, responses):
     def run(trainable, prompts, mask, responses):
         def loss(trainable):
             model = params.merge(parts._replace(trainable=trainable))
-            hidden = response_states(model, prompts, mask, responses)
+            hidden = response_states(model, prompts, mask, responses, dtype=jnp.float32)
             return jnp.sin(hidden).sum(), hidden
 
         return jax.grad(loss, has_aux=True)(trainable)
@@ -40,16 +40,14 @@ def states_and_gradient(config, prompts, mask, responses):
 
 
 @pytest.mark.parametrize("windows", [(), (3, 3, 3), (0, 2, 6)])
+@double_precision()
 def test_shared_equals_separate(windows):
     config = dataclasses.replace(SMALL, windows=windows)
     prompts, mask, responses = rows()
     shared_grad, shared = states_and_gradient(config, prompts, mask, responses)
     prompts, mask = (jnp.repeat(x, SAMPLES, axis=0) for x in (prompts, mask))
     separate_grad, separate = states_and_gradient(config, prompts, mask, responses)
-    np.testing.assert_allclose(shared, separate, atol=TOLERANCE)
-    for a, b in zip(jax.tree.leaves(shared_grad), jax.tree.leaves(separate_grad), strict=True):
-        scale = max(float(jnp.abs(b).max()), 1.0)
-        np.testing.assert_allclose(a, b, atol=TOLERANCE * scale)
+    assert_same((shared, shared_grad), (separate, separate_grad))
 
 
 def test_siblings_and_later_tokens_are_not_seen():
@@ -64,15 +62,16 @@ def test_siblings_and_later_tokens_are_not_seen():
     np.testing.assert_array_equal(changed, expected)
 
 
+@double_precision()
 def test_states_are_those_of_the_whole_text():
     """Left padding, sharing and the shift by one change nothing: the plain forward over one text agrees."""
     from jaxmoe.model.attention import AttentionMask
 
     model = build()
     prompts, mask, responses = rows()
-    shared = response_states(model, prompts, mask, responses)
+    shared = response_states(model, prompts, mask, responses, dtype=jnp.float32)
     text = jnp.concatenate([prompts[0, 2:], responses[1]])[None]
     ones = jnp.ones_like(text)
     positions = jnp.arange(text.shape[1])[None]
-    whole = model(text, positions, AttentionMask(ones, ones)).hidden_BTD[0]
-    np.testing.assert_allclose(shared[1], whole[2:6], atol=TOLERANCE)
+    whole = model(text, positions, AttentionMask(ones, ones), dtype=jnp.float32).hidden_BTD[0]
+    assert_same(shared[1], whole[2:6])

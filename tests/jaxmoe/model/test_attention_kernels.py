@@ -11,8 +11,8 @@ from jaxmoe.model import attention_kernels, params
 from jaxmoe.model.attention import AttentionMask
 from jaxmoe.model.attention_kernels import choose
 from jaxmoe.model.config import ModelConfig
+from tests.tolerances import assert_same, double_precision, doubled, rounding_bound
 
-FORWARD, BACKWARD = 2e-6, 1e-5  # float32: blocks are summed in another order
 LENGTH = 150  # no multiple of a block
 
 
@@ -34,25 +34,53 @@ def run(kernel, arrays, segments, windows=(0,), layer=0, mesh=None):
     return attention_kernels.by_layer(kernel, mask, windows, mesh)(layer, *arrays)
 
 
+def exact(function, *arguments):
+    """The same in float64, computed by XLA."""
+    with double_precision():
+        return jax.tree.map(np.asarray, jax.jit(function)(*doubled(arguments)))
+
+
+def bounds(arrays, target) -> tuple[float, float]:
+    """How far float32's rounding may move the output and the gradients of Σ target · attention.
+
+    A score sums H products, and its rounding is the relative one of its weight; an output sums T weighted
+    values. The gradients' largest terms are w (|g|·|v| + Σ w |g|·|v|) |k|, k or q.
+    """
+    query, key, value, target = (np.abs(np.asarray(x, np.float64)) for x in (*arrays, target))
+    key, value = (np.repeat(x, query.shape[2] // x.shape[2], axis=2) for x in (key, value))
+    size = query.shape[-1]
+    scores = np.einsum("btnh,bsnh->bnts", query, key).max() / size**0.5
+    terms = int(LENGTH + 2 * size * scores)
+    slope = 2 * np.einsum("btnh,bsnh->bnts", target, value).max() / size**0.5
+    return rounding_bound(terms, value.max()), rounding_bound(
+        terms + size, slope * max(key.max(), query.max())
+    )
+
+
 @pytest.mark.parametrize("window", [0, 40])
 def test_splash_equals_xla_forward_and_backward(window: int):
     segments = jnp.asarray(packed_and_padded())
     real = (segments > 0)[:, :, None, None]
     target = jax.random.normal(jax.random.key(9), (2, LENGTH, 4, 16))
 
-    def loss(kernel, arrays):
+    def loss(kernel, arrays, target):
         out = jnp.where(real, run(kernel, arrays, segments, (window,)), 0.0)
         return jnp.sum(out * target), out
 
-    (_, ours), gradients = jax.jit(jax.value_and_grad(partial(loss, "splash"), has_aux=True))(inputs())
-    (_, plain), expected = jax.jit(jax.value_and_grad(partial(loss, "xla"), has_aux=True))(inputs())
-    np.testing.assert_allclose(ours, plain, atol=FORWARD)
+    def value_and_grad(kernel):
+        return jax.value_and_grad(partial(loss, kernel), has_aux=True)
+
+    (_, ours), gradients = jax.jit(value_and_grad("splash"))(inputs(), target)
+    (_, plain), expected = exact(value_and_grad("xla"), inputs(), target)
+    forward, backward = bounds(inputs(), target)
+    np.testing.assert_allclose(ours, plain, atol=forward)
     for ours, plain in zip(gradients, expected, strict=True):
-        np.testing.assert_allclose(ours, plain, atol=BACKWARD)
+        np.testing.assert_allclose(ours, plain, atol=backward)
 
 
+@double_precision()
 def test_attend_against_the_definition():
-    """Softmax over what a query sees, one row and head at a time in float64."""
+    """Softmax over what a query sees, one row and head at a time."""
     segments, window = packed_and_padded(), 40
     query, key, value = (np.asarray(x, np.float64) for x in inputs())
     out = run("xla", inputs(), jnp.asarray(segments), (window,))
@@ -61,27 +89,29 @@ def test_attend_against_the_definition():
         scores = key[row, seen, head // 2] @ query[row, t, head] / 4
         weights = np.exp(scores - scores.max())
         expected = weights / weights.sum() @ value[row, seen, head // 2]
-        np.testing.assert_allclose(out[row, t, head], expected, atol=FORWARD)
+        assert_same(out[row, t, head], expected)
 
 
 def test_splash_on_a_mesh_equals_one_device():
     mesh = params.make_mesh(data=2, fsdp=2, tensor=2)
     arrays, segments = inputs(batch=4), jnp.asarray(packed_and_padded(4))
     sharded = jax.jit(partial(run, "splash", mesh=mesh))(arrays, segments)
-    np.testing.assert_allclose(sharded, run("xla", arrays, segments), atol=0.5 * 1e-5)
+    expected = exact(partial(run, "xla"), arrays, segments)
+    np.testing.assert_allclose(sharded, expected, atol=bounds(arrays, arrays[0])[0])
 
 
 def test_a_mesh_that_does_not_divide_the_heads():
     mesh = params.make_mesh(data=1, tensor=8)
     arrays, segments = inputs(), jnp.asarray(packed_and_padded())
     sharded = jax.jit(partial(run, "splash", mesh=mesh))(arrays, segments)
-    np.testing.assert_allclose(sharded, run("xla", arrays, segments), atol=0.5 * 1e-5)
+    expected = exact(partial(run, "xla"), arrays, segments)
+    np.testing.assert_allclose(sharded, expected, atol=bounds(arrays, arrays[0])[0])
 
 
 def test_layers_with_different_windows_under_scan():
     arrays, segments = inputs(), jnp.asarray(packed_and_padded())
     windows = (0, 40, 0)
-    alone = [run("xla", arrays, segments, (w,)) for w in windows]
+    alone = [exact(partial(run, "xla", windows=(w,)), arrays, segments) for w in windows]
     for kernel in ("xla", "splash"):
         attention = attention_kernels.by_layer(kernel, AttentionMask(segments, segments), windows, None)
         _, together = jax.jit(
@@ -89,7 +119,7 @@ def test_layers_with_different_windows_under_scan():
                 lambda carry, layer: (carry, attention(layer, *arrays)), 0, jnp.arange(3)
             )
         )(arrays)
-        np.testing.assert_allclose(together, np.stack(alone), atol=0.5 * 1e-5)
+        np.testing.assert_allclose(together, np.stack(alone), atol=bounds(arrays, arrays[0])[0])
 
 
 def test_choice_follows_the_platform_of_the_mesh(monkeypatch: pytest.MonkeyPatch):

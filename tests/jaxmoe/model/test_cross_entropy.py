@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from jaxmoe.model import cross_entropy
-
-TOLERANCE = 1e-5
+from tests.tolerances import assert_same, double_precision
 
 
 @pytest.mark.parametrize("chunk", [3, 7, 1000])
+@double_precision()
 def test_token_scores_equal_the_unchunked_form(chunk):
     rng = np.random.default_rng(0)
     hidden = jnp.asarray(rng.normal(size=(2, 5, 8)), jnp.float32)
@@ -28,18 +28,20 @@ def test_token_scores_equal_the_unchunked_form(chunk):
         return (cotangent * jnp.stack([scores.logprob_BT, scores.entropy_BT])).sum()
 
     ours, theirs = (jax.value_and_grad(f, (0, 1))(hidden, head) for f in (chunked, whole))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=TOLERANCE), ours, theirs)
+    assert_same(ours, theirs)
 
 
+@double_precision()
 def test_cross_entropy_counts_targets_only():
     """Uniform scores over V tokens cost log V each; position 0 is never a target."""
     tokens = jnp.zeros((1, 4), jnp.int32)
     mask = jnp.asarray([[1.0, 0.0, 1.0, 1.0]])
     total, count = cross_entropy.cross_entropy(jnp.zeros((1, 4, 2)), jnp.zeros((2, 9)), tokens, mask)
     assert count == 2
-    np.testing.assert_allclose(total, 2 * np.log(9), rtol=1e-6)
+    assert_same(total, 2 * np.log(9))
 
 
+@double_precision()
 def test_logits_at_the_targets_alone_give_the_same_loss_and_gradient():
     """Rows with 3, 1 and no targets among 6 positions; with room for fewer targets than a row has, NaN."""
     rng = np.random.default_rng(0)
@@ -52,7 +54,6 @@ def test_logits_at_the_targets_alone_give_the_same_loss_and_gradient():
 
     value, gradient = jax.value_and_grad(loss)(hidden, None)
     some, some_gradient = jax.value_and_grad(loss)(hidden, 3)
-    np.testing.assert_allclose(some, value, rtol=1e-6)
-    np.testing.assert_allclose(some_gradient, gradient, atol=TOLERANCE)
+    assert_same((some, some_gradient), (value, gradient))
     assert cross_entropy.cross_entropy(hidden, head, tokens, mask, most_targets=3)[1] == 4
     assert jnp.isnan(loss(hidden, 2))

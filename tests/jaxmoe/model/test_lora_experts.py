@@ -12,8 +12,9 @@ from jaxmoe.model import balance as balancing
 from jaxmoe.model.config import ExpertConfig
 from jaxmoe.model.layers import Linear, project
 from jaxmoe.model.lora_experts import ExpertCall, LoraExperts
+from tests.tolerances import double_precision, rounding_bound
 
-GOLDEN_TOLERANCE = 1e-5
+GOLDEN_TOLERANCE = 1e-5  # the rounding of the original's float32; ours is computed in double precision
 BF16_CONSTRAINT_TOLERANCE = 1e-4
 BF16_UNIT = 2.0**-8  # relative spacing of bfloat16
 
@@ -66,10 +67,31 @@ def from_golden(golden) -> tuple[Linear, dict]:
 
 
 @pytest.mark.parametrize("number", range(4))
+def test_float32_is_double_precision_rounded(goldens, number):
+    """|x| |W| bounds a layer's sums; its experts' go through A and B, weighed by a softmax."""
+    golden = np.load(goldens / "loramoe" / f"layer_{number}.npz")
+    single = run(from_golden(golden)[0], jnp.asarray(golden["x"]))[0]
+    assert single.dtype == jnp.float32
+    with double_precision():
+        linear, hparams = from_golden(golden)
+        double = np.asarray(run(linear, jnp.asarray(golden["x"], jnp.float32))[0])
+    x = np.abs(golden["x"])
+    weights = [np.abs(golden["param.weight"]).T]
+    for i in range(hparams["lora_nums"]):
+        a, b = (np.abs(golden[f"param.lora_{name}{i}.weight"]) for name in "AB")
+        weights.append(hparams["lora_alpha"] / hparams["r"] * a.T @ b.T)
+    # the router's logits sum as many products; an error of theirs moves a weight by at most as much
+    logits = (x @ np.abs(golden["param.lora_route.weight"]).T).max()
+    terms = int(x.shape[-1] * (1 + logits) + hparams["r"] * hparams["lora_nums"] + 10)
+    np.testing.assert_allclose(single, double, atol=rounding_bound(terms, (x @ sum(weights)).max()))
+
+
+@pytest.mark.parametrize("number", range(4))
+@double_precision()
 def test_layer_equals_the_original_code(goldens, number):
     golden = np.load(goldens / "loramoe" / f"layer_{number}.npz")
     linear, hparams = from_golden(golden)
-    x = jnp.asarray(golden["x"])
+    x = jnp.asarray(golden["x"], jnp.float32)
     task_types = np.asarray(golden["task_types"], np.int32)
     balance = balancing.BalanceConfig(weight=hparams["blc_weight"], delta=hparams["blc_alpha"])
     definition, state = nnx.split(linear)

@@ -9,8 +9,8 @@ from jaxmoe.model import params
 from jaxmoe.model.attention import AttentionMask
 from jaxmoe.model.config import ExpertConfig, ModelConfig
 from jaxmoe.model.lora_experts import ExpertCall
+from tests.tolerances import assert_same, double_precision
 
-TOLERANCE = 2e-5
 SMALL = ModelConfig(
     vocab_size=32, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4
 )
@@ -43,6 +43,7 @@ def test_trainable_count_at_7b_is_the_papers():
 
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)])
+@double_precision()
 def test_eight_devices_give_what_one_gives(sizes):
     model = params.build(SMALL, EXPERTS, std=0.3)
     parts = params.split(model)
@@ -56,7 +57,8 @@ def test_eight_devices_give_what_one_gives(sizes):
         model = params.merge(parts._replace(trainable=trainable, frozen=frozen))
         samples = jnp.ones((8, 6, 1))
         ones = jnp.ones_like(tokens)
-        out = model(tokens, positions, AttentionMask(ones, ones), call=ExpertCall(samples_BTZ=samples))
+        call = ExpertCall(samples_BTZ=samples)
+        out = model(tokens, positions, AttentionMask(ones, ones), dtype=jnp.float32, call=call)
         balance = balance_loss(out.statistics, types, samples.sum(1), layer_experts(model), BalanceConfig())
         return (model.logits(out.hidden_BTD) ** 2).mean() + balance.total
 
@@ -69,7 +71,7 @@ def test_eight_devices_give_what_one_gives(sizes):
         params.batch_sharding(mesh) if sizes[2] == 1 or sizes[0] > 1 else params.replicated(mesh),
     )
     got = step(*placed, *batch)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=TOLERANCE, rtol=1e-4), got, expected)
+    assert_same(got, expected)
 
 
 def test_kernels_are_split_over_fsdp_and_tensor():

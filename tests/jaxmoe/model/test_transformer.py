@@ -11,8 +11,8 @@ from jaxmoe.model.attention import AttentionMask
 from jaxmoe.model.config import ExpertConfig, ModelConfig
 from jaxmoe.model.layers import projections
 from jaxmoe.model.lora_experts import ExpertCall
+from tests.tolerances import assert_same, double_precision
 
-TOLERANCE = 2e-5
 SMALL = ModelConfig(
     vocab_size=32, hidden_size=16, intermediate_size=24, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=4
 )
@@ -36,6 +36,7 @@ def logits(model, tokens, positions, segments, call=None, remat="none", scan_lay
         tokens,
         positions,
         AttentionMask(segments, segments),
+        dtype=jnp.float32,
         call=call or ExpertCall(),
         remat=remat,
         scan_layers=scan_layers,
@@ -79,6 +80,7 @@ def test_sliding_windows_limit_the_view():
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
+@double_precision()
 def test_padding_changes_nothing(side):
     model = build(experts=ExpertConfig(num_experts=2, rank=2))
     tokens, positions, segments = whole_rows(2, 5)
@@ -86,9 +88,10 @@ def test_padding_changes_nothing(side):
     pad = ((0, 0), (3, 0) if side == "left" else (0, 3))
     padded = [jnp.pad(x, pad) for x in (tokens, positions, segments)]
     got = logits(model, *padded)[0]
-    np.testing.assert_allclose(got[:, 3:] if side == "left" else got[:, :5], expected, atol=TOLERANCE)
+    assert_same(got[:, 3:] if side == "left" else got[:, :5], expected)
 
 
+@double_precision()
 def test_packed_equals_unpacked_with_statistics_by_sample():
     model = build(experts=ExpertConfig(num_experts=4, rank=2))
     a, b = (whole_rows(1, n, seed=n) for n in (4, 3))
@@ -100,18 +103,16 @@ def test_packed_equals_unpacked_with_statistics_by_sample():
     segments = jnp.asarray([[1, 1, 1, 1, 2, 2, 2]], jnp.int32)
     samples = (segments[..., None] == jnp.asarray([1, 2])[None, None]).astype(jnp.float32)
     packed, statistics = logits(model, tokens, positions, segments, call=ExpertCall(samples_BTZ=samples))
-    np.testing.assert_allclose(packed, jnp.concatenate([x[0] for x in alone], 1), atol=TOLERANCE)
+    assert_same(packed, jnp.concatenate([x[0] for x in alone], 1))
     for z, (_, one) in enumerate(alone):
-        jax.tree.map(
-            lambda got, want: np.testing.assert_allclose(got[:, :, z], want[:, :, 0], rtol=1e-4, atol=1e-4),  # noqa: B023
-            statistics,
-            one,
-        )
+        ours, theirs = (jax.tree.map(lambda x, i=i: x[:, :, i], s) for i, s in ((z, statistics), (0, one)))
+        assert_same(ours, theirs)
 
 
 @pytest.mark.parametrize(
     ("remat", "scan_layers"), [("none", False), ("dots", True), ("full", True), ("full", False)]
 )
+@double_precision()
 def test_scanning_and_recomputation_change_nothing(remat, scan_layers):
     model = build(experts=ExpertConfig(num_experts=2, rank=2))
     rows = whole_rows()
@@ -121,7 +122,7 @@ def test_scanning_and_recomputation_change_nothing(remat, scan_layers):
 
     plain = nnx.grad(loss)(model)
     other = nnx.grad(lambda m: loss(m, remat=remat, scan_layers=scan_layers))(model)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=TOLERANCE), plain, other)
+    assert_same(other, plain)
 
 
 def test_new_experts_leave_the_base_unchanged_bit_by_bit():
@@ -142,6 +143,7 @@ def test_disabled_experts_give_the_base_model():
     np.testing.assert_array_equal(off.hidden_BTD, plain.hidden_BTD)
 
 
+@double_precision()
 def test_one_routed_expert_is_plain_lora():
     """E = 1: softmax over one logit is 1."""
     rows = whole_rows()
@@ -150,9 +152,10 @@ def test_one_routed_expert_is_plain_lora():
     for (_, a), (_, b) in zip(projections(routed.blocks), projections(plain.blocks), strict=True):
         if a.experts is not None and b.experts is not None:
             b.experts.a.set_value(a.experts.a[...])
-    np.testing.assert_allclose(logits(plain, *rows)[0], logits(routed, *rows)[0], atol=TOLERANCE)
+    assert_same(logits(plain, *rows)[0], logits(routed, *rows)[0])
 
 
+@double_precision()
 def test_order_of_experts_does_not_matter():
     rows = whole_rows()
     model = build(experts=ExpertConfig(num_experts=4, rank=2, targets=("q_proj", "v_proj", "down_proj")))
@@ -165,7 +168,7 @@ def test_order_of_experts_does_not_matter():
             e.b.set_value(e.b[...][:, order])
             assert e.router is not None
             e.router.set_value(e.router[...][:, :, order])
-    np.testing.assert_allclose(logits(model, *rows)[0], before, atol=TOLERANCE)
+    assert_same(logits(model, *rows)[0], before)
 
 
 def test_layers_may_differ_in_experts_and_rank():
