@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxmoe
+from evals.knowledge.closed_book import closed_book
 from evals.knowledge.embedded_questions import closed_book_questions
-from evals.knowledge.measure import closed_book
 from evals.knowledge.prompts import template
 from evals.knowledge.questions import ClosedBookQuestion
 from evals.models.local_model import LocalModel

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Literal
 
 from evals.knowledge.answers import Normalization
+from evals.knowledge.closed_book import closed_book
 from evals.knowledge.embedded_questions import choice_questions, closed_book_questions
-from evals.knowledge.measure import KnowledgeResult, closed_book, multiple_choice
+from evals.knowledge.multiple_choice import multiple_choice
 from evals.knowledge.prompts import PromptTemplate, draw_shots, template
 from evals.knowledge.questions import ClosedBookQuestion, QuestionSet, load_questions
+from evals.knowledge.results import KnowledgeResult
 from evals.models.local_model import Form, LocalModel
 from training.suites.evaluation import ItemSet, Loaded, ScoredItem, SuiteRun, bar
 

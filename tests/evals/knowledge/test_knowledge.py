@@ -5,9 +5,11 @@ import math
 
 import pytest
 
-from evals.knowledge.measure import closed_book, compare_results, multiple_choice
+from evals.knowledge.closed_book import closed_book
+from evals.knowledge.multiple_choice import multiple_choice
 from evals.knowledge.prompts import TEMPLATES, PromptTemplate, draw_shots, template
 from evals.knowledge.questions import ChoiceQuestion, ClosedBookQuestion
+from evals.knowledge.results import compare_results
 from evals.models.text_model import ContinuationScores
 
 

@@ -1,0 +1,118 @@
+"""Closed-book questions: what a model knows by heart, asked and compared with the gold answers.
+
+Of an answer only its own tokens are scored: the first line of a response, or as many words as the gold
+answer has, and never the end of the sequence, since fine-tuning changes how answers end long before it
+changes what they say. Not covered: open-book reading, judging long answers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from evals.knowledge.answers import Normalization, first_line, match
+from evals.knowledge.prompts import PromptTemplate
+from evals.knowledge.questions import ClosedBookQuestion
+from evals.knowledge.results import KnowledgeResult, summarize
+from evals.models.text_model import Progress, TextModel, cut_at
+
+
+@dataclass(frozen=True)
+class AnswerRecord:
+    """One closed-book question, answered.
+
+    Attributes:
+      response: what the model wrote; prediction: the part that was compared.
+      answer_logprob: Σ log p of the canonical answer after the prompt, nats; None if it was not asked for.
+    """
+
+    id: str
+    prompt: str
+    response: str
+    prediction: str
+    answers: tuple[str, ...]
+    exact_match: float
+    f1: float
+    answer_logprob: float | None
+    answer_tokens: int | None
+    cluster: str | None
+    category: str
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """What two models can be compared by."""
+        return {"exact_match": self.exact_match, "f1": self.f1}
+
+
+def closed_book(
+    model: TextModel,
+    questions: Sequence[ClosedBookQuestion],
+    template: PromptTemplate,
+    *,
+    shots: Sequence[ClosedBookQuestion] = (),
+    max_new_tokens: int = 32,
+    normalization: Normalization = "squad",
+    score_answers: bool = True,
+    confidence: float = 0.95,
+    chunk: int = 256,
+    progress: Progress | None = None,
+) -> KnowledgeResult[AnswerRecord]:
+    """Asks every question and compares greedy responses with the gold answers.
+
+    Exact match has Wilson's interval, F1 and nats a bootstrap percentile one; all over clusters where the
+    questions have any.
+
+    Args:
+      shots: solved examples before each question (`evals.knowledge.prompts.draw_shots`).
+      normalization: TriviaQA's figures are published with "triviaqa", the others with "squad".
+      score_answers: also score the canonical answer's tokens, at the price of a forward pass. It moves before
+        exact match does.
+      chunk: questions handed to the model at a time, between which progress is reported.
+    Raises: ValueError without questions, or where the template needs a stem that a question lacks.
+    """
+    if not questions:
+        raise ValueError("an evaluation needs at least one question; got none")
+    records = []
+    for start in range(0, len(questions), chunk):
+        part = questions[start : start + chunk]
+        prompts = [template.prompt(question, shots) for question in part]
+        responses = model.generate(prompts, max_new_tokens, template.stop)
+        nats: Sequence[float | None] = [None] * len(part)
+        tokens: Sequence[int | None] = [None] * len(part)
+        if score_answers:
+            gold = [template.continuation(question.answers[0]) for question in part]
+            nats, tokens = model.logprob(prompts, gold)
+        for row in zip(part, prompts, responses, nats, tokens, strict=True):
+            records.append(_answer_record(*row, template=template, normalization=normalization))
+        if progress is not None:
+            progress(len(records), len(questions))
+    metrics = {"exact_match": [r.exact_match for r in records], "f1": [r.f1 for r in records]}
+    if score_answers:
+        metrics["answer_nats"] = [-(r.answer_logprob or 0.0) / max(r.answer_tokens or 0, 1) for r in records]
+    return summarize(records, metrics, confidence)
+
+
+def _answer_record(
+    question: ClosedBookQuestion,
+    prompt: str,
+    response: str,
+    logprob: float | None,
+    tokens: int | None,
+    *,
+    template: PromptTemplate,
+    normalization: Normalization,
+) -> AnswerRecord:
+    kept = cut_at(response, template.stop)
+    prediction = first_line(kept) if template.extent == "line" else " ".join(kept.split())
+    found = match(prediction, question.answers, normalization=normalization, extent=template.extent)
+    return AnswerRecord(
+        id=question.id,
+        prompt=prompt,
+        response=response,
+        prediction=prediction,
+        answers=question.answers,
+        exact_match=found.exact,
+        f1=found.f1,
+        answer_logprob=logprob,
+        answer_tokens=tokens,
+        cluster=question.cluster,
+        category=question.category,
+    )
