@@ -12,7 +12,7 @@ from evals.questionnaires.administration import administer
 from evals.questionnaires.api_respondent import ApiRespondent
 from evals.questionnaires.design import Design, battery
 from evals.questionnaires.instrument import load_instrument
-from evals.questionnaires.null_respondents import simulated
+from evals.questionnaires.null_respondents import simulated_respondent
 from evals.questionnaires.respondent import Respondent
 
 
@@ -49,7 +49,7 @@ def main(
         )
         batteries = [battery(load_instrument(name)) for name in instrument]
         if respondent.startswith("null:"):
-            who: Respondent = simulated(respondent.removeprefix("null:"))
+            who: Respondent = simulated_respondent(respondent.removeprefix("null:"))
         elif respondent.startswith(("http://", "https://")):
             who = ApiRespondent(
                 respondent,

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from evals.faithfulness.criteria import Thresholds
-from evals.faithfulness.report import write
+from evals.faithfulness.report import write_report
 from evals.faithfulness.study import FaithfulnessStudy, completed
 from evals.questionnaires import wording
 from evals.questionnaires.design import Design, battery
@@ -58,7 +58,7 @@ def main(
             norm_group,
             facets,
         )
-        page = write(study.report(answers, {}), output)
+        page = write_report(study.report(answers, {}), output)
     except (ValueError, OSError) as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from None

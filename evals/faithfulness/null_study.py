@@ -17,7 +17,7 @@ from evals.questionnaires.administration import administer
 from evals.questionnaires.behavior_scores import conduct_scores
 from evals.questionnaires.design import Design, battery
 from evals.questionnaires.instrument import Instrument, load_instrument
-from evals.questionnaires.null_respondents import RULES, simulated
+from evals.questionnaires.null_respondents import RULES, simulated_respondent
 from evals.questionnaires.respondent import Respondent
 
 
@@ -32,7 +32,7 @@ def conclusions(
     A construct is believed only where every criterion is met.
     """
     batteries = [battery(one) for one in instruments]
-    table = administer(respondent, [*batteries, behaviors.battery(["conduct"])], design)
+    table = administer(respondent, [*batteries, behaviors.behavioral_battery(["conduct"])], design)
     found = assess(table, instruments, behavior=conduct_scores(table), thresholds=thresholds).verdicts
     first = found[found["instrument"] == instruments[0].name]
     return {str(name): worst(set(rows["verdict"])) for name, rows in first.groupby("construct")}
@@ -50,7 +50,7 @@ def study(seeds: int, names: Sequence[str] = tuple(RULES)) -> pd.DataFrame:
     for name in names:
         counts: dict[str, int] = {"faithful": 0, "undetermined": 0, "not faithful": 0}
         for seed in range(seeds):
-            for verdict in conclusions(simulated(name, seed), instruments, design).values():
+            for verdict in conclusions(simulated_respondent(name, seed), instruments, design).values():
                 counts[verdict] += 1
         right = "faithful" if name == "faithful" else "not faithful"
         total = sum(counts.values())

@@ -13,14 +13,26 @@ from pathlib import Path
 
 import jinja2
 
-from evals.faithfulness.report_contents import Report, combined
+from evals.faithfulness.report_contents import Report
 from evals.faithfulness.report_sections import sections
 
-__all__ = ["Report", "combined", "render", "write"]
 
+def write_report(report: Report, folder: Path) -> Path:
+    """Writes report.html, tables/*.csv and tables.json.
 
-def write(report: Report, folder: Path) -> Path:
-    """Writes report.html, tables/*.csv and tables.json; returns the page's path."""
+    Args:
+      report: as `FaithfulnessStudy.report` makes it.
+      folder: where to; made if absent.
+    Returns: the page's path.
+    Raises: OSError where the folder cannot be written.
+
+    Example:
+      >>> import tempfile, pathlib
+      >>> from evals.faithfulness import Report, write_report
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     write_report(Report("Nothing yet", {}), pathlib.Path(folder)).name
+      'report.html'
+    """
     (folder / "tables").mkdir(parents=True, exist_ok=True)
     tables = report.tables()
     for name, table in tables.items():
@@ -29,11 +41,11 @@ def write(report: Report, folder: Path) -> Path:
     text = json.dumps({"card": report.card, "tables": records}, indent=1, ensure_ascii=False, default=str)
     (folder / "tables.json").write_text(text + "\n", encoding="utf-8")
     page = folder / "report.html"
-    page.write_text(render(report), encoding="utf-8")
+    page.write_text(render_report(report), encoding="utf-8")
     return page
 
 
-def render(report: Report) -> str:
+def render_report(report: Report) -> str:
     """The page as one string."""
     source = (resources.files("evals.faithfulness") / "report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)

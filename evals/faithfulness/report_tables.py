@@ -9,13 +9,11 @@ import numpy as np
 import pandas as pd
 
 from evals.faithfulness.criteria import g_table
+from evals.faithfulness.statistics import RELIABILITY, ScaleAnswers
 from evals.faithfulness.verdicts import construct_of
-from evals.psychometrics.agreement import icc_table
 from evals.psychometrics.comparisons import GroupMoments, describe, dispersion_ratio, glass_delta, holm, welch
 from evals.psychometrics.estimate import Estimate
 from evals.psychometrics.generalizability import d_study, variance_components
-from evals.psychometrics.measurement_error import standard_error_of_measurement
-from evals.psychometrics.reliability import cronbach_alpha, guttman_lambda6, omega, split_half
 from evals.psychometrics.response_style import INDICES, position_bias, refusal_rate, style_indices
 from evals.psychometrics.validity import Mtmm, mtmm
 from evals.questionnaires.behavior_scores import mean_estimate
@@ -92,36 +90,16 @@ def _mean(values: np.ndarray) -> Estimate:
 
 
 def reliability(one: ResponseCube) -> pd.DataFrame:
-    """Of each scale: α, ω, λ6, split half, ICC(A,1) and (A,k) over conditions, SEM.
+    """Of each scale, every statistic of `statistics.RELIABILITY`.
 
     Item coefficients are of persons x items in the first condition; n counts persons.
     """
     rows = []
     for scale in in_order(one.instrument):
-        first = one.keyed[:, 0][:, one.columns(scale.name)]
-        scores = one.scores(scale)
-        agreement = icc_table(scores)
-        alpha = cronbach_alpha(first)
-        sd = _sd(scores[:, 0])
-        found = {
-            "alpha": alpha,
-            "omega_total": omega(first),
-            "lambda6": guttman_lambda6(first, n_bootstrap=200),
-            "split_half": split_half(first).spearman_brown,
-            "ICC(A,1)": _from_table(agreement, "ICC2"),
-            "ICC(A,k)": _from_table(agreement, "ICC2k"),
-            "SEM": standard_error_of_measurement(sd, alpha),
-        }
+        answers = ScaleAnswers(one.keyed[:, 0][:, one.columns(scale.name)], one.scores(scale))
         place = {"scale": scale.name, "title": scale.title or scale.name, "facet": scale.parent is not None}
-        rows += [{**place, "statistic": name, **_estimate(e)} for name, e in found.items()]
+        rows += [{**place, "statistic": name, **_estimate(of(answers))} for name, of in RELIABILITY.items()]
     return pd.DataFrame(rows)
-
-
-def _from_table(table: pd.DataFrame, form: str) -> Estimate:
-    row = table.loc[form].to_dict()
-    return Estimate(
-        float(row["icc"]), float(row["low"]), float(row["high"]), int(row["n"]), str(row["reason"])
-    )
 
 
 def components(one: ResponseCube) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -13,13 +13,13 @@ import pandas as pd
 
 from evals.faithfulness import report_tables
 from evals.faithfulness.criteria import Thresholds
-from evals.faithfulness.report import Report, combined
+from evals.faithfulness.report_contents import Report, combined
 from evals.faithfulness.verdicts import Assessment, assess, construct_of
 from evals.questionnaires import behavior_scores, dialogues
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import FACETS, Battery, Design
 from evals.questionnaires.instrument import Instrument
-from evals.questionnaires.null_respondents import NULLS, simulated
+from evals.questionnaires.null_respondents import NULLS, simulated_respondent
 from evals.questionnaires.response_table import ResponseCube
 
 
@@ -76,7 +76,8 @@ class FaithfulnessStudy:
             name: self._conduct(cubes[name], acts[name], (replies or {}).get(name)) for name in answers
         }
         nulls = {
-            name: administer(simulated(name, self.seed), self.batteries, self.design) for name in self.nulls
+            name: administer(simulated_respondent(name, self.seed), self.batteries, self.design)
+            for name in self.nulls
         }
         tuned = dict(answers) if base is not None else dict(list(answers.items())[1:])
         before = base if base is not None else next(iter(answers.values()))

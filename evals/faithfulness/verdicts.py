@@ -52,7 +52,18 @@ class Assessment(NamedTuple):
 
 
 def worst(verdicts: set[FaithfulnessVerdict]) -> FaithfulnessVerdict:
-    """Not faithful before undetermined before faithful; undetermined of nothing."""
+    """Not faithful before undetermined before faithful; undetermined of nothing.
+
+    Args:
+      verdicts: of several checks, criteria or instruments.
+    Returns: the one that counts where all must hold.
+    Raises: nothing.
+
+    Example:
+      >>> from evals.faithfulness import worst
+      >>> worst({"faithful", "undetermined"})
+      'undetermined'
+    """
     if not verdicts:
         return "undetermined"
     return min(verdicts, key=ORDER.index)
@@ -72,15 +83,28 @@ def assess(
     """Verdicts for every construct that the instruments measure.
 
     Args:
-      long_table: of evals.questionnaires.administration, or any with its columns.
+      long_table: of evals.questionnaires.administer, or any with its columns.
       instrument: one or several; external consistency needs two that measure the same construct.
       behavior: persons (index: the values of `persons`) x constructs: what they did in behavioral tasks,
         in the direction of the construct.
       persons: the columns that tell respondents apart; the other facets are conditions that should not
         matter. With one person there is nothing to tell apart, and correlations are undefined.
       facets: also the narrower scales inside the domains.
+      thresholds: what counts as enough.
       confidence: of all intervals, two-sided.
+      seed: of bootstraps.
+    Returns: an Assessment.
     Raises: ValueError as `evals.questionnaires.response_table.cube`; unless 0 < confidence < 1.
+    Reference: the criteria are those of Zhou et al. 2023, arXiv:2310.11227; statistics and thresholds are
+      this project's.
+
+    Example:
+      >>> from evals.faithfulness import assess
+      >>> from evals.questionnaires import administer, load_instrument, simulated_respondent
+      >>> gad = load_instrument("gad_7")
+      >>> found = assess(administer(simulated_respondent("midpoint"), gad), gad)
+      >>> found.of("anxiety", "reproducibility")
+      'undetermined'
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1; got {confidence}")

@@ -54,6 +54,21 @@ def welch(
     """Welch's test of first − second, without assuming equal variances.
 
     t = (m₁ − m₂)/√(s₁²/n₁ + s₂²/n₂), Satterthwaite's degrees of freedom.
+
+    Args:
+      first, second: scores of two groups, NaN where missing; or their GroupMoments.
+      confidence: of the interval, two-sided.
+    Returns: MeanTest(difference, se, t, df, p).
+    Raises: ValueError for an infinite score.
+    Reference: Welch 1947, Biometrika 34, 28-35.
+
+    Example:
+      >>> from evals.psychometrics import welch
+      >>> found = welch([5, 6, 7, 8], [4, 4, 5, 6])
+      >>> print(found.difference)
+      1.750 [-0.257, 3.757], n = 8
+      >>> round(found.p, 3)
+      0.076
     """
     return _t_test(*_welch(describe(first), describe(second)), confidence)
 
@@ -61,7 +76,22 @@ def welch(
 def student(
     first: npt.ArrayLike | GroupMoments, second: npt.ArrayLike | GroupMoments, *, confidence: float = 0.95
 ) -> MeanTest:
-    """Student's test of first − second with the pooled variance."""
+    """Student's test of first − second with the pooled variance.
+
+    t = (m₁ − m₂)/(s_pooled √(1/n₁ + 1/n₂)), n₁ + n₂ − 2 degrees of freedom.
+
+    Args:
+      first, second: scores of two groups, NaN where missing; or their GroupMoments.
+      confidence: of the interval, two-sided.
+    Returns: MeanTest(difference, se, t, df, p).
+    Raises: ValueError for an infinite score.
+    Reference: Student 1908, Biometrika 6, 1-25.
+
+    Example:
+      >>> from evals.psychometrics import student
+      >>> round(student([5, 6, 7, 8], [4, 4, 5, 6]).t, 3)
+      2.178
+    """
     a, b = describe(first), describe(second)
     se = _pooled(a, b) * math.sqrt(1 / a.n + 1 / b.n) if a.n and b.n else math.nan
     return _t_test(a.mean - b.mean, se, a.n + b.n - 2, a.n + b.n, confidence)
@@ -116,13 +146,26 @@ def tost(
     alpha: float = 0.05,
     standardized: bool = False,
 ) -> Tost:
-    """Is the difference first − second practically zero, inside the bounds?
+    """Is the difference first − second practically zero, inside the bounds? Two one-sided tests.
+
+    p = max(P(T ≥ (d − low)/se), P(T ≤ (d − high)/se)).
 
     Args:
+      first: scores of a group, NaN where missing; or their GroupMoments.
       second: another group (Welch), the same respondents (paired), or a fixed mean (one sample).
       bound: ± this, or (low, high), in score units.
+      paired: the scores are of the same respondents, in the same order.
+      alpha: level of the test.
       standardized: bounds are in units of √((s₁² + s₂²)/2) (SD of differences if paired, s₁ if one sample).
+    Returns: Tost; equivalent where p < alpha.
+    Raises: ValueError unless the lower bound lies below the upper.
     Reference: Schuirmann 1987; Lakens 2017, doi:10.1177/1948550617697177.
+
+    Example:
+      >>> from evals.psychometrics import tost
+      >>> found = tost([5.1, 4.9, 5.0, 5.2, 4.8], [5.0, 5.0, 5.1, 5.1, 4.9], bound=0.5)
+      >>> found.equivalent, round(found.p, 4)
+      (True, 0.0005)
     """
     low, high = (-bound, bound) if isinstance(bound, int | float) else bound
     if not low < high:
@@ -167,9 +210,19 @@ def _pooled(a: GroupMoments, b: GroupMoments) -> float:
 def cohens_d(
     first: npt.ArrayLike | GroupMoments, second: npt.ArrayLike | GroupMoments, *, confidence: float = 0.95
 ) -> Estimate:
-    """d = (m₁ − m₂)/s_pooled, with the interval of the noncentral t distribution.
+    """Cohen's d = (m₁ − m₂)/s_pooled, with the interval of the noncentral t distribution.
 
-    NaN where neither group varies or a group is empty.
+    Args:
+      first, second: scores of two groups, NaN where missing; or their GroupMoments.
+      confidence: of the interval, two-sided.
+    Returns: Estimate; NaN where neither group varies or a group is empty.
+    Raises: ValueError for an infinite score.
+    Reference: Cohen 1988, Statistical Power Analysis; Cumming & Finch 2001 for the interval.
+
+    Example:
+      >>> from evals.psychometrics import cohens_d
+      >>> print(cohens_d([5, 6, 7, 8], [4, 4, 5, 6]))
+      1.540 [-0.131, 3.122], n = 8
     """
     return _standardized(describe(first), describe(second), confidence, corrected=False)
 
@@ -181,11 +234,22 @@ def hedges_g(
     exact: bool = True,
     confidence: float = 0.95,
 ) -> Estimate:
-    """g = J d, J = Γ(ν/2) / (√(ν/2) Γ((ν − 1)/2)) with ν = n₁ + n₂ − 2: d without its bias in small samples.
+    """Hedges' g: Cohen's d without its bias in small samples.
 
-    exact=False takes the usual approximation J = 1 − 3/(4ν − 1), for comparison with other programs.
+    g = J d, J = Γ(ν/2) / (√(ν/2) Γ((ν − 1)/2)) with ν = n₁ + n₂ − 2.
 
+    Args:
+      first, second: scores of two groups, NaN where missing; or their GroupMoments.
+      exact: False takes the usual approximation J = 1 − 3/(4ν − 1), for comparison with other programs.
+      confidence: of the interval, two-sided.
+    Returns: Estimate; NaN as `cohens_d`, and with fewer than 4 scores.
+    Raises: ValueError for an infinite score.
     Reference: Hedges 1981, Journal of Educational Statistics 6, 107-128.
+
+    Example:
+      >>> from evals.psychometrics import hedges_g
+      >>> round(hedges_g([5, 6, 7, 8], [4, 4, 5, 6]).value, 3)
+      1.338
     """
     a, b = describe(first), describe(second)
     found = _standardized(a, b, confidence, corrected=True)
@@ -242,11 +306,22 @@ def noncentral_t_interval(t: float, df: float, confidence: float = 0.95) -> tupl
 def glass_delta(
     scores: npt.ArrayLike | GroupMoments, reference: npt.ArrayLike | GroupMoments, *, confidence: float = 0.95
 ) -> Estimate:
-    """Δ = (m − m_ref)/s_ref: a difference in SDs of the reference group, people or the base model.
+    """Glass's Δ = (m − m_ref)/s_ref: a difference in SDs of the reference group, people or the base model.
 
     The interval is normal with variance s²/(n s_ref²) + 1/n_ref + Δ²/(2(n_ref − 1)), which lets the groups
     differ in variance.
+
+    Args:
+      scores, reference: of two groups, NaN where missing; or their GroupMoments.
+      confidence: of the interval, two-sided.
+    Returns: Estimate; NaN where the reference group does not vary.
+    Raises: ValueError for an infinite score.
     Reference: Glass 1976; Hedges 1981; variance by the delta method.
+
+    Example:
+      >>> from evals.psychometrics import glass_delta
+      >>> print(glass_delta([5, 6, 7, 8], [4, 4, 5, 6]))
+      1.828 [-0.373, 4.029], n = 8
     """
     a, ref = describe(scores), describe(reference)
     n = a.n + ref.n
@@ -265,7 +340,22 @@ def glass_delta(
 def dispersion_ratio(
     scores: npt.ArrayLike | GroupMoments, reference: npt.ArrayLike | GroupMoments, *, confidence: float = 0.95
 ) -> Estimate:
-    """s/s_ref with the interval of the F distribution: below 1, characteristics are restricted."""
+    """s/s_ref of two independent groups, with the interval of the F distribution.
+
+    Below 1 the group differs less within itself than the reference: characteristics are restricted.
+
+    Args:
+      scores, reference: of two groups, NaN where missing; or their GroupMoments.
+      confidence: of the interval, two-sided.
+    Returns: Estimate; NaN where the reference group does not vary.
+    Raises: ValueError for an infinite score.
+    Reference: Snedecor & Cochran 1989, Statistical Methods, section 6.12.
+
+    Example:
+      >>> from evals.psychometrics import dispersion_ratio
+      >>> print(dispersion_ratio([5, 6, 7, 8], [2, 4, 6, 9]))
+      0.432 [0.110, 1.699], n = 8
+    """
     a, ref = describe(scores), describe(reference)
     n = a.n + ref.n
     if min(a.n, ref.n) < 2:
@@ -278,17 +368,39 @@ def dispersion_ratio(
 
 
 def holm(p_values: npt.ArrayLike) -> np.ndarray:
-    """Adjusted p that bound the chance of any false rejection: max over smaller p of (m − rank + 1) p.
+    """Holm's adjusted p, which bound the chance of any false rejection.
 
-    NaN stay NaN and do not count. Reference: Holm 1979, Scandinavian Journal of Statistics 6, 65-70.
+    The r-th smallest of m becomes max over the smaller ones of (m − rank + 1) p, at most 1.
+
+    Args:
+      p_values: of the tests; NaN stay NaN and do not count.
+    Returns: adjusted p in the same order.
+    Raises: ValueError for a p outside 0 to 1.
+    Reference: Holm 1979, Scandinavian Journal of Statistics 6, 65-70.
+
+    Example:
+      >>> from evals.psychometrics import holm
+      >>> holm([0.01, 0.04, 0.03]).round(3)
+      array([0.03, 0.06, 0.06])
     """
     return _adjust(p_values, lambda p: np.maximum.accumulate(p * np.arange(len(p), 0, -1)))
 
 
 def benjamini_hochberg(p_values: npt.ArrayLike) -> np.ndarray:
-    """Adjusted p that bound the share of false among rejected: min over larger p of m p / rank.
+    """Benjamini and Hochberg's adjusted p, which bound the share of false among the rejected.
 
-    NaN stay NaN and do not count. Reference: Benjamini & Hochberg 1995, J. R. Stat. Soc. B 57, 289-300.
+    The r-th smallest of m becomes min over the larger ones of m p / rank, at most 1.
+
+    Args:
+      p_values: of the tests; NaN stay NaN and do not count.
+    Returns: adjusted p in the same order.
+    Raises: ValueError for a p outside 0 to 1.
+    Reference: Benjamini & Hochberg 1995, J. R. Stat. Soc. B 57, 289-300.
+
+    Example:
+      >>> from evals.psychometrics import benjamini_hochberg
+      >>> benjamini_hochberg([0.01, 0.04, 0.03]).round(3)
+      array([0.03, 0.04, 0.04])
     """
     return _adjust(
         p_values,

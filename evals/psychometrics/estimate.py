@@ -35,6 +35,12 @@ class Estimate(NamedTuple):
         """Whether there is a value."""
         return not math.isnan(self.value)
 
+    def __str__(self) -> str:
+        """Value [low, high], n; and the reason where there is one."""
+        bounds = "" if math.isnan(self.low) else f" [{self.low:.3f}, {self.high:.3f}]"
+        value = f"{self.value:.3f}" if self.defined else "undefined"
+        return f"{value}{bounds}, n = {self.n}" + (f" ({self.reason})" if self.reason else "")
+
 
 def undefined(reason: str, n: int = 0) -> Estimate:
     """NaN with the reason it is NaN."""
@@ -51,7 +57,7 @@ def as_matrix(responses: npt.ArrayLike, *, name: str = "responses") -> np.ndarra
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{name} must hold numbers, or NaN where missing; {error} (score the answers first, "
-            "see evals.questionnaires.scoring.keyed_responses)"
+            "see evals.questionnaires.keyed_responses)"
         ) from None
     if matrix.ndim != 2:
         raise ValueError(
@@ -103,11 +109,21 @@ def z_critical(confidence: float) -> float:
 
 
 def pearson(x: npt.ArrayLike, y: npt.ArrayLike, *, confidence: float = 0.95) -> Estimate:
-    """Pearson's r over the pairs without a missing value, with Fisher's interval.
+    """Pearson's correlation over the pairs without a missing value, with Fisher's interval.
 
     r = cov(x, y) / (sd(x) sd(y));   CI: tanh(atanh r ± z / √(n − 3)).
 
+    Args:
+      x, y: a number for each respondent, NaN where missing; as many of one as of the other.
+      confidence: of the interval, two-sided.
     Returns: Estimate; NaN where a variable is constant; bounds NaN below 4 pairs. |r| = 1 has bounds r.
+    Raises: ValueError where x and y differ in length, or hold text or an infinite value.
+    Reference: Fisher 1921, Metron 1, 3-32.
+
+    Example:
+      >>> from evals.psychometrics import pearson
+      >>> print(pearson([1, 2, 3, 4, 5], [2, 1, 4, 3, 5]))
+      0.800 [-0.280, 0.986], n = 5
     """
     x, y = (as_matrix(np.reshape(v, (-1, 1)), name="x and y")[:, 0] for v in (x, y))
     if len(x) != len(y):

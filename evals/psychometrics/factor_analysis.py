@@ -84,12 +84,29 @@ def efa(
 ) -> Efa:
     """Exploratory factor analysis by minimum residuals of Pearson correlations.
 
+    Minimizes Σ_{i<j} (rᵢⱼ − Σ_m λᵢₘ λⱼₘ)², then rotates.
+
     Args:
       responses: persons x items, NaN where missing (listwise deletion).
+      n_factors: how many.
       rotation: "oblimin" (oblique), "varimax" or "none".
       correlation, n: a correlation matrix and its sample size in place of responses.
     Returns: Efa. Items that do not vary are left out and named in the reason.
-    Raises: ValueError where n_factors leaves no degrees of freedom to estimate.
+    Raises: ValueError where n_factors leaves no degrees of freedom to estimate, or for an unknown rotation.
+    Reference: Harman & Jones 1966, Psychometrika 31, 351-368; fit as in psych::fa.
+
+    Example:
+      >>> from evals.psychometrics import efa, simulate_responses
+      >>> two = [[0.7, 0], [0.7, 0], [0.7, 0], [0, 0.7], [0, 0.7], [0, 0.7]]
+      >>> efa(simulate_responses(300, two), n_factors=2).loadings.abs().round(1)
+             F1   F2
+      item
+      0     0.0  0.6
+      1     0.0  0.7
+      2     0.0  0.7
+      3     0.7  0.0
+      4     0.6  0.1
+      5     0.7  0.0
     """
     corr, n, names, reason = _correlation(responses, correlation, n)
     k = len(names)

@@ -65,9 +65,20 @@ def _correlations(responses: npt.ArrayLike) -> tuple[np.ndarray | None, int, str
 
 
 def kmo(responses: npt.ArrayLike) -> Kmo:
-    """Σ r² / (Σ r² + Σ q²) over pairs of items, r their correlations and q their partial ones.
+    """Kaiser-Meyer-Olkin sampling adequacy: whether correlations can be due to common factors.
 
+    Σ r² / (Σ r² + Σ q²) over pairs of items, r their correlations and q their partial ones.
+
+    Args:
+      responses: persons x items, NaN where missing (listwise deletion).
+    Returns: Kmo(overall, items, reason).
+    Raises: ValueError for responses that are no table of finite numbers.
     Reference: Kaiser 1974, Psychometrika 39, 31-36.
+
+    Example:
+      >>> from evals.psychometrics import kmo, simulate_responses
+      >>> round(kmo(simulate_responses(200, [0.7, 0.6, 0.5, 0.8])).overall, 3)
+      0.729
     """
     corr, _, reason = _correlations(responses)
     if corr is None:
@@ -82,7 +93,22 @@ def kmo(responses: npt.ArrayLike) -> Kmo:
 
 
 def bartlett(responses: npt.ArrayLike) -> Bartlett:
-    """χ² = −(n − 1 − (2k + 5)/6) ln |R| with k(k − 1)/2 degrees of freedom (Bartlett 1951)."""
+    """Bartlett's test that all correlations are zero.
+
+    χ² = −(n − 1 − (2k + 5)/6) ln |R| with k(k − 1)/2 degrees of freedom.
+
+    Args:
+      responses: persons x items, NaN where missing (listwise deletion).
+    Returns: Bartlett(chi2, df, p, reason).
+    Raises: ValueError for responses that are no table of finite numbers.
+    Reference: Bartlett 1951, British Journal of Statistical Psychology 4, 1-11.
+
+    Example:
+      >>> from evals.psychometrics import bartlett, simulate_responses
+      >>> found = bartlett(simulate_responses(200, [0.7, 0.6, 0.5, 0.8]))
+      >>> round(found.chi2, 1), found.df, found.p < 0.001
+      (149.1, 6, True)
+    """
     corr, n, reason = _correlations(responses)
     if corr is None:
         return Bartlett(math.nan, 0, math.nan, reason)
@@ -95,10 +121,22 @@ def bartlett(responses: npt.ArrayLike) -> Bartlett:
 def parallel_analysis(
     responses: npt.ArrayLike, *, n_random: int = 50, quantile: float = 0.95, seed: int = 0
 ) -> ParallelAnalysis:
-    """Horn's parallel analysis against normal random data of the same persons x items.
+    """Horn's parallel analysis: how many factors exceed those of random data of the same size.
 
     Counts the eigenvalues before the first that does not exceed the quantile of its random counterpart.
+
+    Args:
+      responses: persons x items, NaN where missing (listwise deletion).
+      n_random, quantile, seed: random data sets, which quantile of their eigenvalues, and the seed.
+    Returns: ParallelAnalysis, with n_factors and n_components.
+    Raises: ValueError for responses that are no table of finite numbers.
     Reference: Horn 1965, Psychometrika 30, 179-185; Humphreys & Montanelli 1975 for factors.
+
+    Example:
+      >>> from evals.psychometrics import parallel_analysis, simulate_responses
+      >>> two = [[0.7, 0], [0.7, 0], [0.7, 0], [0, 0.7], [0, 0.7], [0, 0.7]]
+      >>> parallel_analysis(simulate_responses(300, two)).n_components
+      2
     """
     corr, n, reason = _correlations(responses)
     if corr is None:
@@ -136,10 +174,21 @@ def _leading(exceeds: np.ndarray) -> int:
 
 
 def velicer_map(responses: npt.ArrayLike, max_factors: int = 8) -> np.ndarray:
-    """Mean squared partial correlation after taking out 1, 2, .. principal components; least is best.
+    """Velicer's minimum average partial: how many components leave least correlation behind.
 
-    Returns: [max_factors]; NaN where undefined. argmin + 1 is the number of components.
+    Args:
+      responses: persons x items, NaN where missing (listwise deletion).
+      max_factors: of the components taken out.
+    Returns: [max_factors], the mean squared partial correlation after taking out 1, 2, .. principal
+      components; NaN where undefined. argmin + 1 is the number of components.
+    Raises: ValueError for responses that are no table of finite numbers.
     Reference: Velicer 1976, Psychometrika 41, 321-327.
+
+    Example:
+      >>> from evals.psychometrics import simulate_responses, velicer_map
+      >>> two = [[0.7, 0], [0.7, 0], [0.7, 0], [0, 0.7], [0, 0.7], [0, 0.7]]
+      >>> int(velicer_map(simulate_responses(300, two), max_factors=3).argmin()) + 1
+      1
     """
     corr, _, _ = _correlations(responses)
     result = np.full(max_factors, math.nan)

@@ -10,14 +10,17 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy import optimize
 
 from evals.psychometrics.designs import REPEAT, CodedScores, GStudyDesign, code_table, parse_design
-from evals.psychometrics.estimate import Estimate, undefined
+from evals.psychometrics.estimate import Estimate, as_matrix, undefined
 from evals.psychometrics.reml import fit_reml
 
 N_DRAWS = 4000
+# facets of a plain table
+CROSSED = ("person", "item")
 
 
 class VarianceComponents(NamedTuple):
@@ -51,8 +54,8 @@ class VarianceComponents(NamedTuple):
 
 
 def variance_components(
-    long_table: pd.DataFrame,
-    facets: Sequence[str],
+    data: pd.DataFrame | npt.ArrayLike,
+    facets: Sequence[str] | None = None,
     method: Literal["ems", "reml"] = "ems",
     *,
     score: str = "score",
@@ -67,18 +70,28 @@ def variance_components(
     ratios of two mean squares); unbalanced ones are normal with REML's information, cut at zero.
 
     Args:
-      long_table: a row for each score, a column for each facet, and the scores.
-      facets: the object of measurement first; "rater:task" for raters nested in tasks. Several scores in
-        a cell become the residual.
+      data: persons x items where no facets are named; else a long table, a row for each score, a column for
+        each facet, and the scores.
+      facets: of a long table, the object of measurement first; "rater:task" for raters nested in tasks.
+        Several scores in a cell become the residual.
+      method: "ems" or "reml".
       score: the column of scores; if absent, the only column that is no facet is taken.
+      confidence, seed: of the intervals.
     Returns: VarianceComponents, NaN with a reason where undefined (EMS of unbalanced data, one level).
     Raises: ValueError for an unknown column or method.
     Reference: Brennan 2001, Generalizability Theory; Weerahandi 1993 for the intervals.
+
+    Example:
+      >>> from evals.psychometrics import variance_components
+      >>> ratings = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
+      >>> found = variance_components(ratings)
+      >>> {effect: round(value, 3) for effect, value in found.components.items()}
+      {'person': 2.556, 'item': 5.244, 'person:item': 1.019}
     """
     if method not in ("ems", "reml"):
         raise ValueError(f'method must be "ems" or "reml"; got {method!r}')
+    frame, facets = (_crossed(data), CROSSED) if facets is None else (pd.DataFrame(data), facets)
     design = parse_design(facets)
-    frame = pd.DataFrame(long_table)
     if score not in frame.columns:
         others = [column for column in frame.columns if column not in design.facets]
         score = others[0] if len(others) == 1 else score
@@ -98,6 +111,13 @@ def variance_components(
     draws = np.maximum(found.components + spread, 0)
     blank = np.full(len(found.components), math.nan)
     return _assemble(table, blank, blank, found.components, draws, confidence, found.converged)
+
+
+def _crossed(responses: npt.ArrayLike) -> pd.DataFrame:
+    """A long table of persons x items."""
+    matrix = as_matrix(responses)
+    person, item = np.indices(matrix.shape)
+    return pd.DataFrame({"person": person.ravel(), "item": item.ravel(), "score": matrix.ravel()})
 
 
 def _why_undefined(table: CodedScores, method: str) -> str:
@@ -239,14 +259,25 @@ def d_study(
     """What the coefficients would be with other numbers of items, occasions, raters, ...
 
     Each component is divided by the conditions averaged over; negative ones count as zero. Interactions of
-    the object with fixed facets alone belong to its universe score.
+    the object with fixed facets alone belong to its universe score. G = σ²_τ/(σ²_τ + σ²_δ);
+    Φ = σ²_τ/(σ²_τ + σ²_Δ).
 
     Args:
+      components: of variance_components.
       sizes: conditions by facet; those of the data where not given (repeats: those of the data too).
       object_of_measurement: the first facet unless given.
       fixed: facets whose levels are all there are.
+      confidence: of the intervals, two-sided.
     Returns: DStudy; coefficients NaN with a reason where there is no universe score variance.
     Raises: ValueError for unknown facets or sizes below 1.
+    Reference: Brennan 2001, Generalizability Theory, chapter 4.
+
+    Example:
+      >>> from evals.psychometrics import d_study, variance_components
+      >>> ratings = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
+      >>> found = d_study(variance_components(ratings), {"item": 8})
+      >>> round(found.g.value, 3), round(found.phi.value, 3)
+      (0.953, 0.765)
     """
     design = components.design
     target = object_of_measurement or design.facets[0]

@@ -29,7 +29,23 @@ def item_statistics(responses: npt.ArrayLike, *, confidence: float = 0.95) -> It
     sum of the other items; Fisher's interval); r_corrected (with the score, its own variance replaced
     by its smc); alpha_if_dropped and std_alpha_if_dropped. NaN for an item that does not vary.
 
+    Args:
+      responses: persons x items, in the direction of the scale, NaN where missing (listwise deletion).
+      confidence: of the intervals, two-sided.
     Returns: ItemStatistics(table indexed by item, n, reason).
+    Raises: ValueError for responses that are no table of finite numbers.
+    Reference: the definitions of psych::alpha (Revelle).
+
+    Example:
+      >>> from evals.psychometrics import item_statistics
+      >>> ratings = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
+      >>> item_statistics(ratings).table[["r_rest", "alpha_if_dropped"]].round(3)
+            r_rest  alpha_if_dropped
+      item
+      0      0.806             0.883
+      1      0.859             0.867
+      2      0.844             0.872
+      3      0.790             0.918
     """
     matrix = as_matrix(responses)
     names = list(responses.columns) if isinstance(responses, pd.DataFrame) else list(range(matrix.shape[1]))

@@ -67,13 +67,27 @@ def item_information(theta: npt.ArrayLike, discrimination: float, thresholds: np
 
 
 def graded_response(responses: npt.ArrayLike) -> GradedResponse:
-    """Fits the graded response model to ordered answers.
+    """Fits the graded response model to ordered answers by marginal maximum likelihood.
 
-    Args: responses: persons x items, NaN where missing (left out of the likelihood; persons without any
-      answer do not count). Any ordered numbers; categories nobody chose do not exist.
+    P(X ≥ c | θ) = 1 / (1 + exp(−a(θ − b_c))).
+
+    Args:
+      responses: persons x items, NaN where missing (left out of the likelihood; persons without any
+        answer do not count). Any ordered numbers; categories nobody chose do not exist.
     Returns: GradedResponse; the trait is standard normal and points with the first item's majority, so
       that discriminations sum to something positive. NaN with a reason where undefined.
+    Raises: ValueError for responses that are no table of finite numbers.
     Reference: Samejima 1969; Bock & Aitkin 1981, Psychometrika 46, 443-459.
+
+    Example:
+      >>> from evals.psychometrics import graded_response, simulate_responses
+      >>> found = graded_response(simulate_responses(300, [0.7, 0.5, 0.8], options=3))
+      >>> found.items[["discrimination", "b1", "b2"]].round(1)
+            discrimination   b1   b2
+      item
+      0                2.1 -1.1  1.6
+      1                1.5 -1.5  1.4
+      2                2.4 -1.2  1.2
     """
     matrix = as_matrix(responses)
     names = list(responses.columns) if isinstance(responses, pd.DataFrame) else list(range(matrix.shape[1]))

@@ -38,7 +38,7 @@ def omega(
     n_bootstrap: int = 1000,
     seed: int = 0,
 ) -> Estimate:
-    """McDonald's omega of a scale.
+    """McDonald's omega of a scale: the share of the score's variance due to common factors.
 
     total, one factor (the default): ω = (Σλ)² / ((Σλ)² + Σθ) of a maximum likelihood one-factor model;
       its interval is by the delta method.
@@ -49,12 +49,20 @@ def omega(
 
     Args:
       responses: persons x items in the direction of the scale, NaN where missing (listwise deletion).
+      kind: which of the above.
       n_factors: group factors; 1 for total and 3 for the others unless given. Five items hardly bear
         three: expect ±.02 between programs there.
       standardized: the one-factor model of correlations in place of covariances.
       flip: reverses items that load negatively on the general factor, as psych::omega does.
+      confidence, n_bootstrap, seed: of the intervals.
     Returns: Estimate; NaN with a reason where undefined; a Heywood case is named in the reason.
+    Raises: ValueError for an unknown kind or fewer than 1 factor.
     Reference: McDonald 1999; Zinbarg, Revelle, Yovel & Li 2005, Psychometrika 70, 123-133.
+
+    Example:
+      >>> from evals.psychometrics import omega, simulate_responses
+      >>> print(omega(simulate_responses(200, [0.7, 0.6, 0.5, 0.8])))
+      0.724 [0.663, 0.786], n = 200
     """
     if kind not in ("total", "hierarchical", "asymptotic"):
         raise ValueError(f'kind must be "total", "hierarchical" or "asymptotic"; got {kind!r}')

@@ -17,7 +17,17 @@ from evals.psychometrics.estimate import Estimate, as_matrix, complete_cases, pe
 def spearman_brown(reliability: float, factor: float = 2.0) -> float:
     """The reliability of a test made `factor` times as long of parallel parts: f r / (1 + (f − 1) r).
 
-    Raises: ValueError unless factor > 0. NaN where the denominator is not positive.
+    Args:
+      reliability: of the test as it is.
+      factor: how many times as long; 2 steps a half up to the whole.
+    Returns: the reliability; NaN where the denominator is not positive.
+    Raises: ValueError unless factor > 0.
+    Reference: Spearman 1910; Brown 1910, British Journal of Psychology 3, 271-295 and 296-322.
+
+    Example:
+      >>> from evals.psychometrics import spearman_brown
+      >>> spearman_brown(0.6)
+      0.7499999999999999
     """
     if not factor > 0:
         raise ValueError(f"factor must be positive; got {factor} (2 doubles the test)")
@@ -36,7 +46,20 @@ def lengthening(reliability: float, target: float) -> float:
 
 
 def standard_error_of_measurement(sd: float, reliability: Estimate | float) -> Estimate:
-    """SEM = sd √(1 − reliability), in score units; its interval is that of the reliability, carried over."""
+    """The standard error of measurement in score units: SEM = sd √(1 − reliability).
+
+    Args:
+      sd: standard deviation of the scores over persons.
+      reliability: a number or an Estimate, whose interval is carried over.
+    Returns: Estimate in score units; NaN where there is no SD or no reliability, or one over 1.
+    Raises: nothing.
+    Reference: Lord & Novick 1968, Statistical Theories of Mental Test Scores, section 3.8.
+
+    Example:
+      >>> from evals.psychometrics import standard_error_of_measurement
+      >>> standard_error_of_measurement(15, 0.91).value
+      4.499999999999999
+    """
     r = reliability if isinstance(reliability, Estimate) else Estimate(float(reliability))
     if not r.defined or not sd >= 0:
         return undefined(r.reason or f"no standard deviation (got {sd})", r.n)
@@ -50,7 +73,18 @@ def disattenuate(r: Estimate | float, reliability_x: float, reliability_y: float
     """The correlation of true scores, r / √(reliability_x reliability_y); it may pass 1 and is not clipped.
 
     The interval is that of r over the same root: the reliabilities are taken as known.
+
+    Args:
+      r: the observed correlation, a number or an Estimate.
+      reliability_x, reliability_y: of the two scores.
+    Returns: Estimate; NaN unless both reliabilities are positive.
+    Raises: nothing.
     Reference: Spearman 1904, American Journal of Psychology 15, 72-101.
+
+    Example:
+      >>> from evals.psychometrics import disattenuate
+      >>> round(disattenuate(0.5, 0.8, 0.7).value, 3)
+      0.668
     """
     r = r if isinstance(r, Estimate) else Estimate(float(r))
     if not r.defined:
@@ -90,7 +124,20 @@ class Retest(NamedTuple):
 def retest(first: npt.ArrayLike, second: npt.ArrayLike, *, confidence: float = 0.95) -> Retest:
     """Stability of a score over two occasions; pairs with a missing value are left out.
 
+    Args:
+      first, second: scores of the same respondents on two occasions.
+      confidence: of the intervals, two-sided.
+    Returns: Retest, with r, both ICC, SEM, least change, bias and limits of agreement.
+    Raises: ValueError where the two differ in length.
     Reference: Bland & Altman 1986; Weir 2005, J. Strength Cond. Res. 19, 231-240.
+
+    Example:
+      >>> from evals.psychometrics import retest
+      >>> found = retest([10, 12, 9, 14, 11, 13], [11, 12, 10, 13, 12, 14])
+      >>> print(found.agreement)
+      0.852 [0.347, 0.977], n = 6
+      >>> round(found.smallest_change, 2)
+      1.64
     """
     pairs = as_matrix(np.column_stack([np.asarray(first, float), np.asarray(second, float)]))
     pairs = complete_cases(pairs)

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from evals.psychometrics.agreement import icc, krippendorff_alpha
 from evals.psychometrics.covariance import (
     alpha_of,
     bootstrap,
@@ -35,33 +34,8 @@ from evals.psychometrics.estimate import (
     why_no_variance,
     z_critical,
 )
-from evals.psychometrics.item_analysis import item_statistics
 from evals.psychometrics.mcdonald_omega import omega, omega_of_stack
-from evals.psychometrics.measurement_error import (
-    disattenuate,
-    retest,
-    spearman_brown,
-    standard_error_of_measurement,
-)
-from evals.psychometrics.split_halves import form_coefficients, guttman_lambda4, split_forms, split_half
-
-__all__ = [
-    "Estimate",
-    "cronbach_alpha",
-    "disattenuate",
-    "guttman_lambda4",
-    "guttman_lambda6",
-    "guttman_lambdas",
-    "icc",
-    "item_statistics",
-    "krippendorff_alpha",
-    "omega",
-    "reliability_table",
-    "retest",
-    "spearman_brown",
-    "split_half",
-    "standard_error_of_measurement",
-]
+from evals.psychometrics.split_halves import form_coefficients, guttman_lambda4, split_forms
 
 Missing = Literal["listwise", "pairwise"]
 
@@ -94,16 +68,26 @@ def cronbach_alpha(
 ) -> Estimate:
     """Cronbach's alpha: the share of the total score's variance that items have in common.
 
-    α = k/(k−1) (1 − Σ s²ᵢ / s²_total); standardized: of correlations in place of covariances.
-    Feldt: (1−α̂)/(1−α) ~ F((n−1)(k−1), n−1), exact for parallel normal items. It may be negative; it is
-    never clipped.
+    α = k/(k−1) (1 − Σ s²ᵢ / s²_total); standardized: of correlations in place of covariances. It may be
+    negative; it is never clipped. Feldt's interval: (1−α̂)/(1−α) ~ F((n−1)(k−1), n−1), exact for parallel
+    normal items.
 
     Args:
-      responses: persons x items, NaN where missing.
+      responses: persons x items, in the direction of the scale, NaN where missing.
+      standardized: of correlations.
       missing: "listwise" drops persons with a gap; "pairwise" uses what each pair of items has.
       interval: "feldt"; "duhachek" (normal, from the asymptotic variance); "bootstrap" over persons.
+      confidence: of the interval, two-sided.
+      n_bootstrap, seed: samples of persons of the bootstrap, and the seed of their draws.
     Returns: Estimate; n is counted after deletion ("pairwise": persons with any answer).
+    Raises: ValueError for an unknown way with missing answers, or a bootstrap of pairwise covariances.
     Reference: Cronbach 1951; Feldt, Woodruff & Salih 1987; Duhachek & Iacobucci 2004.
+
+    Example:
+      >>> from evals.psychometrics import cronbach_alpha
+      >>> ratings = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
+      >>> print(cronbach_alpha(ratings))
+      0.909 [0.676, 0.986], n = 6
     """
     matrix = as_matrix(responses)
     cov, n, note = _item_covariance(matrix, standardized, missing)
@@ -158,10 +142,19 @@ def guttman_lambdas(
     other items do not predict.
 
     Args:
+      responses: persons x items, in the direction of the scale, NaN where missing (listwise deletion).
       standardized: of correlations (the default, as is usual), else of covariances.
       splits: which splits λ4 is the best of, see split_half.
+      confidence, n_bootstrap, seed: of the bootstrap.
     Returns: {"lambda1": Estimate, ... "lambda6": Estimate}.
+    Raises: ValueError for responses that are no table of finite numbers.
     Reference: Guttman 1945, Psychometrika 10, 255-282.
+
+    Example:
+      >>> from evals.psychometrics import guttman_lambdas, simulate_responses
+      >>> found = guttman_lambdas(simulate_responses(200, [0.7, 0.6, 0.5, 0.8]), n_bootstrap=100)
+      >>> [round(estimate.value, 3) for estimate in found.values()]
+      [0.534, 0.717, 0.712, 0.746, 0.71, 0.661]
     """
     matrix = as_matrix(responses)
     names = ["lambda1", "lambda2", "lambda3", "lambda5", "lambda6"]
@@ -195,9 +188,23 @@ def guttman_lambda6(
     n_bootstrap: int = 1000,
     seed: int = 0,
 ) -> Estimate:
-    """Guttman's λ6 = 1 − Σ(1 − smcᵢ)/ΣR, smcᵢ the squared multiple correlation of item i on the rest.
+    """Guttman's λ6, by how well each item is predicted from the others.
 
-    standardized=False takes covariances: 1 − Σ s²ᵢ(1 − smcᵢ)/ΣC. Interval: percentile bootstrap.
+    λ6 = 1 − Σ(1 − smcᵢ)/ΣR, smcᵢ the squared multiple correlation of item i on the rest; of covariances
+    1 − Σ s²ᵢ(1 − smcᵢ)/ΣC. The interval is a percentile bootstrap over persons.
+
+    Args:
+      responses: persons x items, in the direction of the scale, NaN where missing (listwise deletion).
+      standardized: of correlations (the default, as is usual), else of covariances.
+      confidence, n_bootstrap, seed: of the bootstrap.
+    Returns: Estimate; NaN where the items predict one another exactly, as with fewer persons than items.
+    Raises: ValueError for responses that are no table of finite numbers.
+    Reference: Guttman 1945, Psychometrika 10, 255-282.
+
+    Example:
+      >>> from evals.psychometrics import guttman_lambda6, simulate_responses
+      >>> print(guttman_lambda6(simulate_responses(200, [0.7, 0.6, 0.5, 0.8])))
+      0.661 [0.590, 0.730], n = 200
     """
     matrix = as_matrix(responses)
     cov, n, note = _item_covariance(matrix, standardized, "listwise")
@@ -266,7 +273,18 @@ def reliability_table(
     correlations), omega_total (one factor), omega_total_group and omega_hierarchical (n_factors group
     factors). Intervals but Feldt's and omega_total's are percentiles over bootstrap samples of persons.
 
+    Args:
+      responses: persons x items, in the direction of the scale, NaN where missing (listwise deletion).
+      n_factors: group factors of the last two rows.
+      confidence, n_bootstrap, seed: of the bootstrap.
     Returns: a frame with the columns value, low, high, n, reason.
+    Raises: ValueError for responses that are no table of finite numbers.
+
+    Example:
+      >>> from evals.psychometrics import reliability_table, simulate_responses
+      >>> table = reliability_table(simulate_responses(200, [0.7, 0.6, 0.5, 0.8, 0.6]), n_bootstrap=100)
+      >>> round(float(table.loc["alpha_standardized", "value"]), 3)
+      0.743
     """
     matrix = as_matrix(responses)
     complete = complete_cases(matrix)

@@ -38,11 +38,20 @@ def style_indices(
     irv: SD (n − 1) over the items. longstring: longest run of one answer, in item order.
 
     Args:
-      raw: respondents x items, NaN where missing (left out of each index; a gap ends no run).
+      raw: respondents x items before reversal, NaN where missing (left out of each index; a gap ends no run).
+      low, high: the least and the greatest answer on offer.
       keys: 1 or −1 for each item.
     Returns: a frame, one row a respondent, NaN for one without answers.
     Raises: ValueError for answers outside low .. high.
     Reference: Baumgartner & Steenkamp 2001; Dunn et al. 2018 (irv); Johnson 2005 (longstring).
+
+    Example:
+      >>> from evals.psychometrics import style_indices
+      >>> found = style_indices([[5, 5, 4, 5], [1, 5, 1, 5]], 1, 5, keys=[1, -1, 1, -1])
+      >>> found[["acquiescence", "balanced_acquiescence", "extremity"]]
+         acquiescence  balanced_acquiescence  extremity
+      0        0.9375                   1.75       0.75
+      1        0.5000                   0.00       1.00
     """
     matrix = as_matrix(raw)
     if not low < high:
@@ -118,7 +127,18 @@ def forward_reverse_r(raw: npt.ArrayLike, keys: npt.ArrayLike, *, confidence: fl
 
     A trait makes it negative (who affirms one denies the other), acquiescence positive. Complete cases.
 
+    Args:
+      raw: respondents x items before reversal, NaN where missing.
+      keys: 1 or −1 for each item.
+      confidence: of the interval, two-sided.
     Returns: Estimate; NaN where a kind of item is missing or its answers do not vary.
+    Raises: ValueError for keys that do not fit the items.
+
+    Example:
+      >>> from evals.psychometrics import forward_reverse_r
+      >>> answers = [[5, 4, 1, 2], [4, 4, 2, 1], [2, 1, 4, 5], [3, 3, 3, 3], [1, 2, 5, 4]]
+      >>> print(forward_reverse_r(answers, [1, 1, -1, -1]))
+      -0.991 [-0.999, -0.866], n = 5
     """
     matrix = as_matrix(raw)
     signs = _signs(keys, matrix.shape[1])
@@ -162,12 +182,23 @@ def position_bias(
     value: npt.ArrayLike | None = None,
     value_range: float | None = None,
 ) -> PositionBias:
-    """Position bias over answers to options shown in balanced orders.
+    """How answers depend on where an option stands, over options shown in balanced orders.
+
+    distance = ½ Σ |share − 1/positions|; flip = mean absolute change of value between orders over the range.
 
     Args:
       position: of the chosen option, 0 for the first; NaN for refusals.
+      n_positions: options on offer.
       question, value: which question was asked and the value chosen, to see answers change with the order.
       value_range: high − low of the values.
+    Returns: PositionBias.
+    Raises: ValueError for positions outside the options, or a value_range that is not positive.
+
+    Example:
+      >>> from evals.psychometrics import position_bias
+      >>> found = position_bias([0, 0, 0, 1, 0, 0], 3)
+      >>> found.shares.round(2), round(found.distance, 2)
+      (array([0.83, 0.17, 0.  ]), 0.5)
     """
     places = np.asarray(position, np.float64)
     known = places[~np.isnan(places)]
@@ -223,7 +254,20 @@ def _gini(values: np.ndarray) -> float:
 
 
 def refusal_rate(refused: npt.ArrayLike, *, confidence: float = 0.95) -> Estimate:
-    """The share of questions that were refused or not answered readably, with Wilson's interval."""
+    """The share of questions that were refused or not answered readably, with Wilson's interval.
+
+    Args:
+      refused: true or false for each question.
+      confidence: of the interval, two-sided.
+    Returns: Estimate; n counts questions.
+    Raises: ValueError unless 0 < confidence < 1.
+    Reference: Wilson 1927, JASA 22, 209-212.
+
+    Example:
+      >>> from evals.psychometrics import refusal_rate
+      >>> print(refusal_rate([True] + [False] * 19))
+      0.050 [0.009, 0.236], n = 20
+    """
     flags = np.asarray(refused, bool).ravel()
     if not len(flags):
         return undefined("nothing was asked")
@@ -236,7 +280,18 @@ def social_desirability(
 ) -> Estimate:
     """Mean of a desirability scale (impression management) as a share of its range, with a t interval.
 
-    Args: scores: scale means of the respondents, in the units of the answers.
+    Args:
+      scores: scale means of the respondents, in the units of the answers; NaN where missing.
+      scale_low, scale_high: the least and the greatest mean possible.
+      confidence: of the interval, two-sided.
+    Returns: Estimate between 0 and 1.
+    Raises: ValueError unless scale_low < scale_high.
+    Reference: Paulhus 1991, in Measures of Personality and Social Psychological Attitudes, 17-59.
+
+    Example:
+      >>> from evals.psychometrics import social_desirability
+      >>> print(social_desirability([4.0, 4.5, 3.5, 5.0], 1, 5))
+      0.812 [0.556, 1.069], n = 4
     """
     values = np.asarray(scores, np.float64).ravel()
     values = values[~np.isnan(values)]

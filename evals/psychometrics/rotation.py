@@ -96,10 +96,21 @@ def oblimin(loadings: np.ndarray, *, gamma: float = 0.0) -> Rotated:
 
 
 def congruence(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Tucker's congruence of each column of one loading matrix with each of another, [m1, m2].
+    """Tucker's congruence of each column of one loading matrix with each of another.
 
-    φ = Σ a b / √(Σ a² Σ b²); 0.95 counts as the same factor (Lorenzo-Seva & ten Berge 2006). NaN for a
-    column of zeros.
+    φ = Σ a b / √(Σ a² Σ b²); 0.95 counts as the same factor.
+
+    Args:
+      first, second: loadings of the same items, items x factors.
+    Returns: [m1, m2]; NaN for a column of zeros.
+    Raises: ValueError for loadings of different items.
+    Reference: Lorenzo-Seva & ten Berge 2006, Methodology 2, 57-64.
+
+    Example:
+      >>> from evals.psychometrics import congruence
+      >>> congruence([[0.8, 0.1], [0.7, 0.0], [0.1, 0.6]], [[0.7, 0.2], [0.8, 0.1], [0.0, 0.5]]).round(3)
+      array([[0.987, 0.479],
+             [0.108, 0.96 ]])
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if first.ndim != 2 or second.ndim != 2 or len(first) != len(second):

@@ -1,6 +1,6 @@
 """Do different tests of one construct agree, and do different constructs differ? MTMM and criteria.
 
-Re-exports factor analysis: efa, cfa. Not covered: fitting factor models (factor_analysis, cfa).
+Not covered: factor models (factor_analysis, confirmatory).
 """
 
 import math
@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from evals.psychometrics.confirmatory import Cfa, cfa
 from evals.psychometrics.estimate import (
     Estimate,
     as_matrix,
@@ -22,26 +21,7 @@ from evals.psychometrics.estimate import (
     undefined,
     z_critical,
 )
-from evals.psychometrics.factor_analysis import Efa, efa
-from evals.psychometrics.factor_number import bartlett, kmo, parallel_analysis, velicer_map
 from evals.psychometrics.measurement_error import disattenuate
-from evals.psychometrics.rotation import congruence
-
-__all__ = [
-    "Cfa",
-    "Efa",
-    "Mtmm",
-    "bartlett",
-    "cfa",
-    "congruence",
-    "criterion_correlation",
-    "disattenuate",
-    "efa",
-    "kmo",
-    "mtmm",
-    "parallel_analysis",
-    "velicer_map",
-]
 
 
 class Count(NamedTuple):
@@ -95,9 +75,17 @@ def mtmm(
       traits, methods: of each variable, in the order of the columns.
       correlation: whether scores is a correlation matrix; by default if square, symmetric and within ±1.
       reliabilities: of each variable, for disattenuated correlations.
+      confidence: of the intervals, two-sided.
     Returns: Mtmm; NaN with a reason where undefined.
     Raises: ValueError for labels that do not fit the columns, or one trait by one method twice.
     Reference: Campbell & Fiske 1959, Psychological Bulletin 56, 81-105.
+
+    Example:
+      >>> from evals.psychometrics import mtmm, simulate_responses
+      >>> scores = simulate_responses(200, [[0.8, 0], [0, 0.8], [0.8, 0], [0, 0.8]])
+      >>> found = mtmm(scores, ["calm", "open", "calm", "open"], ["self", "self", "peer", "peer"])
+      >>> round(found.mean["convergent"], 2), round(found.mean["hetero_hetero"], 2)
+      (0.61, 0.07)
     """
     matrix = as_matrix(scores, name="scores")
     k = matrix.shape[1]
@@ -241,10 +229,25 @@ def criterion_correlation(
     ranks: bool = False,
     confidence: float = 0.95,
 ) -> dict[str, Estimate]:
-    """Pearson's r of a score with each criterion (a behavioral task, a rating), pairwise complete.
+    """Correlation of a score with each criterion (a behavioral task, a rating), pairwise complete.
 
     ranks=True gives Spearman's, r of the ranks (ties share theirs); its interval is Fisher's with the
-    variance (1 + r²/2)/(n − 3) of Bonett & Wright 2000, Psychometrika 65, 23-28.
+    variance (1 + r²/2)/(n − 3).
+
+    Args:
+      scores: a number for each respondent, NaN where missing.
+      criteria: by name, a number for each of the same respondents.
+      ranks: Spearman's in place of Pearson's.
+      confidence: of the intervals, two-sided.
+    Returns: an Estimate for each criterion.
+    Raises: ValueError where a criterion has another length.
+    Reference: Bonett & Wright 2000, Psychometrika 65, 23-28.
+
+    Example:
+      >>> from evals.psychometrics import criterion_correlation
+      >>> found = criterion_correlation([1, 2, 3, 4, 5], {"helped": [0, 2, 1, 3, 5]}, ranks=True)
+      >>> print(found["helped"])
+      0.900 [-0.169, 0.996], n = 5
     """
     if not ranks:
         return {name: pearson(scores, values, confidence=confidence) for name, values in criteria.items()}

@@ -19,7 +19,8 @@ from typing import Any, TextIO
 import pandas as pd
 
 from evals.models.text_model import Progress
-from evals.questionnaires.design import KEY, Battery, Design, questions
+from evals.questionnaires.design import KEY, Battery, Design, battery, questions
+from evals.questionnaires.instrument import Instrument
 from evals.questionnaires.respondent import ERROR, Answer, Question, Respondent
 
 COLUMNS = (
@@ -39,8 +40,8 @@ BLOCK = 4096
 
 def administer(
     respondent: Respondent,
-    batteries: Sequence[Battery],
-    design: Design,
+    tests: Instrument | Battery | Sequence[Instrument | Battery],
+    design: Design | None = None,
     folder: Path | None = None,
     *,
     block: int = BLOCK,
@@ -49,13 +50,28 @@ def administer(
     """Asks every question that has no answer yet; returns the long table in the order of the design.
 
     Args:
-      folder: where answers are kept as they come; None keeps them in memory.
+      respondent: who answers.
+      tests: an instrument or a battery, or several.
+      design: the conditions every item is asked in; one of each if left out.
+      folder: where answers are kept as they come, so that a killed administration resumes; None keeps them
+        in memory.
       block: questions handed to the respondent at once.
       progress: called with (answered, of).
     Returns: a row an answer with COLUMNS; response is NaN and refusal says why where there is none.
-    Raises: ValueError if the folder holds another administration, or a battery's name occurs twice, or
-      several seeds are asked of a respondent that repeats itself.
+    Raises: ValueError if the folder holds another administration, a battery's name occurs twice, several
+      seeds are asked of a respondent that repeats itself, or an instrument has open questions.
+
+    Example:
+      >>> from evals.questionnaires import administer, load_instrument, simulated_respondent
+      >>> answers = administer(simulated_respondent("midpoint"), load_instrument("gad_7"))
+      >>> answers[["item", "response", "refusal"]].head(2)
+           item  response refusal
+      0  gad7_1       1.0
+      1  gad7_2       1.0
     """
+    several = [tests] if isinstance(tests, Instrument | Battery) else tests
+    batteries = [battery(one) if isinstance(one, Instrument) else one for one in several]
+    design = design or Design()
     names = [asked.name for asked in batteries]
     if not names:
         raise ValueError("administer needs at least one instrument; got none")

@@ -44,7 +44,7 @@ EFFECTS = {
 
 
 def effects(long_table: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFrame:
-    """Each family's effect and its control, from the answers to `behaviors.battery`.
+    """Each family's effect and its control, from the answers to `behaviors.behavioral_battery`.
 
     Returns: columns family, measure, value, low, high, n (scenarios), reason, control,
       control_expected, people.
@@ -107,7 +107,21 @@ def mean_estimate(values: np.ndarray, confidence: float = 0.95) -> Estimate:
 
 
 def conduct_scores(long_table: pd.DataFrame, person: str = "persona") -> pd.DataFrame:
-    """Persons x constructs: mean conduct in situations; what `faithfulness.assess` takes as behavior."""
+    """Persons x constructs: mean conduct in situations; what `evals.faithfulness.assess` takes as behavior.
+
+    Args:
+      long_table: answers to `behavioral_battery(["conduct"])`, as `administer` returns them.
+      person: the column that tells persons apart.
+    Returns: a frame, index the persons, columns the constructs, 0 (little of it) to 3.
+    Raises: ValueError where no conduct in situations was asked.
+
+    Example:
+      >>> from evals.questionnaires import administer, behavioral_battery, conduct_scores
+      >>> from evals.questionnaires import simulated_respondent
+      >>> answers = administer(simulated_respondent("midpoint"), behavioral_battery(["conduct"], count=2))
+      >>> conduct_scores(answers).columns.tolist()
+      ['agreeableness', 'conscientiousness', 'extraversion', 'neuroticism', 'openness']
+    """
     frame = _tasks(long_table)
     own = frame[frame["family"] == "conduct"]
     if own.empty:

@@ -270,10 +270,20 @@ FAMILIES: dict[str, Callable[[int, int], list[BehavioralTask]]] = {
 }
 
 
-def battery(families: Sequence[str] = tuple(FAMILIES), count: int = 6, seed: int = 0) -> Battery:
+def behavioral_battery(families: Sequence[str] = tuple(FAMILIES), count: int = 6, seed: int = 0) -> Battery:
     """The tasks of some families as something to administer; count scenarios each, where there are so many.
 
+    Args:
+      families: names of `FAMILIES`; conduct is what tests a self-report.
+      count: scenarios of each family.
+      seed: of their parameters.
+    Returns: a Battery; items are named family/case/version.
     Raises: ValueError for an unknown family or a count below 1.
+
+    Example:
+      >>> from evals.questionnaires import behavioral_battery
+      >>> behavioral_battery(["risk"], count=1).entries[0].options
+      ((0.0, '12 coins for certain'), (1.0, '60 coins with a chance of 20 percent'))
     """
     if unknown := [name for name in families if name not in FAMILIES]:
         raise ValueError(f"a family of tasks is one of {', '.join(FAMILIES)}; got {unknown[0]!r}")

@@ -106,7 +106,18 @@ class Design:
 
 
 def battery(instrument: Instrument) -> Battery:
-    """An instrument's items. Raises: ValueError for open questions, which have no options to choose from."""
+    """An instrument's items as something to administer.
+
+    Args:
+      instrument: with options to choose from.
+    Returns: a Battery; each item's options run from low to high.
+    Raises: ValueError for open questions, which have no options to choose from.
+
+    Example:
+      >>> from evals.questionnaires import battery, load_instrument
+      >>> len(battery(load_instrument("mini_ipip")).entries)
+      20
+    """
     if not instrument.options:
         raise ValueError(
             f"{instrument.name} asks open questions; only instruments with options can be administered"

@@ -189,8 +189,17 @@ class Instrument(_Record):
         return value if key == 1 else self.low + self.high - value
 
 
-def shipped() -> tuple[str, ...]:
-    """The names of the instruments that come with the package."""
+def shipped_instruments() -> tuple[str, ...]:
+    """The names of the instruments that come with the package.
+
+    Returns: names that `load_instrument` takes, in the order of the alphabet.
+    Raises: nothing.
+
+    Example:
+      >>> from evals.questionnaires import shipped_instruments
+      >>> shipped_instruments()[:3]
+      ('crt_2', 'gad_7', 'ipip_50')
+    """
     return tuple(sorted(p.name.removesuffix(".json") for p in SHIPPED.iterdir() if p.name.endswith(".json")))
 
 
@@ -200,7 +209,14 @@ def load_instrument(name_or_path: str | Path, *, include: Collection[str] = ()) 
     Args:
       name_or_path: "ipip_50", or a path; docs/instruments.md describes the file.
       include: flags whose items are wanted too ("self_harm"); flagged items are left out otherwise.
+    Returns: the Instrument.
     Raises: ValueError that names the file, the entry and the remedy.
+
+    Example:
+      >>> from evals.questionnaires import load_instrument
+      >>> neo = load_instrument("ipip_neo_120")
+      >>> len(neo.items), [scale.title for scale in neo.domains][:2], len(neo.facets)
+      (120, ['Neuroticism', 'Extraversion'], 30)
     """
     file, folder = _find(name_or_path)
     try:
@@ -226,15 +242,15 @@ def load_instrument(name_or_path: str | Path, *, include: Collection[str] = ()) 
 def _find(name_or_path: str | Path) -> tuple[Traversable, Traversable]:
     """The instrument's file, and the folder in which its CSVs lie."""
     text = str(name_or_path)
-    if text in shipped():
+    if text in shipped_instruments():
         return SHIPPED / f"{text}.json", SHIPPED
     path = Path(text)
     if path.is_file() and path.suffix == ".json":
         return path, path.parent
     if path.is_file():
         raise ValueError(f"{text} must be a JSON file, which names a CSV of items (see docs/instruments.md)")
-    near = difflib.get_close_matches(text, shipped(), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(shipped())}"
+    near = difflib.get_close_matches(text, shipped_instruments(), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(shipped_instruments())}"
     raise ValueError(f"no instrument or file named {text!r}; {hint}")
 
 

@@ -131,8 +131,20 @@ RULES: dict[str, Callable[[int, Question], Answer]] = {
 NULLS = tuple(name for name in RULES if name != "faithful")
 
 
-def simulated(name: str, seed: int = 0) -> Simulated:
-    """A simulated respondent by name. Raises: ValueError with the known names."""
+def simulated_respondent(name: str, seed: int = 0) -> Simulated:
+    """A simulated respondent by name: six that only seem to answer, and the faithful one.
+
+    Args:
+      name: of RULES.
+      seed: of all its draws; the same seed gives the same answers, whatever the order of asking.
+    Returns: a Respondent.
+    Raises: ValueError with the known names.
+
+    Example:
+      >>> from evals.questionnaires import simulated_respondent
+      >>> simulated_respondent("acquiescent").name
+      'acquiescent'
+    """
     if name not in RULES:
         raise ValueError(f"a simulated respondent is one of {', '.join(RULES)}; got {name!r}")
     return Simulated(name, RULES[name], seed)

@@ -152,6 +152,20 @@ def parse(question: Question, text: str) -> Answer:
 
     An answer that names a label or an option is taken even after an apology; else a refusal is a refusal.
     A text that names several options is unreadable, never guessed.
+
+    Args:
+      question: as it was asked, for its labels and options.
+      text: what was written.
+    Returns: an Answer; without a value it says whether it was empty, refused or unreadable.
+    Raises: nothing.
+
+    Example:
+      >>> from evals.questionnaires import Question, named_templates, parse
+      >>> from evals.questionnaires.wording import Choice
+      >>> options = (Choice(1.0, "Inaccurate", "A"), Choice(2.0, "Accurate", "B"))
+      >>> asked = Question("i1", "Like parties.", "", options, named_templates(["form"])[0])
+      >>> parse(asked, "(B) Accurate").value, parse(asked, "A or B").refusal
+      (2.0, 'unreadable')
     """
     said = text.strip()
     if not said:

@@ -97,7 +97,22 @@ def _labels(index: pd.Index, names: list[str]) -> pd.Index:
 
 
 def read_responses(path: Path) -> pd.DataFrame:
-    """A table of responses from CSV, TSV, JSON or Parquet. Raises: ValueError for other files."""
+    r"""Reads a table of responses, long or wide, from CSV, TSV, JSON or Parquet.
+
+    Args:
+      path: of the file; its suffix tells the format.
+    Returns: the table as it stands there; only empty cells, NA and NaN are missing.
+    Raises: ValueError for other files, or one without rows.
+
+    Example:
+      >>> import tempfile, pathlib
+      >>> from evals.questionnaires import read_responses
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     table = pathlib.Path(folder) / "answers.csv"
+      ...     _ = table.write_text("respondent,item,response\nann,gad_1,2\n")
+      ...     read_responses(table)["response"].tolist()
+      [2]
+    """
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     readers = {

@@ -40,6 +40,8 @@ def tabulate(
     Raises: ValueError for unknown items, an item answered twice, answers out of range or unreadable.
     """
     frame = pd.DataFrame(responses)
+    if "instrument" in frame.columns:
+        frame = pd.DataFrame(frame[frame["instrument"] == instrument.name])
     keys = [respondent] if isinstance(respondent, str) else list(respondent)
     wide = not {ITEM, RESPONSE} <= set(frame.columns)
     if wide:
@@ -121,8 +123,22 @@ def keyed_responses(
 ) -> pd.DataFrame:
     """Answers in the direction of their scales, low + high − x where the key is −1.
 
-    Args: scale: only the items of this scale or facet; all items if None.
-    Returns: respondents x items, NaN where missing: what evals.psychometrics.reliability takes.
+    Args:
+      responses: as `score` takes them, or checked already.
+      instrument: whose items they answer.
+      scale: only the items of this scale or facet; all items if None.
+      respondent: the column or columns that tell respondents apart.
+    Returns: respondents x items, NaN where missing: what evals.psychometrics takes.
+    Raises: ValueError as `tabulate`, or for an unknown scale.
+
+    Example:
+      >>> import pandas as pd
+      >>> from evals.questionnaires import keyed_responses, load_instrument
+      >>> mini = load_instrument("mini_ipip")
+      >>> items = [item.id for item in mini.items_of("E")]
+      >>> answers = pd.DataFrame([[5, 5, 5, 5]], columns=items)
+      >>> keyed_responses(answers, mini, "E").to_numpy().tolist()
+      [[5.0, 1.0, 5.0, 1.0]]
     """
     answers = (
         responses
@@ -152,12 +168,24 @@ def score(
     percentile: 100 Φ(z), as if the norm group were normal.
 
     Args:
+      responses: long (respondent, item, response) or wide (a row a respondent, a column an item).
+      instrument: whose items they answer; rows of other instruments are left out where a column names them.
       min_answered: the least share of a scale's items that must be answered; below, the score is NaN.
       norm_group: a group of instrument.groups, named in the column norm_group; none, no z, t, percentile.
       ipsatize: subtracts the respondent's own mean over all keyed items (as is done for values).
+      respondent: the column or columns that tell respondents apart.
     Returns: a frame with a row for each respondent and scale: respondent column(s), scale, parent,
       n_items, n_answered, mean, sum, norm_group, z, t, percentile, reason (why NaN; empty otherwise).
     Raises: ValueError as `tabulate`; for an unknown norm group; for min_answered outside (0, 1].
+
+    Example:
+      >>> import pandas as pd
+      >>> from evals.questionnaires import load_instrument, score
+      >>> gad = load_instrument("gad_7")
+      >>> answers = pd.DataFrame([[0, 1, 2, 1, 0, 1, 2]], columns=[item.id for item in gad.items])
+      >>> score(answers, gad)[["scale", "n_answered", "sum"]]
+        scale  n_answered  sum
+      0   GAD           7  7.0
     """
     if not 0 < min_answered <= 1:
         raise ValueError(f"min_answered must lie in (0, 1]; got {min_answered} (0.5 asks for half the items)")

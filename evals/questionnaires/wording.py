@@ -112,7 +112,18 @@ def personas(path: str | Path | None = None) -> dict[str, Persona]:
 
 
 def named_templates(names: Sequence[str] | None = None) -> tuple[Template, ...]:
-    """Some of the shipped templates, all if None. Raises: ValueError with the known names."""
+    """Some of the shipped templates, in the order of their names here.
+
+    Args:
+      names: which; all if None.
+    Returns: the templates.
+    Raises: ValueError with the known names.
+
+    Example:
+      >>> from evals.questionnaires import named_templates
+      >>> [template.name for template in named_templates(["form", "terse"])]
+      ['form', 'terse']
+    """
     known = templates()
     if unknown := [name for name in names or () if name not in known]:
         raise ValueError(f"template must be one of {', '.join(known)}; got {unknown[0]!r}")
@@ -140,7 +151,15 @@ def composed_personas(count: int = 32) -> list[Persona]:
 
     So the described traits do not correlate, and what correlates in the answers is the respondent's doing.
 
+    Args:
+      count: how many.
+    Returns: the personas, with the traits that they describe (−1 or 1).
     Raises: ValueError unless 2 <= count <= 32.
+
+    Example:
+      >>> from evals.questionnaires import composed_personas
+      >>> composed_personas(8)[0].name
+      'N-E-O-A+C+'
     """
     if not 2 <= count <= 32:
         raise ValueError(f"composed personas: 2 to 32 can be made; got {count}")

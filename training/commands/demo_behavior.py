@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evals.faithfulness.report import write
+from evals.faithfulness.report import write_report
 from evals.models.local_model import Form
 from jaxmoe.language_model import LanguageModel
 from training.commands.evaluate import EvalConfig
@@ -38,4 +38,4 @@ def questionnaire(
     ]
     asked = ask(study, behavior, loaded, folder)
     said = {**card(study, behavior), "models": ", ".join(models), "form": behavior.form}
-    return write(study.report(asked.answers, said, replies=asked.replies), folder)
+    return write_report(study.report(asked.answers, said, replies=asked.replies), folder)

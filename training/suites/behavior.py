@@ -18,7 +18,7 @@ import pandas as pd
 import jaxmoe
 from evals.faithfulness import report_tables
 from evals.faithfulness.criteria import Thresholds
-from evals.faithfulness.report import write
+from evals.faithfulness.report import write_report
 from evals.faithfulness.study import FaithfulnessStudy, listed
 from evals.faithfulness.verdicts import Assessment
 from evals.models.local_model import Form
@@ -146,7 +146,7 @@ def behavior(
         report = study.report(
             asked.answers, card(study, config), base=base, checkpoints=steps, replies=asked.replies
         )
-        write(report, folder)
+        write_report(report, folder)
         return [
             _item_set(one, "" if name == config.name else name, report.assessments[name], confidence)
             for name, table in asked.answers.items()
@@ -161,7 +161,7 @@ def prepare(config: BehaviorConfig, seed: int, confidence: float) -> Faithfulnes
     instruments = [load_instrument(name) for name in config.instruments]
     batteries = [battery(one) for one in instruments]
     if config.tasks:
-        batteries.append(behaviors.battery(config.tasks, config.task_count, seed))
+        batteries.append(behaviors.behavioral_battery(config.tasks, config.task_count, seed))
     design = Design(
         wording.named_templates(config.templates or None),
         config.option_orders,

@@ -10,14 +10,15 @@ import pytest
 
 from evals.faithfulness import charts, report_tables
 from evals.faithfulness.charts import Dot
-from evals.faithfulness.report import Report, combined, render, write
+from evals.faithfulness.report import render_report, write_report
+from evals.faithfulness.report_contents import Report, combined
 from evals.faithfulness.report_sections import PARTS, _shares
 from evals.faithfulness.study import FaithfulnessStudy
 from evals.questionnaires import behaviors
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import Design, battery
 from evals.questionnaires.instrument import load_instrument
-from evals.questionnaires.null_respondents import simulated
+from evals.questionnaires.null_respondents import simulated_respondent
 from evals.questionnaires.wording import composed_personas, named_templates
 
 MINI = load_instrument("mini_ipip")
@@ -27,12 +28,14 @@ DESIGN = Design(
 
 
 def table(name, seed=0):
-    return administer(simulated(name, seed), [battery(MINI), behaviors.battery(count=3)], DESIGN)
+    return administer(
+        simulated_respondent(name, seed), [battery(MINI), behaviors.behavioral_battery(count=3)], DESIGN
+    )
 
 
 def study(**settings):
     return FaithfulnessStudy(
-        [MINI], [battery(MINI), behaviors.battery(count=3)], DESIGN, nulls=("random",), **settings
+        [MINI], [battery(MINI), behaviors.behavioral_battery(count=3)], DESIGN, nulls=("random",), **settings
     )
 
 
@@ -78,7 +81,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_is_whole_and_needs_no_network(report):
-    text = render(report)
+    text = render_report(report)
     page = Page()
     page.feed(text)
     assert not page.open
@@ -107,8 +110,8 @@ def test_the_page_is_whole_and_needs_no_network(report):
 
 
 def test_tables_are_written_and_hold_no_nan(report, tmp_path):
-    page = write(report, tmp_path)
-    assert page.read_text() == render(report)
+    page = write_report(report, tmp_path)
+    assert page.read_text() == render_report(report)
     tables = json.loads((tmp_path / "tables.json").read_text())["tables"]
     assert set(tables) == {path.stem for path in (tmp_path / "tables").glob("*.csv")}
     verdicts = pd.read_csv(tmp_path / "tables" / "verdicts.csv")
@@ -116,7 +119,7 @@ def test_tables_are_written_and_hold_no_nan(report, tmp_path):
 
 
 def test_empty_parts_are_left_out():
-    text = render(Report("t", {"a": 1}))
+    text = render_report(Report("t", {"a": 1}))
     assert "Run card" in text
     assert "Drift" not in text
 
@@ -132,7 +135,7 @@ def test_drift_and_comparison_agree_with_the_scores(report):
 
 def test_norms_give_t_scores_of_fifty_to_the_average_person():
     neo = load_instrument("ipip_neo_120")
-    own = administer(simulated("midpoint"), [battery(neo)], Design())
+    own = administer(simulated_respondent("midpoint"), [battery(neo)], Design())
     found = report_tables.profile(own, neo, "women 21 to 40").set_index("scale")
     norm = next(n for n in neo.norms if n.group == "women 21 to 40" and n.scale == "N")
     assert found.loc["N", "value"] == pytest.approx(50 + 10 * (72 - norm.mean) / norm.sd)
@@ -149,14 +152,14 @@ def test_dots_lie_where_their_values_are_and_undefined_ones_say_so():
 
 
 def test_several_models_stand_beside_each_other_and_the_first_is_the_base(several, tmp_path):
-    text = render(several)
+    text = render_report(several)
     page = Page()
     page.feed(text)
     assert not page.open
     assert "a/b &lt;c&gt;" in text
     # two marks a domain, of two shapes, and a legend
     assert len(re.findall(r'<rect[^>]*class="dot m1 "', text)) >= 5
-    write(several, tmp_path)
+    write_report(several, tmp_path)
     verdicts = pd.read_csv(tmp_path / "tables" / "verdicts.csv")
     assert verdicts["model"].tolist() == ["base"] * 20 + ["a/b <c>"] * 20
     comparison = pd.read_csv(tmp_path / "tables" / "comparison_mini_ipip.csv")

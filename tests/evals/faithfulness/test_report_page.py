@@ -4,13 +4,13 @@ import itertools
 
 import pytest
 
-from evals.faithfulness.report import write
+from evals.faithfulness.report import write_report
 from evals.faithfulness.study import FaithfulnessStudy
 from evals.questionnaires import behaviors
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import Design, battery
 from evals.questionnaires.instrument import load_instrument
-from evals.questionnaires.null_respondents import simulated
+from evals.questionnaires.null_respondents import simulated_respondent
 from evals.questionnaires.wording import composed_personas, named_templates
 from tests import chromium
 
@@ -44,12 +44,12 @@ def page(tmp_path_factory):
     design = Design(
         named_templates(["form", "terse"]), ("forward", "reversed"), personas=tuple(composed_personas(8))
     )
-    batteries = [*map(battery, instruments), behaviors.battery(count=2)]
+    batteries = [*map(battery, instruments), behaviors.behavioral_battery(count=2)]
     study = FaithfulnessStudy(instruments, batteries, design, nulls=("acquiescent", "random"))
     names = {"base": ("faithful", 0), "full SFT": ("acquiescent", 0), "LoRAMoE": ("faithful", 1)}
-    answers = {name: administer(simulated(*who), batteries, design) for name, who in names.items()}
+    answers = {name: administer(simulated_respondent(*who), batteries, design) for name, who in names.items()}
     steps = {0: answers["base"], 300: answers["LoRAMoE"]}
-    return write(
+    return write_report(
         study.report(answers, {"models": ", ".join(names)}, checkpoints=steps),
         tmp_path_factory.mktemp("page"),
     )

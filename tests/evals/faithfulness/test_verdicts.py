@@ -12,7 +12,7 @@ from evals.questionnaires import behavior_scores, behaviors
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import Design, battery
 from evals.questionnaires.instrument import load_instrument
-from evals.questionnaires.null_respondents import NULLS, simulated, true_traits
+from evals.questionnaires.null_respondents import NULLS, simulated_respondent, true_traits
 from evals.questionnaires.response_table import cube
 from evals.questionnaires.wording import CONSTRUCTS, composed_personas, named_templates
 
@@ -28,7 +28,9 @@ def instruments():
 
 def table_of(name, instruments, seed=0, design=DESIGN):
     batteries = [battery(one) for one in instruments]
-    return administer(simulated(name, seed), [*batteries, behaviors.battery(["conduct"])], design)
+    return administer(
+        simulated_respondent(name, seed), [*batteries, behaviors.behavioral_battery(["conduct"])], design
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_the_faithful_respondent_is_faithful_on_every_criterion(instruments):
 @pytest.mark.parametrize("name", NULLS)
 def test_no_null_respondent_is_faithful_on_any_construct(name, instruments):
     for seed in (0, 1):
-        found = conclusions(simulated(name, seed), instruments, DESIGN)
+        found = conclusions(simulated_respondent(name, seed), instruments, DESIGN)
         assert set(found.values()) == {"not faithful"}
 
 
@@ -104,7 +106,7 @@ def test_one_person_leaves_everything_undetermined_and_nothing_is_one(instrument
 
 def test_a_scale_keyed_one_way_cannot_be_told_from_agreement():
     gad = load_instrument("gad_7")
-    table = administer(simulated("acquiescent"), [battery(gad)], DESIGN)
+    table = administer(simulated_respondent("acquiescent"), [battery(gad)], DESIGN)
     found = assess(table, gad)
     checks = found.checks[found.checks["statistic"] == "forward-reverse r"]
     assert checks["verdict"].tolist() == ["undetermined"]
@@ -114,7 +116,7 @@ def test_a_scale_keyed_one_way_cannot_be_told_from_agreement():
 
 def test_the_anxiety_facet_is_held_against_another_test_of_anxiety():
     both = [load_instrument("ipip_neo_120"), load_instrument("gad_7")]
-    table = administer(simulated("faithful"), [battery(one) for one in both], DESIGN)
+    table = administer(simulated_respondent("faithful"), [battery(one) for one in both], DESIGN)
     checks = assess(table, both).checks
     partner = checks[(checks["scale"] == "Anxiety") & (checks["criterion"] == "external consistency")]
     assert any("with gad_7" in statistic for statistic in partner["statistic"])
@@ -139,7 +141,7 @@ def test_all_refusals_are_named_and_judge_nothing(instruments):
     ],
 )
 def test_bad_tables_are_named(instruments, change, message):
-    table = administer(simulated("random"), [battery(one) for one in instruments], Design())
+    table = administer(simulated_respondent("random"), [battery(one) for one in instruments], Design())
     with pytest.raises(ValueError, match=message):
         assess(change(table), instruments)
 
@@ -176,7 +178,7 @@ def test_effects_of_a_made_up_respondent():
                 yes = question.item.split("/")[2] in ("loss", "50", "control")
                 yield number, chosen(question, 1 if yes else 0)
 
-    table = administer(Framed(), [behaviors.battery(["framing", "ultimatum"], 5)], Design())
+    table = administer(Framed(), [behaviors.behavioral_battery(["framing", "ultimatum"], 5)], Design())
     found = behavior_scores.effects(table).set_index("family")
     assert found.loc["framing", "value"] == found.loc["ultimatum", "value"] == 1.0
     assert found.loc["framing", "control"] == 1.0

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evals.psychometrics import item_response, polychoric
+from evals import psychometrics
+from evals.psychometrics import item_response, polychoric_correlations
 
 ITERATIVE = 1e-3
 
@@ -25,11 +26,11 @@ def test_polychoric_correlations(golden):
     expected = golden["polychoric"]
     turned = golden.scale(expected["scale"])
     data = golden.raw[turned.columns].dropna()
-    found = polychoric.polychoric(data)
+    found = psychometrics.polychoric(data)
     assert found.n == expected["n"]
     assert found.correlations == pytest.approx(np.array(expected["rho"]["values"]), abs=ITERATIVE)
     assert np.array(found.thresholds) == pytest.approx(np.array(expected["tau"]["values"]), abs=1e-8)
-    alpha = polychoric.ordinal_alpha(turned.dropna())
+    alpha = psychometrics.ordinal_alpha(turned.dropna())
     assert alpha.value == pytest.approx(expected["ordinal_alpha"], abs=ITERATIVE)
 
 
@@ -47,7 +48,7 @@ def test_bivariate_normal_distribution(r):
         for a, b in zip(x, y, strict=True)
     ]
     # scipy integrates to 1e-5 by default, more finely in two dimensions
-    assert polychoric.bivariate_normal_cdf(x, y, r) == pytest.approx(expected, abs=1e-7)
+    assert polychoric_correlations.bivariate_normal_cdf(x, y, r) == pytest.approx(expected, abs=1e-7)
 
 
 def test_polychoric_sees_through_the_categories():
@@ -55,12 +56,12 @@ def test_polychoric_sees_through_the_categories():
     latent = rng.multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 20_000)
     answers = np.digitize(latent, [-1.5, -1.0, 0.8])
     assert np.corrcoef(answers.T)[0, 1] < 0.53
-    assert polychoric.polychoric(answers).correlations[0, 1] == pytest.approx(0.6, abs=0.02)
+    assert psychometrics.polychoric(answers).correlations[0, 1] == pytest.approx(0.6, abs=0.02)
 
 
 def test_ordinal_alpha_bootstrap():
     data, _, _ = graded(150, [1.5, 1.5, 1.5], 0)
-    found = polychoric.ordinal_alpha(data, n_bootstrap=20)
+    found = psychometrics.ordinal_alpha(data, n_bootstrap=20)
     assert found.low < found.value < found.high
 
 
@@ -128,6 +129,6 @@ def test_undefined(data, why):
 
 def test_undefined_polychoric():
     constant = np.column_stack([np.arange(20.0) % 3, np.full(20, 2.0)])
-    assert "item 2 does not vary" in polychoric.polychoric(constant).reason
-    assert math.isnan(polychoric.ordinal_alpha(constant).value)
-    assert "too many" in polychoric.polychoric(np.random.default_rng(0).normal(size=(50, 2))).reason
+    assert "item 2 does not vary" in psychometrics.polychoric(constant).reason
+    assert math.isnan(psychometrics.ordinal_alpha(constant).value)
+    assert "too many" in psychometrics.polychoric(np.random.default_rng(0).normal(size=(50, 2))).reason

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evals.psychometrics import agreement, comparisons, covariance, reliability, validity
+from evals import psychometrics
+from evals.psychometrics import agreement, comparisons, covariance, reliability
 from evals.psychometrics.comparisons import GroupMoments
 from evals.psychometrics.covariance_structure import fit_ml
 from evals.psychometrics.generalizability import variance_components
@@ -28,10 +29,10 @@ def test_scale_summaries(scale):
     average = expected["average_r"]
     ratio = complete.shape[1] * average / (1 - average)
     assert ratio == pytest.approx(expected["signal_to_noise"], abs=CLOSED_FORM)
-    alpha = reliability.cronbach_alpha(scale.data, interval="duhachek")
+    alpha = psychometrics.cronbach_alpha(scale.data, interval="duhachek")
     half = (alpha.high - alpha.low) / 2
     assert half / 1.959963984540054 == pytest.approx(expected["ase"], abs=CLOSED_FORM)
-    lambda6 = reliability.guttman_lambda6(scale.data, n_bootstrap=5).value
+    lambda6 = psychometrics.guttman_lambda6(scale.data, n_bootstrap=5).value
     assert lambda6 == pytest.approx(expected["lambda6_smc"], abs=CLOSED_FORM)
     means = complete.mean(axis=1)
     assert means.mean() == pytest.approx(expected["mean_of_item_means"], abs=CLOSED_FORM)
@@ -54,7 +55,7 @@ def test_one_factor_residuals_and_omegas(scale):
     total = 1 - one.uniqueness.sum() / corr.sum()
     assert total == pytest.approx(expected["psych_omega_nf1"]["omega_total"], abs=ITERATIVE)
     for name in {"psych_omega_nf1", "psych_omega_nf3"} & expected.keys():
-        std = reliability.cronbach_alpha(scale.data, standardized=True).value
+        std = psychometrics.cronbach_alpha(scale.data, standardized=True).value
         assert std == pytest.approx(expected[name]["alpha"], abs=CLOSED_FORM)
         g6 = 1 - covariance.unexplained(corr).sum() / corr.sum()
         assert g6 == pytest.approx(expected[name]["G6"], abs=CLOSED_FORM)
@@ -75,11 +76,11 @@ def test_all_items_together(golden):
 def test_rank_correlation_and_its_test(golden):
     expected = golden["correlation"]
     n, e = (golden.scale(name).mean(axis=1, skipna=False) for name in expected["scales"])
-    found = validity.criterion_correlation(n, {"E": e}, ranks=True)["E"]
+    found = psychometrics.criterion_correlation(n, {"E": e}, ranks=True)["E"]
     assert found.value == pytest.approx(expected["spearman"], abs=CLOSED_FORM)
     assert found.n == expected["n"]
     assert found.low < found.value < found.high
-    r = validity.criterion_correlation(n, {"E": e})["E"].value
+    r = psychometrics.criterion_correlation(n, {"E": e})["E"].value
     assert r * np.sqrt((found.n - 2) / (1 - r**2)) == pytest.approx(expected["t"], abs=1e-6)
 
 
@@ -87,10 +88,10 @@ def test_ranks_do_not_mind_a_bent_scale_and_say_when_there_are_none():
     x = np.random.default_rng(0).normal(size=40)
     y = x + np.random.default_rng(1).normal(size=40)
     straight, bent = (
-        validity.criterion_correlation(x, {"y": v}, ranks=True)["y"] for v in (y, np.exp(3 * y))
+        psychometrics.criterion_correlation(x, {"y": v}, ranks=True)["y"] for v in (y, np.exp(3 * y))
     )
     assert straight == bent
-    alike = validity.criterion_correlation(x, {"y": np.ones(40)}, ranks=True)["y"]
+    alike = psychometrics.criterion_correlation(x, {"y": np.ones(40)}, ranks=True)["y"]
     assert np.isnan(alike.value)
     assert alike.reason
 
@@ -109,7 +110,7 @@ def test_identities_of_a_scale(golden):
     table = agreement.icc_table(complete)
     for form in ("ICC2k", "ICC3", "ICC3k"):
         assert table.loc[form, "icc"] == pytest.approx(expected[form], abs=CLOSED_FORM)
-    assert reliability.cronbach_alpha(complete).value == pytest.approx(expected["alpha"], abs=CLOSED_FORM)
+    assert psychometrics.cronbach_alpha(complete).value == pytest.approx(expected["alpha"], abs=CLOSED_FORM)
 
 
 def test_standard_error_with_pairwise_deletion(scale):
@@ -125,7 +126,7 @@ def test_standard_error_with_pairwise_deletion(scale):
 def test_variance_of_factors(golden, rotation):
     expected = golden["efa"][rotation]
     data = pd.concat(list(golden.scales.values()), axis=1)
-    found = validity.efa(data, 5, rotation)
+    found = psychometrics.efa(data, 5, rotation)
     phi = found.factor_correlations if rotation == "oblimin" else np.eye(5)
     loadings = found.loadings.to_numpy()
     ours = np.sort(np.diagonal(phi @ loadings.T @ loadings))[::-1]

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evals.psychometrics import covariance_structure, validity
+from evals import psychometrics
+from evals.psychometrics import covariance_structure
 from evals.psychometrics.confirmatory import parse, structure_of
 from evals.psychometrics.factor_analysis import minres
 from evals.psychometrics.rotation import align, oblimin, varimax
@@ -29,7 +30,7 @@ def simple_structure(n: int, seed: int, n_factors: int = 3, items: int = 4) -> p
 @pytest.mark.parametrize("rotation", ["none", "varimax", "oblimin"])
 def test_efa_of_all_items(golden, rotation):
     expected = golden["efa"]
-    found = validity.efa(golden.raw, expected["n_factors"], rotation)
+    found = psychometrics.efa(golden.raw, expected["n_factors"], rotation)
     assert found.n == expected["n"]
     assert found.reason == ""
     assert not found.heywood
@@ -53,24 +54,24 @@ def test_efa_of_all_items(golden, rotation):
 
 def test_efa_of_a_correlation_matrix_is_that_of_the_data(simulated):
     complete = simulated.raw.dropna()
-    from_data = validity.efa(complete, 2)
-    from_matrix = validity.efa(None, 2, correlation=complete.corr(), n=len(complete))
+    from_data = psychometrics.efa(complete, 2)
+    from_matrix = psychometrics.efa(None, 2, correlation=complete.corr(), n=len(complete))
     assert from_matrix.loadings.to_numpy() == pytest.approx(from_data.loadings.to_numpy(), abs=1e-6)
     assert from_matrix.fit["chi2"] == pytest.approx(from_data.fit["chi2"])
 
 
 def test_number_of_factors(golden):
     expected, raw = golden["efa"], golden.raw
-    kmo = validity.kmo(raw)
+    kmo = psychometrics.kmo(raw)
     assert kmo.overall == pytest.approx(expected["kmo"]["MSA"], abs=CLOSED_FORM)
     assert kmo.items == pytest.approx(list(expected["kmo"]["MSAi"].values()), abs=CLOSED_FORM)
-    bartlett = validity.bartlett(raw)
+    bartlett = psychometrics.bartlett(raw)
     assert bartlett.chi2 == pytest.approx(expected["bartlett"]["chisq"], rel=1e-10)
     assert bartlett.df == expected["bartlett"]["df"]
-    steps = validity.velicer_map(raw)
+    steps = psychometrics.velicer_map(raw)
     assert steps == pytest.approx(expected["velicer_map"], abs=CLOSED_FORM)
     assert steps.argmin() + 1 == expected["map_min_at"]
-    parallel = validity.parallel_analysis(raw, n_random=10)
+    parallel = psychometrics.parallel_analysis(raw, n_random=10)
     assert parallel.component_eigenvalues == pytest.approx(expected["eigenvalues"], abs=CLOSED_FORM)
     assert parallel.factor_eigenvalues == pytest.approx(expected["parallel"]["fa_values"], abs=ITERATIVE)
     assert abs(parallel.n_factors - expected["parallel"]["nfact"]) <= 1
@@ -81,7 +82,7 @@ def test_number_of_factors(golden):
 def test_cfa(golden, study):
     expected = golden[f"cfa_{study}"]
     data = golden.raw if study == "questionnaire" else golden.table(study)
-    found = validity.cfa(data, expected["model"])
+    found = psychometrics.cfa(data, expected["model"])
     assert found.n == expected["n"]
     assert found.converged
     assert not found.improper
@@ -108,7 +109,7 @@ def test_cfa(golden, study):
 
 def test_one_factor_models(scale):
     data, expected = scale.complete, scale.values["cfa1"]
-    found = validity.cfa(data, {"f": list(data)}, std_lv=True)
+    found = psychometrics.cfa(data, {"f": list(data)}, std_lv=True)
     loadings = found.parameters[found.parameters["op"] == "=~"].set_index("rhs")
     sign = np.sign(loadings["est"].sum())
     assert (sign * loadings["est"]).to_dict() == pytest.approx(expected["loadings_unstd"], abs=ITERATIVE)
@@ -141,7 +142,7 @@ def test_gradient_and_information_are_those_of_the_likelihood():
 
 def test_cfa_recovers_what_was_simulated():
     data = simple_structure(20_000, 1)
-    found = validity.cfa(
+    found = psychometrics.cfa(
         data, "\n".join(f"f{f} =~ " + " + ".join(f"f{f}_{i}" for i in range(4)) for f in range(3))
     )
     std = found.parameters.set_index(["lhs", "op", "rhs"])["std"]
@@ -151,11 +152,14 @@ def test_cfa_recovers_what_was_simulated():
 
 
 def test_efa_recovers_what_was_simulated():
-    found = validity.efa(simple_structure(20_000, 2), 3)
+    found = psychometrics.efa(simple_structure(20_000, 2), 3)
     target = np.kron(np.eye(3), np.full((4, 1), 0.7))
     order, signs = align(found.loadings.to_numpy(), target)
     assert found.loadings.to_numpy()[:, order] * signs == pytest.approx(target, abs=0.03)
-    assert np.diagonal(validity.congruence(found.loadings.to_numpy()[:, order] * signs, target)).min() > 0.99
+    assert (
+        np.diagonal(psychometrics.congruence(found.loadings.to_numpy()[:, order] * signs, target)).min()
+        > 0.99
+    )
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 4))
@@ -194,7 +198,7 @@ TRAITS, METHODS = list("ABC") * 3, [1] * 3 + [2] * 3 + [3] * 3
 def test_mtmm(golden):
     matrix = golden.table("multitrait_multimethod", index_col=0)
     expected = golden["mtmm"]
-    found = validity.mtmm(matrix, TRAITS, METHODS)
+    found = psychometrics.mtmm(matrix, TRAITS, METHODS)
     assert found.reason == ""
     assert found.mean["convergent"] == pytest.approx(expected["mean_convergent"], abs=CLOSED_FORM)
     assert found.mean["hetero_mono"] == pytest.approx(
@@ -221,8 +225,8 @@ def test_mtmm(golden):
 def test_mtmm_does_not_depend_on_the_order_of_the_variables(simulated):
     matrix = simulated.table("multitrait_multimethod", index_col=0).to_numpy()
     order = np.random.default_rng(0).permutation(9)
-    first = validity.mtmm(matrix, TRAITS, METHODS)
-    second = validity.mtmm(
+    first = psychometrics.mtmm(matrix, TRAITS, METHODS)
+    second = psychometrics.mtmm(
         matrix[np.ix_(order, order)], [TRAITS[i] for i in order], [METHODS[i] for i in order]
     )
     assert second.mean == pytest.approx(first.mean)
@@ -237,7 +241,7 @@ def test_mtmm_tells_traits_from_methods():
     by_trait = traits[:, [0, 1, 2, 0, 1, 2]] + 0.5 * noise
     by_method = methods[:, [0, 0, 0, 1, 1, 1]] + 0.5 * noise
     labels = (list("ABCABC"), [1, 1, 1, 2, 2, 2])
-    good, bad = validity.mtmm(by_trait, *labels), validity.mtmm(by_method, *labels)
+    good, bad = psychometrics.mtmm(by_trait, *labels), psychometrics.mtmm(by_method, *labels)
     assert good.positive == (3, 3)
     assert good.over_hetero_hetero.passed == good.over_hetero_hetero.total == 12
     assert good.over_hetero_mono.passed == good.over_hetero_mono.total == 12
@@ -248,7 +252,7 @@ def test_mtmm_tells_traits_from_methods():
 def test_criterion_correlation_with_its_interval(golden):
     expected = golden["correlation"]
     one, other = (golden.scale(name).mean(axis=1, skipna=False) for name in expected["scales"])
-    found = validity.criterion_correlation(one, {"other": other})["other"]
+    found = psychometrics.criterion_correlation(one, {"other": other})["other"]
     assert found.n == expected["n"]
     assert found[:3] == pytest.approx([expected["r"], *expected["ci95"]], abs=CLOSED_FORM)
 
@@ -258,7 +262,7 @@ def test_criterion_correlation_with_its_interval(golden):
 
 def test_a_constant_item_is_left_out_of_efa_and_named():
     data = simple_structure(200, 0).assign(same=3.0)
-    found = validity.efa(data, 3)
+    found = psychometrics.efa(data, 3)
     assert "item 13" in found.reason
     assert "same" not in found.loadings.index
 
@@ -266,10 +270,10 @@ def test_a_constant_item_is_left_out_of_efa_and_named():
 def test_a_heywood_case_is_flagged():
     # r12 r13 / r23 > 1: item 1 would need a loading above one
     corr = np.array([[1, 0.75, 0.75], [0.75, 1, 0.45], [0.75, 0.45, 1]])
-    assert "Heywood" in validity.efa(None, 1, correlation=corr, n=100).reason
+    assert "Heywood" in psychometrics.efa(None, 1, correlation=corr, n=100).reason
     values, vectors = np.linalg.eigh(corr)
     data = np.random.default_rng(0).normal(size=(5000, 3)) @ (vectors * np.sqrt(values)).T
-    found = validity.cfa(pd.DataFrame(data, columns=["a", "b", "c"]), "f =~ a + b + c")
+    found = psychometrics.cfa(pd.DataFrame(data, columns=["a", "b", "c"]), "f =~ a + b + c")
     assert found.improper
     assert "negative" in found.reason
 
@@ -283,26 +287,26 @@ def test_a_heywood_case_is_flagged():
     ],
 )
 def test_undefined_factor_models(data, why):
-    factor = validity.efa(data, 1)
+    factor = psychometrics.efa(data, 1)
     assert why in factor.reason
     assert np.isnan(factor.loadings.to_numpy()).all()
-    assert why in validity.cfa(data, "f =~ a + b + c + d").reason
-    assert np.isnan(validity.kmo(data).overall)
-    assert np.isnan(validity.bartlett(data).chi2)
-    assert np.isnan(validity.velicer_map(data)).all()
-    assert validity.parallel_analysis(data).n_factors == -1
+    assert why in psychometrics.cfa(data, "f =~ a + b + c + d").reason
+    assert np.isnan(psychometrics.kmo(data).overall)
+    assert np.isnan(psychometrics.bartlett(data).chi2)
+    assert np.isnan(psychometrics.velicer_map(data)).all()
+    assert psychometrics.parallel_analysis(data).n_factors == -1
 
 
 def test_unidentified_models_are_named():
     data = simple_structure(100, 0)
     for model in ("f =~ f0_0 + f0_1", "f =~ f0_0 + f0_1 + f0_2\ng =~ f1_0 + f1_1\nh =~ f2_0"):
-        assert "not identified" in validity.cfa(data, model).reason
+        assert "not identified" in psychometrics.cfa(data, model).reason
 
 
 def test_mtmm_of_one_constant_score():
     data = np.random.default_rng(0).normal(size=(50, 4))
     data[:, 2] = 1
-    found = validity.mtmm(data, list("ABAB"), [1, 1, 2, 2])
+    found = psychometrics.mtmm(data, list("ABAB"), [1, 1, 2, 2])
     assert "variable 3 does not vary" in found.reason
     assert found.over_hetero_mono.total == 0
 
@@ -311,17 +315,17 @@ def test_mtmm_of_one_constant_score():
     ("call", "message"),
     [
         (
-            lambda: validity.cfa(simple_structure(50, 0), "f =~ f0_0 + nothing"),
+            lambda: psychometrics.cfa(simple_structure(50, 0), "f =~ f0_0 + nothing"),
             "'nothing', which is no column",
         ),
-        (lambda: validity.cfa(simple_structure(50, 0), "f ~ f0_0"), "must read"),
-        (lambda: validity.cfa(simple_structure(50, 0), {"f": []}), "has no items"),
-        (lambda: validity.efa(simple_structure(50, 0), 0), "n_factors must lie"),
-        (lambda: validity.efa(simple_structure(50, 0), 2, "promax"), "rotation must be"),
-        (lambda: validity.efa(None, 2), "either responses or"),
-        (lambda: validity.mtmm(np.eye(4), list("ABA"), [1, 1, 2, 2]), "a trait and a method for each"),
-        (lambda: validity.mtmm(np.eye(4), list("AABB"), [1, 1, 2, 2]), "given twice"),
-        (lambda: validity.congruence(np.ones((3, 1)), np.ones((4, 1))), "same items"),
+        (lambda: psychometrics.cfa(simple_structure(50, 0), "f ~ f0_0"), "must read"),
+        (lambda: psychometrics.cfa(simple_structure(50, 0), {"f": []}), "has no items"),
+        (lambda: psychometrics.efa(simple_structure(50, 0), 0), "n_factors must lie"),
+        (lambda: psychometrics.efa(simple_structure(50, 0), 2, "promax"), "rotation must be"),
+        (lambda: psychometrics.efa(None, 2), "either responses or"),
+        (lambda: psychometrics.mtmm(np.eye(4), list("ABA"), [1, 1, 2, 2]), "a trait and a method for each"),
+        (lambda: psychometrics.mtmm(np.eye(4), list("AABB"), [1, 1, 2, 2]), "given twice"),
+        (lambda: psychometrics.congruence(np.ones((3, 1)), np.ones((4, 1))), "same items"),
     ],
 )
 def test_bad_arguments_are_named(call, message):

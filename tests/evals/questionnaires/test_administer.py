@@ -10,7 +10,7 @@ from evals.questionnaires import wording
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import KEY, Battery, BatteryItem, Design, battery, questions
 from evals.questionnaires.instrument import load_instrument
-from evals.questionnaires.null_respondents import RULES, simulated
+from evals.questionnaires.null_respondents import RULES, simulated_respondent
 from evals.questionnaires.respondent import Answer, chosen, parse
 from evals.questionnaires.wording import composed_personas, named_templates, option_order
 
@@ -178,13 +178,13 @@ def test_written_answers_are_read_or_refused_but_never_guessed(mini, text, value
 @pytest.mark.parametrize("name", RULES)
 def test_simulated_answers_depend_on_the_question_alone(mini, name):
     asked = list(questions(mini, DESIGN))
-    forward = dict(simulated(name, 3).answer(asked))
-    backward = dict(simulated(name, 3).answer(asked[::-1]))
+    forward = dict(simulated_respondent(name, 3).answer(asked))
+    backward = dict(simulated_respondent(name, 3).answer(asked[::-1]))
     assert all(forward[n] == backward[len(asked) - 1 - n] for n in forward)
 
 
 def test_simulated_styles_are_what_they_are_called(mini):
-    table = {name: administer(simulated(name), [mini], DESIGN) for name in RULES}
+    table = {name: administer(simulated_respondent(name), [mini], DESIGN) for name in RULES}
     assert set(table["constant"]["response"]) == {4.0}
     assert set(table["midpoint"]["response"]) == {3.0}
     assert set(table["extreme"]["response"]) == {1.0, 5.0}
@@ -209,5 +209,5 @@ def test_batteries_may_mix_numbers_of_options():
             BatteryItem("b", "?", ((0.0, "x"), (1.0, "y"), (2.0, "z"))),
         ),
     )
-    table = administer(simulated("random"), [asked], Design())
+    table = administer(simulated_respondent("random"), [asked], Design())
     assert table["n_options"].tolist() == [2, 3]

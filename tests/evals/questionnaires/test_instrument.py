@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evals.questionnaires.instrument import load_instrument, shipped
+from evals.questionnaires.instrument import load_instrument, shipped_instruments
 
 SIZES = {
     "crt_2": (4, 1),
@@ -40,7 +40,7 @@ def write(folder: Path, **changes) -> Path:
 
 
 def test_everything_shipped_is_listed():
-    assert set(shipped()) == set(SIZES)
+    assert set(shipped_instruments()) == set(SIZES)
 
 
 @pytest.mark.parametrize("name", SIZES)

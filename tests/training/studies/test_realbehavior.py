@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from evals.faithfulness import null_study
 from evals.questionnaires.administration import administer
-from evals.questionnaires.null_respondents import simulated
+from evals.questionnaires.null_respondents import simulated_respondent
 from evals.questionnaires.response_table import cube
 from jaxmoe.datasets import corpora
 from jaxmoe.model import params
@@ -220,7 +220,7 @@ def questionnaire() -> Questionnaire:
 
 def test_scores_of_choices_are_those_of_the_response_cube(questionnaire):
     """People and conditions in whatever order: the same numbers, and each person's are together."""
-    table = administer(simulated("faithful", 3), questionnaire.batteries, questionnaire.design)
+    table = administer(simulated_respondent("faithful", 3), questionnaire.batteries, questionnaire.design)
     found = questionnaire.scores(table, "response")
     for instrument in questionnaire.instruments:
         laid = cube(table, instrument, ("persona",))
@@ -235,7 +235,7 @@ def test_scores_of_choices_are_those_of_the_response_cube(questionnaire):
 def test_conclusions_are_those_of_the_null_study(questionnaire):
     config = AskedConfig(situations=6)
     ours = Questionnaire(config, 8)
-    who = simulated("desirable", 1)
+    who = simulated_respondent("desirable", 1)
     table = administer(who, ours.batteries, ours.design)
     assert conclusions(ours.verdicts(table)) == null_study.conclusions(who, ours.instruments, ours.design)
 

@@ -27,7 +27,7 @@ from evals.questionnaires.behavior_scores import conduct_scores
 from evals.questionnaires.design import Battery, Design, battery
 from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.local_respondent import ScoringRespondent
-from evals.questionnaires.null_respondents import simulated
+from evals.questionnaires.null_respondents import simulated_respondent
 from evals.questionnaires.response_table import ResponseCube
 from jaxmoe.language_model import LanguageModel
 from training.studies.cells import Result, Stopped, StoppedError
@@ -65,7 +65,10 @@ class Questionnaire:
     @cached_property
     def batteries(self) -> list[Battery]:
         """The questionnaires, and conduct in situations."""
-        return [*map(battery, self.instruments), behaviors.battery(["conduct"], self.config.situations)]
+        return [
+            *map(battery, self.instruments),
+            behaviors.behavioral_battery(["conduct"], self.config.situations),
+        ]
 
     @cached_property
     def key(self) -> ScoringKey:
@@ -100,7 +103,7 @@ class Questionnaire:
         for seed in range(seeds):
             if stopped():
                 raise StoppedError
-            table = administer(simulated(name, seed), self.batteries, self.design)
+            table = administer(simulated_respondent(name, seed), self.batteries, self.design)
             sheet = table["response"].to_numpy(np.float64).tobytes()
             if sheet not in found:
                 found[sheet] = self.verdicts(table)

@@ -73,9 +73,19 @@ def _pair(table: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
 def polychoric(responses: npt.ArrayLike) -> Polychoric:
     """Polychoric correlations of items with few ordered answers.
 
-    Args: responses: persons x items, NaN where missing (listwise deletion); any ordered numbers.
+    Thresholds Φ⁻¹ of each item's cumulative shares, then each pair's correlation by maximum likelihood.
+
+    Args:
+      responses: persons x items, NaN where missing (listwise deletion); any ordered numbers.
     Returns: Polychoric; NaN with a reason where an item does not vary or has over 30 different answers.
+    Raises: ValueError for responses that are no table of finite numbers.
     Reference: Olsson 1979, Psychometrika 44, 443-460 (the two-step estimator).
+
+    Example:
+      >>> from evals.psychometrics import polychoric, simulate_responses
+      >>> answers = simulate_responses(500, [0.8, 0.8], options=3)
+      >>> round(float(polychoric(answers).correlations[0, 1]), 2)
+      0.64
     """
     matrix = as_matrix(responses)
     complete = complete_cases(matrix)
@@ -105,9 +115,20 @@ def ordinal_alpha(
 ) -> Estimate:
     """Alpha of polychoric correlations: of the variables behind the answers, not of the score.
 
-    Args: n_bootstrap: samples of persons for a percentile interval; each fits every pair anew (slow), so
-      none are drawn unless asked for.
+    Args:
+      responses: persons x items, NaN where missing (listwise deletion); any ordered numbers.
+      n_bootstrap: samples of persons for a percentile interval; each fits every pair anew (slow), so
+        none are drawn unless asked for.
+      confidence, seed: of that interval.
+    Returns: Estimate, without an interval unless asked for.
+    Raises: ValueError for responses that are no table of finite numbers.
     Reference: Zumbo, Gadermann & Zeisser 2007, JMASM 6, 21-29.
+
+    Example:
+      >>> from evals.psychometrics import cronbach_alpha, ordinal_alpha, simulate_responses
+      >>> answers = simulate_responses(500, [0.7, 0.7, 0.7], options=3)
+      >>> round(cronbach_alpha(answers).value, 2), round(ordinal_alpha(answers).value, 2)
+      (0.61, 0.72)
     """
     matrix = as_matrix(responses)
     found = polychoric(matrix)
