@@ -26,14 +26,13 @@ def worker(kind: str, scan: bool) -> None:
     import jax
     import numpy as np
 
+    from jaxmoe.model import params
     from jaxmoe.model.balance import BalanceConfig
     from jaxmoe.model.config import ExpertConfig, ModelConfig
     from training.data.batch import Batch
-    from training.data.sources import DataConfig, SourceConfig
     from training.runtime import model
     from training.runtime.optimizer import OptimizerConfig
     from training.supervised import train as run
-    from training.supervised.config import RunConfig
     from training.supervised.step import StepConfig, init_state
 
     rows, length, vocabulary = 8, 256, 4096
@@ -43,17 +42,18 @@ def worker(kind: str, scan: bool) -> None:
         "lora": ExpertConfig(num_experts=1, rank=32, routing="none"),
         "full": None,
     }[kind]
-    config = RunConfig(
-        output="unused",
-        steps=1000,
-        model=shape,
-        data=DataConfig(sources=(SourceConfig(path="unused"),), batch_size=rows, length=length),
-        optimizer=OptimizerConfig(lr=1e-4),
-        step=StepConfig(scan_layers=scan, loss_chunk=32),
-    )
-    mesh = config.mesh.make()
+    mesh = params.make_mesh(-1)
     made = model.new_model(shape, experts, mesh)
-    parts = run.make_machinery(config, made.abstract, made.train, mesh, 1000, BalanceConfig())
+    parts = run.make_machinery(
+        made.abstract,
+        made.train,
+        mesh,
+        OptimizerConfig(lr=1e-4),
+        StepConfig(scan_layers=scan, loss_chunk=32),
+        BalanceConfig(),
+        steps=1000,
+        seed=0,
+    )
     state = init_state(made.lm.weights.trainable, made.abstract, parts.optimizer, parts.shardings)
     rng = np.random.default_rng(0)
     batch = Batch(

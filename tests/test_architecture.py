@@ -18,10 +18,11 @@ training.__main__
 training.commands
 training.studies
 training.ppo
+training.planning
 training.supervised
 training.plots
 training.runtime
-training.data training.planning training.suites
+training.data training.suites
 training
 
 evals.administer evals.score evals.study

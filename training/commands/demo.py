@@ -32,9 +32,8 @@ from training.ppo.train import main as ppo
 from training.runtime import config as configs
 from training.runtime.metrics import read_lines
 from training.runtime.run_folder import Finished
-from training.supervised.pretrain import PretrainConfig
+from training.supervised.config import PretrainConfig, SftConfig
 from training.supervised.pretrain import main as pretrain
-from training.supervised.sft import SftConfig
 from training.supervised.sft import main as sft
 
 PARTS = 7

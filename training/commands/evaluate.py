@@ -23,6 +23,7 @@ from evals.psychometrics.uncertainty import Comparison, Score, compare
 from jaxmoe.tokenizer import load_tokenizer
 from training.runtime import checkpoint, distributed
 from training.runtime import config as configs
+from training.runtime.atomic import write_whole
 from training.runtime.distributed import DistributedConfig, MeshConfig
 from training.suites.behavior import BehaviorConfig, behavior
 from training.suites.coding import CodingConfig, coding
@@ -144,15 +145,12 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
 
 def write(folder: Path, results: Mapping[str, Any], sets: list[ItemSet]) -> None:
     """results.json and items.jsonl, each whole or not at all; numbers that are not finite become null."""
-    folder.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(_as_json(item), ensure_ascii=False) for found in sets for item in found.lines())
     for name, text in {
         "items.jsonl": "".join(f"{line}\n" for line in lines),
         "results.json": json.dumps(_as_json(results), indent=2, ensure_ascii=False) + "\n",
     }.items():
-        part = folder / f"{name}.part"
-        part.write_text(text, encoding="utf-8")
-        part.replace(folder / name)
+        write_whole(folder / name, text)
 
 
 def _as_json(value: Any) -> Any:

@@ -1,24 +1,26 @@
-"""A run folder's model again: to export it in any format, to generate from it, to evaluate it."""
+"""Write a trained model for other programs: Hugging Face folders; LoRAMoE, MoE-PEFT, PEFT adapters."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from jax.sharding import Mesh
 
 import jaxmoe
 from jaxmoe.language_model import Format, LanguageModel
 from jaxmoe.model import params
+from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.tokenizer import load_tokenizer
-from training.runtime import checkpoint, distributed
+from training.ppo.config import PpoConfig
+from training.runtime import checkpoint, distributed, run_folder
 from training.runtime import config as configs
 from training.runtime.checkpoint import Checkpoints
 from training.runtime.distributed import DistributedConfig, MeshConfig
-from training.runtime.model import TrainableModel
-from training.runtime.run_folder import begun
-from training.supervised import pretrain, sft
-from training.supervised.pretrain import PretrainConfig
-from training.supervised.sft import SftConfig
+from training.runtime.model import ModelSource, make_model
+from training.supervised.config import PretrainConfig, SftConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class ExportConfig:
     """What to export, and how.
 
     Attributes:
-      run: output folder of a pretraining or fine-tuning run; or base (and adapter) instead.
+      run: output folder of a pretraining, fine-tuning or PPO run; or base (and adapter) instead.
       step: checkpoint to take; null takes the newest.
       base: checkpoint, a folder or hub id.
       adapter: folder of a LoRAMoE, MoE-PEFT or PEFT adapter beside the base.
@@ -78,23 +80,68 @@ def open_model(
     adapter: str | None,
     mesh: Mesh,
     dtype: str = "float32",
-) -> tuple[LanguageModel, Any]:
+) -> tuple[LanguageModel, "PreTrainedTokenizerBase"]:
     """A model and its tokenizer, from a run folder or from a base checkpoint with or without an adapter."""
     if run is not None:
         return load_run(Path(run), mesh, step)
+    if (Path(str(base)) / "run.json").is_file():
+        raise ValueError(f"{base} is the folder of a run, no checkpoint: give run={base} instead of base")
     lm = jaxmoe.load(str(base), adapter, dtype, mesh)
     return lm, load_tokenizer(str(lm.source))
 
 
-def load_run(folder: Path, mesh: Mesh, step: int | None = None) -> tuple[LanguageModel, Any]:
+class SavedRun(NamedTuple):
+    """What a run folder says of the model that was trained there.
+
+    Attributes:
+      source: what the model was made from.
+      balance: losses on its routers, which an adapter's file names.
+      tokenizer: folder or hub id.
+    """
+
+    source: ModelSource
+    balance: BalanceConfig
+    tokenizer: str
+
+
+def read_run(folder: Path) -> SavedRun:
+    """Reads a run folder by the command that made it.
+
+    Raises: ValueError if it is no run folder, or of a command that trains nothing.
+    """
+    command = run_folder.command_of(folder)
+    where = str(folder / "config.yaml")
+    values = configs.read(folder / "config.yaml")
+    trained_here = folder / "tokenizer"
+    match command:
+        case "pretrain" | "sft":
+            schema = PretrainConfig if command == "pretrain" else SftConfig
+            config = configs.parse(schema, values, where)
+            balance = config.balance
+            tokenizer = trained_here if trained_here.is_dir() else config.data.tokenizer or config.base
+        case "ppo":
+            config = configs.parse(PpoConfig, values, where)
+            balance, tokenizer = BalanceConfig(), config.base
+        case _:
+            raise ValueError(f"{folder} must be the folder of pretrain, sft or ppo; got one of {command}")
+    return SavedRun(config.source, balance, str(tokenizer))
+
+
+def load_run(
+    folder: Path, mesh: Mesh, step: int | None = None
+) -> tuple[LanguageModel, "PreTrainedTokenizerBase"]:
     """The model of a run at a checkpoint, and its tokenizer.
 
+    Args:
+      step: of the checkpoint; None takes the newest.
     Raises: ValueError if the folder holds no run, or not that checkpoint.
     """
-    if not begun(folder) or not (folder / "config.yaml").exists():
-        raise ValueError(f"{folder} is no run folder with a checkpoint (config.yaml and checkpoints/)")
-    config, model, tokenizer = _model_of(folder, mesh)
-    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep, read_only=True)
+    saved = read_run(folder)
+    if not run_folder.begun(folder):
+        raise ValueError(f"{folder} has no checkpoint yet")
+    tokenizer = load_tokenizer(saved.tokenizer)
+    model = make_model(saved.source, tokenizer, mesh)
+    checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     steps = checkpoints.steps()
     chosen = steps[-1] if step is None else step
     if chosen not in steps:
@@ -102,20 +149,5 @@ def load_run(folder: Path, mesh: Mesh, step: int | None = None) -> tuple[Languag
     trainable, _ = params.shardings(model.abstract, mesh, model.train)
     restored = checkpoints.trainable(chosen, checkpoint.structure(model.lm.weights.trainable, trainable))
     checkpoints.close()
-    balance = config.balance if isinstance(config, SftConfig) else model.lm.balance
-    return replace(
-        model.lm, weights=model.lm.weights._replace(trainable=restored), balance=balance
-    ), tokenizer
-
-
-def _model_of(folder: Path, mesh: Mesh) -> tuple[PretrainConfig | SftConfig, TrainableModel, Any]:
-    """The model as the run started it."""
-    values = configs.read(folder / "config.yaml")
-    schema = SftConfig if "adapter" in values else PretrainConfig
-    config = configs.parse(schema, values, str(folder / "config.yaml"))
-    trained_here = folder / "tokenizer"
-    place = trained_here if trained_here.is_dir() else config.data.tokenizer or config.base
-    tokenizer = load_tokenizer(str(place))
-    if isinstance(config, SftConfig):
-        return config, sft.make_model(config, tokenizer, mesh), tokenizer
-    return config, pretrain.make_model(config, tokenizer, mesh), tokenizer
+    weights = model.lm.weights._replace(trainable=restored)
+    return replace(model.lm, weights=weights, balance=saved.balance), tokenizer

@@ -77,9 +77,8 @@ def main(config: GenerateConfig) -> list[str]:
     )
     form = resolve_form(tokenizer, config.form)
     ends = stop_tokens(tokenizer, lm.stop_tokens)
-    tokens, mask = left_padded(
-        [encode(tokenizer, prompt, form) for prompt in prompts], tokenizer.pad_token_id
-    )
+    pad: Any = tokenizer.pad_token_id  # annotated wider than what it is
+    tokens, mask = left_padded([encode(tokenizer, prompt, form) for prompt in prompts], pad)
     made = lm.generate(
         tokens,
         mask,

@@ -25,9 +25,10 @@ from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
 from training.runtime import config as configs
+from training.runtime.atomic import write_whole
 from training.runtime.stop import StopRequest
 from training.studies import page as pages
-from training.studies.cells import PaperStudy, Store, finished, run_cells, write_whole
+from training.studies.cells import PaperStudy, Store, finished, run_cells
 
 
 class StudyEntry(NamedTuple):

@@ -14,7 +14,7 @@ from training.runtime import config as configs
 from training.runtime.checkpoint import CheckpointConfig
 from training.runtime.distributed import DistributedConfig, MeshConfig
 from training.runtime.metrics import WatchConfig
-from training.runtime.model import AdapterKind, BaseDtype, LoraConfig
+from training.runtime.model import AdapterKind, BaseDtype, LoraConfig, ModelSource
 from training.runtime.optimizer import OptimizerConfig
 
 # A policy moves slowly, and at one rate: what it learns from changes as it learns.
@@ -121,6 +121,11 @@ class PpoConfig:
             raise ValueError("critic.body=experts needs an adapter; with adapter=none it is full or frozen")
         if self.adapter != "none" and self.critic.body == "full":
             raise ValueError("critic.body=full needs adapter=none; beside an adapter it is experts or frozen")
+
+    @property
+    def source(self) -> ModelSource:
+        """The policy as before the first round: the base with a new adapter beside it."""
+        return ModelSource(self.base, None, self.adapter, self.experts, self.lora, self.base_dtype, self.seed)
 
     @property
     def body(self) -> Body:

@@ -4,7 +4,6 @@ curriculum=none mask=response is plain PPO; cccs and fgo add StepCoder's two par
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-import jaxmoe
 from jaxmoe.model import params
 from jaxmoe.tokenizer import load_tokenizer
 from rl.policy.agent import Agent, Weights, make_score, samples_together
@@ -22,30 +20,30 @@ from rl.stepcoder.rollouts import Sampler
 from training.ppo.config import PpoConfig
 from training.ppo.problems import ProblemSet, open_problems
 from training.ppo.rounds import Rounds, RoundState
-from training.runtime import checkpoint, distributed, run_folder
-from training.runtime import config as configs
+from training.runtime import distributed, run_folder
 from training.runtime.checkpoint import Checkpoints
 from training.runtime.metrics import Recorder
 from training.runtime.model import TrainableModel, load_model, report
 from training.runtime.optimizer import decayed, make_optimizer, optimizer_shardings
-from training.runtime.run_folder import Finished
-from training.supervised.sft import FORMATS
+from training.runtime.run_folder import Finished, RunFolder
+from training.supervised.finish import FORMATS, finish
 
 
 def main(config: PpoConfig) -> Finished:
     """Runs one config to its end, or until it is stopped."""
     distributed.start(config.distributed)
     mesh = config.mesh.make()
-    folder = run_folder.open_folder(config)
-    tokenizer = load_tokenizer(config.base)
-    with config.sandbox.pool(trace=config.mask == "fgo") as pool:
-        problems = open_problems(
-            config.problems, pool, config.curriculum, config.cccs, config.rollout, tokenizer
-        )
-        model = load_policy(config, mesh)
-        done = train(config, folder, model, tokenizer, problems, pool)
-    if done.finished:
-        finish(config, done, tokenizer)
+    with run_folder.open_run("ppo", config) as run:
+        tokenizer = load_tokenizer(config.base)
+        with config.sandbox.pool(trace=config.mask == "fgo") as pool:
+            problems = open_problems(
+                config.problems, pool, config.curriculum, config.cccs, config.rollout, tokenizer
+            )
+            model = load_policy(config, mesh)
+            done = train(config, run, model, tokenizer, problems, pool)
+        if done.finished:
+            format = FORMATS[config.adapter] if config.export else None
+            finish(done, tokenizer, format, plots=config.watch.plots)
     return done
 
 
@@ -101,7 +99,7 @@ def make_state(
 
 
 def train(
-    config: PpoConfig, folder: Path, model: TrainableModel, tokenizer: Any, problems: ProblemSet, pool: Any
+    config: PpoConfig, run: RunFolder, model: TrainableModel, tokenizer: Any, problems: ProblemSet, pool: Any
 ) -> Finished:
     """All rounds, from the last checkpoint if the run folder has one."""
     lm = model.lm
@@ -111,11 +109,12 @@ def train(
     ways = lm.mesh.shape["data"] * lm.mesh.shape["fsdp"]
     rows = config.rollout.prompts * config.rollout.samples
     samples = samples_together(rows // together, together, config.ppo.pieces, ways)
-    run_folder.claim(config, folder)
+    folder = run.path
+    run.claim()
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
     meta = {
         "seed": config.seed,
-        "config": configs.to_dict(config),
+        "config": run.settings,
         "identity": {"base": model.fingerprint, "problems": problems.fingerprint},
     }
     rounds = Rounds(
@@ -147,11 +146,11 @@ def train(
     ) as recorder:
         recorder.say(f"{title}: {report(model)}; {problems.summary}; {config.rounds} rounds; {folder}")
         if start.round:
-            recorder.say(f"going on from round {start.round}")
+            recorder.say(f"resumed from round {start.round}")
         end = rounds.run(start, recorder)
         checkpoints.close()
         finished = end.round >= config.rounds
-        said = "finished" if finished else "stopped; the same command goes on"
+        said = "finished" if finished else "stopped; the same command resumes it"
         recorder.say(f"{title}: {said} at round {end.round}")
     trained = lm.weights._replace(trainable=end.state.policy)
     return Finished(dataclasses.replace(lm, weights=trained), end.round, finished, folder)
@@ -167,14 +166,3 @@ def _pad(model: Any) -> int:
         return model.pad_token_id
     ends = _ends(model)
     return ends[0] if ends else 0
-
-
-def finish(config: PpoConfig, done: Finished, tokenizer: Any) -> None:
-    """Exports the policy and draws the plots."""
-    if config.export:
-        with checkpoint.disk_full_explained(done.folder):
-            jaxmoe.save(done.lm, done.folder / "export", FORMATS[config.adapter], tokenizer=tokenizer)
-    if distributed.is_main() and config.watch.plots:
-        from training.plots.plot_run import plot_run
-
-        plot_run(done.folder)

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+from training.runtime.atomic import write_whole
+
 Schema = TypeVar("Schema")
 
 # For the root dataclass of a schema, as `__pydantic_config__`; the sections below it inherit it.
@@ -219,9 +221,9 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def save(config: Any, path: Path) -> None:
-    """Writes the resolved config; `load` reads the same config back."""
-    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+def save(settings: Mapping[str, Any], path: Path) -> None:
+    """Writes a resolved config (`to_dict`) whole or not at all; `load` reads the same config back."""
+    write_whole(path, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
 
 
 def differences(

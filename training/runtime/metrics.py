@@ -15,6 +15,8 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from training.runtime.atomic import write_whole
+
 # Without a terminal a line is printed so often.
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -49,9 +51,7 @@ class JsonLines:
 
     def __init__(self, path: Path, resume_at: int):
         kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= resume_at]
-        part = path.with_suffix(".part")
-        part.write_text("".join(kept), encoding="utf-8")
-        part.replace(path)
+        write_whole(path, "".join(kept))
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:

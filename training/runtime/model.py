@@ -1,9 +1,9 @@
 """The model that a run trains: which weights are new, which are read, which are trained, where each lies."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,9 @@ from jaxmoe.model.layers import BaseParam
 from jaxmoe.model.transformer import Decoder
 from jaxmoe.pretrained import base_config
 from training.runtime.checkpoint import fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 AdapterKind = Literal["loramoe", "lora", "none"]
 BaseDtype = Literal["float32", "bfloat16"]
@@ -82,6 +85,30 @@ def matched_rank(experts: ExpertConfig, model: ModelConfig) -> int:
     return max(1, round(weights / widths))
 
 
+@dataclass(frozen=True)
+class ModelSource:
+    """What a run's model is made from: a base checkpoint or new weights, and the adapter beside them.
+
+    Attributes:
+      base: checkpoint, a local folder or hub id; None makes new weights of the given shape.
+      shape: of new weights; beside a base, the shape that it must have.
+      adapter: loramoe trains the routed experts of `experts`, lora one pair without a router, none every
+        weight.
+      base_dtype: of the frozen base; with adapter none everything is float32.
+      seed: of new weights.
+      init_std: standard deviation of new weights.
+    """
+
+    base: str | None
+    shape: ModelConfig | None
+    adapter: AdapterKind
+    experts: ExpertConfig = field(default_factory=ExpertConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    base_dtype: BaseDtype = "float32"
+    seed: int = 0
+    init_std: float = 0.02
+
+
 class TrainableModel(NamedTuple):
     """A model to train.
 
@@ -95,6 +122,51 @@ class TrainableModel(NamedTuple):
     train: params.Train
     abstract: Decoder
     fingerprint: str | None = None
+
+
+def make_model(source: ModelSource, tokenizer: "PreTrainedTokenizerBase", mesh: Mesh) -> TrainableModel:
+    """The model that a run trains, as before its first step, on the mesh.
+
+    Args:
+      tokenizer: new weights get its special tokens; a base keeps its own.
+    Raises: ValueError if the base is missing or of another shape than the config promises, or the vocabulary
+      of a new model does not hold the tokenizer's tokens.
+    """
+    if source.base is not None:
+        return load_model(
+            source.base,
+            source.adapter,
+            source.experts,
+            source.lora,
+            mesh,
+            seed=source.seed,
+            base_dtype=source.base_dtype,
+            expected=source.shape,
+        )
+    if source.shape is None:
+        raise ValueError("give base (a checkpoint to start from) or model (the shape of a new one)")
+    shape = shaped_for(tokenizer, source.shape)
+    experts = adapter_experts(source.adapter, source.experts, source.lora, shape)
+    return new_model(
+        shape, experts, mesh, seed=source.seed, std=source.init_std, base_dtype=source.base_dtype
+    )
+
+
+def shaped_for(tokenizer: "PreTrainedTokenizerBase", model: ModelConfig) -> ModelConfig:
+    """A new model's shape with the tokenizer's special tokens.
+
+    Raises: ValueError if the vocabulary is too small for the tokenizer.
+    """
+    if len(tokenizer) > model.vocab_size:
+        raise ValueError(
+            f"model.vocab_size must hold the tokenizer's {len(tokenizer)} tokens; got {model.vocab_size}"
+        )
+    return dataclasses.replace(
+        model,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def new_model(
@@ -169,12 +241,10 @@ def read_shape(folder: Path) -> ModelConfig:
 
 def check_shape(shape: ModelConfig, expected: ModelConfig, base: str) -> None:
     """Raises ValueError, naming the first difference, if the checkpoint is not what the config promises."""
-    for field in dataclasses.fields(ModelConfig):
-        ours, theirs = getattr(expected, field.name), getattr(shape, field.name)
-        if ours != theirs and not field.name.endswith("_token_id"):
-            raise ValueError(
-                f"model.{field.name} is {ours} in the config but {theirs} in {base}; correct one"
-            )
+    for key in dataclasses.fields(ModelConfig):
+        ours, theirs = getattr(expected, key.name), getattr(shape, key.name)
+        if ours != theirs and not key.name.endswith("_token_id"):
+            raise ValueError(f"model.{key.name} is {ours} in the config but {theirs} in {base}; correct one")
 
 
 def abstract_model(config: ModelConfig, experts: ExpertConfig | None, base_dtype: BaseDtype) -> Decoder:

@@ -1,31 +1,61 @@
-"""The folder of a run: whose it is, what is in it, and how processes take turns with it."""
+"""The folder of a run: whose it is, what is in it, and how processes take turns with it.
 
-from collections.abc import Callable
+    RUN/run.json         the command that made it, and the version of this library
+    RUN/config.yaml      the resolved config of that command
+    RUN/checkpoints/     see training.runtime.checkpoint
+    RUN/metrics.jsonl ...
+    RUN/.lock            held while a process works in the folder
+
+A folder is locked from `open_run` to the end of the run, and is the run's once it is claimed: until then
+nothing that the user gave is known to be right, and nothing of it is written.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxmoe.language_model import LanguageModel
 from training.runtime import checkpoint, distributed
 from training.runtime import config as configs
+from training.runtime.atomic import write_whole
+from training.runtime.lock import folder_lock
+from training.runtime.version import version
 
 # Settings that may change from one part of a run to the next: they do not change what is computed.
-FREE = ("output", "resume", "mesh.", "distributed.", "checkpoint.", "watch.", "valid_every", "data.prefetch")
-
-
-FREE += ("data.valid", "data.data_dir", "step.remat", "step.scan_layers", "step.loss_chunk", "export")
-
-
-FREE += ("evaluation.", "sandbox.workers", "step.most_targets")
-
-
-# What a run puts into its folder.
+FREE = (
+    "output",
+    "resume",
+    "mesh.",
+    "distributed.",
+    "checkpoint.",
+    "watch.",
+    "valid_every",
+    "data.prefetch",
+    "data.valid",
+    "data.data_dir",
+    "step.remat",
+    "step.scan_layers",
+    "step.loss_chunk",
+    "step.most_targets",
+    "export",
+    "evaluation.",
+    "sandbox.workers",
+)
+# What a run, and the commands that read one, put into its folder.
 OURS = {
+    "run.json",
     "config.yaml",
     "tokenizer",
     "checkpoints",
+    "checksums",
+    "damaged",
     "metrics.jsonl",
     "routing.jsonl",
     "samples.jsonl",
@@ -44,41 +74,141 @@ class Finished(NamedTuple):
     folder: Path
 
 
-def open_folder(config: Any) -> Path:
-    """The run folder of a config with `output` and `resume`; nothing is written yet.
+class RunSettings(Protocol):
+    """What the run folder asks of a run's config; any dataclass with these keys."""
 
-    Raises: ValueError if it holds another run, or something else.
+    __dataclass_fields__: ClassVar[dict[str, Any]]  # dataclasses' own annotation
+
+    @property
+    def output(self) -> str: ...
+
+    @property
+    def resume(self) -> Literal["same", "changed", "never"]: ...
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder while the run has it.
+
+    Attributes:
+      settings: the resolved config as plain values.
+      changed: resume even though settings or data differ from those of the run in the folder.
+    """
+
+    path: Path
+    command: str
+    settings: dict[str, Any]
+    changed: bool
+
+    def claim(self) -> None:
+        """Makes the folder this run's, once nothing can go wrong any more with what the user gave."""
+        if distributed.is_main():
+            with checkpoint.disk_full_explained(self.path):
+                record = {"command": self.command, "jaxmoe": version()}
+                write_whole(self.path / "run.json", json.dumps(record, indent=2) + "\n")
+                configs.save(self.settings, self.path / "config.yaml")
+        barrier("claimed")
+
+
+@contextmanager
+def open_run(command: str, config: RunSettings) -> Iterator[RunFolder]:
+    """The run folder of a config, locked while the block runs; nothing of the run is written yet.
+
+    Args:
+      command: name of the command, which the folder records when it is claimed.
+    Raises: ValueError if another process works in the folder, or it holds another run or something else.
     """
     folder = Path(config.output)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output must be a folder; {folder} is a file")
-    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if foreign := sorted(present - OURS):
+    with _held(folder):
+        _check_content(folder)
+        if begun(folder):
+            _check_run(folder, command, config)
+        barrier("folder")
+        settings = configs.to_dict(config)
+        yield RunFolder(folder, command, settings, config.resume == "changed")
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Process 0 locks the folder for all of them."""
+    if not distributed.is_main():
+        if not _told(True):
+            raise ValueError(f"process 0 cannot work in {folder}; its own message says why")
+        yield
+        return
+    with ExitStack() as stack:
+        try:
+            with checkpoint.disk_full_explained(folder):
+                stack.enter_context(folder_lock(folder))
+        except (ValueError, OSError):
+            _told(False)
+            raise
+        _told(True)
+        yield
+
+
+def _told(well: bool) -> bool:
+    """What process 0 says, on every process."""
+    if jax.process_count() == 1:
+        return well
+    return bool(multihost_utils.broadcast_one_to_all(np.bool_(well)))
+
+
+def _check_content(folder: Path) -> None:
+    """Raises ValueError if the folder holds what no run has put there."""
+    if foreign := sorted(path.name for path in folder.iterdir() if not _is_ours(path.name)):
         raise ValueError(f"{folder} holds {foreign[0]}, which is of no run; choose another output=...")
-    if begun(folder):
-        if config.resume == "never":
-            raise ValueError(
-                f"{folder} holds a run already; choose another output=..., or go on with it by resume=same"
-            )
-        if config.resume == "same":
-            found = configs.differences(_saved_config(folder, type(config)), configs.to_dict(config))
-            found = {key: pair for key, pair in found.items() if not key.startswith(FREE)}
-            checkpoint.refuse_another_run(folder, found)
-    barrier("folder")
-    return folder
 
 
-def _saved_config(folder: Path, schema: type[Any]) -> dict[str, Any]:
+def _is_ours(name: str) -> bool:
+    """Also what killed processes and file systems leave: .export.k3fz, .nfs0000, config.yaml.part."""
+    return name in OURS or name.startswith((".", "export-")) or name.endswith(".part")
+
+
+def _check_run(folder: Path, command: str, config: RunSettings) -> None:
+    """Raises ValueError if a run in the folder is not to be resumed, or not with these settings."""
+    if config.resume == "never":
+        raise ValueError(
+            f"{folder} holds a run already; choose another output=..., or resume it by resume=same"
+        )
+    if config.resume == "same":
+        found = configs.differences(_saved_config(folder, type(config)), configs.to_dict(config))
+        found = {key: pair for key, pair in found.items() if not key.startswith(FREE)}
+        before = command_of(folder)
+        if before != command:
+            found = {"the command": (before, command)}
+        checkpoint.refuse_another_run(folder, found)
+
+
+def command_of(folder: Path) -> str:
+    """The command that made a run folder, as the folder records it.
+
+    Raises: ValueError if the folder holds no run.
+    """
+    path = folder / "run.json"
+    if not (folder / "config.yaml").is_file() or not path.is_file():
+        raise ValueError(f"{folder} is no run folder: it needs run.json, config.yaml and checkpoints/")
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["command"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{path} must say which command made the run, as in {{"command": "sft"}}; got {error!r}'
+        ) from error
+
+
+def _saved_config(folder: Path, schema: type[RunSettings]) -> dict[str, Any]:
     """The folder's config as plain values; keys that are newer than the run have their defaults."""
     values = configs.read(folder / "config.yaml")
     try:
         return configs.to_dict(configs.parse(schema, values))
-    except ValueError:  # of another command: the differences will tell
+    except ValueError:  # of another command or version: the differences will tell
         return values
 
 
 def begun(folder: Path) -> bool:
-    """Whether the folder has a checkpoint to go on from."""
+    """Whether the folder has a checkpoint to resume from."""
     saved = folder / "checkpoints"
     return saved.is_dir() and any(path.name.isdigit() for path in saved.iterdir())
 
@@ -100,12 +230,3 @@ def main_first(name: str, make: Callable[[], Made]) -> Made:
     if distributed.is_main():
         barrier(name)
     return made
-
-
-def claim(config: Any, folder: Path) -> None:
-    """Makes the folder this run's, once nothing can go wrong any more with what the user gave."""
-    if distributed.is_main():
-        with checkpoint.disk_full_explained(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            configs.save(config, folder / "config.yaml")
-    barrier("claimed")

@@ -1,13 +1,13 @@
 """The models that a study starts from: pretrained by one config, a seed each, or checkpoints."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from training.runtime import config as configs
 from training.studies.cells import StoppedError, digest
-from training.supervised.pretrain import PretrainConfig
+from training.supervised.config import PretrainConfig
 from training.supervised.pretrain import main as pretrain
 
 # what a base depends on, of its config
@@ -34,21 +34,22 @@ class Bases:
     scale: float = 1.0
     depends: Mapping[str, Any] = field(default_factory=dict)
 
-    def pretraining(self, number: int) -> PretrainConfig:
-        """The config of a base that is pretrained here."""
-        loaded = configs.load(PretrainConfig, Path(self.config))
-        steps = None if loaded.steps is None else max(1, round(loaded.steps * self.scale))
-        data = replace(loaded.data, seed=loaded.data.seed + number)
-        optimizer = loaded.optimizer
-        if steps is not None and optimizer.warmup_steps is not None:
-            optimizer = replace(optimizer, warmup_steps=min(optimizer.warmup_steps, steps))
-        return replace(loaded, steps=steps, seed=loaded.seed + number, data=data, optimizer=optimizer)
+    def pretraining(self, number: int) -> dict[str, Any]:
+        """The resolved config, as plain values, of a base that is pretrained here."""
+        values = configs.to_dict(configs.load(PretrainConfig, Path(self.config)))
+        if values["steps"] is not None:
+            values["steps"] = max(1, round(values["steps"] * self.scale))
+            warmup = min(values["optimizer"]["warmup_steps"], values["steps"])
+            values["optimizer"]["warmup_steps"] = warmup
+        values["seed"] += number
+        values["data"]["seed"] += number
+        return values
 
     def settings(self, number: int) -> dict[str, Any]:
         """All that a base depends on, as plain JSON."""
         if self.checkpoints:
             return {"checkpoint": self.checkpoints[number]}
-        found = configs.to_dict(self.pretraining(number))
+        found = self.pretraining(number)
         return {key: found[key] for key in KEPT} | dict(self.depends)
 
     def folder(self, number: int) -> Path:
@@ -64,7 +65,8 @@ class Bases:
             return self.checkpoints[number]
         folder = self.folder(number)
         if not self.there(number):
-            done = pretrain(replace(self.pretraining(number), output=str(folder)))
+            values = self.pretraining(number) | {"output": str(folder)}
+            done = pretrain(configs.parse(PretrainConfig, values, self.config))
             if not done.finished:
                 raise StoppedError
         return str(folder / "export")
@@ -78,7 +80,7 @@ class Bases:
         if self.checkpoints:
             return {"checkpoints": list(self.checkpoints)}
         base = self.pretraining(0)
-        return {"model": configs.to_dict(base)["model"], "steps": base.steps}
+        return {"model": base["model"], "steps": base["steps"]}
 
 
 def check(checkpoints: Sequence[str], bases: int) -> None:

@@ -10,13 +10,13 @@ that are not concerned stay valid.
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from training.runtime.atomic import write_whole
 from training.studies.page import Page
 
 Result = dict[str, Any]
@@ -116,14 +116,6 @@ class Store:
         """Time that the finished ones among these cells took."""
         files = (self.folder / cell.file for cell in cells)
         return sum(json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in files if path.exists())
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file beside its place and moves it there, so that it is never half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def finished(study: PaperStudy, store: Store) -> tuple[dict[str, Result], list[StudyCell]]:

@@ -1,14 +1,19 @@
-"""What every supervised run is told."""
+"""What pretraining and fine-tuning are told: the config of a run, section by section.
+
+Only a command's `main` sees a whole config; it hands each section to the room that needs it.
+"""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from jaxmoe.model.config import ModelConfig
+from jaxmoe.model.balance import BalanceConfig
+from jaxmoe.model.config import ExpertConfig, ModelConfig
 from training.data.sources import DataConfig
 from training.runtime import config as configs
 from training.runtime.checkpoint import CheckpointConfig
 from training.runtime.distributed import DistributedConfig, MeshConfig
 from training.runtime.metrics import WatchConfig
+from training.runtime.model import AdapterKind, BaseDtype, LoraConfig, ModelSource
 from training.runtime.optimizer import OptimizerConfig
 from training.supervised.step import StepConfig
 
@@ -18,11 +23,11 @@ class RunConfig:
     """What every training run has.
 
     Attributes:
-      output: folder of the run; the same command goes on with what it finds there.
+      output: folder of the run; the same command resumes what it finds there.
       steps: optimizer steps; null trains for data.epochs.
       seed: of new weights and dropout.
-      resume: same goes on with a run of the same settings and refuses another; changed goes on with new
-        settings; never wants a new folder.
+      resume: same resumes a run of the same settings and refuses another; changed resumes with new settings;
+        never wants a new folder.
       base: checkpoint to start from, a local folder or hub id; null makes a new model.
       model: shape of a new model; beside a base, the shape it must have, so that `plan` need not read it.
       valid_every: steps between two held-out losses on data.valid; 0 for none.
@@ -56,3 +61,53 @@ class RunConfig:
             raise ValueError("a run needs an end: give steps or data.epochs")
         if self.valid_every and not self.data.valid:
             raise ValueError(f"valid_every is {self.valid_every}, but data.valid names no data set")
+
+
+@dataclass(frozen=True)
+class PretrainConfig(RunConfig):
+    """Train all weights of a new model, or of a base, on text.
+
+    Attributes:
+      init_std: standard deviation of a new model's weights; narrow models learn sooner from larger ones.
+    """
+
+    init_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.init_std <= 0:
+            raise ValueError(f"init_std must be positive; got {self.init_std}")
+
+    @property
+    def source(self) -> ModelSource:
+        """The model to train: every weight of it."""
+        return ModelSource(self.base, self.model, "none", seed=self.seed, init_std=self.init_std)
+
+    @property
+    def balance(self) -> BalanceConfig:
+        """No losses on routers: there are none."""
+        return BalanceConfig(weight=0.0)
+
+
+@dataclass(frozen=True)
+class SftConfig(RunConfig):
+    """Fine-tune a base model on instructions.
+
+    Attributes:
+      adapter: loramoe trains the routed experts of `experts`, lora one pair without a router, none every
+        weight.
+      base_dtype: of the frozen base; with adapter=none everything is float32.
+    """
+
+    adapter: AdapterKind = "loramoe"
+    base_dtype: BaseDtype = "float32"
+    experts: ExpertConfig = field(default_factory=ExpertConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    balance: BalanceConfig = field(default_factory=BalanceConfig)
+
+    @property
+    def source(self) -> ModelSource:
+        """The model to train: the base with the adapter beside it."""
+        return ModelSource(
+            self.base, self.model, self.adapter, self.experts, self.lora, self.base_dtype, self.seed
+        )

@@ -1,22 +1,33 @@
 """What a run leaves when it is over: an export that other programs load, and plots."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import jaxmoe
 from jaxmoe.language_model import Format
 from training.runtime import checkpoint, distributed
+from training.runtime.model import AdapterKind
 from training.runtime.run_folder import Finished
-from training.supervised.config import RunConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# in which format what was trained is exported
+FORMATS: dict[AdapterKind, Format] = {"loramoe": "loramoe", "lora": "peft", "none": "hf"}
 
 
-def finish(config: RunConfig, done: Finished, tokenizer: Any, format: Format) -> None:
-    """Exports a finished run to OUTPUT/export and draws its plots; a stopped run goes on later instead."""
-    if not done.finished:
-        return
-    if config.export:
+def finish(
+    done: Finished, tokenizer: "PreTrainedTokenizerBase", format: Format | None, *, plots: bool
+) -> None:
+    """Exports a finished run to OUTPUT/export and draws its plots.
+
+    Args:
+      format: of the export; None writes none.
+      plots: draw the run's curves into OUTPUT/plots.
+    """
+    if format is not None:
         with checkpoint.disk_full_explained(done.folder):
             jaxmoe.save(done.lm, done.folder / "export", format, tokenizer=tokenizer)
-    if distributed.is_main() and config.watch.plots:
+    if plots and distributed.is_main():
         from training.plots.plot_run import plot_run
 
         plot_run(done.folder)

@@ -131,7 +131,7 @@ class Loop:
         return state._replace(routing=empty)
 
     def _save(self, step: int, state: TrainState, data: dict[str, Any]) -> None:
-        optimizer = {"moments": state.optimizer, "routing": state.routing}
+        optimizer = {"optimizer": state.optimizer, "routing": state.routing}
         self.checkpoints.save(step, Saved(state.trainable, optimizer, data, self.meta | {"step": step}))
 
     def _finish(self, pending: _Pending | None, state: TrainState) -> None:

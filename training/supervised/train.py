@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,22 +13,27 @@ from jax.sharding import Mesh
 from jaxmoe.language_model import layer_experts
 from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig
-from jaxmoe.model.config import ModelConfig
 from jaxmoe.model.transformer import Decoder
 from training.data import sources
 from training.data.batches import Batches
-from training.data.sources import Feed
-from training.runtime import checkpoint, distributed
+from training.data.sources import DataConfig, Feed
 from training.runtime import config as configs
-from training.runtime.checkpoint import Checkpoints
-from training.runtime.metrics import Recorder
-from training.runtime.model import TrainableModel, report
-from training.runtime.optimizer import decayed, make_optimizer, schedule
-from training.runtime.run_folder import Finished, begun, claim, main_first
+from training.runtime import distributed
+from training.runtime.checkpoint import (
+    CheckpointConfig,
+    Checkpoints,
+    disk_full_explained,
+    refuse_another_run,
+    structure,
+)
+from training.runtime.metrics import Recorder, WatchConfig
+from training.runtime.model import ModelSource, TrainableModel, make_model, report
+from training.runtime.optimizer import OptimizerConfig, decayed, make_optimizer, schedule
+from training.runtime.run_folder import Finished, RunFolder, begun, main_first
 from training.supervised import telemetry
-from training.supervised.config import RunConfig
 from training.supervised.loop import Loop
 from training.supervised.step import (
+    StepConfig,
     TrainState,
     TrainStep,
     init_state,
@@ -37,16 +42,19 @@ from training.supervised.step import (
 )
 from training.supervised.validation import make_validation
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-def tokenizer(config: RunConfig, folder: Path) -> Any:
+
+def run_tokenizer(folder: Path, data: DataConfig, base: str | None) -> "PreTrainedTokenizerBase":
     """The run's tokenizer; a new one is trained once, and again only while the run has no checkpoint."""
     kept = folder / "tokenizer"
 
-    def make() -> Any:
+    def make() -> "PreTrainedTokenizerBase":
         if distributed.is_main() and not begun(folder):
             (kept / "tokenizer.json").unlink(missing_ok=True)
-        with checkpoint.disk_full_explained(folder):
-            return sources.make_tokenizer(config.data, config.base, kept)
+        with disk_full_explained(folder):
+            return sources.make_tokenizer(data, base, kept)
 
     return main_first("tokenizer", make)
 
@@ -60,120 +68,140 @@ class Machinery(NamedTuple):
 
 
 def make_machinery(
-    config: RunConfig, model: Decoder, train: params.Train, mesh: Mesh, steps: int, balance: BalanceConfig
+    model: Decoder,
+    train: params.Train,
+    mesh: Mesh,
+    optimizer: OptimizerConfig,
+    step: StepConfig,
+    balance: BalanceConfig,
+    *,
+    steps: int,
+    seed: int,
 ) -> Machinery:
-    """Optimizer, shardings and train step for an abstract model."""
-    optimizer = make_optimizer(config.optimizer, steps, decayed(model, config.optimizer, train))
-    shardings = state_shardings(model, optimizer, mesh, train)
+    """Optimizer, shardings and train step for an abstract model.
+
+    Args:
+      train: which part of the weights is trained.
+      steps: of the whole run, for the learning rate.
+      seed: of dropout.
+    """
+    tx = make_optimizer(optimizer, steps, decayed(model, optimizer, train))
+    shardings = state_shardings(model, tx, mesh, train)
     _, frozen = params.shardings(model, mesh, train)
     step_fn = make_train_step(
         model,
         params.split(model, train).definition,
-        optimizer,
-        schedule(config.optimizer, steps),
-        config.step,
+        tx,
+        schedule(optimizer, steps),
+        step,
         balance,
         shardings,
         frozen,
-        seed=config.seed,
+        seed=seed,
     )
-    return Machinery(optimizer, shardings, step_fn)
+    return Machinery(tx, shardings, step_fn)
 
 
 def train(
-    config: RunConfig, folder: Path, model: TrainableModel, tokenizer: Any, balance: BalanceConfig, title: str
-) -> Finished:
-    """Trains a model, from its last checkpoint if the run folder has one."""
-    mesh, weights = model.lm.mesh, model.lm.weights
-    share = distributed.share_of_batch(mesh, config.data.batch_size, config.step.accumulate)
-    feed = main_first("data", lambda: Feed(config.data, tokenizer))
-    steps = feed.count() if config.steps is None else config.steps
-    parts = make_machinery(config, model.abstract, model.train, mesh, steps, balance)
+    run: RunFolder,
+    source: ModelSource,
+    mesh: Mesh,
+    *,
+    data: DataConfig,
+    optimizer: OptimizerConfig,
+    step: StepConfig,
+    balance: BalanceConfig,
+    checkpoint: CheckpointConfig,
+    watch: WatchConfig,
+    steps: int | None,
+    valid_every: int,
+    title: str,
+) -> tuple[Finished, "PreTrainedTokenizerBase"]:
+    """Trains a model in its run folder, from the last checkpoint if the folder has one.
+
+    Args:
+      steps: of the whole run; None takes data.epochs.
+      valid_every: steps between two held-out losses on data.valid; 0 for none.
+      title: for the person watching.
+    Returns: the model as trained so far, and its tokenizer.
+    """
+    tokenizer = run_tokenizer(run.path, data, source.base)
+    model = make_model(source, tokenizer, mesh)
+    share = distributed.share_of_batch(mesh, data.batch_size, step.accumulate)
+    feed = main_first("data", lambda: Feed(data, tokenizer))
+    steps = feed.count() if steps is None else steps
+    parts = make_machinery(
+        model.abstract, model.train, mesh, optimizer, step, balance, steps=steps, seed=source.seed
+    )
     batches = feed.batches(share.index, share.count)
-    validate = make_validation(config, tokenizer, model, share) if config.valid_every else None
-    claim(config, folder)
-    identity = {"base": model.fingerprint, "data": sources.identity(config.data)}
-    meta = {"seed": config.seed, "config": configs.to_dict(config), "identity": identity}
-    main = distributed.is_main()
+    validate = make_validation(data, step, tokenizer, model, share) if valid_every else None
+    run.claim()
+    identity = {"base": model.fingerprint, "data": sources.identity(data)}
     with contextlib.ExitStack() as stack:
-        stack.enter_context(checkpoint.disk_full_explained(folder))
-        checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
+        stack.enter_context(disk_full_explained(run.path))
+        checkpoints = Checkpoints(run.path / "checkpoints", checkpoint.keep)
         stack.callback(checkpoints.close)
-        state, first = starting_state(config, model, parts, checkpoints, batches, identity)
+        state, first = starting_state(model, parts, checkpoints, batches, None if run.changed else identity)
+        main = distributed.is_main()
         recorder = stack.enter_context(
-            Recorder(folder, config.watch, steps=steps, resume_at=first, main=main, title=title)
+            Recorder(run.path, watch, steps=steps, resume_at=first, main=main, title=title)
         )
-        recorder.say(f"{title}: {report(model)}; {steps} steps on {mesh.size} device(s); {folder}")
+        recorder.say(f"{title}: {report(model)}; {steps} steps on {mesh.size} device(s); {run.path}")
         if first:
-            recorder.say(f"going on from step {first}")
+            recorder.say(f"resumed from step {first}")
         loop = Loop(
             step_fn=parts.step_fn,
-            frozen=weights.frozen,
+            frozen=model.lm.weights.frozen,
             place=lambda batch: distributed.place_batch(batch, mesh, share),
             checkpoints=checkpoints,
             recorder=recorder,
-            meta=meta,
+            meta={"seed": source.seed, "config": run.settings, "identity": identity},
             layer_experts=layer_experts(model.abstract),
-            checkpoint=config.checkpoint,
-            watch=config.watch,
-            folder=folder,
+            checkpoint=checkpoint,
+            watch=watch,
+            folder=run.path,
             validate=validate,
-            valid_every=config.valid_every,
+            valid_every=valid_every,
         )
-        outcome = loop.run(state, batches, first, steps)
-        end = "finished" if outcome.finished else "stopped; the same command goes on"
-        recorder.say(f"{title}: {end} at step {outcome.step}")
-    trained = weights._replace(trainable=outcome.state.trainable)
+        end = loop.run(state, batches, first, steps)
+        how = "finished" if end.finished else "stopped; the same command resumes it"
+        recorder.say(f"{title}: {how} at step {end.step}")
+    trained = model.lm.weights._replace(trainable=end.state.trainable)
     lm = dataclasses.replace(model.lm, weights=trained, balance=balance)
-    return Finished(lm, outcome.step, outcome.finished, folder)
+    return Finished(lm, end.step, end.finished, run.path), tokenizer
 
 
 def starting_state(
-    config: RunConfig,
     model: TrainableModel,
     parts: Machinery,
     checkpoints: Checkpoints,
     batches: Batches,
-    identity: dict[str, Any],
+    identity: dict[str, Any] | None,
 ) -> tuple[TrainState, int]:
-    """A new state at step 0, or that of the newest checkpoint on this run's mesh; the data then go on.
+    """A new state at step 0, or that of the newest checkpoint on this run's mesh; the data then follow it.
 
+    Args:
+      identity: of base and data, which the checkpoint must share; None takes any checkpoint.
     Raises: ValueError if the checkpoint is of another base or other data.
     """
     trainable = model.lm.weights.trainable
     step = checkpoints.latest()
     if step is None:
         return init_state(trainable, model.abstract, parts.optimizer, parts.shardings), 0
-    if config.resume == "same":
+    if identity is not None:
         found = configs.differences(checkpoints.meta(step)["identity"], identity)
         pairs = {f"the content of {key}": pair for key, pair in found.items()}
-        checkpoint.refuse_another_run(checkpoints.folder.parent, pairs)
+        refuse_another_run(checkpoints.folder.parent, pairs)
     like = {
-        "moments": jax.eval_shape(parts.optimizer.init, trainable),
+        "optimizer": jax.eval_shape(parts.optimizer.init, trainable),
         "routing": telemetry.zeros(layer_experts(model.abstract)),
     }
-    places = {"moments": parts.shardings.optimizer, "routing": parts.shardings.routing}
-    weights = checkpoint.structure(trainable, parts.shardings.trainable)
+    shardings = {"optimizer": parts.shardings.optimizer, "routing": parts.shardings.routing}
+    weights = structure(trainable, parts.shardings.trainable)
     for leaf in jax.tree.leaves(trainable):  # new weights, in the way of the saved ones
         leaf.delete()
-    saved = checkpoints.restore(step, weights, checkpoint.structure(like, places))
+    saved = checkpoints.restore(step, weights, structure(like, shardings))
     batches.restore(saved.data)
     failed = jax.device_put(np.int32(0), parts.shardings.failed)
-    return TrainState(saved.trainable, saved.optimizer["moments"], saved.optimizer["routing"], failed), step
-
-
-def shaped_for(tokenizer: Any, model: ModelConfig) -> ModelConfig:
-    """A new model's shape with the tokenizer's special tokens.
-
-    Raises: ValueError if the vocabulary is too small for the tokenizer.
-    """
-    if len(tokenizer) > model.vocab_size:
-        raise ValueError(
-            f"model.vocab_size must hold the tokenizer's {len(tokenizer)} tokens; got {model.vocab_size}"
-        )
-    return dataclasses.replace(
-        model,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    state = TrainState(saved.trainable, saved.optimizer["optimizer"], saved.optimizer["routing"], failed)
+    return state, step

@@ -1,7 +1,7 @@
 """The loss on held-out data, in order, unpacked, without dropout or balance losses."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -10,21 +10,27 @@ import numpy as np
 from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig
 from training.data.batches import Batch, Sample, in_order
-from training.data.sources import encode_sources
+from training.data.sources import DataConfig, encode_sources
 from training.runtime.distributed import Share, fetch, place_batch
 from training.runtime.model import TrainableModel
-from training.supervised.config import RunConfig
-from training.supervised.step import TrainState, make_loss
+from training.supervised.step import StepConfig, TrainState, make_loss
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def make_validation(
-    config: RunConfig, tokenizer: Any, model: TrainableModel, share: Share
+    data: DataConfig,
+    step: StepConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    model: TrainableModel,
+    share: Share,
 ) -> Callable[[TrainState], dict[str, float]]:
     """The function state -> {"loss": mean −log p of a target token, "targets": their number}."""
-    encoded = encode_sources(config.data.valid, config.data, tokenizer)
+    encoded = encode_sources(data.valid, data, tokenizer)
     samples: list[Sample] = [sample for source in encoded for sample in source if sample is not None]
     mesh, weights = model.lm.mesh, model.lm.weights
-    loss = make_loss(model.abstract, config.step, BalanceConfig(weight=0.0), model.lm.mesh)
+    loss = make_loss(model.abstract, step, BalanceConfig(weight=0.0), model.lm.mesh)
 
     @jax.jit
     def score(trainable: Any, frozen: Any, batch: Any) -> Any:
@@ -35,7 +41,7 @@ def make_validation(
     def validate(state: TrainState) -> dict[str, float]:
         pad: Any = tokenizer.pad_token_id
         scores = []
-        for batch in in_order(samples, config.data.batch_size, config.data.lengths, pad_id=pad):
+        for batch in in_order(samples, data.batch_size, data.lengths, pad_id=pad):
             rows = batch.tokens.shape[0] // share.count
             mine = Batch(*(array[share.index * rows : (share.index + 1) * rows] for array in batch))
             scores.append(score(state.trainable, weights.frozen, place_batch(mine, mesh, share)))

@@ -13,10 +13,12 @@ from jax.sharding import NamedSharding
 from jaxmoe.model import params
 from jaxmoe.model.config import ExpertConfig, ModelConfig
 from training.commands import plan
-from training.planning import chips, collectives
+from training.planning import chips, collectives, plan_step
 from training.planning.flops import step_flops
+from training.runtime import config as configs
 from training.runtime import model
 from training.supervised import train as run
+from training.supervised.config import SftConfig
 
 ROOT = Path(__file__).parents[3]
 SHAPE = ModelConfig(64, 32, 48, 3, 4, 2, 8)
@@ -138,12 +140,13 @@ def test_the_train_step_lowers_for_tpu_and_cuda():
         "step.precision=bfloat16",
         "step.remat=full",
     ]
-    config = plan.read(ROOT / "configs" / "sft" / "tiny.yaml", overrides)
-    shape = plan.shape_of(config)
-    decoder = model.abstract_model(shape, config.experts, "bfloat16")
+    config = configs.load(SftConfig, ROOT / "configs" / "sft" / "tiny.yaml", overrides)
+    decoder = model.abstract_model(plan_step.shape_of(config.source), config.experts, "bfloat16")
     mesh = params.make_mesh(devices=jax.devices()[:1])
-    machinery = run.make_machinery(config, decoder, "experts", mesh, 10, config.balance)
-    arguments = plan.abstract_arguments(config, decoder, "experts", machinery, mesh)
+    machinery = run.make_machinery(
+        decoder, "experts", mesh, config.optimizer, config.step, config.balance, steps=10, seed=0
+    )
+    arguments = plan_step.abstract_arguments(decoder, "experts", machinery, mesh, config.data)
     # an exported program's interface is plain containers
     leaves, structure = jax.tree.flatten(arguments)
     flat = jax.jit(lambda *leaves: jax.tree.leaves(machinery.step_fn(*jax.tree.unflatten(structure, leaves))))

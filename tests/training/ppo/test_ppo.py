@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import jaxmoe
 from jaxmoe.datasets.programs import pretraining_texts, problems, write_problems
@@ -18,6 +19,8 @@ from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import ModelConfig
 from jaxmoe.tokenizer import train_bpe
+from training.__main__ import app
+from training.commands.export import load_run
 from training.ppo import train as ppo
 from training.runtime import config as configs
 from training.runtime.metrics import read_lines
@@ -112,7 +115,7 @@ def test_a_killed_run_repeats_an_unbroken_one_bitwise(base, tmp_path, capsys):
     assert not (tmp_path / "broken" / "export").exists()
     capsys.readouterr()
     again = ppo.main(settings(base, tmp_path / "broken", rounds=6))
-    assert re.search("going on from round [24]", capsys.readouterr().err)
+    assert re.search("resumed from round [24]", capsys.readouterr().err)
     for a, b in zip(
         jax.tree.leaves(whole.lm.weights.trainable), jax.tree.leaves(again.lm.weights.trainable), strict=True
     ):
@@ -178,6 +181,15 @@ def test_what_a_run_leaves(base, tmp_path):
         jax.tree.leaves(back.weights.trainable), jax.tree.leaves(done.lm.weights.trainable), strict=True
     ):
         np.testing.assert_array_equal(a, b)
+    # the run folder says that it is of ppo: its policy is exported and read again from the checkpoint
+    lm, tokenizer = load_run(tmp_path / "run", done.lm.mesh)
+    jax.tree.map(np.testing.assert_array_equal, lm.weights.trainable, done.lm.weights.trainable)
+    assert len(tokenizer) == VOCABULARY
+    result = CliRunner().invoke(app, ["export", f"run={tmp_path / 'run'}", "format=loramoe"])
+    assert result.exit_code == 0, result.output
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        exported = [tmp_path / "run" / place / name for place in ("export", "export-loramoe")]
+        assert exported[0].read_bytes() == exported[1].read_bytes()
 
 
 def test_solutions_that_fail_are_named_and_skipped_or_refused(base, tmp_path, caplog):

@@ -12,8 +12,7 @@ from training.__main__ import COMMANDS, app
 from training.runtime import config as configs
 from training.runtime.config_help import keys
 from training.studies.loramoe.study import LoramoeConfig
-from training.supervised.pretrain import PretrainConfig
-from training.supervised.sft import SftConfig
+from training.supervised.config import PretrainConfig, SftConfig
 
 ROOT = Path(__file__).parents[3]
 
@@ -55,7 +54,7 @@ def test_values_lists_and_overrides(tmp_path):
 
 def test_saved_config_reads_back_as_the_same(tmp_path):
     config = Outer(3, inner=Inner(sizes=(1, 2)), maybe=Inner(1e-9))
-    configs.save(config, tmp_path / "saved.yaml")
+    configs.save(configs.to_dict(config), tmp_path / "saved.yaml")
     assert configs.load(Outer, tmp_path / "saved.yaml") == config
 
 
@@ -110,7 +109,7 @@ def test_help_names_exactly_the_keys_that_are_read(schema):
 def test_keys_have_docs():
     undocumented = [
         key.name
-        for key in keys("training.supervised.sft", "SftConfig")
+        for key in keys("training.supervised.config", "SftConfig")
         if not key.doc and not key.name.startswith(("model.", "base_model.", "base_shape."))
     ]
     assert not undocumented

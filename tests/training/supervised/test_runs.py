@@ -123,7 +123,7 @@ def test_killed_and_stopped_run_repeats_the_unbroken_one_bitwise(corpus, unbroke
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=240)
     assert process.returncode == 0, said
-    assert "the same command goes on" in said
+    assert "the same command resumes it" in said
     stopped = max(losses(folder))
     assert stopped < STEPS
     assert (folder / "checkpoints" / str(stopped)).is_dir()
@@ -250,7 +250,7 @@ def test_full_disk_is_one_line_and_loses_nothing(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 0))
     result = CliRunner().invoke(app, ["pretrain", "--config", str(path)])
     assert result.exit_code == 2
-    assert "going on from step 10" in result.stderr
+    assert "resumed from step 10" in result.stderr
     assert f"error: the disk of {folder / 'checkpoints'} is full: free some space" in result.stderr
     assert result.stderr.strip().splitlines()[-1].startswith("error: ")
     monkeypatch.undo()

@@ -268,12 +268,12 @@ class RealbehaviorStudy:
             "labels": {n: t.label for n, t in config.tuned.items()} | {REINFORCED: config.reinforced.label},
             "models": {
                 name: {
-                    "layers": base.model.num_layers,
-                    "width": base.model.hidden_size,
-                    "length": base.data.length,
+                    "layers": base["model"]["num_layers"],
+                    "width": base["model"]["hidden_size"],
+                    "length": base["data"]["length"],
                 }
                 for name, base in bases.items()
-                if base.model is not None
+                if base["model"] is not None
             },
             "sizes": {
                 "people": self._people,
