@@ -65,7 +65,6 @@ DEFERRED = {
     ("training.ppo.problems", "jaxmoe.datasets.programs"),
     # matplotlib, where something is drawn
     ("training.__main__", "training.plots.plot_run"),
-    ("training.ppo.train", "training.plots.plot_run"),
     ("training.supervised.finish", "training.plots.plot_run"),
 }
 # Packages whose `__init__` is what users import.
