@@ -67,6 +67,10 @@ DEFERRED = {
     ("training.__main__", "training.plots.plot_run"),
     ("training.supervised.finish", "training.plots.plot_run"),
 }
+# Names of classes that two modules have, in lower case, each to be renamed; the list only shrinks.
+SAME_NAMES = {"grader", "layout", "limits", "part", "ppoconfig", "task"}
+# Arguments, attributes and results annotated with a bare `Any`, by package; numbers only go down.
+ANY = {"jaxmoe": 91, "rl": 40, "evals": 33, "training": 102}
 # Packages whose `__init__` is what users import.
 FACES = ("jaxmoe", "rl", "evals", "evals.psychometrics", "evals.questionnaires", "evals.faithfulness")
 
@@ -200,6 +204,42 @@ def test_tests_mirror_the_packages():
     for path in sorted(here.rglob("test_*.py")):
         folder = path.parent.relative_to(here)
         assert folder == Path() or (ROOT / folder).is_dir(), f"{identifier(path)} mirrors no folder"
+
+
+def public_classes(path: Path) -> list[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node.name for node in tree.body if isinstance(node, ast.ClassDef) and node.name[0] != "_"]
+
+
+def test_no_two_public_classes_of_one_name():
+    """Upper and lower case alike: PPOConfig and PpoConfig are one name to a reader."""
+    homes: dict[str, set[str]] = {}
+    for path in SOURCES:
+        for name in public_classes(path):
+            homes.setdefault(name.lower(), set()).add(f"{module_name(path)}.{name}")
+    twice = {name: places for name, places in homes.items() if len(places) > 1}
+    assert twice.keys() == SAME_NAMES, twice
+
+
+def bare_any(path: Path) -> list[int]:
+    """Lines on which an argument, an attribute or a result is annotated with `Any` alone."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found.append(node.returns)
+        elif isinstance(node, ast.AnnAssign | ast.arg):
+            found.append(node.annotation)
+    return [note.lineno for note in found if isinstance(note, ast.Name) and note.id == "Any"]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_few_things_may_be_anything(package: str):
+    found = {identifier(p): bare_any(p) for p in SOURCES if p.relative_to(ROOT).parts[0] == package}
+    count = sum(map(len, found.values()))
+    most = {name: lines for name, lines in found.items() if lines}
+    assert count <= ANY[package], (
+        f"{count} bare Any in {package}, {ANY[package]} allowed; name the type: {most}"
+    )
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=identifier)

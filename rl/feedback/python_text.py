@@ -145,7 +145,8 @@ def _kind(text: str, at: int) -> tuple[PartKind, str]:
         ("statement", _COMPOUND),
         ("statement", _SIMPLE),
     ]
-    return next((kind for kind, pattern in patterns if pattern.match(text, at)), "prose"), ""
+    otherwise: PartKind = "prose"
+    return next((kind for kind, pattern in patterns if pattern.match(text, at)), otherwise), ""
 
 
 def names_in(text: str) -> set[str]:
