@@ -93,7 +93,7 @@ def nucleus(sorted_BC: Float[Array, "B C"], p: float) -> Bool[Array, "B C"]:
 
 def top_p(logits_BV: Float[Array, "B V"], p: float, *, key: Array) -> Int[Array, " B"]:
     """Draws within the nucleus of mass p (see `nucleus`) of the vocabulary; p = 1 draws from all of it."""
-    weights_BXY = _blocks(logits_BV)
+    weights_BXY = blocks_of(logits_BV)
     total_BY = jnp.sum(weights_BXY, axis=1)
     tokens_B = _draw(weights_BXY, total_BY, jax.random.fold_in(key, 0))
     if p >= 1.0:
@@ -166,7 +166,7 @@ def _nucleus_mass(logits_BV: Float[Array, "B V"], p: float) -> Float[Array, " B"
     A token of weight w is kept if the weights above w sum to less than p of all. So the nucleus is all
     weights from the smallest threshold on above which that holds; positive floats are ordered as their bits.
     """
-    weights_BXY = _blocks(logits_BV)
+    weights_BXY = blocks_of(logits_BV)
     limit_B = p * jnp.sum(jnp.sum(weights_BXY, axis=1), axis=-1)
 
     def above(bits_B: Array) -> Array:
@@ -187,7 +187,7 @@ def _nucleus_mass(logits_BV: Float[Array, "B V"], p: float) -> Float[Array, " B"
     return jnp.sum(jnp.where(weights_BXY >= floor_B[:, None, None], weights_BXY, 0.0), axis=(1, 2))
 
 
-def _blocks(logits_BV: Float[Array, "B V"]) -> Float[Array, "B X Y"]:
+def blocks_of(logits_BV: Float[Array, "B V"]) -> Float[Array, "B X Y"]:
     """exp(logit - largest), token v at [v // Y, v % Y]; padded with 0.
 
     A draw of a block Y and then of a place X in it needs about 2·√V random numbers instead of V.

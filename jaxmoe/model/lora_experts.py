@@ -19,7 +19,7 @@ from flax import nnx
 
 from jaxmoe.model import router
 from jaxmoe.model.config import ExpertConfig
-from jaxmoe.model.shapes import Array, Float
+from jaxmoe.model.shapes import Array, Bool, Float
 
 
 class ExpertParam(nnx.Param):
@@ -31,7 +31,9 @@ class ExpertConstant(nnx.Variable):
 
 
 @partial(
-    jax.tree_util.register_dataclass, data_fields=["samples_BTZ", "dropout_key"], meta_fields=["enabled"]
+    jax.tree_util.register_dataclass,
+    data_fields=["samples_BTZ", "dropout_key", "rows_B"],
+    meta_fields=["enabled"],
 )
 @dataclasses.dataclass(frozen=True)
 class ExpertCall:
@@ -41,11 +43,13 @@ class ExpertCall:
       enabled: False leaves the base model alone (PPO's reference policy).
       samples_BTZ: 1 where token t counts for sample z in the router's statistics; None collects none.
       dropout_key: draws dropout masks; None is no dropout.
+      rows_B: rows that use the experts, the others the base alone; None is all.
     """
 
     enabled: bool = True
     samples_BTZ: Float[Array, "B T Z"] | None = None
     dropout_key: Array | None = None
+    rows_B: Bool[Array, " B"] | None = None
 
 
 class LoraExperts(nnx.Module):
@@ -158,6 +162,8 @@ def _finish(experts: LoraExperts, logits_BTE: Array | None, low: Array, call: Ex
     if call.samples_BTZ is not None and experts.router is not None:
         collected = router.statistics(logits_BTE, weight_BTE, call.samples_BTZ, experts.config)
     scale = experts.scale[...].astype(low.dtype)
+    if call.rows_B is not None:
+        scale = scale * call.rows_B[:, None, None, None].astype(low.dtype)
     return ExpertOutput(mix(low_BTER * scale, weight_BTE, b_ERO), collected)
 
 

@@ -1,0 +1,139 @@
+"""The next token of rows that each have settings and a random stream of their own.
+
+`jaxmoe.generation.sampling` draws for a batch under one setting, from one key. Here temperature, top-k, top-p
+and seed are numbers of a row, so that one compiled program serves any mixture, and what a row gets does not
+depend on its neighbors.
+
+Letters of this file: Y blocks of the vocabulary, X places in a block.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxmoe.generation.sampling import blocks_of, log_probability
+from jaxmoe.model.shapes import Array, Bool, Float, Int
+
+# Refused draws after which a row takes its likeliest token. A draw is refused with a probability of at most
+# 1 − p and cuts the rest in half on average, so this is never reached but for a nucleus of one token.
+_ATTEMPTS = 64
+
+
+class RowSampling(NamedTuple):
+    """How each row chooses.
+
+    Attributes:
+      temperature_B: 0 takes the likeliest token.
+      top_k_B: only the k likeliest tokens; 0 is no limit. Equally likely ones come in together.
+      top_p_B: only the nucleus of what is left; 1 is no limit.
+      seed_B: of the row's random stream.
+    """
+
+    temperature_B: Float[Array, " B"]
+    top_k_B: Int[Array, " B"]
+    top_p_B: Float[Array, " B"]
+    seed_B: Int[Array, " B"]
+
+
+class Chosen(NamedTuple):
+    """Tokens, and their log-probability under the model as it is (temperature 1, whole vocabulary)."""
+
+    tokens_B: Int[Array, " B"]
+    logprobs_B: Float[Array, " B"]
+
+
+def choose(logits_BV: Float[Array, "B V"], settings: RowSampling, steps_B: Int[Array, " B"]) -> Chosen:
+    """One token a row.
+
+    Args:
+      steps_B: how many tokens the row has drawn before; with the seed it names the random numbers.
+    """
+    logits_BV = logits_BV.astype(jnp.float32)
+    greedy_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    sampled_B = settings.temperature_B > 0
+    tokens_B = jax.lax.cond(
+        jnp.any(sampled_B),
+        lambda: jnp.where(sampled_B, _draw_within(logits_BV, settings, steps_B, greedy_B), greedy_B),
+        lambda: greedy_B,
+    )
+    return Chosen(tokens_B, log_probability(logits_BV, tokens_B))
+
+
+def _draw_within(logits_BV: Array, settings: RowSampling, steps_B: Array, greedy_B: Array) -> Array:
+    """Draws by rejection (see `sampling`): a token is kept if what is likelier weighs less than the limit."""
+    temperature_B = jnp.where(settings.temperature_B > 0, settings.temperature_B, 1.0)
+    weights_BXY = blocks_of(logits_BV / temperature_B[:, None])
+    limited_B = (settings.top_k_B > 0) & (settings.temperature_B > 0)
+    weights_BXY = jax.lax.cond(
+        jnp.any(limited_B), lambda w: _k_largest(w, settings.top_k_B, limited_B), lambda w: w, weights_BXY
+    )
+    limit_B = settings.top_p_B * _mass(weights_BXY)
+    free_B = (settings.top_p_B >= 1) | (settings.temperature_B <= 0)
+
+    def draw(attempt: Array, weights_BXY: Array) -> Array:
+        chance_B2 = jax.vmap(
+            lambda seed, step: jax.random.uniform(
+                jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), attempt), (2,)
+            )
+        )(settings.seed_B, steps_B)
+        return _inverse(weights_BXY, chance_B2)
+
+    def likelier(tokens_B: Array) -> Array:
+        flat_BV = weights_BXY.reshape(weights_BXY.shape[0], -1)
+        floor_B = jnp.take_along_axis(flat_BV, tokens_B[:, None], axis=-1)
+        return jnp.where(weights_BXY > floor_B[..., None], weights_BXY, 0.0)
+
+    def refused(above_BXY: Array) -> Bool[Array, " B"]:
+        return (_mass(above_BXY) >= limit_B) & ~free_B
+
+    def again(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        attempt, tokens_B, refused_B = state
+        tokens_B = jnp.where(refused_B, draw(attempt, likelier(tokens_B)), tokens_B)
+        return attempt + 1, tokens_B, refused_B & refused(likelier(tokens_B))
+
+    tokens_B = draw(jnp.int32(0), weights_BXY)
+    start = (jnp.int32(1), tokens_B, refused(likelier(tokens_B)))
+    end = jax.lax.while_loop(lambda state: jnp.any(state[2]) & (state[0] < _ATTEMPTS), again, start)
+    return jnp.where(end[2], greedy_B, end[1])
+
+
+def _mass(weights_BXY: Array) -> Float[Array, " B"]:
+    return jnp.sum(jnp.sum(weights_BXY, axis=1), axis=-1)
+
+
+def _k_largest(weights_BXY: Array, k_B: Array, limited_B: Array) -> Array:
+    """Weights below the k-th largest of a limited row become 0; positive floats are ordered as their bits."""
+
+    def at_least(bits_B: Array) -> Array:
+        floor_B = jax.lax.bitcast_convert_type(bits_B, jnp.float32)
+        return jnp.sum(weights_BXY >= floor_B[:, None, None], axis=(1, 2))
+
+    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low_B, high_B = ends
+        middle_B = low_B + (high_B - low_B + 1) // 2
+        enough_B = at_least(middle_B) >= k_B
+        return jnp.where(enough_B, middle_B, low_B), jnp.where(enough_B, high_B, middle_B - 1)
+
+    zero_B = jnp.zeros_like(k_B)
+    # the likeliest token weighs 1
+    one_B = zero_B + jax.lax.bitcast_convert_type(jnp.float32(1.0), jnp.int32)
+    bits_B = jax.lax.fori_loop(0, 31, halve, (zero_B, one_B))[0]
+    floor_B = jnp.where(limited_B, jax.lax.bitcast_convert_type(bits_B, jnp.float32), 0.0)
+    return jnp.where(weights_BXY >= floor_B[:, None, None], weights_BXY, 0.0)
+
+
+def _inverse(weights_BXY: Array, chance_B2: Float[Array, "B 2"]) -> Int[Array, " B"]:
+    """The token at which the running sum passes a uniform number: first of blocks, then of places in one."""
+
+    def pick(weights_BC: Array, chance_B: Array) -> Array:
+        running_BC = jnp.cumsum(weights_BC, axis=-1)
+        passed_BC = running_BC > (chance_B * running_BC[:, -1])[:, None]
+        # rounding may leave none; the last weight that is not 0 then ends the sum
+        last_B = weights_BC.shape[-1] - 1 - jnp.argmax(weights_BC[:, ::-1] > 0, axis=-1)
+        return jnp.minimum(jnp.where(jnp.any(passed_BC, -1), jnp.argmax(passed_BC, axis=-1), last_B), last_B)
+
+    block_B = pick(jnp.sum(weights_BXY, axis=1), chance_B2[:, 0])
+    inside_BX = jnp.take_along_axis(weights_BXY, block_B[:, None, None], axis=-1)[..., 0]
+    place_B = pick(inside_BX, chance_B2[:, 1])
+    return (place_B * weights_BXY.shape[-1] + block_B).astype(jnp.int32)

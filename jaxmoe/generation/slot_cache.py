@@ -1,0 +1,219 @@
+"""Keys and values of texts of different lengths, each in a slot, and the decoder's steps over them.
+
+`kv_cache` serves a batch that starts and ends together. Here every slot stands at its own position: it is
+filled chunk by chunk (`read_chunk`), then grows by a token a step beside the others (`read_tokens`), and its
+content can be handed to another slot (`copy_slot`). All shapes are fixed by the cache, so that a few compiled
+programs serve any mixture of requests.
+
+Letters of this file: B slots, S positions of a slot, C tokens of a chunk.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxmoe.generation.kv_cache import Blocks
+from jaxmoe.model.attention import MASKED
+from jaxmoe.model.config import ModelConfig
+from jaxmoe.model.layers import rotation
+from jaxmoe.model.lora_experts import ExpertCall
+from jaxmoe.model.shapes import Array, Bool, Float, Int
+from jaxmoe.model.transformer import Decoder, KeyValues
+
+# One KeyValues [B, M, S, H] a layer (unrolled), or a single one with a leading [L] (scanned)
+SlotCache = tuple[KeyValues, ...] | KeyValues
+
+
+def empty_cache(
+    config: ModelConfig, slots: int, length: int, dtype: Any, *, unrolled: bool, mesh: Mesh | None = None
+) -> SlotCache:
+    """A cache of zeros.
+
+    Args:
+      slots: texts at a time.
+      length: positions of each.
+      unrolled: one buffer a layer, quickest on CPU; else stacked ones for a scan over the layers.
+      mesh: slots are split over data and fsdp, heads over tensor, where they divide.
+    """
+    shape = (slots, config.num_kv_heads, length, config.head_dim)
+    layers = config.num_layers
+
+    def zeros(shape: tuple[int, ...], leading: bool) -> Array:
+        made = jnp.zeros(shape, dtype)
+        if mesh is None:
+            return made
+        rows = mesh.shape["data"] * mesh.shape["fsdp"]
+        row_axes = None if slots % rows else ("data", "fsdp")
+        head_axis = None if config.num_kv_heads % mesh.shape["tensor"] else "tensor"
+        spec = (row_axes, head_axis, None, None)
+        return jax.device_put(made, NamedSharding(mesh, PartitionSpec(*((None,) if leading else ()), *spec)))
+
+    if unrolled:
+        return tuple(KeyValues(zeros(shape, False), zeros(shape, False)) for _ in range(layers))
+    return KeyValues(zeros((layers, *shape), True), zeros((layers, *shape), True))
+
+
+def length_of(cache: SlotCache) -> int:
+    """Positions of a slot."""
+    return jax.tree.leaves(cache)[0].shape[-2]
+
+
+def resized(cache: SlotCache, length: int) -> SlotCache:
+    """The same content with room for other lengths; positions beyond the new end are lost."""
+    now = length_of(cache)
+    if length <= now:
+        return jax.tree.map(lambda x: x[..., :length, :], cache)
+    return jax.tree.map(lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, length - now), (0, 0)]), cache)
+
+
+def copy_slot(cache: SlotCache, source: Int[Array, ""], target: Int[Array, ""]) -> SlotCache:
+    """Writes one slot's keys and values over another's."""
+
+    def one(x: Array) -> Array:
+        axis = x.ndim - 4
+        row = jax.lax.dynamic_slice_in_dim(x, source, 1, axis)
+        return jax.lax.dynamic_update_slice_in_dim(x, row, target, axis)
+
+    return jax.tree.map(one, cache)
+
+
+def read_tokens(
+    model: Decoder,
+    blocks: Blocks,
+    tokens_B: Int[Array, " B"],
+    positions_B: Int[Array, " B"],
+    cache: SlotCache,
+    *,
+    dtype: Any = jnp.float32,
+    call: ExpertCall = ExpertCall(),  # noqa: B008 - an immutable tuple
+) -> tuple[Float[Array, "B D"], SlotCache]:
+    """Reads one token in every slot.
+
+    Args:
+      positions_B: where each slot's token stands; one at S or beyond writes nothing (a free slot).
+    Returns: final hidden states [B, D], and the cache with the tokens' keys and values.
+    """
+    rows_B = jnp.arange(tokens_B.shape[0])
+
+    def write(old: KeyValues, new: KeyValues) -> KeyValues:
+        return KeyValues(
+            *(
+                x.at[rows_B, :, positions_B].set(y[:, 0].astype(x.dtype), mode="drop", unique_indices=True)
+                for x, y in zip(old, new, strict=True)
+            )
+        )
+
+    hidden_BTD, cache = _run(
+        model, blocks, tokens_B[:, None], positions_B[:, None], cache, write, lambda kept: kept, dtype, call
+    )
+    return hidden_BTD[:, 0], cache
+
+
+def read_chunk(
+    model: Decoder,
+    blocks: Blocks,
+    tokens_C: Int[Array, " C"],
+    start: Int[Array, ""],
+    slot: Int[Array, ""],
+    cache: SlotCache,
+    *,
+    dtype: Any = jnp.float32,
+    call: ExpertCall = ExpertCall(),  # noqa: B008 - an immutable tuple
+) -> tuple[Float[Array, "C D"], SlotCache]:
+    """Reads C tokens of one slot's prompt, which stand from `start` on; S must be at least start + C.
+
+    A chunk that is not full is padded behind its end: what it writes there is written over by what comes
+    next, and nothing before that sees it.
+
+    Returns: final hidden states [C, D], and the cache.
+    """
+
+    def write(old: KeyValues, new: KeyValues) -> KeyValues:
+        return KeyValues(
+            *(
+                jax.lax.dynamic_update_slice(x, y.swapaxes(1, 2).astype(x.dtype), (slot, 0, start, 0))
+                for x, y in zip(old, new, strict=True)
+            )
+        )
+
+    def row(kept: KeyValues) -> KeyValues:
+        return KeyValues(*(jax.lax.dynamic_slice_in_dim(x, slot, 1, 0) for x in kept))
+
+    positions = start + jnp.arange(tokens_C.shape[0])
+    hidden_BTD, cache = _run(model, blocks, tokens_C[None], positions[None], cache, write, row, dtype, call)
+    return hidden_BTD[0], cache
+
+
+def _run(
+    model: Decoder,
+    blocks: Blocks,
+    tokens_BT: Int[Array, "B T"],
+    positions_BT: Int[Array, "B T"],
+    cache: SlotCache,
+    write: Callable[[KeyValues, KeyValues], KeyValues],
+    rows: Callable[[KeyValues], KeyValues],
+    dtype: Any,
+    call: ExpertCall,
+) -> tuple[Float[Array, "B T D"], SlotCache]:
+    """The decoder over T tokens of some slots; their keys and values are written, then attended to."""
+    config = model.config
+    turn = rotation(config, positions_BT, dtype)
+    hidden = model.embedding[...].astype(dtype)[tokens_BT]
+    windows = config.windows or (0,) * config.num_layers
+
+    def layer(hidden: Array, state: Any, window: Any, old: KeyValues) -> tuple[Array, KeyValues]:
+        def mixer(query: Array, key: Array, value: Array) -> tuple[Array, KeyValues]:
+            kept = write(old, KeyValues(key, value))
+            here = rows(kept)
+            visible_BTS = _visible(positions_BT, here.key_BSMH.shape[-2], window)
+            return attend_slots(query, here, visible_BTS), kept
+
+        hidden, _, kept = nnx.merge(blocks.definition, state)(hidden, turn, mixer, call)
+        return hidden, kept
+
+    if isinstance(blocks.states, tuple):
+        layers = []
+        for window, state, old in zip(windows, blocks.states, cache, strict=True):
+            hidden, kept = layer(hidden, state, window, old)
+            layers.append(kept)
+        return model.norm(hidden), tuple(layers)
+
+    def scanned(hidden: Array, inputs: Any) -> tuple[Array, KeyValues]:
+        window, state, old = inputs
+        return layer(hidden, state, window, old)
+
+    inputs = (jnp.asarray(windows, jnp.int32), blocks.states, cache)
+    hidden, kept = jax.lax.scan(scanned, hidden, inputs)
+    return model.norm(hidden), kept
+
+
+def _visible(
+    positions_BT: Int[Array, "B T"], length: int, window: Int[Array, ""] | int
+) -> Bool[Array, "B T S"]:
+    """Positions up to a token's own, within the layer's window."""
+    distance_BTS = positions_BT[..., None] - jnp.arange(length)[None, None]
+    limit = jnp.where(jnp.asarray(window) > 0, window, jnp.iinfo(jnp.int32).max)
+    return (distance_BTS >= 0) & (distance_BTS < limit)
+
+
+def attend_slots(
+    query_BTNH: Float[Array, "B T N H"], kept: KeyValues, visible_BTS: Bool[Array, "B T S"]
+) -> Float[Array, "B T N H"]:
+    """softmax(q kᵀ / √H) v over slots [B, M, S, H]; query heads share key/value heads in runs of N / M."""
+    batch, length, heads, size = query_BTNH.shape
+    key, value = kept
+    kv_heads = key.shape[1]
+    group = heads // kv_heads
+    query = query_BTNH.reshape(batch, length, kv_heads, group, size).transpose(0, 2, 3, 1, 4)
+    query = query.reshape(batch, kv_heads, group * length, size) * size**-0.5
+    scores = jnp.einsum("bmxh,bmsh->bmxs", query, key, preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, kv_heads, group, length, -1)
+    scores = jnp.where(visible_BTS[:, None, None], scores, MASKED)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    out = jnp.einsum("bmxs,bmsh->bmxh", weights.reshape(batch, kv_heads, group * length, -1), value)
+    out = out.reshape(batch, kv_heads, group, length, size).transpose(0, 3, 1, 2, 4)
+    return out.reshape(batch, length, heads, size)

@@ -1,0 +1,273 @@
+"""The engine: the same text as a batch of its own, whatever else is decoded beside it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxmoe.generation import engine as engines
+from jaxmoe.generation import row_sampling
+from jaxmoe.generation.engine import Engine, EngineConfig, Request
+from jaxmoe.generation.row_sampling import RowSampling
+from jaxmoe.generation.sampling import Sampling
+from jaxmoe.language_model import LanguageModel
+from jaxmoe.model import params
+from jaxmoe.model.config import ExpertConfig, ModelConfig
+
+CONFIG = ModelConfig(
+    vocab_size=97,
+    hidden_size=32,
+    intermediate_size=48,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    eos_token_id=1,
+    pad_token_id=0,
+)
+SMALL = EngineConfig(slots=3, max_length=96, chunk=8, sizes=(32, 64))
+
+
+def language_model(windows: tuple[int, ...] = (), seed: int = 0) -> LanguageModel:
+    """A random model with experts that matter."""
+    config = dataclasses.replace(CONFIG, windows=windows)
+    experts = ExpertConfig(num_experts=3, rank=2, targets=("q_proj", "up_proj", "down_proj"))
+    model = params.build(config, experts, seed=seed, std=0.3)
+    for linear in (model.blocks.self_attn.q_proj, model.blocks.mlp.up_proj, model.blocks.mlp.down_proj):
+        noise = jax.random.normal(jax.random.key(5), linear.experts.b.shape)
+        linear.experts.b[...] = noise * 0.05
+    return LanguageModel(config, params.split(model), params.single_device_mesh(), experts)
+
+
+@pytest.fixture(scope="module")
+def lm() -> LanguageModel:
+    return language_model()
+
+
+def prompts(lengths: list[int], seed: int = 0) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(2, CONFIG.vocab_size, n).tolist() for n in lengths]
+
+
+def alone(lm: LanguageModel, prompt: list[int], new: int, **options) -> list[int]:
+    """The new tokens of a batch of one."""
+    made = lm.generate(np.asarray([prompt]), max_new_tokens=new, **options)
+    return made.tokens[0, len(prompt) : len(prompt) + int(made.lengths[0])].tolist()
+
+
+@pytest.mark.parametrize(("windows", "unrolled"), [((), True), ((5, 0), False)])
+def test_greedy_text_is_that_of_a_batch_of_its_own(windows, unrolled):
+    lm = language_model(windows)
+    engine = Engine(lm, SMALL)
+    engine._unrolled = unrolled
+    engine._cache = engine._empty(32)
+    given = prompts([1, 8, 9, 25])
+    new = [40, 30, 1, 7]
+    ids = [
+        engine.submit(Request(prompt, count, stop_tokens=(1,)))
+        for prompt, count in zip(given, new, strict=True)
+    ]
+    done = engine.run()
+    for id, prompt, count in zip(ids, given, new, strict=True):
+        assert done[id].tokens == alone(lm, prompt, count)
+        stopped = done[id].tokens[-1] == 1
+        assert done[id].reason == ("stop" if stopped else "length")
+
+
+def test_log_probabilities_are_the_models(lm):
+    engine = Engine(lm, SMALL)
+    prompt = prompts([21])[0]
+    id = engine.submit(Request(prompt, 6, prompt_logprobs=True))
+    done = engine.run()[id]
+    whole = np.asarray([prompt + done.tokens])
+    logits = jax.nn.log_softmax(lm(whole).logits)[0]
+    expected = np.asarray(logits)[np.arange(len(whole[0]) - 1), whole[0, 1:]]
+    np.testing.assert_allclose(done.prompt_logprobs, expected[: len(prompt) - 1], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(done.logprobs, expected[len(prompt) - 1 :], rtol=0, atol=2e-5)
+
+
+def test_rows_use_the_experts_or_the_base_alone(lm):
+    engine = Engine(lm, SMALL)
+    prompt = prompts([12])[0]
+    ids = {experts: engine.submit(Request(prompt, 10, experts=experts)) for experts in (True, False)}
+    done = engine.run()
+    for experts, id in ids.items():
+        assert done[id].tokens == alone(lm, prompt, 10, experts=experts, stop_tokens=())
+    assert done[ids[True]].tokens != done[ids[False]].tokens
+
+
+def test_a_request_does_not_depend_on_its_neighbors(lm):
+    """The same seed gives the same tokens alone, in a full engine, and after others have used the slots."""
+    settings = Sampling(0.9, top_k=20, top_p=0.8)
+    prompt = prompts([19], seed=3)[0]
+    request = Request(prompt, 25, settings, seed=11)
+    engine = Engine(lm, SMALL)
+    first = engine.submit(request)
+    expected = engine.run()[first].tokens
+    for i, other in enumerate(prompts([4, 30, 11, 7, 2], seed=9)):
+        engine.submit(Request(other, 5 + 3 * i, Sampling(1.3), seed=i))
+    again = engine.submit(request)
+    other_seed = engine.submit(dataclasses.replace(request, seed=12))
+    done = engine.run()
+    assert done[again].tokens == expected
+    assert done[other_seed].tokens != expected
+
+
+def test_what_is_common_is_read_once(lm):
+    engine = Engine(lm, dataclasses.replace(SMALL, slots=2))
+    common = prompts([40])[0]
+    ids = [engine.submit(Request([*common, tail], 4)) for tail in (5, 6, 7, 8)]
+    done = engine.run()
+    assert [done[id].reused for id in ids] == [0, 40, 40, 40]
+    assert engine.statistics.prefilled == 40
+    plain = Engine(lm, dataclasses.replace(SMALL, slots=2, prefix_reuse=False))
+    others = [plain.submit(Request([*common, tail], 4)) for tail in (5, 6, 7, 8)]
+    unshared = plain.run()
+    assert plain.statistics.prefilled == 160
+    assert [done[id].tokens for id in ids] == [unshared[id].tokens for id in others]
+
+
+def test_a_conversation_goes_on_where_it_was(lm):
+    """The answer's own keys and values serve the next turn."""
+    engine = Engine(lm, SMALL)
+    opening = prompts([20])[0]
+    first = engine.run_one(Request(opening, 10))
+    follow = [*opening, *first.tokens, 3, 4, 5]
+    second = engine.run_one(Request(follow, 5))
+    assert second.reused == len(opening) + 9  # the last new token has not been read
+    assert second.tokens == alone(lm, follow, 5, stop_tokens=())
+
+
+def test_weights_of_another_round(lm):
+    """What was read with the old weights is not taken for what the new ones would read."""
+    engine, other = Engine(lm, SMALL), language_model(seed=1)
+    prompt = prompts([30])[0]
+    assert engine.run_one(Request(prompt, 8)).tokens == alone(lm, prompt, 8, stop_tokens=())
+    engine.update(other.weights)
+    done = engine.run_one(Request(prompt, 8))
+    assert done.reused == 0
+    assert done.tokens == alone(other, prompt, 8, stop_tokens=())
+
+
+def test_few_programs_are_compiled():
+    """A step, a chunk and a copy for each length of the cache; requests of any kind add none."""
+    lm = language_model(seed=2)
+    engine = Engine(lm, SMALL)
+    counts = (engines._step._cache_size(), engines._read_chunk._cache_size(), engines._copy._cache_size())
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        length = int(rng.integers(1, 60))
+        engine.submit(
+            Request(
+                prompts([length], seed=i)[0], int(rng.integers(1, 30)), Sampling(float(i % 3) / 2), seed=i
+            )
+        )
+    engine.run()
+    after = (engines._step._cache_size(), engines._read_chunk._cache_size(), engines._copy._cache_size())
+    assert [now - before <= 3 for now, before in zip(after, counts, strict=True)] == [True] * 3
+
+
+def test_slots_are_refilled_at_once(lm):
+    """Answers of very unequal lengths: few steps run with an empty slot while requests wait."""
+    engine = Engine(lm, dataclasses.replace(SMALL, slots=4, max_length=80))
+    rng = np.random.default_rng(0)
+    lengths = np.clip(np.exp(rng.normal(2.3, 0.8, 60)), 1, 60).astype(int)
+    for i, length in enumerate(lengths):
+        engine.submit(Request(prompts([6], seed=i)[0], int(length)))
+    while engine._waiting or engine._reading:
+        engine.step()
+    wasted, decoded = engine.statistics.wasted, engine.statistics.decoded
+    assert wasted / (wasted + decoded) < 0.1
+    engine.run()
+    assert engine.statistics.finished == 60
+
+
+def test_cancelled_wherever_they_are(lm):
+    engine = Engine(lm, dataclasses.replace(SMALL, slots=1))
+    ids = [engine.submit(Request(prompt, 50)) for prompt in prompts([40, 5, 6])]
+    engine.step()
+    engine.cancel(ids[0])  # its prompt is being read
+    engine.cancel(ids[2])  # waiting
+    ended = engine.step()
+    assert {id: done.reason for id, done in ended.items()} == {ids[0]: "cancelled", ids[2]: "cancelled"}
+    while not engine._active:
+        engine.step()
+    engine.step()
+    engine.cancel(ids[1])
+    done = engine.run()[ids[1]]
+    assert (done.reason, len(done.tokens) >= 1) == ("cancelled", True)
+    assert engine.idle
+    engine.cancel(999)
+    assert engine.step() == {}
+
+
+def test_a_callback_sees_every_token_and_may_end_the_text(lm):
+    seen: list[int] = []
+
+    def until_three(token: int, logprob: float) -> bool:
+        seen.append(token)
+        assert logprob <= 0
+        return len(seen) == 3
+
+    done = Engine(lm, SMALL).run_one(Request(prompts([5])[0], 20, on_token=until_three))
+    assert (done.tokens, done.reason) == (seen, "stop")
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (Request([]), "at least one token id"),
+        (Request([1, 97]), "must lie in 0..96; got 97"),
+        (Request([-1]), "must lie in 0..96; got -1"),
+        (Request([1], 0), "max_new_tokens must be at least 1; got 0"),
+        (Request([1] * 90, 7), r"must fit 96 tokens \(engine.max_length\); got 90 \+ 7"),
+        (Request([1], stop_tokens=tuple(range(9))), "at most 8 stop tokens; got 9"),
+    ],
+)
+def test_impossible_requests_are_refused(lm, request_, message):
+    engine = Engine(lm, SMALL)
+    with pytest.raises(ValueError, match=message):
+        engine.submit(request_)
+    assert engine.idle
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    [(1.0, 0, 1.0), (0.7, 0, 0.8), (1.5, 5, 1.0), (1.0, 6, 0.7), (1.0, 0, 0.01)],
+)
+def test_rows_are_drawn_with_the_right_probabilities(temperature, top_k, top_p):
+    """χ² of 4,000 rows against the probabilities after temperature, top-k and nucleus, in that order."""
+    rows, vocabulary = 4000, 13
+    logits = jnp.asarray(np.random.default_rng(1).normal(0, 1.5, vocabulary), jnp.float32)
+    settings = RowSampling(
+        jnp.full(rows, temperature), jnp.full(rows, top_k), jnp.full(rows, top_p), jnp.arange(rows)
+    )
+    chosen = jax.jit(row_sampling.choose)(jnp.tile(logits, (rows, 1)), settings, jnp.zeros(rows, jnp.int32))
+    p = np.exp(np.asarray(logits, np.float64) / temperature)
+    order = np.argsort(-p)
+    if top_k:
+        p[order[top_k:]] = 0
+    before = np.cumsum(p[order]) - p[order]
+    p[order[before >= top_p * p.sum()]] = 0
+    p /= p.sum()
+    counts = np.bincount(chosen.tokens_B, minlength=vocabulary)
+    assert counts[p == 0].sum() == 0
+    kept = p > 0
+    if kept.sum() > 1:
+        assert stats.chisquare(counts[kept], rows * p[kept]).pvalue > 1e-3
+    expected = jax.nn.log_softmax(logits)[np.asarray(chosen.tokens_B)]
+    np.testing.assert_allclose(chosen.logprobs_B, expected, atol=1e-6)
+
+
+def test_rows_of_one_batch_have_settings_of_their_own():
+    logits = jnp.tile(jnp.asarray([0.0, 1.0, 2.0, 3.0]), (4, 1))
+    temperature, top_p = jnp.asarray([0.0, 1.0, 1.0, 5.0]), jnp.asarray([1.0, 1.0, 0.1, 1.0])
+    settings = RowSampling(temperature, jnp.asarray([0, 1, 0, 0]), top_p, jnp.arange(4))
+    choose = jax.jit(row_sampling.choose)
+    seen = [choose(logits, settings, jnp.full(4, i)).tokens_B for i in range(40)]
+    assert {int(t[0]) for t in seen} == {int(t[1]) for t in seen} == {int(t[2]) for t in seen} == {3}
+    assert len({int(t[3]) for t in seen}) > 2
