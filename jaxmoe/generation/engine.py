@@ -124,7 +124,7 @@ class EngineStatistics:
     finished: int = 0
 
 
-class Rows(NamedTuple):
+class StepRows(NamedTuple):
     """What a decoding step is told of each slot; free slots have a position beyond the cache."""
 
     tokens_B: Int[Array, " B"]
@@ -402,7 +402,7 @@ class Engine:
                 done[text.id] = self._finish(slot, text, "stop" if stopped else "length")
         return done
 
-    def _rows(self) -> Rows:
+    def _rows(self) -> StepRows:
         slots = self.config.slots
         beyond = slot_cache.length_of(self._cache)
         tokens, drawn = np.zeros(slots, np.int32), np.zeros(slots, np.int32)
@@ -417,7 +417,7 @@ class Engine:
             temperature[slot], top_k[slot], top_p[slot] = settings.temperature, settings.top_k, settings.top_p
             seed[slot] = np.int64(request.seed).astype(np.int32)
             experts[slot] = request.experts
-        return Rows(tokens, positions, drawn, RowSampling(temperature, top_k, top_p, seed), experts)  # type: ignore[arg-type]
+        return StepRows(tokens, positions, drawn, RowSampling(temperature, top_k, top_p, seed), experts)  # type: ignore[arg-type]
 
     def _hold(self, slot: int, text: _Text) -> None:
         """Notes what is in a slot and when it was last of use."""
@@ -469,7 +469,7 @@ def _step(
     definition: Any,
     trainable: params.Params,
     frozen: params.Params,
-    rows: Rows,
+    rows: StepRows,
     cache: SlotCache,
     *,
     dtype: Any,
