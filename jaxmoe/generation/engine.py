@@ -17,11 +17,13 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from jaxmoe.generation import kv_cache, row_sampling, slot_cache
 from jaxmoe.generation.row_sampling import RowSampling
@@ -31,6 +33,7 @@ from jaxmoe.model import params
 from jaxmoe.model.config import ModelConfig
 from jaxmoe.model.lora_experts import ExpertCall
 from jaxmoe.model.shapes import Array, Bool, Float, Int
+from jaxmoe.model.transformer import Decoder
 
 FinishReason = Literal["stop", "length", "cancelled"]
 # stop tokens that a row may have; -1 fills up
@@ -176,7 +179,7 @@ class Served(Protocol):
     @property
     def mesh(self) -> Mesh: ...
     @property
-    def dtype(self) -> Any: ...
+    def dtype(self) -> DTypeLike: ...
 
 
 class Engine:
@@ -466,13 +469,13 @@ def _shared(held: np.ndarray, prompt: np.ndarray) -> int:
 
 @partial(jax.jit, static_argnames=("definition", "dtype", "unrolled"), donate_argnames=("cache",))
 def _step(
-    definition: Any,
+    definition: nnx.GraphDef[Decoder],
     trainable: params.Params,
     frozen: params.Params,
     rows: StepRows,
     cache: SlotCache,
     *,
-    dtype: Any,
+    dtype: DTypeLike,
     unrolled: bool,
 ) -> StepResult:
     """Reads the next token of every slot and chooses the one after it."""
@@ -493,7 +496,7 @@ def _step(
     donate_argnames=("cache",),
 )
 def _read_chunk(
-    definition: Any,
+    definition: nnx.GraphDef[Decoder],
     trainable: params.Params,
     frozen: params.Params,
     tokens_C: Int[Array, " C"],
@@ -504,7 +507,7 @@ def _read_chunk(
     *,
     experts: bool,
     scored: bool,
-    dtype: Any,
+    dtype: DTypeLike,
     unrolled: bool,
 ) -> tuple[Float[Array, " C"] | None, SlotCache]:
     """Reads a chunk of a prompt; `scored` also gives the log-probability of the token after each."""

@@ -9,12 +9,12 @@ Letters of this file: B slots, S positions of a slot, C tokens of a chunk.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from jaxmoe.generation.kv_cache import Blocks
 from jaxmoe.model.attention import MASKED
@@ -29,7 +29,13 @@ SlotCache = tuple[KeyValues, ...] | KeyValues
 
 
 def empty_cache(
-    config: ModelConfig, slots: int, length: int, dtype: Any, *, unrolled: bool, mesh: Mesh | None = None
+    config: ModelConfig,
+    slots: int,
+    length: int,
+    dtype: DTypeLike,
+    *,
+    unrolled: bool,
+    mesh: Mesh | None = None,
 ) -> SlotCache:
     """A cache of zeros.
 
@@ -88,7 +94,7 @@ def read_tokens(
     positions_B: Int[Array, " B"],
     cache: SlotCache,
     *,
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     call: ExpertCall = ExpertCall(),  # noqa: B008 - an immutable tuple
 ) -> tuple[Float[Array, "B D"], SlotCache]:
     """Reads one token in every slot.
@@ -121,7 +127,7 @@ def read_chunk(
     slot: Int[Array, ""],
     cache: SlotCache,
     *,
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     call: ExpertCall = ExpertCall(),  # noqa: B008 - an immutable tuple
 ) -> tuple[Float[Array, "C D"], SlotCache]:
     """Reads C tokens of one slot's prompt, which stand from `start` on; S must be at least start + C.
@@ -156,7 +162,7 @@ def _run(
     cache: SlotCache,
     write: Callable[[KeyValues, KeyValues], KeyValues],
     rows: Callable[[KeyValues], KeyValues],
-    dtype: Any,
+    dtype: DTypeLike,
     call: ExpertCall,
 ) -> tuple[Float[Array, "B T D"], SlotCache]:
     """The decoder over T tokens of some slots; their keys and values are written, then attended to."""
@@ -165,7 +171,9 @@ def _run(
     hidden = model.embedding[...].astype(dtype)[tokens_BT]
     windows = config.windows or (0,) * config.num_layers
 
-    def layer(hidden: Array, state: Any, window: Any, old: KeyValues) -> tuple[Array, KeyValues]:
+    def layer(
+        hidden: Array, state: nnx.State, window: Int[Array, ""] | int, old: KeyValues
+    ) -> tuple[Array, KeyValues]:
         def mixer(query: Array, key: Array, value: Array) -> tuple[Array, KeyValues]:
             kept = write(old, KeyValues(key, value))
             here = rows(kept)
@@ -175,14 +183,14 @@ def _run(
         hidden, _, kept = nnx.merge(blocks.definition, state)(hidden, turn, mixer, call)
         return hidden, kept
 
-    if isinstance(blocks.states, tuple):
+    if not isinstance(cache, KeyValues):
         layers = []
         for window, state, old in zip(windows, blocks.states, cache, strict=True):
             hidden, kept = layer(hidden, state, window, old)
             layers.append(kept)
         return model.norm(hidden), tuple(layers)
 
-    def scanned(hidden: Array, inputs: Any) -> tuple[Array, KeyValues]:
+    def scanned(hidden: Array, inputs: tuple[Array, nnx.State, KeyValues]) -> tuple[Array, KeyValues]:
         window, state, old = inputs
         return layer(hidden, state, window, old)
 

@@ -7,12 +7,15 @@ dequantized when they are read, one at a time, so that a file of 4 bits a weight
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
 from jaxmoe.weights.weight_files import StoredTensor
+
+if TYPE_CHECKING:
+    from gguf import ReaderTensor
 
 # general.architecture -> model_type of config.json. Mistral's files call themselves llama.
 ARCHITECTURES = {"llama": "llama", "mistral": "mistral", "qwen2": "qwen2", "qwen3": "qwen3"}
@@ -106,7 +109,7 @@ def hf_name(name: str) -> str | None:
     return f"model.layers.{int(layer)}.{LAYER_NAMES[part]}.{kind}"
 
 
-def _open(path: Path) -> tuple[dict[str, Any], list[Any]]:
+def _open(path: Path) -> tuple[dict[str, Any], list["ReaderTensor"]]:
     """All fields by name, and the tensors as the gguf package describes them."""
     import gguf  # only those who have such files need it
 
@@ -130,7 +133,7 @@ def _open(path: Path) -> tuple[dict[str, Any], list[Any]]:
 def _config(
     architecture: str, own: Mapping[str, Any], fields: Mapping[str, Any], path: Path
 ) -> dict[str, Any]:
-    def needed(key: str) -> Any:
+    def needed(key: str) -> int | float:
         if key not in own:
             raise ValueError(f"{path} lacks the field {architecture}.{key}")
         if isinstance(own[key], list):
@@ -179,7 +182,9 @@ def _rotary_heads(name: str, config: Mapping[str, Any]) -> int | None:
     return config["num_key_value_heads"] if ".k_proj." in name else None
 
 
-def _stored(tensor: Any, heads: int | None, path: Path, last: dict[str, np.ndarray]) -> StoredTensor:
+def _stored(
+    tensor: "ReaderTensor", heads: int | None, path: Path, last: dict[str, np.ndarray]
+) -> StoredTensor:
     """A tensor to read; `last` keeps the one dequantized last, whose shards are read one after the other."""
     kind = tensor.tensor_type.name
     if kind not in TYPES:
@@ -198,7 +203,7 @@ def _stored(tensor: Any, heads: int | None, path: Path, last: dict[str, np.ndarr
     return StoredTensor(shape, dtype, read)
 
 
-def _dequantized(tensor: Any) -> np.ndarray:
+def _dequantized(tensor: "ReaderTensor") -> np.ndarray:
     """The values: float32, or the 16 bits they are stored in."""
     import gguf
 
