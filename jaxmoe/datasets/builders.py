@@ -9,7 +9,10 @@ Importing this module registers the builders; `prepare` and `rows` are the way i
 import contextlib
 import dataclasses
 import io
+import json
+import logging
 import re
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -28,7 +31,8 @@ from jaxmoe.datasets.corpora import (
     study_corpus,
     task_test_rows,
 )
-from jaxmoe.datasets.instruction_files import Row, content_hash, read_instructions, read_questions
+from jaxmoe.datasets.formats.fields import Row
+from jaxmoe.datasets.instruction_files import content_hash, placed_instructions, read_questions
 from jaxmoe.datasets.programs import pretraining_texts as program_texts
 
 _TEXT = tfds.features.Text()
@@ -61,8 +65,8 @@ class FileConfig(tfds.core.BuilderConfig):
 
 
 def data_version(folder: Path) -> str:
-    """1.0.N, where N stands for the content of all files in a folder: generators and tables."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".py", ".csv", ".json"))
+    """1.0.N, where N stands for the content of all files below a folder: generators and tables."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".csv", ".json"))
     return f"1.0.{zlib.crc32(b''.join(path.name.encode() + path.read_bytes() for path in files))}"
 
 
@@ -71,6 +75,7 @@ class _RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version(data_version(Path(__file__).parent))
     FEATURES: ClassVar[dict[str, Any]]
+    IN_ORDER = False  # TFDS shuffles by the hash of a key otherwise
 
     def __init__(self, *, file_format: str = "array_record", **kwargs: Any):
         super().__init__(file_format=file_format, **kwargs)
@@ -80,7 +85,8 @@ class _RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         raise NotImplementedError
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(self.FEATURES))
+        features = tfds.features.FeaturesDict(self.FEATURES)
+        return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=self.IN_ORDER)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         return {split: self._generate_examples(make()) for split, make in self.splits().items()}
@@ -158,18 +164,20 @@ class JaxmoePrograms(_RowsBuilder):
 class InstructionFile(_RowsBuilder):
     """A user's instruction rows, chats and texts (jaxmoe.datasets.instruction_files); one split, train.
 
-    A row has one of three forms; the features of the others are stored empty.
+    A row is stored as the JSON of its form, with its place in the file: so rows of all formats lie side by
+    side, in the file's order, and nothing that JSON can hold is lost.
     """
 
-    FEATURES: ClassVar[dict[str, Any]] = _INSTRUCTION | {
-        "messages": tfds.features.Sequence({"role": _TEXT, "content": _TEXT}),
-        "text": _TEXT,
-    }
+    FEATURES: ClassVar[dict[str, Any]] = {"row": _TEXT, "place": _TEXT}
+    IN_ORDER = True
 
     def splits(self) -> dict[str, Callable[[], Iterable[Row]]]:
         config: Any = self.builder_config
-        blank = {"instruction": "", "input": "", "output": "", "messages": [], "text": ""}
-        return {"train": lambda: (blank | row for row in read_instructions(config.path))}
+        return {
+            "train": lambda: (
+                {"row": json.dumps(row), "place": place} for place, row in placed_instructions(config.path)
+            )
+        }
 
 
 class QuestionFile(_RowsBuilder):
@@ -185,11 +193,29 @@ class QuestionFile(_RowsBuilder):
 def prepare(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:
     """Write the builder's records if they are not there yet; returns the builder.
 
+    TFDS announces downloads that there are none of, and its bars and log lines: none of it is shown.
+
     Raises: ValueError as the readers of instruction_files do.
     """
-    with contextlib.redirect_stdout(io.StringIO()):  # it announces a download, and there is none
+    with _quiet():
         builder.download_and_prepare()
     return builder
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what TFDS and absl write to a terminal; errors are raised as ever."""
+    absl = logging.getLogger("absl")
+    loud = absl.level
+    absl.setLevel(logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        tfds.enable_progress_bar()
+        absl.setLevel(loud)
 
 
 class Rows(Sequence[Row]):
@@ -207,6 +233,11 @@ class Rows(Sequence[Row]):
         # the record reader knows neither negative indices nor IndexError, by which iteration ends
         return plain_row(self._source[range(len(self))[index]])
 
+    def place(self, index: int) -> str:
+        """Where a row stands in the file that it comes from, else its number in the split, from 1."""
+        record = self._source[range(len(self))[index]]
+        return _plain(record["place"]) if "place" in record else f"row {index + 1}"
+
 
 def rows(builder: tfds.core.DatasetBuilder, split: str = "train") -> Rows:
     """Rows of a split of a prepared builder, read at random from the record files."""
@@ -215,9 +246,11 @@ def rows(builder: tfds.core.DatasetBuilder, split: str = "train") -> Rows:
 
 
 def plain_row(record: Row) -> Row:
-    """A TFDS record as a row of ours: bytes decoded, arrays as lists, and of a record that may hold
-    messages, text or an instruction only the form it has."""
+    """A TFDS record as a row of ours: a stored row as it was read; of others bytes decoded, arrays as lists,
+    and of a record that may hold messages, text or an instruction only the form it has."""
     row = {key: _plain(value) for key, value in record.items()}
+    if isinstance(row.get("row"), str) and "place" in row:
+        return json.loads(row["row"])
     if isinstance(row.get("messages"), dict):
         turns = zip(row["messages"]["role"], row["messages"]["content"], strict=True)
         row["messages"] = [{"role": role, "content": content} for role, content in turns]

@@ -388,7 +388,7 @@ def test_user_files_through_tfds(tmp_path):
     path = write(tmp_path / "my data.jsonl", INSTRUCTION, CHAT, {"text": "plain"})
     builder = builders.InstructionFile(config=builders.FileConfig.of(path), data_dir=tmp_path)
     rows = builders.rows(builders.prepare(builder))
-    assert in_any_order(rows) == in_any_order(instruction_files.read_instructions(path))
+    assert list(rows) == instruction_files.read_instructions(path)
     assert rows[-1] == rows[2]
     assert rows[:2] == [rows[0], rows[1]]
     # what is on disk needs no builder class
@@ -398,6 +398,28 @@ def test_user_files_through_tfds(tmp_path):
     write(path, INSTRUCTION)
     edited = builders.InstructionFile(config=builders.FileConfig.of(path), data_dir=tmp_path)
     assert list(builders.rows(builders.prepare(edited))) == [INSTRUCTION]
+
+
+def test_rows_keep_the_order_and_the_places_of_the_file(tmp_path):
+    path = write(
+        tmp_path / "a.jsonl", *[INSTRUCTION | {"output": str(n)} if n % 3 else "" for n in range(200)]
+    )
+    builder = builders.InstructionFile(config=builders.FileConfig.of(path), data_dir=tmp_path)
+    rows = builders.rows(builders.prepare(builder))
+    assert [row["output"] for row in rows] == [str(n) for n in range(200) if n % 3]
+    assert [rows.place(i) for i in range(len(rows))] == [str(n + 1) for n in range(200) if n % 3]
+
+
+def test_lone_surrogates_and_line_separators_survive_storing(tmp_path):
+    talk = [
+        {"role": "user", "content": "a\u2028b\x85c\x0cd \ud83d"},
+        {"role": "assistant", "content": "\udc00 e"},
+    ]
+    escaped = write(tmp_path / "a.jsonl", {"messages": talk}, {"text": "\ud800"})
+    builder = builders.InstructionFile(config=builders.FileConfig.of(escaped), data_dir=tmp_path)
+    rows = builders.rows(builders.prepare(builder))
+    assert rows[0]["messages"] == talk
+    assert rows[1]["text"] == "\ud800"
 
 
 def test_malformed_file_through_tfds_names_its_line(tmp_path):

@@ -1,0 +1,51 @@
+"""Checks that the formats of training rows share; each error names the key and what stands there."""
+
+import json
+from typing import Any
+
+Row = dict[str, Any]
+TASK_TYPES = (-1, 0, 1)
+
+
+def string(row: Row, key: str) -> str:
+    """The string under a key. Raises: ValueError if it is missing or no string."""
+    if not isinstance(row.get(key), str):
+        raise ValueError(
+            f"{key} must be a string; got {brief(row[key])}" if key in row else f"{key} is missing"
+        )
+    return row[key]
+
+
+def optional_string(row: Row, key: str) -> str:
+    """The string under a key, "" where it is missing or null. Raises: ValueError for anything else."""
+    return string(row, key) if row.get(key) is not None else ""
+
+
+def task_type(row: Row) -> int:
+    """1 for closed-book questions, 0 for other tasks, -1 (also where absent) for none.
+
+    Raises: ValueError for anything else.
+    """
+    found = row.get("task_type", -1)
+    if isinstance(found, bool) or found not in TASK_TYPES:
+        raise ValueError(f"task_type must be 1 (knowledge), 0 (other) or -1 (none); got {brief(found)}")
+    return int(found)
+
+
+def from_json(value: Any, key: str) -> Any:
+    """The value of a JSON text, which some data sets hold in the place of a list or an object.
+
+    Raises: ValueError if a string is not JSON.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise ValueError(f"{key} must be JSON; got {brief(value)}") from None
+
+
+def brief(value: Any) -> str:
+    """A value as a message shows it: in one line, and not longer than that takes."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]} .. ({len(text)} characters)"

@@ -1,0 +1,50 @@
+"""Conversations as ShareGPT and the tools around it have them.
+
+    {"system": "Be brief.",
+     "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}
+
+`system` and `tools` may be absent. A `function_call` holds JSON with name and arguments; `observation` and
+`tool` hold what it returned.
+"""
+
+from typing import Any
+
+from jaxmoe.datasets.formats import chat
+from jaxmoe.datasets.formats.fields import Row, brief, from_json, optional_string, string, task_type
+
+KEY = "conversations"
+ROLES = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+    "tool": "tool",
+}
+
+
+def read(row: Row) -> Row:
+    """Raises: ValueError, naming what is wrong, for what is no such row."""
+    turns = row["conversations"]
+    if not isinstance(turns, list) or not turns:
+        raise ValueError(f"conversations must be a non-empty list of {{from, value}}; got {brief(turns)}")
+    system = optional_string(row, "system")
+    messages = [{"role": "system", "content": system}] if system else []
+    return chat.conversation([*messages, *map(_message, turns)], row.get("tools"), task_type(row))
+
+
+def _message(turn: Any) -> Row:
+    if not isinstance(turn, dict):
+        raise ValueError(f"a turn must be an object with from and value; got {brief(turn)}")
+    speaker, said = string(turn, "from"), string(turn, "value")
+    if speaker not in ROLES:
+        raise ValueError(f"from must be one of {', '.join(ROLES)}; got {brief(speaker)}")
+    if speaker == "function_call":
+        calls = from_json(said, "the value of a function_call")
+        return {"role": "assistant", "tool_calls": calls if isinstance(calls, list) else [calls]}
+    passed = {key: turn[key] for key in ("weight",) if key in turn}
+    return {"role": ROLES[speaker], "content": said, **passed}
