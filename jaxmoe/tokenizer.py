@@ -38,10 +38,18 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class Encoded(NamedTuple):
-    """One encoded row. `loss_mask` is 1 where the token at that very position is to be predicted."""
+    """One encoded row.
 
-    ids: np.ndarray  # int32 [T]
-    loss_mask: np.ndarray  # float32 [T]; 0 at position 0, which has no predecessor
+    Attributes:
+      ids: int32 [T].
+      loss_mask: float32 [T], 1 where the token at that very position is to be predicted; 0 at position 0,
+        which has no predecessor.
+      cut: tokens that the row lost to the length it had to fit.
+    """
+
+    ids: np.ndarray
+    loss_mask: np.ndarray
+    cut: int = 0
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
@@ -138,8 +146,7 @@ def encode_prompt(tokenizer: "PreTrainedTokenizerBase", instruction: str, extra_
     The original separates prompt and answer by `</s>`, which is Llama's end of sequence; other
     tokenizers take their own.
     """
-    prompt = f"{instruction}\n{extra_input}" if extra_input else instruction
-    return [*plain_ids(tokenizer, prompt), _eos(tokenizer)]
+    return [*plain_ids(tokenizer, instruction_text(instruction, extra_input)), _eos(tokenizer)]
 
 
 def encode_instruction(
@@ -158,6 +165,7 @@ def encode_instruction(
     """
     prompt = encode_prompt(tokenizer, instruction, extra_input)
     target = [*_ids(tokenizer, output, add_special_tokens=False), _eos(tokenizer)]
+    whole = len(prompt) + len(target)
     if max_length is not None:
         if max_length < 2:
             raise ValueError(
@@ -171,7 +179,7 @@ def encode_instruction(
             prompt = [*bos, *prompt[len(prompt) - kept + len(bos) :]]
     mask = np.zeros(len(prompt) + len(target), np.float32)
     mask[len(prompt) :] = 1.0
-    return _targets(np.asarray(prompt + target, np.int32), mask)
+    return _targets(np.asarray(prompt + target, np.int32), mask, whole - len(mask))
 
 
 def encode_chat_prompt(
@@ -207,7 +215,8 @@ def encode_chat(
     `{% generation %}`, it is that, and the end of the turn, which many such blocks leave out.
 
     Args:
-      messages: dicts with role and content, and what else the template reads.
+      messages: dicts with role and content, and what else the template reads; an answer with weight 0 is not
+        learned.
       thinking: what becomes of the assistant's thinking (jaxmoe.text.thinking).
       tools: JSON schemas of functions that the model may call.
     Returns: ids, and 1 for each token that the assistant says.
@@ -223,7 +232,8 @@ def encode_chat(
     )
     begins, ends = np.asarray(encoded["offset_mapping"], np.int64).reshape(-1, 2).T
     mask = np.zeros(len(begins), bool)
-    for span in rendered.spans:
+    learned = [span for span in rendered.spans if messages[span.turn].get("weight", 1) != 0]
+    for span in learned:
         # a token over the start belongs to the answer; one over the end would show what comes next
         mask |= (ends > span.start) & (ends <= span.stop) & (ends > begins)
     marked = template.marked(messages, tools)
@@ -231,31 +241,53 @@ def encode_chat(
         mask &= _marked_and_end(
             np.asarray(marked, bool), [span.stop for span in rendered.spans], begins, ends
         )
-    if not mask.any():
+    if learned and not mask.any():
         raise ValueError("the chat template renders nothing that the assistant says, so nothing to learn")
     return _targets(np.asarray(encoded["input_ids"], np.int32), mask.astype(np.float32))
 
 
 def encode_row(
-    tokenizer: "PreTrainedTokenizerBase", row: Mapping[str, Any], max_length: int | None
+    tokenizer: "PreTrainedTokenizerBase",
+    row: Mapping[str, Any],
+    max_length: int | None,
+    *,
+    form: str = "instruction",
+    thinking: Thinking = "template",
 ) -> Encoded:
     """Encode a row by the keys it has: `messages`, `instruction` or `text`.
 
-    Text and chats longer than `max_length` lose their end.
+    Text and chats longer than `max_length` lose their end; for instructions see `encode_instruction`.
 
-    Raises: ValueError if the row has none of these keys.
+    Args:
+      row: messages (and tools), or instruction, input and output, or text.
+      max_length: tokens that the result may have; None for any number.
+      form: of instruction rows: chat puts them by the chat template, instruction in the LoRAMoE form.
+      thinking: what becomes of an assistant's thinking (jaxmoe.text.thinking).
+    Raises: ValueError if the row has none of these keys, and as `encode_chat` does.
     """
     if "messages" in row:
-        encoded = encode_chat(tokenizer, row["messages"])
+        encoded = encode_chat(tokenizer, row["messages"], thinking=thinking, tools=row.get("tools"))
     elif "instruction" in row:
-        return encode_instruction(
-            tokenizer, row["instruction"], row.get("input", ""), row["output"], max_length
-        )
+        if form != "chat":
+            return encode_instruction(
+                tokenizer, row["instruction"], row.get("input", ""), row["output"], max_length
+            )
+        asked = instruction_text(row["instruction"], row.get("input", ""))
+        said = [{"role": "user", "content": asked}, {"role": "assistant", "content": row["output"]}]
+        encoded = encode_chat(tokenizer, said, thinking=thinking)
     elif "text" in row:
         encoded = encode_text(tokenizer, row["text"])
     else:
         raise ValueError(f"a row needs one of the keys messages, instruction, text; got {sorted(row)}")
-    return Encoded(encoded.ids[:max_length], encoded.loss_mask[:max_length])
+    if max_length is None or len(encoded.ids) <= max_length:
+        return encoded
+    cut = len(encoded.ids) - max_length
+    return Encoded(encoded.ids[:max_length], encoded.loss_mask[:max_length], cut)
+
+
+def instruction_text(instruction: str, extra_input: str = "") -> str:
+    """What is asked: `instruction["\\n" + input]`."""
+    return f"{instruction}\n{extra_input}" if extra_input else instruction
 
 
 def decode_answer(
@@ -273,9 +305,9 @@ def decode_answer(
     return text.strip()
 
 
-def _targets(ids: np.ndarray, mask: np.ndarray) -> Encoded:
+def _targets(ids: np.ndarray, mask: np.ndarray, cut: int = 0) -> Encoded:
     mask[:1] = 0.0
-    return Encoded(ids, mask)
+    return Encoded(ids, mask, cut)
 
 
 def _eos(tokenizer: "PreTrainedTokenizerBase") -> int:

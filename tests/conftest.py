@@ -1,10 +1,13 @@
 """Test session set-up: eight fake CPU devices, strict dtypes and ranks, no network."""
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# prepared data is named by what makes it, so that sessions may share it
+os.environ.setdefault("JAXMOE_CACHE", str(Path(tempfile.gettempdir()) / f"jaxmoe-tests-{os.getuid()}"))
 for _threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):  # small products; pytest runs a worker a core
     os.environ.setdefault(_threads, "1")
 # most of a test's time is compiling programs that run once: leave out LLVM's optimisations

@@ -1,6 +1,6 @@
 """Damaged files for readers: whatever comes of one is a result, or an error of one line, soon.
 
-`damaged` changes JSON values or the bytes of a file here and there; `check` asks a reader. Both follow a seed.
+`damaged` changes JSON values or bytes of a file here and there, by a seed; `check` asks a reader.
 """
 
 import copy

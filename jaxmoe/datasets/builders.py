@@ -8,6 +8,7 @@ Importing this module registers the builders; `prepare` and `rows` are the way i
 
 import contextlib
 import dataclasses
+import fcntl
 import io
 import json
 import logging
@@ -76,6 +77,7 @@ class _RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version(data_version(Path(__file__).parent))
     FEATURES: ClassVar[dict[str, Any]]
     IN_ORDER = False  # TFDS shuffles by the hash of a key otherwise
+    progress: Callable[[int], None] = staticmethod(lambda count: None)
 
     def __init__(self, *, file_format: str = "array_record", **kwargs: Any):
         super().__init__(file_format=file_format, **kwargs)
@@ -93,6 +95,8 @@ class _RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, rows: Iterable[Row]) -> Iterator[tuple[int, Row]]:
         for i, row in enumerate(rows):
+            if i % 1000 == 0:
+                self.progress(i)
             yield i, {name: row[name] for name in self.FEATURES}
 
 
@@ -190,20 +194,37 @@ class QuestionFile(_RowsBuilder):
         return {"test": partial(read_questions, config.path)}
 
 
-def prepare(builder: tfds.core.DatasetBuilder) -> tfds.core.DatasetBuilder:
+def prepare(
+    builder: tfds.core.DatasetBuilder, progress: Callable[[int], None] | None = None
+) -> tfds.core.DatasetBuilder:
     """Write the builder's records if they are not there yet; returns the builder.
 
-    TFDS announces downloads that there are none of, and its bars and log lines: none of it is shown.
+    TFDS announces downloads where there are none, shows bars and logs: none of it reaches a terminal.
 
+    Args:
+      builder: of any TFDS data set.
+      progress: told the number of rows written so far, now and then; of the builders of this module.
     Raises: ValueError as the readers of instruction_files do.
     """
-    with _quiet():
+    if progress is not None and isinstance(builder, _RowsBuilder):
+        builder.progress = progress
+    with quiet(), _alone(Path(builder.data_dir).parent):
         builder.download_and_prepare()
     return builder
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _alone(folder: Path) -> Iterator[None]:
+    """Only one process prepares a data set; others wait for it, and find it there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        with contextlib.suppress(OSError):  # some network file systems know no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
     """Without what TFDS and absl write to a terminal; errors are raised as ever."""
     absl = logging.getLogger("absl")
     loud = absl.level

@@ -14,65 +14,12 @@ import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grain
 
-from jaxmoe.tokenizer import encode_row
-from training.data.batch import NO_TASK, Batch, BatchConfig, Sample
+from training.data.batch import Batch, BatchConfig, Sample
 from training.data.packing import bucket_of, make_packer, rows_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-
-def encode_sample(
-    row: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBase", max_length: int
-) -> Sample | None:
-    """Encode one row (keys as in jaxmoe.tokenizer.encode_row, and task_type); None if nothing is left to
-    predict, as when a chat was cut before the assistant spoke."""
-    ids, mask = encode_row(tokenizer, row, max_length)
-    return Sample(ids, mask, int(row.get("task_type", NO_TASK))) if mask.any() else None
-
-
-class EncodedRows(Sequence[Sample | None]):
-    """Rows encoded when they are read; for sets too large to hold as tokens. None as in encode_sample."""
-
-    def __init__(
-        self, rows: Sequence[Mapping[str, Any]], tokenizer: "PreTrainedTokenizerBase", max_length: int
-    ):
-        self._rows, self._tokenizer, self._max_length = rows, tokenizer, max_length
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> Sample | None:  # type: ignore[override]
-        return encode_sample(self._rows[index], self._tokenizer, self._max_length)
-
-
-def encode_samples(
-    rows: Sequence[Mapping[str, Any]], tokenizer: "PreTrainedTokenizerBase", max_length: int
-) -> list[Sample]:
-    """Encode all rows now (about 40 thousand short rows a second), leaving out those without a target.
-
-    Raises: ValueError if there are no rows, or none of them has a target.
-    """
-    known: dict[tuple[str, Any], Sample | None] = {}  # texts of the embedded corpora recur many times
-
-    def encode(row: Mapping[str, Any]) -> Sample | None:
-        if "text" not in row or {"messages", "instruction"} & row.keys():
-            return encode_sample(row, tokenizer, max_length)
-        key = (row["text"], row.get("task_type"))
-        if key not in known:
-            known[key] = encode_sample(row, tokenizer, max_length)
-        return known[key]
-
-    samples = [sample for row in rows if (sample := encode(row)) is not None]
-    if not samples:
-        raise ValueError(
-            f"the data set is empty: none of its {len(rows)} rows has a token to predict within {max_length}"
-        )
-    return samples
 
 
 class Batches(Iterator[Batch]):

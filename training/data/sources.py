@@ -1,121 +1,102 @@
 """Where rows come from: files and TFDS data sets, mixed by weight, encoded by one tokenizer."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rich.console import Console
+from rich.text import Text
+
+from jaxmoe.base_folder import local_folder
+from jaxmoe.cache import cache_folder
+from jaxmoe.datasets.json_rows import lines, read_text
+from jaxmoe.text.chat_template import chat_template
+from jaxmoe.text.forms import resolve_form
+from jaxmoe.tokenizer import load_tokenizer, save_tokenizer, train_bpe
+from training.data.batch import Sample
+from training.data.batches import Batches
+from training.data.config import DataConfig, SourceConfig
+from training.data.encode import EncodedRows, Encoder, Tally, encode_all, kind_of, pieces, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
-from jaxmoe.base_folder import local_folder
-from jaxmoe.tokenizer import load_tokenizer, save_tokenizer, train_bpe
-from training.data.batches import BatchConfig, Batches, EncodedRows, Sample, encode_samples
-
 # Sets up to this many rows are encoded before training starts; larger ones when they are read.
 ENCODE_AT_ONCE = 500_000
-
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """One data set of the mixture: a file, or a TFDS data set.
-
-    Attributes:
-      path: JSON list or JSON lines (rows with text, or instruction and output, or messages), or .txt with a
-        document a line.
-      name: TFDS name, as in jaxmoe_instructions/demo; prepared when it is first used.
-      split: part of a TFDS data set, slices allowed.
-      weight: share in the mixture, against the other sources' weights.
-      limit: first so many rows only; null takes all.
-    """
-
-    path: str | None = None
-    name: str | None = None
-    split: str = "train"
-    weight: float = 1.0
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        if (self.path is None) == (self.name is None):
-            raise ValueError(
-                f"a data source needs a path or a TFDS name; got path {self.path} and name {self.name}"
-            )
-        if self.weight <= 0:
-            raise ValueError(f"the weight of a data source must be positive; got {self.weight}")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"the limit of a data source must be at least 1; got {self.limit}")
-
-    @property
-    def label(self) -> str:
-        """What to call it in messages."""
-        return str(self.path if self.name is None else f"{self.name} ({self.split})")
-
-
-@dataclass(frozen=True)
-class DataConfig(BatchConfig):
-    """What to train on, and how it becomes batches.
-
-    Attributes:
-      sources: data sets and their weights.
-      valid: data sets for a held-out loss; keys as in sources.
-      tokenizer: folder or hub id; null takes the base's.
-      vocab_size: train a byte-level BPE of so many tokens instead; the run folder keeps it.
-      tokenizer_sources: what to train it on; none means sources.
-      data_dir: where TFDS keeps prepared data; null is TFDS's own default.
-      modules: Python modules to import first, such as those that register TFDS builders.
-    """
-
-    sources: tuple[SourceConfig, ...] = ()
-    valid: tuple[SourceConfig, ...] = ()
-    tokenizer: str | None = None
-    vocab_size: int | None = None
-    tokenizer_sources: tuple[SourceConfig, ...] = ()
-    data_dir: str | None = None
-    modules: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.sources:
-            raise ValueError("data.sources must name at least one data set; got none")
-        if self.tokenizer is not None and self.vocab_size is not None:
-            raise ValueError("give data.tokenizer or data.vocab_size (trains one), not both")
-
+# Of larger ones so many rows tell beforehand how much is cut.
+LOOKED_AT = 2_000
 
 Rows = Sequence[dict[str, Any]]
 
 
-def read_rows(source: SourceConfig, config: DataConfig) -> Rows:
-    """The rows of a source, prepared by TFDS if they are not yet (text files are read as they are).
+class SourceRows(NamedTuple):
+    """The rows of a data set, and where each stands in its file."""
+
+    rows: Rows
+    place: Callable[[int], str]
+
+
+def read_source(source: SourceConfig, config: DataConfig) -> SourceRows:
+    """The rows of a source with their places, prepared by TFDS if they are not yet (text is read as it is).
 
     Raises: ValueError, with file and line, for what is no row; and for an empty or unknown source.
     """
-    if source.path is not None and source.path.endswith(".txt"):
-        rows: Rows = _text_rows(Path(source.path))
+    if source.path is None:
+        found = _named_rows(source, config)
     else:
-        rows = _prepared_rows(source, config)
-    rows = rows if source.limit is None else rows[: source.limit]
+        read = READERS.get(Path(source.path).suffix.lower(), _json_rows)
+        found = read(source.path, config)
+    rows = found.rows if source.limit is None else found.rows[: source.limit]
     if not len(rows):
         raise ValueError(f"the data source {source.label} is empty")
-    return rows
+    return SourceRows(rows, found.place)
 
 
-def _text_rows(path: Path) -> Rows:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such data file")
-    return [{"text": line} for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+def read_rows(source: SourceConfig, config: DataConfig) -> Rows:
+    """The rows of a source; see `read_source`."""
+    return read_source(source, config).rows
 
 
-def _prepared_rows(source: SourceConfig, config: DataConfig) -> Rows:
+def _text_rows(path: str, config: DataConfig) -> SourceRows:
+    numbered = list(lines(read_text(Path(path))))
+    return SourceRows([{"text": line} for _, line in numbered], lambda i: f"{path}:{numbered[i][0]}")
+
+
+def _json_rows(path: str, config: DataConfig) -> SourceRows:
     from jaxmoe.datasets import builders
 
-    if source.path is not None:
-        file = builders.FileConfig.of(source.path)
-        builder: Any = builders.InstructionFile(config=file, data_dir=config.data_dir)
-    else:
-        builder = _named_builder(source, config)
-    return builders.rows(builders.prepare(builder), source.split)
+    file = builders.FileConfig.of(path)
+    with builders.quiet():
+        builder = builders.InstructionFile(config=file, data_dir=_data_dir(config))
+    rows = _prepared(builder, path, "train")
+    return SourceRows(rows, lambda i: f"{path}:{rows.place(i)}")
+
+
+# How files are read, by their ending; all others hold JSON.
+READERS: dict[str, Callable[[str, DataConfig], SourceRows]] = {".txt": _text_rows}
+
+
+def _named_rows(source: SourceConfig, config: DataConfig) -> SourceRows:
+    rows = _prepared(_named_builder(source, config), str(source.name), source.split)
+    return SourceRows(rows, lambda i: f"{source.label}, {rows.place(i)}")
+
+
+def _prepared(builder: Any, name: str, split: str) -> Any:
+    """The rows of a builder's split; while it is prepared, a terminal shows one line with their number."""
+    from jaxmoe.datasets import builders
+
+    with builders.quiet():
+        prepared = builder.is_prepared()
+    if not prepared:
+        with Console(stderr=True).status(Text(f"preparing {name}")) as line:
+            builders.prepare(builder, lambda count: line.update(Text(f"preparing {name}: {count:,} rows")))
+    with builders.quiet():
+        return builders.rows(builder, split)
+
+
+def _data_dir(config: DataConfig) -> str:
+    return str(cache_folder("data")) if config.data_dir is None else config.data_dir
 
 
 def _named_builder(source: SourceConfig, config: DataConfig) -> Any:
@@ -126,10 +107,13 @@ def _named_builder(source: SourceConfig, config: DataConfig) -> Any:
             import_module(module)
         except ImportError as error:
             raise ValueError(f"data.modules: cannot import {module}: {error}") from error
+    from jaxmoe.datasets import builders  # registers ours
+
     try:
-        return tfds.builder(str(source.name), data_dir=config.data_dir)
+        with builders.quiet():
+            return tfds.builder(str(source.name), data_dir=_data_dir(config))
     except Exception as error:  # TFDS raises many kinds here; the first line says what is wrong
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().split("\n", 1)[0]
         raise ValueError(f"there is no TFDS data set {source.name}: {reason}") from error
 
 
@@ -170,38 +154,114 @@ def make_tokenizer(config: DataConfig, base: str | None, folder: Path) -> "PreTr
     return load_tokenizer(place)
 
 
+class EncodedSource(NamedTuple):
+    """A data set as samples (None: left out), and what became of its rows.
+
+    Attributes:
+      tally: of all rows; of the first `LOOKED_AT` where they are encoded when they are read.
+      asks: whether it has instruction rows, whose form is a choice.
+    """
+
+    label: str
+    samples: Sequence[Sample | None]
+    tally: Tally
+    asks: bool
+
+
+def encode_source(source: SourceConfig, config: DataConfig, encoder: Encoder) -> EncodedSource:
+    """A source's samples; rows of sets that are too large to hold are checked now, and encoded when read.
+
+    Raises: ValueError, naming file and row, for a row that is refused (unless data.bad is skip); naming the
+      source, where nothing is left to learn from.
+    """
+    rows, place = read_source(source, config)
+    tally = Tally()
+    asks = "instruction" in rows[0]
+    if len(rows) <= ENCODE_AT_ONCE:
+        try:
+            samples = encode_all(rows, encoder, tally, place=place, bad=config.bad)
+        except ValueError as error:
+            said = str(error)
+            raise ValueError(said if said.startswith(source.label) else f"{source.label}: {said}") from None
+        return EncodedSource(source.label, samples, tally, asks)
+    _check_kinds(rows, encoder, place, config)
+    encode_all(rows[:LOOKED_AT], encoder, tally, place=place, bad=config.bad)
+
+    def refused(index: int, error: ValueError) -> None:
+        said = f"left out: {place(index)}: {error}"
+        Console(stderr=True).print(said, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+    return EncodedSource(source.label, EncodedRows(rows, encoder, refused), tally, asks)
+
+
+def _check_kinds(rows: Rows, encoder: Encoder, place: Callable[[int], str], config: DataConfig) -> None:
+    """One conversation of each kind is encoded: what a template refuses is said now, not days later."""
+    known = set()
+    for index, row in enumerate(rows):
+        kind = kind_of(row)
+        if kind is not None and kind not in known:
+            known.add(kind)
+            try:
+                encoder(row)
+            except ValueError as error:
+                if config.bad == "error":
+                    raise ValueError(f"{place(index)}: {error}") from None
+
+
+def encoder_of(config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> Encoder:
+    """How the config encodes rows: with packing=concat they need not fit a row of a batch."""
+    length = None if config.packing == "concat" else config.length
+    return Encoder(tokenizer, length, resolve_form(tokenizer, config.form), config.thinking)
+
+
 def encode_sources(
     sources: Sequence[SourceConfig], config: DataConfig, tokenizer: "PreTrainedTokenizerBase"
 ) -> list[Sequence[Sample | None]]:
-    """Every source's samples.
+    """Every source's samples, each within data.length: for evaluation, where a sample has a row of its own.
 
-    Raises: ValueError, naming the source, where nothing is left to learn from.
+    With packing=concat longer ones are split, as they are in training; else they are cut.
+
+    Raises: ValueError, as `encode_source` does.
     """
-    encoded: list[Sequence[Sample | None]] = []
-    for source in sources:
-        rows = read_rows(source, config)
-        if len(rows) > ENCODE_AT_ONCE:
-            encoded.append(EncodedRows(rows, tokenizer, config.length))
-            continue
-        try:
-            encoded.append(encode_samples(rows, tokenizer, config.length))
-        except ValueError as error:
-            raise ValueError(f"{source.label}: {error}") from error
-    return encoded
+    encoder = encoder_of(config, tokenizer)
+    encoded = [encode_source(source, config, encoder).samples for source in sources]
+    if config.packing != "concat":
+        return encoded
+    return [pieces([s for s in samples if s is not None], config.length) for samples in encoded]
 
 
 class Feed:
     """The training data of a run, encoded once: as batches for a process, and how many there are."""
 
     def __init__(self, config: DataConfig, tokenizer: "PreTrainedTokenizerBase"):
-        self._config = config
-        self._samples = encode_sources(config.sources, config, tokenizer)
+        self._config, self._tokenizer = config, tokenizer
+        self._encoder = encoder_of(config, tokenizer)
+        self._encoded = [encode_source(source, config, self._encoder) for source in config.sources]
         self._pad: Any = tokenizer.pad_token_id
+
+    def report(self) -> list[str]:
+        """What is said of the data when a run starts: how many rows and tokens there are and what is lost of
+        them, in which form instructions are put, and one sample with what is learned of it."""
+        said = []
+        for source in self._encoded:
+            of = f" (the first {LOOKED_AT:,} of {len(source.samples):,})" if _is_lazy(source) else ""
+            said.append(f"{source.label}{of}: {source.tally.said(self._encoder.length)}")
+        if any(source.asks for source in self._encoded):
+            how = FORMS[self._encoder.form]
+            said.append(f"data.form={self._config.form}: instructions are put {how}")
+        if sum(source.tally.thinking for source in self._encoded):
+            said.append(f"data.thinking={self._config.thinking}: {THINKING[self._config.thinking]}")
+        if any(source.tally.chats for source in self._encoded) or self._encoder.form == "chat":
+            ends = chat_template(self._tokenizer).around
+            if not ends.last_ending:
+                said.append("the chat template ends no answer: the model does not learn where to stop")
+        first = next(s for source in self._encoded for s in source.samples if s is not None)
+        return [*said, f"a sample, what is learned in «»: {shown(self._tokenizer, first)}"]
 
     def batches(self, shard_index: int = 0, shard_count: int = 1) -> Batches:
         """A process's share of the stream."""
         return Batches(
-            self._samples,
+            [source.samples for source in self._encoded],
             self._config,
             pad_id=self._pad,
             weights=[source.weight for source in self._config.sources],
@@ -212,3 +272,18 @@ class Feed:
     def count(self) -> int:
         """Batches in data.epochs, by going through them once."""
         return sum(1 for _ in self.batches())
+
+
+FORMS = {
+    "chat": "by the tokenizer's chat template",
+    "instruction": "in the LoRAMoE form: prompt, end of sequence, answer",
+}
+THINKING = {
+    "template": "thinking stays where the chat template keeps it, mostly in the last answer only",
+    "keep": "thinking stays in every answer, and is learned",
+    "drop": "thinking is left out of every answer",
+}
+
+
+def _is_lazy(source: EncodedSource) -> bool:
+    return isinstance(source.samples, EncodedRows)

@@ -16,7 +16,7 @@ from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.model.config import ExpertConfig, ModelConfig
 from jaxmoe.model.transformer import Decoder
-from training.data.batches import NO_TASK, Batch
+from training.data.batch import NO_TASK, Batch
 from training.data.sources import DataConfig
 from training.planning import collectives
 from training.planning.chips import GIB, Topology

@@ -177,4 +177,4 @@ class Recorder:
     def say(self, text: str) -> None:
         """One line for the person watching."""
         if self._main:
-            self._console.print(text, highlight=False, soft_wrap=True)
+            self._console.print(text, highlight=False, soft_wrap=True, markup=False, emoji=False)

@@ -44,7 +44,7 @@ def _message(value: Any) -> Row:
     if role not in ROLES:
         raise ValueError(f"role must be one of {', '.join(ROLES)}; got {brief(role)}")
     calls = _calls(value) if role == "assistant" else []
-    message = {"role": role, "content": _content(value, optional=bool(calls))}
+    message: Row = {"role": role, "content": _content(value, optional=bool(calls))}
     if calls:
         message["tool_calls"] = calls
     if value.get("weight") is not None:

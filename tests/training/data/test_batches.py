@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxmoe.tokenizer import encode_row, train_bpe
-from training.data.batches import Batch, BatchConfig, Batches, EncodedRows, Sample, encode_samples, in_order
+from training.data.batches import Batch, BatchConfig, Batches, Sample, in_order
+from training.data.encode import EncodedRows, Encoder, encode_samples
 
 PAD = 7
 CONFIGS = {
@@ -197,7 +198,7 @@ def test_rows_without_a_target_are_left_out():
     rows = [{"text": "one two", "task_type": 1}, {"messages": talk}]
     samples = encode_samples(rows, bpe, 16)
     assert [s.task_type for s in samples] == [1]
-    lazily = EncodedRows(rows, bpe, 16)
+    lazily = EncodedRows(rows, Encoder(bpe, 16), lambda index, error: None)
     assert lazily[1] is None
     np.testing.assert_array_equal(lazily[0].tokens, samples[0].tokens)
     for packing in ("none", "first_fit", "concat"):

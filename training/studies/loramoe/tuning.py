@@ -21,7 +21,8 @@ from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.model.config import ExpertConfig
 from training.data.batch import Batch, BatchConfig, Sample
-from training.data.batches import Batches, encode_samples
+from training.data.batches import Batches
+from training.data.encode import encode_samples
 from training.runtime.allocator import keep_memory
 from training.runtime.distributed import place_batch, share_of_batch
 from training.runtime.model import AdapterKind, LoraConfig, TrainableModel, load_model

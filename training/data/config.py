@@ -1,0 +1,81 @@
+"""What to train on: data sets, their weights, and how their rows become batches."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxmoe.text.thinking import Thinking
+from training.data.batch import BatchConfig
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One data set of the mixture: a file, or a TFDS data set.
+
+    Attributes:
+      path: JSON list or JSON lines (messages, ShareGPT conversations, instruction and output, or text; see
+        docs/formats), or .txt with a document a line.
+      name: TFDS name, as in jaxmoe_instructions/demo; prepared when it is first used.
+      split: part of a TFDS data set, slices allowed.
+      weight: share in the mixture, against the other sources' weights.
+      limit: first so many rows only; null takes all.
+    """
+
+    path: str | None = None
+    name: str | None = None
+    split: str = "train"
+    weight: float = 1.0
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.name is None):
+            raise ValueError(
+                f"a data source needs a path or a TFDS name; got path {self.path} and name {self.name}"
+            )
+        if not 0 < self.weight < float("inf"):
+            raise ValueError(f"the weight of a data source must be positive; got {self.weight}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"the limit of a data source must be at least 1; got {self.limit}")
+
+    @property
+    def label(self) -> str:
+        """What to call it in messages."""
+        return str(self.path if self.name is None else f"{self.name} ({self.split})")
+
+
+@dataclass(frozen=True)
+class DataConfig(BatchConfig):
+    """What to train on, and how it becomes batches.
+
+    Attributes:
+      sources: data sets and their weights.
+      valid: data sets for a held-out loss; keys as in sources.
+      form: of instruction rows: auto puts them by the tokenizer's chat template where it has one, else in the
+        LoRAMoE form (prompt, end of sequence, answer); chat and instruction name one of these two.
+      thinking: of the assistant's thinking (<think> or reasoning_content) template keeps what the chat
+        template keeps, mostly that of the last answer; keep keeps all; drop leaves it out and asks without.
+      bad: error refuses a data set with a row that cannot be encoded, skip leaves such rows out and says so.
+      tokenizer: folder or hub id; null takes the base's.
+      vocab_size: train a byte-level BPE of so many tokens instead; the run folder keeps it.
+      tokenizer_sources: what to train it on; none means sources.
+      data_dir: where TFDS keeps prepared data; null is data in the project's cache (JAXMOE_CACHE, else
+        ~/.cache/jaxmoe).
+      modules: Python modules to import first, such as those that register TFDS builders.
+    """
+
+    sources: tuple[SourceConfig, ...] = ()
+    valid: tuple[SourceConfig, ...] = ()
+    form: Literal["auto", "chat", "instruction"] = "auto"
+    thinking: Thinking = "template"
+    bad: Literal["error", "skip"] = "error"
+    tokenizer: str | None = None
+    vocab_size: int | None = None
+    tokenizer_sources: tuple[SourceConfig, ...] = ()
+    data_dir: str | None = None
+    modules: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.sources:
+            raise ValueError("data.sources must name at least one data set; got none")
+        if self.tokenizer is not None and self.vocab_size is not None:
+            raise ValueError("give data.tokenizer or data.vocab_size (trains one), not both")
