@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -227,9 +227,7 @@ def encode_chat(
         raise ValueError("a chat row needs at least one assistant message; got none, so nothing to learn")
     template = chat_template(tokenizer, thinking)
     rendered = answer_spans(template, messages, tools)
-    encoded: Any = tokenizer(
-        _tokenizable(rendered.text), add_special_tokens=False, return_offsets_mapping=True
-    )
+    encoded = tokenizer(_tokenizable(rendered.text), add_special_tokens=False, return_offsets_mapping=True)
     begins, ends = np.asarray(encoded["offset_mapping"], np.int64).reshape(-1, 2).T
     mask = np.zeros(len(begins), bool)
     learned = [span for span in rendered.spans if messages[span.turn].get("weight", 1) != 0]
@@ -311,8 +309,7 @@ def _targets(ids: np.ndarray, mask: np.ndarray, cut: int = 0) -> Encoded:
 
 
 def _eos(tokenizer: "PreTrainedTokenizerBase") -> int:
-    eos: Any = tokenizer.eos_token_id
-    return eos
+    return cast("int", tokenizer.eos_token_id)
 
 
 def _marked_and_end(marked: np.ndarray, stops: list[int], begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -333,8 +330,8 @@ def _marked_and_end(marked: np.ndarray, stops: list[int], begins: np.ndarray, en
 
 
 def _ids(tokenizer: "PreTrainedTokenizerBase", text: str, *, add_special_tokens: bool = True) -> list[int]:
-    encoded: Any = tokenizer(_tokenizable(text), add_special_tokens=add_special_tokens)
-    return encoded["input_ids"]
+    encoded = tokenizer(_tokenizable(text), add_special_tokens=add_special_tokens)
+    return cast("list[int]", encoded["input_ids"])
 
 
 def _tokenizable(text: str) -> str:

@@ -7,7 +7,6 @@ closed-book questions rows of `question` with `answers` (a list, the first canon
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from jaxmoe.datasets.formats import read_row
 from jaxmoe.datasets.formats.fields import Row, brief, string
@@ -23,7 +22,7 @@ def read_instructions(path: str | Path) -> list[Row]:
     return [row.value for row in placed_instructions(path)]
 
 
-def placed_instructions(path: str | Path) -> list[Placed]:
+def placed_instructions(path: str | Path) -> list[Placed[Row]]:
     """As read_instructions, each row with its place in the file."""
     return _read(Path(path), read_row)
 
@@ -42,8 +41,8 @@ def content_hash(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
-def _read(path: Path, check: Callable[[Any], Row]) -> list[Placed]:
-    rows = []
+def _read(path: Path, check: Callable[[object], Row]) -> list[Placed[Row]]:
+    rows: list[Placed[Row]] = []
     for place, value in read_json_rows(path):
         try:
             rows.append(Placed(place, check(value)))
@@ -54,7 +53,7 @@ def _read(path: Path, check: Callable[[Any], Row]) -> list[Placed]:
     return rows
 
 
-def _question(value: Any) -> Row:
+def _question(value: object) -> Row:
     if not isinstance(value, dict):
         raise ValueError(f"a row must be a JSON object; got {type(value).__name__}")
     answers = value.get("answers", value.get("answer"))

@@ -7,10 +7,12 @@ Only a line feed ends a line of JSON: U+2028, U+0085 and form feeds may stand wi
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
+
+Value = TypeVar("Value")
 
 
-class Placed(NamedTuple):
+class Placed(NamedTuple, Generic[Value]):
     """A row as it stands in a file.
 
     Attributes:
@@ -19,10 +21,10 @@ class Placed(NamedTuple):
     """
 
     place: str
-    value: Any
+    value: Value
 
 
-def read_json_rows(path: Path) -> list[Placed]:
+def read_json_rows(path: Path) -> list[Placed[object]]:
     """All rows of a file in its order; blank lines are none.
 
     Args:
@@ -32,7 +34,9 @@ def read_json_rows(path: Path) -> list[Placed]:
     """
     text = read_text(path)
     if text.lstrip().startswith("["):
-        return [Placed(f"row {n}", value) for n, value in enumerate(_parsed(text, path, None), 1)]
+        values = _parsed(text, path, None)
+        assert isinstance(values, list)  # whatever begins with a bracket
+        return [Placed(f"row {n}", value) for n, value in enumerate(values, 1)]
     return [Placed(str(n), _parsed(line, path, n)) for n, line in lines(text)]
 
 
@@ -64,7 +68,7 @@ def lines(text: str) -> Iterator[tuple[int, str]]:
             yield number, line.removesuffix("\r")
 
 
-def _parsed(text: str, path: Path, line: int | None) -> Any:
+def _parsed(text: str, path: Path, line: int | None) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

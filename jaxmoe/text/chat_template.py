@@ -6,9 +6,9 @@ conversation tells the header before an answer and the end of a turn behind it.
 
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from jaxmoe.text import thinking as thoughts
 from jaxmoe.text.thinking import Thinking
@@ -115,12 +115,12 @@ class ChatTemplate:
             return_assistant_tokens_mask=True,
             **(thoughts.DROPPED if drop else {}),
         )
-        return said["assistant_masks"]
+        return cast("Mapping[str, Sequence[int]]", said)["assistant_masks"]
 
-    def _applied(self, messages: Messages, tools: Tools, **options: bool) -> Any:
+    def _applied(self, messages: Messages, tools: Tools, **options: bool) -> object:
         try:
             with _ONE_AT_A_TIME:
-                apply: Any = self._tokenizer.apply_chat_template
+                apply = cast("Callable[..., object]", self._tokenizer.apply_chat_template)
                 return apply([dict(message) for message in messages], tools=_listed(tools), **options)
         except Exception as error:  # whatever a foreign program raises
             reason = " ".join(str(error).split()) or type(error).__name__

@@ -8,7 +8,7 @@ the chat template. A model stops at each of them.
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxmoe.text.chat_template import chat_template
 
@@ -58,7 +58,7 @@ def checkpoint_stop_tokens(folder: Path | None, config: int | Iterable[int] | No
     return tuple(sorted(found))
 
 
-def as_ids(value: Any) -> tuple[int, ...]:
+def as_ids(value: object) -> tuple[int, ...]:
     """A token id, a list of them or nothing, as a tuple.
 
     >>> as_ids(None), as_ids(2), as_ids([2, 32007])
@@ -66,7 +66,7 @@ def as_ids(value: Any) -> tuple[int, ...]:
     """
     if value is None:
         return ()
-    several = [value] if isinstance(value, int) else list(value)
+    several: list[object] = list(value) if isinstance(value, Iterable) else [value]
     if any(isinstance(token, bool) or not isinstance(token, int) or token < 0 for token in several):
         raise ValueError(f"token ids must be whole numbers from 0; got {several}")
-    return tuple(several)
+    return tuple(token for token in several if isinstance(token, int))

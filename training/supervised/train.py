@@ -147,6 +147,8 @@ def train(
             Recorder(run.path, watch, steps=steps, resume_at=first, main=main, title=title)
         )
         recorder.say(f"{title}: {report(model)}; {steps} steps on {mesh.size} device(s); {run.path}")
+        for line in feed.report():
+            recorder.say(line)
         if first:
             recorder.say(f"resumed from step {first}")
         loop = Loop(

@@ -4,8 +4,6 @@ A format is a module with KEY, the key by which its rows are known, and `read`, 
 the three that are encoded (jaxmoe.tokenizer.encode_row): messages, instruction or text.
 """
 
-from typing import Any
-
 from jaxmoe.datasets.formats import chat, instruction, sharegpt, text
 from jaxmoe.datasets.formats.fields import Row, brief
 
@@ -13,7 +11,7 @@ from jaxmoe.datasets.formats.fields import Row, brief
 FORMATS = (chat, sharegpt, instruction, text)
 
 
-def read_row(value: Any) -> Row:
+def read_row(value: object) -> Row:
     """A row of any known format as messages, instruction or text, with its task type.
 
     Raises: ValueError, in one line, for a row of no known format, or one that its format refuses.

@@ -8,8 +8,6 @@ Roles are system, user, assistant and tool. An assistant may call tools (`tool_c
 where all are text.
 """
 
-from typing import Any
-
 from jaxmoe.datasets.formats.fields import Row, brief, from_json, optional_string, string, task_type
 
 KEY = "messages"
@@ -23,7 +21,7 @@ def read(row: Row) -> Row:
     return conversation(row["messages"], row.get("tools"), task_type(row))
 
 
-def conversation(value: Any, tools: Any, task: int) -> Row:
+def conversation(value: object, tools: object, task: int) -> Row:
     """A row of messages that have been checked.
 
     Raises: ValueError for messages that are none, and without one of the assistant.
@@ -37,7 +35,7 @@ def conversation(value: Any, tools: Any, task: int) -> Row:
     return {"messages": messages, **({"tools": listed} if listed else {}), "task_type": task}
 
 
-def _message(value: Any) -> Row:
+def _message(value: object) -> Row:
     if not isinstance(value, dict):
         raise ValueError(f"a message must be an object with role and content; got {brief(value)}")
     role = string(value, "role")
@@ -71,7 +69,7 @@ def _calls(message: Row) -> list[Row]:
     return [_call(call) for call in calls]
 
 
-def _call(call: Any) -> Row:
+def _call(call: object) -> Row:
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise ValueError(f"a tool call must be {{function: {{name, arguments}}}}; got {brief(call)}")
@@ -80,8 +78,9 @@ def _call(call: Any) -> Row:
     return {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
 
 
-def _tools(value: Any) -> list[Row]:
+def _tools(value: object) -> list[Row]:
     tools = from_json(value or [], "tools")
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+    listed = [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else None
+    if not isinstance(tools, list) or listed is None or len(listed) < len(tools):
         raise ValueError(f"tools must be a list of JSON schemas; got {brief(value)}")
-    return tools
+    return listed

@@ -32,7 +32,7 @@ def task_type(row: Row) -> int:
     return int(found)
 
 
-def from_json(value: Any, key: str) -> Any:
+def from_json(value: object, key: str) -> object:
     """The value of a JSON text, which some data sets hold in the place of a list or an object.
 
     Raises: ValueError if a string is not JSON.
@@ -45,7 +45,7 @@ def from_json(value: Any, key: str) -> Any:
         raise ValueError(f"{key} must be JSON; got {brief(value)}") from None
 
 
-def brief(value: Any) -> str:
+def brief(value: object) -> str:
     """A value as a message shows it: in one line, and not longer than that takes."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:60]} .. ({len(text)} characters)"

@@ -7,8 +7,6 @@
 `tool` hold what it returned.
 """
 
-from typing import Any
-
 from jaxmoe.datasets.formats import chat
 from jaxmoe.datasets.formats.fields import Row, brief, from_json, optional_string, string, task_type
 
@@ -37,7 +35,7 @@ def read(row: Row) -> Row:
     return chat.conversation([*messages, *map(_message, turns)], row.get("tools"), task_type(row))
 
 
-def _message(turn: Any) -> Row:
+def _message(turn: object) -> Row:
     if not isinstance(turn, dict):
         raise ValueError(f"a turn must be an object with from and value; got {brief(turn)}")
     speaker, said = string(turn, "from"), string(turn, "value")
