@@ -17,7 +17,7 @@ from evals.questionnaires.respondent import Respondent
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="where answers go; a killed administration goes on there")],
+    folder: Annotated[Path, typer.Argument(help="where answers go, and resume from")],
     instrument: Annotated[list[str], typer.Option(help="shipped instruments, or paths; repeat the option")],
     respondent: Annotated[
         str, typer.Option(help="a model folder or hub id, http(s)://.../v1, or null:NAME")

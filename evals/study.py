@@ -42,7 +42,7 @@ def main(
                     f"every respondent needs a name of its own; {name!r} is repeated (NAME=TABLE)"
                 )
             answers[name] = completed(read_responses(Path(path)), instruments[0], name)
-        # respondents without a mind answer a design of their own: style hardly depends on it
+        # simulated respondents answer a design of their own: style hardly depends on it
         design = Design(
             wording.named_templates(["form", "terse"]),
             ("forward", "reversed"),

@@ -6,7 +6,7 @@ Not covered: computing them (study, report_tables), showing them (report_section
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
@@ -22,12 +22,12 @@ class Report:
     Attributes:
       card: the run card, in the order shown.
       assessments: by model, in the order shown; profiles: by instrument; correlations: by model.
-      style: a row a model, then a row a respondent without a mind.
+      style: a row a model, then a row a simulated respondent.
       comparisons: base against tuned, by instrument.
     """
 
     title: str
-    card: dict[str, Any]
+    card: dict[str, object]
     assessments: dict[str, Assessment] = field(default_factory=dict)
     profiles: dict[str, pd.DataFrame] = field(default_factory=dict)
     reliability: pd.DataFrame = field(default_factory=pd.DataFrame)

@@ -5,8 +5,8 @@ Most of a page is folded; open is what answers the section's question at a glanc
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -149,8 +149,8 @@ def _glance(model: str, verdicts: pd.DataFrame) -> ReportTable:
     return ReportTable(f"Verdicts on {model}, each with the estimate that decided it", columns, rows, False)
 
 
-def _verdict(row: Mapping[str, Any]) -> ReportCell:
-    found, estimate, statistic = str(row["verdict"]), float(row["estimate"]), str(row["statistic"])
+def _verdict(row: Mapping[Hashable, object]) -> ReportCell:
+    found, estimate, statistic = str(row["verdict"]), float(str(row["estimate"])), str(row["statistic"])
     css = {"not faithful": "not"}.get(found, found)
     name = next((short for start, short in SHORT.items() if statistic.startswith(start)), statistic)
     if math.isnan(estimate):
@@ -296,10 +296,10 @@ def _bias(report: Report) -> ReportSection:
             rows.append(Dot(name, float(row[index]), kind=kind, series=max(place, 0)))
         drawn.append(charts.dots(rows, title, axis, bounds=bounds, references=references))
     note = (
-        "Filled marks are what was tested, open orange ones respondents without a mind: what lies near "
-        "them is style, not character."
+        "Filled marks are what was tested, open orange ones simulated respondents: what lies near them "
+        "is response style, not a trait."
     )
-    title = "Response style beside respondents without a mind"
+    title = "Response style beside simulated respondents"
     return ReportSection("bias", title, note, drawn, shown("Indices", table, folded=True))
 
 
@@ -360,10 +360,10 @@ def shown(
     return [ReportTable(caption, heads, rows, folded or len(rows) > least_open)]
 
 
-def _cell(name: str, value: Any) -> ReportCell:
+def _cell(name: str, value: object) -> ReportCell:
     if name == "verdict":
-        css = {"not faithful": "not"}.get(value, value)
-        return ReportCell(MARKS[value], f"verdict {css}")
+        css = {"not faithful": "not"}.get(str(value), value)
+        return ReportCell(MARKS[str(value)], f"verdict {css}")
     if isinstance(value, bool | np.bool_):
         return ReportCell("yes" if value else "no")
     if isinstance(value, int | np.integer):

@@ -1,13 +1,12 @@
 """python -m evals.study: a report on answers that are there already, of one respondent or several.
 
 One design asked of one or several respondents, and everything that may be said of the answers: verdicts,
-profiles, reliability, response style beside respondents without a mind, conduct, the first model against the
+profiles, reliability, response style beside simulated respondents, conduct, the first model against the
 others. Not covered: asking (administer), what the page looks like (report).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import pandas as pd
 
@@ -31,7 +30,7 @@ class FaithfulnessStudy:
       batteries: the instruments' items, and those of behavioral tasks where there are any.
       norm_group: people to compare profiles with; where an instrument has no such norms, means are shown.
       facets: also judge the narrower scales.
-      nulls: respondents without a mind beside the models.
+      nulls: simulated respondents beside the models.
     """
 
     instruments: Sequence[Instrument]
@@ -47,7 +46,7 @@ class FaithfulnessStudy:
     def report(
         self,
         answers: Mapping[str, pd.DataFrame],
-        card: Mapping[str, Any],
+        card: Mapping[str, object],
         *,
         base: pd.DataFrame | None = None,
         checkpoints: Mapping[int, pd.DataFrame] | None = None,
@@ -165,7 +164,9 @@ class FaithfulnessStudy:
         ]
         return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
-    def _card(self, answers: Mapping[str, pd.DataFrame], found: Mapping[str, Assessment]) -> dict[str, Any]:
+    def _card(
+        self, answers: Mapping[str, pd.DataFrame], found: Mapping[str, Assessment]
+    ) -> dict[str, object]:
         counts = "; ".join(
             f"{name}: {len(table)}, {(table['refusal'] != '').mean():.1%} without a readable answer"
             for name, table in answers.items()
@@ -187,7 +188,7 @@ def by_model(parts: Mapping[str, pd.DataFrame], *, always: bool = False) -> pd.D
     return combined(parts, "model")
 
 
-def listed(value: Any) -> str:
+def listed(value: object) -> str:
     """A value of a run card; of a long list its length and its beginning."""
     if not isinstance(value, list):
         return str(value)
@@ -213,7 +214,7 @@ def completed(table: pd.DataFrame, instrument: Instrument, name: str) -> pd.Data
         frame = frame.melt(keys, items, "item", "response")
     if "persona" not in frame.columns and "respondent" in frame.columns:
         frame["persona"] = frame["respondent"].astype(str)
-    missing: dict[str, Any] = {"instrument": instrument.name, "model": name, "position": -1, "refusal": ""}
+    missing: dict[str, object] = {"instrument": instrument.name, "model": name, "position": -1, "refusal": ""}
     missing |= {"n_options": len(instrument.options), **dict.fromkeys(FACETS, "as given")}
     for column, value in missing.items():
         if column not in frame.columns:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+
 QuestionRow = dict[str, Any]
 
 
@@ -86,7 +88,7 @@ def _later_lines(file: TextIO, path: Path, start: int) -> Iterator[tuple[str, Qu
         yield where, _checked(row, where)
 
 
-def _checked(row: Any, where: str) -> QuestionRow:
+def _checked(row: object, where: str) -> QuestionRow:
     if not isinstance(row, dict):
         raise ValueError(f"{where} must be an object with named fields; got {type(row).__name__}")
     return row
@@ -113,10 +115,10 @@ def _prepared_rows(path: Path, split: str | None) -> Iterator[tuple[str, Questio
             f"{path} cannot be read without TensorFlow: {error} (prepare it with file_format='array_record')"
         ) from error
     for index in range(len(source)):
-        yield f"{path}/{split}[{index}]", _as_text(source[index])
+        yield f"{path}/{split}[{index}]", {key: _as_text(value) for key, value in source[index].items()}
 
 
-def _as_text(value: Any) -> Any:
+def _as_text(value: object) -> object:
     """TFDS gives bytes, arrays of bytes and numpy scalars; rows hold str, list and Python numbers."""
     if isinstance(value, bytes):
         return value.decode("utf-8")
@@ -124,6 +126,6 @@ def _as_text(value: Any) -> Any:
         return {key: _as_text(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_as_text(item) for item in value]
-    if hasattr(value, "tolist"):
+    if isinstance(value, np.ndarray | np.generic):
         return _as_text(value.tolist())
     return value

@@ -129,9 +129,9 @@ def _question(row: QuestionRow, where: str, index: int, max_answer_tokens: int) 
 def _made(
     question: str,
     answers: Iterable[str],
-    number: Any,
+    number: object,
     stem: str | None = None,
-    cluster: Any = None,
+    cluster: object = None,
     category: str = "",
 ) -> ClosedBookQuestion | None:
     """A question with its answers in order, each once and none blank; None if none is left."""
@@ -142,13 +142,13 @@ def _made(
     return ClosedBookQuestion(str(number), question.strip(), kept, stem, name, category)
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(value: object) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _plain_answers(given: Any, where: str) -> list[str]:
+def _plain_answers(given: object, where: str) -> list[str]:
     if isinstance(given, dict):  # TriviaQA as TFDS and the hub have it
         if "value" not in given:
             raise ValueError(f"{where}: an answer object needs a value; got the fields {sorted(given)}")
@@ -202,7 +202,7 @@ def _choice_question(row: QuestionRow, where: str, index: int) -> ChoiceQuestion
     listed: Any = nested.get("choices", row.get("choices"))
     if isinstance(listed, dict):  # as TFDS and the hub have ARC
         listed = [{"text": t, "label": x} for t, x in zip(listed["text"], listed["label"], strict=True)]
-    labels: Sequence[Any] = [c["label"] if isinstance(c, dict) else None for c in listed]
+    labels: Sequence[object] = [c["label"] if isinstance(c, dict) else None for c in listed]
     choices = tuple(str(c["text"] if isinstance(c, dict) else c).strip() for c in listed)
     if len(choices) < 2:
         raise ValueError(f"{where}: a multiple-choice question needs at least 2 choices; got {len(choices)}")
@@ -218,7 +218,7 @@ def _choice_question(row: QuestionRow, where: str, index: int) -> ChoiceQuestion
     )
 
 
-def _right_choice(given: Any, choices: Sequence[str], labels: Sequence[Any], where: str) -> int:
+def _right_choice(given: object, choices: Sequence[str], labels: Sequence[object], where: str) -> int:
     """Index of the right choice, given by label, index, text or letter, tried in that order."""
     if given is not None and given in labels:
         return labels.index(given)

@@ -9,7 +9,7 @@ Letters of this file: P prefixes a call, S slots of a prefix, G branches a prefi
 answers that end a branch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -59,7 +59,7 @@ def logprob(
     prompts: Sequence[str],
     continuations: Sequence[str],
     *,
-    heads: Sequence[Any] | None = None,
+    heads: Sequence[Hashable] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ContinuationScores:
     """`LocalModel.logprob`, with shared beginnings computed once.
@@ -81,9 +81,9 @@ def logprob(
     return ContinuationScores(sums.tolist(), [len(text.ids) - text.start for text in texts])
 
 
-def _groups(texts: Sequence[ScoredIds], heads: Sequence[Any]) -> Iterator[Group]:
+def _groups(texts: Sequence[ScoredIds], heads: Sequence[Hashable]) -> Iterator[Group]:
     """Groups by head, their common beginning found in the ids; wide ones are cut into pieces."""
-    together: dict[Any, list[int]] = {}
+    together: dict[Hashable, list[int]] = {}
     for row, head in enumerate(heads):
         together.setdefault(head, []).append(row)
     for rows in together.values():

@@ -1,6 +1,6 @@
 """python -m evals.administer: ask a respondent every question of a design, once, into a long table.
 
-    FOLDER/answers.jsonl      every answer as it came, a line each; a killed administration goes on from it
+    FOLDER/answers.jsonl      every answer as it came, a line each; a killed administration resumes from it
     FOLDER/design.json        who is asked what; another design in the same folder is refused
     FOLDER/responses.parquet  the long table, when all is answered
 
@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO, TypedDict
 
 import pandas as pd
 
@@ -105,7 +105,7 @@ def administer(
     return table
 
 
-def _fingerprint(respondent: Respondent, batteries: Sequence[Battery], design: Design) -> dict[str, Any]:
+def _fingerprint(respondent: Respondent, batteries: Sequence[Battery], design: Design) -> dict[str, object]:
     wording = [
         [[(t.name, t.head, t.tail, t.option, t.labels) for t in design.templates]],
         [(p.name, p.text) for p in design.personas],
@@ -116,11 +116,24 @@ def _fingerprint(respondent: Respondent, batteries: Sequence[Battery], design: D
     return {"model": respondent.name, "instruments": names, **design.describe(), "wording": digest}
 
 
+class AnswerRow(TypedDict):
+    """One answer as the journal has it; None where there is no value."""
+
+    key: Sequence[str]
+    response: float | None
+    position: int
+    n_options: int
+    expected: float | None
+    refusal: str
+    text: str
+    probabilities: list[float]
+
+
 class _Answers:
     """Rows by key: those of an earlier run, and a line in the journal for each new one."""
 
-    def __init__(self, folder: Path | None, design: dict[str, Any], model: str):
-        self.rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    def __init__(self, folder: Path | None, design: dict[str, object], model: str):
+        self.rows: dict[tuple[str, ...], AnswerRow] = {}
         self._folder, self._journal = folder, None
         if folder is None:
             return
@@ -158,7 +171,7 @@ class _Answers:
             self._journal.close()
 
     def add(self, question: Question, answer: Answer) -> None:
-        row: dict[str, Any] = {
+        row: AnswerRow = {
             "key": question.key,
             "response": None if math.isnan(answer.value) else answer.value,
             "position": answer.position,
@@ -175,7 +188,7 @@ class _Answers:
         self.rows[question.key] = row
 
 
-def _refuse_other(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
+def _refuse_other(old: dict[str, object], new: dict[str, object], folder: Path) -> None:
     for name, value in new.items():
         if old.get(name) != value:
             raise ValueError(
@@ -184,12 +197,8 @@ def _refuse_other(old: dict[str, Any], new: dict[str, Any], folder: Path) -> Non
             )
 
 
-def long_table(model: str, rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+def long_table(model: str, rows: Iterable[AnswerRow]) -> pd.DataFrame:
     """The answers as a frame with COLUMNS."""
-    kept = list(rows)
-    columns: dict[str, Any] = {"model": model}
-    columns |= {name: [row["key"][i] for row in kept] for i, name in enumerate(KEY)}
-    for name in COLUMNS[len(KEY) + 1 :]:
-        columns[name] = [row[name] for row in kept]
-    frame = pd.DataFrame(columns, columns=pd.Index(COLUMNS))
+    kept = [dict(zip(KEY, row["key"], strict=True)) | dict(row) for row in rows]
+    frame = pd.DataFrame(kept, columns=pd.Index(COLUMNS)).assign(model=model)
     return frame.astype({"response": "float64", "expected": "float64", "position": "int64"})

@@ -181,7 +181,7 @@ class ApiRespondent:
             if cost > 0 and self.cost_ceiling is not None and expected > self.cost_ceiling:
                 raise CostCeilingError(
                     f"the next request might pass the cost ceiling of {self.cost_ceiling:g} (spent "
-                    f"{self.usage.cost:.4g} in {self.usage.requests} requests); raise cost_ceiling to go on"
+                    f"{self.usage.cost:.4g} in {self.usage.requests} requests); raise cost_ceiling to resume"
                 )
             self._promised += cost
 

@@ -1,4 +1,4 @@
-"""Behavioral tasks: does a respondent do what it says of itself, and does it show people's biases?
+"""Behavioral tasks: does a respondent do what it reports, and does it show people's biases?
 
 Original, parametrized scenarios with controls, asked like items, so every respondent and design can take
 them. A bias is a difference between two versions of the same scenario; a control shows that the scenario was

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import (
     AliasChoices,
@@ -58,7 +58,7 @@ class Item(_Record):
 
     @field_validator("facet", "flag", mode="before")
     @classmethod
-    def _empty_is_none(cls, value: Any) -> Any:
+    def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value
 
 
@@ -254,26 +254,26 @@ def _find(name_or_path: str | Path) -> tuple[Traversable, Traversable]:
     raise ValueError(f"no instrument or file named {text!r}; {hint}")
 
 
-def _rows(file: Traversable) -> list[dict[str, Any]]:
+def _rows(file: Traversable) -> list[dict[str, object]]:
     return [dict(row) for row in csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines())]
 
 
-def _number(text: Any) -> Any:
+def _number(text: object) -> object:
     try:
-        return int(text)
-    except (TypeError, ValueError):
+        return int(str(text))
+    except ValueError:
         return text
 
 
-def _items_from_csv(file: Traversable) -> list[dict[str, Any]]:
+def _items_from_csv(file: Traversable) -> list[dict[str, object]]:
     return [{**row, "key": _number(row["key"])} if "key" in row else row for row in _rows(file)]
 
 
-def _norms_from_csv(file: Traversable) -> list[dict[str, Any]]:
+def _norms_from_csv(file: Traversable) -> list[dict[str, object]]:
     return [{name: value for name, value in row.items() if value != ""} for row in _rows(file)]
 
 
-def _with_implied_facets(document: dict[str, Any]) -> Any:
+def _with_implied_facets(document: dict[str, object]) -> object:
     """The listed scales, and one for every facet that items name but the list leaves out."""
     scales, items = document.get("scales"), document.get("items")
     if not isinstance(scales, list) or not isinstance(items, list):

@@ -1,4 +1,4 @@
-"""Respondents without a mind, and a simulated faithful one: what faithfulness tests must tell apart.
+"""Simulated respondents: six that only seem to answer, and a faithful one; faithfulness must tell them apart.
 
 They see what an item is about (Question.asked), never its words. Tendencies differ from person to person
 and stay, as far as the style allows: a stable style is the harder null. Draws depend only on seed, person

@@ -1,6 +1,6 @@
 """suite=behavior: questionnaires and behavioral tasks, and whether their outcome can be believed.
 
-OUTPUT/behavior/answers.jsonl, responses.parquet   every answer; a killed evaluation goes on from them
+OUTPUT/behavior/answers.jsonl, responses.parquet   every answer; a killed evaluation resumes from them
 OUTPUT/behavior/NAME/...                           the same of each model beside the first
 OUTPUT/behavior/report.html, tables/, tables.json  the report
 """
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -84,7 +84,7 @@ class BehaviorConfig:
       dialogues: also write replies in scripted dialogues, rated by rules.
       norm_group: people to compare profiles with; where an instrument has no such norms, raw means are shown.
       facets: also judge the narrower scales.
-      nulls: respondents without a mind beside the model in the report.
+      nulls: simulated respondents beside the model in the report.
       step: the training step of this model, for a plot over checkpoints; earlier: the others.
     """
 
@@ -230,7 +230,7 @@ def _respondent(
     return ScoringRespondent(model, name, config.answers, length, config.calibrated, config.choose)
 
 
-def card(study: FaithfulnessStudy, config: BehaviorConfig) -> dict[str, Any]:
+def card(study: FaithfulnessStudy, config: BehaviorConfig) -> dict[str, object]:
     """What a run card says of how was asked."""
     forms = {config.name: config.form} | {other.name: other.form or config.form for other in config.beside}
     form = ", ".join(f"{name}: {form}" for name, form in forms.items())
@@ -260,7 +260,7 @@ def _item_set(one: ResponseCube, model: str, found: Assessment, confidence: floa
         means[name] = mean_score([item.scores[name] for item in known], clusters, confidence=confidence)
     columns = ["construct", "criterion", "verdict", "statistic", "estimate", "low", "high", "threshold"]
     own = found.verdicts[found.verdicts["instrument"] == one.instrument.name]
-    more: Mapping[str, Any] = {
+    more: Mapping[str, object] = {
         "refused": one.refused,
         "verdicts": pd.DataFrame(own, columns=pd.Index(columns)).to_dict("records"),
         "respondents": found.respondents,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -23,7 +23,7 @@ class ScoredItem:
     id: str
     cluster: str | None
     scores: dict[str, float]
-    record: dict[str, Any] = field(repr=False)
+    record: dict[str, object] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class ItemSet:
     scores: dict[str, Score]
     by_category: dict[str, dict[str, Score]]
     items: list[ScoredItem]
-    more: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, object] = field(default_factory=dict)
 
-    def lines(self) -> Iterator[dict[str, Any]]:
+    def lines(self) -> Iterator[dict[str, object]]:
         """Each item as one object, for a line of JSON."""
         for item in self.items:
             identity = {"set": self.name, "id": item.id, "cluster": item.cluster, "scores": item.scores}

@@ -98,7 +98,7 @@ def test_the_page_is_whole_and_needs_no_network(report):
         "Reliability",
         "Variance components",
         "Traits by methods",
-        "without a mind",
+        "simulated respondents",
         "Base against tuned",
         "Drift",
     ):

@@ -1,4 +1,4 @@
-"""The crossed design, wording, simulated respondents, and an administration that is killed and goes on."""
+"""The crossed design, wording, simulated respondents, and a killed administration that resumes."""
 
 import collections
 

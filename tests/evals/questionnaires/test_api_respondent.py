@@ -143,7 +143,7 @@ def test_the_cost_ceiling_is_never_passed_and_what_was_answered_is_kept(serve, t
     gad = battery(load_instrument("gad_7"))
     # 100 tokens cost 0.1; a prompt is promised by its bytes, some 250 of them
     dear = client(server, cost_ceiling=0.5, prompt_price=1000.0)
-    with pytest.raises(CostCeilingError, match="raise cost_ceiling to go on"):
+    with pytest.raises(CostCeilingError, match="raise cost_ceiling to resume"):
         administer(dear, [gad], Design(), tmp_path)
     assert 0 < dear.usage.cost <= 0.5
     before = len(server.requests)

@@ -19,6 +19,7 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from evals.faithfulness import report_tables
+from evals.faithfulness.criteria import FaithfulnessVerdict
 from evals.faithfulness.verdicts import assess, construct_of, worst
 from evals.models.local_model import LocalModel
 from evals.questionnaires import behaviors, wording
@@ -35,6 +36,8 @@ from training.studies.realbehavior.config import AskedConfig
 
 # [P, C] by scale, which is named INSTRUMENT/CONSTRUCT
 ScaleScores = dict[str, list[list[float]]]
+# plain JSON, as results are filed: whoever reads it knows what lies where
+JsonRecord = Mapping[str, Any]
 # of a model's answers as a whole
 STYLES = ("acquiescence", "extremity", "midpoint", "position")
 
@@ -98,7 +101,7 @@ class Questionnaire:
         One that gave the same answers before (constant, midpoint) is not judged again; `distinct` counts the
         different sheets of answers.
         """
-        found: dict[bytes, list[dict[str, Any]]] = {}
+        found: dict[bytes, list[Result]] = {}
         judged = []
         for seed in range(seeds):
             if stopped():
@@ -114,7 +117,7 @@ class Questionnaire:
             "distinct": len(found),
         }
 
-    def verdicts(self, table: pd.DataFrame) -> list[dict[str, Any]]:
+    def verdicts(self, table: pd.DataFrame) -> list[Result]:
         """Verdict of every scale by criterion, with the check that decided it."""
         found = assess(
             table,
@@ -145,19 +148,19 @@ class Questionnaire:
         return found
 
 
-def conclusions(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def conclusions(verdicts: Sequence[JsonRecord]) -> dict[str, str]:
     """By construct of the first instrument, the worst verdict over the criteria: it is believed only where
     every criterion is met (as in `evals.faithfulness.null_study`)."""
     first = [row for row in verdicts if row["instrument"] == verdicts[0]["instrument"]]
-    by_construct: dict[str, set[Any]] = {}
+    by_construct: dict[str, set[FaithfulnessVerdict]] = {}
     for row in first:
         by_construct.setdefault(row["construct"], set()).add(row["verdict"])
     return {construct: worst(found) for construct, found in by_construct.items()}
 
 
-def tally(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+def tally(runs: Sequence[Sequence[JsonRecord]]) -> Result:
     """Counts of verdicts over runs: by instrument, criterion, construct, verdict."""
-    counts: dict[str, Any] = {}
+    counts: Result = {}
     for row in (row for run in runs for row in run):
         place = counts.setdefault(row["instrument"], {}).setdefault(row["criterion"], {})
         place = place.setdefault(row["construct"], {})
@@ -165,7 +168,7 @@ def tally(runs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     return counts
 
 
-def known(value: Any) -> Any:
+def known(value: object) -> object:
     """As JSON has it: null for NaN; numbers to six digits."""
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None

@@ -91,7 +91,7 @@ class RealbehaviorConfig:
       seeds: runs of every tuned row on each base.
       volumes: when to ask, as multiples of that study's 1x; the largest ends the run.
       reinforced: the run of reinforcement learning.
-      nulls: simulated respondents, without a mind and the faithful one.
+      nulls: simulated respondents, the faithful one among them.
       null_seeds: how often each answers.
       asked: the questions.
       drift: mean shift of a score, in SDs of the base, above which characteristics count as moved.

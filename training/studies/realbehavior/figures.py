@@ -1,7 +1,6 @@
 """The figures of the RealBehavior study, drawn from its summary."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,6 +10,7 @@ from matplotlib.patches import Patch, Rectangle
 from evals.faithfulness.verdicts import CRITERIA
 from training.plots.figures import COLOURS
 from training.studies.page import Picture
+from training.studies.realbehavior.answers import JsonRecord
 from training.studies.realbehavior.summary import REINFORCED, VERDICTS, BehaviorSummary
 
 MARKERS = "osD^vPX*"
@@ -128,7 +128,7 @@ def _along(summary: BehaviorSummary, what: str, label: str, dashed: float | None
     return figure
 
 
-def _line(axis: Axes, row: Mapping[str, Any], what: str, label: str, number: int) -> None:
+def _line(axis: Axes, row: JsonRecord, what: str, label: str, number: int) -> None:
     color = COLOURS[number % len(COLOURS)]
     for path in row["paths"][what] if row["runs"] > 1 else ():
         axis.plot(range(len(path)), _numbers(path), color=color, alpha=0.3, linewidth=0.8)

@@ -4,12 +4,12 @@ Of the paper only the abstract is known here; definitions and thresholds are thi
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from evals.faithfulness.verdicts import CRITERIA
 from training.studies.intervals import judged
 from training.studies.page import ClaimOutcome, ClaimVerdict, Page, PageSection, PageTable, plumbing
 from training.studies.realbehavior import figures as realbehavior_figures
+from training.studies.realbehavior.answers import JsonRecord
 from training.studies.realbehavior.summary import BASE, CODE_BASE, REINFORCED, VERDICTS, BehaviorSummary
 
 
@@ -17,7 +17,7 @@ def page(title: str, summary: BehaviorSummary) -> Page:
     """Everything, from the summary alone."""
     question = (
         "Can a model's answers to personality tests be believed, does training move or restrict the "
-        "characteristics that they show, and would the judging tell a mind from none?"
+        "characteristics that they show, and does the judging recognize simulated respondents?"
     )
     sections = [_design(summary)]
     if summary["respondents"] or summary["nulls"]:
@@ -63,7 +63,7 @@ def _verdicts(summary: BehaviorSummary) -> PageSection:
         rows.append(restricted(summary, name))
     rows += [sound(summary, "not faithful"), sound(summary, "faithful")]
     text = [
-        "That models of under a million weights have no character is what anybody expects: the first verdict "
+        "That models of under a million weights have no traits is what anybody expects: the first verdict "
         "says that the pipeline reports it, and nothing about large models. And not one of these trainings "
         "aligns a model with social values, as the paper's do: they teach tasks and code. What they move and "
         "restrict, they do in passing.",
@@ -136,7 +136,7 @@ def restricted(summary: BehaviorSummary, name: str) -> ClaimVerdict:
     )
 
 
-def _over(row: Mapping[str, Any]) -> str:
+def _over(row: JsonRecord) -> str:
     return f"{_count(row['runs'], 'run')} on {_count(len(row['bases']), 'base')}"
 
 
@@ -162,7 +162,8 @@ def sound(summary: BehaviorSummary, right: str) -> ClaimVerdict:
         said = f"wrong {shown} % of conclusions over {_count(seeds, 'seed')}"
         if len(found) > 1:
             said = f"{_count(len(found), 'respondent')}; the worst, {worst}: {said}"
-    who = "Respondents without a mind" if right == "not faithful" else "A simulated respondent with traits"
+    traits = "s without traits" if right == "not faithful" else " with traits"
+    who = f"{'S' if right == 'not faithful' else 'A s'}imulated respondent{traits}"
     return ClaimVerdict(
         f"{who} come{'s' * (right == 'faithful')} out {right}, in {1 - goal:.0%} of conclusions at least",
         outcome,
@@ -171,7 +172,7 @@ def sound(summary: BehaviorSummary, right: str) -> ClaimVerdict:
     )
 
 
-def number(score: Mapping[str, Any], *, signed: bool = False) -> str:
+def number(score: JsonRecord, *, signed: bool = False) -> str:
     """A mean with its interval, if there is one."""
     if score["mean"] is None:
         return "–"
@@ -181,7 +182,7 @@ def number(score: Mapping[str, Any], *, signed: bool = False) -> str:
     return f"{score['mean']:{sign}.2f} [{score['low']:{sign}.2f}, {score['high']:{sign}.2f}]"
 
 
-def percent(score: Mapping[str, Any]) -> str:
+def percent(score: JsonRecord) -> str:
     """A share in percent with its interval, if there is one."""
     mean = f"{100 * score['mean']:.1f}"
     return mean if score["low"] is None else f"{mean} [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
@@ -256,7 +257,7 @@ def _matrix(summary: BehaviorSummary, labels: Mapping[str, str]) -> PageTable:
     return PageTable(caption, ["respondent", *CRITERIA], rows)
 
 
-def _shares(found: Mapping[str, Any], criterion: str) -> str:
+def _shares(found: JsonRecord, criterion: str) -> str:
     constructs = next(iter(found["verdicts"].values()))[criterion].values()
     counts = [sum(c.get(verdict, 0) for c in constructs) for verdict in VERDICTS]
     return " / ".join(f"{100 * count / sum(counts):.0f}" for count in counts)
@@ -304,8 +305,8 @@ def _training(summary: BehaviorSummary) -> PageSection:
     ]
     text = [
         "The SD over people is small in points of the scale where a model hardly reads who it is told to be; "
-        "a ratio of two such SDs is then one of small numbers. Nor does a lower one prove a narrower "
-        "character: a model that training on short texts has made deaf to distant ones answers alike as "
+        "a ratio of two such SDs is then one of small numbers. Nor does a lower one prove restricted "
+        "traits: a model that training on short texts has made deaf to distant ones answers alike as "
         "anybody. The r with the descriptions tells whether they were ever read."
     ]
     if apart is not None and apart["drift"] is not None:

@@ -3,16 +3,15 @@ characteristics away or restrict them? And ours beside them: is the judging itse
 
 The models are those of the other two studies: bases, their fine-tunings at several volumes of instructions,
 and a code model on its way through reinforcement learning from tests, each trained again exactly as there.
-All of them, and respondents without a mind, answer the same questions as the same described people. Not one
+All of them, and simulated respondents, answer the same questions as the same described people. Not one
 of these trainings aims at social values, as the paper's alignment does.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from jaxmoe.model import params
 from jaxmoe.model.config import ExpertConfig
@@ -135,7 +134,7 @@ class RealbehaviorStudy:
         return ASKING_TEXT * self._people / 16
 
     @property
-    def _asked_settings(self) -> dict[str, Any]:
+    def _asked_settings(self) -> Result:
         settings = configs.to_dict(self.config.asked) | {"personas": self._people}
         return {key: value for key, value in settings.items() if key != "batch_size"}
 
@@ -182,7 +181,7 @@ class RealbehaviorStudy:
             yield {"at": snapshot.volume, **answers}
 
     def _run_reinforced(self, cell: StudyCell, seed: int, stopped: Stopped) -> Result:
-        """Its policy as every checkpoint has it; a run that was stopped goes on where it was."""
+        """Its policy as every checkpoint has it; a run that was stopped resumes."""
         run, study = self.config.reinforced, self._stepcoder
         export = study.bases.export(seed)
         folder = self._out / "running" / cell.file.removesuffix(".json")
@@ -229,7 +228,7 @@ class RealbehaviorStudy:
 
     # what they say
 
-    def summary(self, results: Results) -> dict[str, Any]:
+    def summary(self, results: Results) -> Result:
         """See `realbehavior_summary`."""
         runs, nulls = [], {}
         for cell in self.cells(results):
@@ -257,7 +256,7 @@ class RealbehaviorStudy:
         found = realbehavior_summary.summarize(bases, runs, nulls, self._questionnaire.key)
         return self._about() | found | {"held_out": held_out[:1]}
 
-    def _about(self) -> dict[str, Any]:
+    def _about(self) -> Result:
         """What a reader must know of the design."""
         config = self.config
         bases = {"text": self._loramoe.bases.pretraining(0), "code": self._stepcoder.bases.pretraining(0)}
@@ -284,6 +283,6 @@ class RealbehaviorStudy:
             "once": self._loramoe.config.samples,
         }
 
-    def page(self, summary: Mapping[str, Any]) -> Page:
+    def page(self, summary: realbehavior_summary.BehaviorSummary) -> Page:
         """See `realbehavior_page`."""
         return realbehavior_page.page(self.title, summary)

@@ -8,15 +8,16 @@ over described people, and is no evidence on training.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from evals.psychometrics.comparisons import glass_delta
 from evals.psychometrics.estimate import pearson, percentile_estimate
 from evals.psychometrics.uncertainty import mean_score
+from training.studies.cells import Result
 from training.studies.intervals import interval
-from training.studies.realbehavior.answers import STYLES, ScoringKey, conclusions, tally
+from training.studies.realbehavior.answers import STYLES, JsonRecord, ScoringKey, conclusions, tally
 
 BASE, CODE_BASE, REINFORCED = "base", "code_base", "reinforced"
 VERDICTS = ("faithful", "undetermined", "not faithful")
@@ -28,8 +29,8 @@ LEAST_RATIO = 1e-3
 ROUNDING = 1e-6
 DRAWS = 2000
 # what `summarize` returns, and what a page and its figures are made of
-BehaviorSummary = Mapping[str, Any]
-AnswerSnapshot = Mapping[str, Any]
+BehaviorSummary = JsonRecord
+AnswerSnapshot = JsonRecord
 
 
 class AnsweredRun(NamedTuple):
@@ -44,9 +45,9 @@ class AnsweredRun(NamedTuple):
 def summarize(
     bases: Mapping[int, AnswerSnapshot],
     runs: Sequence[AnsweredRun],
-    nulls: Mapping[str, Mapping[str, Any]],
+    nulls: Mapping[str, JsonRecord],
     key: ScoringKey,
-) -> dict[str, Any]:
+) -> Result:
     """Everything that the page shows, as plain JSON."""
     names = list(dict.fromkeys(run.row for run in runs))
     by_row = {name: [run for run in runs if run.row == name] for name in names}
@@ -132,7 +133,7 @@ def _known(value: float) -> float | None:
     return round(value, 4) if math.isfinite(value) else None
 
 
-def ratio_interval(ratios: Sequence[float]) -> dict[str, Any]:
+def ratio_interval(ratios: Sequence[float]) -> Result:
     """Geometric mean of ratios with the t interval of their logarithms."""
     found = interval([math.log(max(r, LEAST_RATIO)) if math.isfinite(r) else math.nan for r in ratios])
     return found | {
@@ -140,12 +141,13 @@ def ratio_interval(ratios: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _row(runs: Sequence[AnsweredRun], key: ScoringKey) -> dict[str, Any]:
+def _row(runs: Sequence[AnsweredRun], key: ScoringKey) -> Result:
     steps = [snapshot["at"] for snapshot in runs[0].snapshots]
 
     def over(
-        what: Callable[[AnswerSnapshot, AnswerSnapshot], float], make: Callable[..., Any] = interval
-    ) -> list[Any]:
+        what: Callable[[AnswerSnapshot, AnswerSnapshot], float],
+        make: Callable[[Sequence[float]], Result] = interval,
+    ) -> list[Result]:
         """At every step, what a snapshot and its base say, over runs."""
         return [make([what(r.snapshots[0], r.snapshots[n]) for r in runs]) for n in range(len(steps))]
 
@@ -177,7 +179,7 @@ def _row(runs: Sequence[AnsweredRun], key: ScoringKey) -> dict[str, Any]:
     }
 
 
-def within(base: AnswerSnapshot, tuned: AnswerSnapshot) -> dict[str, Any]:
+def within(base: AnswerSnapshot, tuned: AnswerSnapshot) -> Result:
     """Drift and dispersion of one run with percentile intervals of a bootstrap over described people.
 
     A draw has the same people of base and tuned model. Such intervals are of other people, not of other runs.
@@ -202,7 +204,7 @@ def within(base: AnswerSnapshot, tuned: AnswerSnapshot) -> dict[str, Any]:
     }
 
 
-def _judged(snapshots: Sequence[AnswerSnapshot], key: ScoringKey) -> dict[str, Any]:
+def _judged(snapshots: Sequence[AnswerSnapshot], key: ScoringKey) -> Result:
     """Verdicts of one kind of model, counted over its runs."""
     found = [conclusions(snapshot["verdicts"]) for snapshot in snapshots]
     return {
@@ -217,7 +219,7 @@ def _judged(snapshots: Sequence[AnswerSnapshot], key: ScoringKey) -> dict[str, A
     }
 
 
-def wrong(name: str, result: Mapping[str, Any]) -> dict[str, Any]:
+def wrong(name: str, result: JsonRecord) -> Result:
     """How often the conclusion on a simulated respondent is wrong, with a Wilson interval over seeds.
 
     The constructs of one seed are one cluster. A respondent that answers alike with every seed has no
