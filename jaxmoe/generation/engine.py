@@ -481,7 +481,7 @@ def _step(
     """Reads the next token of every slot and chooses the one after it."""
     model = params.merge(params.ModelParams(definition, trainable, frozen))
     blocks = kv_cache.blocks(model, unrolled=unrolled)
-    call = ExpertCall(rows_B=rows.experts_B)
+    call = ExpertCall(experts_BE=rows.experts_B[:, None])
     hidden_BD, cache = slot_cache.read_tokens(
         model, blocks, rows.tokens_B, rows.positions_B, cache, dtype=dtype, call=call
     )

@@ -32,7 +32,7 @@ class ExpertConstant(nnx.Variable):
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["samples_BTZ", "dropout_key", "rows_B"],
+    data_fields=["samples_BTZ", "dropout_key", "experts_BE"],
     meta_fields=["enabled"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -43,13 +43,14 @@ class ExpertCall:
       enabled: False leaves the base model alone (PPO's reference policy).
       samples_BTZ: 1 where token t counts for sample z in the router's statistics; None collects none.
       dropout_key: draws dropout masks; None is no dropout.
-      rows_B: rows that use the experts, the others the base alone; None is all.
+      experts_BE: 1 for the experts that a row may use, [B, 1] for all or none of them; a row without any uses
+        the base alone. None is all experts in every row.
     """
 
     enabled: bool = True
     samples_BTZ: Float[Array, "B T Z"] | None = None
     dropout_key: Array | None = None
-    rows_B: Bool[Array, " B"] | None = None
+    experts_BE: Bool[Array, "B E"] | None = None
 
 
 class LoraExperts(nnx.Module):
@@ -150,6 +151,9 @@ def _finish(experts: LoraExperts, logits_BTE: Array | None, low: Array, call: Ex
     batch, length = low.shape[:2]
     low_BTER = low.reshape(batch, length, -1, rank)
     present = None if experts.present is None else experts.present[...][None, None, :]
+    if call.experts_BE is not None:
+        allowed = jnp.broadcast_to(call.experts_BE[:, None, :], (batch, 1, count))
+        present = allowed if present is None else present & allowed
     if logits_BTE is None:
         logits_BTE = jnp.zeros((batch, length, count), low.dtype)
     if present is not None:
@@ -162,8 +166,6 @@ def _finish(experts: LoraExperts, logits_BTE: Array | None, low: Array, call: Ex
     if call.samples_BTZ is not None and experts.router is not None:
         collected = router.statistics(logits_BTE, weight_BTE, call.samples_BTZ, experts.config)
     scale = experts.scale[...].astype(low.dtype)
-    if call.rows_B is not None:
-        scale = scale * call.rows_B[:, None, None, None].astype(low.dtype)
     return ExpertOutput(mix(low_BTER * scale, weight_BTE, b_ERO), collected)
 
 
