@@ -1,6 +1,9 @@
 """Free-text answers against gold answers: normalization, exact match, token F1.
 
-Two published normalizations are offered; they differ in what becomes of punctuation:
+Two published normalizations are offered; they differ in what becomes of punctuation. Before both, and beyond
+what was published, a text is brought to one Unicode form (NFKC: é as one character or two, full-width
+letters), and where answers are matched, typographic quotes and hyphens become those of a keyboard: no figure
+should hang on how an answer was typed.
 
     squad     lower case; punctuation dropped; a, an, the dropped; blanks collapsed      "U.S." -> "us"
     triviaqa  as before, but punctuation (also ‘ ’ ´ ` and _) becomes a blank            "U.S." -> "u s"
@@ -11,6 +14,7 @@ Reference: Rajpurkar et al. 2016, arXiv:1606.05250; Joshi et al. 2017, arXiv:170
 
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
@@ -21,6 +25,9 @@ Extent = Literal["line", "prefix"]
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _DROPPED = str.maketrans("", "", string.punctuation)
 _BLANKED = str.maketrans({mark: " " for mark in string.punctuation + "‘’´`"})
+_TYPED = str.maketrans(
+    dict.fromkeys("‘’‛′", "'") | dict.fromkeys("“”„‟″", '"') | dict.fromkeys("‐‑‒–—―−", "-")
+)
 
 
 class Match(NamedTuple):
@@ -31,7 +38,7 @@ class Match(NamedTuple):
 
 
 def normalize(text: str, normalization: Normalization = "squad") -> str:
-    """Lower case, without punctuation, articles and surplus blanks.
+    """Lower case in one Unicode form, without punctuation, articles and surplus blanks.
 
     A text of nothing but those (the answer "A", the band "!!!") stays as it is in lower case: else every
     empty response would match it.
@@ -41,8 +48,14 @@ def normalize(text: str, normalization: Normalization = "squad") -> str:
     if normalization not in get_args(Normalization):
         raise ValueError(f"normalization must be squad or triviaqa; got {normalization!r}")
     table = _DROPPED if normalization == "squad" else _BLANKED
-    kept = " ".join(_ARTICLES.sub(" ", text.lower().translate(table)).split())
-    return kept or " ".join(text.lower().split())
+    same = _in_one_form(text)
+    kept = " ".join(_ARTICLES.sub(" ", same.translate(table)).split())
+    return kept or " ".join(same.split())
+
+
+def _in_one_form(text: str) -> str:
+    # lower case may come apart into letter and mark, as that of İ does
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
 
 
 def token_f1(prediction: Sequence[str], gold: Sequence[str]) -> float:
@@ -74,10 +87,10 @@ def match(
     """
     if not answers:
         raise ValueError("a prediction needs at least one gold answer to be compared with; got none")
-    words = normalize(prediction, normalization).split()
+    words = normalize(prediction.translate(_TYPED), normalization).split()
     exact = f1 = 0.0
     for answer in answers:
-        gold = normalize(answer, normalization).split()
+        gold = normalize(answer.translate(_TYPED), normalization).split()
         compared = words[: len(gold)] if extent == "prefix" else words
         exact = max(exact, float(compared == gold))
         f1 = max(f1, token_f1(compared, gold))
@@ -86,4 +99,4 @@ def match(
 
 def first_line(response: str) -> str:
     """The first line of a response that is not blank, without surrounding blanks."""
-    return next((line.strip() for line in response.splitlines() if line.strip()), "")
+    return next((line.strip() for line in re.split(r"[\r\n]", response) if line.strip()), "")

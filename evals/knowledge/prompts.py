@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evals.knowledge.answers import Extent
+from evals.knowledge.answers import Extent, normalize
 from evals.knowledge.questions import ChoiceQuestion, ClosedBookQuestion
 
 KnowledgeQuestion = ClosedBookQuestion | ChoiceQuestion
@@ -75,6 +75,8 @@ TEMPLATES = {
     "qa": PromptTemplate("Q: {asked}\nA:", unconditional="A:", stop=("\n",)),
     "completion": PromptTemplate("{stem}", separator="\n", extent="prefix"),
     "instruction": PromptTemplate("{question}"),
+    # the same words, in the form in which instructions are trained by default (jaxmoe.text.forms)
+    "auto": PromptTemplate("{question}"),
     "chat": PromptTemplate("Answer with the shortest phrase that is right, and nothing else.\n{asked}"),
 }
 
@@ -97,9 +99,9 @@ def draw_shots(
 
     Raises: ValueError if fewer than `count` are left.
     """
-    taken = {question.question.strip().lower() for question in against}
+    taken = {normalize(question.question) for question in against}
     clusters = {question.cluster for question in against if question.cluster is not None}
-    free = [q for q in pool if q.question.strip().lower() not in taken and q.cluster not in clusters]
+    free = [q for q in pool if normalize(q.question) not in taken and q.cluster not in clusters]
     if len(free) < count:
         raise ValueError(
             f"{count} examples are wanted, but {len(free)} of the {len(pool)} given are not themselves asked"

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from itertools import takewhile
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +29,10 @@ from jaxmoe.model import cross_entropy as losses
 from jaxmoe.model import params
 from jaxmoe.model.attention import AttentionMask
 from jaxmoe.model.shapes import Array, Float, Int
+from jaxmoe.text.forms import Form, resolve_form
 from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.tokenizer import encode_chat_prompt, encode_prompt, plain_ids
 
-Form = Literal["text", "instruction", "chat"]
 SHORTEST = 16
 STOP_TOKENS = 16
 
@@ -49,8 +49,9 @@ class LocalModel:
     """A local model under test; see `evals.models.text_model.TextModel` for its two methods.
 
     Attributes:
-      form: what a prompt is to the model: the beginning of a text, a LoRAMoE instruction (answered after the
-        end token) or a user's message in the tokenizer's chat template.
+      form: what a prompt is to the model: text, the beginning of a text; instruction, one of LoRAMoE
+        (answered after the end token); chat, a user's message in the tokenizer's chat template. Auto becomes
+        chat where the tokenizer has a template, else instruction.
       batch_size: rows a call, filled up where fewer are left; must be a multiple of the mesh's data x fsdp.
       max_length: tokens of prompt and answer together; the model's own limit if None. Longer prompts lose
         their beginning, with a warning.
@@ -65,6 +66,8 @@ class LocalModel:
     def __post_init__(self) -> None:
         if self.form not in get_args(Form):
             raise ValueError(f"form must be one of {', '.join(get_args(Form))}; got {self.form!r}")
+        # a frozen record sets its own fields so; from here on the form is the one that is used
+        object.__setattr__(self, "form", resolve_form(self.tokenizer, self.form))
         ways = self.lm.mesh.shape["data"] * self.lm.mesh.shape["fsdp"]
         if self.batch_size < 1 or self.batch_size % ways:
             raise ValueError(

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Form = Literal["text", "instruction", "chat"]
-AnyForm = Literal["auto", "text", "instruction", "chat"]
+Form = Literal["auto", "text", "instruction", "chat"]
 
 
 def resolve_form(tokenizer: "PreTrainedTokenizerBase", form: str, otherwise: str = "instruction") -> str:
@@ -39,7 +38,7 @@ def resolve_form(tokenizer: "PreTrainedTokenizerBase", form: str, otherwise: str
     if form == "auto":
         return "chat" if tokenizer.chat_template else otherwise
     if form == "chat" and not tokenizer.chat_template:
-        others = [name for name in get_args(AnyForm) if name != "chat"]
+        others = [name for name in get_args(Form) if name != "chat"]
         raise ValueError(
             "form chat needs a chat template, and the tokenizer has none: put chat_template.jinja into its "
             f"folder, or take another form ({', '.join(others)})"

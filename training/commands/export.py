@@ -10,6 +10,7 @@ import jaxmoe
 from jaxmoe.language_model import Format, LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig
+from jaxmoe.text.thinking import Thinking
 from jaxmoe.tokenizer import load_tokenizer
 from training.ppo.config import PpoConfig
 from training.runtime import checkpoint, distributed, run_folder
@@ -97,11 +98,15 @@ class SavedRun(NamedTuple):
       source: what the model was made from.
       balance: losses on its routers, which an adapter's file names.
       tokenizer: folder or hub id.
+      form: in which prompts were put (jaxmoe.text.forms); text, where the model learned plain text.
+      thinking: what became of an assistant's thinking.
     """
 
     source: ModelSource
     balance: BalanceConfig
     tokenizer: str
+    form: str
+    thinking: Thinking
 
 
 def read_run(folder: Path) -> SavedRun:
@@ -113,18 +118,23 @@ def read_run(folder: Path) -> SavedRun:
     where = str(folder / "config.yaml")
     values = configs.read(folder / "config.yaml")
     trained_here = folder / "tokenizer"
+    form, thinking = "text", "template"
     match command:
         case "pretrain" | "sft":
             schema = PretrainConfig if command == "pretrain" else SftConfig
             config = configs.parse(schema, values, where)
             balance = config.balance
             tokenizer = trained_here if trained_here.is_dir() else config.data.tokenizer or config.base
+            thinking = config.data.thinking
+            form = config.data.form if command == "sft" else "text"
         case "ppo":
             config = configs.parse(PpoConfig, values, where)
             balance, tokenizer = BalanceConfig(), config.base
+            # problems that are not put by a chat template are code to go on with
+            form = "chat" if config.rollout.form == "chat" else "text"
         case _:
             raise ValueError(f"{folder} must be the folder of pretrain, sft or ppo; got one of {command}")
-    return SavedRun(config.source, balance, str(tokenizer))
+    return SavedRun(config.source, balance, str(tokenizer), form, thinking)
 
 
 def load_run(

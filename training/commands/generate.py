@@ -3,18 +3,23 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from jaxmoe.text.forms import AnyForm, resolve_form
+from jaxmoe.datasets.json_rows import lines, read_text
+from jaxmoe.text.forms import Form, resolve_form
 from jaxmoe.text.stop_tokens import stop_tokens
+from jaxmoe.text.thinking import Thinking
 from jaxmoe.tokenizer import decode_answer, encode_chat_prompt, encode_prompt, plain_ids
-from training.commands.export import open_model
+from training.commands.export import open_model, read_run
 from training.runtime import config as configs
 from training.runtime import distributed
 from training.runtime.distributed import DistributedConfig, MeshConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -28,9 +33,11 @@ class GenerateConfig:
       adapter: folder of an adapter beside the base.
       prompts: texts to continue.
       prompts_file: a prompt a line.
-      form: auto uses the tokenizer's chat template where there is one, else the LoRAMoE form; chat and
-        instruction name one of these two (instruction puts the end-of-sequence token behind a prompt); text
-        continues the text itself.
+      form: auto takes the form of the run's training; with base, chat where the tokenizer has a chat
+        template, else instruction. Chat uses the chat template; instruction puts the end-of-sequence token
+        behind a prompt, as LoRAMoE does; text continues the text itself.
+      thinking: drop asks for an answer without thinking, template and keep do not; null is as the run was
+        trained.
       max_new_tokens: longest continuation.
       temperature: 0 takes the likeliest token.
       top_k: sample from so many likeliest tokens only; 0 from all.
@@ -49,7 +56,8 @@ class GenerateConfig:
     adapter: str | None = None
     prompts: tuple[str, ...] = ()
     prompts_file: str | None = None
-    form: AnyForm = "instruction"
+    form: Form = "auto"
+    thinking: Thinking | None = None
     max_new_tokens: int = 64
     temperature: float = 0.0
     top_k: int = 0
@@ -75,10 +83,12 @@ def main(config: GenerateConfig) -> list[str]:
     lm, tokenizer = open_model(
         config.run, config.step, config.base, config.adapter, config.mesh.make(), config.dtype
     )
-    form = resolve_form(tokenizer, config.form)
+    trained = None if config.run is None else read_run(Path(config.run))
+    form = resolve_form(tokenizer, trained.form if trained and config.form == "auto" else config.form)
+    thinking = config.thinking or (trained.thinking if trained else "template")
     ends = stop_tokens(tokenizer, lm.stop_tokens)
     pad: Any = tokenizer.pad_token_id  # annotated wider than what it is
-    tokens, mask = left_padded([encode(tokenizer, prompt, form) for prompt in prompts], pad)
+    tokens, mask = left_padded([encode(tokenizer, prompt, form, thinking) for prompt in prompts], pad)
     made = lm.generate(
         tokens,
         mask,
@@ -97,8 +107,8 @@ def main(config: GenerateConfig) -> list[str]:
         for prompt, answer in zip(prompts, answers, strict=True):
             print(f"{prompt}\n  -> {answer}")
         if config.output is not None:
-            lines = [json.dumps({"prompt": p, "answer": a}) for p, a in zip(prompts, answers, strict=True)]
-            Path(config.output).write_text("\n".join(lines) + "\n", encoding="utf-8")
+            rows = [json.dumps({"prompt": p, "answer": a}) for p, a in zip(prompts, answers, strict=True)]
+            Path(config.output).write_text("\n".join(rows) + "\n", encoding="utf-8")
     return answers
 
 
@@ -109,17 +119,20 @@ def read_prompts(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file (prompts_file)")
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not lines:
+    prompts = [line for _, line in lines(read_text(path))]
+    if not prompts:
         raise ValueError(f"{path} holds no prompt (prompts_file)")
-    return lines
+    return prompts
 
 
-def encode(tokenizer: Any, prompt: str, form: str) -> list[int]:
+def encode(
+    tokenizer: "PreTrainedTokenizerBase", prompt: str, form: str, thinking: Thinking = "template"
+) -> list[int]:
     """Ids of a prompt, up to where the model is to go on."""
     match form:
         case "chat":
-            return encode_chat_prompt(tokenizer, [{"role": "user", "content": prompt}])
+            asked = [{"role": "user", "content": prompt}]
+            return encode_chat_prompt(tokenizer, asked, thinking=thinking)
         case "text":
             return plain_ids(tokenizer, prompt)
         case _:

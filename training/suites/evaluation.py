@@ -59,11 +59,6 @@ class Loaded(NamedTuple):
 
     def text_model(self, form: Form) -> LocalModel:
         """The model as evaluations see it; raises ValueError for chats without a chat template."""
-        if form == "chat" and not self.tokenizer.chat_template:
-            raise ValueError(
-                "the tokenizer has no chat template; put chat_template.jinja into its folder, or ask in "
-                "another form"
-            )
         return LocalModel(self.lm, self.tokenizer, form, self.batch_size, self.max_length)
 
 

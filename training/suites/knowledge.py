@@ -14,11 +14,12 @@ from evals.knowledge.results import KnowledgeResult
 from evals.models.local_model import Form, LocalModel
 from training.suites.evaluation import ItemSet, Loaded, ScoredItem, SuiteRun, bar
 
-QuestionForm = Literal["qa", "completion", "instruction", "chat"]
+QuestionForm = Literal["qa", "completion", "instruction", "auto", "chat"]
 FORMS: dict[QuestionForm, Form] = {
     "qa": "text",
     "completion": "text",
     "instruction": "instruction",
+    "auto": "auto",
     "chat": "chat",
 }
 
@@ -74,7 +75,8 @@ class KnowledgeConfig:
     Attributes:
       sources: sets of questions.
       templates: forms in which every set is asked; base models complete (completion, qa), tuned ones answer
-        (instruction, chat). Fine-tuning moves the two apart: report both.
+        (instruction, chat; auto puts the question alone by the chat template where there is one, else in the
+        LoRAMoE form, as data.form=auto does in training). Fine-tuning moves the two apart: report both.
       max_new_tokens: of a response.
       score_answers: also score the tokens of the right answer (answer_nats).
     """
@@ -114,7 +116,7 @@ def knowledge(config: KnowledgeConfig, seed: int, confidence: float) -> SuiteRun
             for source, questions, shots in read:
                 for name, model in models.items():
                     asking = Asking(config, source, template(name), shots, confidence)
-                    label = f"{source.label}, {name}"
+                    label = f"{source.label}, {name}" + (f" ({model.form})" if name == "auto" else "")
                     if questions.questions:
                         sets.append(asking.closed_book(model, questions, label, start(label)))
                     if questions.choice_questions:

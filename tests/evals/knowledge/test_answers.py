@@ -81,3 +81,32 @@ def test_first_line_and_cut():
     assert first_line("  \n") == ""
     assert cut_at("ab\nc;d", [";", "\n"]) == "ab"
     assert cut_at("abc", ["x"]) == "abc"
+
+
+@pytest.mark.parametrize("style", ["squad", "triviaqa"])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Pele\u0301", "Pel\u00e9"),
+        ("\uff21\uff22\uff23 \uff11\uff12", "abc 12"),
+        ("Rubik\u2019s Cube", "Rubik's Cube"),
+        ("\u201cHamlet\u201d", '"Hamlet"'),
+        ("1914\u20131918", "1914-1918"),
+        ("\ufb01re", "fire"),
+        ("New\u00a0York", "New York"),
+        ("\u0130zmir", "I\u0307ZMIR"),
+        ("H\u2082O", "H2O"),
+        ("\u212b", "\u00c5"),
+        ("\u30ab\u3099", "\u30ac"),
+    ],
+)
+def test_forms_of_one_text_compare_equal(style, one, other):
+    assert match(one, [other], normalization=style) == match(other, [one], normalization=style) == (1.0, 1.0)
+
+
+def test_accents_still_tell_answers_apart():
+    assert match("Pele", ["Pel\u00e9"]).exact == 0
+
+
+def test_the_first_line_of_a_response_ends_at_line_ends_only():
+    assert first_line("\n  one\u2028still one\x0c \r\ntwo") == "one\u2028still one"

@@ -1,5 +1,6 @@
 """A real (tiny, random) model behind the text protocol, against its own logits."""
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -246,3 +247,12 @@ def test_what_cannot_be_scored_is_refused(lm, tokenizer, model):
         model.generate(["who"], 96)
     with pytest.raises(ValueError, match="form must be one of text, instruction, chat; got 'plain'"):
         LocalModel(lm, tokenizer, form="plain")  # type: ignore[arg-type]
+
+
+def test_form_auto_is_that_of_the_chat_template_or_loramoes(lm, tokenizer):
+    assert LocalModel(lm, tokenizer, form="auto").form == "chat"
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template = None
+    assert LocalModel(lm, plain, form="auto").form == "instruction"
+    with pytest.raises(ValueError, match="form chat needs a chat template"):
+        LocalModel(lm, plain, form="chat")

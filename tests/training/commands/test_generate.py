@@ -1,0 +1,127 @@
+"""The generate command: prompts in the form of the model's training, answers that end where they should."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+
+from jaxmoe.model import params
+from jaxmoe.model.config import ModelConfig
+from jaxmoe.tokenizer import encode_chat_prompt, encode_prompt, plain_ids
+from tests.jaxmoe.text.templates import tokenizer_for
+from training.commands import export, generate
+from training.commands.generate import GenerateConfig, read_prompts
+from training.runtime.model import new_model
+
+
+@pytest.fixture(scope="module")
+def lm():
+    tokenizer = tokenizer_for("qwen3")
+    config = ModelConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=24,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=2,
+        head_dim=8,
+        max_positions=256,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return new_model(config, None, params.single_device_mesh(), std=0.3).lm
+
+
+@pytest.fixture
+def asked(lm, monkeypatch):
+    """Runs the command with a random model; returns the ids of its prompt and its stop tokens."""
+
+    def ask(template: str | None = "", **settings):
+        tokenizer, seen = tokenizer_for("qwen3", template=template), {}
+        monkeypatch.setattr(generate, "open_model", lambda *a: (lm, tokenizer))
+
+        class Seen:
+            stop_tokens = lm.stop_tokens
+
+            def generate(self, tokens, mask, **options):
+                seen.update(options, ids=tokens[0][mask[0] > 0].tolist())
+                return lm.generate(tokens, mask, **options)
+
+        monkeypatch.setattr(generate, "open_model", lambda *a: (Seen(), tokenizer))
+        generate.main(GenerateConfig(prompts=("two plus two",), max_new_tokens=4, **settings))
+        return seen["ids"], seen["stop_tokens"]
+
+    return ask
+
+
+ASKED = [{"role": "user", "content": "two plus two"}]
+
+
+def test_auto_takes_the_chat_template_where_there_is_one(asked, capsys):
+    chat, plain = tokenizer_for("qwen3"), tokenizer_for("qwen3", template=None)
+    ids, ends = asked(base="x")
+    assert ids == encode_chat_prompt(chat, ASKED)
+    assert set(ends) == {chat.eos_token_id, chat.convert_tokens_to_ids("<|im_end|>")}
+    assert "form auto: chat" in capsys.readouterr().out
+    ids, ends = asked(None, base="x")
+    assert ids == encode_prompt(plain, "two plus two")
+    assert ends == (plain.eos_token_id,)
+    assert asked(base="x", form="text")[0] == plain_ids(chat, "two plus two")
+    assert asked(base="x", thinking="drop")[0] == encode_chat_prompt(chat, ASKED, thinking="drop")
+
+
+@pytest.mark.parametrize(
+    ("command", "values", "want"),
+    [
+        ("sft", {"data": {"form": "instruction"}}, "instruction"),
+        ("sft", {"data": {"thinking": "drop"}}, "no thinking"),
+        ("sft", {}, "chat"),
+        ("pretrain", {}, "text"),
+    ],
+)
+def test_a_run_is_asked_as_it_was_trained(asked, tmp_path, monkeypatch, command, values, want):
+    data = {"sources": [{"path": "a.json"}]} | values.get("data", {})
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump({"output": "x", "steps": 1, "base": "b", "data": data})
+    )
+    monkeypatch.setattr(export.run_folder, "command_of", lambda folder: command)
+    tokenizer = tokenizer_for("qwen3")
+    forms = {
+        "instruction": encode_prompt(tokenizer, "two plus two"),
+        "chat": encode_chat_prompt(tokenizer, ASKED),
+        "no thinking": encode_chat_prompt(tokenizer, ASKED, thinking="drop"),
+        "text": plain_ids(tokenizer, "two plus two"),
+    }
+    assert asked(run=str(tmp_path))[0] == forms[want]
+    assert asked(run=str(tmp_path), form="text")[0] == forms["text"]
+
+
+def test_answers_end_before_the_end_of_turn(lm, monkeypatch, tmp_path):
+    """What is generated behind an end token, and the token itself, are no part of the answer."""
+    tokenizer = tokenizer_for("qwen3")
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    said = [*plain_ids(tokenizer, "four"), end, *plain_ids(tokenizer, "hello")]
+
+    class Scripted:
+        stop_tokens = lm.stop_tokens
+
+        def generate(self, tokens, mask, **options):
+            assert end in options["stop_tokens"]
+            made = np.concatenate([tokens, np.asarray([said] * len(tokens))], axis=1)
+            return SimpleNamespace(tokens=made)
+
+    monkeypatch.setattr(generate, "open_model", lambda *a: (Scripted(), tokenizer))
+    out = tmp_path / "out.jsonl"
+    assert generate.main(GenerateConfig(base="x", prompts=("a", "b"), output=str(out))) == ["four", "four"]
+    assert json.loads(out.read_text().split("\n")[1]) == {"prompt": "b", "answer": "four"}
+
+
+def test_only_a_line_feed_ends_a_prompt(tmp_path):
+    (tmp_path / "p.txt").write_text(
+        "one\u2028still one\n\n two\x0cstill two\r\n", encoding="utf-8", newline=""
+    )
+    assert read_prompts(tmp_path / "p.txt") == ["one\u2028still one", " two\x0cstill two"]
+    (tmp_path / "p.txt").write_text("\n \n")
+    with pytest.raises(ValueError, match="holds no prompt"):
+        read_prompts(tmp_path / "p.txt")
