@@ -23,31 +23,50 @@ def _folder_of_gguf(base: str | Path) -> Path:
     return gguf_folder(file, cache_folder("gguf"))
 
 
-def local_folder(base_dir: str | Path) -> Path:
+def local_folder(base_dir: str | Path, revision: str | None = None) -> Path:
     """The checkpoint folder that a base's name stands for, fetched once where it is not here.
 
     Args:
       base_dir: a folder, a GGUF file, a named model or a hub id (owner/name).
-    Returns: a folder with config.json and tokenizer; of a GGUF file it notes where the weights are.
-    Raises: ValueError if it is none of these, or cannot be fetched.
+      revision: commit, branch or tag on the hub; the main branch if not given.
+    Returns: a folder with config.json and tokenizer; of a GGUF file it notes where the weights are; of the hub it
+      is named by its commit.
+    Raises: ValueError if it is none of these, or cannot be fetched, and for a revision of what is no hub id.
     """
     folder = Path(base_dir)
-    if folder.is_dir():
-        return folder
-    if is_gguf(base_dir):
-        return _folder_of_gguf(base_dir)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(base_dir)):
+    if folder.is_dir() or is_gguf(base_dir):
+        if revision is not None:
+            raise ValueError(f"a revision is of a repository on the hub; {base_dir} is none (got {revision!r})")
+        return folder if folder.is_dir() else _folder_of_gguf(base_dir)
+    if not is_hub_id(base_dir):
         raise ValueError(
             f"a base is a folder, a .gguf file, a hub id (owner/name) or one of {', '.join(NAMED_MODELS)}; "
             f"{base_dir} is none of them"
         )
+    return hub_folder(str(base_dir), revision)
+
+
+def is_hub_id(name: str | Path) -> bool:
+    """Whether a name has the form of a hub id, owner/name."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) is not None
+
+
+def hub_folder(hub_id: str, revision: str | None = None) -> Path:
+    """A repository on the hub as a folder, fetched once; it is named by its commit.
+
+    Args:
+      hub_id: owner/name.
+      revision: commit, branch or tag; the main branch if not given.
+    Raises: ValueError, in one line, if it cannot be fetched.
+    """
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(str(base_dir), allow_patterns=list(HUB_FILES)))
+        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(HUB_FILES)))
         if not list(folder.glob("*.safetensors*")):
-            folder = Path(snapshot_download(str(base_dir), allow_patterns=[*HUB_FILES, "*.bin"]))
+            patterns = [*HUB_FILES, "*.bin"]  # of the same commit: a branch may have moved on in between
+            folder = Path(snapshot_download(hub_id, revision=folder.name, allow_patterns=patterns))
     except Exception as error:  # the hub's client raises many kinds
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"there is no folder {base_dir}, and as a hub id: {reason}") from error
+        raise ValueError(f"there is no folder {hub_id}, and as a hub id: {reason}") from error
     return folder

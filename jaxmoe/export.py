@@ -3,32 +3,34 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmoe.adapters.files import write_adapter
-from jaxmoe.adapters.record import Adapter, module_specs, tree_path, unpack
-from jaxmoe.adapters.tensors import EXPORT_KEY
-from jaxmoe.language_model import Format, LanguageModel
+from jaxmoe.adapters.base_changes import BaseChanges
+from jaxmoe.adapters.exported import EXPORT_KEY, exported_name, exported_section, exported_tensors
+from jaxmoe.adapters.files import FORMATS, AdapterFormat, write_adapter
+from jaxmoe.adapters.record import Adapter, tree_path, unpack
+from jaxmoe.families import HfConfig, config_to_hf, family_of
+from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import PROJECTIONS
 from jaxmoe.model.layers import as_array
+from jaxmoe.model.shapes import Array
 from jaxmoe.tokenizer import save_tokenizer
 from jaxmoe.weights import convert
-from jaxmoe.weights.convert import CheckpointTensor, checkpoint_tensors
+from jaxmoe.weights.convert import CheckpointTensor, checkpoint_tensors, weight_table
 from jaxmoe.weights.export_folder import MAX_SHARD_BYTES, export_folder, write_shards
+from jaxmoe.weights.weight_files import stored_array
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMATS = ("loramoe", "hf", "peft", "moe-peft")
+Format = Literal["hf"] | AdapterFormat
 MODELING_FILE = Path(__file__).parent / "weights" / "hf" / "modeling_loramoe.py"
-CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -66,8 +68,8 @@ def save(
     Raises: ValueError for an unknown format, one that cannot hold these experts, and a folder that holds
       anything but an earlier export.
     """
-    if format not in FORMATS:
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}; got {format!r}")
+    if format not in ("hf", *FORMATS):
+        raise ValueError(f"format must be one of {', '.join(('hf', *FORMATS))}; got {format!r}")
     if format == "hf":
         lm = merged(lm) if merge else lm
         with export_folder(out_dir, "hf") as folder:
@@ -98,14 +100,29 @@ def flat_weights(lm: LanguageModel) -> dict[str, Any]:
 
 
 def extract_adapter(lm: LanguageModel) -> Adapter:
-    """The model's experts on this host; raises ValueError if it has none."""
+    """The model's experts on this host, with the weights in which its base differs from the checkpoint.
+
+    Raises: ValueError if it has no experts.
+    """
     if lm.experts is None:
         raise ValueError("the model has no experts")
-    return unpack(flat_weights(lm), lm.experts, lm.balance, lm.config)
+    flat = flat_weights(lm)
+    adapter = unpack(flat, lm.experts, lm.balance, lm.config)
+    brought = {
+        tensor.name: stored_array(tensor.read())
+        for tensor in checkpoint_tensors(weight_table(lm.config), flat)
+        if tensor.name in lm.replaced
+    }
+    # a head that is still tied follows the embedding itself; a head of its own does not
+    tied = lm.config.tie_embeddings
+    changes = BaseChanges(replaced=brought) if tied else BaseChanges(copied=brought)
+    return dataclasses.replace(adapter, base=changes)
 
 
 def merged(lm: LanguageModel) -> LanguageModel:
     """Plain LoRA added to the weights: W = W0 + scale · Σᵢ Aᵢ Bᵢ, in float32, stored in the weights' dtype.
+
+    With DoRA each column of that is brought to its magnitude.
 
     Raises: ValueError if the model has no experts, or has a router: what routed experts add depends on the
       token, so no single weight matrix does the same.
@@ -120,10 +137,14 @@ def merged(lm: LanguageModel) -> LanguageModel:
     flat = flat_weights(lm)
 
     @jax.jit
-    def add(kernel, a, b, scale):
+    def add(kernel: Array, a: Array, b: Array, scale: Array, magnitude: Array | None) -> Array:
         a = jnp.broadcast_to(a, (*a.shape[:2], b.shape[1], a.shape[3]))
         delta = jnp.einsum("lier,lero->lio", a, b) * scale[:, None, None]
-        return (kernel.astype(jnp.float32) + delta).astype(kernel.dtype)
+        whole = kernel.astype(jnp.float32) + delta
+        if magnitude is not None:  # a layer without experts has magnitude 0 and keeps its weights
+            factor = magnitude / jnp.linalg.norm(whole, axis=1)
+            whole *= jnp.where(magnitude == 0, 1.0, factor)[:, None, :]
+        return whole.astype(kernel.dtype)
 
     for projection in PROJECTIONS:
         experts = tree_path(projection)
@@ -131,7 +152,8 @@ def merged(lm: LanguageModel) -> LanguageModel:
         if f"{experts}.a" in flat:
             old = flat[kernel]
             old = as_array(old, lm.dtype) if convert.is_leaf(old) else old
-            parts = (flat[f"{experts}.{part}"] for part in ("a", "b", "scale"))
+            parts = [flat[f"{experts}.{part}"] for part in ("a", "b", "scale")]
+            parts.append(flat.get(f"{experts}.magnitude"))
             flat[kernel] = jax.device_put(add(old, *parts), old.sharding)
     base = {path: value for path, value in flat.items() if ".experts." not in path}
     plain = params.split(params.abstract(lm.config))
@@ -142,16 +164,19 @@ def merged(lm: LanguageModel) -> LanguageModel:
 def _write_model(
     lm: LanguageModel, folder: Path | None, tokenizer: "PreTrainedTokenizerBase | None", max_shard_bytes: int
 ) -> None:
-    config = lm.config.to_hf()
-    flat = flat_weights(lm)
-    tensors = list(checkpoint_tensors(flat))
+    config = config_to_hf(lm.config)
+    tensors = list(checkpoint_tensors(weight_table(lm.config), flat_weights(lm)))
     config["dtype"] = str(next(t.dtype for t in tensors))
     if lm.experts is not None:
+        if lm.experts.dora:
+            raise ValueError("format 'hf' holds no DoRA beside the weights: use merge=True, or format 'peft'")
         adapter = extract_adapter(lm)
-        config |= _experts_section(lm, adapter)
-        tensors += _expert_tensors(adapter)
+        family = family_of(lm.config.family)
+        config |= _entry_points(family) | {EXPORT_KEY: exported_section(adapter, lm.config)}
+        tensors = [t._replace(name=exported_name(t.name, adapter)) for t in tensors]
+        tensors += [_host_tensor(name, array) for name, array in exported_tensors(adapter)]
         if folder is not None:
-            shutil.copy(MODELING_FILE, folder / MODELING_FILE.name)
+            (folder / MODELING_FILE.name).write_text(modeling_file(family), encoding="utf-8")
     write_shards(folder, tensors, max_shard_bytes)
     if folder is None:
         return
@@ -165,49 +190,36 @@ def _write_model(
     _write_generation_config(lm, folder)
 
 
+def _entry_points(family: type[HfConfig]) -> dict[str, object]:
+    """What config.json says of the classes in the modelling file: what servers load, and what generates."""
+    name = f"{family.CLASS_PREFIX}LoraMoe"
+    classes = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
+    return {
+        "model_type": f"{EXPORT_KEY}_{family.MODEL_TYPE}",
+        "architectures": [f"{name}ForCausalLM"],
+        "auto_map": {auto: f"{MODELING_FILE.stem}.{name}{kind}" for auto, kind in classes.items()},
+    }
+
+
+def modeling_file(family: type[HfConfig]) -> str:
+    """The modelling file for a family: the one for Llama with the family's names."""
+    text = MODELING_FILE.read_text(encoding="utf-8")
+    text = text.replace(f"{EXPORT_KEY}_llama", f"{EXPORT_KEY}_{family.MODEL_TYPE}")
+    return text.replace("Llama", family.CLASS_PREFIX)
+
+
+def _host_tensor(name: str, array: np.ndarray) -> CheckpointTensor:
+    whole = np.ascontiguousarray(array)
+    return CheckpointTensor(name, whole.shape, whole.dtype, lambda: whole)
+
+
 def _write_generation_config(lm: LanguageModel, folder: Path) -> None:
     """The base's own, else one with the model's special tokens, so that generation ends where it should."""
     if lm.source is not None and (lm.source / "generation_config.json").is_file():
         shutil.copy(lm.source / "generation_config.json", folder / "generation_config.json")
         return
-    config = lm.config.to_hf()
+    config = config_to_hf(lm.config)
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
     tokens = {name: config[name] for name in names if config[name] is not None}
     text = json.dumps({"_from_model_config": True, **tokens}, indent=2)
     (folder / "generation_config.json").write_text(text, encoding="utf-8")
-
-
-def _experts_section(lm: LanguageModel, adapter: Adapter) -> dict[str, Any]:
-    """What config.json says of the experts: to transformers by module, and to `jaxmoe.load` as configured."""
-    experts = adapter.config
-    specs = module_specs(experts, lm.config).items()
-    modules = {n: {"experts": s.experts, "rank": s.rank, "scale": s.scale} for n, s in specs}
-    name = f"{CLASSES[lm.config.family]}LoraMoe"
-    file = MODELING_FILE.stem
-    return {
-        "model_type": f"{EXPORT_KEY}_{lm.config.family}",
-        "architectures": [f"{name}ForCausalLM"],
-        "auto_map": {
-            "AutoConfig": f"{file}.{name}Config",
-            "AutoModelForCausalLM": f"{file}.{name}ForCausalLM",
-        },
-        EXPORT_KEY: {
-            "routing": experts.routing,
-            "top_k": experts.top_k,
-            "top_p": experts.top_p,
-            "shared_a": experts.shared_a,
-            "modules": modules,
-            "experts": dataclasses.asdict(experts),
-            "balance": dataclasses.asdict(adapter.balance),
-        },
-    }
-
-
-def _expert_tensors(adapter: Adapter) -> Iterator[CheckpointTensor]:
-    for name, module in adapter.modules.items():
-        for part, array in zip(("lora_a", "lora_b", "router"), module, strict=True):
-            if array is not None:
-                whole: np.ndarray = np.ascontiguousarray(array)
-                yield CheckpointTensor(
-                    f"model.{name}.{part}", whole.shape, whole.dtype, lambda whole=whole: whole
-                )

@@ -2,33 +2,25 @@
 
 import dataclasses
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxmoe.generation.decode import unroll_layers
+from jaxmoe.generation.decode import DecodeConfig, bucket, run, unroll_layers
 from jaxmoe.generation.sampling import Sampling
 from jaxmoe.model import params
 from jaxmoe.model.attention import AttentionMask
+from jaxmoe.model.balance import BalanceConfig, balance_loss
+from jaxmoe.model.config import ExpertConfig, ModelConfig
+from jaxmoe.model.layers import projections
 from jaxmoe.model.lora_experts import ExpertCall
 from jaxmoe.model.shapes import Array, Float, Int
 from jaxmoe.model.transformer import Decoder
 from jaxmoe.text.stop_tokens import checkpoint_stop_tokens
-
-if TYPE_CHECKING:
-    from jaxmoe.language_model import LanguageModel
-from pathlib import Path
-from typing import Literal
-
-from jaxmoe.generation.decode import DecodeConfig, bucket, run
-from jaxmoe.model.balance import BalanceConfig, balance_loss
-from jaxmoe.model.config import ExpertConfig, ModelConfig
-from jaxmoe.model.layers import projections
-
-Format = Literal["loramoe", "hf", "peft", "moe-peft"]
 
 
 class CausalOutput(NamedTuple):
@@ -64,6 +56,8 @@ class LanguageModel:
       weights: definition, trainable and frozen part (`jaxmoe.model.params`).
       dtype: of activations and products.
       source: folder of the base checkpoint, whose tokenizer and generation config are exported again.
+      replaced: names in the checkpoint of base weights that are not the checkpoint's, because an adapter brought
+        others or the vocabulary was resized; an adapter that is saved takes them along.
     """
 
     config: ModelConfig
@@ -73,6 +67,7 @@ class LanguageModel:
     balance: BalanceConfig = dataclasses.field(default_factory=BalanceConfig)
     dtype: Any = jnp.float32
     source: Path | None = None
+    replaced: tuple[str, ...] = ()
 
     @cached_property
     def stop_tokens(self) -> tuple[int, ...]:

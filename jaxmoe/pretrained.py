@@ -2,24 +2,26 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import EllipsisType
 
 import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from jaxmoe.adapters.base_changes import apply_changes, resized, vocabulary_names
+from jaxmoe.adapters.exported import EXPORT_KEY, base_config, read_exported
 from jaxmoe.adapters.files import read_adapter
-from jaxmoe.adapters.loramoe import read_embedded
-from jaxmoe.adapters.record import Adapter, module_specs, pack
-from jaxmoe.adapters.tensors import EXPORT_KEY, read_json
-from jaxmoe.base_folder import local_folder
+from jaxmoe.adapters.record import Adapter, module_specs, pack, tree_path
+from jaxmoe.base_folder import hub_folder, is_hub_id, local_folder
+from jaxmoe.families import config_from_hf
+from jaxmoe.json_files import read_json
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig
-from jaxmoe.model.config import ExpertConfig, ModelConfig
+from jaxmoe.model.config import PROJECTIONS, ExpertConfig, ModelConfig
 from jaxmoe.model.layers import BaseParam
-from jaxmoe.model.lora_experts import ExpertConstant
+from jaxmoe.model.lora_experts import ExpertConstant, column_norms
 from jaxmoe.model.transformer import attach_experts
 from jaxmoe.weights import convert
 from jaxmoe.weights.gguf_folder import noted_gguf
@@ -37,6 +39,8 @@ def load(
     experts: ExpertConfig | None = None,
     train: params.Train = "experts",
     seed: int = 0,
+    resize_vocab: int | None = None,
+    revision: str | None = None,
 ) -> LanguageModel:
     """Loads a checkpoint straight into shards on the mesh, with an adapter, new experts or neither.
 
@@ -44,13 +48,17 @@ def load(
       base_dir: folder or hub id of a Llama, DeepSeek-Coder, Mistral, Qwen2/2.5 or Qwen3 checkpoint, a GGUF
         file of one, a named model (`jaxmoe.named_models`), or a folder of a LoRAMoE model exported with
         `save(..., format="hf")`.
-      adapter: folder of a LoRAMoE, MoE-PEFT or PEFT LoRA adapter.
+      adapter: folder or hub id of a LoRAMoE, MoE-PEFT or PEFT LoRA adapter.
       dtype: float32, bfloat16 or float16, of the frozen weights and of the computation; what is trained is
         float32.
       mesh: where the weights go; one device if not given.
       experts: new experts to attach instead of an adapter.
       train: which part of the weights becomes `weights.trainable`.
       seed: of the new experts.
+      resize_vocab: number of tokens, at least the base's, for a tokenizer with more tokens than the base knows;
+        new rows of the embedding and the head are the old ones' mean.
+      revision: commit, branch or tag of a base on the hub; `base_revision(lm)` is the commit that was taken.
+    Returns: the model, its weights on the mesh.
     Raises: ValueError for a missing or foreign checkpoint, and for damaged, missing, unexpected or wrongly
       shaped tensors, listing them.
     """
@@ -58,18 +66,26 @@ def load(
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
     if adapter is not None and experts is not None:
         raise ValueError("give an adapter to load or experts to draw anew, not both")
-    folder = local_folder(base_dir)
+    folder = local_folder(base_dir, revision)
     json_config = read_json(folder / "config.json")
-    config = ModelConfig.from_hf(base_config(json_config))
+    config = read_model_config(folder)
     noted = noted_gguf(folder)
     stored = noted.tensors if noted else open_weights(folder, "model", "pytorch_model")
     given: Adapter | None = None
     if EXPORT_KEY in json_config:
         if adapter is not None or experts is not None:
             raise ValueError(f"{folder} holds experts of its own; give its base model to attach others")
-        given, stored = read_embedded(json_config, stored, config, folder)
+        given, stored = read_exported(json_config, stored, config, folder)
     elif adapter is not None:
-        given = read_adapter(adapter, config)
+        given = read_adapter(_adapter_folder(adapter), config)
+    stored = convert.without_tied_head(stored, config, folder)
+    replaced: set[str] = set()
+    if resize_vocab is not None and resize_vocab != config.vocab_size:
+        stored, config = resized(stored, config, resize_vocab)
+        replaced |= vocabulary_names(config)
+    if given is not None and given.base.names:
+        stored, config = apply_changes(given.base, stored, config, adapter)
+        replaced |= set(given.base.names)
     mesh = params.single_device_mesh() if mesh is None else mesh
     experts = given.config if given else experts
     weights = assemble(config, experts, stored, given, mesh, dtype, train, seed, folder)
@@ -81,16 +97,30 @@ def load(
         balance=given.balance if given else BalanceConfig(),
         dtype=np.dtype(dtype),
         source=folder,
+        replaced=tuple(sorted(replaced)),
     )
 
 
-def base_config(json_config: Mapping[str, Any]) -> dict[str, Any]:
-    """The base model's config.json, where it is that of an exported LoRAMoE model; others as they are."""
-    if EXPORT_KEY not in json_config:
-        return dict(json_config)
-    ours = (EXPORT_KEY, "auto_map", "architectures")
-    base = {key: value for key, value in json_config.items() if key not in ours}
-    return base | {"model_type": json_config["model_type"].removeprefix(f"{EXPORT_KEY}_")}
+def _adapter_folder(adapter: str | Path) -> Path:
+    return Path(adapter) if Path(adapter).is_dir() or not is_hub_id(adapter) else hub_folder(str(adapter))
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """The shape of the checkpoint in a folder, also of an exported LoRAMoE model's base.
+
+    Args:
+      folder: with a config.json.
+    Raises: ValueError, in one line, for a file that is missing or malformed, or of a model that is not known here.
+    """
+    path = folder / "config.json"
+    return config_from_hf(base_config(read_json(path)), path)
+
+
+def base_revision(lm: LanguageModel) -> str | None:
+    """The commit of a base that came from the hub, by the snapshot folder it lies in; None for other bases."""
+    if lm.source is None or lm.source.parent.name != "snapshots":
+        return None
+    return lm.source.name
 
 
 def assemble(
@@ -118,9 +148,11 @@ def assemble(
     }
     convert.check_checkpoint(stored, shapes, config, where)
     dtypes = {path: np.dtype("float32") if path in trainable else np.dtype(dtype) for path in shapes}
-    flat = convert.load_base(stored, shapes, shardings, dtypes)
+    flat = convert.load_base(convert.weight_table(config), stored, shapes, shardings, dtypes)
     if experts is not None:
         flat |= draw_experts(config, experts, shardings, seed, ExpertConstant if adapter else ...)
+        if experts.dora and adapter is None:
+            _start_magnitudes(flat)
     if adapter is not None:
         for path, array in pack(adapter, config).items():
             flat[path] = convert.place(array.shape, shardings[path], array.__getitem__)
@@ -131,12 +163,22 @@ def assemble(
     )
 
 
+def _start_magnitudes(flat: dict[str, jax.Array]) -> None:
+    """Gives new DoRA magnitudes their start: the lengths of the kernels' columns, so that nothing changes."""
+    for projection in PROJECTIONS:
+        experts = tree_path(projection)
+        if (magnitude := flat.get(f"{experts}.magnitude")) is not None:
+            norms = jax.jit(column_norms)(flat[f"{experts.removesuffix('.experts')}.kernel"])
+            present = jax.numpy.any(flat[f"{experts}.a"] != 0, axis=(1, 2, 3))
+            flat[f"{experts}.magnitude"] = jax.device_put(norms * present[:, None], magnitude.sharding)
+
+
 def draw_experts(
     config: ModelConfig,
     experts: ExpertConfig,
     shardings: Mapping[str, jax.sharding.Sharding],
     seed: int,
-    kinds: Any = ...,
+    kinds: type[nnx.Variable] | EllipsisType = ...,
 ) -> dict[str, jax.Array]:
     """New experts by path, the same as `params.build` draws; the base is not drawn with them.
 

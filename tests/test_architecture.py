@@ -42,6 +42,7 @@ jaxmoe.language_model jaxmoe.tokenizer
 jaxmoe.adapters jaxmoe.generation jaxmoe.text
 jaxmoe.base_folder
 jaxmoe.weights
+jaxmoe.families
 jaxmoe.model
 jaxmoe.named_models
 jaxmoe.datasets jaxmoe.cache

@@ -1,44 +1,80 @@
-"""Adapter folders: which format one has, read and written."""
+"""Adapter folders: which format one has, read and written. A format is a file, and a line in `FORMATS`."""
 
 import json
-from collections.abc import Callable
+import logging
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from jaxmoe.adapters.loramoe import loramoe_files, read_loramoe
-from jaxmoe.adapters.moe_peft import moe_peft_files, read_moe_peft
-from jaxmoe.adapters.peft import peft_files, read_peft
+from jaxmoe.adapters import loramoe, moe_peft, peft
 from jaxmoe.adapters.record import Adapter
-from jaxmoe.adapters.tensors import CONFIG_FILE, EXTENDED, AdapterFormat, Files, read_json
+from jaxmoe.adapters.tensors import CONFIG_FILE, AdapterFolder, FileFormat
+from jaxmoe.json_files import read_json
 from jaxmoe.model.config import ModelConfig
 from jaxmoe.weights.torch_pickle import write_tensors
-from jaxmoe.weights.weight_files import open_weights
+from jaxmoe.weights.weight_files import open_weights, some
+
+AdapterFormat = Literal["loramoe", "moe-peft", "peft"]
+FORMATS: dict[str, FileFormat] = {
+    format.name: format
+    for format in (
+        loramoe.FORMAT,
+        moe_peft.FORMAT,
+        peft.FORMAT,
+    )
+}
+log = logging.getLogger(__name__)
 
 
 def read_adapter(folder: str | Path, model: ModelConfig) -> Adapter:
-    """Reads an adapter folder of any of the three formats, told apart by adapter_config.json.
+    """Reads an adapter folder of any known format, told apart by adapter_config.json.
 
-    Raises: ValueError for a missing or malformed config, a kind of adapter that is not known here, settings
-      that change what the adapter computes in ways not known here, and tensors that do not fit.
+    Args:
+      folder: with adapter_config.json and adapter_model.safetensors or .bin; or one that holds such a folder, as
+        PEFT writes an adapter with a name of its own.
+      model: the base model that the adapter is for.
+    Returns: the adapter, its tensors in float32.
+    Raises: ValueError, in one line, for a missing or malformed config, a kind of adapter that is not known here,
+      settings that change what the adapter computes in ways not known here, and tensors that do not fit.
     """
-    folder = Path(folder)
+    found = adapter_folder(Path(folder))
+    config = read_json(found / CONFIG_FILE)
+    format = next((one for one in FORMATS.values() if one.recognizes(config)), None)
+    if format is None:
+        raise ValueError(
+            f"peft_type must be LORA, LORAMOE or {loramoe.EXTENDED}; got {config.get('peft_type')!r:.80} in "
+            f"{found / CONFIG_FILE}"
+        )
+    adapter = format.read(AdapterFolder(found, config, open_weights(found, "adapter_model")), model)
+    if names := list(adapter.base.names):
+        log.warning(
+            "the adapter %s changes weights of the base: %s; they are loaded as part of it and stay as they are "
+            "when experts are trained",
+            found,
+            some(names, most=3),
+        )
+    return adapter
+
+
+def adapter_folder(folder: Path) -> Path:
+    """The folder with adapter_config.json: this one, or the only one in it that has one.
+
+    Raises: ValueError if there is none, or several with names of their own.
+    """
     if not folder.is_dir():
         raise ValueError(f"there is no adapter folder {folder}")
-    config = read_json(folder / CONFIG_FILE)
-    stored = open_weights(folder, "adapter_model")
-    kind = config.get("peft_type")
-    try:
-        if kind == "LORAMOE":
-            return read_moe_peft(config, stored, model, folder)
-        if kind == EXTENDED or (kind == "LORA" and "lora_nums" in config):
-            return read_loramoe(config, stored, model, folder)
-        if kind == "LORA":
-            return read_peft(config, stored, model, folder)
-    except KeyError as error:
-        raise ValueError(f"{folder / CONFIG_FILE} lacks {error}") from error
-    raise ValueError(f"peft_type must be LORA, LORAMOE or {EXTENDED}; got {kind!r} in {folder / CONFIG_FILE}")
+    if (folder / CONFIG_FILE).is_file():
+        return folder
+    named = sorted(path.parent for path in folder.glob(f"*/{CONFIG_FILE}"))
+    if len(named) > 1:
+        names = some([path.name for path in named])
+        raise ValueError(f"{folder} holds {len(named)} adapters ({names}): give the folder of one of them")
+    if not named:
+        raise ValueError(f"{folder} has no {CONFIG_FILE}")
+    log.warning("the adapter %s is the only one in %s", named[0].name, folder)
+    return named[0]
 
 
 def write_adapter(
@@ -47,18 +83,14 @@ def write_adapter(
     """Writes adapter_config.json and the tensors: as safetensors, and as .bin for what reads only that.
 
     Args:
+      folder: that is there.
       base: name or path of the base model, for base_model_name_or_path.
     Raises: ValueError for settings that the format cannot express.
     """
-    writers: dict[str, Callable[..., Files]] = {
-        "loramoe": loramoe_files,
-        "moe-peft": moe_peft_files,
-        "peft": peft_files,
-    }
-    config, tensors = writers[format](adapter, model, base)
+    config, tensors = FORMATS[format].write(adapter, model, base)
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     text = json.dumps(config, indent=2, sort_keys=True)
     (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
     save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
-    if format != "peft":  # PEFT reads safetensors; the other two read only this
+    if FORMATS[format].needs_bin:
         write_tensors(folder / "adapter_model.bin", tensors)

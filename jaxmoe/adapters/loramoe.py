@@ -1,90 +1,121 @@
-"""The original LoRAMoE's adapter folder, and the same experts inside an exported model."""
+"""The original LoRAMoE's adapter folder, extended where its settings end.
+
+Settings that the original lacks stand in a section `jaxmoe` of adapter_config.json, under a peft_type that the
+original refuses. Weights of the base that differ from its checkpoint lie beside the experts by their own names.
+"""
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from jaxmoe.adapters.record import (
-    Adapter,
-    ModuleExperts,
-    module_specs,
-)
+from jaxmoe.adapters.base_changes import BaseChanges
+from jaxmoe.adapters.record import Adapter, module_specs
 from jaxmoe.adapters.tensors import (
-    EXPORT_KEY,
-    EXTENDED,
-    LORAMOE,
+    AdapterFolder,
+    FileFormat,
     Files,
+    Layout,
+    check_count,
+    check_settings,
     in_order,
     modules_to_tensors,
     number,
     read_modules,
-    refuse,
     uniform,
 )
+from jaxmoe.json_files import parse
 from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.model.config import MLP_PROJECTIONS, ExpertConfig, ModelConfig
-from jaxmoe.weights.weight_files import StoredTensor, compare_names, compare_shapes
+
+PREFIX = "base_model.model."
+LAYOUT = Layout(
+    f"{PREFIX}model.", "lora_A{}.weight", "lora_B{}.weight", "lora_route.weight", "lora_magnitude.weight"
+)
+# Marks settings that the original lacks: it stops at the unknown name instead of computing something else.
+EXTENDED = "JAXMOE"
+SECTION = "jaxmoe"
 
 
-def expert_config(fields: Mapping[str, Any]) -> ExpertConfig:
-    """An ExpertConfig from JSON, where tuples are lists."""
-    converted: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    return ExpertConfig(**converted)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """What the original's adapter_config.json says of the experts."""
+
+    lora_nums: int
+    r: int
+    lora_alpha: float
+    target_modules: tuple[str, ...]
+    lora_dropout: float = 0.0
+    blc_weight: float = 0.0
+    blc_alpha: float = 0.0
 
 
-def read_embedded(
-    json_config: Mapping[str, Any], stored: Mapping[str, StoredTensor], model: ModelConfig, where: Any
-) -> tuple[Adapter, dict[str, StoredTensor]]:
-    """The experts in an exported LoRAMoE model, and the tensors that are left for its base."""
-    section = json_config[EXPORT_KEY]
-    experts, balance = expert_config(section["experts"]), BalanceConfig(**section["balance"])
-    expected: dict[str, tuple[int, ...]] = {}
-    specs = module_specs(experts, model)
-    for name, spec in specs.items():
-        kinds = 1 if experts.shared_a else spec.experts
-        expected[f"model.{name}.lora_a"] = (kinds, spec.rank, spec.in_features)
-        expected[f"model.{name}.lora_b"] = (spec.experts, spec.out_features, spec.rank)
-        if experts.routing != "none":
-            expected[f"model.{name}.router"] = (spec.experts, spec.in_features)
-    own = {n: t for n, t in stored.items() if n.endswith((".lora_a", ".lora_b", ".router"))}
-    compare_names(own, expected, where)
-    compare_shapes({n: t.shape for n, t in own.items()}, expected, where)
-
-    def array(name: str) -> np.ndarray | None:
-        return own[name].all().astype(np.float32) if name in own else None
-
-    modules = {
-        n: ModuleExperts(*(array(f"model.{n}.{part}") for part in ("lora_a", "lora_b", "router")))  # pyright: ignore
-        for n in specs
-    }
-    return Adapter(experts, balance, modules), {n: t for n, t in stored.items() if n not in own}
+# Options of the original that its loader ignores or that stay off, and what they must be.
+_FIXED: dict[str, object] = {
+    "bias": "none",
+    "fan_in_fan_out": False,
+    "enable_lora": None,
+    "modules_to_save": None,
+}
 
 
-def read_loramoe(config, stored, model: ModelConfig, folder: Path) -> Adapter:
-    if "jaxmoe" in config:
-        experts = expert_config(config["jaxmoe"]["experts"])
-        balance = BalanceConfig(**config["jaxmoe"]["balance"])
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Section:
+    """Our own section: everything that the experts are, and which base weights lie beside them."""
+
+    experts: dict[str, object]
+    balance: dict[str, object]
+    replaced: tuple[str, ...] = ()
+    copied: tuple[str, ...] = ()
+
+
+def _read(folder: AdapterFolder, model: ModelConfig) -> Adapter:
+    where = folder.config_path
+    check_settings(folder, [*_fields(_Settings), "merge_weights", SECTION], _FIXED)
+    section = folder.config.get(SECTION)
+    changes = BaseChanges()
+    if isinstance(section, dict):
+        own = parse(_Section, section, f"{where}: {SECTION}", extra="forbid")
+        experts = parse(ExpertConfig, own.experts, f"{where}: {SECTION}.experts", extra="forbid")
+        balance = parse(BalanceConfig, own.balance, f"{where}: {SECTION}.balance", extra="forbid")
+        folder, changes = _take_base_weights(folder, own)
+    elif folder.config.get("peft_type") == EXTENDED:
+        raise ValueError(f"{where} has peft_type {EXTENDED} but no section {SECTION}")
     else:
-        refuse(config, folder, bias="none", fan_in_fan_out=False, enable_lora=None, modules_to_save=None)
+        read = parse(_Settings, folder.config, where)
+        check_count(folder, [read.lora_nums])
         experts = ExpertConfig(
-            num_experts=config["lora_nums"],
-            rank=config["r"],
-            alpha=float(config["lora_alpha"]),
-            targets=in_order(config["target_modules"]),
-            dropout=float(config.get("lora_dropout", 0.0)),
+            num_experts=read.lora_nums,
+            rank=read.r,
+            alpha=read.lora_alpha,
+            targets=in_order(read.target_modules),
+            dropout=read.lora_dropout,
             dropout_mask="per_expert",
         )
-        balance = BalanceConfig(
-            weight=float(config.get("blc_weight", 0.0)), delta=float(config.get("blc_alpha", 0.0))
-        )
-    modules = read_modules(LORAMOE, stored, module_specs(experts, model), experts, folder)
-    return Adapter(experts, balance, modules)
+        balance = BalanceConfig(weight=read.blc_weight, delta=read.blc_alpha)
+    modules = read_modules(LAYOUT, folder, module_specs(experts, model), experts)
+    return Adapter(experts, balance, modules, changes)
 
 
-def loramoe_files(adapter: Adapter, model: ModelConfig, base: str) -> Files:
+def _take_base_weights(folder: AdapterFolder, own: _Section) -> tuple[AdapterFolder, BaseChanges]:
+    """The folder without the base's weights, and those."""
+    tensors = dict(folder.tensors)
+    named = {*own.replaced, *own.copied}
+    if lacking := sorted(name for name in named if f"{PREFIX}{name}" not in tensors):
+        raise ValueError(f"{folder.path} says that it brings {lacking[0]}, but has no such tensor")
+    taken = {name: tensors.pop(f"{PREFIX}{name}") for name in sorted(named)}
+    changes = BaseChanges(
+        replaced={name: taken[name] for name in own.replaced},
+        copied={name: taken[name] for name in own.copied},
+    )
+    return folder._replace(tensors=tensors), changes
+
+
+def _fields(schema: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(schema)]
+
+
+def _write(adapter: Adapter, model: ModelConfig, base: str) -> Files:
     """The original's config and tensors; where the original lacks a setting, under a peft_type it refuses."""
     experts = adapter.config
     plain = (
@@ -93,8 +124,12 @@ def loramoe_files(adapter: Adapter, model: ModelConfig, base: str) -> Files:
         and not experts.shared_a
         and set(experts.targets) == set(MLP_PROJECTIONS)
         and uniform(experts, model) is not None
+        and not adapter.base.names
     )
-    config = {
+    section = {"experts": dataclasses.asdict(experts), "balance": dataclasses.asdict(adapter.balance)}
+    kinds = {"replaced": adapter.base.replaced, "copied": adapter.base.copied}
+    section |= {kind: sorted(tensors) for kind, tensors in kinds.items() if tensors}
+    config: dict[str, object] = {
         "base_model_name_or_path": base,
         "bias": "none",
         "blc_alpha": adapter.balance.delta,
@@ -111,6 +146,17 @@ def loramoe_files(adapter: Adapter, model: ModelConfig, base: str) -> Files:
         "r": max(experts.layer_ranks(model.num_layers)),
         "target_modules": ["gate_proj", "down_proj", "up_proj"] if plain else list(experts.targets),
         "task_type": "CAUSAL_LM",
-        "jaxmoe": {"experts": dataclasses.asdict(experts), "balance": dataclasses.asdict(adapter.balance)},
+        SECTION: section,
     }
-    return config, modules_to_tensors(LORAMOE, adapter)
+    brought: dict[str, np.ndarray] = {
+        f"{PREFIX}{name}": tensor.all() for tensors in kinds.values() for name, tensor in tensors.items()
+    }
+    return config, modules_to_tensors(LAYOUT, adapter) | brought
+
+
+def _recognizes(config: Mapping[str, object]) -> bool:
+    kind = config.get("peft_type")
+    return kind == EXTENDED or (kind == "LORA" and "lora_nums" in config)
+
+
+FORMAT = FileFormat("loramoe", _recognizes, _read, _write, needs_bin=True)

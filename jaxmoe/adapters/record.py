@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxmoe.adapters.base_changes import BaseChanges
 from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.model.config import MLP_PROJECTIONS, PROJECTIONS, ExpertConfig, ModelConfig
 from jaxmoe.weights.convert import to_host
@@ -18,11 +19,17 @@ from jaxmoe.weights.weight_files import some
 
 
 class ModuleExperts(NamedTuple):
-    """The experts beside one projection of one layer; with a shared A, `a` has one entry."""
+    """The experts beside one projection of one layer; with a shared A, `a` has one entry.
+
+    Attributes:
+      router_EI: None where experts are not routed.
+      magnitude_O: length of each row of the weight with its update (DoRA); None without DoRA.
+    """
 
     a_ERI: np.ndarray
     b_EOR: np.ndarray
-    router_EI: np.ndarray | None
+    router_EI: np.ndarray | None = None
+    magnitude_O: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +38,13 @@ class Adapter:
 
     Attributes:
       modules: by name, such as "layers.0.mlp.up_proj".
+      base: what the adapter changes in the base model's own weights.
     """
 
     config: ExpertConfig
     balance: BalanceConfig
     modules: dict[str, ModuleExperts]
+    base: BaseChanges = BaseChanges()
 
 
 class ModuleSpec(NamedTuple):
@@ -95,11 +104,12 @@ def module_specs(config: ExpertConfig, model: ModelConfig) -> dict[str, ModuleSp
 
 
 def check_routed(adapter: Adapter) -> None:
-    """Raises ValueError if routers and the routing setting disagree."""
-    routed = adapter.config.routing != "none"
-    wrong = [n for n, m in adapter.modules.items() if (m.router_EI is not None) != routed]
-    if wrong:
+    """Raises ValueError if routers or magnitudes and the settings disagree."""
+    routed, dora = adapter.config.routing != "none", adapter.config.dora
+    if wrong := [n for n, m in adapter.modules.items() if (m.router_EI is not None) != routed]:
         raise ValueError(f"routing is {adapter.config.routing!r}, yet {some(wrong)} say otherwise")
+    if wrong := [n for n, m in adapter.modules.items() if (m.magnitude_O is not None) != dora]:
+        raise ValueError(f"dora is {dora}, yet {some(wrong)} say otherwise")
 
 
 def pack(adapter: Adapter, model: ModelConfig) -> dict[str, np.ndarray]:
@@ -116,6 +126,7 @@ def pack(adapter: Adapter, model: ModelConfig) -> dict[str, np.ndarray]:
         a = np.zeros((len(names), in_features, kinds, rank), np.float32)
         b = np.zeros((len(names), experts, rank, out_features), np.float32)
         router = np.zeros((len(names), in_features, experts), np.float32)
+        magnitude = np.zeros((len(names), out_features), np.float32)
         for layer, name in enumerate(names):
             if name not in specs:
                 continue
@@ -124,10 +135,14 @@ def pack(adapter: Adapter, model: ModelConfig) -> dict[str, np.ndarray]:
             b[layer, : module.b_EOR.shape[0], : module.b_EOR.shape[2]] = module.b_EOR.transpose(0, 2, 1)
             if module.router_EI is not None:
                 router[layer, :, : module.router_EI.shape[0]] = module.router_EI.T
+            if module.magnitude_O is not None:
+                magnitude[layer] = module.magnitude_O
         path = tree_path(projection)
         flat |= {f"{path}.a": a, f"{path}.b": b}
         if adapter.config.routing != "none":
             flat[f"{path}.router"] = router
+        if adapter.config.dora:
+            flat[f"{path}.magnitude"] = magnitude
     return flat
 
 
@@ -149,7 +164,13 @@ def unpack(
             router = arrays.get(f"{path}.router")
             if router is not None:
                 router = np.ascontiguousarray(router[layer, :, : spec.experts].T)
-            modules[name] = ModuleExperts(np.ascontiguousarray(a), np.ascontiguousarray(b), router)
+            magnitude = arrays.get(f"{path}.magnitude")
+            modules[name] = ModuleExperts(
+                np.ascontiguousarray(a),
+                np.ascontiguousarray(b),
+                router,
+                None if magnitude is None else np.ascontiguousarray(magnitude[layer]),
+            )
     return Adapter(config, balance, {name: modules[name] for name in specs})
 
 
@@ -174,11 +195,16 @@ def start_experts_from(adapter: Adapter, given: Sequence[Adapter], model: ModelC
     for number, lora in enumerate(given):
         if lora.config.routing != "none" or any(len(m.a_ERI) != 1 for m in lora.modules.values()):
             raise ValueError(f"experts start from plain LoRA adapters; number {number} is a mixture itself")
+        if lora.config.dora or lora.base.names:
+            raise ValueError(
+                f"adapter {number} does more than add a low-rank product (DoRA, or weights of the base): merge it "
+                "into the base instead"
+            )
         if other := sorted(set(lora.modules) - set(specs)):
             raise ValueError(f"adapter {number} has weights where there are no experts: {some(other)}")
     modules = {}
-    for name, (a, b, router) in adapter.modules.items():
-        a, b = a.copy(), b.copy()
+    for name, fresh in adapter.modules.items():
+        a, b = fresh.a_ERI.copy(), fresh.b_EOR.copy()
         for expert in range(len(b)):
             lora = given[expert % len(given)]
             if name not in lora.modules:
@@ -193,5 +219,5 @@ def start_experts_from(adapter: Adapter, given: Sequence[Adapter], model: ModelC
             scale = module_specs(lora.config, model)[name].scale / specs[name].scale
             a[expert, :rank], b[expert] = start.a_ERI[0], 0.0
             b[expert, :, :rank] = start.b_EOR[0] * scale
-        modules[name] = ModuleExperts(a, b, router)
+        modules[name] = fresh._replace(a_ERI=a, b_EOR=b)
     return dataclasses.replace(adapter, modules=modules)

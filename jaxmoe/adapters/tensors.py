@@ -1,81 +1,146 @@
-"""Adapter folders in and out: the original LoRAMoE, MoE-PEFT, and PEFT's plain LoRA.
+"""What the formats of adapter folders share: a JSON config beside a flat dictionary of tensors.
 
-All three are an adapter_config.json beside a flat dictionary of tensors; a `Layout` says how each names them.
-Missing, unexpected and wrongly shaped tensors are errors that list them.
+A `Layout` says how a format names its tensors. Missing, unexpected and wrongly shaped tensors are errors that
+list them; so are settings that are not understood.
 """
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxmoe.adapters.record import Adapter, ModuleExperts, ModuleSpec
+from jaxmoe.adapters.record import Adapter, ModuleExperts, ModuleSpec, module_name
 from jaxmoe.model.config import PROJECTIONS, ExpertConfig, ModelConfig
-from jaxmoe.weights.weight_files import StoredTensor, compare_names, compare_shapes
+from jaxmoe.weights.weight_files import StoredTensor, compare_names, compare_shapes, some
 
-AdapterFormat = Literal["loramoe", "peft", "moe-peft"]
 CONFIG_FILE = "adapter_config.json"
-# Marks settings that the original lacks: it stops at the unknown name instead of computing something else.
-EXTENDED = "JAXMOE"
-# Section of config.json, and prefix of model_type, of a base model exported together with its experts.
-EXPORT_KEY = "loramoe"
+# Keys that say where an adapter comes from, not what it computes.
+ORIGIN_KEYS = frozenset({"base_model_name_or_path", "inference_mode", "peft_type", "revision", "task_type"})
+
+
+class AdapterFolder(NamedTuple):
+    """An adapter as it lies on disk.
+
+    Attributes:
+      path: of the folder, for error messages.
+      config: adapter_config.json.
+      tensors: by name, of adapter_model.safetensors or .bin.
+    """
+
+    path: Path
+    config: dict[str, object]
+    tensors: dict[str, StoredTensor]
+
+    @property
+    def config_path(self) -> Path:
+        """Of adapter_config.json, for error messages."""
+        return self.path / CONFIG_FILE
+
+
+# What a format writes: adapter_config.json, and the tensors by name.
+Files = tuple[dict[str, object], dict[str, np.ndarray]]
+
+
+class FileFormat(NamedTuple):
+    """A format of adapter folders; registered in `jaxmoe.adapters.files`.
+
+    Attributes:
+      name: what `jaxmoe.save` calls it.
+      recognizes: whether an adapter_config.json is of this format.
+      read: the adapter in a folder; raises ValueError for what is not understood or does not fit.
+      write: adapter_config.json and the tensors, given the adapter, its model and the base's name; raises
+        ValueError for an adapter that the format cannot hold.
+      needs_bin: the programs that own the format read adapter_model.bin only, so it is written too.
+    """
+
+    name: str
+    recognizes: Callable[[Mapping[str, object]], bool]
+    read: Callable[[AdapterFolder, ModelConfig], Adapter]
+    write: Callable[[Adapter, ModelConfig, str], Files]
+    needs_bin: bool = False
 
 
 class Layout(NamedTuple):
-    """Names of a module's tensors; {} stands for the expert."""
+    """Names of a module's tensors; {} stands for the expert.
+
+    Attributes:
+      prefix: before the module's name.
+      a, b: of an expert's pair.
+      router: of the router, in formats that have one.
+      magnitude: of DoRA's magnitudes, in formats that have them.
+    """
 
     prefix: str
     a: str
     b: str
     router: str | None = None
+    magnitude: str | None = None
 
 
-LORAMOE = Layout("base_model.model.model.", "lora_A{}.weight", "lora_B{}.weight", "lora_route.weight")
-MOE_PEFT = Layout("loramoe.", "experts.{}.lora_A.weight", "experts.{}.lora_B.weight", "moe_gate.weight")
-PEFT = Layout("base_model.model.model.", "lora_A.weight", "lora_B.weight")
+def check_settings(folder: AdapterFolder, understood: Iterable[str], fixed: Mapping[str, object]) -> None:
+    """Makes sure that nothing in adapter_config.json asks for what this code does not do.
+
+    A key that is neither understood nor fixed may stand there if its value says no (null, false, "", [] or {}),
+    as programs write out options of theirs that are off.
+
+    Args:
+      understood: keys that the caller reads, or that change nothing.
+      fixed: keys of which only this value is supported; null, false, [] and {} count as the same.
+    Raises: ValueError, in one line, naming the first such key and its value.
+    """
+    known = {*understood, *ORIGIN_KEYS}
+    for key, value in folder.config.items():
+        if key in fixed:
+            same = value == fixed[key] or not (value or fixed[key])
+            if not same:
+                raise ValueError(f"{key} must be {fixed[key]!r}; got {_short(value)} in {folder.config_path}")
+        elif key not in known and value not in (None, False, "", [], {}):
+            raise ValueError(
+                f"{key}={_short(value)} in {folder.config_path} is not understood here, and may change what the "
+                "adapter computes: merge the adapter into its base with the program that made it"
+            )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises ValueError naming the file if it is missing or malformed."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"{path.parent} has no {path.name}") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object; got a {type(value).__name__}")
-    return value
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]} .."
+
+
+def check_count(folder: AdapterFolder, experts: Iterable[int]) -> None:
+    """Raises ValueError if there are fewer tensors than experts: a number that no file of this size means."""
+    asked, there = max(experts, default=0), len(folder.tensors)
+    if asked > there:
+        raise ValueError(f"{folder.config_path} asks for {asked} experts, but there are only {there} tensors")
 
 
 def read_modules(
     layout: Layout,
-    stored: Mapping[str, StoredTensor],
+    folder: AdapterFolder,
     specs: Mapping[str, ModuleSpec],
     config: ExpertConfig,
-    where: Any,
 ) -> dict[str, ModuleExperts]:
     """Every module's experts from tensors that must be exactly those that `specs` call for."""
+    check_count(folder, (spec.experts for spec in specs.values()))
     expected: dict[str, tuple[int, ...]] = {}
     for name, spec in specs.items():
-        for key, shape in module_tensors(layout, name, spec, config).items():
-            expected[key] = shape
-    compare_names(stored, expected, where)
-    compare_shapes({n: t.shape for n, t in stored.items()}, expected, where)
+        expected |= module_tensors(layout, name, spec, config)
+    compare_names(folder.tensors, expected, folder.path)
+    compare_shapes({n: t.shape for n, t in folder.tensors.items()}, expected, folder.path)
 
     def array(key: str) -> np.ndarray:
-        return stored[key].all().astype(np.float32)
+        return folder.tensors[key].all().astype(np.float32)
 
-    modules = {}
+    modules: dict[str, ModuleExperts] = {}
     for name, spec in specs.items():
         start = f"{layout.prefix}{name}."
         kinds = 1 if config.shared_a else spec.experts
-        a = np.stack([array(start + layout.a.format(i)) for i in range(kinds)])
-        b = np.stack([array(start + layout.b.format(i)) for i in range(spec.experts)])
-        routed = layout.router is not None and config.routing != "none"
-        modules[name] = ModuleExperts(a, b, array(f"{start}{layout.router}") if routed else None)
+        modules[name] = ModuleExperts(
+            np.stack([array(start + layout.a.format(i)) for i in range(kinds)]),
+            np.stack([array(start + layout.b.format(i)) for i in range(spec.experts)]),
+            array(f"{start}{layout.router}") if layout.router and config.routing != "none" else None,
+            array(f"{start}{layout.magnitude}") if layout.magnitude and config.dora else None,
+        )
     return modules
 
 
@@ -91,6 +156,8 @@ def module_tensors(
         if i == 0 or not config.shared_a:
             shapes[start + layout.a.format(i)] = (spec.rank, spec.in_features)
         shapes[start + layout.b.format(i)] = (spec.out_features, spec.rank)
+    if layout.magnitude is not None and config.dora:
+        shapes[f"{start}{layout.magnitude}"] = (spec.out_features,)
     return shapes
 
 
@@ -100,38 +167,41 @@ def modules_to_tensors(layout: Layout, adapter: Adapter) -> dict[str, np.ndarray
     names = sorted(adapter.modules, key=lambda n: (int(n.split(".")[1]), order[n.rsplit(".", 1)[1]]))
     tensors: dict[str, np.ndarray] = {}
     for name in names:
-        a, b, router = adapter.modules[name]
+        module = adapter.modules[name]
         start = f"{layout.prefix}{name}."
-        if router is not None:
-            tensors[f"{start}{layout.router}"] = router
-        for i in range(len(b)):
-            if i < len(a):
-                tensors[start + layout.a.format(i)] = a[i]
-            tensors[start + layout.b.format(i)] = b[i]
+        if module.router_EI is not None:
+            tensors[f"{start}{layout.router}"] = module.router_EI
+        for i in range(len(module.b_EOR)):
+            if i < len(module.a_ERI):
+                tensors[start + layout.a.format(i)] = module.a_ERI[i]
+            tensors[start + layout.b.format(i)] = module.b_EOR[i]
+        if module.magnitude_O is not None:
+            tensors[f"{start}{layout.magnitude}"] = module.magnitude_O
     return tensors
 
 
-def in_order(targets: Any) -> tuple[str, ...]:
-    return tuple(p for p in PROJECTIONS if p in targets) + tuple(t for t in targets if t not in PROJECTIONS)
+def in_order(targets: Iterable[str]) -> tuple[str, ...]:
+    """Projections by name in their order in a block, then what else is targeted."""
+    given = tuple(targets)
+    return tuple(p for p in PROJECTIONS if p in given) + tuple(t for t in given if t not in PROJECTIONS)
 
 
-def refuse(config: Mapping[str, Any], folder: Path, **known: Any) -> None:
-    """Raises ValueError for a setting with another value than the one that this code knows."""
-    for key, value in known.items():
-        found = config.get(key, value)
-        if found != value and (found or value):  # None, False and [] all say no
-            raise ValueError(f"{key} must be {value!r}; got {found!r} in {folder / CONFIG_FILE}")
-
-
-Files = tuple[dict[str, Any], dict[str, np.ndarray]]
+def refuse_base_changes(adapter: Adapter, format: str) -> None:
+    """Raises ValueError for an adapter that changes weights of the base, which the format cannot hold."""
+    if names := list(adapter.base.names):
+        raise ValueError(
+            f"the {format} format holds experts only, and here {some(names, most=3)} differ from the base: use "
+            "format 'hf', 'peft' or 'loramoe'"
+        )
 
 
 def join(module: ModuleExperts) -> ModuleExperts:
+    """Experts that all count in full as one pair of their joint rank: Σᵢ Bᵢ Aᵢ = [B_0 | ..] [A_0; ..]."""
     experts = len(module.b_EOR)
     a = np.broadcast_to(module.a_ERI, (experts, *module.a_ERI.shape[1:]))
     joint_a = a.reshape(1, -1, a.shape[-1])
     joint_b = module.b_EOR.transpose(1, 0, 2).reshape(1, module.b_EOR.shape[1], -1)
-    return ModuleExperts(joint_a, joint_b, None)
+    return module._replace(a_ERI=joint_a, b_EOR=joint_b)
 
 
 def uniform(experts: ExpertConfig, model: ModelConfig) -> tuple[int, int] | None:
@@ -145,3 +215,8 @@ def uniform(experts: ExpertConfig, model: ModelConfig) -> tuple[int, int] | None
 def number(value: float) -> int | float:
     """Whole numbers as integers, as these programs write and expect them."""
     return int(value) if float(value).is_integer() else float(value)
+
+
+def all_module_names(model: ModelConfig) -> list[str]:
+    """Every projection of every layer, by name."""
+    return [module_name(layer, projection) for layer in range(model.num_layers) for projection in PROJECTIONS]

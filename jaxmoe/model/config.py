@@ -1,20 +1,19 @@
 """What a model is: frozen descriptions of the decoder and of its LoRA experts.
 
-`ModelConfig.from_hf` reads every family that the decoder covers (Llama 1 to 3.x, DeepSeek-Coder, Mistral,
-Qwen2, Qwen2.5, Qwen3) from a Hugging Face config; `ModelConfig.to_hf` writes it back.
+`jaxmoe.families` reads a `ModelConfig` from a Hugging Face config and writes it back.
 """
 
 import dataclasses
 import math
-import re
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal, get_args
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+import regex
+
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
 RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn"]
+ROPE_KINDS: tuple[RopeKind, ...] = get_args(RopeKind)
 Routing = Literal["dense", "top_k", "top_p", "none"]
 
 
@@ -35,40 +34,12 @@ class RopeConfig:
     mscale_all_dim: float | None = None
     truncate: bool = True
 
-    @classmethod
-    def from_hf(cls, parameters: Mapping[str, Any]) -> "RopeConfig":
-        """Reads `rope_parameters`; raises ValueError for a scaling that the decoder lacks."""
-        kind = parameters.get("rope_type", "default")
-        supported = ("default", "linear", "dynamic", "llama3", "yarn")
-        if kind not in supported:
+    def __post_init__(self) -> None:
+        if self.rope_type in ("llama3", "yarn") and self.original_max_position_embeddings is None:
             raise ValueError(
-                f"rope_type must be one of {', '.join(supported)}; got {kind!r} in the model's config"
+                f"rope_type {self.rope_type} needs original_max_position_embeddings, the context length before "
+                "its extension; got none (model.rope in the config)"
             )
-        if parameters.get("partial_rotary_factor", 1.0) != 1.0:
-            raise ValueError(f"partial_rotary_factor must be 1; got {parameters['partial_rotary_factor']}")
-        names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{k: v for k, v in parameters.items() if k in names and v is not None})
-
-    def to_hf(self) -> dict[str, Any]:
-        """The fields that matter to this kind of scaling."""
-        by_kind = {
-            "default": (),
-            "linear": ("factor",),
-            "dynamic": ("factor",),
-            "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-            "yarn": (
-                "factor",
-                "original_max_position_embeddings",
-                "attention_factor",
-                "beta_fast",
-                "beta_slow",
-                "mscale",
-                "mscale_all_dim",
-                "truncate",
-            ),
-        }
-        keys = ("rope_type", "rope_theta", *by_kind[self.rope_type])
-        return {k: getattr(self, k) for k in keys if getattr(self, k) is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,106 +89,6 @@ class ModelConfig:
                 f"windows must have one entry a layer ({self.num_layers}); got {len(self.windows)}"
             )
 
-    @classmethod
-    def from_hf(cls, config: Any) -> "ModelConfig":
-        """Reads a transformers config, or the dictionary in a config.json (old and new rope keys).
-
-        Raises: ValueError for an architecture, activation or position scaling that the decoder lacks.
-        """
-        if isinstance(config, Mapping):
-            from transformers import AutoConfig
-
-            family = config.get("model_type")
-            if family not in FAMILIES:
-                raise ValueError(
-                    f"model_type must be one of {', '.join(FAMILIES)}; got {family!r} in config.json"
-                )
-            config = AutoConfig.for_model(**config)
-        family = config.model_type
-        if family not in FAMILIES:
-            raise ValueError(
-                f"model_type must be one of {', '.join(FAMILIES)}; got {family!r} in config.json"
-            )
-        if config.hidden_act not in ("silu", "swish"):
-            raise ValueError(f"hidden_act must be silu; got {config.hidden_act!r} in config.json")
-        bias = bool(getattr(config, "attention_bias", False))
-        eos = config.eos_token_id
-        rope = RopeConfig.from_hf(config.rope_parameters)
-        if rope.rope_type in ("llama3", "yarn") and rope.original_max_position_embeddings is None:
-            rope = dataclasses.replace(rope, original_max_position_embeddings=config.max_position_embeddings)
-        return cls(
-            family=family,
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_layers=config.num_hidden_layers,
-            num_heads=config.num_attention_heads,
-            num_kv_heads=config.num_key_value_heads or config.num_attention_heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
-            max_positions=config.max_position_embeddings,
-            norm_eps=config.rms_norm_eps,
-            rope=rope,
-            tie_embeddings=bool(config.tie_word_embeddings),
-            qkv_bias=bias or family == "qwen2",
-            out_bias=bias,
-            mlp_bias=bool(getattr(config, "mlp_bias", False)),
-            qk_norm=family == "qwen3",
-            windows=_windows(config),
-            bos_token_id=config.bos_token_id,
-            eos_token_id=tuple(eos) if isinstance(eos, list) else eos,
-            pad_token_id=config.pad_token_id,
-        )
-
-    def to_hf(self) -> dict[str, Any]:
-        """The dictionary for config.json; transformers rebuilds the same model from it."""
-        eos = list(self.eos_token_id) if isinstance(self.eos_token_id, tuple) else self.eos_token_id
-        out: dict[str, Any] = {
-            "architectures": [
-                {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}[self.family]
-                + "ForCausalLM"
-            ],
-            "model_type": self.family,
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.intermediate_size,
-            "num_hidden_layers": self.num_layers,
-            "num_attention_heads": self.num_heads,
-            "num_key_value_heads": self.num_kv_heads,
-            "head_dim": self.head_dim,
-            "hidden_act": "silu",
-            "max_position_embeddings": self.max_positions,
-            "rms_norm_eps": self.norm_eps,
-            "rope_parameters": self.rope.to_hf(),
-            "tie_word_embeddings": self.tie_embeddings,
-            "bos_token_id": self.bos_token_id,
-            "eos_token_id": eos,
-            "pad_token_id": self.pad_token_id,
-        }
-        if self.family in ("llama", "qwen3"):
-            out["attention_bias"] = self.out_bias
-        if self.family == "llama":
-            out["mlp_bias"] = self.mlp_bias
-        window = max(self.windows, default=0)
-        if self.family == "mistral":
-            out["sliding_window"] = window or None
-        elif self.family in ("qwen2", "qwen3"):
-            out["use_sliding_window"] = bool(window)
-            out["sliding_window"] = window or None
-            out["layer_types"] = [
-                "sliding_attention" if w else "full_attention" for w in self.windows or (0,) * self.num_layers
-            ]
-        return out
-
-
-def _windows(config: Any) -> tuple[int, ...]:
-    """Each layer's sliding window from a transformers config; empty if no layer has one."""
-    window = getattr(config, "sliding_window", None)
-    if not window:
-        return ()
-    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
-    windows = tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
-    return windows if any(windows) else ()
-
 
 @dataclasses.dataclass(frozen=True)
 class ExpertConfig:
@@ -238,6 +109,8 @@ class ExpertConfig:
       dropout_mask: one mask shared by the experts of a projection, or one drawn for each expert as the
         paper's code does.
       shared_a: one A for all experts of a projection (HydraLoRA).
+      dora: weight-decomposed LoRA (arXiv:2402.09353): each column of W0 + scale · A B is brought to a length of
+        its own, which is trained too; for one expert without a router.
     """
 
     num_experts: int | tuple[int, ...] = 6
@@ -251,6 +124,7 @@ class ExpertConfig:
     dropout: float = 0.0
     dropout_mask: Literal["shared", "per_expert"] = "shared"
     shared_a: bool = False
+    dora: bool = False
 
     def __post_init__(self) -> None:
         ranks = self.rank if isinstance(self.rank, tuple) else (self.rank,)
@@ -271,6 +145,11 @@ class ExpertConfig:
             )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie in (0, 1]; got {self.top_p} (experts.top_p)")
+        if self.dora and (self.routing != "none" or max(counts) > 1):
+            raise ValueError(
+                f"dora needs one expert without a router; got {max(counts)} and routing {self.routing!r} "
+                "(experts.dora in the config)"
+            )
 
     def layer_counts(self, num_layers: int) -> tuple[int, ...]:
         """Experts in each layer."""
@@ -287,7 +166,7 @@ class ExpertConfig:
         return tuple(
             counts[layer] > 0
             and any(
-                target == projection or re.fullmatch(target, f"layers.{layer}.{part}.{projection}")
+                target == projection or matches(target, f"layers.{layer}.{part}.{projection}")
                 for target in self.targets
             )
             for layer in range(num_layers)
@@ -301,7 +180,7 @@ class ExpertConfig:
             for p in PROJECTIONS
         ]
         for target in self.targets:
-            if target not in PROJECTIONS and not any(re.fullmatch(target, name) for name in names):
+            if target not in PROJECTIONS and not any(matches(target, name) for name in names):
                 raise ValueError(
                     f"experts.targets must match a projection; {target!r} matches none of "
                     f"{', '.join(PROJECTIONS)} "
@@ -311,6 +190,20 @@ class ExpertConfig:
     def scale(self, rank: int) -> float:
         """alpha / rank, or alpha / sqrt(rank) (rsLoRA, arXiv:2312.03732)."""
         return self.alpha / (rank if self.scaling == "rank" else math.sqrt(rank))
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a regular expression matches all of a module's name.
+
+    Raises: ValueError for a malformed expression, and for one that has not decided within a second: adapter
+      files of strangers bring such expressions.
+    """
+    try:
+        return regex.fullmatch(pattern, name, timeout=1.0) is not None
+    except (regex.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"{pattern[:80]!r} is no regular expression for module names: {error}") from error
+    except TimeoutError as error:
+        raise ValueError(f"the regular expression {pattern[:80]!r} takes too long on {name}") from error
 
 
 def _per_layer(value: int | tuple[int, ...], num_layers: int, name: str) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from jaxmoe.model.config import ModelConfig, RopeConfig
-from jaxmoe.model.lora_experts import ExpertCall, LoraExperts, apply_experts
+from jaxmoe.model.lora_experts import ExpertCall, LoraExperts, apply_experts, dora_factor
 from jaxmoe.model.router import RouterStatistics
 from jaxmoe.model.shapes import Array, Float, Int
 
@@ -176,6 +176,18 @@ class Linear(nnx.Module):
         out = product(x_BTI, as_array(self.kernel[...], x_BTI.dtype))
         return out if self.bias is None else out + self.bias[...][None, None, :].astype(x_BTI.dtype)
 
+    def combine(self, out_BTO: Array, delta_BTO: Array) -> Array:
+        """The frozen part's output with the experts'; with DoRA both are scaled by output, the bias is not."""
+        experts = self.experts
+        if experts is None or experts.magnitude is None:
+            return out_BTO + delta_BTO
+        kernel = as_array(self.kernel[...], jnp.float32)
+        factor_O = dora_factor(experts, kernel)[None, None, :].astype(out_BTO.dtype)
+        if self.bias is None:
+            return factor_O * (out_BTO + delta_BTO)
+        bias = self.bias[...][None, None, :].astype(out_BTO.dtype)
+        return factor_O * (out_BTO - bias + delta_BTO) + bias
+
 
 Statistics = dict[str, RouterStatistics]
 
@@ -187,7 +199,7 @@ def project(x_BTI: Array, linears: dict[str, Linear], call: ExpertCall) -> tuple
     collected: Statistics = {}
     results = apply_experts(x_BTI, list(routed.values()), call)
     for name, result in zip(routed, results, strict=True):
-        outputs[name] = outputs[name] + result.delta_BTO
+        outputs[name] = linears[name].combine(outputs[name], result.delta_BTO)
         if result.statistics is not None:
             collected[name] = result.statistics
     return list(outputs.values()), collected

@@ -53,14 +53,21 @@ class ExpertCall:
     experts_BE: Bool[Array, "B E"] | None = None
 
 
+def column_norms(kernel: Array) -> Array:
+    """Length of each column, in float32: [.., I, O] -> [.., O]."""
+    return jnp.linalg.norm(kernel.astype(jnp.float32), axis=-2)
+
+
 class LoraExperts(nnx.Module):
     """The experts of one projection, in all L layers: every variable has a leading layer axis.
 
-        a [L, I, E, R]   (E = 1 if shared)     b [L, E, R, O]     router [L, I, E]
+        a [L, I, E, R]   (E = 1 if shared)     b [L, E, R, O]     router [L, I, E]     magnitude [L, O]
 
     Layers with fewer experts or a smaller rank are padded: a padded rank has A = B = 0 and so stays 0, a
     padded expert's logit is `router.ABSENT`. B starts at 0, so that a new adapter changes nothing; A and
-    the router start Kaiming uniform with a = √5, that is uniform within ±1/√I.
+    the router start Kaiming uniform with a = √5, that is uniform within ±1/√I. With DoRA the magnitudes start as
+    the lengths of the frozen kernel's columns (0 where the kernel is only a shape), and are 0 in layers without
+    experts.
     """
 
     def __init__(
@@ -69,6 +76,7 @@ class LoraExperts(nnx.Module):
         axes: tuple[str, str],
         config: ExpertConfig,
         present: Sequence[bool],
+        kernel: Array | jax.ShapeDtypeStruct,
         *,
         rngs: nnx.Rngs,
     ):
@@ -98,6 +106,11 @@ class LoraExperts(nnx.Module):
         )
         scales = np.array([config.scale(r) for r in self.ranks], np.float32)
         self.scale = ExpertConstant(jnp.asarray(scales), axes=("layer",))
+        self.magnitude = None
+        if config.dora:
+            known = isinstance(kernel, jax.Array)
+            norms = column_norms(kernel) if known else jnp.zeros((layers, out_features))
+            self.magnitude = ExpertParam(norms * jnp.asarray(counts > 0)[:, None], axes=("layer", out_axis))
         self.present = (
             None
             if (counts == experts).all()
@@ -204,3 +217,17 @@ def _low_rank(x_dropped: Array, a_IER: Array) -> Array:
     a_IER = jnp.broadcast_to(a_IER, (a_IER.shape[0], x_dropped.shape[0], a_IER.shape[2]))
     low_BTER = jnp.einsum("EBTI,IER->BTER", x_dropped, a_IER)
     return low_BTER.reshape(*low_BTER.shape[:2], -1)
+
+
+def dora_factor(experts: LoraExperts, kernel_IO: Float[Array, "I O"]) -> Float[Array, " O"]:
+    """What weight-decomposed LoRA multiplies each output by, in one layer: mₒ / ‖(W0 + scale · A B)ₒ‖.
+
+    No gradient flows through the norm, as in the paper. 1 in a layer without experts.
+    Reference: Liu et al. 2024, arXiv:2402.09353, section 4.3.
+    """
+    assert experts.magnitude is not None
+    magnitude_O = experts.magnitude[...]
+    delta_IO = jnp.einsum("IER,ERO->IO", experts.a[...], experts.b[...]) * experts.scale[...]
+    norm_O = jax.lax.stop_gradient(column_norms(kernel_IO.astype(jnp.float32) + delta_IO))
+    present_O = magnitude_O != 0
+    return jnp.where(present_O, magnitude_O / jnp.where(present_O, norm_O, 1.0), 1.0)

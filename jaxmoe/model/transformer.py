@@ -135,7 +135,8 @@ def by_rows(hidden_BTD: Float[Array, "B T D"], mesh: Mesh | None) -> Float[Array
 def attach_experts(model: Decoder, config: ExpertConfig, *, rngs: nnx.Rngs) -> None:
     """Puts LoRA experts on every projection that `config.targets` names.
 
-    Before: blocks.mlp.up_proj {kernel}. After: blocks.mlp.up_proj {kernel, experts {a, b, router, scale}}.
+    Before: blocks.mlp.up_proj {kernel}. After: blocks.mlp.up_proj {kernel, experts {a, b, router, scale}};
+    with DoRA also `magnitude`.
     Raises: ValueError for a target that matches nothing.
     """
     layers = model.config.num_layers
@@ -143,4 +144,6 @@ def attach_experts(model: Decoder, config: ExpertConfig, *, rngs: nnx.Rngs) -> N
     for name, linear in projections(model.blocks):
         present = config.layers_with(name, layers)
         if any(present):
-            linear.experts = LoraExperts(linear.shape, linear.axes, config, present, rngs=rngs)
+            linear.experts = LoraExperts(
+                linear.shape, linear.axes, config, present, linear.kernel[...], rngs=rngs
+            )

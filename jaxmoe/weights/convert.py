@@ -12,15 +12,16 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxmoe.families import family_of
 from jaxmoe.model.config import MLP_PROJECTIONS, PROJECTIONS, ModelConfig
-from jaxmoe.weights.weight_files import StoredTensor, compare_names, compare_shapes
+from jaxmoe.weights.weight_files import StoredTensor, compare_names, compare_shapes, same_values
 
 Path = tuple[str, ...]
 Index = tuple[slice, ...]
 
 
-class Entry(NamedTuple):
-    """One parameter.
+class WeightName(NamedTuple):
+    """What a parameter of the tree is called in a checkpoint.
 
     Attributes:
       path: in the parameter tree, joined by dots.
@@ -38,25 +39,32 @@ class Entry(NamedTuple):
         return "{}" in self.name
 
 
-def _projection_entries() -> Iterator[Entry]:
+def _projection_names() -> Iterator[WeightName]:
     for projection in PROJECTIONS:
         part = "mlp" if projection in MLP_PROJECTIONS else "self_attn"
         path, name = f"blocks.{part}.{projection}", f"model.layers.{{}}.{part}.{projection}"
-        yield Entry(f"{path}.kernel", f"{name}.weight", transposed=True)
-        yield Entry(f"{path}.bias", f"{name}.bias")
+        yield WeightName(f"{path}.kernel", f"{name}.weight", transposed=True)
+        yield WeightName(f"{path}.bias", f"{name}.bias")
 
 
-TABLE = (
-    Entry("embedding", "model.embed_tokens.weight"),
-    Entry("blocks.input_norm.weight", "model.layers.{}.input_layernorm.weight"),
-    Entry("blocks.self_attn.q_norm.weight", "model.layers.{}.self_attn.q_norm.weight"),
-    Entry("blocks.self_attn.k_norm.weight", "model.layers.{}.self_attn.k_norm.weight"),
-    *_projection_entries(),
-    Entry("blocks.post_norm.weight", "model.layers.{}.post_attention_layernorm.weight"),
-    Entry("norm.weight", "model.norm.weight"),
-    Entry("head", "lm_head.weight", transposed=True),
+# Llama's names; a family says where its own differ
+LLAMA_NAMES = (
+    WeightName("embedding", "model.embed_tokens.weight"),
+    WeightName("blocks.input_norm.weight", "model.layers.{}.input_layernorm.weight"),
+    WeightName("blocks.self_attn.q_norm.weight", "model.layers.{}.self_attn.q_norm.weight"),
+    WeightName("blocks.self_attn.k_norm.weight", "model.layers.{}.self_attn.k_norm.weight"),
+    *_projection_names(),
+    WeightName("blocks.post_norm.weight", "model.layers.{}.post_attention_layernorm.weight"),
+    WeightName("norm.weight", "model.norm.weight"),
+    WeightName("head", "lm_head.weight", transposed=True),
 )
-ENTRIES: dict[str, Entry] = {entry.path: entry for entry in TABLE}
+WeightTable = Mapping[str, WeightName]
+
+
+def weight_table(model: ModelConfig) -> dict[str, WeightName]:
+    """Every base parameter that a model of this family may have, by path, in a checkpoint's order."""
+    own = family_of(model.family).WEIGHT_NAMES
+    return {n.path: n._replace(name=own.get(n.path, n.name)) for n in LLAMA_NAMES}
 
 
 def is_leaf(value: Any) -> bool:
@@ -82,7 +90,9 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def checkpoint_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+def checkpoint_shapes(
+    table: WeightTable, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
     """Names and shapes that a checkpoint needs for the tree's base parameters.
 
     Args:
@@ -90,65 +100,71 @@ def checkpoint_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[
     """
     expected = {}
     for path, shape in shapes.items():
-        if (entry := ENTRIES.get(path)) is None:
+        if (weight := table.get(path)) is None:
             continue
-        layers = shape[0] if entry.stacked else 1
-        inner = shape[1:] if entry.stacked else shape
+        layers = shape[0] if weight.stacked else 1
+        inner = shape[1:] if weight.stacked else shape
         for layer in range(layers):
-            expected[entry.name.format(layer)] = inner[::-1] if entry.transposed else inner
+            expected[weight.name.format(layer)] = inner[::-1] if weight.transposed else inner
     return expected
 
 
+def without_tied_head(
+    stored: Mapping[str, StoredTensor], model: ModelConfig, where: object
+) -> dict[str, StoredTensor]:
+    """A checkpoint's tensors without the head, where that is tied to the embedding and stored all the same.
+
+    Raises: ValueError if the stored head is not the embedding.
+    """
+    table = weight_table(model)
+    head, embedding = (stored.get(table[path].name) for path in ("head", "embedding"))
+    if not model.tie_embeddings or head is None:
+        return dict(stored)
+    if embedding is not None and not same_values(head, embedding):
+        raise ValueError(
+            f"the weights in {where} have a head of their own, but config.json says tie_word_embeddings; "
+            "set that to false"
+        )
+    return {name: tensor for name, tensor in stored.items() if name != table["head"].name}
+
+
 def check_checkpoint(
-    stored: Mapping[str, StoredTensor], shapes: Mapping[str, tuple[int, ...]], config: ModelConfig, where: Any
+    stored: Mapping[str, StoredTensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    config: ModelConfig,
+    where: object,
 ) -> None:
     """Raises ValueError, listing them, for missing, unexpected or wrongly shaped tensors.
 
-    What old checkpoints carry beside their weights is let pass: rotary frequencies, and the head of a model
-    whose head is tied, if it equals the embedding.
+    Rotary frequencies, which old checkpoints carry beside their weights, are let pass.
     """
-    expected = checkpoint_shapes(shapes)
+    expected = checkpoint_shapes(weight_table(config), shapes)
     found = {n: t.shape for n, t in stored.items() if not n.endswith("rotary_emb.inv_freq")}
-    if config.tie_embeddings and found.pop("lm_head.weight", None):
-        head, embedding = stored["lm_head.weight"], stored.get("model.embed_tokens.weight")
-        if embedding and not _equal(head, embedding):
-            raise ValueError(
-                f"the weights in {where} have a head of their own, but config.json says tie_word_embeddings; "
-                "set that to false"
-            )
     compare_names(found, expected, where)
     compare_shapes(found, expected, where)
 
 
-def _equal(first: StoredTensor, second: StoredTensor, rows: int = 4096) -> bool:
-    if first.shape != second.shape:
-        return False
-    total = first.shape[0]
-    parts = [(slice(r, min(r + rows, total)), slice(None)) for r in range(0, total, rows)]
-    return all(np.array_equal(first.read(part), second.read(part)) for part in parts)
-
-
 def shard_reader(
-    entry: Entry, stored: Mapping[str, StoredTensor], shape: tuple[int, ...], dtype: Any
+    weight: WeightName, stored: Mapping[str, StoredTensor], shape: tuple[int, ...], dtype: Any
 ) -> Callable[[Index], np.ndarray]:
     """A function that reads any part [L, in, out] of a parameter from the checkpoint, slice by slice."""
 
     def read(index: Index) -> np.ndarray:
         index = tuple(slice(*part.indices(size)) for part, size in zip(index, shape, strict=True))
-        if not entry.stacked:
-            return _read_one(entry, stored[entry.name], index, dtype)
+        if not weight.stacked:
+            return _read_one(weight, stored[weight.name], index, dtype)
         layers = range(shape[0])[index[0]]
         out = np.empty((len(layers), *(part.stop - part.start for part in index[1:])), dtype)
         for i, layer in enumerate(layers):
-            out[i] = _read_one(entry, stored[entry.name.format(layer)], index[1:], dtype)
+            out[i] = _read_one(weight, stored[weight.name.format(layer)], index[1:], dtype)
         return out
 
     return read
 
 
-def _read_one(entry: Entry, tensor: StoredTensor, index: Index, dtype: Any) -> np.ndarray:
-    part = tensor.read(index[::-1] if entry.transposed else index)
-    return np.asarray(part.T if entry.transposed else part).astype(dtype)
+def _read_one(weight: WeightName, tensor: StoredTensor, index: Index, dtype: Any) -> np.ndarray:
+    part = tensor.read(index[::-1] if weight.transposed else index)
+    return np.asarray(part.T if weight.transposed else part).astype(dtype)
 
 
 def place(
@@ -168,6 +184,7 @@ def place(
 
 
 def load_base(
+    table: WeightTable,
     stored: Mapping[str, StoredTensor],
     shapes: Mapping[str, tuple[int, ...]],
     shardings: Mapping[str, jax.sharding.Sharding],
@@ -179,9 +196,9 @@ def load_base(
       shapes, shardings, dtypes: by path; paths outside the table (experts) are left out.
     """
     return {
-        path: place(shape, shardings[path], shard_reader(ENTRIES[path], stored, shape, dtypes[path]))
+        path: place(shape, shardings[path], shard_reader(table[path], stored, shape, dtypes[path]))
         for path, shape in shapes.items()
-        if path in ENTRIES
+        if path in table
     }
 
 
@@ -209,27 +226,27 @@ class CheckpointTensor(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
-def checkpoint_tensors(flat: Mapping[str, Any]) -> Iterator[CheckpointTensor]:
+def checkpoint_tensors(table: WeightTable, flat: Mapping[str, Any]) -> Iterator[CheckpointTensor]:
     """Every tensor of the checkpoint, layer by layer; nothing is read yet.
 
     Args:
       flat: parameters by path; paths outside the table (experts) are left out.
     """
-    present = [(entry, flat[entry.path]) for entry in TABLE if entry.path in flat]
-    stacked = [(entry, value) for entry, value in present if entry.stacked]
-    single = [(entry, value) for entry, value in present if not entry.stacked]
+    present = [(weight, flat[weight.path]) for weight in table.values() if weight.path in flat]
+    stacked = [(weight, value) for weight, value in present if weight.stacked]
+    single = [(weight, value) for weight, value in present if not weight.stacked]
     yield from (_tensor(e, v) for e, v in single if e.path == "embedding")
     for layer in range(stacked[0][1].shape[0]):
         yield from (_tensor(e, v, layer) for e, v in stacked)
     yield from (_tensor(e, v) for e, v in single if e.path != "embedding")
 
 
-def _tensor(entry: Entry, value: Any, layer: int | None = None) -> CheckpointTensor:
+def _tensor(weight: WeightName, value: Any, layer: int | None = None) -> CheckpointTensor:
     def read() -> np.ndarray:
         part = value if layer is None else jax.tree.map(lambda leaf: leaf[layer], value)
         array = to_host(part)
-        return np.ascontiguousarray(array.T if entry.transposed else array)
+        return np.ascontiguousarray(array.T if weight.transposed else array)
 
-    name = entry.name if layer is None else entry.name.format(layer)
+    name = weight.name if layer is None else weight.name.format(layer)
     shape = value.shape if layer is None else value.shape[1:]
-    return CheckpointTensor(name, shape[::-1] if entry.transposed else shape, np.dtype(value.dtype), read)
+    return CheckpointTensor(name, shape[::-1] if weight.transposed else shape, np.dtype(value.dtype), read)

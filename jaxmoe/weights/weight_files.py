@@ -35,6 +35,11 @@ class StoredTensor(NamedTuple):
         return self.read((slice(None),) * len(self.shape))
 
 
+def stored_array(array: np.ndarray) -> StoredTensor:
+    """An array in memory as a stored tensor."""
+    return StoredTensor(array.shape, array.dtype, array.__getitem__)
+
+
 def open_weights(
     folder: str | Path, stem: str = "model", bin_stem: str | None = None
 ) -> dict[str, StoredTensor]:
@@ -79,6 +84,15 @@ def some(names: list[str], separator: str = ", ", most: int = 12) -> str:
     """A list for an error message, cut where it would fill the screen."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return separator.join(names[:most]) + more
+
+
+def same_values(first: StoredTensor, second: StoredTensor, rows: int = 4096) -> bool:
+    """Whether two tensors hold the same numbers, read `rows` at a time."""
+    if first.shape != second.shape:
+        return False
+    total = first.shape[0]
+    parts = [(slice(r, min(r + rows, total)), slice(None)) for r in range(0, total, rows)]
+    return all(np.array_equal(first.read(part), second.read(part)) for part in parts)
 
 
 def _open_shards(index: Path) -> dict[str, StoredTensor]:

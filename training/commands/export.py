@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from jax.sharding import Mesh
 
 import jaxmoe
-from jaxmoe.language_model import Format, LanguageModel
+from jaxmoe.export import Format
+from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.text.thinking import Thinking

@@ -12,14 +12,13 @@ from jax.sharding import Mesh
 
 import jaxmoe
 from jaxmoe.adapters.record import projection_sizes
-from jaxmoe.adapters.tensors import read_json
 from jaxmoe.base_folder import local_folder
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import ExpertConfig, ModelConfig
 from jaxmoe.model.layers import BaseParam
 from jaxmoe.model.transformer import Decoder
-from jaxmoe.pretrained import base_config
+from jaxmoe.pretrained import read_model_config
 from training.runtime.checkpoint import fingerprint
 
 if TYPE_CHECKING:
@@ -236,7 +235,7 @@ def load_model(
 
 def read_shape(folder: Path) -> ModelConfig:
     """The shape of the checkpoint in a folder."""
-    return ModelConfig.from_hf(base_config(read_json(folder / "config.json")))
+    return read_model_config(folder)
 
 
 def check_shape(shape: ModelConfig, expected: ModelConfig, base: str) -> None:

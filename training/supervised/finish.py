@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 import jaxmoe
-from jaxmoe.language_model import Format
+from jaxmoe.export import Format
 from training.runtime import checkpoint, distributed
 from training.runtime.model import AdapterKind
 from training.runtime.run_folder import Finished

@@ -1,4 +1,4 @@
-"""Llama, Mistral, Qwen2 and Qwen3 with routed LoRA experts beside their projections, for transformers 5.
+"""Llama with routed LoRA experts beside its projections, for transformers 5 and what serves with its models.
 
 Lies beside exported weights, for `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`. It
 needs torch and transformers only. Attention, cache and generation are those of the base family: just the
@@ -6,23 +6,15 @@ projections that carry experts are replaced, by
 
     o = W0 x + scale · Σᵢ ωᵢ Bᵢ Aᵢ x,   ω = route(W_g x)
 
+vLLM and SGLang build `AutoModel` and put linear layers of their own in place of every `nn.Linear`. So the experts
+are linear layers in a module that is none itself, and `base_model_tp_plan` says how each is split over devices.
+
 For inference: experts have no dropout here, and the balancing losses of training are not computed.
 """
 
 import torch
 from torch import nn
-from torch.nn import functional
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
 
 def route(logits: torch.Tensor, settings: dict) -> torch.Tensor:
@@ -42,75 +34,114 @@ def route(logits: torch.Tensor, settings: dict) -> torch.Tensor:
     return torch.softmax(logits, dim=-1)
 
 
-class RoutedLinear(nn.Linear):
-    """A linear layer with E low-rank experts; the experts' products are batched, never looped over.
+class Mixture(nn.Module):
+    """E low-rank experts; their products are batched, never looped over.
 
-    Parameters beside weight and bias: lora_a [E, R, in] (one expert's if shared), lora_b [E, out, R] and
-    router [E, in] (absent where every expert always counts in full).
+    Weights: lora_a [E·R, in] ([R, in] if shared), lora_b [out, E·R], router [E, in] (none where every expert
+    always counts in full).
     """
 
-    def __init__(self, in_features: int, out_features: int, bias: bool, settings: dict, module: dict):
-        super().__init__(in_features, out_features, bias=bias)
-        experts, rank = module["experts"], module["rank"]
-        self.settings, self.scale = settings, module["scale"]
+    def __init__(self, in_features: int, out_features: int, settings: dict, module: dict):
+        super().__init__()
+        experts, self.rank = module["experts"], module["rank"]
+        self.experts, self.settings, self.scale = experts, settings, module["scale"]
         kinds = 1 if settings["shared_a"] else experts
-        self.lora_a = nn.Parameter(torch.zeros(kinds, rank, in_features))
-        self.lora_b = nn.Parameter(torch.zeros(experts, out_features, rank))
+        self.lora_a = nn.Linear(in_features, kinds * self.rank, bias=False)
+        self.lora_b = nn.Linear(experts * self.rank, out_features, bias=False)
         routed = settings["routing"] != "none"
-        self.router = nn.Parameter(torch.zeros(experts, in_features)) if routed else None
+        self.router = nn.Linear(in_features, experts, bias=False) if routed else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        experts, out_features, rank = self.lora_b.shape
-        low = functional.linear(x, self.lora_a.flatten(0, 1)).unflatten(-1, (-1, rank)) * self.scale
+        low = self.lora_a(x).unflatten(-1, (-1, self.rank)) * self.scale
         if self.router is not None:
-            low = low * route(functional.linear(x, self.router), self.settings).to(x.dtype).unsqueeze(-1)
-        low = low.expand(*x.shape[:-1], experts, rank).flatten(-2)
-        stacked = self.lora_b.permute(1, 0, 2).reshape(out_features, experts * rank)
-        return super().forward(x) + functional.linear(low, stacked)
+            low = low * route(self.router(x), self.settings).to(x.dtype).unsqueeze(-1)
+        low = low.expand(*x.shape[:-1], self.experts, self.rank)
+        return self.lora_b(low.flatten(-2))
 
 
-class WithExperts(PreTrainedModel):
-    """Puts experts beside the projections that the config names, when the base model stands."""
+class RoutedLinear(nn.Module):
+    """A projection of the base model and the experts beside it."""
 
-    def __init__(self, config):
-        super().__init__(config)
-        for name, module in config.loramoe["modules"].items():
-            parent_name, _, child = name.rpartition(".")
-            parent = self.model.get_submodule(parent_name)
-            base = getattr(parent, child)
-            routed = RoutedLinear(
-                base.in_features, base.out_features, base.bias is not None, config.loramoe, module
-            )
-            setattr(parent, child, routed)
+    def __init__(self, base_layer: nn.Linear, settings: dict, module: dict):
+        super().__init__()
+        self.base_layer = base_layer
+        self.mixture = Mixture(base_layer.in_features, base_layer.out_features, settings, module)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.base_layer(x) + self.mixture(x)
+
+
+_CLASSES: dict[tuple[type, tuple[str, ...]], type] = {}
+
+
+def _class_of_its_own(parent: nn.Module, names: tuple[str, ...]) -> type:
+    """A subclass for modules with experts at these projections.
+
+    Serving programs look at one module of a class and fuse the projections of all: a layer with experts must not
+    be of the same class as one without.
+    """
+    key = (type(parent), names)
+    if key not in _CLASSES:
+        suffix = "".join(part.capitalize() for name in names for part in name.split("_"))
+        _CLASSES[key] = type(f"{type(parent).__name__}With{suffix}", (type(parent),), {})
+    return _CLASSES[key]
+
+
+def add_experts(decoder: nn.Module, config) -> None:
+    """Puts experts beside the projections that the config names."""
+    children: dict[str, list[str]] = {}
+    for name in config.loramoe["modules"]:
+        parent, _, child = name.rpartition(".")
+        children.setdefault(parent, []).append(child)
+    for parent_name, names in children.items():
+        parent = decoder.get_submodule(parent_name)
+        for name in names:
+            module = config.loramoe["modules"][f"{parent_name}.{name}"]
+            setattr(parent, name, RoutedLinear(getattr(parent, name), config.loramoe, module))
+        parent.__class__ = _class_of_its_own(parent, tuple(sorted(names)))
+
+
+def experts_tp_plan(config) -> dict[str, str]:
+    """How the experts are split where their projection is.
+
+    Where the projection splits its output, so does B, and A and the router are on every device; where it splits its
+    input, A and the router do too, and B is on every device. "replicated_with_grad_allreduce" is what replicated
+    layers are called in transformers; servers take it for "replicate".
+    """
+    whole = "replicated_with_grad_allreduce"
+    plan = {}
+    for name in config.loramoe["modules"]:
+        _, _, part, projection = name.split(".")
+        place = f"layers.*.{part}.{projection}"
+        style = LlamaConfig.base_model_tp_plan[place]
+        inner = ("rowwise", "rowwise", whole) if style == "rowwise" else (whole, whole, style)
+        plan[f"{place}.base_layer"] = style
+        for layer, layer_style in zip(("lora_a", "router", "lora_b"), inner):
+            if layer != "router" or config.loramoe["routing"] != "none":
+                plan[f"{place}.mixture.{layer}"] = layer_style
+    return plan
 
 
 class LlamaLoraMoeConfig(LlamaConfig):
     model_type = "loramoe_llama"
 
+    @property
+    def base_model_tp_plan(self) -> dict[str, str]:
+        """The experts first: servers take the first entry whose name a module's begins with."""
+        return {**experts_tp_plan(self), **LlamaConfig.base_model_tp_plan}
 
-class LlamaLoraMoeForCausalLM(WithExperts, LlamaForCausalLM):
+
+class LlamaLoraMoeModel(LlamaModel):
     config_class = LlamaLoraMoeConfig
 
-
-class MistralLoraMoeConfig(MistralConfig):
-    model_type = "loramoe_mistral"
-
-
-class MistralLoraMoeForCausalLM(WithExperts, MistralForCausalLM):
-    config_class = MistralLoraMoeConfig
+    def __init__(self, config):
+        super().__init__(config)
+        add_experts(self, config)
 
 
-class Qwen2LoraMoeConfig(Qwen2Config):
-    model_type = "loramoe_qwen2"
+class LlamaLoraMoeForCausalLM(LlamaForCausalLM):
+    config_class = LlamaLoraMoeConfig
 
-
-class Qwen2LoraMoeForCausalLM(WithExperts, Qwen2ForCausalLM):
-    config_class = Qwen2LoraMoeConfig
-
-
-class Qwen3LoraMoeConfig(Qwen3Config):
-    model_type = "loramoe_qwen3"
-
-
-class Qwen3LoraMoeForCausalLM(WithExperts, Qwen3ForCausalLM):
-    config_class = Qwen3LoraMoeConfig
+    def __init__(self, config):
+        super().__init__(config)
+        add_experts(self.model, config)

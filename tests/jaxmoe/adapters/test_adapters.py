@@ -11,10 +11,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import jaxmoe
-from jaxmoe.adapters.files import read_adapter, write_adapter
+from jaxmoe.adapters.files import AdapterFormat, read_adapter, write_adapter
 from jaxmoe.adapters.record import module_specs, pack, start_experts_from, unpack
-from jaxmoe.adapters.tensors import LORAMOE, AdapterFormat, modules_to_tensors
+from jaxmoe.adapters.loramoe import LAYOUT
+from jaxmoe.adapters.tensors import modules_to_tensors
 from jaxmoe.export import extract_adapter, merged
+from jaxmoe.pretrained import read_model_config
 from jaxmoe.language_model import layer_experts
 from jaxmoe.model import balance as balancing
 from jaxmoe.model import cross_entropy, params
@@ -146,7 +148,7 @@ def test_golden_gradients_of_every_tensor(golden):
     run = golden_losses(lm, expected)
     gradient = jax.grad(lambda trainable: run(trainable)[0])(lm.weights.trainable)
     unpacked = unpack(convert.flatten(gradient), lm.experts, lm.balance, lm.config)
-    tensors = modules_to_tensors(LORAMOE, unpacked)
+    tensors = modules_to_tensors(LAYOUT, unpacked)
     wanted = {k.removeprefix("grad."): expected[k] for k in expected.files if k.startswith("grad.")}
     assert set(tensors) == set(wanted)
     for name, value in wanted.items():
@@ -185,7 +187,7 @@ def test_golden_folder_is_written_again_as_it_was(golden, goldens, tmp_path):
 
 def test_bin_alone_and_safetensors_alone_are_read(goldens, tmp_path):
     source = goldens / "loramoe" / "llama" / "adapter"
-    config = ModelConfig.from_hf(json.loads((source.parent / "base" / "config.json").read_text()))
+    config = read_model_config(source.parent / "base")
     adapters = []
     for kept in ("adapter_model.bin", "adapter_model.safetensors"):
         folder = tmp_path / kept

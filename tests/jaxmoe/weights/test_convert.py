@@ -13,12 +13,14 @@ from safetensors.numpy import load_file, save_file
 
 import jaxmoe
 from jaxmoe.export import flat_weights
+from jaxmoe.families import config_from_hf
 from jaxmoe.model import params
 from jaxmoe.model.config import ModelConfig
 from jaxmoe.weights import convert
 from jaxmoe.weights.weight_files import StoredTensor, open_weights
 from tests.tiny_checkpoints import SIZES, padded_batch, torch_logits, write_checkpoint
 
+TINY = ModelConfig(96, 32, 48, 2, 4, 2, 8)
 LOGITS = 1e-4  # float32 logits of size 4, against another library
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 1e4}
@@ -133,7 +135,7 @@ def test_windows_limit_what_is_seen():
     for name in ("qwen2-windows", "qwen3-windows"):
         from transformers import AutoConfig
 
-        config = ModelConfig.from_hf(AutoConfig.for_model(**{**SIZES, **FAMILIES[name]}))
+        config = config_from_hf(AutoConfig.for_model(**{**SIZES, **FAMILIES[name]}).to_dict())
         assert set(config.windows) == {0, 4}
         assert padded_batch()[0].shape[1] > 4
 
@@ -152,7 +154,7 @@ def test_windows_limit_what_is_seen():
 def test_old_config_files_are_read(old, expected):
     if (old.get("rope_scaling") or {}).get("rope_theta", 0) is None:
         old["rope_scaling"] = {k: v for k, v in LLAMA3.items() if k != "rope_theta"}
-    rope = ModelConfig.from_hf({"model_type": "llama", **SIZES, **old}).rope
+    rope = config_from_hf({"model_type": "llama", **SIZES, **old}).rope
     assert (rope.rope_type, rope.rope_theta, rope.factor) == expected
 
 
@@ -176,7 +178,7 @@ def test_a_shard_is_read_slice_by_slice():
         asked.append(tuple((s.start, s.stop) for s in index))
         return whole[index]
 
-    entry = convert.ENTRIES["blocks.mlp.down_proj.kernel"]
+    entry = convert.weight_table(TINY)["blocks.mlp.down_proj.kernel"]
     stored = {entry.name.format(layer): StoredTensor(whole.shape, whole.dtype, read) for layer in range(3)}
     shape = (3, 48, 32)
     mesh = params.make_mesh(data=2, fsdp=2, tensor=2)
@@ -255,9 +257,9 @@ def test_the_table_covers_every_parameter():
     widest = ModelConfig(96, 32, 48, 2, 4, 2, 8, qkv_bias=True, out_bias=True, mlp_bias=True, qk_norm=True)
     for config in (widest, dataclasses.replace(widest, tie_embeddings=True, qk_norm=False)):
         flat = convert.flatten(params.split(params.abstract(config)).frozen)
-        assert set(flat) <= set(convert.ENTRIES)
+        assert set(flat) <= set(convert.weight_table(config))
     flat = convert.flatten(params.split(params.abstract(widest)).frozen)
-    assert set(flat) == set(convert.ENTRIES)
+    assert set(flat) == set(convert.weight_table(widest))
 
 
 def change_tensors(folder, change):

@@ -1,0 +1,78 @@
+"""Model families of Hugging Face: a file each, and a line in `FAMILIES`.
+
+A family is a dataclass of the keys in its config.json (`jaxmoe.families.hf_config`). It sets the switches of the
+decoder's block: biases, norms on the heads, windows. To add one, write its file and name its class below; if it
+needs a switch that the block lacks, add that to `jaxmoe.model.config.ModelConfig` and `jaxmoe.model.layers`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from jaxmoe.families.hf_config import HfConfig
+from jaxmoe.families.llama import Llama
+from jaxmoe.families.mistral import Mistral
+from jaxmoe.families.qwen2 import Qwen2
+from jaxmoe.families.qwen3 import Qwen3
+from jaxmoe.json_files import parse
+from jaxmoe.model.config import ModelConfig
+
+FAMILIES: dict[str, type[HfConfig]] = {
+    family.MODEL_TYPE: family
+    for family in (
+        Llama,
+        Mistral,
+        Qwen2,
+        Qwen3,
+    )
+}
+
+
+def family_of(model_type: object, where: object = "config.json") -> type[HfConfig]:
+    """The family of that `model_type`.
+
+    Args:
+      where: what the name comes from, for the error message.
+    Raises: ValueError, listing those that are known, for any other.
+
+    >>> family_of("qwen2").CLASS_PREFIX
+    'Qwen2'
+    """
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise ValueError(f"model_type must be one of {', '.join(FAMILIES)}; got {model_type!r} in {where}")
+    return FAMILIES[model_type]
+
+
+def config_from_hf(json_config: Mapping[str, object], where: object = "config.json") -> ModelConfig:
+    """The decoder that a config.json describes, in the old or the new form of its rotary settings.
+
+    Args:
+      json_config: the object in the file, or `to_dict()` of a transformers config.
+      where: the file's name, for error messages.
+    Raises: ValueError, in one line, for a family, activation or position scaling that the decoder lacks, and
+      for values that do not fit.
+
+    >>> config_from_hf({"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4}).head_dim
+    16
+    """
+    read = parse(family_of(json_config.get("model_type"), where), json_config, where)
+    try:
+        return read.to_model()
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def config_to_hf(model: ModelConfig) -> dict[str, object]:
+    """The object for config.json; transformers rebuilds the same model from it.
+
+    Raises: ValueError for a switch that the model's family cannot express, such as `qk_norm` in a Llama.
+    """
+    written = family_of(model.family, "model.family").to_hf(model)
+    again = config_from_hf(written)
+    if not any(model.windows):
+        again = dataclasses.replace(again, windows=model.windows)
+    if lost := [f.name for f in dataclasses.fields(model) if getattr(again, f.name) != getattr(model, f.name)]:
+        settings = ", ".join(f"{name}={getattr(model, name)!r}" for name in lost)
+        raise ValueError(
+            f"the family {model.family} of transformers cannot express {settings}; name another in model.family"
+        )
+    return written

@@ -1,0 +1,157 @@
+"""What the config.json of every Llama-like family has in common, as `ModelConfig` and back.
+
+A family is a subclass: it adds its own keys with their defaults, and says which switches of the block they set.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from jaxmoe.families.rope import rope_from_hf, rope_to_hf
+from jaxmoe.model.config import ModelConfig
+
+# Bounds keep a damaged file from asking for a billion layers; no released model comes near them.
+Size = Annotated[int, Field(ge=1, le=1 << 31)]
+Layers = Annotated[int, Field(ge=1, le=1 << 12)]
+TokenId = Annotated[int, Field(ge=-1, lt=1 << 31)]
+LayerType = Literal["full_attention", "sliding_attention"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HfConfig:
+    """Keys that the families share; names and defaults are those of `transformers.LlamaConfig`.
+
+    Attributes:
+      MODEL_TYPE: the value of `model_type` in config.json.
+      CLASS_PREFIX: how transformers' classes begin: Llama for LlamaForCausalLM.
+      WEIGHT_NAMES: by path in the parameter tree, the name in the checkpoint, {} for the layer; only where it
+        differs from Llama's (`jaxmoe.weights.convert`).
+    """
+
+    MODEL_TYPE: ClassVar[str]
+    CLASS_PREFIX: ClassVar[str]
+    WEIGHT_NAMES: ClassVar[Mapping[str, str]] = {}
+
+    vocab_size: Size = 32000
+    hidden_size: Size = 4096
+    intermediate_size: Size = 11008
+    num_hidden_layers: Layers = 32
+    num_attention_heads: Size = 32
+    num_key_value_heads: Size | None = None
+    head_dim: Size | None = None
+    hidden_act: Literal["silu", "swish"] = "silu"
+    max_position_embeddings: Size = 2048
+    rms_norm_eps: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-6
+    tie_word_embeddings: bool = False
+    rope_parameters: dict[str, object] | None = None
+    rope_scaling: dict[str, object] | None = None
+    rope_theta: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    partial_rotary_factor: float | None = None
+    bos_token_id: TokenId | None = None
+    eos_token_id: TokenId | tuple[TokenId, ...] | None = None
+    pad_token_id: TokenId | None = None
+
+    def to_model(self) -> ModelConfig:
+        """The decoder that the file describes.
+
+        Raises: ValueError for sizes that do not fit each other, and for a position scaling that the decoder
+          lacks.
+        """
+        if self.partial_rotary_factor not in (None, 1.0):
+            raise ValueError(
+                f"partial_rotary_factor must be 1, all of a head is rotated here; got "
+                f"{self.partial_rotary_factor}"
+            )
+        # as transformers: the older key wins where a file has both
+        given = self.rope_scaling or self.rope_parameters or {}
+        return ModelConfig(
+            family=self.MODEL_TYPE,
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_layers=self.num_hidden_layers,
+            num_heads=self.num_attention_heads,
+            num_kv_heads=self.num_key_value_heads or self.num_attention_heads,
+            head_dim=self.head_dim or self.hidden_size // self.num_attention_heads,
+            max_positions=self.max_position_embeddings,
+            norm_eps=self.rms_norm_eps,
+            rope=rope_from_hf(given, self.rope_theta, self.max_position_embeddings),
+            tie_embeddings=self.tie_word_embeddings,
+            bos_token_id=self.bos_token_id,
+            eos_token_id=self.eos_token_id,
+            pad_token_id=self.pad_token_id,
+        )
+
+    @classmethod
+    def own_keys(cls, model: ModelConfig) -> dict[str, object]:
+        """The family's own keys of config.json for a model."""
+        del model
+        return {}
+
+    @classmethod
+    def to_hf(cls, model: ModelConfig) -> dict[str, object]:
+        """The object for config.json; transformers rebuilds the same model from it."""
+        eos = model.eos_token_id
+        return {
+            "architectures": [f"{cls.CLASS_PREFIX}ForCausalLM"],
+            "model_type": cls.MODEL_TYPE,
+            "vocab_size": model.vocab_size,
+            "hidden_size": model.hidden_size,
+            "intermediate_size": model.intermediate_size,
+            "num_hidden_layers": model.num_layers,
+            "num_attention_heads": model.num_heads,
+            "num_key_value_heads": model.num_kv_heads,
+            "head_dim": model.head_dim,
+            "hidden_act": "silu",
+            "max_position_embeddings": model.max_positions,
+            "rms_norm_eps": model.norm_eps,
+            "rope_parameters": rope_to_hf(model.rope),
+            "tie_word_embeddings": model.tie_embeddings,
+            "bos_token_id": model.bos_token_id,
+            "eos_token_id": list(eos) if isinstance(eos, tuple) else eos,
+            "pad_token_id": model.pad_token_id,
+            **cls.own_keys(model),
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WindowedConfig(HfConfig):
+    """A family in which some layers may look back only so far (Qwen2, Qwen3).
+
+    `layer_types` names each layer's kind of attention; where it is missing, layers from `max_window_layers` on
+    have the window.
+    """
+
+    use_sliding_window: bool = False
+    sliding_window: Size | None = 4096
+    max_window_layers: Annotated[int, Field(ge=0)] = 28
+    layer_types: tuple[LayerType, ...] | None = None
+
+    def to_model(self) -> ModelConfig:
+        """The decoder, each layer with its window."""
+        model = super().to_model()
+        kinds = self.layer_types
+        if kinds is not None and len(kinds) != model.num_layers:
+            raise ValueError(
+                f"layer_types must have one entry a layer ({model.num_layers}); got {len(kinds)}"
+            )
+        if not self.use_sliding_window or self.sliding_window is None:
+            return model
+        if kinds is None:
+            slides = [layer >= self.max_window_layers for layer in range(model.num_layers)]
+        else:
+            slides = [kind == "sliding_attention" for kind in kinds]
+        windows = tuple(self.sliding_window if slide else 0 for slide in slides)
+        return dataclasses.replace(model, windows=windows if any(windows) else ())
+
+    @classmethod
+    def own_keys(cls, model: ModelConfig) -> dict[str, object]:
+        """The window, and each layer's kind of attention."""
+        windows = model.windows or (0,) * model.num_layers
+        return {
+            "use_sliding_window": any(windows),
+            "sliding_window": max(windows) or None,
+            "layer_types": ["sliding_attention" if window else "full_attention" for window in windows],
+        }

@@ -1,0 +1,80 @@
+"""JSON files that others wrote: read within bounds, and checked against a dataclass."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+Schema = TypeVar("Schema")
+# The largest that is honestly met are weight indexes of a few MB.
+MAX_JSON_BYTES = 1 << 26
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """Reads a JSON object.
+
+    Args:
+      path: of a file of at most `MAX_JSON_BYTES`.
+    Returns: the object as a dictionary.
+    Raises: ValueError, in one line that names the file, if it is missing, too large, malformed, nested too
+      deeply, or holds anything but an object.
+    """
+    try:
+        if (size := path.stat().st_size) > MAX_JSON_BYTES:
+            raise ValueError(f"{path} has {size:,} bytes; a JSON file here has at most {MAX_JSON_BYTES:,}")
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ValueError(f"{path.parent} has no {path.name}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {_one_line(error)}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object; got a {type(value).__name__}")
+    return value
+
+
+def parse(
+    schema: type[Schema],
+    values: Mapping[str, object],
+    where: object,
+    *,
+    extra: Literal["ignore", "forbid"] = "ignore",
+) -> Schema:
+    """Builds a dataclass from the values of a JSON object.
+
+    Args:
+      schema: dataclass whose fields are converted as pydantic does: lists to tuples, 8.0 to 8 and "8" to 8.
+      where: what the values come from, for the error message.
+      extra: whether keys that the schema lacks are ignored or errors.
+    Raises: ValueError, in one line, for a missing key, a value of the wrong type, or one that the dataclass
+      refuses.
+    """
+    fields = {field.name for field in dataclasses.fields(schema)}  # pyright: ignore[reportArgumentType]
+    if extra == "forbid" and (unknown := sorted(set(values) - fields)):
+        raise ValueError(f"{where}: the key {unknown[0]!r} is not understood here")
+    try:
+        return TypeAdapter(schema).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if first["type"] == "missing":
+            raise ValueError(f"{where} lacks {'.'.join(map(str, first['loc']))!r}") from error
+        key = ".".join(str(part) for part in first["loc"])
+        got = repr(first["input"])
+        got = got if len(got) <= 80 else f"{got[:80]} .."
+        message = _one_line(first["msg"].removeprefix("Value error, "))
+        described = f"{key} is wrong: {message}; got {got}" if key else message
+        raise ValueError(f"{where}: {described}") from error
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())
