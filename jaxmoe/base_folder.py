@@ -29,14 +29,16 @@ def local_folder(base_dir: str | Path, revision: str | None = None) -> Path:
     Args:
       base_dir: a folder, a GGUF file, a named model or a hub id (owner/name).
       revision: commit, branch or tag on the hub; the main branch if not given.
-    Returns: a folder with config.json and tokenizer; of a GGUF file it notes where the weights are; of the hub it
-      is named by its commit.
+    Returns: a folder with config.json and tokenizer; of a GGUF file it notes where the weights are; of the
+      hub it is named by its commit.
     Raises: ValueError if it is none of these, or cannot be fetched, and for a revision of what is no hub id.
     """
     folder = Path(base_dir)
     if folder.is_dir() or is_gguf(base_dir):
         if revision is not None:
-            raise ValueError(f"a revision is of a repository on the hub; {base_dir} is none (got {revision!r})")
+            raise ValueError(
+                f"a revision is of a repository on the hub; {base_dir} is none (got {revision!r})"
+            )
         return folder if folder.is_dir() else _folder_of_gguf(base_dir)
     if not is_hub_id(base_dir):
         raise ValueError(

@@ -56,8 +56,8 @@ class LanguageModel:
       weights: definition, trainable and frozen part (`jaxmoe.model.params`).
       dtype: of activations and products.
       source: folder of the base checkpoint, whose tokenizer and generation config are exported again.
-      replaced: names in the checkpoint of base weights that are not the checkpoint's, because an adapter brought
-        others or the vocabulary was resized; an adapter that is saved takes them along.
+      replaced: names in the checkpoint of base weights that are not the checkpoint's, because an adapter
+        brought others or the vocabulary was resized; an adapter that is saved takes them along.
     """
 
     config: ModelConfig

@@ -55,8 +55,8 @@ def load(
       experts: new experts to attach instead of an adapter.
       train: which part of the weights becomes `weights.trainable`.
       seed: of the new experts.
-      resize_vocab: number of tokens, at least the base's, for a tokenizer with more tokens than the base knows;
-        new rows of the embedding and the head are the old ones' mean.
+      resize_vocab: number of tokens, at least the base's, for a tokenizer with more tokens than the base
+        knows; new rows of the embedding and the head are the old ones' mean.
       revision: commit, branch or tag of a base on the hub; `base_revision(lm)` is the commit that was taken.
     Returns: the model, its weights on the mesh.
     Raises: ValueError for a missing or foreign checkpoint, and for damaged, missing, unexpected or wrongly
@@ -110,14 +110,16 @@ def read_model_config(folder: Path) -> ModelConfig:
 
     Args:
       folder: with a config.json.
-    Raises: ValueError, in one line, for a file that is missing or malformed, or of a model that is not known here.
+    Raises: ValueError, in one line, for a file that is missing or malformed, or of a model that is not known
+      here.
     """
     path = folder / "config.json"
     return config_from_hf(base_config(read_json(path)), path)
 
 
 def base_revision(lm: LanguageModel) -> str | None:
-    """The commit of a base that came from the hub, by the snapshot folder it lies in; None for other bases."""
+    """The commit of a base that came from the hub, by the snapshot folder it lies in; None for other "
+    "bases."""
     if lm.source is None or lm.source.parent.name != "snapshots":
         return None
     return lm.source.name
@@ -152,7 +154,7 @@ def assemble(
     if experts is not None:
         flat |= draw_experts(config, experts, shardings, seed, ExpertConstant if adapter else ...)
         if experts.dora and adapter is None:
-            _start_magnitudes(flat)
+            _start_magnitudes(flat, experts, config)
     if adapter is not None:
         for path, array in pack(adapter, config).items():
             flat[path] = convert.place(array.shape, shardings[path], array.__getitem__)
@@ -163,14 +165,14 @@ def assemble(
     )
 
 
-def _start_magnitudes(flat: dict[str, jax.Array]) -> None:
+def _start_magnitudes(flat: dict[str, jax.Array], experts: ExpertConfig, config: ModelConfig) -> None:
     """Gives new DoRA magnitudes their start: the lengths of the kernels' columns, so that nothing changes."""
     for projection in PROJECTIONS:
-        experts = tree_path(projection)
-        if (magnitude := flat.get(f"{experts}.magnitude")) is not None:
-            norms = jax.jit(column_norms)(flat[f"{experts.removesuffix('.experts')}.kernel"])
-            present = jax.numpy.any(flat[f"{experts}.a"] != 0, axis=(1, 2, 3))
-            flat[f"{experts}.magnitude"] = jax.device_put(norms * present[:, None], magnitude.sharding)
+        path = tree_path(projection)
+        if (magnitude := flat.get(f"{path}.magnitude")) is not None:
+            norms = jax.jit(column_norms)(flat[f"{path.removesuffix('.experts')}.kernel"])
+            has_any = np.asarray(experts.layers_with(projection, config.num_layers), np.float32)
+            flat[f"{path}.magnitude"] = jax.device_put(norms * has_any[:, None], magnitude.sharding)
 
 
 def draw_experts(

@@ -1,8 +1,8 @@
 """What an adapter changes in the base model's own weights, beside the experts that it adds.
 
-PEFT folders may bring whole modules (modules_to_save, a resized vocabulary, biases), LoRA on the embedding and
-the head, and new rows for single tokens. All of these are other weights in the same places, so they are applied
-where the checkpoint is read, slice by slice; the model that results has plain weights there.
+PEFT folders may bring whole modules (modules_to_save, a resized vocabulary, biases), LoRA on the embedding
+and the head, and new rows for single tokens. All of these are other weights in the same places, so they are
+applied where the checkpoint is read, slice by slice; the model that results has plain weights there.
 """
 
 import dataclasses
@@ -41,8 +41,8 @@ class TokenRows(NamedTuple):
 class BaseChanges:
     """Changes of base weights, by their names in the checkpoint.
 
-    With a tied head, a change of the embedding's weight itself changes the head too, one of a copy does not: the
-    head is then no longer tied.
+    With a tied head, a change of the embedding's weight itself changes the head too, one of a copy does not:
+    the head is then no longer tied.
 
     Attributes:
       replaced: tensors in place of the base's own; of the embedding and the head they may have another number
@@ -91,8 +91,8 @@ def apply_changes(
         tensors[HEAD] = head
         if head.shape != embedding.shape:
             raise ValueError(
-                f"the adapter {where} leaves {embedding.shape[0]} rows in the embedding and {head.shape[0]} in "
-                "the head: it must bring both, or neither"
+                f"the adapter {where} leaves {embedding.shape[0]} rows in the embedding and {head.shape[0]} "
+                "in the head: it must bring both, or neither"
             )
     model = dataclasses.replace(model, vocab_size=embedding.shape[0], tie_embeddings=head is None)
     return Changed(tensors, model)
@@ -106,7 +106,8 @@ def _replace_others(
         if name in (EMBEDDING, HEAD):
             if len(tensor.shape) != 2 or tensor.shape[1] != model.hidden_size:
                 raise ValueError(
-                    f"{name} in {where} has shape {list(tensor.shape)}; it must have {model.hidden_size} columns"
+                    f"{name} in {where} has shape {list(tensor.shape)}; it must have {model.hidden_size} "
+                    "columns"
                 )
             continue
         if name not in tensors:
@@ -172,8 +173,9 @@ def _with_rows(base: StoredTensor, tokens: TokenRows, where: object) -> StoredTe
     vocab, width = base.shape
     if tokens.rows_ND.shape != (len(tokens.tokens), width) or not all(0 <= t < vocab for t in tokens.tokens):
         raise ValueError(
-            f"{where} trains {len(tokens.tokens)} rows of the embedding, up to {max(tokens.tokens, default=0)}; "
-            f"its tensor is {list(tokens.rows_ND.shape)} and the embedding {vocab} x {width}"
+            f"{where} trains {len(tokens.tokens)} rows of the embedding, up to "
+            f"{max(tokens.tokens, default=0)}; its tensor is {list(tokens.rows_ND.shape)} and the embedding "
+            f"{vocab} x {width}"
         )
 
     def read(index: tuple[slice, ...]) -> np.ndarray:
@@ -189,7 +191,8 @@ def _with_rows(base: StoredTensor, tokens: TokenRows, where: object) -> StoredTe
 
 
 def resized(stored: Mapping[str, StoredTensor], model: ModelConfig, vocab_size: int) -> Changed:
-    """The checkpoint with room for more tokens: new rows of the embedding and the head are the old rows' mean.
+    """The checkpoint with room for more tokens: new rows of the embedding and the head are the old rows'
+    mean.
 
     A new token then starts as the average word, which hardly changes what the model says of the others.
 

@@ -5,8 +5,8 @@
     model.layers.{l}.{module}.mixture.lora_b.weight  [out, E·R]  every expert's B
     model.layers.{l}.{module}.mixture.router.weight  [E, in]     unless every expert always counts in full
 
-Each is the weight of a linear layer, so that programs which know how to spread, quantise or replace linear layers
-do the same with experts. `jaxmoe/weights/hf/modeling_loramoe.py` reads them in transformers.
+Each is the weight of a linear layer, so that programs which know how to spread, quantise or replace linear
+layers do the same with experts. `jaxmoe/weights/hf/modeling_loramoe.py` reads them in transformers.
 """
 
 import dataclasses
@@ -55,7 +55,9 @@ def read_exported(
     """
     values = json_config[EXPORT_KEY]
     if not isinstance(values, dict):
-        raise ValueError(f"{EXPORT_KEY} in config.json of {where} must be an object; got {str(values)[:80]!r}")
+        raise ValueError(
+            f"{EXPORT_KEY} in config.json of {where} must be an object; got {str(values)[:80]!r}"
+        )
     section = parse(_Section, values, f"{where}: {EXPORT_KEY}")
     experts = parse(ExpertConfig, section.experts, f"{where}: {EXPORT_KEY}.experts", extra="forbid")
     balance = parse(BalanceConfig, section.balance, f"{where}: {EXPORT_KEY}.balance", extra="forbid")

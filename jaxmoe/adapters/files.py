@@ -32,12 +32,13 @@ def read_adapter(folder: str | Path, model: ModelConfig) -> Adapter:
     """Reads an adapter folder of any known format, told apart by adapter_config.json.
 
     Args:
-      folder: with adapter_config.json and adapter_model.safetensors or .bin; or one that holds such a folder, as
-        PEFT writes an adapter with a name of its own.
+      folder: with adapter_config.json and adapter_model.safetensors or .bin; or one that holds such a folder,
+        as PEFT writes an adapter with a name of its own.
       model: the base model that the adapter is for.
     Returns: the adapter, its tensors in float32.
-    Raises: ValueError, in one line, for a missing or malformed config, a kind of adapter that is not known here,
-      settings that change what the adapter computes in ways not known here, and tensors that do not fit.
+    Raises: ValueError, in one line, for a missing or malformed config, a kind of adapter that is not known
+      here, settings that change what the adapter computes in ways not known here, and tensors that do not
+      fit.
     """
     found = adapter_folder(Path(folder))
     config = read_json(found / CONFIG_FILE)
@@ -50,8 +51,8 @@ def read_adapter(folder: str | Path, model: ModelConfig) -> Adapter:
     adapter = format.read(AdapterFolder(found, config, open_weights(found, "adapter_model")), model)
     if names := list(adapter.base.names):
         log.warning(
-            "the adapter %s changes weights of the base: %s; they are loaded as part of it and stay as they are "
-            "when experts are trained",
+            "the adapter %s changes weights of the base: %s; they are loaded as part of it and stay as they "
+            "are when experts are trained",
             found,
             some(names, most=3),
         )

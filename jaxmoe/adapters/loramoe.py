@@ -1,7 +1,8 @@
 """The original LoRAMoE's adapter folder, extended where its settings end.
 
-Settings that the original lacks stand in a section `jaxmoe` of adapter_config.json, under a peft_type that the
-original refuses. Weights of the base that differ from its checkpoint lie beside the experts by their own names.
+Settings that the original lacks stand in a section `jaxmoe` of adapter_config.json, under a peft_type that
+the original refuses. Weights of the base that differ from its checkpoint lie beside the experts by their own
+names.
 """
 
 import dataclasses

@@ -39,9 +39,7 @@ from jaxmoe.model.config import PROJECTIONS, ExpertConfig, ModelConfig, matches
 from jaxmoe.weights.weight_files import StoredTensor
 
 PREFIX = "base_model.model."
-LAYOUT = Layout(
-    f"{PREFIX}model.", "lora_A.weight", "lora_B.weight", magnitude="lora_magnitude_vector"
-)
+LAYOUT = Layout(f"{PREFIX}model.", "lora_A.weight", "lora_B.weight", magnitude="lora_magnitude_vector")
 EMBEDDING_MODULE, HEAD_MODULE = EMBEDDING.removesuffix(".weight"), HEAD.removesuffix(".weight")
 # Starts of A and B that leave the base's weights alone; PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA change them.
 PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica")
@@ -84,7 +82,6 @@ _NO_EFFECT = (
     "merge_weights",
     "peft_version",
     "qalora_group_size",
-    "velora_config",
 )
 
 
@@ -165,9 +162,9 @@ def _settings(folder: AdapterFolder) -> _Settings:
     start = read.init_lora_weights
     if isinstance(start, str) and start not in PLAIN_STARTS:
         raise ValueError(
-            f"init_lora_weights={start!r} in {where}: this start changes the base's weights (as PiSSA, OLoRA, CorDA, "
-            "LoftQ and LoRA-GA do), and the folder does not hold them: save the adapter as plain LoRA with PEFT's "
-            "save_pretrained(..., path_initial_model_for_weight_conversion=...)"
+            f"init_lora_weights={start!r} in {where}: this start changes the base's weights (as PiSSA, "
+            "OLoRA, CorDA, LoftQ and LoRA-GA do), and the folder does not hold them: save the adapter as "
+            "plain LoRA with PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...)"
         )
     return read
 
@@ -229,8 +226,8 @@ def _take_base_changes(
     if targets.chosen(EMBEDDING_MODULE):
         if read.use_dora:
             raise ValueError(
-                f"use_dora on embed_tokens in {folder.config_path} is not supported: merge the adapter into its "
-                "base with PEFT"
+                f"use_dora on embed_tokens in {folder.config_path} is not supported: merge the adapter into "
+                "its base with PEFT"
             )
         a_RV, b_DR = (take(EMBEDDING_MODULE, f"lora_embedding_{part}") for part in "AB")
         low_rank[EMBEDDING] = LowRank(b_DR.T, a_RV.T, targets.size(EMBEDDING_MODULE)[1])
@@ -243,6 +240,9 @@ def _take_base_changes(
         for module, rows in _trained_tokens(folder, read).items()
     }
     replaced, copied = _whole_tensors(tensors, read)
+    for saved in read.modules_to_save or ():
+        if not any(_is_saved(name, (saved,)) for name in copied):
+            raise ValueError(f"{folder.path} lacks {saved!r}, which modules_to_save says that it holds")
     return folder._replace(tensors=tensors), BaseChanges(replaced, copied, low_rank, tokens)
 
 
@@ -255,8 +255,8 @@ def _trained_tokens(folder: AdapterFolder, read: _Settings) -> dict[str, tuple[i
         module = next((m for m in (EMBEDDING_MODULE, HEAD_MODULE) if f".{m}".endswith(f".{name}")), None)
         if module is None:
             raise ValueError(
-                f"trainable_token_indices in {folder.config_path} names {name[:80]!r}; there are embed_tokens and "
-                "lm_head"
+                f"trainable_token_indices in {folder.config_path} names {name[:80]!r}; there are "
+                "embed_tokens and lm_head"
             )
         by_module[module] = rows
     return by_module
@@ -271,11 +271,11 @@ def _whole_tensors(
     for full in sorted(tensors):
         if not full.startswith(PREFIX) or ".lora_" in full or ".token_adapter." in full:
             continue
-        if ".original_module." in full or ".modules_to_save." in full:
-            # with a resized vocabulary PEFT writes a copied module three times
-            if ".original_module." in full or full.replace(".modules_to_save", "") in tensors:
-                del tensors[full]
-                continue
+        # with a resized vocabulary PEFT writes a copied module three times
+        twin = ".modules_to_save." in full and full.replace(".modules_to_save", "") in tensors
+        if twin or ".original_module." in full:
+            del tensors[full]
+            continue
         name = full.removeprefix(PREFIX).replace(".modules_to_save", "").replace(".base_layer", "")
         if _is_saved(name, read.modules_to_save or ()):
             copied[name] = tensors.pop(full)

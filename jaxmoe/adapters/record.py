@@ -44,7 +44,7 @@ class Adapter:
     config: ExpertConfig
     balance: BalanceConfig
     modules: dict[str, ModuleExperts]
-    base: BaseChanges = BaseChanges()
+    base: BaseChanges = dataclasses.field(default_factory=BaseChanges)
 
 
 class ModuleSpec(NamedTuple):
@@ -197,8 +197,8 @@ def start_experts_from(adapter: Adapter, given: Sequence[Adapter], model: ModelC
             raise ValueError(f"experts start from plain LoRA adapters; number {number} is a mixture itself")
         if lora.config.dora or lora.base.names:
             raise ValueError(
-                f"adapter {number} does more than add a low-rank product (DoRA, or weights of the base): merge it "
-                "into the base instead"
+                f"adapter {number} does more than add a low-rank product (DoRA, or weights of the base): "
+                "merge it into the base instead"
             )
         if other := sorted(set(lora.modules) - set(specs)):
             raise ValueError(f"adapter {number} has weights where there are no experts: {some(other)}")

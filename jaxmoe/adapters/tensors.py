@@ -81,8 +81,8 @@ class Layout(NamedTuple):
 def check_settings(folder: AdapterFolder, understood: Iterable[str], fixed: Mapping[str, object]) -> None:
     """Makes sure that nothing in adapter_config.json asks for what this code does not do.
 
-    A key that is neither understood nor fixed may stand there if its value says no (null, false, "", [] or {}),
-    as programs write out options of theirs that are off.
+    A key that is neither understood nor fixed may stand there if its value says no (null, false, "", [] or
+    {}), as programs write out options of theirs that are off.
 
     Args:
       understood: keys that the caller reads, or that change nothing.
@@ -95,10 +95,10 @@ def check_settings(folder: AdapterFolder, understood: Iterable[str], fixed: Mapp
             same = value == fixed[key] or not (value or fixed[key])
             if not same:
                 raise ValueError(f"{key} must be {fixed[key]!r}; got {_short(value)} in {folder.config_path}")
-        elif key not in known and value not in (None, False, "", [], {}):
+        elif key not in known and not (value is None or value is False or value in ("", [], {})):
             raise ValueError(
-                f"{key}={_short(value)} in {folder.config_path} is not understood here, and may change what the "
-                "adapter computes: merge the adapter into its base with the program that made it"
+                f"{key}={_short(value)} in {folder.config_path} is not understood here, and may change what "
+                "the adapter computes: merge the adapter into its base with the program that made it"
             )
 
 
@@ -190,8 +190,8 @@ def refuse_base_changes(adapter: Adapter, format: str) -> None:
     """Raises ValueError for an adapter that changes weights of the base, which the format cannot hold."""
     if names := list(adapter.base.names):
         raise ValueError(
-            f"the {format} format holds experts only, and here {some(names, most=3)} differ from the base: use "
-            "format 'hf', 'peft' or 'loramoe'"
+            f"the {format} format holds experts only, and here {some(names, most=3)} differ from the base: "
+            "use format 'hf', 'peft' or 'loramoe'"
         )
 
 

@@ -1,8 +1,9 @@
 """Model families of Hugging Face: a file each, and a line in `FAMILIES`.
 
-A family is a dataclass of the keys in its config.json (`jaxmoe.families.hf_config`). It sets the switches of the
-decoder's block: biases, norms on the heads, windows. To add one, write its file and name its class below; if it
-needs a switch that the block lacks, add that to `jaxmoe.model.config.ModelConfig` and `jaxmoe.model.layers`.
+A family is a dataclass of the keys in its config.json (`jaxmoe.families.hf_config`). It sets the switches of
+the decoder's block: biases, norms on the heads, windows. To add one, write its file and name its class below;
+if it needs a switch that the block lacks, add that to `jaxmoe.model.config.ModelConfig` and
+`jaxmoe.model.layers`.
 """
 
 import dataclasses
@@ -70,9 +71,12 @@ def config_to_hf(model: ModelConfig) -> dict[str, object]:
     again = config_from_hf(written)
     if not any(model.windows):
         again = dataclasses.replace(again, windows=model.windows)
-    if lost := [f.name for f in dataclasses.fields(model) if getattr(again, f.name) != getattr(model, f.name)]:
+    if lost := [
+        f.name for f in dataclasses.fields(model) if getattr(again, f.name) != getattr(model, f.name)
+    ]:
         settings = ", ".join(f"{name}={getattr(model, name)!r}" for name in lost)
         raise ValueError(
-            f"the family {model.family} of transformers cannot express {settings}; name another in model.family"
+            f"the family {model.family} of transformers cannot express {settings}; name another in "
+            "model.family"
         )
     return written

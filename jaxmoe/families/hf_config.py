@@ -1,6 +1,7 @@
 """What the config.json of every Llama-like family has in common, as `ModelConfig` and back.
 
-A family is a subclass: it adds its own keys with their defaults, and says which switches of the block they set.
+A family is a subclass: it adds its own keys with their defaults, and says which switches of the block they
+set.
 """
 
 import dataclasses
@@ -120,8 +121,8 @@ class HfConfig:
 class WindowedConfig(HfConfig):
     """A family in which some layers may look back only so far (Qwen2, Qwen3).
 
-    `layer_types` names each layer's kind of attention; where it is missing, layers from `max_window_layers` on
-    have the window.
+    `layer_types` names each layer's kind of attention; where it is missing, layers from `max_window_layers`
+    on have the window.
     """
 
     use_sliding_window: bool = False

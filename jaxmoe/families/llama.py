@@ -22,9 +22,7 @@ class Llama(HfConfig):
     def to_model(self) -> ModelConfig:
         """The decoder, with biases where the file has them."""
         bias = self.attention_bias
-        return dataclasses.replace(
-            super().to_model(), qkv_bias=bias, out_bias=bias, mlp_bias=self.mlp_bias
-        )
+        return dataclasses.replace(super().to_model(), qkv_bias=bias, out_bias=bias, mlp_bias=self.mlp_bias)
 
     @classmethod
     def own_keys(cls, model: ModelConfig) -> dict[str, object]:

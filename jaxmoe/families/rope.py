@@ -47,9 +47,7 @@ class _RopeParameters:
     truncate: bool | None = None
 
 
-def rope_from_hf(
-    parameters: Mapping[str, object], theta: float | None, max_positions: int
-) -> RopeConfig:
+def rope_from_hf(parameters: Mapping[str, object], theta: float | None, max_positions: int) -> RopeConfig:
     """Reads `rope_parameters` or the older `rope_scaling`.
 
     Args:

@@ -37,8 +37,8 @@ class RopeConfig:
     def __post_init__(self) -> None:
         if self.rope_type in ("llama3", "yarn") and self.original_max_position_embeddings is None:
             raise ValueError(
-                f"rope_type {self.rope_type} needs original_max_position_embeddings, the context length before "
-                "its extension; got none (model.rope in the config)"
+                f"rope_type {self.rope_type} needs original_max_position_embeddings, the context length "
+                "before its extension; got none (model.rope in the config)"
             )
 
 
@@ -109,8 +109,8 @@ class ExpertConfig:
       dropout_mask: one mask shared by the experts of a projection, or one drawn for each expert as the
         paper's code does.
       shared_a: one A for all experts of a projection (HydraLoRA).
-      dora: weight-decomposed LoRA (arXiv:2402.09353): each column of W0 + scale · A B is brought to a length of
-        its own, which is trained too; for one expert without a router.
+      dora: weight-decomposed LoRA (arXiv:2402.09353): each column of W0 + scale · A B is brought to a length
+        of its own, which is trained too; for one expert without a router.
     """
 
     num_experts: int | tuple[int, ...] = 6
@@ -195,11 +195,11 @@ class ExpertConfig:
 def matches(pattern: str, name: str) -> bool:
     """Whether a regular expression matches all of a module's name.
 
-    Raises: ValueError for a malformed expression, and for one that has not decided within a second: adapter
+    Raises: ValueError for a malformed expression, and for one that has not decided within seconds: adapter
       files of strangers bring such expressions.
     """
     try:
-        return regex.fullmatch(pattern, name, timeout=1.0) is not None
+        return regex.fullmatch(pattern, name, timeout=0.5) is not None
     except (regex.error, RecursionError, OverflowError) as error:
         raise ValueError(f"{pattern[:80]!r} is no regular expression for module names: {error}") from error
     except TimeoutError as error:

@@ -177,7 +177,8 @@ class Linear(nnx.Module):
         return out if self.bias is None else out + self.bias[...][None, None, :].astype(x_BTI.dtype)
 
     def combine(self, out_BTO: Array, delta_BTO: Array) -> Array:
-        """The frozen part's output with the experts'; with DoRA both are scaled by output, the bias is not."""
+        """The frozen part's output with the experts'; with DoRA both are scaled by output, but not
+        the bias."""
         experts = self.experts
         if experts is None or experts.magnitude is None:
             return out_BTO + delta_BTO

@@ -65,9 +65,9 @@ class LoraExperts(nnx.Module):
 
     Layers with fewer experts or a smaller rank are padded: a padded rank has A = B = 0 and so stays 0, a
     padded expert's logit is `router.ABSENT`. B starts at 0, so that a new adapter changes nothing; A and
-    the router start Kaiming uniform with a = √5, that is uniform within ±1/√I. With DoRA the magnitudes start as
-    the lengths of the frozen kernel's columns (0 where the kernel is only a shape), and are 0 in layers without
-    experts.
+    the router start Kaiming uniform with a = √5, that is uniform within ±1/√I. With DoRA the magnitudes start
+    as the lengths of the frozen kernel's columns (0 where no kernel is given, or only its shape), and are 0
+    in layers without experts.
     """
 
     def __init__(
@@ -76,9 +76,9 @@ class LoraExperts(nnx.Module):
         axes: tuple[str, str],
         config: ExpertConfig,
         present: Sequence[bool],
-        kernel: Array | jax.ShapeDtypeStruct,
         *,
         rngs: nnx.Rngs,
+        kernel: Array | jax.ShapeDtypeStruct | None = None,
     ):
         (in_features, out_features), (in_axis, out_axis) = shape, axes
         layers = len(present)
@@ -106,16 +106,20 @@ class LoraExperts(nnx.Module):
         )
         scales = np.array([config.scale(r) for r in self.ranks], np.float32)
         self.scale = ExpertConstant(jnp.asarray(scales), axes=("layer",))
-        self.magnitude = None
-        if config.dora:
-            known = isinstance(kernel, jax.Array)
-            norms = column_norms(kernel) if known else jnp.zeros((layers, out_features))
-            self.magnitude = ExpertParam(norms * jnp.asarray(counts > 0)[:, None], axes=("layer", out_axis))
+        self.magnitude = _magnitude(kernel, counts, out_features, out_axis) if config.dora else None
         self.present = (
             None
             if (counts == experts).all()
             else ExpertConstant(jnp.asarray(np.arange(experts) < counts[:, None]), axes=("layer", "expert"))
         )
+
+
+def _magnitude(
+    kernel: Array | jax.ShapeDtypeStruct | None, counts: np.ndarray, out_features: int, axis: str
+) -> ExpertParam:
+    known = isinstance(kernel, jax.Array)
+    norms = column_norms(kernel) if known else jnp.zeros((len(counts), out_features))
+    return ExpertParam(norms * jnp.asarray(counts > 0, jnp.float32)[:, None], axes=("layer", axis))
 
 
 class ExpertOutput(NamedTuple):

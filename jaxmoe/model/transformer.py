@@ -145,5 +145,5 @@ def attach_experts(model: Decoder, config: ExpertConfig, *, rngs: nnx.Rngs) -> N
         present = config.layers_with(name, layers)
         if any(present):
             linear.experts = LoraExperts(
-                linear.shape, linear.axes, config, present, linear.kernel[...], rngs=rngs
+                linear.shape, linear.axes, config, present, rngs=rngs, kernel=linear.kernel.get_raw_value()
             )

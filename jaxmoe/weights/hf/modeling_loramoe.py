@@ -6,8 +6,9 @@ projections that carry experts are replaced, by
 
     o = W0 x + scale · Σᵢ ωᵢ Bᵢ Aᵢ x,   ω = route(W_g x)
 
-vLLM and SGLang build `AutoModel` and put linear layers of their own in place of every `nn.Linear`. So the experts
-are linear layers in a module that is none itself, and `base_model_tp_plan` says how each is split over devices.
+vLLM and SGLang build `AutoModel` and put linear layers of their own in place of every `nn.Linear`. So the
+experts are linear layers in a module that is none itself, and `base_model_tp_plan` says how each is split
+over devices.
 
 For inference: experts have no dropout here, and the balancing losses of training are not computed.
 """
@@ -77,7 +78,8 @@ _CLASSES: dict[tuple[type, tuple[str, ...]], type] = {}
 def _class_of_its_own(parent: nn.Module, names: tuple[str, ...]) -> type:
     """A subclass for modules with experts at these projections.
 
-    Serving programs look at one module of a class and fuse the projections of all: a layer with experts must not
+    Serving programs look at one module of a class and fuse the projections of all: a layer with experts must
+      not
     be of the same class as one without.
     """
     key = (type(parent), names)
@@ -104,9 +106,9 @@ def add_experts(decoder: nn.Module, config) -> None:
 def experts_tp_plan(config) -> dict[str, str]:
     """How the experts are split where their projection is.
 
-    Where the projection splits its output, so does B, and A and the router are on every device; where it splits its
-    input, A and the router do too, and B is on every device. "replicated_with_grad_allreduce" is what replicated
-    layers are called in transformers; servers take it for "replicate".
+    Where the projection splits its output, so does B, and A and the router are on every device; where it
+    splits its input, A and the router do too, and B is on every device. "replicated_with_grad_allreduce" is
+    what replicated layers are called in transformers; servers take it for "replicate".
     """
     whole = "replicated_with_grad_allreduce"
     plan = {}
@@ -116,7 +118,7 @@ def experts_tp_plan(config) -> dict[str, str]:
         style = LlamaConfig.base_model_tp_plan[place]
         inner = ("rowwise", "rowwise", whole) if style == "rowwise" else (whole, whole, style)
         plan[f"{place}.base_layer"] = style
-        for layer, layer_style in zip(("lora_a", "router", "lora_b"), inner):
+        for layer, layer_style in zip(("lora_a", "router", "lora_b"), inner, strict=True):
             if layer != "router" or config.loramoe["routing"] != "none":
                 plan[f"{place}.mixture.{layer}"] = layer_style
     return plan
