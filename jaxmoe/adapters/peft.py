@@ -232,9 +232,9 @@ def _take_base_changes(
         a_RV, b_DR = (take(EMBEDDING_MODULE, f"lora_embedding_{part}") for part in "AB")
         low_rank[EMBEDDING] = LowRank(b_DR.T, a_RV.T, targets.size(EMBEDDING_MODULE)[1])
     if targets.chosen(HEAD_MODULE) or tied:
-        pair = (take(HEAD_MODULE, f"lora_{part}.weight") for part in "AB")
+        a_RD, b_VR = (take(HEAD_MODULE, f"lora_{part}.weight") for part in "AB")
         magnitude = take(HEAD_MODULE, "lora_magnitude_vector") if read.use_dora else None
-        low_rank[HEAD] = LowRank(*pair, targets.size(HEAD_MODULE)[1], magnitude)
+        low_rank[HEAD] = LowRank(a_RD, b_VR, targets.size(HEAD_MODULE)[1], magnitude)
     tokens = {
         f"{module}.weight": TokenRows(rows, take(module, "token_adapter.trainable_tokens_delta"))
         for module, rows in _trained_tokens(folder, read).items()

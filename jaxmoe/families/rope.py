@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from jaxmoe.json_files import parse
-from jaxmoe.model.config import ROPE_KINDS, RopeConfig, RopeKind
+from jaxmoe.model.config import RopeConfig, RopeKind
 
 DEFAULT_THETA = 10000.0
 # What each kind of scaling is described by, beside rope_type and rope_theta.
@@ -34,6 +34,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class _RopeParameters:
     """`rope_parameters` as transformers 5 writes them; null is the same as a key left out."""
 
+    rope_type: RopeKind = "default"
     rope_theta: Positive | None = None
     factor: Positive | None = None
     original_max_position_embeddings: Annotated[int, Field(ge=1, le=1 << 31)] | None = None
@@ -57,15 +58,13 @@ def rope_from_hf(parameters: Mapping[str, object], theta: float | None, max_posi
     Raises: ValueError for a kind of scaling that the decoder lacks, and for settings that it cannot mean.
     """
     found = parameters.get("rope_type") or parameters.get("type") or "default"
-    kind = next((k for k in ROPE_KINDS if k == found), None)
-    if kind is None:
-        raise ValueError(f"rope_type must be one of {', '.join(ROPE_KINDS)}; got {found!r}")
     if parameters.get("partial_rotary_factor") not in (None, 1, 1.0):
         raise ValueError(
             f"partial_rotary_factor must be 1, all of a head is rotated here; got "
             f"{parameters['partial_rotary_factor']!r}"
         )
-    read = parse(_RopeParameters, parameters, "rope_parameters")
+    read = parse(_RopeParameters, {**parameters, "rope_type": found}, "rope_parameters")
+    kind = read.rope_type
     given = {k: v for k, v in dataclasses.asdict(read).items() if v is not None}
     needed = [k for k in ("factor", "low_freq_factor", "high_freq_factor") if k in KEYS[kind]]
     if lacking := [k for k in needed if k not in given]:

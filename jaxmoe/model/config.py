@@ -5,7 +5,7 @@
 
 import dataclasses
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import regex
 
@@ -13,7 +13,6 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
 RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn"]
-ROPE_KINDS: tuple[RopeKind, ...] = get_args(RopeKind)
 Routing = Literal["dense", "top_k", "top_p", "none"]
 
 

@@ -115,7 +115,7 @@ def experts_tp_plan(config) -> dict[str, str]:
     for name in config.loramoe["modules"]:
         _, _, part, projection = name.split(".")
         place = f"layers.*.{part}.{projection}"
-        style = LlamaConfig.base_model_tp_plan[place]
+        style = (LlamaConfig.base_model_tp_plan or {})[place]
         inner = ("rowwise", "rowwise", whole) if style == "rowwise" else (whole, whole, style)
         plan[f"{place}.base_layer"] = style
         for layer, layer_style in zip(("lora_a", "router", "lora_b"), inner, strict=True):
@@ -130,7 +130,7 @@ class LlamaLoraMoeConfig(LlamaConfig):
     @property
     def base_model_tp_plan(self) -> dict[str, str]:
         """The experts first: servers take the first entry whose name a module's begins with."""
-        return {**experts_tp_plan(self), **LlamaConfig.base_model_tp_plan}
+        return {**experts_tp_plan(self), **(LlamaConfig.base_model_tp_plan or {})}
 
 
 class LlamaLoraMoeModel(LlamaModel):

@@ -1,0 +1,231 @@
+"""Families: config.json as transformers reads it, both ways; what is not known is refused in one line."""
+
+import dataclasses
+from typing import get_args
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoConfig
+
+import jaxmoe.families as families
+from jaxmoe.families import FAMILIES, config_from_hf, config_to_hf, family_of
+from jaxmoe.model.config import ModelConfig, RopeConfig
+from tests.tiny_checkpoints import SIZES
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}
+
+
+def ours(theirs):
+    """The parts of a transformers config that the decoder is made of."""
+    window = getattr(theirs, "sliding_window", None) or 0
+    kinds = getattr(theirs, "layer_types", None) or ["sliding_attention"] * theirs.num_hidden_layers
+    windows = tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
+    rope = theirs.rope_parameters
+    heads = theirs.num_attention_heads
+    return {
+        "vocab_size": theirs.vocab_size,
+        "hidden_size": theirs.hidden_size,
+        "intermediate_size": theirs.intermediate_size,
+        "num_layers": theirs.num_hidden_layers,
+        "num_heads": heads,
+        "num_kv_heads": theirs.num_key_value_heads or heads,
+        "head_dim": getattr(theirs, "head_dim", None) or theirs.hidden_size // heads,
+        "max_positions": theirs.max_position_embeddings,
+        "norm_eps": theirs.rms_norm_eps,
+        "tie_embeddings": bool(theirs.tie_word_embeddings),
+        "windows": windows if any(windows) else (),
+        "bos_token_id": theirs.bos_token_id,
+        "eos_token_id": theirs.eos_token_id,
+        "pad_token_id": theirs.pad_token_id,
+        "rope_type": rope["rope_type"],
+        "rope_theta": rope["rope_theta"],
+        "original": rope.get("original_max_position_embeddings"),
+    }
+
+
+def flat(config: ModelConfig):
+    rope = config.rope
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return values | {
+        "rope_type": rope.rope_type,
+        "rope_theta": rope.rope_theta,
+        "original": rope.original_max_position_embeddings,
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_keys_that_a_file_leaves_out_mean_what_they_mean_in_transformers(family):
+    config = config_from_hf({"model_type": family})
+    wanted = ours(AutoConfig.for_model(family))
+    assert {key: flat(config)[key] for key in wanted} == wanted
+
+
+OLD_ROPE = [
+    {},
+    {"rope_theta": 5e5},
+    {"rope_scaling": None, "rope_theta": 2e4},
+    {"rope_theta": 1e5, "rope_scaling": {"type": "linear", "factor": 4.0}},
+    {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+    {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, "rope_theta": 3.0},
+    {"rope_parameters": YARN, "max_position_embeddings": 99},
+    {"rope_parameters": {"rope_theta": 7e3}, "rope_scaling": {"type": "yarn", "factor": 2.0}},
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    family=st.sampled_from(sorted(FAMILIES)),
+    rope=st.sampled_from(OLD_ROPE),
+    heads=st.sampled_from([(4, 2), (4, 4), (8, None)]),
+    head_dim=st.sampled_from([None, 8, 16]),
+    window=st.sampled_from([{}, {"sliding_window": None}, {"sliding_window": 7}]),
+    sliding=st.sampled_from(
+        [
+            {},
+            {"use_sliding_window": True},
+            {"use_sliding_window": True, "max_window_layers": 1},
+            {"use_sliding_window": True, "layer_types": ["sliding_attention", "full_attention"]},
+            {"use_sliding_window": False, "layer_types": ["sliding_attention", "full_attention"]},
+        ]
+    ),
+    eos=st.sampled_from([None, 2, [2, 7]]),
+    tied=st.booleans(),
+)
+def test_a_file_is_read_as_transformers_reads_it(family, rope, heads, head_dim, window, sliding, eos, tied):
+    file = {
+        "model_type": family,
+        **SIZES,
+        **rope,
+        **window,
+        "num_attention_heads": heads[0],
+        "num_key_value_heads": heads[1],
+        "eos_token_id": eos,
+        "tie_word_embeddings": tied,
+    }
+    if family == "mistral":  # whose config in transformers takes no null here
+        file["num_key_value_heads"] = heads[1] or 8
+    if head_dim is not None:
+        file["head_dim"] = head_dim
+    if family.startswith("qwen"):
+        file |= sliding
+    config = config_from_hf(file)
+    wanted = ours(AutoConfig.for_model(**{k: dict(v) if isinstance(v, dict) else v for k, v in file.items()}))
+    if family == "llama":
+        wanted["windows"] = ()  # Llama has none, whatever its file says
+    if isinstance(eos, list):
+        wanted["eos_token_id"] = tuple(eos)
+    assert {key: flat(config)[key] for key in wanted} == wanted
+    assert config_from_hf(config_to_hf(config)) == config
+
+
+def test_switches_of_the_block():
+    sizes = {k: v for k, v in SIZES.items() if k != "initializer_range"}
+    llama = config_from_hf({"model_type": "llama", **sizes, "attention_bias": True, "mlp_bias": True})
+    assert (llama.qkv_bias, llama.out_bias, llama.mlp_bias, llama.qk_norm) == (True, True, True, False)
+    # keys of other families change nothing
+    mistral = config_from_hf({"model_type": "mistral", **sizes, "attention_bias": True, "mlp_bias": True})
+    assert (mistral.qkv_bias, mistral.out_bias, mistral.mlp_bias) == (False, False, False)
+    qwen2 = config_from_hf({"model_type": "qwen2", **sizes, "attention_bias": False})
+    assert (qwen2.qkv_bias, qwen2.out_bias, qwen2.qk_norm) == (True, False, False)
+    qwen3 = config_from_hf({"model_type": "qwen3", **sizes, "attention_bias": True})
+    assert (qwen3.qkv_bias, qwen3.out_bias, qwen3.qk_norm) == (True, True, True)
+
+
+def test_an_unknown_family_is_refused_with_those_that_are_known():
+    known = "llama, mistral, qwen2, qwen3"
+    for unknown in ("gemma", None, 7, [], {"a": 1}):
+        with pytest.raises(ValueError, match=f"model_type must be one of {known}; got ") as caught:
+            config_from_hf({"model_type": unknown}, "x/config.json")
+        assert str(caught.value).endswith("in x/config.json")
+    with pytest.raises(ValueError, match=f"one of {known}; got 'gemma' in model.family"):
+        config_to_hf(ModelConfig(96, 32, 48, 2, 4, 2, 8, family="gemma"))
+
+
+def test_a_family_names_its_classes_and_the_weights_that_differ():
+    import transformers
+
+    for name, family in FAMILIES.items():
+        assert name == family.MODEL_TYPE
+        theirs = getattr(transformers, f"{family.CLASS_PREFIX}Config")
+        assert theirs.model_type == name
+    assert family_of("llama") is FAMILIES["llama"]
+    assert families.__doc__
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_act": "gelu"}, "hidden_act is wrong: Input should be 'silu' or 'swish'; got 'gelu'"),
+        (
+            {"rope_parameters": {"rope_type": "longrope"}},
+            "rope_type is wrong: .*'default', 'linear'.*'longrope'",
+        ),
+        ({"rope_scaling": {"type": "linear"}}, "rope_type linear needs factor; got none"),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "factor": 2.0}},
+            "needs low_freq_factor, high_freq_factor",
+        ),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor must be 1"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor must be 1"),
+        ({"rope_parameters": {"factor": "x"}}, "rope_parameters: factor is wrong"),
+        ({"rope_theta": -1.0}, "rope_theta is wrong: .*greater than 0"),
+        ({"vocab_size": "many"}, "vocab_size is wrong"),
+        ({"num_hidden_layers": 10**20}, "num_hidden_layers is wrong"),
+        ({"num_hidden_layers": -3}, "num_hidden_layers is wrong"),
+        ({"num_attention_heads": 0}, "num_attention_heads is wrong"),
+        ({"num_key_value_heads": 3}, "num_kv_heads must divide num_heads"),
+        ({"hidden_size": 2}, "head_dim must be at least 1"),
+        ({"rms_norm_eps": float("inf")}, "rms_norm_eps is wrong"),
+        ({"eos_token_id": {"a": 1}}, "eos_token_id"),
+        ({"tie_word_embeddings": "perhaps"}, "tie_word_embeddings is wrong"),
+    ],
+    ids=str,
+)
+def test_values_that_cannot_be_are_refused_in_one_line(changes, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        config_from_hf({"model_type": "llama", **SIZES, **changes}, "x/config.json")
+    assert str(caught.value).startswith("x/config.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_kinds_of_attention_that_the_decoder_lacks_are_refused():
+    file = {"model_type": "qwen3", **SIZES, "use_sliding_window": True}
+    with pytest.raises(ValueError, match="layer_types"):
+        config_from_hf(file | {"layer_types": ["linear_attention", "full_attention"]})
+    with pytest.raises(ValueError, match=r"layer_types must have one entry a layer \(2\); got 1"):
+        config_from_hf(file | {"layer_types": ["full_attention"]})
+
+
+@pytest.mark.parametrize(
+    ("family", "switch"),
+    [
+        ("llama", {"qk_norm": True}),
+        ("llama", {"windows": (4, 4)}),
+        ("llama", {"qkv_bias": True}),  # Llama's bias is on all four projections
+        ("mistral", {"windows": (4, 0)}),
+        ("mistral", {"mlp_bias": True}),
+        ("qwen2", {"qkv_bias": False}),
+        ("qwen3", {"qk_norm": False}),
+    ],
+    ids=str,
+)
+def test_a_model_that_its_family_cannot_express_is_not_written(family, switch):
+    """transformers would build another model from the file."""
+    config = dataclasses.replace(
+        config_from_hf({"model_type": family, **SIZES, "sliding_window": None}), **switch
+    )
+    with pytest.raises(
+        ValueError, match=f"the family {family} of transformers cannot express {next(iter(switch))}"
+    ):
+        config_to_hf(config)
+
+
+def test_scaled_rope_needs_its_original_length():
+    for kind in ("llama3", "yarn"):
+        with pytest.raises(ValueError, match=f"rope_type {kind} needs original_max_position_embeddings"):
+            RopeConfig(kind, factor=2.0)
+    kinds = get_args(RopeConfig.__annotations__["rope_type"])
+    assert {*kinds} == {"default", "linear", "dynamic", "llama3", "yarn"}
+    np.testing.assert_equal(RopeConfig().rope_theta, 10000.0)
