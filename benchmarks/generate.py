@@ -20,6 +20,7 @@ if hasattr(os, "sched_setaffinity"):  # XLA makes as many threads as it may run 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
+from jaxmoe.families import config_to_hf  # noqa: E402
 from jaxmoe.language_model import LanguageModel  # noqa: E402
 from jaxmoe.model import params  # noqa: E402
 from jaxmoe.model.config import ExpertConfig, ModelConfig  # noqa: E402
@@ -58,7 +59,7 @@ def transformers_sampler() -> Callable[[np.ndarray], np.ndarray]:
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
     config = LlamaConfig(
-        **{k: v for k, v in MODEL.to_hf().items() if k not in ("architectures", "model_type")}
+        **{k: v for k, v in config_to_hf(MODEL).items() if k not in ("architectures", "model_type")}
         | {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
     )
     model = LlamaForCausalLM(config).eval()
