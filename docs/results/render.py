@@ -6,6 +6,7 @@ pages to the files. The pages of the studies come from the code that makes their
 
 import json
 import re
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 GIB = 1 << 30
+PROVENANCE = runpy.run_path(str(HERE / "provenance.py"))
 
 
 def read(name: str) -> Any:
@@ -226,9 +228,17 @@ def pages() -> list[Path]:
 def rendered(text: str) -> str:
     """A page with all of its results written anew.
 
+    Results that today's code did not give say so (`provenance.py`).
+
     Raises: KeyError for a place that names no results.
     """
-    return PLACE.sub(lambda place: f"{place[1]}{TABLES[place[2]]()}\n{place[3]}", text)
+
+    def written(place: re.Match[str]) -> str:
+        name = place[2].removeprefix("docs/results/").removesuffix(" in short")
+        stale = PROVENANCE["notes"](name)
+        return f"{place[1]}{TABLES[place[2]]()}\n" + (f"\n{stale}\n" if stale else "") + place[3]
+
+    return PLACE.sub(written, text)
 
 
 if __name__ == "__main__":
