@@ -20,6 +20,7 @@ from jaxmoe.model import params
 from jaxmoe.model.config import PROJECTIONS
 from jaxmoe.model.layers import as_array
 from jaxmoe.model.shapes import Array
+from jaxmoe.text.stop_tokens import as_ids, stop_tokens
 from jaxmoe.tokenizer import save_tokenizer
 from jaxmoe.weights import convert
 from jaxmoe.weights.convert import CheckpointTensor, checkpoint_tensors, weight_table
@@ -187,7 +188,7 @@ def _write_model(
         for name in TOKENIZER_FILES:
             if (lm.source / name).is_file():
                 shutil.copy(lm.source / name, folder / name)
-    _write_generation_config(lm, folder)
+    _write_generation_config(lm, folder, tokenizer)
 
 
 def _entry_points(family: type[HfConfig]) -> dict[str, object]:
@@ -213,13 +214,19 @@ def _host_tensor(name: str, array: np.ndarray) -> CheckpointTensor:
     return CheckpointTensor(name, whole.shape, whole.dtype, lambda: whole)
 
 
-def _write_generation_config(lm: LanguageModel, folder: Path) -> None:
-    """The base's own, else one with the model's special tokens, so that generation ends where it should."""
-    if lm.source is not None and (lm.source / "generation_config.json").is_file():
-        shutil.copy(lm.source / "generation_config.json", folder / "generation_config.json")
-        return
-    config = config_to_hf(lm.config)
-    names = ("bos_token_id", "eos_token_id", "pad_token_id")
-    tokens = {name: config[name] for name in names if config[name] is not None}
-    text = json.dumps({"_from_model_config": True, **tokens}, indent=2)
+def _write_generation_config(
+    lm: LanguageModel, folder: Path, tokenizer: "PreTrainedTokenizerBase | None"
+) -> None:
+    """The base's own, else one with the model's special tokens; with every token that ends an answer, so that
+    other programs stop where ours do."""
+    base = None if lm.source is None else lm.source / "generation_config.json"
+    if base is not None and base.is_file():
+        settings = json.loads(base.read_text(encoding="utf-8"))
+    else:
+        given = {"bos_token_id": lm.config.bos_token_id, "pad_token_id": lm.config.pad_token_id}
+        settings = {"_from_model_config": True} | {k: v for k, v in given.items() if v is not None}
+    ends = lm.stop_tokens if tokenizer is None else stop_tokens(tokenizer, lm.stop_tokens)
+    if ends and {*ends} != {*as_ids(settings.get("eos_token_id"))}:
+        settings["eos_token_id"] = list(ends) if len(ends) > 1 else ends[0]
+    text = json.dumps(settings, indent=2)
     (folder / "generation_config.json").write_text(text, encoding="utf-8")

@@ -39,6 +39,24 @@ def layer_experts(model: Decoder) -> dict[str, tuple[int, ...]]:
     }
 
 
+def check_ids(tokens_BT: np.ndarray, mask_BT: np.ndarray, vocab_size: int) -> None:
+    """Refuses ids that the embedding has no row for: on a device they would silently read another row.
+
+    Args:
+      tokens_BT: token ids.
+      mask_BT: 1 for real tokens; the others may be anything.
+    Raises: ValueError, naming the first such id and its place.
+    """
+    outside = (mask_BT > 0) & ((tokens_BT < 0) | (tokens_BT >= vocab_size))
+    if outside.any():
+        row, place = (int(i) for i in np.argwhere(outside)[0])
+        raise ValueError(
+            f"token ids must lie between 0 and {vocab_size - 1}, the vocabulary's last; got "
+            f"{int(tokens_BT[row, place])} at [{row}, {place}] of input_ids: take the model's own tokenizer, "
+            "or load the model with resize_vocab"
+        )
+
+
 def positions_from_mask(mask_BT: Int[Array, "B T"]) -> Int[Array, "B T"]:
     """Text positions: the first real token is 0, padding before it too; padding after the text counts on.
 
@@ -81,7 +99,7 @@ class LanguageModel:
           input_ids: [B, T] token ids.
           attention_mask: [B, T], 1 for real tokens; padding may be on either side.
           task_types: [B], 1 for closed-book questions, 0 for other tasks; without it the balance loss is 0.
-        Raises: ValueError if the shapes disagree.
+        Raises: ValueError if the shapes disagree, or an id lies outside the vocabulary.
         """
         tokens = np.asarray(input_ids, np.int32)
         if tokens.ndim != 2:
@@ -95,6 +113,7 @@ class LanguageModel:
                 raise ValueError(
                     f"task_types must have one entry a row ({tokens.shape[0]}); got {task_types.shape}"
                 )
+        check_ids(tokens, mask, self.config.vocab_size)
         run = partial(_forward, self.weights.definition, self.dtype, self.balance)
         return run(self.weights.trainable, self.weights.frozen, tokens, mask, task_types)
 
@@ -178,9 +197,11 @@ def generate(
       samples_per_prompt: G continuations of each prompt, which is read once; rows p·G .. p·G + G - 1 are its.
       stop_tokens: None takes the model's (`LanguageModel.stop_tokens`), () never stops early.
       experts: False generates with the base model alone.
-    Raises: ValueError for shapes that disagree, padding on the right, settings out of range, a missing key.
+    Raises: ValueError for shapes that disagree, padding on the right, ids outside the vocabulary, settings
+      out of range, a missing key.
     """
     tokens, mask = _checked(input_ids, attention_mask, samples_per_prompt)
+    check_ids(tokens, mask, lm.config.vocab_size)
     limits = np.broadcast_to(np.asarray(max_new_tokens, np.int32), tokens.shape[:1])
     if limits.min() < 1:
         raise ValueError(f"max_new_tokens must be at least 1; got {max_new_tokens}")

@@ -334,3 +334,18 @@ def test_the_samplers_logprobs_are_the_models_at_temperature_1_without_a_nucleus
         logits - np.log(np.exp(logits).sum(-1, keepdims=True)), np.asarray(cold.tokens_BW)[..., None], -1
     )[..., 0]
     np.testing.assert_allclose(cold.sampler_logprobs_BW, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [61, 120, -1])
+def test_ids_outside_the_vocabulary_are_refused(lm, wrong):
+    """The embedding of 61 rows would give that of the last one, without a word."""
+    beyond = PROMPTS.copy()
+    beyond[1, 3] = wrong
+    with pytest.raises(ValueError, match=rf"between 0 and 60, .* got {wrong} at \[1, 3\]"):
+        lm(beyond)
+    with pytest.raises(ValueError, match=rf"got {wrong} at \[1, 3\]"):
+        lm.generate(beyond, max_new_tokens=2)
+    beyond[1, :4] = wrong
+    padded = np.ones_like(beyond)
+    padded[1, :4] = 0
+    assert np.isfinite(np.asarray(lm(beyond, padded).logits[1, 4:])).all()

@@ -17,6 +17,7 @@ from jaxmoe.adapters.files import write_adapter
 from jaxmoe.export import base_name
 from jaxmoe.model import params
 from jaxmoe.model.config import ExpertConfig
+from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.tokenizer import load_tokenizer, train_bpe
 from jaxmoe.weights import convert
 from jaxmoe.weights.export_folder import MARKER, export_folder
@@ -175,7 +176,7 @@ def test_what_the_folder_brings_along(chat_base, tmp_path, tokenizer):
     for name, lm in folders.items():
         jaxmoe.save(lm, tmp_path / name, format="hf")
         generation = GenerationConfig.from_pretrained(tmp_path / name)
-        assert generation.eos_token_id == [1, 7]
+        assert generation.eos_token_id == [1, 2, 7]  # those of config.json and generation_config.json
         assert generation.temperature == 0.6
         assert json.loads((tmp_path / name / "config.json").read_text())["eos_token_id"] == 2
         copied = AutoTokenizer.from_pretrained(tmp_path / name)
@@ -193,8 +194,23 @@ def test_a_model_without_source_gets_its_special_tokens_and_the_given_tokenizer(
     lm = dataclasses.replace(jaxmoe.load(chat_base), source=None)
     jaxmoe.save(lm, tmp_path / "out", format="hf", tokenizer=tokenizer)
     generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
-    assert (generation["bos_token_id"], generation["eos_token_id"], generation["pad_token_id"]) == (1, 2, 0)
+    assert (generation["bos_token_id"], generation["eos_token_id"], generation["pad_token_id"]) == (
+        1,
+        [tokenizer.eos_token_id, 2],
+        0,
+    )
     assert load_tokenizer(tmp_path / "out").get_vocab() == tokenizer.get_vocab()
+
+
+def test_an_export_ends_where_we_do(chat_base, tmp_path, tokenizer):
+    """The base's generation config stays as it is but for the ends that tokenizer and template add."""
+    lm = jaxmoe.load(chat_base)
+    jaxmoe.save(lm, tmp_path / "out", format="hf", tokenizer=tokenizer)
+    before = json.loads((chat_base / "generation_config.json").read_text())
+    after = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert set(after.pop("eos_token_id")) == set(stop_tokens(tokenizer, lm.stop_tokens)) > {1, 7}
+    assert after == {key: value for key, value in before.items() if key != "eos_token_id"}
+    assert jaxmoe.load(tmp_path / "out").stop_tokens == stop_tokens(tokenizer, lm.stop_tokens)
 
 
 def test_merged_lora_loads_as_a_plain_model(chat_base, tmp_path):
