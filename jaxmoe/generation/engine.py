@@ -20,6 +20,7 @@ from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -38,6 +39,8 @@ from jaxmoe.model.transformer import Decoder
 FinishReason = Literal["stop", "length", "cancelled"]
 # stop tokens that a row may have; -1 fills up
 MOST_STOPS = 8
+# alternatives to a token that may be asked for
+MOST_ALTERNATIVES = 20
 # prefixes shorter than this are read again rather than copied
 LEAST_SHARED = 16
 
@@ -84,7 +87,8 @@ class Request:
       stop_tokens: the text ends with the first of these, which is kept.
       experts: False continues with the base model alone.
       prompt_logprobs: also the log-probability of each prompt token after the first.
-      on_token: called with every new token and its log-probability; True from it ends the text there.
+      alternatives: likeliest tokens to report beside each token.
+      on_token: called with every new token; True from it ends the text there.
     """
 
     prompt: Sequence[int]
@@ -94,25 +98,47 @@ class Request:
     stop_tokens: tuple[int, ...] = ()
     experts: bool = True
     prompt_logprobs: bool = False
-    on_token: Callable[[int, float], bool | None] | None = dataclasses.field(default=None, compare=False)
+    alternatives: int = 0
+    on_token: "Callable[[NewToken], bool | None] | None" = dataclasses.field(default=None, compare=False)
+
+
+class NewToken(NamedTuple):
+    """A token of a text.
+
+    Attributes:
+      logprob: under the model as it is (temperature 1, whole vocabulary).
+      alternatives: the likeliest tokens in its place with theirs, as many as were asked for.
+    """
+
+    token: int
+    logprob: float
+    alternatives: tuple[tuple[int, float], ...] = ()
 
 
 class Completion(NamedTuple):
     """What became of a request.
 
     Attributes:
-      tokens: new tokens, a stop token included.
-      logprobs: of each under the model as it is (temperature 1, whole vocabulary).
+      new: new tokens, a stop token included.
       reason: stop (a stop token, or on_token), length, cancelled.
-      prompt_logprobs: of prompt tokens 1, 2, ..; None unless asked for.
+      prompt: prompt tokens 1, 2, ..; None unless their log-probabilities were asked for.
       reused: prompt tokens whose keys and values were there already.
     """
 
-    tokens: list[int]
-    logprobs: list[float]
+    new: list[NewToken]
     reason: FinishReason
-    prompt_logprobs: list[float] | None = None
+    prompt: list[NewToken] | None = None
     reused: int = 0
+
+    @property
+    def tokens(self) -> list[int]:
+        """Ids of the new tokens."""
+        return [one.token for one in self.new]
+
+    @property
+    def logprobs(self) -> list[float]:
+        """Log-probabilities of the new tokens."""
+        return [one.logprob for one in self.new]
 
 
 @dataclasses.dataclass
@@ -137,11 +163,24 @@ class StepRows(NamedTuple):
     experts_B: Bool[Array, " B"]
 
 
+class Alternatives(NamedTuple):
+    """The K likeliest tokens in each place, likeliest first."""
+
+    tokens_BK: Int[Array, "B K"]
+    logprobs_BK: Float[Array, "B K"]
+
+    def of(self, row: int, count: int) -> tuple[tuple[int, float], ...]:
+        """A row's first `count`; call it on arrays that have been fetched."""
+        ids, logprobs = self.tokens_BK[row, :count], self.logprobs_BK[row, :count]
+        return tuple((int(i), float(p)) for i, p in zip(ids, logprobs, strict=True))
+
+
 class StepResult(NamedTuple):
     """What a decoding step chose."""
 
     tokens_B: Int[Array, " B"]
     logprobs_B: Float[Array, " B"]
+    alternatives: Alternatives | None
     cache: SlotCache
 
 
@@ -154,9 +193,8 @@ class _Text:
     prompt: np.ndarray
     length: int
     reused: int
-    tokens: list[int] = dataclasses.field(default_factory=list)
-    logprobs: list[float] = dataclasses.field(default_factory=list)
-    prompt_logprobs: list[float] = dataclasses.field(default_factory=list)
+    new: list[NewToken] = dataclasses.field(default_factory=list)
+    scored: list[NewToken] = dataclasses.field(default_factory=list)
 
     @property
     def most(self) -> int:
@@ -166,7 +204,7 @@ class _Text:
     @property
     def last(self) -> int:
         """The token that is to be read next once the prompt is."""
-        return self.tokens[-1] if self.tokens else int(self.prompt[-1])
+        return self.new[-1].token if self.new else int(self.prompt[-1])
 
 
 class Served(Protocol):
@@ -216,7 +254,14 @@ class Engine:
     # -- requests
 
     def submit(self, request: Request) -> int:
-        """Queues a request; its number names it.
+        """Queues a request; its number names it. Raises ValueError as `check` does."""
+        self.check(request)
+        text = _Text(next(self._ids), request, np.asarray(request.prompt, np.int32), 0, 0)
+        self._waiting.append(text)
+        return text.id
+
+    def check(self, request: Request) -> None:
+        """Refuses a request that cannot be served; may be called from any thread.
 
         Raises: ValueError for an empty or too long prompt, ids outside the vocabulary, settings out of range.
         """
@@ -233,14 +278,13 @@ class Engine:
             raise ValueError(
                 f"a request has at most {MOST_STOPS} stop tokens; got {len(request.stop_tokens)}"
             )
-        text = _Text(next(self._ids), request, prompt.astype(np.int32), 0, 0)
-        if text.most > self.config.max_length:
+        if not 0 <= request.alternatives <= MOST_ALTERNATIVES:
+            raise ValueError(f"alternatives must lie in 0..{MOST_ALTERNATIVES}; got {request.alternatives}")
+        if len(prompt) + request.max_new_tokens > self.config.max_length:
             raise ValueError(
                 f"prompt and answer must fit {self.config.max_length} tokens (engine.max_length); got "
                 f"{len(prompt)} + {request.max_new_tokens}"
             )
-        self._waiting.append(text)
-        return text.id
 
     def cancel(self, id: int) -> None:
         """Ends a request at the next step; one that is not there any more is let pass."""
@@ -353,6 +397,7 @@ class Engine:
             tokens[: len(part)] = part
             targets = np.zeros(chunk, np.int32)
             targets[: len(part)] = text.prompt[text.length + 1 : text.length + 1 + len(part)]
+            asked = text.request.prompt_logprobs
             scored, self._cache = _read_chunk(
                 self._weights.definition,
                 self._weights.trainable,
@@ -363,12 +408,18 @@ class Engine:
                 np.int32(slot),
                 self._cache,
                 experts=text.request.experts,
-                scored=text.request.prompt_logprobs,
+                scored=asked,
+                alternatives=_compiled_for(text.request.alternatives) if asked else 0,
                 dtype=self._lm.dtype,
                 unrolled=self._unrolled,
             )
-            if text.request.prompt_logprobs:
-                text.prompt_logprobs += [float(x) for x in np.asarray(scored)[: len(part)]]
+            if scored is not None:
+                count = text.request.alternatives
+                logprobs_C, others = jax.device_get(scored)
+                text.scored += [
+                    NewToken(int(targets[i]), float(logprobs_C[i]), others.of(i, count) if others else ())
+                    for i in range(len(part))
+                ]
             text.length += len(part)
             self.statistics.prefilled += len(part)
             self._hold(slot, text)
@@ -377,30 +428,32 @@ class Engine:
             self._reading = None
 
     def _decode(self) -> dict[int, Completion]:
+        most = max(text.request.alternatives for text in self._active.values())
         result = _step(
             self._weights.definition,
             self._weights.trainable,
             self._weights.frozen,
             self._rows(),
             self._cache,
+            alternatives=_compiled_for(most),
             dtype=self._lm.dtype,
             unrolled=self._unrolled,
         )
         self._cache = result.cache
-        tokens, logprobs = np.asarray(result.tokens_B), np.asarray(result.logprobs_B)
+        tokens, logprobs, others = jax.device_get(result[:3])
         self.statistics.steps += 1
         self.statistics.decoded += len(self._active)
         self.statistics.wasted += self.config.slots - len(self._active)
         done = {}
         for slot, text in list(self._active.items()):
-            token, logprob = int(tokens[slot]), float(logprobs[slot])
+            beside = others.of(slot, text.request.alternatives) if others else ()
+            token = NewToken(int(tokens[slot]), float(logprobs[slot]), beside)
             text.length += 1
-            text.tokens.append(token)
-            text.logprobs.append(logprob)
-            stopped = token in text.request.stop_tokens
+            text.new.append(token)
+            stopped = token.token in text.request.stop_tokens
             if text.request.on_token is not None:
-                stopped = bool(text.request.on_token(token, logprob)) or stopped
-            if stopped or len(text.tokens) == text.request.max_new_tokens:
+                stopped = bool(text.request.on_token(token)) or stopped
+            if stopped or len(text.new) == text.request.max_new_tokens:
                 del self._active[slot]
                 done[text.id] = self._finish(slot, text, "stop" if stopped else "length")
         return done
@@ -415,7 +468,7 @@ class Engine:
         experts = np.ones(slots, bool)
         for slot, text in self._active.items():
             request = text.request
-            tokens[slot], positions[slot], drawn[slot] = text.last, text.length, len(text.tokens)
+            tokens[slot], positions[slot], drawn[slot] = text.last, text.length, len(text.new)
             settings = request.sampling
             temperature[slot], top_k[slot], top_p[slot] = settings.temperature, settings.top_k, settings.top_p
             seed[slot] = np.int64(request.seed).astype(np.int32)
@@ -424,7 +477,7 @@ class Engine:
 
     def _hold(self, slot: int, text: _Text) -> None:
         """Notes what is in a slot and when it was last of use."""
-        whole = np.concatenate([text.prompt, np.asarray(text.tokens, np.int32)])
+        whole = np.concatenate([text.prompt, np.asarray([one.token for one in text.new], np.int32)])
         self._held[slot] = (whole[: text.length], text.request.experts)
         self._used[slot] = next(self._clock)
 
@@ -435,8 +488,7 @@ class Engine:
     def _completion(self, text: _Text, reason: FinishReason) -> Completion:
         self.statistics.finished += 1
         asked = text.request.prompt_logprobs and reason != "cancelled"
-        scores = text.prompt_logprobs if asked else None
-        return Completion(text.tokens, text.logprobs, reason, scores, text.reused)
+        return Completion(text.new, reason, text.scored if asked else None, text.reused)
 
     # -- the cache
 
@@ -460,6 +512,11 @@ class Engine:
             self._held = [(held[:length], experts) for held, experts in self._held]
 
 
+def _compiled_for(alternatives: int) -> int:
+    """None, one or all: three programs serve every wish."""
+    return alternatives if alternatives <= 1 else MOST_ALTERNATIVES
+
+
 def _shared(held: np.ndarray, prompt: np.ndarray) -> int:
     """How many tokens two texts begin with in common."""
     most = min(len(held), len(prompt))
@@ -467,7 +524,11 @@ def _shared(held: np.ndarray, prompt: np.ndarray) -> int:
     return int(different[0]) if len(different) else most
 
 
-@partial(jax.jit, static_argnames=("definition", "dtype", "unrolled"), donate_argnames=("cache",))
+@partial(
+    jax.jit,
+    static_argnames=("definition", "alternatives", "dtype", "unrolled"),
+    donate_argnames=("cache",),
+)
 def _step(
     definition: nnx.GraphDef[Decoder],
     trainable: params.Params,
@@ -475,6 +536,7 @@ def _step(
     rows: StepRows,
     cache: SlotCache,
     *,
+    alternatives: int,
     dtype: DTypeLike,
     unrolled: bool,
 ) -> StepResult:
@@ -487,12 +549,19 @@ def _step(
     )
     logits_BV = model.logits(hidden_BD[:, None])[:, 0]
     chosen = row_sampling.choose(logits_BV, rows.sampling, rows.drawn_B)
-    return StepResult(chosen.tokens_B, chosen.logprobs_B, cache)
+    others = _likeliest(logits_BV, alternatives) if alternatives else None
+    return StepResult(chosen.tokens_B, chosen.logprobs_B, others, cache)
+
+
+def _likeliest(logits_BV: Float[Array, "B V"], count: int) -> Alternatives:
+    best_BK, tokens_BK = jax.lax.top_k(logits_BV.astype(jnp.float32), min(count, logits_BV.shape[-1]))
+    total_B = jax.nn.logsumexp(logits_BV.astype(jnp.float32), axis=-1)
+    return Alternatives(tokens_BK, best_BK - total_B[:, None])
 
 
 @partial(
     jax.jit,
-    static_argnames=("definition", "experts", "scored", "dtype", "unrolled"),
+    static_argnames=("definition", "experts", "scored", "alternatives", "dtype", "unrolled"),
     donate_argnames=("cache",),
 )
 def _read_chunk(
@@ -507,10 +576,11 @@ def _read_chunk(
     *,
     experts: bool,
     scored: bool,
+    alternatives: int,
     dtype: DTypeLike,
     unrolled: bool,
-) -> tuple[Float[Array, " C"] | None, SlotCache]:
-    """Reads a chunk of a prompt; `scored` also gives the log-probability of the token after each."""
+) -> tuple[tuple[Float[Array, " C"], Alternatives | None] | None, SlotCache]:
+    """Reads a chunk of a prompt; `scored` also says how likely the token after each was."""
     model = params.merge(params.ModelParams(definition, trainable, frozen))
     blocks = kv_cache.blocks(model, unrolled=unrolled)
     hidden_CD, cache = slot_cache.read_chunk(
@@ -518,7 +588,9 @@ def _read_chunk(
     )
     if not scored:
         return None, cache
-    return log_probability(model.logits(hidden_CD[None])[0], targets_C), cache
+    logits_CV = model.logits(hidden_CD[None])[0]
+    others = _likeliest(logits_CV, alternatives) if alternatives else None
+    return (log_probability(logits_CV, targets_C), others), cache
 
 
 @partial(jax.jit, donate_argnames=("cache",))

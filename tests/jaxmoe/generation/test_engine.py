@@ -10,7 +10,7 @@ from scipy import stats
 
 from jaxmoe.generation import engine as engines
 from jaxmoe.generation import row_sampling
-from jaxmoe.generation.engine import Engine, EngineConfig, Request
+from jaxmoe.generation.engine import Engine, EngineConfig, NewToken, Request
 from jaxmoe.generation.row_sampling import RowSampling
 from jaxmoe.generation.sampling import Sampling
 from jaxmoe.language_model import LanguageModel
@@ -80,13 +80,20 @@ def test_greedy_text_is_that_of_a_batch_of_its_own(windows, unrolled):
 def test_log_probabilities_are_the_models(lm):
     engine = Engine(lm, SMALL)
     prompt = prompts([21])[0]
-    id = engine.submit(Request(prompt, 6, prompt_logprobs=True))
+    id = engine.submit(Request(prompt, 6, prompt_logprobs=True, alternatives=3))
     done = engine.run()[id]
     whole = np.asarray([prompt + done.tokens])
     logits = jax.nn.log_softmax(lm(whole).logits)[0]
     expected = np.asarray(logits)[np.arange(len(whole[0]) - 1), whole[0, 1:]]
-    np.testing.assert_allclose(done.prompt_logprobs, expected[: len(prompt) - 1], rtol=0, atol=2e-5)
+    assert done.prompt is not None
+    assert [one.token for one in done.prompt] == prompt[1:]
+    said = [one.logprob for one in done.prompt]
+    np.testing.assert_allclose(said, expected[: len(prompt) - 1], rtol=0, atol=2e-5)
     np.testing.assert_allclose(done.logprobs, expected[len(prompt) - 1 :], rtol=0, atol=2e-5)
+    for row, one in zip(np.asarray(logits), [*done.prompt, *done.new], strict=False):
+        best = np.argsort(-row)[:3]
+        assert [id for id, _ in one.alternatives] == best.tolist()
+        np.testing.assert_allclose([p for _, p in one.alternatives], row[best], rtol=0, atol=2e-5)
 
 
 def test_rows_use_the_experts_or_the_base_alone(lm):
@@ -207,9 +214,9 @@ def test_cancelled_wherever_they_are(lm):
 def test_a_callback_sees_every_token_and_may_end_the_text(lm):
     seen: list[int] = []
 
-    def until_three(token: int, logprob: float) -> bool:
-        seen.append(token)
-        assert logprob <= 0
+    def until_three(token: NewToken) -> bool:
+        seen.append(token.token)
+        assert token.logprob <= 0
         return len(seen) == 3
 
     done = Engine(lm, SMALL).run_one(Request(prompts([5])[0], 20, on_token=until_three))
@@ -226,6 +233,7 @@ def test_a_callback_sees_every_token_and_may_end_the_text(lm):
         (Request([1], 0), "max_new_tokens must be at least 1; got 0"),
         (Request([1] * 90, 7), r"must fit 96 tokens \(engine.max_length\); got 90 \+ 7"),
         (Request([1], stop_tokens=tuple(range(9))), "at most 8 stop tokens; got 9"),
+        (Request([1], alternatives=21), r"must lie in 0\.\.20; got 21"),
     ],
 )
 def test_impossible_requests_are_refused(lm, request_, message):

@@ -1,0 +1,109 @@
+"""Serve a model over HTTP as OpenAI's API: many requests at a time, with its experts and without.
+
+Not covered: several processes behind one address, and adapters that are loaded while the server runs.
+"""
+
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvicorn
+
+from jaxmoe.generation.engine import Engine, EngineConfig
+from jaxmoe.text.stop_tokens import stop_tokens
+from training.commands.export import open_model
+from training.runtime import config as configs
+from training.runtime import distributed
+from training.runtime.distributed import DistributedConfig, MeshConfig
+from training.serving.app import ServedModel, ServingLimits, make_app
+from training.serving.worker import EngineWorker
+
+KEY_VARIABLE = "JAXMOE_API_KEY"
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """What to serve, where, and how much of it at a time.
+
+    Attributes:
+      run: output folder of a training run; or base (and adapter) instead.
+      step: checkpoint of the run; null takes the newest.
+      base: checkpoint, a folder, GGUF file, named model or hub id.
+      adapter: folder of an adapter beside the base.
+      name: what clients call the model; null takes the last part of its path. With experts, NAME uses them
+        and NAME-base does not.
+      host: address to listen on; other than this machine's own needs a key in JAXMOE_API_KEY.
+      port: to listen on.
+      dtype: of weights and products, with base.
+      most_waiting: requests that may wait for a slot before others are turned away.
+      drain_s: seconds that requests in progress have when the server is told to end.
+    """
+
+    __pydantic_config__ = configs.STRICT
+
+    run: str | None = None
+    step: int | None = None
+    base: str | None = None
+    adapter: str | None = None
+    name: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    dtype: str = "float32"
+    most_waiting: int = 256
+    drain_s: int = 30
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    limits: ServingLimits = field(default_factory=ServingLimits)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+
+    def __post_init__(self) -> None:
+        if (self.run is None) == (self.base is None):
+            raise ValueError("give either run (the folder of a training run) or base (a checkpoint)")
+        if not 0 <= self.port < 65536:
+            raise ValueError(f"port must lie in 0..65535; got {self.port}")
+        if self.most_waiting < 0:
+            raise ValueError(f"most_waiting must not be negative; got {self.most_waiting}")
+
+
+def main(config: ServeConfig) -> None:
+    """Serves until it is told to end; requests in progress are finished first."""
+    key = os.environ.get(KEY_VARIABLE) or None
+    if config.host not in LOCAL and key is None:
+        raise ValueError(f"host {config.host} is open to others: set a key in {KEY_VARIABLE} first")
+    distributed.start(config.distributed)
+    lm, tokenizer = open_model(
+        config.run, config.step, config.base, config.adapter, config.mesh.make(), config.dtype
+    )
+    name = config.name or Path(str(config.run or config.adapter or config.base)).name
+    names = {name: True, f"{name}-base": False} if lm.experts else {name: True}
+    ends = stop_tokens(tokenizer, lm.stop_tokens)
+    model = ServedModel(names, tokenizer, ends, config.engine.max_length, lm.config.vocab_size)
+    with EngineWorker(lambda: Engine(lm, config.engine), config.most_waiting) as worker:
+        app = make_app(worker, model, config.limits, key)
+        print(_greeting(config, name, bool(tokenizer.chat_template), key is not None), file=sys.stderr)
+        uvicorn.run(
+            app,
+            host=config.host,
+            port=config.port,
+            log_level="warning",
+            timeout_graceful_shutdown=config.drain_s,
+            server_header=False,
+        )
+
+
+def _greeting(config: ServeConfig, name: str, chat: bool, key: bool) -> str:
+    """Where the server is, and a line to try it with."""
+    host = "localhost" if config.host in LOCAL else config.host
+    address = f"http://{host}:{config.port}"
+    asked = {"messages": [{"role": "user", "content": "Hello"}]} if chat else {"prompt": "Hello"}
+    route = "chat/completions" if chat else "completions"
+    header = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if key else ""
+    return (
+        f"serving {name} at {address}/v1 ({config.engine.slots} slots of {config.engine.max_length} tokens); "
+        f"a page to chat at {address}/\n"
+        f"  curl {address}/v1/{route} -H 'Content-Type: application/json'{header} "
+        f"-d '{json.dumps({'model': name, **asked})}'"
+    )

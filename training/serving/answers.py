@@ -1,0 +1,106 @@
+"""How answers look in OpenAI's words: choices, pieces of a stream, log-probabilities."""
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jaxmoe.generation.engine import NewToken
+from training.serving.protocol import ChatRequest, TextRequest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Answer(NamedTuple):
+    """One finished choice."""
+
+    text: str
+    tokens: list[NewToken]
+    reason: str
+    prompt: list[NewToken] | None
+
+
+class TextShape:
+    """How pieces of a text completion look in a stream."""
+
+    def __init__(
+        self, tokenizer: "PreTrainedTokenizerBase", asked: TextRequest, prompts: Sequence[list[int]]
+    ):
+        self._tokenizer, self._asked, self._prompts = tokenizer, asked, prompts
+
+    def opening(self, index: int) -> dict[str, Any] | None:
+        if not self._asked.echo:
+            return None
+        return self.piece(index, self._tokenizer.decode(self._prompts[index // self._asked.n]), [])
+
+    def piece(self, index: int, text: str, tokens: list[NewToken]) -> dict[str, Any]:
+        scored = text_logprobs(self._tokenizer, [], [], tokens) if self._asked.logprobs is not None else None
+        return {"index": index, "text": text, "logprobs": scored, "finish_reason": None}
+
+    def ending(self, index: int, reason: str) -> dict[str, Any]:
+        return {"index": index, "text": "", "logprobs": None, "finish_reason": reason}
+
+
+class ChatShape:
+    """How pieces of a chat completion look in a stream."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", asked: ChatRequest):
+        self._tokenizer, self._asked = tokenizer, asked
+
+    def opening(self, index: int) -> dict[str, Any]:
+        return {"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+
+    def piece(self, index: int, text: str, tokens: list[NewToken]) -> dict[str, Any]:
+        scored = chat_logprobs(self._tokenizer, tokens) if self._asked.logprobs else None
+        return {"index": index, "delta": {"content": text}, "logprobs": scored, "finish_reason": None}
+
+    def ending(self, index: int, reason: str) -> dict[str, Any]:
+        return {"index": index, "delta": {}, "finish_reason": reason}
+
+
+def mean_logprob(answer: Answer) -> float:
+    return sum(token.logprob for token in answer.tokens) / max(len(answer.tokens), 1)
+
+
+def _written(tokenizer: "PreTrainedTokenizerBase", token: int) -> str:
+    return tokenizer.decode([token])
+
+
+def text_logprobs(
+    tokenizer: "PreTrainedTokenizerBase",
+    first: list[int],
+    before: Sequence[NewToken | None],
+    tokens: Sequence[NewToken],
+) -> dict[str, Any]:
+    """The log-probabilities of a text completion; the very first token of a prompt has none."""
+    every = [*before, *tokens]
+    ids = [first[0] if one is None else one.token for one in every]
+    written = [_written(tokenizer, id) for id in ids]
+    lengths = itertools.accumulate((len(text) for text in written), initial=0)
+
+    def best(one: NewToken | None) -> dict[str, float] | None:
+        if one is None:
+            return None
+        found: dict[str, float] = {}
+        for id, logprob in one.alternatives:  # likeliest first: of two written alike the likelier stays
+            found.setdefault(_written(tokenizer, id), logprob)
+        return found
+
+    return {
+        "tokens": written,
+        "token_logprobs": [None if one is None else one.logprob for one in every],
+        "top_logprobs": [best(one) for one in every],
+        "text_offset": list(lengths)[:-1],
+    }
+
+
+def chat_logprobs(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[NewToken]) -> dict[str, Any]:
+    def one(id: int, logprob: float) -> dict[str, Any]:
+        text = _written(tokenizer, id)
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "surrogatepass"))}
+
+    content = [
+        {**one(token.token, token.logprob), "top_logprobs": [one(*pair) for pair in token.alternatives]}
+        for token in tokens
+    ]
+    return {"content": content}

@@ -1,0 +1,127 @@
+"""What clients ask for, in OpenAI's words: checked, and what is not supported refused by name."""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+MOST_SAMPLES = 128
+
+
+class RequestError(Exception):
+    """A request that cannot be served.
+
+    Attributes:
+      status: of HTTP.
+      kind: OpenAI's error type.
+      parameter: the field at fault, if it is one.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        status: int = 400,
+        kind: str = "invalid_request_error",
+        parameter: str | None = None,
+    ):
+        super().__init__(message)
+        self.status, self.kind, self.parameter = status, kind, parameter
+
+    def body(self) -> dict[str, Any]:
+        """The JSON that OpenAI's clients read."""
+        return {
+            "error": {"message": str(self), "type": self.kind, "param": self.parameter, "code": self.status}
+        }
+
+
+class _Asked(BaseModel):
+    """What both kinds of request share."""
+
+    # an unknown field would be a wish that nobody fulfills
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str
+    temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    n: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] = 1
+    stream: bool = False
+    stream_options: dict[str, bool] | None = None
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    user: str | None = None
+    # accepted where they ask for nothing
+    frequency_penalty: Literal[0, 0.0] | None = None
+    presence_penalty: Literal[0, 0.0] | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+
+    @field_validator("temperature", "top_p", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Strings that end the text and are not part of it."""
+        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(text for text in given if text)
+
+    @property
+    def usage_in_stream(self) -> bool:
+        """Whether a stream ends with the counts of tokens."""
+        return bool((self.stream_options or {}).get("include_usage"))
+
+
+class TextRequest(_Asked):
+    """POST /v1/completions."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+    max_tokens: Annotated[int, Field(ge=0)] = 16
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: bool = False
+    best_of: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = None
+    suffix: Literal[""] | None = None
+
+
+class ResponseFormat(BaseModel):
+    """Only plain text is promised."""
+
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["text"] = "text"
+
+
+class ChatRequest(_Asked):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: list[dict[str, Any]] | None = None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The newer name wins."""
+        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+
+
+Asked = TypeVar("Asked", bound=_Asked)
+
+
+def parsed(kind: type[Asked], body: object) -> Asked:
+    """A request from JSON.
+
+    Raises: RequestError naming the field, the rule and what was given.
+    """
+    if not isinstance(body, dict):
+        raise RequestError(f"the body must be a JSON object; got {type(body).__name__}")
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = str(first["loc"][0]) if first["loc"] else None
+        if first["type"] == "extra_forbidden":
+            raise RequestError(f"{field} is not supported", parameter=field) from None
+        rule = first["msg"][0].lower() + first["msg"][1:]
+        raise RequestError(f"{field}: {rule}; got {first['input']!r:.100}", parameter=field) from None

@@ -1,0 +1,138 @@
+"""One thread that drives an engine; requests come in, tokens go out as events.
+
+The thread is the only one that touches the engine. A fault in a step ends the requests that were in progress,
+each with its error, and the engine starts anew; a fault in one request ends that request alone.
+"""
+
+import queue
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from jaxmoe.generation.engine import Completion, Engine, NewToken, Request
+
+
+class Failed(NamedTuple):
+    """A request that ended by a fault."""
+
+    error: Exception
+
+
+Event = NewToken | Completion | Failed
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A request on its way.
+
+    Attributes:
+      emit: called in the worker's thread with every event; the last is a Completion or Failed. What it
+        returns for a token ends the text where it is true.
+      id: the engine's number, once it has one.
+    """
+
+    request: Request
+    emit: Callable[[Event], bool | None]
+    id: int | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+class EngineWorker:
+    """Runs an engine in a thread of its own. Use as a context manager.
+
+    Args:
+      make: makes the engine; called again after a fault.
+      most_waiting: requests that may wait for a slot.
+    """
+
+    def __init__(self, make: Callable[[], Engine], most_waiting: int = 1024):
+        self._make = make
+        self._most_waiting = most_waiting
+        self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._tickets: dict[int, Ticket] = {}
+        self._pending = 0
+        self._lock = threading.Lock()
+        self.engine = make()
+        self.restarts = 0
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def __enter__(self) -> "EngineWorker":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._inbox.put(None)
+        self._thread.join()
+
+    @property
+    def pending(self) -> int:
+        """Requests that have not ended."""
+        return self._pending
+
+    def submit(self, request: Request, emit: Callable[[Event], bool | None]) -> Ticket:
+        """Queues a request.
+
+        Raises: queue.Full if too many wait; ValueError for a request that the engine would refuse.
+        """
+        self.engine.check(request)
+        with self._lock:
+            if self._pending >= self._most_waiting + self.engine.config.slots:
+                raise queue.Full(f"{self._most_waiting} requests are waiting already")
+            self._pending += 1
+        ticket = Ticket(request, emit)
+        self._inbox.put(ticket)
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Ends a request as soon as may be; harmless if it has ended."""
+        ticket.cancelled.set()
+
+    # -- in the thread
+
+    def _run(self) -> None:
+        while True:
+            if not self._take(block=self.engine.idle):
+                return
+            try:
+                self._cancel()
+                for id, completion in self.engine.step().items():
+                    self._end(self._tickets.pop(id), completion)
+            except Exception as error:  # an engine that failed is not trusted any more
+                traceback.print_exc()
+                for ticket in list(self._tickets.values()):
+                    self._end(ticket, Failed(error))
+                self._tickets.clear()
+                self.engine = self._make()
+                self.restarts += 1
+
+    def _take(self, *, block: bool) -> bool:
+        """Hands new requests to the engine; False when it is time to end."""
+        while True:
+            try:
+                ticket = self._inbox.get(block=block)
+            except queue.Empty:
+                return True
+            if ticket is None:
+                for left in list(self._tickets.values()):
+                    self._end(left, Failed(RuntimeError("the server is closing")))
+                return False
+            block = False
+            request = replace(ticket.request, on_token=ticket.emit)
+            try:
+                ticket.id = self.engine.submit(request)
+            except ValueError as error:
+                self._end(ticket, Failed(error))
+                continue
+            self._tickets[ticket.id] = ticket
+
+    def _cancel(self) -> None:
+        for id, ticket in self._tickets.items():
+            if ticket.cancelled.is_set():
+                self.engine.cancel(id)
+
+    def _end(self, ticket: Ticket, event: Event) -> None:
+        with self._lock:
+            self._pending -= 1
+        ticket.emit(event)
