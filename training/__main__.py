@@ -76,6 +76,11 @@ COMMANDS = {
         "GenerateConfig",
         "Continue prompts with a trained model or a checkpoint.",
     ),
+    "serve": Command(
+        "training.commands.serve",
+        "ServeConfig",
+        "Serve a model over HTTP as OpenAI's API: many requests at a time, with its experts and without.",
+    ),
 }
 
 app = typer.Typer(
