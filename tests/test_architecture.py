@@ -22,7 +22,7 @@ training.planning
 training.supervised
 training.plots
 training.runtime
-training.data training.suites
+training.data training.suites training.serving
 training
 
 evals.administer evals.score evals.study

@@ -31,7 +31,7 @@ class TextShape:
     def opening(self, index: int) -> dict[str, Any] | None:
         if not self._asked.echo:
             return None
-        return self.piece(index, self._tokenizer.decode(self._prompts[index // self._asked.n]), [])
+        return self.piece(index, as_written(self._tokenizer, self._prompts[index // self._asked.n]), [])
 
     def piece(self, index: int, text: str, tokens: list[NewToken]) -> dict[str, Any]:
         scored = text_logprobs(self._tokenizer, [], [], tokens) if self._asked.logprobs is not None else None
@@ -62,8 +62,10 @@ def mean_logprob(answer: Answer) -> float:
     return sum(token.logprob for token in answer.tokens) / max(len(answer.tokens), 1)
 
 
-def _written(tokenizer: "PreTrainedTokenizerBase", token: int) -> str:
-    return tokenizer.decode([token])
+def as_written(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
+    """Text of tokens, special ones too."""
+    text = tokenizer.decode(list(ids))
+    return text if isinstance(text, str) else "".join(text)
 
 
 def text_logprobs(
@@ -75,7 +77,7 @@ def text_logprobs(
     """The log-probabilities of a text completion; the very first token of a prompt has none."""
     every = [*before, *tokens]
     ids = [first[0] if one is None else one.token for one in every]
-    written = [_written(tokenizer, id) for id in ids]
+    written = [as_written(tokenizer, [id]) for id in ids]
     lengths = itertools.accumulate((len(text) for text in written), initial=0)
 
     def best(one: NewToken | None) -> dict[str, float] | None:
@@ -83,7 +85,7 @@ def text_logprobs(
             return None
         found: dict[str, float] = {}
         for id, logprob in one.alternatives:  # likeliest first: of two written alike the likelier stays
-            found.setdefault(_written(tokenizer, id), logprob)
+            found.setdefault(as_written(tokenizer, [id]), logprob)
         return found
 
     return {
@@ -96,7 +98,7 @@ def text_logprobs(
 
 def chat_logprobs(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[NewToken]) -> dict[str, Any]:
     def one(id: int, logprob: float) -> dict[str, Any]:
-        text = _written(tokenizer, id)
+        text = as_written(tokenizer, [id])
         return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "surrogatepass"))}
 
     content = [

@@ -26,7 +26,15 @@ from jaxmoe.generation.engine import Completion, NewToken
 from jaxmoe.generation.engine import Request as EngineRequest
 from jaxmoe.generation.sampling import Sampling
 from jaxmoe.tokenizer import encode_chat_prompt
-from training.serving.answers import Answer, ChatShape, TextShape, chat_logprobs, mean_logprob, text_logprobs
+from training.serving.answers import (
+    Answer,
+    ChatShape,
+    TextShape,
+    as_written,
+    chat_logprobs,
+    mean_logprob,
+    text_logprobs,
+)
 from training.serving.detokenize import Detokenizer
 from training.serving.protocol import ChatRequest, RequestError, TextRequest, parsed
 from training.serving.worker import EngineWorker, Event, Failed, Ticket
@@ -71,11 +79,12 @@ class Metrics:
 
     def __init__(self, worker: EngineWorker):
         self.registry = CollectorRegistry()
-        of = {"registry": self.registry}
-        self.requests = Counter("jaxmoe_requests", "Requests by route and status.", ["route", "status"], **of)
-        self.tokens = Counter("jaxmoe_tokens", "Tokens by kind.", ["kind"], **of)
+        self.requests = Counter(
+            "jaxmoe_requests", "Requests by route and status.", ["route", "status"], registry=self.registry
+        )
+        self.tokens = Counter("jaxmoe_tokens", "Tokens by kind.", ["kind"], registry=self.registry)
         told = "From arrival to the last token."
-        self.seconds = Histogram("jaxmoe_request_seconds", told, ["route"], **of)
+        self.seconds = Histogram("jaxmoe_request_seconds", told, ["route"], registry=self.registry)
         statistics = {
             "jaxmoe_pending_requests": ("Requests that have not ended.", lambda: worker.pending),
             "jaxmoe_engine_steps": ("Decoding steps.", lambda: worker.engine.statistics.steps),
@@ -87,7 +96,7 @@ class Metrics:
             "jaxmoe_engine_restarts": ("Engines made anew after a fault.", lambda: worker.restarts),
         }
         for name, (text, value) in statistics.items():
-            Gauge(name, text, **of).set_function(value)
+            Gauge(name, text, registry=self.registry).set_function(value)
 
 
 @dataclass
@@ -266,7 +275,7 @@ class _Server:
     ) -> dict[str, Any]:
         tokens, text = (answer.tokens, answer.text) if asked.max_tokens else ([], "")
         if asked.echo:
-            text = self._model.tokenizer.decode(prompt) + text
+            text = as_written(self._model.tokenizer, prompt) + text
         choice: dict[str, Any] = {
             "index": index,
             "text": text,
