@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class Answer(NamedTuple):
+class FinishedChoice(NamedTuple):
     """One finished choice."""
 
     text: str
@@ -58,7 +58,7 @@ class ChatShape:
         return {"index": index, "delta": {}, "finish_reason": reason}
 
 
-def mean_logprob(answer: Answer) -> float:
+def mean_logprob(answer: FinishedChoice) -> float:
     return sum(token.logprob for token in answer.tokens) / max(len(answer.tokens), 1)
 
 

@@ -27,8 +27,8 @@ from jaxmoe.generation.engine import Request as EngineRequest
 from jaxmoe.generation.sampling import Sampling
 from jaxmoe.tokenizer import encode_chat_prompt
 from training.serving.answers import (
-    Answer,
     ChatShape,
+    FinishedChoice,
     TextShape,
     as_written,
     chat_logprobs,
@@ -74,7 +74,7 @@ class ServedModel:
     vocab_size: int
 
 
-class Metrics:
+class ServerMetrics:
     """What /metrics tells."""
 
     def __init__(self, worker: EngineWorker):
@@ -131,7 +131,7 @@ def make_app(
 class _Server:
     def __init__(self, worker: EngineWorker, model: ServedModel, limits: ServingLimits, api_key: str | None):
         self._worker, self._model, self._limits, self._key = worker, model, limits, api_key
-        self._metrics = Metrics(worker)
+        self._metrics = ServerMetrics(worker)
         self._started = int(time.time())
         self.app = Starlette(
             routes=[
@@ -271,7 +271,7 @@ class _Server:
             raise RequestError(f"the prompt cannot be encoded: {error!s:.100}", parameter="prompt") from None
 
     def _text_choice(
-        self, index: int, asked: TextRequest, prompt: list[int], answer: Answer
+        self, index: int, asked: TextRequest, prompt: list[int], answer: FinishedChoice
     ) -> dict[str, Any]:
         tokens, text = (answer.tokens, answer.text) if asked.max_tokens else ([], "")
         if asked.echo:
@@ -385,17 +385,17 @@ class _Server:
             if left:
                 self._cancel(choices)
 
-    async def _gather(self, request: Request, choices: Sequence[_Choice]) -> list[Answer]:
+    async def _gather(self, request: Request, choices: Sequence[_Choice]) -> list[FinishedChoice]:
         """Waits for every choice, or for the client to go."""
 
-        async def collect() -> list[Answer]:
-            answers: dict[int, Answer] = {}
+        async def collect() -> list[FinishedChoice]:
+            answers: dict[int, FinishedChoice] = {}
             async for choice, _, event in self._events(choices):
                 if isinstance(event, Failed):
                     raise _said(event)
                 if isinstance(event, Completion):
                     reason = _reason(choice, event)
-                    answers[choice.index] = Answer(
+                    answers[choice.index] = FinishedChoice(
                         choice.detokenizer.text, choice.tokens, reason, event.prompt
                     )
             return [answers[index] for index in range(len(choices))]
@@ -446,7 +446,7 @@ class _Server:
                 if isinstance(event, Completion):
                     yield line({"choices": [shape.ending(choice.index, _reason(choice, event))]})
             if usage:
-                answers = [Answer("", choice.tokens, "", None) for choice in choices]
+                answers = [FinishedChoice("", choice.tokens, "", None) for choice in choices]
                 yield line({"choices": [], "usage": self._usage(prompt_tokens, answers)})
             yield "data: [DONE]\n\n"
             self._metrics.seconds.labels(route).observe(time.monotonic() - start)
@@ -461,7 +461,7 @@ class _Server:
             "model": model,
         }
 
-    def _usage(self, prompt_tokens: int, answers: Sequence[Answer]) -> dict[str, int]:
+    def _usage(self, prompt_tokens: int, answers: Sequence[FinishedChoice]) -> dict[str, int]:
         made = sum(len(answer.tokens) for answer in answers)
         self._metrics.tokens.labels("prompt").inc(prompt_tokens)
         self._metrics.tokens.labels("completion").inc(made)

@@ -225,7 +225,7 @@ def test_clients_that_leave_free_their_slots(served: Served, client: openai.Open
 
 
 def test_the_time_limit_gives_what_is_there(served: Served):
-    with served.serving(limits=ServingLimits(seconds=0.05)) as address:
+    with served.serving(limits=ServingLimits(seconds=0.001)) as address:
         made = client_of(address).completions.create(
             model="tiny", prompt="the", max_tokens=150, temperature=0
         )
