@@ -20,6 +20,7 @@ from rich.table import Table
 
 import jaxmoe
 from evals.psychometrics.uncertainty import Comparison, Score, compare
+from jaxmoe.text.vocabulary import check_vocabulary
 from jaxmoe.tokenizer import load_tokenizer
 from training.runtime import checkpoint, distributed
 from training.runtime import config as configs
@@ -126,6 +127,7 @@ def _load(config: EvalConfig) -> Loaded:
         )
     lm = jaxmoe.load(config.base, config.adapter, dtype=config.dtype, mesh=mesh)
     tokenizer = load_tokenizer(config.tokenizer or lm.source or config.base)
+    check_vocabulary(tokenizer, lm.config.vocab_size)
     progress = config.progress and distributed.is_main()
     return Loaded(lm, tokenizer, config.batch_size, config.max_length, progress)
 

@@ -12,6 +12,7 @@ from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.text.thinking import Thinking
+from jaxmoe.text.vocabulary import check_vocabulary
 from jaxmoe.tokenizer import load_tokenizer
 from training.ppo.config import PpoConfig
 from training.runtime import checkpoint, distributed, run_folder
@@ -89,7 +90,9 @@ def open_model(
     if (Path(str(base)) / "run.json").is_file():
         raise ValueError(f"{base} is the folder of a run, no checkpoint: give run={base} instead of base")
     lm = jaxmoe.load(str(base), adapter, dtype, mesh)
-    return lm, load_tokenizer(str(lm.source))
+    tokenizer = load_tokenizer(str(lm.source))
+    check_vocabulary(tokenizer, lm.config.vocab_size)
+    return lm, tokenizer
 
 
 class SavedRun(NamedTuple):

@@ -19,6 +19,7 @@ from jaxmoe.model.config import ExpertConfig, ModelConfig
 from jaxmoe.model.layers import BaseParam
 from jaxmoe.model.transformer import Decoder
 from jaxmoe.pretrained import read_model_config
+from jaxmoe.text.vocabulary import check_vocabulary, vocabulary_size
 from training.runtime.checkpoint import fingerprint
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class ModelSource:
       base_dtype: of the frozen base; with adapter none everything is float32.
       seed: of new weights.
       init_std: standard deviation of new weights.
+      resize_vocab: whether a base gets more rows of its embedding where the tokenizer has more tokens.
     """
 
     base: str | None
@@ -106,6 +108,7 @@ class ModelSource:
     base_dtype: BaseDtype = "float32"
     seed: int = 0
     init_std: float = 0.02
+    resize_vocab: bool = False
 
 
 class TrainableModel(NamedTuple):
@@ -129,9 +132,15 @@ def make_model(source: ModelSource, tokenizer: "PreTrainedTokenizerBase", mesh: 
     Args:
       tokenizer: new weights get its special tokens; a base keeps its own.
     Raises: ValueError if the base is missing or of another shape than the config promises, or the vocabulary
-      of a new model does not hold the tokenizer's tokens.
+      does not hold the tokenizer's tokens.
     """
     if source.base is not None:
+        vocabulary = vocabulary_size(tokenizer)
+        if not source.resize_vocab:
+            remedy = (
+                "take the base's own tokenizer, or resize_vocab=true (new rows begin as the mean of the old)"
+            )
+            check_vocabulary(tokenizer, read_shape(local_folder(source.base)).vocab_size, remedy)
         return load_model(
             source.base,
             source.adapter,
@@ -141,6 +150,7 @@ def make_model(source: ModelSource, tokenizer: "PreTrainedTokenizerBase", mesh: 
             seed=source.seed,
             base_dtype=source.base_dtype,
             expected=source.shape,
+            vocabulary=vocabulary,
         )
     if source.shape is None:
         raise ValueError("give base (a checkpoint to start from) or model (the shape of a new one)")
@@ -156,9 +166,10 @@ def shaped_for(tokenizer: "PreTrainedTokenizerBase", model: ModelConfig) -> Mode
 
     Raises: ValueError if the vocabulary is too small for the tokenizer.
     """
-    if len(tokenizer) > model.vocab_size:
+    needed = vocabulary_size(tokenizer)
+    if needed > model.vocab_size:
         raise ValueError(
-            f"model.vocab_size must hold the tokenizer's {len(tokenizer)} tokens; got {model.vocab_size}"
+            f"model.vocab_size must hold the tokenizer's {needed} tokens; got {model.vocab_size}"
         )
     return dataclasses.replace(
         model,
@@ -216,11 +227,14 @@ def load_model(
     seed: int = 0,
     base_dtype: BaseDtype = "float32",
     expected: ModelConfig | None = None,
+    vocabulary: int = 0,
 ) -> TrainableModel:
     """A base checkpoint with new experts, plain LoRA or nothing beside it, read straight into shards.
 
     Args:
       expected: the shape that the config promises, special tokens aside.
+      vocabulary: tokens that there must be rows for; those that the checkpoint lacks begin as the mean of its
+        rows.
     Raises: ValueError if the checkpoint has another shape.
     """
     folder = local_folder(base)
@@ -229,7 +243,15 @@ def load_model(
         check_shape(shape, expected, base)
     attached = adapter_experts(adapter, experts, lora, shape)
     train: params.Train = "all" if attached is None else "experts"
-    lm = jaxmoe.load(folder, dtype=base_dtype, mesh=mesh, experts=attached, train=train, seed=seed)
+    lm = jaxmoe.load(
+        folder,
+        dtype=base_dtype,
+        mesh=mesh,
+        experts=attached,
+        train=train,
+        seed=seed,
+        resize_vocab=vocabulary if vocabulary > shape.vocab_size else None,
+    )
     return TrainableModel(lm, train, params.abstract(lm.config, attached), fingerprint(folder))
 
 

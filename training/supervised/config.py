@@ -29,6 +29,8 @@ class RunConfig:
       resume: same resumes a run of the same settings and refuses another; changed resumes with new settings;
         never wants a new folder.
       base: checkpoint to start from, a local folder or hub id; null makes a new model.
+      resize_vocab: give the base more rows of its embedding (each begins as the mean of those there) where
+        data.tokenizer has more tokens; false refuses such a tokenizer.
       model: shape of a new model; beside a base, the shape it must have, so that `plan` need not read it.
       valid_every: steps between two held-out losses on data.valid; 0 for none.
       export: write what was trained to OUTPUT/export when the run is finished.
@@ -41,6 +43,7 @@ class RunConfig:
     seed: int = 0
     resume: Literal["same", "changed", "never"] = "same"
     base: str | None = None
+    resize_vocab: bool = False
     model: ModelConfig | None = None
     valid_every: int = 0
     export: bool = True
@@ -81,7 +84,14 @@ class PretrainConfig(RunConfig):
     @property
     def source(self) -> ModelSource:
         """The model to train: every weight of it."""
-        return ModelSource(self.base, self.model, "none", seed=self.seed, init_std=self.init_std)
+        return ModelSource(
+            self.base,
+            self.model,
+            "none",
+            seed=self.seed,
+            init_std=self.init_std,
+            resize_vocab=self.resize_vocab,
+        )
 
     @property
     def balance(self) -> BalanceConfig:
@@ -109,5 +119,12 @@ class SftConfig(RunConfig):
     def source(self) -> ModelSource:
         """The model to train: the base with the adapter beside it."""
         return ModelSource(
-            self.base, self.model, self.adapter, self.experts, self.lora, self.base_dtype, self.seed
+            self.base,
+            self.model,
+            self.adapter,
+            self.experts,
+            self.lora,
+            self.base_dtype,
+            self.seed,
+            resize_vocab=self.resize_vocab,
         )

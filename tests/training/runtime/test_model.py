@@ -1,0 +1,39 @@
+"""A run's model fits its tokenizer: a larger one is refused, or gets rows where the config says so."""
+
+import numpy as np
+import pytest
+
+from jaxmoe.model import params
+from tests.jaxmoe.text.templates import tokenizer_for
+from tests.tiny_checkpoints import write_checkpoint
+from training.runtime.model import ModelSource, make_model
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    write_checkpoint(folder, model_type="llama", vocab_size=97)
+    return str(folder)
+
+
+def test_a_tokenizer_that_is_larger_than_the_base_is_refused(base):
+    tokenizer = tokenizer_for("qwen3")
+    source = ModelSource(base, None, "lora")
+    with pytest.raises(ValueError, match=r"and the model an embedding of 97: .* resize_vocab=true") as error:
+        make_model(source, tokenizer, params.single_device_mesh())
+    assert "\n" not in str(error.value)
+
+
+def test_resized_rows_begin_as_the_mean(base):
+    tokenizer = tokenizer_for("qwen3")
+    mesh = params.single_device_mesh()
+    lm = make_model(ModelSource(base, None, "lora", resize_vocab=True), tokenizer, mesh).lm
+    assert lm.config.vocab_size == len(tokenizer)
+    ids = np.asarray([[5, 96, len(tokenizer) - 1]])
+    logits = np.asarray(lm(ids).logits)
+    assert logits.shape[-1] == len(tokenizer)
+    assert np.isfinite(logits).all()
+    # the mean of all old rows of the head gives the mean of their logits; 1e-5: float32 sums of 97 terms
+    np.testing.assert_allclose(
+        logits[..., 97:], logits[..., :97].mean(-1, keepdims=True) + 0 * logits[..., 97:], atol=1e-5
+    )
