@@ -69,6 +69,6 @@ def hub_folder(hub_id: str, revision: str | None = None) -> Path:
             patterns = [*HUB_FILES, "*.bin"]  # of the same commit: a branch may have moved on in between
             folder = Path(snapshot_download(hub_id, revision=folder.name, allow_patterns=patterns))
     except Exception as error:  # the hub's client raises many kinds
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(f"there is no folder {hub_id}, and as a hub id: {reason}") from error
     return folder

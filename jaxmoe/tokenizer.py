@@ -112,7 +112,7 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and others here
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(
             f"no tokenizer could be loaded from {path} (a folder with tokenizer.json, or a hub id): {reason}"
         ) from error

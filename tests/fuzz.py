@@ -43,11 +43,13 @@ SNIPPETS += ["\u2028".encode(), "\x85".encode(), b"\x0c", b"NaN", b"1e999", b"9"
 SECONDS = 5.0  # a reader's answer to a small file; hundreds of times what it takes
 
 
-def damaged(rows: list[Any], count: int, *, seed: int, lines: bool = True) -> Iterator[bytes]:
-    """Files like the one that holds these rows as JSON, each damaged in another way."""
+def damaged(
+    rows: list[Any], count: int, *, seed: int, lines: bool = True, share: float = 0.5
+) -> Iterator[bytes]:
+    """Files that hold these rows as JSON, each damaged in another way; a row changes with chance `share`."""
     rng = random.Random(seed)
     for _ in range(count):
-        changed = [_changed(row, rng) if rng.random() < 0.5 else row for row in rows]
+        changed = [_changed(row, rng) if rng.random() < share else row for row in rows]
         as_ascii = rng.random() < 0.3
         texts = [json.dumps(row, ensure_ascii=as_ascii) for row in changed]
         whole = "\n".join(texts) if lines and rng.random() < 0.7 else f"[{', '.join(texts)}]"

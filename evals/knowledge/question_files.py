@@ -5,6 +5,7 @@ Not covered: what the rows mean (evals.knowledge.questions), downloading, CSV.
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -37,7 +38,7 @@ def rows(path: str | Path, split: str | None = None) -> Iterator[tuple[str, Ques
     with _opened(path) as file:
         try:
             yield from _json_rows(file, path)
-        except (OSError, EOFError, UnicodeDecodeError) as error:
+        except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
             raise ValueError(f"{path} cannot be read ({error}); is it complete, and UTF-8?") from error
 
 
@@ -57,7 +58,7 @@ def _json_rows(file: TextIO, path: Path) -> Iterator[tuple[str, QuestionRow]]:
         raise ValueError(f"{path} is empty; a question file needs at least one row")
     try:
         first = json.loads(head)
-    except ValueError:
+    except (ValueError, RecursionError):
         first = None  # a document over several lines, or a broken first line: told apart below
     if isinstance(first, dict) and not isinstance(first.get("Data", first.get("data")), list):
         yield f"{path}:{number}", first
@@ -65,8 +66,10 @@ def _json_rows(file: TextIO, path: Path) -> Iterator[tuple[str, QuestionRow]]:
         return
     try:
         document = json.loads(head + file.read())
-    except ValueError as error:
-        raise ValueError(f"{path} is neither JSON nor JSON lines: {error}") from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise
+        raise ValueError(f"{path} is neither JSON nor JSON lines: {error}") from None
     found = document.get("Data", document.get("data")) if isinstance(document, dict) else document
     if not isinstance(found, list):
         found = [document]
@@ -83,8 +86,8 @@ def _later_lines(file: TextIO, path: Path, start: int) -> Iterator[tuple[str, Qu
         where = f"{path}:{number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{where} is not valid JSON: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{where} is not valid JSON: {error}") from None
         yield where, _checked(row, where)
 
 

@@ -87,9 +87,10 @@ def load_questions(
     found = QuestionSet()
     skipped = 0
     for index, (where, row) in enumerate(rows(path, split)):
-        if _is_choice(row):
-            found.choice_questions.append(_choice_question(row, where, index))
-        elif question := _question(row, where, index, max_answer_tokens):
+        question = _read(row, where, index, max_answer_tokens)
+        if isinstance(question, ChoiceQuestion):
+            found.choice_questions.append(question)
+        elif question:
             found.questions.append(question)
         else:
             skipped += 1
@@ -100,46 +101,77 @@ def load_questions(
     return QuestionSet(found.questions, found.choice_questions, skipped)
 
 
-def _question(row: QuestionRow, where: str, index: int, max_answer_tokens: int) -> ClosedBookQuestion | None:
+def _read(
+    row: QuestionRow, where: str, index: int, max_answer_tokens: int
+) -> ClosedBookQuestion | ChoiceQuestion | None:
     """The row as a question; None if it is of a known format but no answer is left."""
+    try:
+        if _is_choice(row):
+            return _choice_question(row, where, index)
+        return _question(row, where, index, max_answer_tokens)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        raise ValueError(
+            f"{where}: a field of the question is missing or of the wrong type ({said})"
+        ) from None
+
+
+def _question(row: QuestionRow, where: str, index: int, max_answer_tokens: int) -> ClosedBookQuestion | None:
     fields = row.keys()
     if {"Question", "Answer"} <= fields:
-        return _made(row["Question"], _trivia_answers(row["Answer"]), row.get("QuestionId", index))
+        return _made(row["Question"], _trivia_answers(row["Answer"]), row.get("QuestionId", index), where)
     if {"question_text", "annotations"} <= fields:
         answers = _natural_answers(row, where, max_answer_tokens)
-        return _made(row["question_text"], answers, row.get("example_id", index))
+        return _made(row["question_text"], answers, row.get("example_id", index), where)
     if {"utterance", "targetValue"} <= fields:
-        return _made(row["utterance"], _web_answers(row["targetValue"]), index)
+        return _made(row["utterance"], _web_answers(row["targetValue"]), index, where)
     if {"instruction", "output"} <= fields:
         asked = "\n".join(part for part in (row["instruction"], row.get("input", "")) if part)
-        return _made(asked, [row["output"]], row.get("id", index), category=str(row.get("task_type", "")))
+        kind = str(row.get("task_type", ""))
+        return _made(asked, [row["output"]], row.get("id", index), where, category=kind)
     if "question" in fields and fields & {"answers", "answer"}:
         given = row["answers"] if "answers" in fields else row["answer"]
         answers = _plain_answers(given, where) + _listed(row.get("aliases"))
         number = row.get("id", row.get("_id", row.get("question_id", index)))
         # HotpotQA's type is bridge or comparison
         category = row.get("category", row.get("type", "") if "_id" in fields else "")
-        return _made(row["question"], answers, number, row.get("stem"), row.get("cluster"), str(category))
+        stem = None if row.get("stem") is None else _text(row["stem"], "stem", where)
+        return _made(row["question"], answers, number, where, stem, row.get("cluster"), str(category))
     raise ValueError(
         f"{where}: no known question format; it needs question with answers (or those of TriviaQA, Natural "
-        f"Questions, HotpotQA or WebQuestions) and has the fields {sorted(fields)}"
+        f"Questions, HotpotQA or WebQuestions) and has the fields {str(sorted(fields))[:300]}"
     )
 
 
+def _text(value: object, name: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: {name} must be text; got {value!r:.60}")
+    return value
+
+
+def _answer(value: object, where: str) -> str:
+    """An answer as text; numbers are written out."""
+    if value is not None and not isinstance(value, str | int | float):
+        raise ValueError(f"{where}: an answer must be text or a number; got {value!r:.60}")
+    return "" if value is None else " ".join(str(value).split())
+
+
 def _made(
-    question: str,
-    answers: Iterable[str],
+    question: object,
+    answers: Iterable[object],
     number: object,
+    where: str,
     stem: str | None = None,
     cluster: object = None,
     category: str = "",
 ) -> ClosedBookQuestion | None:
     """A question with its answers in order, each once and none blank; None if none is left."""
-    kept = tuple(dict.fromkeys(" ".join(str(a).split()) for a in answers if str(a).strip()))
+    kept = tuple(dict.fromkeys(filter(None, (_answer(a, where) for a in answers))))
+    asked = _text(question, "question", where).strip()
     if not kept:
         return None
     name = None if cluster is None else str(cluster)
-    return ClosedBookQuestion(str(number), question.strip(), kept, stem, name, category)
+    return ClosedBookQuestion(str(number), asked, kept, stem, name, category)
 
 
 def _listed(value: object) -> list[Any]:
@@ -198,7 +230,7 @@ def _is_choice(row: QuestionRow) -> bool:
 
 def _choice_question(row: QuestionRow, where: str, index: int) -> ChoiceQuestion:
     nested = row["question"] if isinstance(row["question"], dict) else {}
-    question = nested.get("stem", row["question"])
+    question = _text(nested.get("stem", row["question"]), "question", where)
     listed: Any = nested.get("choices", row.get("choices"))
     if isinstance(listed, dict):  # as TFDS and the hub have ARC
         listed = [{"text": t, "label": x} for t, x in zip(listed["text"], listed["label"], strict=True)]
@@ -209,10 +241,10 @@ def _choice_question(row: QuestionRow, where: str, index: int) -> ChoiceQuestion
     given = row.get("answerKey", row.get("answer"))
     return ChoiceQuestion(
         str(row.get("id", index)),
-        str(question).strip(),
+        question.strip(),
         choices,
         _right_choice(given, choices, labels, where),
-        row.get("stem"),
+        None if row.get("stem") is None else _text(row["stem"], "stem", where),
         None if row.get("cluster") is None else str(row["cluster"]),
         str(row.get("category", row.get("subject", ""))),
     )
@@ -231,5 +263,5 @@ def _right_choice(given: object, choices: Sequence[str], labels: Sequence[object
         return letters.index(given.strip().upper())
     raise ValueError(
         f"{where}: answer must be an index from 0 to {len(choices) - 1}, a letter or one of the choices; "
-        f"got {given!r}"
+        f"got {given!r:.60}"
     )

@@ -153,7 +153,7 @@ class _Answers:
         if len(whole) < len(text):  # killed while it wrote a line
             with path.open("r+b") as file:
                 file.truncate(len(whole))
-        for line in whole.decode("utf-8").splitlines():
+        for line in filter(None, whole.decode("utf-8").split("\n")):  # splitlines would cut at U+2028
             row = json.loads(line)
             # what failed is asked again
             if row["refusal"] != ERROR:

@@ -6,6 +6,7 @@ turning answers into scores (scoring).
 
 import csv
 import difflib
+import io
 import json
 from collections.abc import Collection
 from importlib import resources
@@ -255,7 +256,9 @@ def _find(name_or_path: str | Path) -> tuple[Traversable, Traversable]:
 
 
 def _rows(file: Traversable) -> list[dict[str, object]]:
-    return [dict(row) for row in csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines())]
+    return [
+        dict(row) for row in csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"), newline=""))
+    ]
 
 
 def _number(text: object) -> object:

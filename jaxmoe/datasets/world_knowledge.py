@@ -8,6 +8,7 @@ pretraining, so that asking for them measures knowledge and not the instruction 
 
 import csv
 import hashlib
+import io
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -168,7 +169,7 @@ def qa_rows(facts: Sequence[Fact], count: int, *, seed: int) -> Iterator[dict[st
 
 def _facts_of(relation: Relation) -> Iterator[Fact]:
     table = files("jaxmoe.datasets").joinpath(f"{relation.file}.csv").read_text(encoding="utf-8")
-    for row in csv.DictReader(table.splitlines()):
+    for row in csv.DictReader(io.StringIO(table, newline="")):
         if not row[relation.answer] or relation.kind not in (None, row.get("kind")):
             continue
         # a subject's aliases have no use in a question

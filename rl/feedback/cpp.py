@@ -9,6 +9,7 @@ on fatal signals, so that they survive a kill. Problems must be of the stdin kin
 import json
 import math
 import os
+import re
 import shutil
 import struct
 import tempfile
@@ -255,7 +256,8 @@ def line_spans(program: str, counts: dict[int, int]) -> tuple[tuple[int, int], .
     spans: list[tuple[int, int]] = []
     start = position = 0
     last = max(counts, default=0)
-    for number, line in enumerate(program.splitlines(keepends=True), start=1):
+    # a compiler counts line feeds; splitlines would count form feeds and U+2028 in strings too
+    for number, line in enumerate(re.findall(r"[^\n]*\n|[^\n]+", program), start=1):
         position += len(line)
         if number not in counts and number < last:
             continue

@@ -196,7 +196,7 @@ def _rows(path: Path) -> list[Any]:
     except json.JSONDecodeError as error:
         if error.msg != "Extra data":
             raise ValueError(f"{path} is neither JSON nor JSON lines: {error}") from error
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 
 def _readings(path: Path) -> Iterator[tuple[str, Callable[[], Problem]]]:

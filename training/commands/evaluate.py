@@ -20,6 +20,7 @@ from rich.table import Table
 
 import jaxmoe
 from evals.psychometrics.uncertainty import Comparison, Score, compare
+from jaxmoe.datasets.json_rows import lines, read_text
 from jaxmoe.text.vocabulary import check_vocabulary
 from jaxmoe.tokenizer import load_tokenizer
 from training.runtime import checkpoint, distributed
@@ -181,7 +182,7 @@ def read_items(folder: Path) -> Items:
     if not path.is_file():
         raise ValueError(f"against must name the output folder of an evaluation; {folder} has no items.jsonl")
     found: Items = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in lines(read_text(path)):
         try:
             item = json.loads(line)
             found.setdefault(item["set"], []).append({key: item[key] for key in ("id", "cluster", "scores")})

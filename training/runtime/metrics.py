@@ -73,9 +73,8 @@ def _complete_lines(path: Path) -> list[str]:
     """Lines that were written to their end; a killed run may leave half a line."""
     if not path.exists():
         return []
-    return [
-        line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
-    ]
+    *whole, _ = path.read_text(encoding="utf-8").split("\n")  # only a line feed ends a line of JSON
+    return [f"{line}\n" for line in whole]
 
 
 class Recorder:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from evals.knowledge.questions import ClosedBookQuestion, load_questions
+from tests.fuzz import check, damaged, scratched
 
 TRIVIA = {
     "Data": [
@@ -235,3 +236,65 @@ def test_truncated_gzip_missing_file_and_other_folder(tmp_path):
         load_questions(tmp_path / "absent.json")
     with pytest.raises(ValueError, match="no folder prepared by TFDS"):
         load_questions(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ({"question": 5, "answer": "a"}, "question must be text; got 5"),
+        ({"question": "a", "answers": [{"x": 1}]}, "an answer must be text or a number; got"),
+        ({"question": "a", "answer": "b", "stem": 3}, "stem must be text"),
+        ({"Question": "a", "Answer": "b"}, "a field of the question is missing or of the wrong type"),
+        ({"question_text": "a", "annotations": [1], "document_text": "b"}, "missing or of the wrong type"),
+        ({"utterance": "a", "targetValue": 7}, "missing or of the wrong type"),
+        ({"question": "a", "choices": 3, "answer": 0}, "missing or of the wrong type"),
+        ({"question": None, "choices": ["a", "b"], "answer": 0}, "question must be text; got None"),
+    ],
+)
+def test_fields_of_the_wrong_type_are_named_with_their_row(tmp_path, row, complaint):
+    good = {"question": "a", "answers": ["b", None, 3]}
+    with pytest.raises(ValueError, match=rf"q\.jsonl:2: .*{complaint}") as error:
+        load_questions(write(tmp_path / "q.jsonl", lines(good, row)))
+    assert "\n" not in str(error.value)
+
+
+def test_answers_that_are_numbers_are_written_out_and_nulls_are_none(tmp_path):
+    path = write(tmp_path / "q.jsonl", lines({"question": "a", "answers": [None, 3, "b\u2028c"]}))
+    assert load_questions(path).questions[0].answers == ("3", "b c")
+
+
+@pytest.mark.parametrize("name", ["q.json", "q.jsonl.gz"])
+def test_damaged_question_files(tmp_path, name):
+    file = tmp_path / name
+    sample = [
+        *TRIVIA["Data"],
+        SIMPLIFIED,
+        ORIGINAL,
+        {"utterance": "who?", "targetValue": '(list (description "A b"))'},
+        {"instruction": "Who?", "input": "", "output": "A", "task_type": 1},
+        {"question": "Who?", "answers": ["A"], "stem": "It is", "cluster": 3, "category": "x"},
+        {
+            "question": {
+                "stem": "Who?",
+                "choices": [{"text": "a", "label": "A"}, {"text": "b", "label": "B"}],
+            },
+            "answerKey": "B",
+        },
+    ]
+
+    def read(data: bytes):
+        file.write_bytes(gzip.compress(data, 1) if name.endswith("gz") else data)
+        return load_questions(file)
+
+    read_well = check(read, damaged(sample, 2000, seed=3, share=0.1), (ValueError,))
+    assert 100 < read_well < 1950
+
+
+def test_damaged_archives_are_refused(tmp_path):
+    whole = gzip.compress(lines(*({"question": f"{i}", "answer": "a"} for i in range(20))).encode())
+
+    def read(data: bytes):
+        (tmp_path / "q.jsonl.gz").write_bytes(data)
+        return load_questions(tmp_path / "q.jsonl.gz")
+
+    check(read, scratched(whole, 500, seed=4), (ValueError,))

@@ -97,6 +97,11 @@ def test_lines_without_code_go_with_the_next_that_has_some():
     assert line_spans(program, {2: 1, 4: 0}) == ((0, 4),)
     assert line_spans(program, {2: 0, 4: 1}) == ((4, 10),)
     assert line_spans(program, {2: 1, 4: 1}) == ((0, 10),)
+
+
+def test_lines_are_those_that_a_compiler_counts():
+    program = 'a("\u2028");\x0c\nb;\nc;'
+    assert line_spans(program, {1: 0, 2: 1, 3: 0}) == ((program.index("b"), program.index("c")),)
     assert line_spans(program, {}) == ()
 
 

@@ -163,3 +163,11 @@ def test_verify_lists_what_does_not_pass(tmp_path: Path, capsys: pytest.CaptureF
 )
 def test_reference_files_are_read_whole(shared: Path, name: str, count: int):
     assert len(load(shared / "data/code" / name)) == count
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"], ids=ascii)
+def test_only_a_line_feed_ends_a_row(tmp_path, separator):
+    rows = [MBPP | {"task_id": i, "text": f"Write f.{separator}More."} for i in (1, 2)]
+    path = tmp_path / "p.jsonl"
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    assert len(load(path)) == 2

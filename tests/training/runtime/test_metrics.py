@@ -113,3 +113,9 @@ def test_nothing_to_plot(tmp_path):
 def test_watching_out_of_range(changes):
     with pytest.raises(ValueError, match="watch"):
         WatchConfig(**changes)
+
+
+def test_only_a_line_feed_ends_a_record(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"step": 1, "said": "a\u2028b\x85c"}\n{"step": 2}\n{"step": 3', encoding="utf-8")
+    assert read_lines(path) == [{"step": 1, "said": "a\u2028b\x85c"}, {"step": 2}]
