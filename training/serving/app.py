@@ -8,6 +8,7 @@ import asyncio
 import hmac
 import itertools
 import json
+import math
 import queue
 import time
 import uuid
@@ -373,11 +374,13 @@ class _Server:
         try:
             while left:
                 wait = deadline - time.monotonic()
-                try:
-                    index, text, event = await asyncio.wait_for(choices[0].events.get(), max(wait, 0.01))
-                except TimeoutError:
+                if wait <= 0:  # each still ends with an event of its own
                     self._cancel(choices)
-                    deadline = time.monotonic() + 60.0  # each still ends with an event of its own
+                    deadline, wait = math.inf, math.inf
+                try:
+                    timeout = None if wait == math.inf else wait
+                    index, text, event = await asyncio.wait_for(choices[0].events.get(), timeout)
+                except TimeoutError:
                     continue
                 left -= not isinstance(event, NewToken)
                 yield choices[index], text, event
