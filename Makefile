@@ -1,9 +1,9 @@
-# make demo · make test · make lint · make docs · make bench · make goldens
+# make demo · make test · make test-reference · make lint · make docs · make bench · make goldens
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs bench goldens clean
+.PHONY: demo test test-reference lint docs bench goldens clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m training demo
@@ -11,6 +11,15 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -n auto --dist loadfile --ignore tests/rl/sandbox/test_sandbox.py
 	$(BIN)/python -m pytest -q tests/rl/sandbox/test_sandbox.py  # its time limits are seconds of a free core
+
+# The numerical tests on one thread, without XLA's library kernels and vector instructions newer than SSE 4.2:
+# what they assert does not hang on the order in which a processor adds.
+REFERENCE := --xla_cpu_max_isa=SSE4_2 --xla_cpu_multi_thread_eigen=false --xla_cpu_experimental_ynn_fusion_type= \
+	--xla_allow_excess_precision=false --xla_backend_optimization_level=3
+test-reference: $(VENV)/.installed-test
+	XLA_FLAGS="$(REFERENCE)" taskset -c 0 $(BIN)/python -m pytest -q tests/test_tolerances.py tests/jaxmoe/model \
+		tests/jaxmoe/generation tests/jaxmoe/adapters tests/jaxmoe/weights tests/jaxmoe/test_*.py tests/rl/policy \
+		tests/evals/models tests/training/supervised
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

@@ -145,8 +145,10 @@ def _kind(text: str, at: int) -> tuple[PartKind, str]:
         ("statement", _COMPOUND),
         ("statement", _SIMPLE),
     ]
-    otherwise: PartKind = "prose"
-    return next((kind for kind, pattern in patterns if pattern.match(text, at)), otherwise), ""
+    for kind, pattern in patterns:
+        if pattern.match(text, at):
+            return kind, ""
+    return "prose", ""
 
 
 def names_in(text: str) -> set[str]:
