@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmoe.adapters.base_changes import BaseChanges
-from jaxmoe.adapters.exported import EXPORT_KEY, exported_name, exported_section, exported_tensors
+from jaxmoe.adapters.exported import EXPORT_KEY, exported_names, exported_section, exported_tensors
 from jaxmoe.adapters.files import FORMATS, AdapterFormat, write_adapter
 from jaxmoe.adapters.record import Adapter, tree_path, unpack
 from jaxmoe.families import HfConfig, config_to_hf, family_of
@@ -174,7 +174,8 @@ def _write_model(
         adapter = extract_adapter(lm)
         family = family_of(lm.config.family)
         config |= _entry_points(family) | {EXPORT_KEY: exported_section(adapter, lm.config)}
-        tensors = [t._replace(name=exported_name(t.name, adapter)) for t in tensors]
+        names = exported_names([t.name for t in tensors], adapter)
+        tensors = [t._replace(name=name) for t, name in zip(tensors, names, strict=True)]
         tensors += [_host_tensor(name, array) for name, array in exported_tensors(adapter)]
         if folder is not None:
             (folder / MODELING_FILE.name).write_text(modeling_file(family), encoding="utf-8")

@@ -10,7 +10,7 @@ layers do the same with experts. `jaxmoe/weights/hf/modeling_loramoe.py` reads t
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -110,10 +110,18 @@ def exported_tensors(adapter: Adapter) -> Iterator[tuple[str, np.ndarray]]:
             yield _tensor(name, "router"), module.router_EI
 
 
-def exported_name(name: str, adapter: Adapter) -> str:
-    """What a tensor of the base is called in the exported model: projections lie one level deeper."""
-    module, _, part = name.rpartition(".")
-    return f"{module}.{BASE_LAYER}.{part}" if module.removeprefix("model.") in adapter.modules else name
+def exported_names(names: Iterable[str], adapter: Adapter) -> list[str]:
+    """What tensors of the base are called in the exported model.
+
+    Projections that have experts in some layer lie one level deeper, in all layers: plans for tensor
+    parallelism know no single layers.
+    """
+    routed = {module.rsplit(".", 1)[1] for module in adapter.modules}
+    parts = [name.rpartition(".") for name in names]
+    return [
+        f"{module}.{BASE_LAYER}.{part}" if module.rpartition(".")[2] in routed else f"{module}.{part}"
+        for module, _, part in parts
+    ]
 
 
 def _tensor(module: str, part: str) -> str:

@@ -61,15 +61,17 @@ class Mixture(nn.Module):
 
 
 class RoutedLinear(nn.Module):
-    """A projection of the base model and the experts beside it."""
+    """A projection of the base model and the experts beside it; without any in layers that have none."""
 
-    def __init__(self, base_layer: nn.Linear, settings: dict, module: dict):
+    def __init__(self, base_layer: nn.Linear, settings: dict, module: dict | None):
         super().__init__()
         self.base_layer = base_layer
-        self.mixture = Mixture(base_layer.in_features, base_layer.out_features, settings, module)
+        sizes = base_layer.in_features, base_layer.out_features
+        self.mixture = None if module is None else Mixture(*sizes, settings, module)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.base_layer(x) + self.mixture(x)
+        out = self.base_layer(x)
+        return out if self.mixture is None else out + self.mixture(x)
 
 
 _CLASSES: dict[tuple[type, tuple[str, ...]], type] = {}
@@ -78,9 +80,8 @@ _CLASSES: dict[tuple[type, tuple[str, ...]], type] = {}
 def _class_of_its_own(parent: nn.Module, names: tuple[str, ...]) -> type:
     """A subclass for modules with experts at these projections.
 
-    Serving programs look at one module of a class and fuse the projections of all: a layer with experts must
-      not
-    be of the same class as one without.
+    Serving programs look at one module of a class and fuse the projections of all, those of another model in
+    the same process too: a block with experts must not be of the class of one without.
     """
     key = (type(parent), names)
     if key not in _CLASSES:
@@ -89,39 +90,47 @@ def _class_of_its_own(parent: nn.Module, names: tuple[str, ...]) -> type:
     return _CLASSES[key]
 
 
-def add_experts(decoder: nn.Module, config) -> None:
-    """Puts experts beside the projections that the config names."""
-    children: dict[str, list[str]] = {}
-    for name in config.loramoe["modules"]:
-        parent, _, child = name.rpartition(".")
-        children.setdefault(parent, []).append(child)
-    for parent_name, names in children.items():
-        parent = decoder.get_submodule(parent_name)
-        for name in names:
-            module = config.loramoe["modules"][f"{parent_name}.{name}"]
-            setattr(parent, name, RoutedLinear(getattr(parent, name), config.loramoe, module))
-        parent.__class__ = _class_of_its_own(parent, tuple(sorted(names)))
-
-
-def experts_tp_plan(config) -> dict[str, str]:
-    """How the experts are split where their projection is.
-
-    Where the projection splits its output, so does B, and A and the router are on every device; where it
-    splits its input, A and the router do too, and B is on every device. "replicated_with_grad_allreduce" is
-    what replicated layers are called in transformers; servers take it for "replicate".
-    """
-    whole = "replicated_with_grad_allreduce"
-    plan = {}
+def routed_projections(config) -> dict[str, list[str]]:
+    """By part of a layer (self_attn, mlp), the projections that have experts in some layer."""
+    found: dict[str, list[str]] = {}
     for name in config.loramoe["modules"]:
         _, _, part, projection = name.split(".")
-        place = f"layers.*.{part}.{projection}"
-        style = (LlamaConfig.base_model_tp_plan or {})[place]
-        inner = ("rowwise", "rowwise", whole) if style == "rowwise" else (whole, whole, style)
-        plan[f"{place}.base_layer"] = style
-        for layer, layer_style in zip(("lora_a", "router", "lora_b"), inner, strict=True):
-            if layer != "router" or config.loramoe["routing"] != "none":
-                plan[f"{place}.mixture.{layer}"] = layer_style
-    return plan
+        if projection not in found.setdefault(part, []):
+            found[part].append(projection)
+    return found
+
+
+def add_experts(decoder: nn.Module, config) -> None:
+    """Puts experts beside the projections that the config names; all layers get the same structure."""
+    for part, projections in routed_projections(config).items():
+        for number, layer in enumerate(decoder.layers):
+            parent = getattr(layer, part)
+            for projection in projections:
+                module = config.loramoe["modules"].get(f"layers.{number}.{part}.{projection}")
+                setattr(parent, projection, RoutedLinear(getattr(parent, projection), config.loramoe, module))
+            parent.__class__ = _class_of_its_own(parent, tuple(sorted(projections)))
+
+
+def tensor_parallel_plan(config, base: dict[str, str]) -> dict[str, str]:
+    """How layers are split over devices: the base's plan, with the experts split where their projection is.
+
+    Where the projection splits its output, so does B, and A and the router are on every device; where it
+    splits its input, A and the router do too, and B is on every device. Experts come first: servers take the
+    first entry whose name a module's begins with. "replicated_with_grad_allreduce" is what replicated layers
+    are called in transformers; servers take it for "replicate".
+    """
+    whole = "replicated_with_grad_allreduce"
+    plan, rest = {}, dict(base)
+    for part, projections in routed_projections(config).items():
+        for projection in projections:
+            place = f"layers.*.{part}.{projection}"
+            style = rest.pop(place)
+            inner = ("rowwise", "rowwise", whole) if style == "rowwise" else (whole, whole, style)
+            plan[f"{place}.base_layer"] = style
+            for layer, layer_style in zip(("lora_a", "router", "lora_b"), inner, strict=True):
+                if layer != "router" or config.loramoe["routing"] != "none":
+                    plan[f"{place}.mixture.{layer}"] = layer_style
+    return {**plan, **rest}
 
 
 class LlamaLoraMoeConfig(LlamaConfig):
@@ -129,8 +138,7 @@ class LlamaLoraMoeConfig(LlamaConfig):
 
     @property
     def base_model_tp_plan(self) -> dict[str, str]:
-        """The experts first: servers take the first entry whose name a module's begins with."""
-        return {**experts_tp_plan(self), **(LlamaConfig.base_model_tp_plan or {})}
+        return tensor_parallel_plan(self, LlamaConfig.base_model_tp_plan or {})
 
 
 class LlamaLoraMoeModel(LlamaModel):

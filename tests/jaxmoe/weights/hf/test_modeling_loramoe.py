@@ -1,11 +1,16 @@
 """What vLLM's and SGLang's Transformers backends do to an exported model, done here: the experts stay.
 
-They build `AutoModel` without memory for weights, put a linear layer of their own in place of every `nn.Linear`,
-split as the first entry of `tp_plan` says whose pattern its name begins with, and load tensors by name. Here
-the devices of a group are threads.
+They build `AutoModel` without memory for weights, put a linear layer of their own in place of each
+`nn.Linear`, split as the first entry of `tp_plan` says whose pattern its name begins with, and load tensors
+by name. Here the devices of a group are threads. transformers' own tensor parallelism runs as it is, on two
+processes.
 """
 
+import os
 import re
+import socket
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -180,6 +185,8 @@ def test_experts_stay_where_servers_replace_linear_layers(exported, devices):
         for name, style in styles.items():
             if name.endswith(".base_layer"):
                 mixture = f"{name.removesuffix('.base_layer')}.mixture"
+                if f"{mixture}.lora_a" not in styles:
+                    continue  # a layer without experts
                 inner = [STYLES[styles[f"{mixture}.{part}"]] for part in ("lora_a", "lora_b")]
                 assert inner == (["row", "whole"] if style == "rowwise" else ["whole", "column"])
     assert "row" in {STYLES[s] for s in served[0][2].values()}
@@ -208,6 +215,48 @@ def test_auto_model_is_the_decoder_of_the_causal_model(exported):
             assert linears == {"base_layer"}
         if cls.__name__ == "Mixture":
             assert linears <= {"lora_a", "router", "lora_b"}
+
+
+ONE_OF_TWO = """
+import sys, numpy, torch
+from transformers import AutoModelForCausalLM
+from transformers.distributed import DistributedConfig
+
+folder, tokens, out = sys.argv[1:]
+split = DistributedConfig(tp_plan="auto", tp_size=2)
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, distributed_config=split).eval()
+with torch.no_grad():
+    logits = model(torch.tensor(numpy.load(tokens))).logits
+numpy.save(out, logits.full_tensor().numpy() if hasattr(logits, "full_tensor") else logits.numpy())
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("exported", ["qwen2-some-layers"], indirect=True)
+def test_transformers_splits_the_model_over_two_processes(exported, tmp_path):
+    folder, tokens, logits = exported
+    np.save(tmp_path / "tokens.npy", tokens)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    common |= {"CUDA_VISIBLE_DEVICES": "", "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    processes = []
+    for rank in ("0", "1"):
+        arguments = [str(folder), str(tmp_path / "tokens.npy"), str(tmp_path / f"{rank}.npy")]
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", ONE_OF_TWO, *arguments],
+                env={**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    for rank in ("0", "1"):
+        np.testing.assert_allclose(np.load(tmp_path / f"{rank}.npy"), logits, atol=LOGITS)
 
 
 def test_what_transformers_saves_again_loads_again(exported, tmp_path):
