@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from types import EllipsisType
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from jaxmoe.adapters.base_changes import apply_changes, resized, vocabulary_name
 from jaxmoe.adapters.exported import EXPORT_KEY, base_config, read_exported
 from jaxmoe.adapters.files import read_adapter
 from jaxmoe.adapters.record import Adapter, module_specs, pack, tree_path
+from jaxmoe.adapters.stack import stack_adapters
 from jaxmoe.base_folder import hub_folder, is_hub_id, local_folder
 from jaxmoe.families import config_from_hf
 from jaxmoe.json_files import read_json
@@ -32,7 +34,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def load(
     base_dir: str | Path,
-    adapter: str | Path | None = None,
+    adapter: str | Path | Adapter | None = None,
     dtype: str = "float32",
     mesh: Mesh | None = None,
     *,
@@ -77,7 +79,7 @@ def load(
             raise ValueError(f"{folder} holds experts of its own; give its base model to attach others")
         given, stored = read_exported(json_config, stored, config, folder)
     elif adapter is not None:
-        given = read_adapter(_adapter_folder(adapter), config)
+        given = adapter if isinstance(adapter, Adapter) else read_adapter(_adapter_folder(adapter), config)
     stored = convert.without_tied_head(stored, config, folder)
     replaced: set[str] = set()
     if resize_vocab is not None and resize_vocab != config.vocab_size:
@@ -101,6 +103,35 @@ def load(
     )
 
 
+class SharedBase(NamedTuple):
+    """A base with several adapters beside it.
+
+    Attributes:
+      runs: by name, which of the experts are an adapter's (`jaxmoe.adapters.stack`).
+    """
+
+    lm: LanguageModel
+    runs: dict[str, tuple[int, int]]
+
+
+def load_adapters(
+    base_dir: str | Path,
+    adapters: Mapping[str, str | Path],
+    dtype: str = "float32",
+    mesh: Mesh | None = None,
+) -> SharedBase:
+    """One base with several adapters, of which every request of an engine may use its own.
+
+    Args:
+      adapters: folders or hub ids, by the names that requests use.
+    Raises: ValueError as `load` does, and for an adapter that cannot stand beside others.
+    """
+    config = read_model_config(local_folder(base_dir))
+    read = {name: read_adapter(_adapter_folder(folder), config) for name, folder in adapters.items()}
+    stacked = stack_adapters(read, config)
+    return SharedBase(load(base_dir, stacked.adapter, dtype, mesh), stacked.runs)
+
+
 def _adapter_folder(adapter: str | Path) -> Path:
     return Path(adapter) if Path(adapter).is_dir() or not is_hub_id(adapter) else hub_folder(str(adapter))
 
@@ -118,8 +149,7 @@ def read_model_config(folder: Path) -> ModelConfig:
 
 
 def base_revision(lm: LanguageModel) -> str | None:
-    """The commit of a base that came from the hub, by the snapshot folder it lies in; None for other "
-    "bases."""
+    """The commit of a base that came from the hub, by its snapshot folder; None for other bases."""
     if lm.source is None or lm.source.parent.name != "snapshots":
         return None
     return lm.source.name

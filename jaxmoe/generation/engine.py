@@ -15,7 +15,7 @@ One thread drives an engine. Three programs are compiled for each size of the ca
 import dataclasses
 import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
@@ -85,7 +85,7 @@ class Request:
       sampling: temperature, top-k and top-p.
       seed: of the random numbers; the same seed and prompt give the same tokens, whatever else is decoded.
       stop_tokens: the text ends with the first of these, which is kept.
-      experts: False continues with the base model alone.
+      experts: True uses all, False the base model alone, a name one of several adapters side by side.
       prompt_logprobs: also the log-probability of each prompt token after the first.
       alternatives: likeliest tokens to report beside each token.
       on_token: called with every new token; True from it ends the text there.
@@ -96,7 +96,7 @@ class Request:
     sampling: Sampling = GREEDY
     seed: int = 0
     stop_tokens: tuple[int, ...] = ()
-    experts: bool = True
+    experts: bool | str = True
     prompt_logprobs: bool = False
     alternatives: int = 0
     on_token: "Callable[[NewToken], bool | None] | None" = dataclasses.field(default=None, compare=False)
@@ -160,7 +160,7 @@ class StepRows(NamedTuple):
     positions_B: Int[Array, " B"]
     drawn_B: Int[Array, " B"]
     sampling: RowSampling
-    experts_B: Bool[Array, " B"]
+    experts_BE: Bool[Array, "B E"]
 
 
 class Alternatives(NamedTuple):
@@ -226,11 +226,20 @@ class Engine:
     Args:
       lm: the model.
       config: slots and lengths.
+      adapters: by name, the run of experts that is an adapter (`jaxmoe.adapters.stack`).
     Raises: ValueError for a model whose rotary embedding depends on the longest text of a batch.
     """
 
-    def __init__(self, lm: Served, config: EngineConfig | None = None):
+    def __init__(
+        self,
+        lm: Served,
+        config: EngineConfig | None = None,
+        adapters: Mapping[str, tuple[int, int]] | None = None,
+    ):
         self.config = config or EngineConfig()
+        self._adapters = dict(adapters or {})
+        # one column for all experts, or one for each where a row may use some
+        self._columns = max((stop for _, stop in self._adapters.values()), default=1)
         if lm.config.rope.rope_type == "dynamic":
             raise ValueError(
                 "rope_type dynamic turns with the longest text of a batch: texts would depend on each other; "
@@ -245,7 +254,7 @@ class Engine:
         self._reading: tuple[int, _Text] | None = None
         self._active: dict[int, _Text] = {}
         # what is in each slot, whether a text uses it or not; with which experts it was read
-        self._held: list[tuple[np.ndarray, bool]] = [(np.zeros(0, np.int32), True)] * self.config.slots
+        self._held: list[tuple[np.ndarray, bool | str]] = [(np.zeros(0, np.int32), True)] * self.config.slots
         self._used = [0] * self.config.slots
         self._clock = itertools.count(1)
         self._cancelled: set[int] = set()
@@ -278,6 +287,9 @@ class Engine:
             raise ValueError(
                 f"a request has at most {MOST_STOPS} stop tokens; got {len(request.stop_tokens)}"
             )
+        if isinstance(request.experts, str) and request.experts not in self._adapters:
+            known = ", ".join(self._adapters) or "True and False"
+            raise ValueError(f"experts must be one of {known}; got {request.experts!r}")
         if not 0 <= request.alternatives <= MOST_ALTERNATIVES:
             raise ValueError(f"alternatives must lie in 0..{MOST_ALTERNATIVES}; got {request.alternatives}")
         if len(prompt) + request.max_new_tokens > self.config.max_length:
@@ -407,7 +419,7 @@ class Engine:
                 np.int32(text.length),
                 np.int32(slot),
                 self._cache,
-                experts=text.request.experts,
+                self._allowed(text.request.experts)[None],
                 scored=asked,
                 alternatives=_compiled_for(text.request.alternatives) if asked else 0,
                 dtype=self._lm.dtype,
@@ -465,15 +477,23 @@ class Engine:
         positions = np.full(slots, beyond, np.int32)
         temperature, top_p = np.zeros(slots, np.float32), np.ones(slots, np.float32)
         top_k, seed = np.zeros(slots, np.int32), np.zeros(slots, np.int32)
-        experts = np.ones(slots, bool)
+        experts = np.ones((slots, self._columns), bool)
         for slot, text in self._active.items():
             request = text.request
             tokens[slot], positions[slot], drawn[slot] = text.last, text.length, len(text.new)
             settings = request.sampling
             temperature[slot], top_k[slot], top_p[slot] = settings.temperature, settings.top_k, settings.top_p
             seed[slot] = np.int64(request.seed).astype(np.int32)
-            experts[slot] = request.experts
+            experts[slot] = self._allowed(request.experts)
         return StepRows(tokens, positions, drawn, RowSampling(temperature, top_k, top_p, seed), experts)  # type: ignore[arg-type]
+
+    def _allowed(self, experts: bool | str) -> np.ndarray:
+        """Which experts a request may use, [columns]."""
+        if isinstance(experts, bool):
+            return np.full(self._columns, experts)
+        start, stop = self._adapters[experts]
+        columns = np.arange(self._columns)
+        return (columns >= start) & (columns < stop)
 
     def _hold(self, slot: int, text: _Text) -> None:
         """Notes what is in a slot and when it was last of use."""
@@ -543,7 +563,7 @@ def _step(
     """Reads the next token of every slot and chooses the one after it."""
     model = params.merge(params.ModelParams(definition, trainable, frozen))
     blocks = kv_cache.blocks(model, unrolled=unrolled)
-    call = ExpertCall(experts_BE=rows.experts_B[:, None])
+    call = ExpertCall(experts_BE=rows.experts_BE)
     hidden_BD, cache = slot_cache.read_tokens(
         model, blocks, rows.tokens_B, rows.positions_B, cache, dtype=dtype, call=call
     )
@@ -561,7 +581,7 @@ def _likeliest(logits_BV: Float[Array, "B V"], count: int) -> Alternatives:
 
 @partial(
     jax.jit,
-    static_argnames=("definition", "experts", "scored", "alternatives", "dtype", "unrolled"),
+    static_argnames=("definition", "scored", "alternatives", "dtype", "unrolled"),
     donate_argnames=("cache",),
 )
 def _read_chunk(
@@ -573,8 +593,8 @@ def _read_chunk(
     start: Int[Array, ""],
     slot: Int[Array, ""],
     cache: SlotCache,
+    experts_BE: Bool[Array, "1 E"],
     *,
-    experts: bool,
     scored: bool,
     alternatives: int,
     dtype: DTypeLike,
@@ -584,7 +604,7 @@ def _read_chunk(
     model = params.merge(params.ModelParams(definition, trainable, frozen))
     blocks = kv_cache.blocks(model, unrolled=unrolled)
     hidden_CD, cache = slot_cache.read_chunk(
-        model, blocks, tokens_C, start, slot, cache, dtype=dtype, call=ExpertCall(enabled=experts)
+        model, blocks, tokens_C, start, slot, cache, dtype=dtype, call=ExpertCall(experts_BE=experts_BE)
     )
     if not scored:
         return None, cache

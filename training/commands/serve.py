@@ -12,7 +12,9 @@ from pathlib import Path
 import uvicorn
 
 from jaxmoe.generation.engine import Engine, EngineConfig
+from jaxmoe.pretrained import load_adapters
 from jaxmoe.text.stop_tokens import stop_tokens
+from jaxmoe.tokenizer import load_tokenizer
 from training.commands.export import open_model
 from training.runtime import config as configs
 from training.runtime import distributed
@@ -33,6 +35,8 @@ class ServeConfig:
       step: checkpoint of the run; null takes the newest.
       base: checkpoint, a folder, GGUF file, named model or hub id.
       adapter: folder of an adapter beside the base.
+      adapters: several adapters beside the base, folders by the names that clients call them; the base alone
+        is NAME-base.
       name: what clients call the model; null takes the last part of its path. With experts, NAME uses them
         and NAME-base does not.
       host: address to listen on; other than this machine's own needs a key in JAXMOE_API_KEY.
@@ -48,6 +52,7 @@ class ServeConfig:
     step: int | None = None
     base: str | None = None
     adapter: str | None = None
+    adapters: dict[str, str] = field(default_factory=dict)
     name: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
@@ -62,6 +67,8 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if (self.run is None) == (self.base is None):
             raise ValueError("give either run (the folder of a training run) or base (a checkpoint)")
+        if self.adapters and (self.base is None or self.adapter is not None):
+            raise ValueError("adapters stand beside a base: give base, and neither run nor adapter")
         if not 0 <= self.port < 65536:
             raise ValueError(f"port must lie in 0..65535; got {self.port}")
         if self.most_waiting < 0:
@@ -74,16 +81,26 @@ def main(config: ServeConfig) -> None:
     if config.host not in LOCAL and key is None:
         raise ValueError(f"host {config.host} is open to others: set a key in {KEY_VARIABLE} first")
     distributed.start(config.distributed)
-    lm, tokenizer = open_model(
-        config.run, config.step, config.base, config.adapter, config.mesh.make(), config.dtype
-    )
+    mesh, runs = config.mesh.make(), {}
+    if config.adapters:
+        lm, runs = load_adapters(str(config.base), config.adapters, config.dtype, mesh)
+        tokenizer = load_tokenizer(str(lm.source))
+    else:
+        lm, tokenizer = open_model(config.run, config.step, config.base, config.adapter, mesh, config.dtype)
     name = config.name or Path(str(config.run or config.adapter or config.base)).name
-    names = {name: True, f"{name}-base": False} if lm.experts else {name: True}
+    names: dict[str, bool | str] = {own: own for own in runs}
+    if not runs:
+        names[name] = True
+    if lm.experts:
+        names[f"{name}-base"] = False
     ends = stop_tokens(tokenizer, lm.stop_tokens)
     model = ServedModel(names, tokenizer, ends, config.engine.max_length, lm.config.vocab_size)
-    with EngineWorker(lambda: Engine(lm, config.engine), config.most_waiting) as worker:
+    with EngineWorker(lambda: Engine(lm, config.engine, runs), config.most_waiting) as worker:
         app = make_app(worker, model, config.limits, key)
-        print(_greeting(config, name, bool(tokenizer.chat_template), key is not None), file=sys.stderr)
+        print(
+            _greeting(config, next(iter(names)), bool(tokenizer.chat_template), key is not None),
+            file=sys.stderr,
+        )
         uvicorn.run(
             app,
             host=config.host,

@@ -64,11 +64,11 @@ class ServedModel:
     """What the routes need to know.
 
     Attributes:
-      names: of the models; by each, which experts it uses (True all, False none).
+      names: of the models; by each, which experts it uses (True all, False none, or the name of an adapter).
       stop_tokens: ids that end an answer.
     """
 
-    names: Mapping[str, bool]
+    names: Mapping[str, bool | str]
     tokenizer: "PreTrainedTokenizerBase"
     stop_tokens: tuple[int, ...]
     max_length: int
@@ -202,7 +202,7 @@ class _Server:
         except (ValueError, RecursionError) as error:
             raise RequestError(f"the body is no JSON: {str(error) or type(error).__name__:.100}") from None
 
-    def _experts(self, name: str) -> bool:
+    def _experts(self, name: str) -> bool | str:
         if name not in self._model.names:
             known = ", ".join(self._model.names)
             raise RequestError(f"there is no model {name!r:.100}; there is {known}", 404, parameter="model")
