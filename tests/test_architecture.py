@@ -57,15 +57,15 @@ DEFERRED = {
     ("evals.administer", "evals.questionnaires.local_respondent"),
     ("evals.administer", "jaxmoe.tokenizer"),
     # the command line starts without a command's libraries
-    ("training.__main__", "training.commands.plan"),
-    ("training.__main__", "training.commands.reproduce"),
     ("training.__main__", "training.runtime.config"),
+    ("training.commands.plan", "training.planning.plan_run"),
+    ("training.commands.reproduce", "training.studies.reproduce"),
     # tensorflow-datasets, where data sets are prepared or made
     ("training.data.sources", "jaxmoe.datasets.builders"),
     ("training.data.sources", "jaxmoe.datasets.instruction_files"),
     ("training.ppo.problems", "jaxmoe.datasets.programs"),
     # matplotlib, where something is drawn
-    ("training.__main__", "training.plots.plot_run"),
+    ("training.commands.plot", "training.plots.plot_run"),
     ("training.supervised.finish", "training.plots.plot_run"),
 }
 # Names of classes that two modules have, in lower case, each to be renamed; the list only shrinks.

@@ -1,21 +1,24 @@
-"""The commands: python -m training COMMAND --config FILE key=value ...
+"""The commands: python -m training COMMAND --config NAME_OR_FILE key=value ...
 
-A command's module and its libraries are imported when it runs; --help reads their source instead.
+Put together from the table in training.commands. A command's module and its libraries are imported when it
+runs; --help reads their source instead.
 """
 
+import functools
 import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
+from training.commands import COMMANDS
 from training.runtime.allocator import one_heap
-from training.runtime.config_help import text
+from training.runtime.config_help import config_of, summary, text
+from training.runtime.version import version
 
 # transformers would tell every user that torch is missing; nothing here needs it
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -28,60 +31,8 @@ OUT_OF_MEMORY = (
     "step.precision=bfloat16 or base_dtype=bfloat16, lower data.batch_size, or spread the weights by "
     "mesh.fsdp (--traceback shows where)"
 )
-
-
-class Command(NamedTuple):
-    """A command: `main(config)` in a module, and the schema of its config there."""
-
-    module: str
-    schema: str
-    summary: str
-
-
-COMMANDS = {
-    "demo": Command(
-        "training.commands.demo",
-        "DemoConfig",
-        "Train a small base, fine-tune it with full SFT and with LoRAMoE, compare what each kept and "
-        "learned, export, generate, plot. Finished stages are not run again.",
-    ),
-    "pretrain": Command(
-        "training.supervised.pretrain", "PretrainConfig", "Train all weights of a model on text."
-    ),
-    "sft": Command(
-        "training.supervised.sft",
-        "SftConfig",
-        "Fine-tune a model on instructions: adapter=loramoe adds routed LoRA experts to the frozen base, "
-        "adapter=lora plain LoRA, adapter=none trains every weight.",
-    ),
-    "ppo": Command(
-        "training.ppo.train",
-        "PpoConfig",
-        "Train a code model by PPO from compiler feedback: curriculum=cccs|none, mask=fgo|response, "
-        "algorithm=ppo|grpo|rloo.",
-    ),
-    "eval": Command(
-        "training.commands.evaluate",
-        "EvalConfig",
-        "Measure a model: suite=knowledge asks closed-book and multiple-choice questions, suite=coding runs "
-        "its programs in the sandbox, suite=behavior tests its self-report and whether to believe it.",
-    ),
-    "export": Command(
-        "training.commands.export",
-        "ExportConfig",
-        "Write a trained model for other programs: Hugging Face folders; LoRAMoE, MoE-PEFT, PEFT adapters.",
-    ),
-    "generate": Command(
-        "training.commands.generate",
-        "GenerateConfig",
-        "Continue prompts with a trained model or a checkpoint.",
-    ),
-    "serve": Command(
-        "training.commands.serve",
-        "ServeConfig",
-        "Serve a model over HTTP as OpenAI's API: many requests at a time, with its experts and without.",
-    ),
-}
+# of commands that read a config: its module and class
+CONFIGS = {name: found for name, module in COMMANDS.items() if (found := config_of(module)) is not None}
 
 app = typer.Typer(
     add_completion=False,
@@ -89,34 +40,51 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Train, fine-tune, export and try language models with LoRA experts.\n\n"
     "Every command reads one YAML file and takes overrides: "
-    "python -m training sft --config configs/sft/tiny.yaml optimizer.lr=1e-4 adapter=lora\n\n"
+    "python -m training sft --config sft/tiny optimizer.lr=1e-4 adapter=lora\n\n"
     "COMMAND --help lists every key of its config.",
 )
 
 
-def with_keys(*commands: Command) -> type[TyperCommand]:
-    """A command class whose --help ends with the keys of the config, or of several."""
+@app.callback(invoke_without_command=True)
+def options(
+    show_version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """What is asked of the program itself."""
+    if show_version:
+        print(f"jaxmoe {version()}")
+        raise typer.Exit
+
+
+def with_keys(configs: dict[str, tuple[str, str]]) -> type[TyperCommand]:
+    """A command class whose --help ends with the keys of a config, or of several.
+
+    Args:
+      configs: module and class of each, by the name under which --help shows it.
+    """
 
     class WithKeys(TyperCommand):
-        def format_epilog(self, ctx, formatter) -> None:  # type: ignore[no-untyped-def]
-            for command in commands:
-                of = f" of {command.summary}" if len(commands) > 1 else ""
+        def format_epilog(self, ctx: Any, formatter: Any) -> None:  # typer has its own copy of click's types
+            for name, config in configs.items():
+                of = f" of {name}" if len(configs) > 1 else ""
                 formatter.write(f"\nKeys of the config{of} (override any of them as key=value):\n")
-                formatter.write(text(command.module, command.schema) + "\n")
+                formatter.write(text(*config) + "\n")
 
     return WithKeys
 
 
 def guarded(run: Callable[[], object], traceback: bool) -> None:
-    """Runs a command; bad input ends in one line and exit code 2."""
+    """Runs a command; bad input ends in one line and exit code 2.
+
+    Args:
+      traceback: let errors pass, so that Python shows where they arose.
+    """
     try:
         run()
     except INPUT_ERRORS as error:
         if traceback:
             raise
-        if (
-            type(error).__name__ == "DiskFullError"
-        ):  # Orbax leaves half-done writes, which complain at the end
+        # Orbax leaves half-done writes, which complain at the end
+        if type(error).__name__ == "DiskFullError":
             sys.unraisablehook = lambda _: None
         said = " ".join(str(error).split()) or type(error).__name__
         Console(stderr=True, soft_wrap=True).print(f"error: {said}", markup=False, highlight=False)
@@ -130,12 +98,16 @@ def guarded(run: Callable[[], object], traceback: bool) -> None:
         sys.exit(EXIT_FAILED)
 
 
-def register(name: str, command: Command) -> None:
-    """Adds a command to the app."""
+def register_config(name: str, module: str, declared: tuple[str, str]) -> None:
+    """Adds a command that reads a config."""
 
     def run(
         config: Annotated[
-            Path | None, typer.Option(help="YAML file; without one, everything is given by KEY=VALUE.")
+            str | None,
+            typer.Option(
+                metavar="NAME_OR_FILE",
+                help="Shipped config (sft/tiny) or YAML file; without one, everything is given by KEY=VALUE.",
+            ),
         ] = None,
         overrides: Annotated[
             list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Override keys of the file.")
@@ -143,95 +115,40 @@ def register(name: str, command: Command) -> None:
         traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
     ) -> None:
         def load_and_run() -> object:
-            from training.runtime import config as configs
+            from training.runtime.config import load
 
-            module = import_module(command.module)
-            return module.main(configs.load(getattr(module, command.schema), config, overrides or ()))
+            schema = getattr(import_module(declared[0]), declared[1])
+            return import_module(module).main(load(schema, config, overrides or ()))
 
         guarded(load_and_run, traceback)
 
-    app.command(name, help=command.summary, cls=with_keys(command))(run)
+    app.command(name, help=summary(module), cls=with_keys({name: declared}))(run)
 
 
-for _name, _command in COMMANDS.items():
-    register(_name, _command)
+def register_command(name: str, module: str) -> None:
+    """Adds a command with arguments and options of its own."""
+    loaded = import_module(module)
+
+    @functools.wraps(loaded.command)
+    def run(**arguments: Any) -> None:  # whatever the command declares
+        guarded(lambda: loaded.command(**arguments), bool(arguments.get("traceback")))
+
+    configs: dict[str, tuple[str, str]] = getattr(loaded, "CONFIGS", {})
+    app.command(name, help=summary(module), cls=with_keys(configs))(run)
 
 
-@app.command()
-def plot(run: Annotated[Path, typer.Argument(help="Output folder of a run.", show_default=False)]) -> None:
-    """Draw a run's loss curves and expert use into RUN/plots."""
-
-    def draw() -> None:
-        from training.plots.plot_run import plot_run
-
-        for path in plot_run(run):
-            print(path)
-
-    guarded(draw, traceback=False)
+for _name, _module in COMMANDS.items():
+    if _name in CONFIGS:
+        register_config(_name, _module, CONFIGS[_name])
+    else:
+        register_command(_name, _module)
 
 
-@app.command(
-    help="Compile a run's step for a slice that need not be there; tell memory, traffic, time and MFU."
-)
-def plan(
-    config: Annotated[Path, typer.Option(help="YAML file of the run.", show_default=False)],
-    topology: Annotated[
-        str, typer.Option(help="v4, v5e, v5p or v6e:4x4 (TPU slice), a100, h100 or h200:8 (GPUs), cpu:8.")
-    ],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Override keys of the file.")
-    ] = None,
-    save: Annotated[Path | None, typer.Option(help="Also write the plan as JSON.")] = None,
-    decode: Annotated[bool, typer.Option(help="Plan generation with the run's model too.")] = True,
-    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
-) -> None:
-    """Memory is the executable's own; times assume the chip's published peaks."""
-
-    def load_and_plan() -> object:
-        from training.commands import plan as planning
-
-        return planning.main(config, overrides or [], topology, save, decode=decode)
-
-    guarded(load_and_plan, traceback)
-
-
-# the studies of `reproduce`, for --help: where each config is declared
-STUDIES = (
-    Command("training.studies.loramoe.study", "LoramoeConfig", "loramoe"),
-    Command("training.studies.stepcoder.study", "StepcoderConfig", "stepcoder"),
-    Command("training.studies.realbehavior.study", "RealbehaviorConfig", "realbehavior"),
-)
-
-
-@app.command(
-    cls=with_keys(*STUDIES),
-    help="Put a paper's claims to the test: loramoe, stepcoder, realbehavior, or all. Writes OUT/STUDY.json, "
-    "figures and a page; what is finished (OUT/cells) is not run again.",
-)
-def reproduce(
-    study: Annotated[
-        str, typer.Argument(help="loramoe, stepcoder, realbehavior, or all.", show_default=False)
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for cells, results and pages.", show_default=False)],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Override keys of the study's file.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file; configs/reproduce/STUDY.yaml.")] = None,
-    report_only: Annotated[
-        bool, typer.Option("--report-only", help="Run nothing; write what the finished cells say.")
-    ] = False,
-    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
-) -> None:
-    """Run by run, restartable; a learning rate is chosen on dev splits only."""
-
-    def load_and_run() -> object:
-        from training.commands import reproduce as reproducing
-
-        return reproducing.main(study, out, config, overrides or (), report_only=report_only)
-
-    guarded(load_and_run, traceback)
+def main() -> None:
+    """The program `jaxmoe`, and python -m training."""
+    one_heap()
+    app(prog_name="jaxmoe" if os.path.basename(sys.argv[0]) == "jaxmoe" else "python -m training")
 
 
 if __name__ == "__main__":
-    one_heap()
-    app(prog_name="python -m training")
+    main()

@@ -41,12 +41,13 @@ def room_page(room: str, modules: list[str]) -> str:
 
 def commands() -> dict[str, tuple[str, str, str]]:
     """Every command that has a config, the studies of `reproduce` too: module, schema, what it does."""
-    from training.__main__ import COMMANDS, STUDIES
+    from training.__main__ import CONFIGS
+    from training.commands import COMMANDS, reproduce
+    from training.runtime.config_help import summary
 
-    found = {name: tuple(command) for name, command in COMMANDS.items()}
-    studies = {f"reproduce {study.summary}": study for study in STUDIES}
+    found = {name: (*config, summary(COMMANDS[name])) for name, config in CONFIGS.items()}
     text = "The study of the same name; see [](../../guides/reproduce.md)."
-    return found | {name: (study.module, study.schema, text) for name, study in studies.items()}  # type: ignore[return-value]
+    return found | {f"reproduce {name}": (*config, text) for name, config in reproduce.CONFIGS.items()}
 
 
 def command_page(name: str, module: str, schema: str, summary: str) -> str:

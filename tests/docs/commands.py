@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from training.__main__ import COMMANDS, app
+from training.__main__ import CONFIGS, app
 from training.runtime.config import load
 
 ROOT = Path(__file__).parents[2]
@@ -78,8 +78,9 @@ def check_training(arguments: list[str]) -> None:
     if "--help" in rest:
         return
     parsed = command.make_context(name, list(rest)).params
-    if name in COMMANDS:
-        schema = getattr(import_module(COMMANDS[name].module), COMMANDS[name].schema)
+    if name in CONFIGS:
+        module, schema_name = CONFIGS[name]
+        schema = getattr(import_module(module), schema_name)
         given = parsed["config"]
         load(schema, config_file(str(given)) if given else None, parsed["overrides"] or ())
     elif parsed.get("config") is not None:

@@ -13,7 +13,7 @@ import yaml
 
 from tests.docs import commands
 from tests.docs.blocks import ROOT, Block, blocks, inline_commands, needs, pages
-from training.__main__ import COMMANDS
+from training.__main__ import CONFIGS
 from training.runtime import config as configs
 from training.runtime.config_help import keys
 
@@ -51,10 +51,10 @@ def check_yaml(block: Block, where: str) -> None:
     values = yaml.safe_load(block.text)
     if block.mark != "config":
         return
-    command = COMMANDS[block.value]
+    module, schema_name = CONFIGS[block.value]
     given = {"output": "x", "base": "x", "steps": 1, "rounds": 1}
-    top = {key.name for key in keys(command.module, command.schema)}
-    schema = getattr(import_module(command.module), command.schema)
+    top = {key.name for key in keys(module, schema_name)}
+    schema = getattr(import_module(module), schema_name)
     configs.parse(schema, {k: v for k, v in given.items() if k in top} | values, where)
 
 

@@ -1,8 +1,8 @@
-"""The whole journey in minutes: train a small base, teach it tasks two ways, see what each way forgot; then a
-small code model, and what reinforcement learning from tests makes of it; then questionnaires for the models.
+"""Train a small base, fine-tune it with full SFT and with LoRAMoE, compare what each kept and learned,
+export, generate, plot; then teach a small code model by tests, and put questionnaires to the models.
+Finished stages are not run again.
 
-Every stage is a command that can be run alone with its config in configs/demo; what is finished is not done
-again.
+Every stage is a command that can be run alone with its config (demo/base, ...).
 """
 
 import json
@@ -67,7 +67,7 @@ class DemoConfig:
 
     Attributes:
       output: folder for the runs, results.json and plots.
-      configs: folder with a file for each stage.
+      configs: folder with a config for each stage, or the name of a shipped one.
       steps_scale: share of each stage's steps; below 1 for a quick look at the plumbing.
       tasks: held-out downstream samples in the table.
       facts: held-out facts in the table; null takes all.
@@ -76,7 +76,7 @@ class DemoConfig:
     __pydantic_config__ = configs.STRICT
 
     output: str = "runs/demo"
-    configs: str = "configs/demo"
+    configs: str = "demo"
     steps_scale: float = 1.0
     tasks: int = 350
     facts: int | None = None
@@ -122,9 +122,8 @@ def main(config: DemoConfig) -> dict[str, Any]:
         results["code"] = code_scores(folder / "code_rl")
         console.print(code_table(results["code"]))
     console.rule(f"7/{PARTS} questionnaires: what the models say of themselves, and whether to believe it")
-    answers = Path(config.configs) / "behavior.yaml"
     named = {ROWS[name].title: lm for name, lm in models.items()}
-    report = questionnaire(named, tokenizer_of(folder), folder / "behavior", answers)
+    report = questionnaire(named, tokenizer_of(folder), folder / "behavior", f"{config.configs}/behavior")
     console.print(f"report, for a browser: {report}", highlight=False)
     results["seconds"] = round(time.perf_counter() - started, 1)
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
@@ -137,14 +136,14 @@ def main(config: DemoConfig) -> dict[str, Any]:
 
 
 def _stopped(console: Console) -> dict[str, Any]:
-    console.print("stopped; `make demo` goes on from here")
+    console.print("stopped; the same command resumes it")
     return {}
 
 
 def run_stage(config: DemoConfig, name: str) -> Finished:
     """Runs a stage, its folders moved to where the demo wants them, or finds it finished."""
     schema, main_of, base = SCHEMAS[name]
-    path = Path(config.configs) / f"{name}.yaml"
+    path = f"{config.configs}/{name}"
     overrides = [f"output={config.output}/{name}"]
     if base is not None:
         overrides.append(f"base={config.output}/{base}/export")

@@ -20,7 +20,7 @@ def questionnaire(
     models: Mapping[str, LanguageModel],
     tokenizer: "PreTrainedTokenizerBase",
     folder: Path,
-    config: str | Path = "configs/demo/behavior.yaml",
+    config: str = "demo/behavior",
 ) -> Path:
     """Asks every model what the config's section `behavior` says; the first is the base of the others.
 
@@ -29,7 +29,7 @@ def questionnaire(
 
     Returns: the path of report.html.
     """
-    settings = configs.load(EvalConfig, Path(config))
+    settings = configs.load(EvalConfig, config)
     behavior = settings.behavior
     study = prepare(behavior, settings.seed, settings.confidence)
     loaded: list[tuple[str, Loaded, Form]] = [

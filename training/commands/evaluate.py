@@ -1,4 +1,5 @@
-"""Evaluation: a model, a suite of tests, results as files and as a table.
+"""Measure a model: suite=knowledge asks closed-book and multiple-choice questions, suite=coding runs its
+programs in the sandbox, suite=behavior tests its self-report and whether to believe it.
 
     OUTPUT/results.json   settings, and every score with standard error and interval, by set and category
     OUTPUT/items.jsonl    every item: its set, id, cluster and scores, what was asked and what the model wrote

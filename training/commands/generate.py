@@ -1,4 +1,4 @@
-"""The `generate` command: continues prompts with a run's model, or with a checkpoint and an adapter."""
+"""Continue prompts with a trained model or a checkpoint."""
 
 import json
 from dataclasses import dataclass, field

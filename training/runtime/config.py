@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+from training.runtime import shipped
 from training.runtime.atomic import write_whole
 
 Schema = TypeVar("Schema")
@@ -48,11 +49,11 @@ def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
 
 
-def load(schema: type[Schema], path: Path | None, overrides: Sequence[str] = ()) -> Schema:
+def load(schema: type[Schema], path: str | Path | None, overrides: Sequence[str] = ()) -> Schema:
     """Reads a config file, applies overrides, checks everything.
 
     Args:
-      path: YAML file; None starts from the defaults.
+      path: YAML file, run folder or name of a shipped config (sft/tiny); None starts from the defaults.
       overrides: `key=value` with dots for sections (`optimizer.lr=1e-4`); values are YAML.
     Raises: ValueError, in one line, for an unreadable file, an unknown key (with the nearest one), a value of
       the wrong type or one that a section refuses.
@@ -63,10 +64,11 @@ def load(schema: type[Schema], path: Path | None, overrides: Sequence[str] = ())
     return parse(schema, values, "the config" if path is None else str(path))
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A YAML file as a dictionary; an empty file is an empty one."""
+def read(path: str | Path) -> dict[str, Any]:
+    """A YAML file, by path or short name, as a dictionary; an empty file is an empty one."""
+    path = shipped.find(path)
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ValueError(f"cannot read the config {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -35,21 +35,42 @@ def _module(name: str) -> tuple[str, ast.Module] | None:
     return text, ast.parse(text)
 
 
-def _find(module: str, name: str) -> tuple[str, ast.ClassDef | ast.expr] | None:
-    """The class or type alias that a name means in a module of ours, followed through imports."""
+def _find(module: str, name: str) -> tuple[str, ast.ClassDef | ast.FunctionDef | ast.expr] | None:
+    """The class, function or type alias that a name means in a module of ours, followed through imports."""
     loaded = _module(module)
     if loaded is None:
         return None
     for node in loaded[1].body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return module, node
         if isinstance(node, ast.Assign) and any(
             isinstance(t, ast.Name) and t.id == name for t in node.targets
         ):
             return module, node.value
-        if isinstance(node, ast.ImportFrom) and node.module and any(a.name == name for a in node.names):
-            return _find(node.module, name)
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return _find(node.module, alias.name)
     return None
+
+
+def config_of(module: str, function: str = "main") -> tuple[str, str] | None:
+    """Module and class of the config that a function takes first; None if the module has no such function."""
+    found = _find(module, function)
+    if found is None or not isinstance(found[1], ast.FunctionDef) or not found[1].args.args:
+        return None
+    annotation = found[1].args.args[0].annotation
+    schema = _find(found[0], annotation.id) if isinstance(annotation, ast.Name) else None
+    if schema is None or not isinstance(schema[1], ast.ClassDef):
+        return None
+    return schema[0], schema[1].name
+
+
+def summary(module: str) -> str:
+    """The first paragraph of a module's docstring, on one line."""
+    loaded = _module(module)
+    docstring = (ast.get_docstring(loaded[1]) if loaded else None) or ""
+    return " ".join(docstring.partition("\n\n")[0].split())
 
 
 def keys(module: str, schema: str, prefix: str = "") -> Iterator[ConfigKey]:

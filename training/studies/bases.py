@@ -36,7 +36,7 @@ class Bases:
 
     def pretraining(self, number: int) -> dict[str, Any]:
         """The resolved config, as plain values, of a base that is pretrained here."""
-        values = configs.to_dict(configs.load(PretrainConfig, Path(self.config)))
+        values = configs.to_dict(configs.load(PretrainConfig, self.config))
         if values["steps"] is not None:
             values["steps"] = max(1, round(values["steps"] * self.scale))
             warmup = min(values["optimizer"]["warmup_steps"], values["steps"])

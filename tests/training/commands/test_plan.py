@@ -12,8 +12,7 @@ from jax.sharding import NamedSharding
 
 from jaxmoe.model import params
 from jaxmoe.model.config import ExpertConfig, ModelConfig
-from training.commands import plan
-from training.planning import chips, collectives, plan_step
+from training.planning import chips, collectives, plan_run, plan_step
 from training.planning.flops import step_flops
 from training.runtime import config as configs
 from training.runtime import model
@@ -100,7 +99,7 @@ def test_plan_of_a_small_run(tmp_path, capsys):
         "model={vocab_size: 256, hidden_size: 64, intermediate_size: 96, "
         "num_layers: 2, num_heads: 4, num_kv_heads: 2, head_dim: 16}",
     ]
-    found = plan.main(config, overrides, "cpu:8", tmp_path / "plan.json")
+    found = plan_run.plan_run(config, overrides, "cpu:8", tmp_path / "plan.json")
     saved = json.loads((tmp_path / "plan.json").read_text())
     shape = ModelConfig(256, 64, 96, 2, 4, 2, 16)
     split = params.split(params.abstract(shape, ExpertConfig(num_experts=4, rank=4)))
@@ -121,7 +120,7 @@ def test_plan_of_a_small_run(tmp_path, capsys):
 def test_gpu_figures_bound_the_step(tmp_path):
     """On one chip nothing is sent, and the step takes at least its FLOPs at the published peak."""
     config = ROOT / "configs" / "pretrain" / "tiny.yaml"
-    found = plan.main(config, [], "h100:1", decode=False)
+    found = plan_run.plan_run(config, [], "h100:1", decode=False)
     assert found.seconds is not None
     assert found.mfu is not None
     assert found.seconds["communication"] == 0
@@ -160,7 +159,7 @@ def test_a_tpu_slice_compiles_without_one(layers, tmp_path):
     """The real fine-tuning step of the 7B config, with two layers, for a v5e-16."""
     pytest.importorskip("libtpu", reason="the TPU compiler is an extra: pip install 'jaxmoe[plan]'")
     config = ROOT / "configs" / "sft" / "llama2_7b_v5e_16.yaml"
-    found = plan.main(config, [f"model.num_layers={layers}"], "v5e:4x4", decode=False)
+    found = plan_run.plan_run(config, [f"model.num_layers={layers}"], "v5e:4x4", decode=False)
     assert found.devices == 16
     assert found.needed < 16 * chips.GIB
     # FSDP: the frozen base is gathered layer by layer, its bytes a sixteenth on each chip

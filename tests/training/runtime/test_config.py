@@ -8,7 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from training.__main__ import COMMANDS, app
+from training.__main__ import CONFIGS, app
 from training.runtime import config as configs
 from training.runtime.config_help import keys
 from training.studies.loramoe.study import LoramoeConfig
@@ -115,7 +115,7 @@ def test_keys_have_docs():
     assert not undocumented
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS))
+@pytest.mark.parametrize("command", sorted(CONFIGS))
 def test_every_command_explains_its_config(command):
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0

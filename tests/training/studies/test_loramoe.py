@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from itertools import islice
 from pathlib import Path
 
@@ -21,11 +22,12 @@ from jaxmoe.model import params
 from jaxmoe.model.config import ExpertConfig, ModelConfig
 from jaxmoe.tokenizer import train_bpe
 from training.__main__ import app
-from training.commands import reproduce
+from training.commands import reproduce as commands_reproduce
 from training.data.batch import BatchConfig
+from training.runtime import shipped
 from training.runtime.model import new_model
 from training.runtime.optimizer import OptimizerConfig
-from training.studies import bases, intervals
+from training.studies import STUDIES, bases, intervals, reproduce
 from training.studies.cells import StoppedError, Store, StudyCell, finished, run_cells
 from training.studies.loramoe import page as loramoe_page
 from training.studies.loramoe import study as loramoe
@@ -377,7 +379,7 @@ def plumbing(tmp_path_factory):
     (folder / "base.yaml").write_text(BASE.format(texts=folder / "texts.txt"))
     (folder / "loramoe.yaml").write_text(TINY.format(base=folder / "base.yaml"))
     out = folder / "out"
-    assert reproduce.main("loramoe", out, folder / "loramoe.yaml", [])
+    assert reproduce.reproduce("loramoe", out, folder / "loramoe.yaml", [])
     return folder
 
 
@@ -399,14 +401,16 @@ def test_a_plumbing_run_says_so_on_its_page(plumbing):
 
 def test_the_same_command_runs_nothing_again(plumbing, monkeypatch, capsys):
     monkeypatch.setattr(loramoe.LoramoeStudy, "run", None)  # a call would fail
-    assert reproduce.main("loramoe", plumbing / "out", plumbing / "loramoe.yaml", [])
+    assert reproduce.reproduce("loramoe", plumbing / "out", plumbing / "loramoe.yaml", [])
     assert "5 cells are done already" in capsys.readouterr().out
 
 
 def test_a_page_tells_how_much_of_the_study_is_there(plumbing):
     """Other seeds are wanted than have been run: nothing runs, and the page counts."""
     again = ["seeds=2"]
-    assert not reproduce.main("loramoe", plumbing / "out", plumbing / "loramoe.yaml", again, report_only=True)
+    assert not reproduce.reproduce(
+        "loramoe", plumbing / "out", plumbing / "loramoe.yaml", again, report_only=True
+    )
     assert "5 of 7" in (plumbing / "out" / "loramoe.html").read_text()
 
 
@@ -438,12 +442,14 @@ def test_large_models_are_one_config_away(tmp_path, name, file):
 
 
 def test_all_studies_stand_on_one_page(plumbing, monkeypatch):
-    entry = reproduce.STUDIES["loramoe"]._replace(config=str(plumbing / "loramoe.yaml"))
-    monkeypatch.setattr(reproduce, "STUDIES", {"loramoe": entry})
-    assert reproduce.main("all", plumbing / "out", None, [], report_only=True)
+    monkeypatch.setattr(reproduce, "STUDIES", {"loramoe": STUDIES["loramoe"]})
+    (plumbing / "reproduce").mkdir(exist_ok=True)
+    shutil.copy(plumbing / "loramoe.yaml", plumbing / "reproduce")
+    monkeypatch.setattr(shipped, "folder", lambda: plumbing)
+    assert reproduce.reproduce("all", plumbing / "out", None, [], report_only=True)
     assert "<h1>LoRAMoE: what fine-tuning forgets" in (plumbing / "out" / "reproduce.html").read_text()
     with pytest.raises(ValueError, match="one by one"):
-        reproduce.main("all", plumbing / "out", None, ["seeds=1"])
+        reproduce.reproduce("all", plumbing / "out", None, ["seeds=1"])
 
 
 def test_bad_input_ends_in_one_line(tmp_path):
@@ -464,12 +470,11 @@ def test_help_lists_the_keys_of_a_study():
 
 
 def test_studies_are_announced_as_they_are_run():
-    from training.__main__ import STUDIES
-
-    assert {study.summary: (study.module, study.schema) for study in STUDIES} == {
-        name: entry[:2] for name, entry in reproduce.STUDIES.items()
-    }
-    assert all(Path(entry.config).exists() for entry in reproduce.STUDIES.values())
+    assert set(commands_reproduce.CONFIGS) == set(STUDIES)
+    for name, module in STUDIES.items():
+        study = reproduce.make(name, Path("unused"), None, [])  # of its shipped config
+        assert study.name == name
+        assert type(study).__module__ == module
 
 
 @pytest.mark.parametrize("path", sorted(Path("docs/results/reproduce").glob("*/*.json")), ids=str)

@@ -18,10 +18,10 @@ from evals.questionnaires.response_table import cube
 from jaxmoe.datasets import corpora
 from jaxmoe.model import params
 from training.__main__ import app
-from training.commands import reproduce
 from training.ppo import train as ppo
 from training.runtime import config as configs
 from training.runtime.run_folder import Finished
+from training.studies import reproduce
 from training.studies.cells import StoppedError
 from training.studies.loramoe.config import LoramoeConfig
 from training.studies.loramoe.study import LoramoeStudy
@@ -364,7 +364,7 @@ def plumbing(tmp_path_factory):
         patch.setattr(
             "training.runtime.distributed.MeshConfig.make", lambda self: params.single_device_mesh()
         )
-        assert reproduce.main("realbehavior", folder / "out", folder / "realbehavior.yaml", [])
+        assert reproduce.reproduce("realbehavior", folder / "out", folder / "realbehavior.yaml", [])
     return folder
 
 
@@ -394,7 +394,7 @@ def test_cells_are_small_and_leave_no_run(plumbing):
 
 def test_the_same_command_runs_nothing_again(plumbing, monkeypatch, capsys):
     monkeypatch.setattr(realbehavior.RealbehaviorStudy, "run", None)  # a call would fail
-    assert reproduce.main("realbehavior", plumbing / "out", plumbing / "realbehavior.yaml", [])
+    assert reproduce.reproduce("realbehavior", plumbing / "out", plumbing / "realbehavior.yaml", [])
     assert "5 cells are done already" in capsys.readouterr().out
 
 

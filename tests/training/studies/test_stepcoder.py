@@ -19,12 +19,12 @@ from rl.policy.ppo import KLConfig
 from rl.policy.trajectory import Outcomes
 from rl.stepcoder.rollouts import Graded
 from training.__main__ import app
-from training.commands import reproduce
 from training.ppo import train as ppo
 from training.ppo.problems import EmbeddedConfig, ProblemsConfig
 from training.runtime import config as configs
 from training.runtime.model import load_model
 from training.runtime.run_folder import Finished
+from training.studies import reproduce
 from training.studies.cells import StoppedError
 from training.studies.stepcoder import gradient as stepcoder_gradient
 from training.studies.stepcoder import page as stepcoder_page
@@ -315,7 +315,7 @@ def plumbing(tmp_path_factory):
         patch.setattr(
             "training.runtime.distributed.MeshConfig.make", lambda self: params.single_device_mesh()
         )
-        assert reproduce.main("stepcoder", folder / "out", folder / "stepcoder.yaml", [])
+        assert reproduce.reproduce("stepcoder", folder / "out", folder / "stepcoder.yaml", [])
     return folder
 
 
@@ -405,7 +405,7 @@ def test_runs_leave_a_small_file_and_no_folder(plumbing):
 
 def test_the_same_command_runs_nothing_again(plumbing, monkeypatch, capsys):
     monkeypatch.setattr(stepcoder.StepcoderStudy, "run", None)  # a call would fail
-    assert reproduce.main("stepcoder", plumbing / "out", plumbing / "stepcoder.yaml", [])
+    assert reproduce.reproduce("stepcoder", plumbing / "out", plumbing / "stepcoder.yaml", [])
     assert "5 cells are done already" in capsys.readouterr().out
 
 

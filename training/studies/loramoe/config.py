@@ -67,7 +67,7 @@ class LoramoeConfig:
     __pydantic_config__ = configs.STRICT
 
     rows: dict[str, TuningRow]
-    base: str = "configs/reproduce/base.yaml"
+    base: str = "reproduce/base"
     checkpoints: tuple[str, ...] = ()
     bases: int = 2
     seeds: int = 3

@@ -102,8 +102,8 @@ class RealbehaviorConfig:
     __pydantic_config__ = configs.STRICT
 
     tuned: dict[str, Tuned]
-    loramoe: str = "configs/reproduce/loramoe.yaml"
-    stepcoder: str = "configs/reproduce/stepcoder.yaml"
+    loramoe: str = "reproduce/loramoe"
+    stepcoder: str = "reproduce/stepcoder"
     bases: int = 2
     seeds: int = 2
     volumes: tuple[int, ...] = (1, 10, 30, 100)

@@ -108,9 +108,9 @@ class StepcoderConfig:
 
     rows: dict[str, Row]
     regimes: dict[str, Regime]
-    base: str = "configs/pretrain/code_small.yaml"
+    base: str = "pretrain/code_small"
     checkpoints: tuple[str, ...] = ()
-    ppo: str = "configs/ppo/quickstart.yaml"
+    ppo: str = "ppo/quickstart"
     bases: int = 3
     entry: float = 0.0
     tries: int = 8
@@ -247,7 +247,7 @@ class StepcoderStudy:
     def _shared(self) -> PpoConfig:
         """The PPO config of all runs."""
         config = self.config
-        found = configs.load(PpoConfig, Path(config.ppo))
+        found = configs.load(PpoConfig, config.ppo)
         limit = config.limit if config.scale == 1 else config.scaled(config.limit or 400)
         return replace(
             found,

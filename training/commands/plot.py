@@ -1,0 +1,14 @@
+"""Draw a run's loss curves and expert use into RUN/plots."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(run: Annotated[Path, typer.Argument(help="Output folder of a run.", show_default=False)]) -> None:
+    """Draws what the folder has data for, and prints the files."""
+    from training.plots.plot_run import plot_run
+
+    for path in plot_run(run):
+        print(path)

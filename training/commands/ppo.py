@@ -1,0 +1,6 @@
+"""Train a code model by PPO from compiler feedback: curriculum=cccs|none, mask=fgo|response,
+algorithm=ppo|grpo|rloo."""
+
+from training.ppo.train import main
+
+__all__ = ["main"]

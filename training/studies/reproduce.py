@@ -1,0 +1,170 @@
+"""Puts a paper's claims to the test, cell by cell, and writes what came out.
+
+    OUT/STUDY.json, OUT/STUDY.html, OUT/figures/*.svg   the result
+    OUT/cells/STUDY/*.json                              one file a cell; the same command goes on with them
+    OUT/compiled/                                       compiled programs, for cells of the same shapes
+
+`all` runs the studies one after the other and puts them on one page, OUT/reproduce.html.
+"""
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+from rich.console import Console
+
+from training.runtime import config as configs
+from training.runtime.atomic import write_whole
+from training.runtime.config_help import config_of
+from training.runtime.stop import StopRequest
+from training.studies import STUDIES
+from training.studies import page as pages
+from training.studies.cells import PaperStudy, Store, finished, run_cells
+
+
+def reproduce(
+    name: str, out: Path, config: str | Path | None, overrides: Sequence[str], *, report_only: bool = False
+) -> bool:
+    """Runs a study, or all, and writes its files; returns whether every cell is done.
+
+    Args:
+      report_only: run nothing; write what the finished cells say.
+    Raises: ValueError for an unknown study, or overrides with `all`.
+    """
+    if name not in (*STUDIES, "all"):
+        raise ValueError(f"a study is one of {', '.join(STUDIES)}, or all; got {name!r}")
+    if name == "all" and (config is not None or overrides):
+        raise ValueError("overrides and --config belong to one study; run the studies one by one with them")
+    done, written = True, []
+    for each in STUDIES if name == "all" else (name,):
+        study = make(each, out, config, overrides)
+        with compiled_kept(out / "compiled"):
+            complete, page = run_study(study, out, report_only=report_only)
+        done, written = done and complete, [*written, page]
+        if not complete and not report_only:
+            break
+    if name == "all":
+        pages.write(written, out / "reproduce.html", out / "figures")
+        Console().print(f"{out / 'reproduce.html'}", highlight=False)
+    return done
+
+
+@contextmanager
+def compiled_kept(folder: Path) -> Iterator[None]:
+    """Cells share what they compile: each is a run of its own, and a short one compiles for longer than it
+    computes. Where JAX_COMPILATION_CACHE_DIR is set, that folder serves."""
+    config: Any = jax.config  # its attributes are made at run time
+    if config.jax_compilation_cache_dir is not None:
+        yield
+        return
+    settings = {
+        "jax_compilation_cache_dir": str(folder.absolute()),
+        "jax_persistent_cache_min_compile_time_secs": 0.5,
+    }
+    before = {name: getattr(config, name) for name in settings}
+    _update(settings)
+    try:
+        yield
+    finally:
+        _update(before)
+
+
+def _update(settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # else the first program compiled has decided for all
+
+
+def make(name: str, out: Path, config: str | Path | None, overrides: Sequence[str]) -> PaperStudy:
+    """The study with its config."""
+    module = import_module(STUDIES[name])
+    where = config_of(STUDIES[name], "make")
+    assert where is not None, f"{STUDIES[name]} has no make(config: ...)"
+    schema = getattr(import_module(where[0]), where[1])
+    return module.make(configs.load(schema, config or f"reproduce/{name}", overrides), out)
+
+
+def run_study(study: PaperStudy, out: Path, *, report_only: bool = False) -> tuple[bool, pages.Page]:
+    """Runs what is missing of a study, then writes its JSON, figures and page."""
+    console = Console(soft_wrap=True)
+    store = Store(out / "cells" / study.name)
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False)
+
+    if not report_only:
+        with StopRequest(lambda step: False) as stop:
+            run_cells(study, store, say, lambda: stop.granted(0))
+    results, cells = finished(study, store)
+    summary = {"study": study.name, "run": run_card(len(results), len(cells), store.seconds(cells))}
+    summary |= study.summary(results)
+    write_whole(out / f"{study.name}.json", json.dumps(summary, indent=1) + "\n")
+    page = study.page(summary)
+    pages.write([page], out / f"{study.name}.html", out / "figures")
+    end = (
+        ""
+        if len(results) == len(cells)
+        else f"; stopped after {len(results)} of {len(cells)} cells: the same command resumes it"
+    )
+    say(f"{study.name}: {out / f'{study.name}.html'}{end}")
+    return len(results) == len(cells), page
+
+
+def run_card(done: int, cells: int, seconds: float) -> dict[str, Any]:
+    """By whom a result can be had again: command, commit, machine, date, and how much of it is there."""
+    words = [shlex.quote(word) for word in sys.argv[1:] if word != "--report-only"]  # that runs nothing
+    return {
+        "command": " ".join(["python -m training", *words]),
+        "commit": commit(),
+        "machine": machine(),
+        "date": date.today().isoformat(),
+        "cells": f"{done} of {cells}",
+        "minutes": round(seconds / 60, 1),
+    }
+
+
+def commit() -> str:
+    """The checkout's commit, with a + where files differ from it; "unknown" outside of one."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return found.stdout.strip()
+
+
+def machine() -> str:
+    """Processor, cores, accelerator, versions."""
+    device = jax.devices()[0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    chips = "no accelerator" if device.platform == "cpu" else f"{jax.device_count()} x {device.device_kind}"
+    return (
+        f"{cores} cores of {_processor()}, {chips}; Python {platform.python_version()}, jax {jax.__version__}"
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
