@@ -1,9 +1,9 @@
-# make demo · make test · make test-reference · make lint · make docs · make bench · make goldens
+# make demo · make test · make test-reference · make lint · make docs · make dist · make bench · make goldens
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-reference lint docs bench goldens clean
+.PHONY: demo test test-reference lint docs dist bench goldens clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m training demo
@@ -29,6 +29,15 @@ docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 	@echo "open docs/_build/html/index.html"
 
+# The wheel and the sdist, checked, and the wheel tried in an environment and a folder of its own.
+dist: $(VENV)/.installed-dist
+	rm -rf dist build/try && $(BIN)/python -m build -q .
+	$(BIN)/python -m twine check --strict dist/* && $(BIN)/check-wheel-contents dist/*.whl
+	$(PYTHON) -m venv build/try && build/try/bin/python -m pip install -q dist/*.whl && mkdir build/try/empty
+	cd build/try/empty && ../bin/jaxmoe --version && ../bin/python -m training demo --help > /dev/null
+	cd build/try/empty && ../bin/python -m evals.score --help > /dev/null
+	cd build/try/empty && ../bin/jaxmoe pretrain --config pretrain/tiny && ../bin/jaxmoe sft --config sft/tiny
+
 bench: $(VENV)/.installed-test
 	for b in benchmarks/*.py; do $(BIN)/python $$b || exit 1; done
 
@@ -52,6 +61,10 @@ $(VENV)/.installed-lint: $(VENV)/.installed-test
 
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(BIN)/python -m pip install -q -e '.[docs]'
+	@touch $@
+
+$(VENV)/.installed-dist: $(VENV)/.installed
+	$(BIN)/python -m pip install -q -e '.[dist]'
 	@touch $@
 
 clean:

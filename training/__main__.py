@@ -31,6 +31,8 @@ OUT_OF_MEMORY = (
     "step.precision=bfloat16 or base_dtype=bfloat16, lower data.batch_size, or spread the weights by "
     "mesh.fsdp (--traceback shows where)"
 )
+# which extra of the package brings a library that not everyone needs
+EXTRAS = {"uvicorn": "serve", "starlette": "serve", "prometheus_client": "serve", "qwix": "quantized"}
 # of commands that read a config: its module and class
 CONFIGS = {name: found for name, module in COMMANDS.items() if (found := config_of(module)) is not None}
 
@@ -87,15 +89,25 @@ def guarded(run: Callable[[], object], traceback: bool) -> None:
         if type(error).__name__ == "DiskFullError":
             sys.unraisablehook = lambda _: None
         said = " ".join(str(error).split()) or type(error).__name__
-        Console(stderr=True, soft_wrap=True).print(f"error: {said}", markup=False, highlight=False)
+        _say(f"error: {said}")
+        sys.exit(EXIT_BAD_INPUT)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get(str(error.name).partition(".")[0])
+        if traceback or extra is None:
+            raise
+        _say(f"error: this needs {error.name}: pip install 'jaxmoe[{extra}]'")
         sys.exit(EXIT_BAD_INPUT)
     except RuntimeError as error:
         diverged = type(error).__name__ == "DivergedError"
         if traceback or not (diverged or "RESOURCE_EXHAUSTED" in str(error)):
             raise
         said = str(error) if diverged else OUT_OF_MEMORY
-        Console(stderr=True, soft_wrap=True).print(f"stopped: {said}", markup=False, highlight=False)
+        _say(f"stopped: {said}")
         sys.exit(EXIT_FAILED)
+
+
+def _say(line: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(line, markup=False, highlight=False)
 
 
 def register_config(name: str, module: str, declared: tuple[str, str]) -> None:
