@@ -6,47 +6,21 @@ is declared beside the code that reads it. This module knows none of them.
 
 import dataclasses
 import difflib
-import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
-from training.runtime import shipped
+from training.runtime import shipped, yaml_values
 from training.runtime.atomic import write_whole
 
 Schema = TypeVar("Schema")
 
 # For the root dataclass of a schema, as `__pydantic_config__`; the sections below it inherit it.
 STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 floats (1e-4 is a number) and no key twice."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
-
-
-def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if key in seen:
-            raise yaml.MarkedYAMLError(
-                problem=f"the key {key!r} stands there twice", problem_mark=key_node.start_mark
-            )
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
 
 
 def load(schema: type[Schema], path: str | Path | None, overrides: Sequence[str] = ()) -> Schema:
@@ -68,11 +42,15 @@ def read(path: str | Path) -> dict[str, Any]:
     """A YAML file, by path or short name, as a dictionary; an empty file is an empty one."""
     path = shipped.find(path)
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        text = path.read_bytes().decode("utf-8")
     except OSError as error:
         raise ValueError(f"cannot read the config {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {_yaml_problem(error)}") from error
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not valid YAML: it is not UTF-8 text") from None
+    try:
+        values = yaml_values.parse(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -80,24 +58,15 @@ def read(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def _yaml_problem(error: Exception) -> str:
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    if mark is None or problem is None:
-        return " ".join(str(error).split())
-    return f"line {mark.line + 1}: {problem}"
-
-
 def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     names = key.strip().split(".")
     if not equals or not all(names):
-        raise ValueError(f"an override reads key=value, as in optimizer.lr=1e-4; got {override!r}")
+        raise ValueError(f"an override reads key=value, as in optimizer.lr=1e-4; got {override!r:.80}")
     try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(
-            f"the value of the override {override!r} is not valid YAML: {_yaml_problem(error)}"
-        ) from error
+        value = yaml_values.parse(text)
+    except ValueError as error:
+        raise ValueError(f"the value of the override {override!r:.80} is not valid YAML: {error}") from None
     place: Any = values
     for depth, name in enumerate(names[:-1]):
         place = _enter(place, name, ".".join(names[: depth + 1]))
@@ -126,6 +95,10 @@ def _index(place: list, name: str, so_far: str) -> int:
 def parse(schema: type[Schema], values: Mapping[str, Any], where: str = "the config") -> Schema:
     """Plain values -> the schema; lists become tuples, numbers are converted where nothing is lost."""
     try:
+        _refuse_switches(schema, dict(values), [])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    try:
         return TypeAdapter(schema).validate_python(dict(values))
     except ValidationError as error:
         raise ValueError(f"{where}: {_explain(schema, error)}") from error
@@ -133,10 +106,42 @@ def parse(schema: type[Schema], values: Mapping[str, Any], where: str = "the con
         raise TypeError(f"{schema.__name__} is no valid schema: {error}") from error
 
 
+def _refuse_switches(annotation: Any, value: Any, location: list[str]) -> None:
+    """Refuses true and false where a number is wanted: pydantic would read them as 1 and 0.
+
+    Raises: ValueError naming the key.
+    """
+    section = _dataclass_in(annotation)
+    if isinstance(value, dict):
+        named = typing.get_origin(annotation) is dict
+        hints = typing.get_type_hints(section) if section and not named else {}
+        for key, item in value.items():
+            _refuse_switches(section if named else hints.get(key), item, [*location, str(key)])
+    elif isinstance(value, list):
+        inner = [part for part in typing.get_args(annotation) if part is not Ellipsis]
+        for index, item in enumerate(value):
+            _refuse_switches(section or (inner[0] if inner else None), item, [*location, str(index)])
+    elif isinstance(value, bool):
+        kinds = _leaves(annotation)
+        if kinds & {int, float} and bool not in kinds:
+            raise ValueError(f"{'.'.join(location)}: should be a number; got {str(value).lower()}")
+
+
+def _leaves(annotation: Any) -> set[Any]:
+    """The types that an annotation allows, those inside unions, tuples and literals' own."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return {type(choice) for choice in typing.get_args(annotation)}
+    inside = typing.get_args(annotation)
+    return set().union(*(_leaves(part) for part in inside)) if inside else {annotation}
+
+
 def _explain(schema: type, error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     # pydantic adds the alternative of a union that it tried; those are no keys
-    location = [str(part) for part in first["loc"] if not _is_alternative(part)]
+    *above, last = first["loc"] or ("",)
+    unknown = first["type"] == "unexpected_keyword_argument"  # such a key may have any name
+    location = [str(part)[:80] for part in above if not _is_alternative(part)]
+    location += [str(last)[:80]] if unknown or not _is_alternative(last) else []
     key = ".".join(location)
     match first["type"]:
         case "unexpected_keyword_argument":
@@ -146,9 +151,9 @@ def _explain(schema: type, error: ValidationError) -> str:
         case "value_error":
             return str(first.get("ctx", {}).get("error"))
         case "dataclass_type" | "dataclass_exact_type":
-            return f"{key} is a section with keys of its own; got {first['input']!r}"
+            return f"{key} is a section with keys of its own; got {first['input']!r:.80}"
     wanted = first["msg"][0].lower() + first["msg"][1:].replace("Input should", "should")
-    return f"{key}: {wanted.replace('input should', 'should')}; got {first['input']!r}"
+    return f"{key}: {wanted.replace('input should', 'should')}; got {first['input']!r:.80}"
 
 
 def _is_alternative(part: int | str) -> bool:
@@ -225,7 +230,7 @@ def _plain(value: Any) -> Any:
 
 def save(settings: Mapping[str, Any], path: Path) -> None:
     """Writes a resolved config (`to_dict`) whole or not at all; `load` reads the same config back."""
-    write_whole(path, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+    write_whole(path, yaml_values.dump(dict(settings)))
 
 
 def differences(

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from tests.fuzz import check, scratched
 from training.__main__ import CONFIGS, app
 from training.runtime import config as configs
 from training.runtime.config_help import keys
@@ -58,6 +59,10 @@ def test_saved_config_reads_back_as_the_same(tmp_path):
     assert configs.load(Outer, tmp_path / "saved.yaml") == config
 
 
+# each line ten of the line before: ten billion values in 200 characters
+LAUGHS = "".join(f", &a{i} [{', '.join([f'*a{i - 1}' if i else '*a'] * 10)}]" for i in range(9))
+
+
 @pytest.mark.parametrize(
     ("text", "overrides", "said"),
     [
@@ -69,6 +74,8 @@ def test_saved_config_reads_back_as_the_same(tmp_path):
             "unknown key several.1.lable; did you mean several.1.label?",
         ),
         ("steps: 1", ("zzz=1",), "unknown key zzz; the top level has steps, kind, inner, maybe, several"),
+        ("steps: 1\nin-ner: {rate: 1}", (), "unknown key in-ner; did you mean inner?"),
+        ('steps: 1\ninner: {"": 1}', (), "unknown key inner.; inner has rate, sizes, label"),
         ("kind: one", (), "steps is missing"),
         ("steps: many", (), "steps: should be a valid integer"),
         ("steps: 1.5", (), "steps: should be a valid integer"),
@@ -78,6 +85,33 @@ def test_saved_config_reads_back_as_the_same(tmp_path):
         ("steps: 1\nsteps: 2", (), "line 2: the key 'steps' stands there twice"),
         ("steps: [1", (), "is not valid YAML: line 1"),
         ("- 1", (), "must hold `key: value` lines; got a list"),
+        ("steps: 010", (), "line 1: 010 is octal to some readers and decimal to others: write 10, or quote"),
+        ("steps: 1", ("steps=-007",), "-007 is octal to some"),
+        (
+            "steps: 1:30",
+            (),
+            "steps: should be a valid integer, unable to parse string as an integer; got '1:30'",
+        ),
+        ("steps: off", (), "steps: should be a valid integer"),
+        ("steps: true", (), "steps: should be a number; got true"),
+        ("steps: 1\ninner: {rate: no}", (), "inner.rate: should be a valid number"),
+        ("steps: 1\ninner: {rate: True}", (), "inner.rate: should be a number; got true"),
+        ("steps: 1\ninner: {sizes: [1, false]}", (), "inner.sizes.1: should be a number; got false"),
+        ("steps: 1\nseveral: [{}, {rate: true}]", (), "several.1.rate: should be a number; got true"),
+        ("steps: 2001-99-99", (), "steps: should be a valid integer"),
+        ("steps: 0o10", (), "steps: should be a valid integer"),
+        ("steps: " + "9" * 6000, (), "line 1: a number of over 300 digits"),
+        ("steps: " + "[" * 5000 + "]" * 5000, (), "nested too deeply"),
+        ("steps: 1", ("steps=" + "[" * 5000,), "nested too deeply"),
+        ("steps: &a [*a]", (), "an alias stands for something that it is a part of"),
+        ("steps: [&a [1,1,1,1,1,1,1,1,1,1]" + LAUGHS + "]", (), "more than 100,000 values, its aliases"),
+        ("? [a]\n: 1", (), "line 1: a key must be text"),
+        ("null: 1", (), "line 1: a key must be text"),
+        ("steps: !!python/object/apply:os.system [ls]", (), "line 1: could not determine a constructor"),
+        ("steps: !!set {a}", (), "a value must be text, a number"),
+        ("steps: \x00", (), "is not valid YAML: unacceptable character"),
+        ("steps: 1" + " " * 1_000_001, (), "more than 1,000,000 characters"),
+        ("steps: 1\nkind: " + "x" * 5000, (), "should be 'one' or 'two'; got 'xxx"),
         ("steps: 1", ("steps",), "an override reads key=value"),
         ("steps: 1", ("steps.x=1",), "steps is a value, not a section"),
         (
@@ -92,6 +126,71 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, text, overrides, said):
         load(tmp_path, text, *overrides)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "text", ["off", "no", "1:30", "010", "2001-01-01", "1e3", "0x1f", "~", ".5", "1_000", "<<"]
+)
+def test_text_that_looks_like_something_else_survives_saving(tmp_path, text):
+    config = Outer(3, inner=Inner(label=text))
+    configs.save(configs.to_dict(config), tmp_path / "saved.yaml")
+    assert configs.load(Outer, tmp_path / "saved.yaml") == config
+    assert configs.load(Outer, None, ("steps=3", f"inner.label='{text}'")) == config
+
+
+def test_numbers_of_yaml_1_2(tmp_path):
+    text = "steps: 1_000\ninner: {rate: .5, sizes: 0x10, label: off}"
+    assert load(tmp_path, text) == Outer(1000, inner=Inner(0.5, 16, "off"))
+    assert load(tmp_path, "\ufeffsteps: +3\r\nmaybe: ~\r\n") == Outer(3)
+
+
+def test_an_alias_is_a_copy_and_merges_are_read(tmp_path):
+    text = (
+        "steps: 1\ninner: &one {rate: 2}\nmaybe: *one\nseveral: [{<<: *one, label: b}, {<<: *one, rate: 3}]"
+    )
+    got = load(tmp_path, text, "maybe.rate=5")
+    assert got == Outer(1, "one", Inner(2.0), Inner(5.0), (Inner(2.0, label="b"), Inner(3.0)))
+
+
+def test_damaged_configs(tmp_path):
+    """Whatever stands in a config, it is read or refused in one line, and soon."""
+    file = tmp_path / "run.yaml"
+    whole = (
+        b"base: a\noutput: b\nsteps: 100\nadapter: loramoe\nexperts:\n  num_experts: 4\n  dropout: 0.05\n"
+        b"data:\n  form: instruction\n"
+        b"  sources:\n    - name: demo\n      limit: 2000\n    - {path: x, weight: 2}\n"
+        b"optimizer: &o\n  lr: 2e-3\n# a word\nwatch: {routing_every: 50}\n"
+    )
+    snippets = [
+        b"&a [*a]",
+        b"*a",
+        b"!!python/object:os.system x",
+        b"<<: *a",
+        b"? ",
+        b"%s",
+        b"!!set {a}",
+        b"[1]: 2",
+    ]
+    snippets += [
+        b"2001-99-99",
+        b"0x_",
+        b"1_000",
+        b"010",
+        b"off",
+        b"1:30",
+        b"true",
+        b"- ",
+        b"\t",
+        b"#",
+        b"|\n",
+    ]
+
+    def read(data: bytes):
+        file.write_bytes(data)
+        return configs.load(SftConfig, file)
+
+    assert check(read, scratched(whole, 2000, seed=5, snippets=snippets), (ValueError,)) > 30
 
 
 def test_differences_name_dotted_keys():
