@@ -1,6 +1,7 @@
 """JSON files that others wrote: read within bounds, and checked against a dataclass."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Literal, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 Schema = TypeVar("Schema")
-# The largest that is honestly met are weight indexes of a few MB.
-MAX_JSON_BYTES = 1 << 26
+# The largest that are honestly met are weight indexes of some 10 MB.
+MAX_JSON_BYTES = 1 << 25
 
 
 def read_json(path: Path) -> dict[str, object]:
@@ -63,7 +64,7 @@ def parse(
     if extra == "forbid" and (unknown := sorted(set(values) - fields)):
         raise ValueError(f"{where}: the key {unknown[0]!r} is not understood here")
     try:
-        return TypeAdapter(schema).validate_python(dict(values))
+        return _adapter(schema).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         if first["type"] == "missing":
@@ -74,6 +75,11 @@ def parse(
         message = _one_line(first["msg"].removeprefix("Value error, "))
         described = f"{key} is wrong: {message}; got {got}" if key else message
         raise ValueError(f"{where}: {described}") from error
+
+
+@functools.cache
+def _adapter(schema: type[Schema]) -> TypeAdapter[Schema]:
+    return TypeAdapter(schema)  # which takes milliseconds to make
 
 
 def _one_line(message: object) -> str:

@@ -4,6 +4,7 @@ Here N counts the samples of a batch (B x Z flattened).
 """
 
 import dataclasses
+import math
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -46,8 +47,11 @@ class BalanceConfig:
         if not 0 <= self.delta < 1:
             raise ValueError(f"delta must lie in [0, 1); got {self.delta} (balance.delta in the config)")
         for name in ("weight", "z_weight", "switch_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative; got {getattr(self, name)} (balance.{name})")
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(
+                    f"{name} must be a finite number, not negative; got {getattr(self, name)} "
+                    f"(balance.{name})"
+                )
         if self.group_size is not None and self.group_size < 1:
             raise ValueError(f"group_size must be at least 1; got {self.group_size} (balance.group_size)")
 

@@ -132,6 +132,8 @@ class ExpertConfig:
             raise ValueError(f"rank must be at least 1; got {self.rank} (experts.rank in the config)")
         if not counts or min(counts) < 0 or max(counts) < 1:
             raise ValueError(f"num_experts must be at least 1; got {self.num_experts} (experts.num_experts)")
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise ValueError(f"alpha must be a finite number above 0; got {self.alpha} (experts.alpha)")
         if not self.targets:
             raise ValueError("targets must name at least one projection; got none (experts.targets)")
         if not 0 <= self.dropout < 1:

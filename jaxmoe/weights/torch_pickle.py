@@ -2,20 +2,23 @@
 
 Such a file is an uncompressed zip: `<root>/data.pkl`, a pickle whose tensors refer to storages by persistent
 id, and `<root>/data/<key>`, one storage each. A pickle can call anything it can name, so reading goes through
-an unpickler that knows the few names a dictionary of tensors needs and nothing else. Not covered: files from
-before torch 1.6, big-endian files, whole pickled modules, sparse and quantised tensors.
+a reader of our own (`jaxmoe.weights.pickle_values`) that knows the few names a dictionary of tensors needs
+and nothing else. Not covered: files from before torch 1.6, big-endian files, whole pickled modules, sparse
+and quantised tensors, tensors that repeat their values (stride 0).
 """
 
-import io
+import math
 import pickle
 import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
+
+from jaxmoe.weights.pickle_values import Offered, PickleError, load
 
 STORAGES: dict[str, np.dtype] = {
     "FloatStorage": np.dtype(np.float32),
@@ -29,39 +32,76 @@ STORAGES: dict[str, np.dtype] = {
     "ByteStorage": np.dtype(np.uint8),
     "BoolStorage": np.dtype(np.bool_),
 }
-MAX_PICKLE_BYTES = 1 << 26  # names and shapes only; 64 MiB is some 500,000 tensors
+MAX_PICKLE_BYTES = 1 << 24  # names and shapes only; 16 MiB is some 100,000 tensors
+
+
+# What a damaged file may end in: our own findings, and zipfile's of many kinds.
+_DAMAGE = (
+    PickleError,
+    OSError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    NotImplementedError,
+    OverflowError,
+    zipfile.BadZipFile,
+    struct.error,
+    EOFError,
+)
 
 
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a torch.save file, memory-mapped: nothing is read before it is used.
 
-    Raises: ValueError if the file is damaged, or holds anything but a dictionary of tensors.
+    Args:
+      path: of the file.
+    Returns: arrays by name, read-only.
+    Raises: ValueError, in one line, if the file is damaged, or holds anything but a dictionary of tensors.
     """
     path = Path(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = {m.filename: m for m in archive.infolist()}
-            pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
-            if len(pickles) != 1:
-                raise pickle.UnpicklingError("there is no data.pkl in it")
-            if any(m.compress_type != zipfile.ZIP_STORED for m in members.values()):
-                raise pickle.UnpicklingError("it is compressed, which torch.save never does")
-            root = pickles[0].removesuffix("data.pkl")
-            if f"{root}byteorder" in members and archive.read(f"{root}byteorder") != b"little":
-                raise pickle.UnpicklingError("it was written on a big-endian machine")
-            if members[pickles[0]].file_size > MAX_PICKLE_BYTES:
-                raise pickle.UnpicklingError("its pickle is larger than names and shapes can be")
-            storages = {name.removeprefix(f"{root}data/"): member for name, member in members.items()}
-            loaded = _TensorUnpickler(io.BytesIO(archive.read(pickles[0])), path, storages).load()
+        loaded = _load_pickle(path)
     except FileNotFoundError:
         raise
-    except Exception as error:  # a hostile pickle may raise anything at all
-        raise ValueError(f"{path} cannot be read as a torch.save file of plain tensors: {error}") from error
-    if not isinstance(loaded, dict) or not all(
-        isinstance(name, str) and isinstance(value, _Values) for name, value in loaded.items()
-    ):
-        raise ValueError(f"{path} must hold a dictionary of tensors and nothing else")
-    return {name: value.array for name, value in loaded.items()}
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} cannot be read as a torch.save file of plain tensors: {reason}") from error
+    tensors: dict[str, np.ndarray] = {}
+    for name, value in loaded.items() if isinstance(loaded, dict) else [("", None)]:
+        if not isinstance(name, str) or not isinstance(value, _Values):
+            raise ValueError(f"{path} must hold a dictionary of tensors and nothing else")
+        tensors[name] = value.array
+    return tensors
+
+
+def _load_pickle(path: Path) -> object:
+    with zipfile.ZipFile(path) as archive:
+        members = {m.filename: m for m in archive.infolist()}
+        pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
+        if len(pickles) != 1:
+            raise PickleError("there is no data.pkl in it")
+        if any(m.compress_type != zipfile.ZIP_STORED for m in members.values()):
+            raise PickleError("it is compressed, which torch.save never does")
+        root = pickles[0].removesuffix("data.pkl")
+        order = members.get(f"{root}byteorder")
+        if order is not None and (order.file_size > 16 or archive.read(order) != b"little"):
+            raise PickleError("it was written on a big-endian machine")
+        if members[pickles[0]].file_size > MAX_PICKLE_BYTES:
+            raise PickleError("its pickle is larger than names and shapes can be")
+        storages = {name.removeprefix(f"{root}data/"): member for name, member in members.items()}
+        data = archive.read(pickles[0])
+
+    def refer(pid: object) -> _Values:
+        if not isinstance(pid, tuple) or len(pid) != 5:
+            raise PickleError("it refers to what is no storage")
+        kind, storage, key, _, count = pid
+        if kind != "storage" or not isinstance(storage, _StorageType):
+            raise PickleError("it refers to what is no storage")
+        if not isinstance(key, str) or key not in storages or type(count) is not int:
+            raise PickleError("it refers to a storage that is not there")
+        return _Values(_open_storage(path, storages[key], storage.dtype, count))
+
+    return load(data, Offered(_named, _called, refer))
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
@@ -85,103 +125,78 @@ def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
         archive.writestr(f"{root}/version", "3\n")
 
 
-class _Closed:
-    """What the pickle gets to hold: objects whose state it cannot set."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("it tries to change the reader")
-
-
-class _StorageType(_Closed):
+class _StorageType(NamedTuple):
     """Stands for torch.FloatStorage and the like."""
 
-    __slots__ = ("dtype",)
-
-    def __init__(self, dtype: np.dtype):
-        self.dtype = dtype
+    dtype: np.dtype
 
 
-class _Values(_Closed):
+class _Values(NamedTuple):
     """One storage as a flat array, or one tensor."""
 
-    __slots__ = ("array",)
-
-    def __init__(self, array: np.ndarray):
-        self.array = array
+    array: np.ndarray
 
 
-class _Rebuild(_Closed):
-    """Stands for torch._utils._rebuild_tensor_v2."""
-
-    __slots__ = ()
-
-    def __call__(self, storage: Any, offset: int, shape: Any, stride: Any, *_: Any) -> _Values:
-        if not isinstance(storage, _Values) or len(shape) != len(stride):
-            raise pickle.UnpicklingError("a tensor has no storage, or more strides than axes")
-        if min((offset, *shape, *stride)) < 0 or not all(type(n) is int for n in (offset, *shape, *stride)):
-            raise pickle.UnpicklingError(f"a tensor has shape {shape}, stride {stride}, offset {offset}")
-        values = storage.array
-        if 0 in shape:
-            return _Values(np.zeros(shape, values.dtype))
-        last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-        if last >= values.size:
-            raise pickle.UnpicklingError(f"a tensor of shape {shape} reaches past its {values.size} values")
-        steps = [step * values.itemsize for step in stride]
-        return _Values(np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False))
+_REBUILD, _ORDERED_DICT = object(), object()
 
 
-class _Mapping(dict):
-    """An OrderedDict of a pickle; the metadata that a module's state dict carries is dropped."""
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-class _NewMapping(_Closed):
-    """Stands for collections.OrderedDict."""
-
-    __slots__ = ()
-
-    def __call__(self) -> _Mapping:
-        return _Mapping()
+def _named(module: str, name: str) -> object:
+    """What a global of the pickle stands for."""
+    if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+        return _REBUILD
+    if (module, name) == ("collections", "OrderedDict"):
+        return _ORDERED_DICT
+    if module == "torch" and name in STORAGES:
+        return _StorageType(STORAGES[name])
+    raise PickleError(f"it asks for {module}.{name}, which no tensor needs")
 
 
-class _TensorUnpickler(pickle.Unpickler):
-    """Knows tensors, their storages and ordered dictionaries; every other name is an error."""
+def _called(function: object, arguments: tuple[object, ...]) -> object:
+    """The only calls there are: a new dictionary, and a tensor from its storage."""
+    if function is _ORDERED_DICT and not arguments:
+        return {}
+    if function is not _REBUILD or len(arguments) < 4:
+        raise PickleError("it calls what cannot be called, which no tensor needs")
+    storage, offset, shape, stride = arguments[:4]
+    if not isinstance(storage, _Values) or not isinstance(shape, tuple) or not isinstance(stride, tuple):
+        raise PickleError("a tensor has no storage, shape or strides")
+    numbers = (offset, *shape, *stride)
+    if len(shape) != len(stride) or len(shape) > 16:
+        raise PickleError(f"a tensor has {len(shape)} axes and {len(stride)} strides")
+    if not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers):
+        raise PickleError("a tensor has a shape, stride or offset that is no size")
+    return _Values(_view(storage.array, *_integers(numbers, len(shape))))
 
-    def __init__(self, file: io.BytesIO, path: Path, members: dict[str, zipfile.ZipInfo]):
-        super().__init__(file)
-        self.path, self.members = path, members  # by storage key
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _Rebuild()
-        if (module, name) == ("collections", "OrderedDict"):
-            return _NewMapping()
-        if module == "torch" and name in STORAGES:
-            return _StorageType(STORAGES[name])
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no tensor needs")
+def _integers(numbers: tuple[object, ...], axes: int) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    offset, *rest = (n for n in numbers if isinstance(n, int))
+    return offset, tuple(rest[:axes]), tuple(rest[axes:])
 
-    def persistent_load(self, pid: Any) -> _Values:
-        kind, storage, key, _, count = pid
-        if kind != "storage" or not isinstance(storage, _StorageType):
-            raise pickle.UnpicklingError(f"it refers to {kind!r}, not to a storage")
-        return _Values(_open_storage(self.path, self.members[key], storage.dtype, count))
+
+def _view(values: np.ndarray, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> np.ndarray:
+    """The tensor as a view of its storage."""
+    if 0 in shape:
+        return np.zeros(tuple(min(size, 1 << 31) for size in shape), values.dtype)
+    if math.prod(shape) > values.size:
+        raise PickleError(f"a tensor of shape {shape} repeats its {values.size} values")
+    last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+    if last >= values.size:
+        raise PickleError(f"a tensor of shape {shape} reaches past its {values.size} values")
+    steps = [step * values.itemsize for step in stride]
+    return np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False)
 
 
 def _open_storage(path: Path, member: zipfile.ZipInfo, dtype: np.dtype, count: int) -> np.ndarray:
     """A storage as a flat, memory-mapped array."""
     if count < 0 or member.file_size != count * dtype.itemsize:
-        raise pickle.UnpicklingError(f"{member.filename} has {member.file_size} bytes for {count} {dtype}")
+        raise PickleError(f"{member.filename} has {member.file_size} bytes for {count} {dtype}")
     if count == 0:
         return np.zeros(0, dtype)
     with path.open("rb") as file:
         file.seek(member.header_offset)
         header = file.read(30)
     if header[:4] != b"PK\x03\x04":
-        raise pickle.UnpicklingError(f"{member.filename} is not where the archive says")
+        raise PickleError(f"{member.filename} is not where the archive says")
     name_length, extra_length = struct.unpack("<HH", header[26:30])
     return np.memmap(path, dtype, "r", member.header_offset + 30 + name_length + extra_length, (count,))
 

@@ -1,6 +1,5 @@
 """The tensors of a checkpoint folder by name, read a slice at a time."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from jaxmoe.json_files import read_json
 from jaxmoe.weights.torch_pickle import read_tensors
 
 SAFETENSORS_DTYPES: dict[str, np.dtype] = {
@@ -96,11 +96,15 @@ def same_values(first: StoredTensor, second: StoredTensor, rows: int = 4096) -> 
 
 
 def _open_shards(index: Path) -> dict[str, StoredTensor]:
-    try:
-        where: dict[str, str] = json.loads(index.read_text())["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{index} is no weight index (JSON with weight_map): {error!r}") from error
-    files = sorted(set(where.values()))
+    where = read_json(index).get("weight_map")
+    if not isinstance(where, dict) or not all(isinstance(file, str) for file in where.values()):
+        raise ValueError(f"{index} is no weight index: it has no weight_map from tensors to files")
+    files = sorted({str(file) for file in where.values()})
+    # a name is of a file beside the index, never a way to one elsewhere
+    if outside := [f for f in files if f != Path(f).name or f in ("", ".", "..") or "\\" in f or "\0" in f]:
+        raise ValueError(
+            f"{index} must name files that lie beside it; got {some([repr(f[:80]) for f in outside], most=3)}"
+        )
     if absent := [f for f in files if not (index.parent / f).is_file()]:
         raise ValueError(f"{index} names files that are missing beside it: {some(absent)}")
     tensors = {name: t for f in files for name, t in _open_file(index.parent / f).items()}
@@ -111,12 +115,14 @@ def _open_shards(index: Path) -> dict[str, StoredTensor]:
 
 def _open_file(path: Path) -> dict[str, StoredTensor]:
     if path.suffix == ".bin":
-        return {n: StoredTensor(a.shape, a.dtype, a.__getitem__) for n, a in read_tensors(path).items()}
+        return {name: stored_array(array) for name, array in read_tensors(path).items()}
     try:
         file = safe_open(path, framework="np")
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or truncated ({error}); fetch it again") from error
-    return {name: _stored(path, name, file.get_slice(name)) for name in file.keys()}  # noqa: SIM118 - no mapping
+        views = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{path} is damaged or truncated ({reason}); fetch it again") from error
+    return {name: _stored(path, name, view) for name, view in views.items()}
 
 
 def _stored(path: Path, name: str, view: Any) -> StoredTensor:
