@@ -61,7 +61,7 @@ def main(
             )
         else:
             who = _local(respondent, form, answers, calibrated, temperature)
-        with RichProgress(console=Console(stderr=True)) as shown:
+        with RichProgress(console=Console(markup=False, emoji=False, stderr=True)) as shown:
             task = shown.add_task("answers", total=None)
             table = administer(
                 who,
@@ -71,7 +71,9 @@ def main(
                 progress=lambda done, total: shown.update(task, completed=done, total=total),
             )
     except ValueError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        Console(markup=False, emoji=False, stderr=True).print(
+            f"error: {error}", style="red", markup=False, soft_wrap=True
+        )
         raise typer.Exit(2) from None
     refused = (table["refusal"] != "").mean()
     typer.echo(

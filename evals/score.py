@@ -55,11 +55,13 @@ def main(
                 raise ValueError(f"the output must be .csv or .parquet; got {output.name}")
             scores.to_parquet(output) if output.suffix == ".parquet" else scores.to_csv(output, index=False)
     except ValueError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        Console(markup=False, emoji=False, stderr=True).print(
+            f"error: {error}", style="red", markup=False, soft_wrap=True
+        )
         raise typer.Exit(2) from None
     if output is None:
         typer.echo(scores.to_csv(index=False), nl=False)
-    Console(stderr=True).print(summary(scores, answers, loaded))
+    Console(markup=False, emoji=False, stderr=True).print(summary(scores, answers, loaded))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,9 @@ def main(
         )
         page = write_report(study.report(answers, {}), output)
     except (ValueError, OSError) as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        Console(markup=False, emoji=False, stderr=True).print(
+            f"error: {error}", style="red", markup=False, soft_wrap=True
+        )
         raise typer.Exit(2) from None
     typer.echo(f"{page}")
 

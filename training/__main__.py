@@ -107,7 +107,7 @@ def guarded(run: Callable[[], object], traceback: bool) -> None:
 
 
 def _say(line: str) -> None:
-    Console(stderr=True, soft_wrap=True).print(line, markup=False, highlight=False)
+    Console(markup=False, emoji=False, stderr=True, soft_wrap=True).print(line, markup=False, highlight=False)
 
 
 def register_config(name: str, module: str, declared: tuple[str, str]) -> None:

@@ -90,7 +90,7 @@ class DemoConfig:
 
 def main(config: DemoConfig) -> dict[str, Any]:
     """Runs the stages one after the other and prints the comparison."""
-    console, started = Console(), time.perf_counter()
+    console, started = Console(markup=False, emoji=False), time.perf_counter()
     folder = Path(config.output)
     models: dict[str, LanguageModel] = {}
     for number, (name, what) in enumerate(ROWS.items(), 1):

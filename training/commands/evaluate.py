@@ -109,7 +109,7 @@ def main(config: EvalConfig) -> dict[str, Any]:
     if distributed.is_main():
         with checkpoint.disk_full_explained(folder):
             write(folder, results, sets)
-        show(sets, compared, config, Console())
+        show(sets, compared, config, Console(markup=False, emoji=False))
     return results
 
 

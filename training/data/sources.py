@@ -89,7 +89,7 @@ def _prepared(builder: Any, name: str, split: str) -> Any:
     with builders.quiet():
         prepared = builder.is_prepared()
     if not prepared:
-        with Console(stderr=True).status(Text(f"preparing {name}")) as line:
+        with Console(markup=False, emoji=False, stderr=True).status(Text(f"preparing {name}")) as line:
             builders.prepare(builder, lambda count: line.update(Text(f"preparing {name}: {count:,} rows")))
     with builders.quiet():
         return builders.rows(builder, split)
@@ -189,7 +189,7 @@ def encode_source(source: SourceConfig, config: DataConfig, encoder: Encoder) ->
 
     def refused(index: int, error: ValueError) -> None:
         said = f"left out: {place(index)}: {error}"
-        Console(stderr=True).print(said, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        Console(markup=False, emoji=False, stderr=True).print(said, highlight=False, soft_wrap=True)
 
     return EncodedSource(source.label, EncodedRows(rows, encoder, refused), tally, asks)
 

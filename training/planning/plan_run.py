@@ -38,7 +38,7 @@ def plan_run(
     """
     topology = chips.parse(topology_text)
     devices = chips.devices(topology)
-    console = Console()
+    console = Console(markup=False, emoji=False)
     chosen, reason = command_for(name, overrides, command)
     if reason:
         console.print(f"planned as {chosen}: {reason} (--command says otherwise)", highlight=False)

@@ -99,13 +99,13 @@ class Recorder:
             from tensorboardX import SummaryWriter
 
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at + 1)
-        self._console = Console(stderr=True)
+        self._console = Console(markup=False, emoji=False, stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[status]}", markup=False),
             console=self._console,
             disable=not (config.progress and self._console.is_terminal),
         )
@@ -176,4 +176,4 @@ class Recorder:
     def say(self, text: str) -> None:
         """One line for the person watching."""
         if self._main:
-            self._console.print(text, highlight=False, soft_wrap=True, markup=False, emoji=False)
+            self._console.print(text, highlight=False, soft_wrap=True)

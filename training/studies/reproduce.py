@@ -56,7 +56,7 @@ def reproduce(
             break
     if name == "all":
         pages.write(written, out / "reproduce.html", out / "figures")
-        Console().print(f"{out / 'reproduce.html'}", highlight=False)
+        Console(markup=False, emoji=False).print(f"{out / 'reproduce.html'}", highlight=False)
     return done
 
 
@@ -97,7 +97,7 @@ def make(name: str, out: Path, config: str | Path | None, overrides: Sequence[st
 
 def run_study(study: PaperStudy, out: Path, *, report_only: bool = False) -> tuple[bool, pages.Page]:
     """Runs what is missing of a study, then writes its JSON, figures and page."""
-    console = Console(soft_wrap=True)
+    console = Console(markup=False, emoji=False, soft_wrap=True)
     store = Store(out / "cells" / study.name)
 
     def say(line: str) -> None:

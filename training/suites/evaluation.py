@@ -69,8 +69,15 @@ SuiteRun = Callable[[Loaded], list[ItemSet]]
 @contextmanager
 def bar(shown: bool) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     """A progress display; call it with a title for a function of (done, total)."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as progress:
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=Console(markup=False, emoji=False, stderr=True), disable=not shown
+    ) as progress:
 
         def start(title: str) -> Callable[[int, int], None]:
             task = progress.add_task(title, total=None)
