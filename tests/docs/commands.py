@@ -23,9 +23,9 @@ FOREIGN = re.compile(
 def commands_of(text: str) -> list[list[str]]:
     """The command lines of shell text: continuation lines joined, comments and variable settings dropped."""
     found: list[list[str]] = []
-    for line in re.sub(r"\\\n\s*", " ", text).splitlines():
+    for line in _logical_lines(re.sub(r"\\\n\s*", " ", text)):
         words: list[str] = []
-        for word in [*shlex.split(line, comments=True), ";"]:
+        for word in [*line, ";"]:
             if word in (";", "&&", "||", "|", "&"):
                 while words and re.fullmatch(r"\w+=.*", words[0], re.DOTALL):
                     words.pop(0)
@@ -34,6 +34,20 @@ def commands_of(text: str) -> list[list[str]]:
                 words = []
             else:
                 words.append(word)
+    return found
+
+
+def _logical_lines(text: str) -> list[list[str]]:
+    """The words of each line; a line whose quotes are open takes the next ones in."""
+    found, held = [], ""
+    for line in text.splitlines():
+        held += line
+        try:
+            found.append(shlex.split(held, comments=True))
+            held = ""
+        except ValueError:
+            held += "\n"
+    assert not held, f"a quote is never closed: {held[:80]}"
     return found
 
 
