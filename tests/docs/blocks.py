@@ -6,7 +6,7 @@ A mark is an HTML comment on the line before a block:
     <!-- file: NAME -->           written to NAME in the page's folder
     <!-- config: COMMAND -->      YAML, a part of that command's config
     <!-- run -->                  shell commands that are run in the page's folder, not only parsed
-    <!-- needs: CONFIG ... -->    anywhere on the page: runs of these configs, two steps long, are there
+    <!-- needs: CONFIG ... -->    anywhere on the page: short runs of these configs are there
 """
 
 import re

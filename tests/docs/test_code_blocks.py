@@ -144,7 +144,7 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def short_runs(tmp_path_factory):
-    """Runs of named configs, two steps long, made when a page first needs them; returns their folder."""
+    """Short runs of named configs, made when a page first needs them; returns their folder."""
     folder = tmp_path_factory.mktemp("short_runs")
 
     def make(names: list[str]) -> Path:
@@ -152,7 +152,7 @@ def short_runs(tmp_path_factory):
             if (folder / "done" / name).exists():
                 continue
             path = commands.config_file(name)
-            length = "rounds=1" if name.startswith("ppo/") else "steps=2"
+            length = "rounds=1" if name.startswith("ppo/") else "steps=24"
             command = [sys.executable, "-m", "training", name.split("/")[0], "--config", str(path), length]
             done = subprocess.run(
                 command, cwd=folder, env=environment(), capture_output=True, text=True, check=False
@@ -169,10 +169,10 @@ def test_python_runs(name, tmp_path, short_runs):
     page = RUNNING[name].read_text()
     if wanted := needs(page):
         shutil.copytree(short_runs(wanted) / "runs", tmp_path / "runs")
-    script = tmp_path / "script_of_the_page.py"
-    script.write_text(script_of(page))
+    steps = tmp_path / "steps.json"
+    steps.write_text(json.dumps(steps_of(page)))
     done = subprocess.run(
-        [sys.executable, str(script)],
+        [sys.executable, "-c", RUNNER, str(steps)],
         cwd=tmp_path,
         env=environment(),
         capture_output=True,
