@@ -68,4 +68,4 @@ $(VENV)/.installed-dist: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info docs/_build docs/reference/rooms docs/reference/commands
+	rm -rf $(VENV) build dist *.egg-info docs/_build docs/reference/faces docs/reference/rooms docs/reference/commands

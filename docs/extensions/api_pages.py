@@ -1,6 +1,6 @@
-"""Writes the pages that follow from the code: one of API for each room, one of config keys for each command.
+"""Writes the pages that follow from the code: of API for each face and room, of config keys for each command.
 
-They stand in docs/reference/rooms and docs/reference/commands, which are not under version control.
+They stand in folders of docs/reference that are not under version control.
 """
 
 import pkgutil
@@ -10,6 +10,8 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 PACKAGES = ("jaxmoe", "rl", "evals", "training")
+# packages whose `__all__` is what users import
+FACES = ("jaxmoe", "rl", "evals.psychometrics", "evals.questionnaires", "evals.faithfulness")
 # runs inside transformers, with torch
 LEFT_OUT = ("jaxmoe.weights.hf",)
 
@@ -27,6 +29,18 @@ def rooms() -> dict[str, list[str]]:
             else:
                 found.setdefault(info.name.rpartition(".")[0], []).append(info.name)
     return {room: modules for room, modules in found.items() if modules}
+
+
+def face_page(face: str) -> str:
+    """A face's page: its docstring, then every name in its `__all__`."""
+    module = import_module(face)
+    lines = [f"# {face}", "", "```{eval-rst}", f".. automodule:: {face}", "   :no-members:", "", "```", ""]
+    for name in module.__all__:
+        value = getattr(module, name)
+        is_class = isinstance(value, type)
+        kind = "autoclass" if is_class else "autofunction" if callable(value) else "autodata"
+        lines += ["```{eval-rst}", f".. {kind}:: {face}.{name}", *["   :members:"] * is_class, "```", ""]
+    return "\n".join(lines)
 
 
 def room_page(room: str, modules: list[str]) -> str:
@@ -70,6 +84,7 @@ def write(folder: Path, pages: dict[str, str]) -> None:
 def generate(app: Sphinx) -> None:
     """builder-inited: before Sphinx looks for pages."""
     reference = Path(app.srcdir) / "reference"
+    write(reference / "faces", {face: face_page(face) for face in FACES})
     write(reference / "rooms", {room: room_page(room, modules) for room, modules in rooms().items()})
     pages = {name.replace(" ", "-"): command_page(name, *command) for name, command in commands().items()}
     write(reference / "commands", pages)

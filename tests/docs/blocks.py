@@ -69,6 +69,6 @@ def needs(page: str) -> list[str]:
 
 def pages() -> list[Path]:
     """README, contributing and every page of the docs that stands under version control."""
-    generated = {"_build", "rooms", "commands"}
+    generated = {"_build", "faces", "rooms", "commands"}
     written = [p for p in sorted((ROOT / "docs").rglob("*.md")) if not generated & set(p.parts)]
     return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *written]
