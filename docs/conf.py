@@ -33,11 +33,11 @@ html_theme_options = {"navigation_with_keys": True}
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "fieldlist"]
 myst_heading_anchors = 3
 
-# A tutorial runs in an empty folder, once for each version of its code.
+# A tutorial runs in an empty folder; docs/tutorials/execute.py has filled the cache when `make docs` comes here.
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(HERE / "_build" / ".jupyter_cache")
 nb_execution_in_temp = True
-nb_execution_timeout = 300
+nb_execution_timeout = 1800
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
