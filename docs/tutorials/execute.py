@@ -49,7 +49,7 @@ def execute(path: Path) -> dict[str, float | str]:
     notebook = read(path)
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        result = single_nb_execution(notebook, cwd=folder, timeout=CELL_TIMEOUT_S, meta_override=True)
+        result = single_nb_execution(notebook, cwd=folder, timeout=CELL_TIMEOUT_S, allow_errors=False)
     if result.err is not None:
         raise result.err
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
