@@ -53,20 +53,33 @@ def room_page(room: str, modules: list[str]) -> str:
     return "\n".join(lines)
 
 
-def commands() -> dict[str, tuple[str, str, str]]:
-    """Every command that has a config, the studies of `reproduce` too: module, schema, what it does."""
+def help_of(name: str) -> str:
+    """What `jaxmoe COMMAND --help` prints before the keys."""
+    from typer.testing import CliRunner
+
+    from training.__main__ import app
+
+    printed = CliRunner().invoke(app, [name, "--help"], prog_name="jaxmoe").output
+    return printed.split("\nKeys of the config")[0].strip()
+
+
+def commands() -> dict[str, str]:
+    """A page for every command: what it does, then the keys of its config, or of its several."""
     from training.__main__ import CONFIGS
-    from training.commands import COMMANDS, reproduce
+    from training.commands import COMMANDS
     from training.runtime.config_help import summary
 
-    found = {name: (*config, summary(COMMANDS[name])) for name, config in CONFIGS.items()}
-    text = "The study of the same name; see [](../../guides/reproduce.md)."
-    return found | {f"reproduce {name}": (*config, text) for name, config in reproduce.CONFIGS.items()}
-
-
-def command_page(name: str, module: str, schema: str, summary: str) -> str:
-    """A command's page: its summary and its keys."""
-    return f"# {name}\n\n{summary}\n\n```{{config-keys}} {module} {schema}\n```\n"
+    pages = {}
+    for name, module in COMMANDS.items():
+        own = {"": CONFIGS[name]} if name in CONFIGS else getattr(import_module(module), "CONFIGS", {})
+        lines = [f"# {name}", "", f"`jaxmoe {name}`: {summary(module)}", ""]
+        for title, (where, schema) in own.items():
+            lines += [f"## {title}", ""] if title else []
+            lines += [f"```{{config-keys}} {where} {schema}", "```", ""]
+        if name not in CONFIGS:
+            lines += ["```text", help_of(name), "```", ""]
+        pages[name] = "\n".join(lines)
+    return pages
 
 
 def write(folder: Path, pages: dict[str, str]) -> None:
@@ -86,8 +99,7 @@ def generate(app: Sphinx) -> None:
     reference = Path(app.srcdir) / "reference"
     write(reference / "faces", {face: face_page(face) for face in FACES})
     write(reference / "rooms", {room: room_page(room, modules) for room, modules in rooms().items()})
-    pages = {name.replace(" ", "-"): command_page(name, *command) for name, command in commands().items()}
-    write(reference / "commands", pages)
+    write(reference / "commands", commands())
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -2,8 +2,8 @@
 
     python docs/tutorials/execute.py docs/tutorials/01_loramoe.md ...
 
-Prints a JSON line for each: the processor's and the clock's seconds. The outputs go to the cache that docs/conf.py
-names; Sphinx finds them there as long as the code cells are the same.
+Prints a JSON line for each: the processor's and the clock's seconds. The outputs go to the cache that
+docs/conf.py names; Sphinx finds them there as long as the code cells are the same.
 """
 
 import json

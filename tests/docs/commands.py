@@ -3,14 +3,14 @@
 import re
 import shlex
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
 import typer
 
 from training.__main__ import CONFIGS, app
-from training.runtime.config import load
+from training.runtime.config import load, read
 
 ROOT = Path(__file__).parents[2]
 # other people's programs: their arguments are not ours to check
@@ -92,21 +92,20 @@ def check_training(arguments: list[str]) -> None:
     if "--help" in rest:
         return
     parsed = command.make_context(name, list(rest)).params
-    if name in CONFIGS:
-        module, schema_name = CONFIGS[name]
-        schema = getattr(import_module(module), schema_name)
-        given = parsed["config"]
-        load(schema, config_file(str(given)) if given else None, parsed["overrides"] or ())
+    if name == "reproduce":
+        studies = import_module("training.commands.reproduce").CONFIGS
+        for study in studies if parsed["study"] == "all" else [parsed["study"]]:
+            load_config(studies[study], parsed["config"] or f"reproduce/{study}", parsed["overrides"])
+    elif name in CONFIGS:
+        load_config(CONFIGS[name], parsed["config"], parsed["overrides"])
     elif parsed.get("config") is not None:
-        config_file(str(parsed["config"]))
+        read(parsed["config"])
 
 
-def config_file(name: str) -> Path:
-    """The file that --config names: a path, or a short name of a shipped config."""
-    for path in (ROOT / name, ROOT / "configs" / f"{name}.yaml"):
-        if path.is_file():
-            return path
-    raise AssertionError(f"there is no config {name}")
+def load_config(declared: tuple[str, str], name: str | None, overrides: Sequence[str] | None) -> None:
+    """A command's config with its overrides, as the command loads it."""
+    module, schema = declared
+    load(getattr(import_module(module), schema), name, overrides or ())
 
 
 def check_module(module: str, arguments: list[str]) -> None:

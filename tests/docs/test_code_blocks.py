@@ -151,9 +151,8 @@ def short_runs(tmp_path_factory):
         for name in names:
             if (folder / "done" / name).exists():
                 continue
-            path = commands.config_file(name)
             length = "rounds=1" if name.startswith("ppo/") else "steps=24"
-            command = [sys.executable, "-m", "training", name.split("/")[0], "--config", str(path), length]
+            command = [sys.executable, "-m", "training", name.split("/")[0], "--config", name, length]
             done = subprocess.run(
                 command, cwd=folder, env=environment(), capture_output=True, text=True, check=False
             )
