@@ -158,7 +158,7 @@ def load_run(
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     steps = checkpoints.steps()
     chosen = steps[-1] if step is None else step
-    if chosen not in steps:
+    if chosen not in steps:  # also one that is damaged, which has been said
         raise ValueError(f"{folder} has checkpoints {', '.join(map(str, steps))}; got step {step}")
     trainable, _ = params.shardings(model.abstract, mesh, model.train)
     restored = checkpoints.trainable(chosen, checkpoint.structure(model.lm.weights.trainable, trainable))

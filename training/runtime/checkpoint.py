@@ -1,17 +1,19 @@
 """Checkpoints of a run: saved in the background, items apart, found again after a kill, restored on any mesh.
 
     RUN/checkpoints/{step}/trainable   the trained weights
-                          /optimizer   moments, counters, telemetry sums
+                          /optimizer   optimizer state, counters, telemetry sums
                           /data        position in the data, JSON
                           /meta        step, seed, resolved config, fingerprint of the base, JSON
 
-The frozen base is not saved: `meta` names it. Step numbers count finished steps.
+The frozen base is not saved: `meta` names it. Step numbers count finished steps. Every file has a checksum
+(training.runtime.checksums); a damaged checkpoint is set aside, and the one before it is taken.
 """
 
 import errno
 import hashlib
 import logging
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +21,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import args as ocp_args
+
+from training.runtime import checksums
 
 # Orbax logs the tracebacks of a failed save and raises it too: what is raised is enough.
 _RAISED_TOO = ("Save Finalize thread", "_SignalingThread.run()")
@@ -62,31 +68,46 @@ class DiskFullError(ValueError):
 
 
 class Checkpoints:
-    """The checkpoints of one run folder."""
+    """The checkpoints of one run folder.
+
+    Args:
+      folder: RUN/checkpoints.
+      keep: newest checkpoints that stay.
+      read_only: leave everything as it is, damaged checkpoints too.
+    Raises: ValueError if there are checkpoints and none of them is whole.
+    """
 
     def __init__(self, folder: Path, keep: int = 2, *, read_only: bool = False):
-        self.folder = folder
+        self.folder, self._read_only = folder, read_only
+        self._damaged = _find_damaged(folder.parent, move=not read_only)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else keep,
             create=not read_only,
             cleanup_tmp_directories=not read_only,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._complete),
         )
         with disk_full_explained(folder):
             self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def latest(self) -> int | None:
-        """Step of the newest checkpoint that was written to its end."""
-        return self._manager.latest_step()
+        """Step of the newest checkpoint that was written to its end and is whole."""
+        return max(self.steps(), default=None)
+
+    def _complete(self) -> None:
+        """In Orbax's thread, when all of a checkpoint but its name is there."""
+        if jax.process_index() == 0:
+            checksums.write_pending(self.folder.parent)
 
     def steps(self) -> list[int]:
-        """Steps of all checkpoints, oldest first."""
-        return sorted(self._manager.all_steps())
+        """Steps of all checkpoints but those found damaged, oldest first."""
+        return sorted(set(self._manager.all_steps()) - set(self._damaged))
 
     def save(self, step: int, saved: Saved) -> None:
         """Copies the state from the devices and writes in the background; a step saved before is kept."""
         if step in self._manager.all_steps():
             return
         self._check_room(saved)
+        self._complete_sums()
         items = ocp_args.Composite(
             trainable=ocp_args.StandardSave(saved.trainable),
             optimizer=ocp_args.StandardSave(saved.optimizer),
@@ -134,11 +155,70 @@ class Checkpoints:
         """Until everything begun is written."""
         with disk_full_explained(self.folder):
             self._manager.wait_until_finished()
+            self._complete_sums()
 
     def close(self) -> None:
         """Waits and lets go."""
         with disk_full_explained(self.folder):
+            self._manager.wait_until_finished()
+            self._complete_sums()
             self._manager.close()
+
+    def _complete_sums(self) -> None:
+        if jax.process_index() == 0 and not self._read_only:
+            checksums.complete(self.folder.parent)
+
+
+def _find_damaged(run: Path, *, move: bool) -> list[int]:
+    """Steps of the damaged checkpoints that are newer than the newest whole one; process 0 looks.
+
+    Args:
+      move: set them aside, so that their steps can be saved again.
+    """
+    found: list[int] = []
+    failure = ""
+    if jax.process_index() == 0:
+        try:
+            found = _look_for_damage(run, move=move)
+        except ValueError as error:
+            failure = str(error)
+    if jax.process_count() > 1:
+        # the steps, and first how many; -1 where none is whole
+        told = np.full(64, 0, np.int64)
+        told[0] = -1 if failure else len(found)
+        told[1 : 1 + len(found[:63])] = found[:63]
+        told = multihost_utils.broadcast_one_to_all(told)
+        failure = failure or ("process 0 found no whole checkpoint" if told[0] < 0 else "")
+        found = [int(step) for step in told[1 : 1 + max(int(told[0]), 0)]]
+    if failure:
+        raise ValueError(failure)
+    return [] if move else found
+
+
+def _look_for_damage(run: Path, *, move: bool) -> list[int]:
+    found: dict[int, str] = {}
+    steps = checksums.steps_of(run)
+    for step in reversed(steps):
+        wrong = checksums.damage(run, step)
+        if wrong is None:
+            if not checksums.sums_file(run, step).exists():
+                _warn(f"checkpoint {step} of {run} has no checksums: not verified")
+            break
+        found[step] = wrong
+    if steps and len(found) == len(steps):
+        first, wrong = next(iter(found.items()))
+        raise ValueError(
+            f"no checkpoint of {run} is whole (checkpoint {first}: {wrong}); restore {run / 'checkpoints'} "
+            "from a backup, or choose another output=... to start anew"
+        )
+    for step, wrong in found.items():
+        where = f"; it is in {checksums.set_aside(run, step)} now" if move else ""
+        _warn(f"checkpoint {step} of {run} is damaged ({wrong}): the one before it is taken{where}")
+    return list(found)
+
+
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def structure(tree: Any, shardings: Any) -> Any:

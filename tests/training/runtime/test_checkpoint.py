@@ -1,0 +1,151 @@
+"""Checkpoints: every flipped bit and lost file is found, and the checkpoint before is taken, with a word."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from training.runtime import checksums
+from training.runtime.checkpoint import Checkpoints, Saved, structure
+
+
+def saved_at(step: int) -> Saved:
+    weights = {"w": jax.numpy.arange(600, dtype=np.float32) + step}
+    return Saved(weights, {"m": weights["w"] * 2}, {"next": step}, {"step": step})
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory) -> Path:
+    """A run with three checkpoints."""
+    run = tmp_path_factory.mktemp("three")
+    checkpoints = Checkpoints(run / "checkpoints", keep=3)
+    for step in (10, 20, 30):
+        checkpoints.save(step, saved_at(step))
+    checkpoints.wait()
+    checkpoints.close()
+    return run
+
+
+@pytest.fixture
+def run(three, tmp_path) -> Path:
+    """A copy to spoil."""
+    shutil.copytree(three, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def restored(run: Path, **how) -> tuple[int | None, float]:
+    """Newest step, and the first weight there."""
+    checkpoints = Checkpoints(run / "checkpoints", keep=3, **how)
+    step = checkpoints.latest()
+    assert step is not None
+    like = saved_at(0)
+    everywhere = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = [
+        structure(part, jax.tree.map(lambda _: everywhere, part)) for part in (like.trainable, like.optimizer)
+    ]
+    found = checkpoints.restore(step, *shapes)
+    checkpoints.close()
+    assert found.meta["step"] == found.data["next"] == step
+    return step, float(found.trainable["w"][0])
+
+
+def files(run: Path, step: int) -> list[Path]:
+    return sorted(p for p in (run / "checkpoints" / str(step)).rglob("*") if p.is_file())
+
+
+def flip(path: Path, bit: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+
+
+def test_a_whole_checkpoint_is_restored_without_a_word(run, capsys):
+    assert restored(run) == (30, 30.0)
+    assert capsys.readouterr().err == ""
+
+
+def test_sums_are_those_of_sha256sum(run):
+    said = subprocess.run(["sha256sum", "-c", "checksums/30.sha256"], cwd=run, capture_output=True, text=True)
+    assert said.returncode == 0, said.stdout
+    assert len(said.stdout.splitlines()) == len(files(run, 30))
+
+
+def test_every_flipped_bit_is_found(three):
+    """One bit in each file of a checkpoint, at places drawn at random."""
+    rng = np.random.default_rng(0)
+    for path in (p for p in files(three, 30) if p.stat().st_size):
+        bit = int(rng.integers(8 * path.stat().st_size))
+        flip(path, bit)
+        assert "is not what was written" in str(checksums.damage(three, 30))
+        flip(path, bit)
+    assert checksums.damage(three, 30) is None
+
+
+@pytest.mark.parametrize("how", ["flipped", "lost", "cut", "sums"])
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(run, capsys, how):
+    largest = max(files(run, 30), key=lambda p: p.stat().st_size)
+    match how:
+        case "flipped":
+            flip(largest, 8 * largest.stat().st_size // 2)
+        case "lost":
+            largest.unlink()
+        case "cut":
+            largest.write_bytes(largest.read_bytes()[:-3])
+        case "sums":
+            checksums.sums_file(run, 30).write_text("nothing")
+    assert restored(run) == (20, 20.0)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith(f"checkpoint 30 of {run} is damaged (")
+    assert f"the one before it is taken; it is in {run / 'damaged' / '30'} now" in said[0]
+    # the step can be saved again, and damaged again
+    checkpoints = Checkpoints(run / "checkpoints", keep=3)
+    checkpoints.save(30, saved_at(30))
+    checkpoints.close()
+    assert restored(run) == (30, 30.0)
+    files(run, 30)[0].write_text("x")
+    assert restored(run) == (20, 20.0)
+    assert {p.name for p in (run / "damaged").iterdir()} == {"30", "30.1"}
+
+
+def test_two_damaged_ones_give_way_too(run, capsys):
+    for step in (20, 30):
+        flip(files(run, step)[0], 3)
+    assert restored(run) == (10, 10.0)
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_none_whole_is_an_error_and_moves_nothing(run):
+    for step in (10, 20, 30):
+        flip(files(run, step)[0], 3)
+    with pytest.raises(
+        ValueError, match=r"no checkpoint of .* is whole \(checkpoint 30: .*choose another output"
+    ):
+        Checkpoints(run / "checkpoints")
+    assert checksums.steps_of(run) == [10, 20, 30]
+
+
+def test_a_reader_moves_nothing(run, capsys):
+    flip(files(run, 30)[0], 3)
+    assert restored(run, read_only=True) == (20, 20.0)
+    assert checksums.steps_of(run) == [10, 20, 30]
+    assert "the one before it is taken" in capsys.readouterr().err
+
+
+def test_without_sums_a_complete_checkpoint_is_taken_and_an_incomplete_one_is_not(run, capsys):
+    checksums.sums_file(run, 30).unlink()
+    assert restored(run) == (30, 30.0)
+    assert "has no checksums: not verified" in capsys.readouterr().err
+    (run / "checkpoints" / "30" / "data" / "metadata").unlink()
+    assert restored(run) == (20, 20.0)
+
+
+def test_sums_go_with_their_checkpoints(run):
+    checkpoints = Checkpoints(run / "checkpoints", keep=2)
+    checkpoints.save(40, saved_at(40))
+    checkpoints.close()
+    assert checksums.steps_of(run) == [30, 40]
+    assert {p.stem for p in (run / "checksums").iterdir()} == {"30", "40"}
