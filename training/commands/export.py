@@ -103,6 +103,7 @@ class SavedRun(NamedTuple):
       balance: losses on its routers, which an adapter's file names.
       tokenizer: folder or hub id.
       form: in which prompts were put (jaxmoe.text.forms); text, where the model learned plain text.
+      plain_form: what auto stands for where the tokenizer has no chat template.
       thinking: what became of an assistant's thinking.
     """
 
@@ -110,6 +111,7 @@ class SavedRun(NamedTuple):
     balance: BalanceConfig
     tokenizer: str
     form: str
+    plain_form: str
     thinking: Thinking
 
 
@@ -122,7 +124,7 @@ def read_run(folder: Path) -> SavedRun:
     where = str(folder / "config.yaml")
     values = configs.read(folder / "config.yaml")
     trained_here = folder / "tokenizer"
-    form, thinking = "text", "template"
+    form, plain_form, thinking = "text", "text", "template"
     match command:
         case "pretrain" | "sft":
             schema = PretrainConfig if command == "pretrain" else SftConfig
@@ -130,15 +132,16 @@ def read_run(folder: Path) -> SavedRun:
             balance = config.balance
             tokenizer = trained_here if trained_here.is_dir() else config.data.tokenizer or config.base
             thinking = config.data.thinking
-            form = config.data.form if command == "sft" else "text"
+            if command == "sft":
+                form, plain_form = config.data.form, "instruction"
         case "ppo":
             config = configs.parse(PpoConfig, values, where)
             balance, tokenizer = BalanceConfig(), config.base
             # problems that are not put by a chat template are code to go on with
-            form = "chat" if config.rollout.form == "chat" else "text"
+            form = "text" if config.rollout.form == "completion" else config.rollout.form
         case _:
             raise ValueError(f"{folder} must be the folder of pretrain, sft or ppo; got one of {command}")
-    return SavedRun(config.source, balance, str(tokenizer), form, thinking)
+    return SavedRun(config.source, balance, str(tokenizer), form, plain_form, thinking)
 
 
 def load_run(

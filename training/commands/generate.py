@@ -84,7 +84,10 @@ def main(config: GenerateConfig) -> list[str]:
         config.run, config.step, config.base, config.adapter, config.mesh.make(), config.dtype
     )
     trained = None if config.run is None else read_run(Path(config.run))
-    form = resolve_form(tokenizer, trained.form if trained and config.form == "auto" else config.form)
+    if trained is not None and config.form == "auto":
+        form = resolve_form(tokenizer, trained.form, trained.plain_form)
+    else:
+        form = resolve_form(tokenizer, config.form)
     thinking = config.thinking or (trained.thinking if trained else "template")
     ends = stop_tokens(tokenizer, lm.stop_tokens)
     pad: Any = tokenizer.pad_token_id  # annotated wider than what it is
