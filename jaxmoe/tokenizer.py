@@ -84,8 +84,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast
     )
 
     def documents():
-        yield first
-        yield from iterator
+        yield tokenizable(first)
+        yield from map(tokenizable, iterator)
 
     core.train_from_iterator(documents(), trainer)
     from transformers import PreTrainedTokenizerFast  # takes seconds, and imports torch where it is there
@@ -227,7 +227,7 @@ def encode_chat(
         raise ValueError("a chat row needs at least one assistant message; got none, so nothing to learn")
     template = chat_template(tokenizer, thinking)
     rendered = answer_spans(template, messages, tools)
-    encoded = tokenizer(_tokenizable(rendered.text), add_special_tokens=False, return_offsets_mapping=True)
+    encoded = tokenizer(tokenizable(rendered.text), add_special_tokens=False, return_offsets_mapping=True)
     begins, ends = np.asarray(encoded["offset_mapping"], np.int64).reshape(-1, 2).T
     mask = np.zeros(len(begins), bool)
     learned = [span for span in rendered.spans if messages[span.turn].get("weight", 1) != 0]
@@ -330,10 +330,10 @@ def _marked_and_end(marked: np.ndarray, stops: list[int], begins: np.ndarray, en
 
 
 def _ids(tokenizer: "PreTrainedTokenizerBase", text: str, *, add_special_tokens: bool = True) -> list[int]:
-    encoded = tokenizer(_tokenizable(text), add_special_tokens=add_special_tokens)
+    encoded = tokenizer(tokenizable(text), add_special_tokens=add_special_tokens)
     return cast("list[int]", encoded["input_ids"])
 
 
-def _tokenizable(text: str) -> str:
+def tokenizable(text: str) -> str:
     """The text with the replacement character for lone surrogates: JSON can hold them, tokenizers cannot."""
     return _SURROGATES.sub("\ufffd", text)

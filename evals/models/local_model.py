@@ -31,7 +31,7 @@ from jaxmoe.model.attention import AttentionMask
 from jaxmoe.model.shapes import Array, Float, Int
 from jaxmoe.text.forms import Form, resolve_form
 from jaxmoe.text.stop_tokens import stop_tokens
-from jaxmoe.tokenizer import encode_chat_prompt, encode_prompt, plain_ids
+from jaxmoe.tokenizer import encode_chat_prompt, encode_prompt, plain_ids, tokenizable
 
 SHORTEST = 16
 STOP_TOKENS = 16
@@ -182,7 +182,7 @@ class LocalModel:
 
         @cache
         def answer_ids(text: str) -> list[int]:
-            encoded: Any = self.tokenizer(text, add_special_tokens=False)
+            encoded: Any = self.tokenizer(tokenizable(text), add_special_tokens=False)
             return encoded["input_ids"]
 
         found = {}
@@ -199,7 +199,7 @@ class LocalModel:
         if not whole:
             return found
         encoded: Any = self.tokenizer(
-            [prompt + continuation for prompt, continuation in whole],
+            [tokenizable(prompt + continuation) for prompt, continuation in whole],
             return_offsets_mapping=True,
             return_attention_mask=False,
             return_token_type_ids=False,

@@ -178,7 +178,8 @@ class _Answers:
             "n_options": len(question.choices),
             "expected": None if math.isnan(answer.expected) else answer.expected,
             "refusal": answer.refusal,
-            "text": answer.text,
+            # a reply may hold half a character, which no file of text can
+            "text": answer.text.encode("utf-8", "replace").decode("utf-8"),
             "probabilities": list(answer.probabilities),
         }
         if self._journal is not None:

@@ -5,11 +5,13 @@ Only a line feed ends a line of JSON: U+2028, U+0085 and form feeds may stand wi
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 Value = TypeVar("Value")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Placed(NamedTuple, Generic[Value]):
@@ -55,6 +57,16 @@ def read_text(path: Path) -> str:
         return whole.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}:{whole[: error.start].count(10) + 1}: not UTF-8 text") from None
+
+
+def dump_json(value: object, *, indent: int | None = None) -> str:
+    """A value as JSON that UTF-8 can hold: characters as they are, lone surrogates as their escapes.
+
+    >>> print(dump_json({"said": "né\\ud800"}))
+    {"said": "né\\ud800"}
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def lines(text: str) -> Iterator[tuple[int, str]]:

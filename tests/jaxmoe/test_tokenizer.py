@@ -49,6 +49,17 @@ def test_any_text_survives(bpe, text):
     assert decoded == (text if text.startswith(" ") or not text else " " + text)
 
 
+def test_lone_surrogates_do_not_end_anything(bpe):
+    assert len(tok.train_bpe([*CORPUS, "\ud800 lone"], 300)) == 300
+    odd, plain = "Paris \udfff", "Paris \ufffd"
+    for encode in (tok.plain_ids, lambda t, x: tok.encode_text(t, x).ids.tolist(), tok.encode_prompt):
+        assert encode(bpe, odd) == encode(bpe, plain)
+    assert (
+        tok.encode_instruction(bpe, odd, odd, odd).ids.tolist()
+        == tok.encode_instruction(bpe, plain, plain, plain).ids.tolist()
+    )
+
+
 def test_saved_and_loaded_is_the_same(bpe, tmp_path):
     tok.save_tokenizer(bpe, tmp_path)
     loaded = tok.load_tokenizer(tmp_path)

@@ -21,7 +21,7 @@ from rich.table import Table
 
 import jaxmoe
 from evals.psychometrics.uncertainty import Comparison, Score, compare
-from jaxmoe.datasets.json_rows import lines, read_text
+from jaxmoe.datasets.json_rows import dump_json, lines, read_text
 from jaxmoe.text.vocabulary import check_vocabulary
 from jaxmoe.tokenizer import load_tokenizer
 from training.runtime import checkpoint, distributed
@@ -149,10 +149,10 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
 
 def write(folder: Path, results: Mapping[str, Any], sets: list[ItemSet]) -> None:
     """results.json and items.jsonl, each whole or not at all; numbers that are not finite become null."""
-    lines = (json.dumps(_as_json(item), ensure_ascii=False) for found in sets for item in found.lines())
+    lines = (dump_json(_as_json(item)) for found in sets for item in found.lines())
     for name, text in {
         "items.jsonl": "".join(f"{line}\n" for line in lines),
-        "results.json": json.dumps(_as_json(results), indent=2, ensure_ascii=False) + "\n",
+        "results.json": dump_json(_as_json(results), indent=2) + "\n",
     }.items():
         write_whole(folder / name, text)
 

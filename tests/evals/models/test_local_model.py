@@ -256,3 +256,10 @@ def test_form_auto_is_that_of_the_chat_template_or_loramoes(lm, tokenizer):
     assert LocalModel(lm, plain, form="auto").form == "instruction"
     with pytest.raises(ValueError, match="form chat needs a chat template"):
         LocalModel(lm, plain, form="chat")
+
+
+@pytest.mark.parametrize("form", ["text", "instruction", "chat"])
+def test_lone_surrogates_are_scored_as_the_replacement_character(lm, tokenizer, form):
+    model = LocalModel(lm, tokenizer, form=form)
+    odd = model.scored_ids(["who \ud83d", ""], [" \udc00 me", " \udc00"])
+    assert odd == model.scored_ids(["who \ufffd", ""], [" \ufffd me", " \ufffd"])

@@ -6,7 +6,7 @@ import pytest
 
 from jaxmoe.datasets.formats import FORMATS, read_row
 from jaxmoe.datasets.instruction_files import read_instructions, read_questions
-from jaxmoe.datasets.json_rows import lines, read_json_rows
+from jaxmoe.datasets.json_rows import dump_json, lines, read_json_rows
 from tests.fuzz import check, damaged
 
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
@@ -163,6 +163,13 @@ def test_json_that_cannot_be_read_is_one_line(tmp_path, text, complaint):
 
 def test_lone_surrogates_are_kept(tmp_path):
     assert read(tmp_path / "a.jsonl", '{"text": "a \\ud800 b"}')[0]["text"] == "a \ud800 b"
+
+
+def test_lone_surrogates_are_written_as_escapes():
+    value = {"said": "n\xe9\ud800\u2028", "more": [1, None]}
+    text = dump_json(value)
+    assert text == '{"said": "n\xe9\\ud800\u2028", "more": [1, null]}'
+    assert json.loads(text.encode("utf-8")) == value
 
 
 FUZZED = [
