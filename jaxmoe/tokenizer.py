@@ -110,7 +110,7 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
     if is_gguf(path):
         path = local_folder(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and others here
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(

@@ -3,10 +3,11 @@
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from evals.coding.measure import CodingResult, evaluate
 from evals.models.local_model import Form
+from jaxmoe.text.forms import resolve_form
 from rl.feedback.pool import Limits, Pool, SandboxError
 from rl.feedback.problems import Problem, load
 from rl.feedback.prompts import PromptForm, code_prompt
@@ -22,7 +23,8 @@ class CodingConfig:
 
     Attributes:
       paths: files or folders of HumanEval, MBPP, APPS or APPS+ problems, each a set of its own.
-      form: completion for base models, chat for those with a chat template, instruction for the LoRAMoE form.
+      form: completion for base models, chat for those with a chat template, instruction for the LoRAMoE form;
+        auto is chat where the tokenizer has a chat template, else completion.
       samples: programs for each problem.
       k: of pass@k, none above samples.
       temperature, top_p: of the draw; 0.2 and 0.95 as usual for pass@1, temperature 0.8 for larger k.
@@ -35,7 +37,7 @@ class CodingConfig:
     """
 
     paths: tuple[str, ...] = ()
-    form: PromptForm = "completion"
+    form: PromptForm | Literal["auto"] = "completion"
     samples: int = 1
     k: tuple[int, ...] = (1,)
     temperature: float = 0.2
@@ -71,11 +73,13 @@ def coding(config: CodingConfig, seed: int, confidence: float) -> SuiteRun:
             raise ValueError(f"coding.paths must end in different names; {name} occurs twice")
         read[name] = load(path, bad=config.bad)[: config.limit]
         for problem in read[name]:
-            code_prompt(problem, config.form)  # whatever cannot be asked is said before a model is loaded
+            # whatever cannot be asked is said before a model is loaded
+            code_prompt(problem, "chat" if config.form == "auto" else config.form)
     limits = Limits(time_s=config.time_s, memory_bytes=config.memory_mb << 20)
 
     def run(loaded: Loaded) -> list[ItemSet]:
-        model = loaded.text_model(MODEL_FORMS[config.form])
+        form = cast("PromptForm", resolve_form(loaded.tokenizer, config.form, otherwise="completion"))
+        model = loaded.text_model(MODEL_FORMS[form])
         workers = config.workers or os.cpu_count() or 1
         sets = []
         with _pool(workers, limits) as pool, bar(loaded.progress) as start:
@@ -84,7 +88,7 @@ def coding(config: CodingConfig, seed: int, confidence: float) -> SuiteRun:
                     model,
                     problems,
                     pool,
-                    form=config.form,
+                    form=form,
                     samples=config.samples,
                     ks=config.k,
                     max_new_tokens=config.max_new_tokens,
@@ -94,7 +98,7 @@ def coding(config: CodingConfig, seed: int, confidence: float) -> SuiteRun:
                     confidence=confidence,
                     progress=start(name),
                 )
-                sets.append(_set(f"{name}, {config.form}", result))
+                sets.append(_set(f"{name}, {form}", result))
         return sets
 
     return run

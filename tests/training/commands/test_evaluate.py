@@ -135,6 +135,18 @@ def test_a_coding_run_grades_in_the_sandbox(checkpoint, tmp_path):
     assert items[0].keys() >= {"completion", "solution", "verdict", "passed"}
 
 
+def test_form_auto_is_resolved_and_named(checkpoint, questions, tmp_path):
+    """The checkpoint's tokenizer has a chat template."""
+    asked = {**knowledge(questions), "templates": ["auto"]}
+    results = main(config(checkpoint, tmp_path / "knowledge", knowledge=asked))
+    assert list(results["sets"]) == ["q.jsonl, auto (chat)"]
+    problem = {"prompt": "Print ok.", "starter_code": "", "inputs": [""], "outputs": ["ok\n"], "id": "a"}
+    (tmp_path / "problems.json").write_text(json.dumps([problem]))
+    coding = {"paths": [str(tmp_path / "problems.json")], "form": "auto", "max_new_tokens": 4, "workers": 1}
+    results = main(config(checkpoint, tmp_path / "coding", suite="coding", coding=coding))
+    assert list(results["sets"]) == ["problems.json, chat"]
+
+
 def broken(checkpoint, questions, tmp_path):
     """Settings that must end in one line and exit code 2, with what that line says."""
     (tmp_path / "full").mkdir()
