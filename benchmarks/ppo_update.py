@@ -30,7 +30,7 @@ LENGTH, PROMPT, EPOCHS = 64, 64, 4
 
 
 def build(kind: str, body: str, prompts: int, samples: int):
-    """The jitted parts of an update and its state, as `training.ppo.train` makes them."""
+    """The jitted parts of an update and its state, as `training.ppo.policy` makes them."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -39,8 +39,9 @@ def build(kind: str, body: str, prompts: int, samples: int):
     from jaxmoe.model import params
     from jaxmoe.model.config import ExpertConfig, ModelConfig
     from rl.policy.agent import Agent, ForwardConfig, Weights, make_score
+    from rl.policy.config import RLConfig
     from rl.policy.critic import new_critic
-    from rl.policy.ppo import AgentState, Learner, PPOConfig
+    from rl.policy.ppo import AgentState, Learner
 
     mesh = params.single_device_mesh()
     experts = ExpertConfig(num_experts=8, rank=4) if kind == "experts" else None
@@ -49,7 +50,7 @@ def build(kind: str, body: str, prompts: int, samples: int):
     head, critic = new_critic(256, body, parts.trainable)
     reference = None if experts else jax.tree.map(jnp.copy, parts.trainable)
     agent = Agent(parts.definition, mesh, head, body, True, ForwardConfig(scan_layers=False))
-    config = PPOConfig(epochs=EPOCHS)
+    config = RLConfig(epochs=EPOCHS)
     optimizers = (optax.adam(1e-5), optax.adam(1e-5))
     state = AgentState(
         parts.trainable,
@@ -58,9 +59,9 @@ def build(kind: str, body: str, prompts: int, samples: int):
         optimizers[1].init(critic),
         jnp.zeros((), jnp.int32),
     )
-    places = jax.tree.map(lambda _: params.replicated(mesh), state)
-    state = jax.device_put(jax.tree.map(np.asarray, state), places)
-    learner = Learner(agent, "ppo", config, optimizers, samples, places)
+    shardings = jax.tree.map(lambda _: params.replicated(mesh), state)
+    state = jax.device_put(jax.tree.map(np.asarray, state), shardings)
+    learner = Learner(agent, "ppo", config, optimizers, samples, shardings)
     return agent, Weights(parts.frozen, reference), state, learner, make_score(agent, 1, samples)
 
 
@@ -78,7 +79,7 @@ def worker(kind: str, body: str, prompts: int, samples: int, updates: int) -> No
     given = rng.integers(1, 4096, (prompts, PROMPT)).astype(np.int32)
     mask = np.ones_like(given)
     rows = prompts * samples
-    decode = DecodeConfig(slots=LENGTH, sampling=Sampling(1.0), samples=samples)
+    decode = DecodeConfig(slots=LENGTH, sampling=Sampling(1.0), samples=samples, score_sampler=True)
     limits = np.full(rows, LENGTH, np.int32)
     seconds: list[dict[str, float]] = []
     for update in range(updates + 2):
@@ -97,7 +98,7 @@ def worker(kind: str, body: str, prompts: int, samples: int, updates: int) -> No
         tokens = np.asarray(drawn.tokens_BW)
         times.append(time.perf_counter())
         ones = np.ones((rows, LENGTH), np.float32)
-        rollout = Rollout(given, mask, tokens, ones)
+        rollout = Rollout(given, mask, tokens, ones, np.asarray(drawn.sampler_logprobs_BW))
         scores = jax.block_until_ready(score(state.policy, state.critic, weights, rollout))
         times.append(time.perf_counter())
         outcomes = Outcomes((tokens % 2 == 0).mean(1).astype(np.float32), ones)  # the share of even tokens

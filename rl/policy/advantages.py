@@ -1,6 +1,6 @@
-"""How much better than expected: generalised advantages, group baselines; whitening is a step of its own.
+"""How much better than expected: generalized advantages, group baselines; whitening is a step of its own.
 
-Letters of this file: P prompts, G samples a prompt.
+Letters of this file: P prompts, G samples a prompt (B = P·G rows), W slots of a response.
 """
 
 from typing import Literal, NamedTuple
@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxmoe.model.shapes import Array, Float
+from rl.policy.config import RLConfig, check_unit_interval
+from rl.policy.losses import token_rewards
 
 Baseline = Literal["grpo", "rloo"]
 
@@ -20,39 +22,72 @@ class Advantages(NamedTuple):
     target_T: Float[Array, " T"]
 
 
+class RoundAdvantages(NamedTuple):
+    """Advantages and value targets of a round's tokens, not normalized; 0 where the mask is 0."""
+
+    advantage_BW: Float[Array, "B W"]
+    target_BW: Float[Array, "B W"]
+
+
+class RoundSignals(NamedTuple):
+    """What the advantages of a round are made of.
+
+    Attributes:
+      rewards_B: of the whole program, in reward units.
+      penalty_BW: β KL at each sampled token, where it is taken off the reward; else 0.
+      values_BW: the critic's value of the state before each token; zeros without a critic.
+      final_B: value of the state after the last token; 0 where the episode ends there.
+      mask_BW: 1 for sampled tokens that count; a row of zeros is left out.
+      samples: G, rows of a prompt, which stand together.
+    """
+
+    rewards_B: Float[Array, " B"]
+    penalty_BW: Float[Array, "B W"]
+    values_BW: Float[Array, "B W"]
+    final_B: Float[Array, " B"]
+    mask_BW: Float[Array, "B W"]
+    samples: int
+
+
 def gae(
     rewards_T: Float[Array, " T"],
     values_T: Float[Array, " T"],
     mask_T: Float[Array, " T"],
     *,
     discount: float = 1.0,
-    decay: float = 0.95,
-    final_value: Float[Array, ""] | float = 0.0,
+    gae_lambda: float = 0.95,
+    final_value: Array | float = 0.0,
 ) -> Advantages:
-    """Generalised advantage estimates for one trajectory; batch with jax.vmap.
+    """Generalized advantage estimates for one trajectory; batch with jax.vmap.
 
         δₜ = rₜ + γ vₜ₊₁ − vₜ;   Aₜ = δₜ + γλ Aₜ₊₁;   targetₜ = Aₜ + vₜ
 
     t + 1 is the next position whose mask is 1: masked ones are stepped over, whether they lie at the end or
-    between. Nothing is normalised.
+    between. Nothing is normalized.
 
     Args:
       rewards_T: reward after token t, in reward units; those of masked positions do not count.
       values_T: the critic's value of the state before token t.
       mask_T: 1 where the token was sampled by the policy.
       discount: γ.
-      decay: λ; 1 gives the discounted return minus the value, 0 the one-step error.
+      gae_lambda: λ; 1 gives the discounted return minus the value, 0 the one-step error.
       final_value: value after the last token; 0 where the episode ends there.
+    Returns: Advantages(advantage, target), float32.
     Raises: ValueError if γ or λ lies outside [0, 1].
     Reference: Schulman et al. 2016, arXiv:1506.02438, eq. 16.
+
+    >>> import jax.numpy as jnp
+    >>> made = gae(jnp.array([0.0, 1.0]), jnp.array([0.5, 0.5]), jnp.ones(2), gae_lambda=1.0)
+    >>> made.advantage_T.tolist(), made.target_T.tolist()
+    ([0.5, 0.5], [1.0, 1.0])
     """
-    check_discounts(discount, decay)
+    check_unit_interval(discount=discount, gae_lambda=gae_lambda)
 
     def step(carry: tuple[Array, Array], inputs: tuple[Array, Array, Array]):
         next_value, next_advantage = carry
         reward, value, counts = inputs
         delta = reward + discount * next_value - value
-        advantage = delta + discount * decay * next_advantage
+        advantage = delta + discount * gae_lambda * next_advantage
         here = counts > 0
         carry = (jnp.where(here, value, next_value), jnp.where(here, advantage, next_advantage))
         return carry, jnp.where(here, advantage, 0.0)
@@ -62,13 +97,6 @@ def gae(
     inputs = (rewards_T.astype(jnp.float32), values_T, mask_T)
     _, advantage_T = jax.lax.scan(step, start, inputs, reverse=True)
     return Advantages(advantage_T, jnp.where(mask_T > 0, advantage_T + values_T, 0.0))
-
-
-def check_discounts(discount: float, decay: float) -> None:
-    """Raises ValueError if γ or λ lies outside [0, 1]."""
-    for name, value in (("discount", discount), ("decay", decay)):
-        if not 0.0 <= value <= 1.0:
-            raise ValueError(f"{name} must lie in [0, 1]; got {value} (ppo.{name} in the config)")
 
 
 def whiten(
@@ -81,6 +109,8 @@ def whiten(
 
     Args:
       shift: False keeps the mean: only the scale changes.
+    Returns: an array of the same shape.
+    Reference: implementation detail 7 of Engstrom et al. 2020, arXiv:2005.12729 (there by batch).
     """
     count = mask.sum()
     x = jnp.where(mask > 0, x, 0.0)
@@ -91,26 +121,98 @@ def whiten(
 
 
 def group_advantage(
-    rewards_PG: Float[Array, "P G"], baseline: Baseline, *, normalise: bool = True, eps: float = 1e-6
+    rewards_PG: Float[Array, "P G"],
+    baseline: Baseline,
+    *,
+    counts_PG: Float[Array, "P G"] | None = None,
+    normalize: bool = True,
+    eps: float = 1e-6,
 ) -> Float[Array, "P G"]:
     """Advantage of each sample over the others of its prompt; exactly 0 where all rewards are equal.
 
-        grpo: (rᵢ − mean r) / (σ + ε), σ the unbiased standard deviation; without `normalise` rᵢ − mean r
-        rloo: rᵢ − the mean of the G − 1 others
+        grpo: (rᵢ − mean r) / (σ + ε), σ the unbiased standard deviation; without `normalize` rᵢ − mean r
+        rloo: rᵢ − the mean of the others
 
+    Args:
+      rewards_PG: in reward units.
+      counts_PG: 1 for samples that count, 0 for those that are left out; these get 0, and so does a sample
+        that is left alone. None counts all.
+      normalize: for grpo.
+    Returns: [P, G].
     Raises: ValueError for groups of one sample, which have no baseline.
     Reference: Shao et al. 2024, arXiv:2402.03300, section 4.1; without the division, Liu et al. 2025,
       arXiv:2503.20783; rloo, Ahmadian et al. 2024, arXiv:2402.14740, eq. 10.
+
+    >>> import jax.numpy as jnp
+    >>> group_advantage(jnp.array([[1.0, 0.0, 0.0, 0.0]]), "grpo", normalize=False).tolist()
+    [[0.75, -0.25, -0.25, -0.25]]
     """
     samples = rewards_PG.shape[1]
     if samples < 2:
         raise ValueError(f"{baseline} compares the samples of a prompt and needs at least 2; got {samples}")
+    counts_PG = jnp.ones_like(rewards_PG) if counts_PG is None else counts_PG
+    present_P1 = counts_PG.sum(axis=1, keepdims=True)
+    others_P1 = jnp.maximum(present_P1 - 1.0, 1.0)
     # pairwise, so that equal rewards cancel exactly
-    difference_PG = (rewards_PG[:, :, None] - rewards_PG[:, None, :]).sum(axis=2)
+    both_PGG = counts_PG[:, :, None] * counts_PG[:, None, :]
+    difference_PG = ((rewards_PG[:, :, None] - rewards_PG[:, None, :]) * both_PGG).sum(axis=2)
     if baseline == "rloo":
-        return difference_PG / (samples - 1)
-    centred_PG = difference_PG / samples
-    if not normalise:
-        return centred_PG
-    spread_P1 = jnp.sqrt(jnp.square(centred_PG).sum(axis=1, keepdims=True) / (samples - 1))
-    return centred_PG / (spread_P1 + eps)
+        return difference_PG / others_P1
+    centered_PG = difference_PG / jnp.maximum(present_P1, 1.0)
+    if not normalize:
+        return centered_PG
+    spread_P1 = jnp.sqrt(jnp.square(centered_PG).sum(axis=1, keepdims=True) / others_P1)
+    return centered_PG / (spread_P1 + eps)
+
+
+def gae_of_round(signals: RoundSignals, config: RLConfig) -> RoundAdvantages:
+    """`gae` of every response: the program's reward at its last token, the KL penalty at each.
+
+    Args:
+      config: gives γ and λ.
+    Returns: of every token [B, W], not normalized.
+    Reference: Schulman et al. 2016, arXiv:1506.02438; the penalty, Ziegler et al. 2019, arXiv:1909.08593.
+    """
+    rewards_BW = token_rewards(signals.rewards_B, signals.mask_BW, signals.penalty_BW, 1.0)
+
+    def one(rewards_W: Array, values_W: Array, mask_W: Array, final: Array) -> Advantages:
+        return gae(
+            rewards_W,
+            values_W,
+            mask_W,
+            discount=config.discount,
+            gae_lambda=config.gae_lambda,
+            final_value=final,
+        )
+
+    made = jax.vmap(one)(rewards_BW, signals.values_BW, signals.mask_BW, signals.final_B)
+    return RoundAdvantages(made.advantage_T, made.target_T)
+
+
+def grpo_of_round(signals: RoundSignals, config: RLConfig) -> RoundAdvantages:
+    """`group_advantage` for GRPO, the same at every token of a response; targets are 0.
+
+    Args:
+      config: `normalize_groups` divides by the group's standard deviation.
+    Returns: of every token [B, W], not normalized.
+    """
+    return _group_of_round(signals, "grpo", normalize=config.normalize_groups)
+
+
+def rloo_of_round(signals: RoundSignals, config: RLConfig) -> RoundAdvantages:
+    """`group_advantage` for RLOO, the same at every token of a response; targets are 0.
+
+    Args:
+      config: not used: RLOO has no settings of its own.
+    Returns: of every token [B, W], not normalized.
+    """
+    del config
+    return _group_of_round(signals, "rloo", normalize=False)
+
+
+def _group_of_round(signals: RoundSignals, baseline: Baseline, *, normalize: bool) -> RoundAdvantages:
+    counts_B = (signals.mask_BW.sum(1) > 0).astype(jnp.float32)
+    totals_B = signals.rewards_B - (signals.penalty_BW * signals.mask_BW).sum(1)
+    totals_PG, counts_PG = (x.reshape(-1, signals.samples) for x in (totals_B, counts_B))
+    group_PG = group_advantage(totals_PG, baseline, counts_PG=counts_PG, normalize=normalize)
+    return RoundAdvantages(group_PG.reshape(-1, 1) * signals.mask_BW, jnp.zeros_like(signals.mask_BW))

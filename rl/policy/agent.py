@@ -1,12 +1,11 @@
-"""Policy, reference and critic over shared weights, and what each says of a rollout.
+"""Policy, reference and critic over shared weights, and the scores that each gives to a rollout.
 
 Three models, one backbone: where adapters are trained, the policy is the frozen base with its experts, the
 reference the same arrays without them, and the critic the same arrays again, bare or with experts of its own.
 Where every weight is trained, reference and critic are models of their own.
 
-Log-probabilities here are the ones that PPO compares: at temperature 1 over the whole vocabulary, whatever
-the sampler did. Sampling at another temperature, or from a nucleus, makes the rollouts slightly off-policy;
-dividing the training logits instead would make the tempered policy the one that is trained.
+Log-probabilities here are those of the policy that is trained: logits divided by the agent's temperature,
+over the whole vocabulary. With the sampler's temperature and no nucleus that is the sampled distribution.
 """
 
 from dataclasses import dataclass
@@ -22,9 +21,9 @@ from jaxmoe.model import params
 from jaxmoe.model.cross_entropy import TokenScores, token_scores
 from jaxmoe.model.lora_experts import ExpertCall
 from jaxmoe.model.shapes import Array, Float
-from jaxmoe.model.transformer import Remat
-from rl.policy.critic import Body, CriticParams
-from rl.policy.trajectory import Rollout, Scores, finer
+from jaxmoe.model.transformer import Decoder, Remat
+from rl.policy.critic import Body, CriticParams, ValueHead
+from rl.policy.trajectory import PolicyScores, Rollout, finer
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class ForwardConfig:
 
     Attributes:
       precision: dtype of activations and products.
-      remat: what the backward pass computes again: nothing, all but matrix products, or whole blocks.
+      remat: what the backward pass recomputes: nothing, all but matrix products, or whole blocks.
       scan_layers: compile one block and scan it; false unrolls the layers.
       loss_chunk: tokens of each row whose logits exist at once.
       share_prompts: compute a prompt once for all its samples; false makes each row a plain sequence, for
@@ -71,17 +70,21 @@ class Agent:
 
     Attributes:
       definition: of the decoder, with experts where adapters are trained.
+      mesh: over which rows and weights are spread.
       head: of the value head; None without a critic.
       body: where the critic's hidden states come from.
       use_reference: False leaves the reference out; its log-probabilities are then the policy's.
+      forward: how passes compute.
+      temperature: divides the logits of policy and reference.
     """
 
-    definition: Any
+    definition: nnx.GraphDef[Decoder]
     mesh: Mesh
-    head: Any = None
+    head: nnx.GraphDef[ValueHead] | None = None
     body: Body = "frozen"
     use_reference: bool = True
     forward: ForwardConfig = ForwardConfig()
+    temperature: float = 1.0
 
     @property
     def dtype(self) -> Any:
@@ -91,7 +94,12 @@ class Agent:
     def states(
         self, trainable: params.Params, frozen: params.Params, rollout: Rollout, *, experts: bool = True
     ) -> Float[Array, "B W D"]:
-        """Hidden states before each response token."""
+        """Hidden states before each response token.
+
+        Args:
+          experts: False leaves them out: the base alone.
+        Returns: [B, W, D] in the activations' dtype.
+        """
         model = params.merge(params.ModelParams(self.definition, trainable, frozen))
         forward = self.forward
         return response_states(
@@ -109,27 +117,49 @@ class Agent:
     def token_scores(
         self, trainable: params.Params, frozen: params.Params, states_BWD: Array, rollout: Rollout
     ) -> TokenScores:
-        """log p and entropy of each response token."""
+        """log p and entropy of each response token at the agent's temperature.
+
+        Args:
+          states_BWD: from `states`, of the same weights.
+        Returns: TokenScores of [B, W], in nats.
+        """
         model = params.merge(params.ModelParams(self.definition, trainable, frozen))
         kernel = model.head_kernel(self.dtype, self.mesh)
-        return token_scores(states_BWD, kernel, rollout.responses_BW, chunk=self.forward.loss_chunk)
+        return token_scores(
+            states_BWD,
+            kernel,
+            rollout.responses_BW,
+            chunk=self.forward.loss_chunk,
+            temperature=self.temperature,
+        )
 
     def values(
         self, critic: CriticParams, weights: Weights, rollout: Rollout, features_BWD: Array | None
     ) -> Float[Array, "B W"]:
-        """The critic's values; `features_BWD` are the reference's states where the body is frozen."""
+        """The critic's values of the states before each response token.
+
+        Args:
+          features_BWD: the reference's states, which a critic with a frozen body reads; else not used.
+        Returns: [B, W], in reward units.
+        """
         if self.body == "frozen":
             assert features_BWD is not None
             states = jax.lax.stop_gradient(features_BWD)
         else:
             assert critic.body is not None
             states = self.states(critic.body, weights.frozen, rollout)
+        assert self.head is not None
         return nnx.merge(self.head, critic.head)(states)
 
     def score(
         self, policy: params.Params, critic: CriticParams | None, weights: Weights, rollout: Rollout
-    ) -> Scores:
-        """All that is to be known of a rollout before it is learned from."""
+    ) -> PolicyScores:
+        """All that is to be known of a rollout before it is learned from.
+
+        Args:
+          critic: None without one.
+        Returns: PolicyScores of [B, W].
+        """
         states = self.states(policy, weights.frozen, rollout)
         logprobs = self.token_scores(policy, weights.frozen, states, rollout).logprob_BT
         reference, features = logprobs, None
@@ -140,18 +170,21 @@ class Agent:
             if self.use_reference:
                 reference = self.token_scores(trainable, weights.frozen, features, rollout).logprob_BT
         if self.head is None:
-            return Scores(logprobs, reference, jnp.zeros_like(logprobs), None)
+            return PolicyScores(logprobs, reference, jnp.zeros_like(logprobs), None)
         assert critic is not None
         kept = features if bare_critic else None
-        return Scores(logprobs, reference, self.values(critic, weights, rollout, kept), kept)
+        return PolicyScores(logprobs, reference, self.values(critic, weights, rollout, kept), kept)
 
 
 def samples_together(prompts: int, samples: int, pieces: int, ways: int) -> int:
     """The most samples of a prompt that can be computed together, if the rows are cut into equal pieces.
 
     Args:
+      prompts: of a round.
+      samples: of a prompt.
       pieces: minibatches x micro-batches.
       ways: devices over which the rows of a piece are spread.
+    Returns: a divisor of `samples`.
     Raises: ValueError if the rows cannot be cut like that.
     """
     fitting = [
@@ -168,7 +201,15 @@ def samples_together(prompts: int, samples: int, pieces: int, ways: int) -> int:
 
 
 def split_rows(tree: Any, pieces: int, prompts: int, mesh: Mesh) -> Any:
-    """[pieces, ...]: piece i has prompts i, i + pieces, ... with their samples; rows keep their device."""
+    """Cuts rows into equal pieces: piece i has prompts i, i + pieces, ... with their samples.
+
+    Rows keep their device.
+
+    Args:
+      tree: of arrays [B, ...].
+      pieces: must divide `prompts`.
+    Returns: the tree with arrays [pieces, B / pieces, ...].
+    """
     spread = NamedSharding(mesh, PartitionSpec(None, params.BATCH_AXES))
 
     def one(array: Array) -> Array:
@@ -180,7 +221,12 @@ def split_rows(tree: Any, pieces: int, prompts: int, mesh: Mesh) -> Any:
 
 
 def join_rows(tree: Any, pieces: int, prompts: int) -> Any:
-    """Undoes `split_rows`."""
+    """Undoes `split_rows`.
+
+    Args:
+      tree: of arrays [pieces, B / pieces, ...].
+    Returns: the tree with arrays [B, ...].
+    """
 
     def one(array: Array) -> Array:
         by_prompt = array.reshape(pieces, prompts // pieces, -1, *array.shape[2:]).swapaxes(0, 1)
@@ -190,13 +236,17 @@ def join_rows(tree: Any, pieces: int, prompts: int) -> Any:
 
 
 def make_score(agent: Agent, pieces: int, samples: int) -> Any:
-    """The jitted function (policy, critic, weights, rollout) -> Scores.
+    """The jitted function (policy, critic, weights, rollout) -> PolicyScores.
 
     It goes through pieces of the shape in which the rollout will be learned from: the old log-probabilities
     come from the training forward, never from the sampler's.
+
+    Args:
+      pieces: into which the rows are cut.
+      samples: of a prompt computed together, see `samples_together`.
     """
 
-    def score(policy, critic, weights: Weights, rollout: Rollout) -> Scores:
+    def score(policy, critic, weights: Weights, rollout: Rollout) -> PolicyScores:
         rollout = finer(rollout, samples)
         prompts = rollout.prompts_PS.shape[0]
         parts = split_rows(rollout, pieces, prompts, agent.mesh)

@@ -5,7 +5,7 @@ with experts of the critic's own (`body="experts"`), or from a whole model of it
 first two the backbone is the very same arrays as the policy's.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,13 +39,13 @@ class CriticParams(NamedTuple):
     body: Params | None
 
 
-def new_head(width: int) -> tuple[Any, Params]:
+def new_head(width: int) -> tuple[nnx.GraphDef[ValueHead], Params]:
     """Graph definition and weights of a value head; merge with `nnx.merge(definition, weights)`."""
     definition, state = nnx.split(ValueHead(width))
     return definition, nnx.to_pure_dict(state)
 
 
-def new_critic(width: int, body: Body, trainable: Params) -> tuple[Any, CriticParams]:
+def new_critic(width: int, body: Body, trainable: Params) -> tuple[nnx.GraphDef[ValueHead], CriticParams]:
     """A critic beside a policy; the value is 0 everywhere before the first step.
 
     Args:

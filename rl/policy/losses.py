@@ -5,15 +5,20 @@ token counts, so that Σ weight · loss is the loss of a batch, however it is cu
 stands in a masked position, even NaN or infinity, changes neither a loss nor a gradient.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
 from jaxmoe.model.shapes import Array, Float
+from rl.policy.config import Aggregation, KLEstimator, RLConfig
 
-Aggregation = Literal["token_mean", "sequence_mean", "constant"]
-KLEstimator = Literal["k1", "k2", "k3"]
 Tokens = Float[Array, "..."]
+
+# Bounds in nats, those of verl: exp stays finite in float32, and one token cannot outweigh a batch.
+LOG_RATIO_BOUND = 20.0
+K3_BOUND = 10.0
+# Where the adaptive KL coefficient starts to grow from 0: it is multiplied, and 0 would stay 0.
+SMALLEST_STEP_OF = 0.01
 
 
 class Surrogate(NamedTuple):
@@ -32,20 +37,81 @@ def clipped_surrogate(
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
+    dual_clip: float | None = None,
 ) -> Surrogate:
     """−min(ρ A, clip(ρ, 1 − ε_low, 1 + ε_high) A) with ρ = exp(log π − log π_old).
 
+    The log-ratio is clamped to ±20 nats first. With `dual_clip` c, where A < 0, the loss is at most −c A.
+
     Args:
+      logprob, old_logprob: in nats, of one shape with `advantage` and `mask`.
       mask: 1 where the policy learns; elsewhere the loss is 0 and the ratio 1.
-    Reference: Schulman et al. 2017, arXiv:1707.06347, eq. 7; two-sided ε: arXiv:2503.14476.
+    Returns: Surrogate of that shape; `clipped` is 1 where the gradient is 0 for the clip's sake.
+    Reference: Schulman et al. 2017, arXiv:1707.06347, eq. 7; two-sided ε: arXiv:2503.14476; dual clip:
+      Ye et al. 2020, arXiv:1912.09729, eq. 5. Clamp and dual clip as verl's compute_policy_loss.
+
+    >>> import jax.numpy as jnp
+    >>> one = jnp.ones(1)
+    >>> round(float(clipped_surrogate(jnp.log(1.5 * one), 0 * one, 2 * one, one).loss[0]), 4)
+    -2.4
     """
-    ratio = jnp.exp(_difference(logprob, old_logprob, mask))
+    ratio = jnp.exp(_log_ratio(logprob, old_logprob, mask))
     advantage = jnp.where(mask > 0, advantage, 0.0)
-    plain = ratio * advantage
-    bounded = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high) * advantage
-    return Surrogate(
-        -jnp.minimum(plain, bounded), ratio, ((bounded < plain) & (mask > 0)).astype(jnp.float32)
+    plain = -ratio * advantage
+    bounded = -jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high) * advantage
+    loss, clipped = jnp.maximum(plain, bounded), bounded > plain
+    if dual_clip is not None:
+        most = -dual_clip * advantage
+        beyond = (advantage < 0) & (loss > most)
+        loss, clipped = jnp.where(beyond, most, loss), clipped | beyond
+    return Surrogate(loss, ratio, (clipped & (mask > 0)).astype(jnp.float32))
+
+
+def ppo_loss(
+    logprob: Tokens, old_logprob: Tokens, advantage: Tokens, mask: Tokens, config: RLConfig
+) -> Surrogate:
+    """`clipped_surrogate` with the bounds of the settings; the policy loss of ppo, grpo and rloo.
+
+    Args:
+      config: gives clip_low, clip_high and dual_clip.
+    Returns: Surrogate, of the shape of `logprob`.
+    """
+    return clipped_surrogate(
+        logprob,
+        old_logprob,
+        advantage,
+        mask,
+        clip_low=config.clip_low,
+        clip_high=config.clip_high,
+        dual_clip=config.dual_clip,
     )
+
+
+def importance_weights(
+    logprob: Tokens, sampler_logprob: Tokens, mask: Tokens, cap: float | None = 2.0
+) -> Tokens:
+    """Truncated importance weights of tokens that another distribution sampled: min(π / π_sampler, C).
+
+    E over the sampler of weight · f is E over π of f, where π_sampler covers π and no weight is truncated;
+    the cap bounds the variance. Tokens outside a sampler's nucleus never come up: no weight brings them back.
+
+    Args:
+      logprob: log π of the policy before the update, in nats.
+      sampler_logprob: log-probability with which each token was drawn.
+      mask: 1 for sampled tokens; elsewhere the weight is 1.
+      cap: C; None gives weights of 1.
+    Returns: weights of the same shape.
+    Reference: Ionides 2008, Truncated importance sampling; for the mismatch of sampler and learner, Yao et
+      al. 2025, https://fengyao.notion.site/off-policy-rl, as in TRL and verl.
+
+    >>> import jax.numpy as jnp
+    >>> learner, sampler = jnp.array([0.5, 0.9]), jnp.array([1.0, 0.1])
+    >>> importance_weights(jnp.log(learner), jnp.log(sampler), jnp.ones(2)).tolist()
+    [0.5, 2.0]
+    """
+    if cap is None:
+        return jnp.ones_like(logprob)
+    return jnp.minimum(jnp.exp(_log_ratio(logprob, sampler_logprob, mask)), cap)
 
 
 def clipped_value_loss(
@@ -54,6 +120,11 @@ def clipped_value_loss(
     """½ max((v − R)², (v_old + clip(v − v_old, ±ε) − R)²); without `clip` ½ (v − R)².
 
     The larger of the two: a value that ran away from its old one still feels the pull back.
+
+    Args:
+      value, old_value, target: in reward units, of one shape with `mask`.
+      mask: 1 where a value is learned; elsewhere the loss is 0.
+      clip: ε, in reward units.
     Returns: Surrogate(loss, v − v_old, 1 where the clipped error is the larger).
     Reference: the PPO of openai/baselines, described in arXiv:2005.12729, section 3.
     """
@@ -74,7 +145,18 @@ def kl_estimate(logprob: Tokens, reference: Tokens, mask: Tokens, estimator: KLE
         k1 = l (unbiased, may be negative)    k2 = l² / 2 (biased, its gradient is not)
         k3 = e^−l − 1 + l (unbiased, never negative)
 
-    Reference: Schulman 2020, http://joschu.net/blog/kl-approx.html.
+    As a term of a loss only k2 has the gradient of KL(π ‖ π_ref) in expectation; k3 has that of
+    KL(π_ref ‖ π), and k1 none: E[∇ log π] = 0. For k3, l is clamped to ±20 and the result to 10, as in verl.
+
+    Args:
+      logprob, reference: in nats, of one shape with `mask`.
+      mask: 1 for sampled tokens; 0 elsewhere gives 0.
+    Returns: nats, of the same shape.
+    Reference: Schulman 2020, http://joschu.net/blog/kl-approx.html; gradients, arXiv:2506.09477.
+
+    >>> import jax.numpy as jnp
+    >>> float(kl_estimate(jnp.zeros(1), jnp.full(1, 30.0), jnp.ones(1), "k3")[0])
+    10.0
     """
     difference = _difference(logprob, reference, mask)
     match estimator:
@@ -83,13 +165,18 @@ def kl_estimate(logprob: Tokens, reference: Tokens, mask: Tokens, estimator: KLE
         case "k2":
             return 0.5 * jnp.square(difference)
         case "k3":
-            return jnp.expm1(-difference) + difference
+            bounded = jnp.clip(difference, -LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+            return jnp.clip(jnp.expm1(-bounded) + bounded, -K3_BOUND, K3_BOUND)
 
 
 def _difference(logprob: Tokens, other: Tokens, mask: Tokens) -> Tokens:
     # chosen before subtracting: a where() after it would let NaN into the gradient
     here = mask > 0
     return jnp.where(here, logprob, 0.0) - jnp.where(here, other, 0.0)
+
+
+def _log_ratio(logprob: Tokens, other: Tokens, mask: Tokens) -> Tokens:
+    return jnp.clip(_difference(logprob, other, mask), -LOG_RATIO_BOUND, LOG_RATIO_BOUND)
 
 
 def token_weights(
@@ -105,7 +192,9 @@ def token_weights(
     two: a program with few executed tokens weighs less by token_mean, its tokens more by sequence_mean.
 
     Args:
+      mask_BW: 1 for tokens that count.
       constant: tokens; None takes W, the slots of a response.
+    Returns: weights [B, W]; their sum is 1 for the first two, if any token counts.
     Reference: token_mean arXiv:2503.14476, constant arXiv:2503.20783.
     """
     tokens_B1 = mask_BW.sum(axis=1, keepdims=True)
@@ -128,6 +217,14 @@ def token_rewards(
     """−β KL at every sampled token, and the program's reward at the last of them.
 
     A row without tokens has no place for its reward and gets none.
+
+    Args:
+      rewards_B: in reward units.
+      mask_BW: 1 for sampled tokens.
+      kl_BW: in nats.
+      coefficient: β, reward units a nat.
+    Returns: reward after each token, [B, W].
+    Reference: Ziegler et al. 2019, arXiv:1909.08593, eq. 2.
     """
     slots = mask_BW.shape[1]
     last_B = slots - 1 - jnp.argmax(mask_BW[:, ::-1] > 0, axis=1)
@@ -139,28 +236,49 @@ def token_rewards(
 def next_coefficient(
     coefficient: float, kl: float, *, target: float, responses: int, horizon: float = 10_000.0
 ) -> float:
-    """β after a batch: β (1 + clip(KL / target − 1, ±0.2) · responses / horizon).
+    """β after a batch: β + max(β, 0.01) · clip(KL / target − 1, ±0.2) · responses / horizon, at least 0.
+
+    From 0.01 on this is Ziegler et al.'s β (1 + …); below, the steps are those at 0.01, so that a β of 0 can
+    grow, and one that is not needed can go back to 0.
 
     Args:
+      coefficient: β, reward units a nat.
       kl: mean over responses of the KL summed over tokens, in nats.
+      target: of that KL, in nats.
       responses: in the batch.
       horizon: responses over which β may change by a fifth.
+    Returns: the next β.
     Raises: ValueError unless target and horizon are positive.
     Reference: Ziegler et al. 2019, arXiv:1909.08593, section 2.2.
+
+    >>> round(next_coefficient(0.1, 5.0, target=1.0, responses=10, horizon=100.0), 6)
+    0.102
+    >>> round(next_coefficient(0.0, 5.0, target=1.0, responses=100, horizon=100.0), 6)
+    0.002
     """
     if target <= 0 or horizon <= 0:
         raise ValueError(f"ppo.kl.target and ppo.kl.horizon must be positive; got {target} and {horizon}")
     error = min(max(kl / target - 1.0, -0.2), 0.2)
-    return coefficient * (1.0 + error * responses / horizon)
+    return max(coefficient + max(coefficient, SMALLEST_STEP_OF) * error * responses / horizon, 0.0)
 
 
 def masked_mean(x: Tokens, mask: Tokens) -> Float[Array, ""]:
-    """Mean of the entries whose mask is 1; 0 if there are none."""
+    """Mean of the entries whose mask is 1; 0 if there are none.
+
+    Args:
+      x: of one shape with `mask`; what stands where the mask is 0 does not matter.
+    Returns: a number.
+    """
     return jnp.where(mask > 0, x, 0.0).sum() / jnp.maximum(mask.sum(), 1.0)
 
 
 def explained_variance(value: Tokens, target: Tokens, mask: Tokens) -> Float[Array, ""]:
-    """1 − Var(target − value) / Var(target) over the entries that count; 0 where the targets do not vary."""
+    """1 − Var(target − value) / Var(target) over the entries that count; 0 where the targets do not vary.
+
+    Args:
+      value, target: in reward units, of one shape with `mask`.
+    Returns: a number of at most 1.
+    """
     error = target - value
     spread = masked_mean(jnp.square(target - masked_mean(target, mask)), mask)
     missed = masked_mean(jnp.square(error - masked_mean(error, mask)), mask)

@@ -1,15 +1,14 @@
-"""Proximal policy optimisation: from scored rollouts to new weights, in epochs of minibatches.
+"""Proximal policy optimization: from scored rollouts to new weights, in epochs of minibatches.
 
     rollout, scores, outcomes --prepare--> Experience --update, epochs x minibatches--> state, metrics
 
 Policy and critic have optimizers of their own. Everything is jitted over the mesh; the frozen weights are an
-argument that is never copied, differentiated or donated. `algorithm=grpo|rloo` replaces critic and returns by
-a baseline over the samples of a prompt, and shares all the rest.
+argument that is never copied, differentiated or donated. Which advantages and which loss are used is a line
+of rl.policy.algorithms; all the rest is shared.
 """
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,190 +18,72 @@ import optax
 from jaxmoe.model import params
 from jaxmoe.model.shapes import Array, Bool, Float, Int
 from rl.policy import losses
-from rl.policy.advantages import Advantages, check_discounts, gae, group_advantage, whiten
 from rl.policy.agent import Agent, Weights, split_rows
+from rl.policy.algorithms import Algorithm, algorithm_named
+from rl.policy.config import RLConfig
 from rl.policy.critic import CriticParams
-from rl.policy.losses import Aggregation, KLEstimator, masked_mean
-from rl.policy.trajectory import Experience, Outcomes, Rollout, Scores, finer, take
+from rl.policy.experience import RoundMetrics, check_truncation, prepare
+from rl.policy.trajectory import Experience, Outcomes, PolicyScores, Rollout, finer, take
 
-Algorithm = Literal["ppo", "grpo", "rloo"]
-Metrics = dict[str, Any]
 LARGEST = ("ratio_error", "rescoring_error")  # of which a step reports the largest, not the mean
 
 
-@dataclass(frozen=True)
-class KLConfig:
-    """The penalty that keeps the policy near its reference.
-
-    Attributes:
-      coefficient: β at the start; 0 without a target leaves the reference out.
-      estimator: k1 = log π − log π_ref, k2 its half square, k3 never negative and unbiased.
-      place: reward takes β KL off each token's reward, loss adds it to the policy's loss.
-      target: KL of a response, summed over its tokens, that β is adapted to; null keeps β.
-      horizon: responses over which β may change by a fifth.
-    """
-
-    coefficient: float = 0.02
-    estimator: KLEstimator = "k1"
-    place: Literal["reward", "loss"] = "reward"
-    target: float | None = None
-    horizon: float = 10_000.0
-
-    def __post_init__(self) -> None:
-        if self.coefficient < 0:
-            raise ValueError(f"ppo.kl.coefficient must not be negative; got {self.coefficient}")
-        if self.target is not None:
-            losses.next_coefficient(0.0, 0.0, target=self.target, responses=1, horizon=self.horizon)
-
-
-@dataclass(frozen=True)
-class PPOConfig:
-    """What is learned from a round of rollouts, and how.
-
-    Attributes:
-      epochs: passes over each round.
-      minibatches: optimizer steps an epoch.
-      accumulate: micro-batches a step.
-      discount, decay: γ and λ of the advantages.
-      whiten: advantages to mean 0 and variance 1 over the round (ppo).
-      normalise_groups: divide by the standard deviation of a prompt's rewards (grpo).
-      clip_low, clip_high: the ratio stays within 1 − low and 1 + high.
-      value_clip: how far a value may move from its old one; null does not clip.
-      reward_clip: rewards are cut to ± this; null does not.
-      aggregation: how tokens are weighed, see rl.policy.losses.token_weights.
-      constant: tokens, for aggregation=constant; null takes the room for a response.
-      entropy: weight of the entropy bonus.
-    """
-
-    epochs: int = 1
-    minibatches: int = 1
-    accumulate: int = 1
-    discount: float = 1.0
-    decay: float = 0.95
-    whiten: bool = True
-    normalise_groups: bool = True
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    value_clip: float | None = 0.2
-    reward_clip: float | None = None
-    aggregation: Aggregation = "token_mean"
-    constant: float | None = None
-    entropy: float = 0.0
-    kl: KLConfig = field(default_factory=KLConfig)
-
-    def __post_init__(self) -> None:
-        check_discounts(self.discount, self.decay)
-        for name in ("epochs", "minibatches", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"ppo.{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("clip_low", "clip_high", "value_clip", "reward_clip", "constant"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"ppo.{name} must be positive; got {value}")
-        if self.clip_low > 1:
-            raise ValueError(f"ppo.clip_low must be at most 1; got {self.clip_low}")
-
-    @property
-    def needs_reference(self) -> bool:
-        """Whether anything is held against the reference."""
-        return self.kl.coefficient > 0 or self.kl.target is not None
-
-    @property
-    def pieces(self) -> int:
-        """Into how many equal parts a round is cut."""
-        return self.minibatches * self.accumulate
-
-
 class AgentState(NamedTuple):
-    """All on the device that learning changes; critic and its optimizer are None without one."""
+    """All on the device that learning changes.
+
+    Attributes:
+      policy: its trainable weights.
+      policy_optimizer: the optimizer's state.
+      critic, critic_optimizer: None without a critic.
+      failed: int32 []; 1 once something was not finite: from then on no step changes anything.
+    """
 
     policy: params.Params
-    policy_optimizer: Any
+    policy_optimizer: optax.OptState
     critic: CriticParams | None
-    critic_optimizer: Any
-    failed: Any  # int32 []; 1 once something was not finite: from then on no step changes anything
-
-
-def prepare(
-    algorithm: Algorithm,
-    config: PPOConfig,
-    rollout: Rollout,
-    outcomes: Outcomes,
-    scores: Scores,
-    beta: Float[Array, ""],
-) -> tuple[Experience, Metrics]:
-    """Advantages and value targets of a round; pure, to be jitted over the whole round.
-
-    Args:
-      algorithm: ppo takes the critic's values, grpo and rloo compare the samples of a prompt.
-      rollout: with all samples of a prompt together, which the group baselines compare.
-    """
-    mask_BW = rollout.response_mask_BW
-    kl_BW = losses.kl_estimate(scores.logprobs_BW, scores.reference_BW, mask_BW, config.kl.estimator)
-    rewards_B = outcomes.rewards_B
-    if config.reward_clip is not None:
-        rewards_B = jnp.clip(rewards_B, -config.reward_clip, config.reward_clip)
-    penalty = beta if config.kl.place == "reward" else jnp.zeros(())
-    if algorithm == "ppo":
-        rewards_BW = losses.token_rewards(rewards_B, mask_BW, kl_BW, penalty)
-        made = jax.vmap(lambda r, v, m: gae(r, v, m, discount=config.discount, decay=config.decay))(
-            rewards_BW, scores.values_BW, mask_BW
-        )
-        advantages_BW = whiten(made.advantage_T, mask_BW) if config.whiten else made.advantage_T
-    else:
-        totals_B = rewards_B - penalty * kl_BW.sum(1)
-        totals_PG = totals_B.reshape(-1, rollout.samples)
-        group_PG = group_advantage(totals_PG, algorithm, normalise=config.normalise_groups)
-        advantages_BW = group_PG.reshape(-1, 1) * mask_BW
-        made = Advantages(advantages_BW, jnp.zeros_like(mask_BW))
-    policy_mask_BW = outcomes.policy_mask_BW * mask_BW
-    experience = Experience(rollout, scores, policy_mask_BW, advantages_BW, made.target_T)
-    metrics = {
-        "reward": outcomes.rewards_B.mean(),
-        "kl": kl_BW.sum(1).mean(),
-        "response_tokens": mask_BW.sum(1).mean(),
-        "masked_share": 1.0 - policy_mask_BW.sum() / jnp.maximum(mask_BW.sum(), 1.0),
-        "advantage_std": jnp.sqrt(masked_mean(jnp.square(made.advantage_T), mask_BW)),
-    }
-    if algorithm == "ppo":
-        metrics["explained_variance"] = losses.explained_variance(scores.values_BW, made.target_T, mask_BW)
-    return experience, metrics
+    critic_optimizer: optax.OptState | None
+    failed: Any
 
 
 class _Counts(NamedTuple):
-    """What each token of a minibatch counts: in the policy's loss, in the value loss, in means over the
-    policy's tokens."""
+    """What each token of a minibatch counts: in the policy's loss, in the KL penalty, in the value loss, in
+    means over the policy's tokens."""
 
     policy_BW: Array
-    response_BW: Array
+    kl_BW: Array
+    value_BW: Array
     mean_BW: Array
 
 
 def _policy_loss(
-    agent: Agent, config: PPOConfig, policy, weights: Weights, part: Experience, counts: _Counts, beta, fresh
-) -> tuple[Array, Metrics]:
+    agent: Agent,
+    algorithm: Algorithm,
+    config: RLConfig,
+    policy: params.Params,
+    weights: Weights,
+    part: Experience,
+    counts: _Counts,
+    beta: Array,
+    fresh: Array | bool,
+) -> tuple[Array, RoundMetrics]:
     rollout, mask = part.rollout, part.policy_mask_BW
     states = agent.states(policy, weights.frozen, rollout)
     scores = agent.token_scores(policy, weights.frozen, states, rollout)
     # the policy that sampled is still the one that learns: its old log-probabilities are these very ones
     old_BW = jnp.where(fresh, jax.lax.stop_gradient(scores.logprob_BT), part.scores.logprobs_BW)
-    surrogate = losses.clipped_surrogate(
-        scores.logprob_BT,
-        old_BW,
-        part.advantages_BW,
-        mask,
-        clip_low=config.clip_low,
-        clip_high=config.clip_high,
-    )
-    loss = (counts.policy_BW * surrogate.loss).sum()
+    surrogate = algorithm.loss(scores.logprob_BT, old_BW, part.advantages_BW, mask, config)
+    loss = (counts.policy_BW * part.importance_BW * surrogate.loss).sum()
     total = loss - config.entropy * (counts.policy_BW * scores.entropy_BT).sum()
+    metrics: RoundMetrics = {}
     if config.kl.place == "loss" and config.needs_reference:
         kl_BW = losses.kl_estimate(
-            scores.logprob_BT, part.scores.reference_BW, rollout.response_mask_BW, config.kl.estimator
+            scores.logprob_BT, part.scores.reference_BW, rollout.response_mask_BW, config.kl.chosen
         )
-        total = total + beta * (counts.response_BW * kl_BW).sum()
+        penalty = (counts.kl_BW * part.importance_BW * kl_BW).sum()
+        total = total + beta * penalty
+        metrics["kl_loss"] = penalty
     drift = losses.kl_estimate(part.scores.logprobs_BW, scores.logprob_BT, mask, "k1")
-    return total, {
+    return total, metrics | {
         "policy_loss": loss,
         "entropy": (counts.mean_BW * scores.entropy_BT).sum(),
         "clip_fraction": (counts.mean_BW * surrogate.clipped).sum(),
@@ -214,8 +95,8 @@ def _policy_loss(
 
 
 def _value_loss(
-    agent: Agent, config: PPOConfig, critic: CriticParams, weights: Weights, part: Experience, counts: _Counts
-) -> tuple[Array, Metrics]:
+    agent: Agent, config: RLConfig, critic: CriticParams, weights: Weights, part: Experience, counts: _Counts
+) -> tuple[Array, RoundMetrics]:
     values = agent.values(critic, weights, part.rollout, part.scores.features_BWD)
     error = losses.clipped_value_loss(
         values,
@@ -224,39 +105,50 @@ def _value_loss(
         part.rollout.response_mask_BW,
         clip=config.value_clip,
     )
-    loss = (counts.response_BW * error.loss).sum()
-    clipped = (counts.response_BW * error.clipped).sum()
+    loss = (counts.value_BW * error.loss).sum()
+    clipped = (counts.value_BW * error.clipped).sum()
     return loss, {"value_loss": loss, "value_clip_fraction": clipped}
 
 
 def update(
     agent: Agent,
-    config: PPOConfig,
+    algorithm: str,
+    config: RLConfig,
     optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
     state: AgentState,
     weights: Weights,
     batch: Experience,
     beta: Float[Array, ""],
     fresh: Bool[Array, ""] | bool,
-) -> tuple[AgentState, Metrics]:
+) -> tuple[AgentState, RoundMetrics]:
     """One optimizer step of policy and critic on a minibatch; pure.
 
+        loss = Σ w_policy · importance · surrogate − entropy · Σ w_policy · H + β Σ w_kl · importance · KL
+
+    the last term where the penalty is placed in the loss. w_kl are the weights of `aggregation` too, over all
+    sampled tokens. Token weights are those of the whole minibatch, so that micro-batches add up to the same
+    gradient.
+
     Args:
+      algorithm: a name in rl.policy.algorithms.
+      optimizers: of policy and critic.
+      batch: a minibatch, see rl.policy.trajectory.take.
+      beta: KL coefficient.
       fresh: whether this is a round's first step. The policy is then the one that sampled, and its old
         log-probabilities are taken from this forward itself: the ratio is exactly 1.
-
-    Token weights are those of the whole minibatch, so that micro-batches add up to the same gradient.
+    Returns: the new state, and metrics of the step.
     """
-    response = batch.rollout.response_mask_BW
+    chosen, response = algorithm_named(algorithm), batch.rollout.response_mask_BW
     counts = _Counts(
         losses.token_weights(batch.policy_mask_BW, config.aggregation, constant=config.constant),
+        losses.token_weights(response, config.aggregation, constant=config.constant),
         losses.token_weights(response, "token_mean"),
         losses.token_weights(batch.policy_mask_BW, "token_mean"),
     )
 
     def gradients(part: Experience, part_counts: _Counts):
         def policy_loss(policy):
-            return _policy_loss(agent, config, policy, weights, part, part_counts, beta, fresh)
+            return _policy_loss(agent, chosen, config, policy, weights, part, part_counts, beta, fresh)
 
         def value_loss(critic):
             return _value_loss(agent, config, critic, weights, part, part_counts)
@@ -283,7 +175,12 @@ def update(
     return _step(optimizers, state, grads, metrics)
 
 
-def _step(optimizers, state: AgentState, grads, metrics: Metrics) -> tuple[AgentState, Metrics]:
+def _step(
+    optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
+    state: AgentState,
+    grads: tuple[Any, Any],
+    metrics: RoundMetrics,
+) -> tuple[AgentState, RoundMetrics]:
     policy_grad, critic_grad = grads
     metrics["policy_grad_norm"] = optax.tree.norm(policy_grad)
     with jax.numpy_dtype_promotion("standard"):  # optax mixes integer counters with floats
@@ -291,6 +188,7 @@ def _step(optimizers, state: AgentState, grads, metrics: Metrics) -> tuple[Agent
     policy: Any = optax.apply_updates(state.policy, changes)
     critic, critic_optimizer = state.critic, state.critic_optimizer
     if critic is not None:
+        assert critic_optimizer is not None
         metrics["critic_grad_norm"] = optax.tree.norm(critic_grad)
         with jax.numpy_dtype_promotion("standard"):
             changes, critic_optimizer = optimizers[1].update(critic_grad, critic_optimizer, critic)
@@ -306,6 +204,8 @@ class Learner:
     """The jitted functions of one agent: build once, call every round.
 
     Args:
+      algorithm: a name in rl.policy.algorithms.
+      optimizers: of policy and critic.
       samples: of a prompt computed together (rl.policy.agent.samples_together).
       shardings: of the AgentState.
     """
@@ -313,18 +213,19 @@ class Learner:
     def __init__(
         self,
         agent: Agent,
-        algorithm: Algorithm,
-        config: PPOConfig,
+        algorithm: str,
+        config: RLConfig,
         optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
         samples: int,
         shardings: AgentState,
     ):
         everywhere = params.replicated(agent.mesh)
+        check_truncation(config, algorithm_named(algorithm), algorithm)
 
         def step(state, weights, experience: Experience, prompts_X: Int[Array, " X"], beta, fresh):
             batch = take(experience, prompts_X)
             spread = jax.lax.with_sharding_constraint(batch, params.batch_sharding(agent.mesh))
-            return update(agent, config, optimizers, state, weights, spread, beta, fresh)
+            return update(agent, algorithm, config, optimizers, state, weights, spread, beta, fresh)
 
         def ready(rollout, outcomes, scores, beta):
             experience, metrics = prepare(algorithm, config, rollout, outcomes, scores, beta)
@@ -340,39 +241,51 @@ class Learner:
         weights: Weights,
         rollout: Rollout,
         outcomes: Outcomes,
-        scores: Scores,
+        scores: PolicyScores,
         *,
         beta: float,
         rng: np.random.Generator,
-    ) -> tuple[AgentState, Metrics]:
+    ) -> tuple[AgentState, RoundMetrics]:
         """A round's epochs x minibatches; the state is donated.
 
         Args:
+          beta: KL coefficient, reward units a nat.
           rng: orders the prompts of each epoch.
         Returns: the new state, and metrics on the device: means over the steps; `first_ratio_error` is the
           largest |ratio − 1| of the first step, `first_rescoring_error` the largest difference between its
           log-probabilities and the ones scored during grading: rounding, unless something is wrong.
+        Raises: ValueError if a return is to be bootstrapped from a slot that is not there.
         """
+        if self.config.truncated == "bootstrap" and outcomes.truncated_B is not None:
+            full_B = np.asarray(rollout.response_mask_BW)[:, -1] * np.asarray(outcomes.truncated_B)
+            if full_B.any():
+                raise ValueError(
+                    "bootstrapping reads the value behind a truncated response, so the rollout needs one "
+                    f"slot more than tokens; got {int(full_B.sum())} rows without one"
+                )
         coefficient = np.float32(beta)
         experience, metrics = self._prepare(rollout, outcomes, scores, coefficient)
         count = rollout.responses_BW.shape[0] // self._samples
-        steps: list[Metrics] = []
+        steps: list[RoundMetrics] = []
         for _ in range(self.config.epochs):
             order = rng.permutation(count).astype(np.int32)
             for prompts_X in np.split(order, self.config.minibatches):
                 fresh = np.bool_(not steps)
-                state, said = self._step(state, weights, experience, prompts_X, coefficient, fresh)
-                steps.append(said)
+                state, told = self._step(state, weights, experience, prompts_X, coefficient, fresh)
+                steps.append(told)
         mean = {k: sum(s[k] for s in steps) / len(steps) for k in steps[0] if k not in LARGEST}
         first = {f"first_{k}": steps[0][k] for k in LARGEST}
         return state, metrics | mean | first
 
 
-def next_beta(config: PPOConfig, beta: float, kl: float, responses: int) -> float:
+def next_beta(config: RLConfig, beta: float, kl: float, responses: int) -> float:
     """The KL coefficient of the next round; the same one without a target.
 
     Args:
-      kl: of a response, summed over its tokens, mean over the round.
+      beta: that of this round.
+      kl: of a response, summed over its tokens, mean over the round, in nats.
+      responses: of this round.
+    Returns: β, see rl.policy.losses.next_coefficient.
     """
     if config.kl.target is None or not math.isfinite(kl):
         return beta

@@ -1,4 +1,4 @@
-"""What a batch of rollouts is: prompts, sampled tokens, what was said of them, and what to learn from them.
+"""What a batch of rollouts is: prompts, sampled tokens, their scores and rewards, and what is learned.
 
 Letters of this file: P prompts, G samples a prompt (B = P·G rows, a prompt's samples together), S slots of
 a prompt, W slots of a response. Prompts are padded on the left, responses on the right. A value or
@@ -21,12 +21,15 @@ class Rollout(NamedTuple):
       prompt_mask_PS: 1 for real tokens.
       responses_BW: sampled tokens, the stop token included.
       response_mask_BW: 1 for sampled tokens. Values, returns and the KL penalty count these.
+      sampler_logprobs_BW: log-probability with which each was drawn, in nats; None if that is not known, and
+        then sampler and learner are taken for one distribution.
     """
 
     prompts_PS: Int[Array, "P S"]
     prompt_mask_PS: Int[Array, "P S"]
     responses_BW: Int[Array, "B W"]
     response_mask_BW: Float[Array, "B W"]
+    sampler_logprobs_BW: Float[Array, "B W"] | None = None
 
     @property
     def samples(self) -> int:
@@ -41,18 +44,21 @@ class Outcomes(NamedTuple):
       rewards_B: of the whole program.
       policy_mask_BW: 1 where the policy is to learn from a token: the response, and with executed-token masks
         the executed part of it.
+      truncated_B: 1 where the response was cut off by its limit; None if none was.
     """
 
     rewards_B: Float[Array, " B"]
     policy_mask_BW: Float[Array, "B W"]
+    truncated_B: Float[Array, " B"] | None = None
 
 
-class Scores(NamedTuple):
+class PolicyScores(NamedTuple):
     """What policy, reference and critic say of each response token.
 
     Attributes:
-      logprobs_BW: under the policy that sampled, by the training forward: temperature 1, whole vocabulary.
-      reference_BW: under the reference policy.
+      logprobs_BW: under the policy before the update, by the training forward at the learner's temperature,
+        over the whole vocabulary, in nats.
+      reference_BW: under the reference policy, likewise.
       values_BW: the critic's; zeros where there is none.
       features_BWD: hidden states before each token that a critic with a frozen body reads; they do not change
         while it learns. None for other critics.
@@ -65,11 +71,20 @@ class Scores(NamedTuple):
 
 
 class Experience(NamedTuple):
-    """All that an update learns from: a rollout, the old scores, and where the losses are to go."""
+    """All that an update learns from: a rollout, the old scores, and where the losses are to go.
+
+    Attributes:
+      rollout: its response mask is 0 in rows that are left out.
+      policy_mask_BW: 1 where the policy learns from a token.
+      importance_BW: what the policy's loss at a token is multiplied by, see losses.importance_weights.
+      advantages_BW: normalized if the settings say so.
+      targets_BW: of the value function, in reward units.
+    """
 
     rollout: Rollout
-    scores: Scores
+    scores: PolicyScores
     policy_mask_BW: Float[Array, "B W"]
+    importance_BW: Float[Array, "B W"]
     advantages_BW: Float[Array, "B W"]
     targets_BW: Float[Array, "B W"]
 
@@ -77,6 +92,9 @@ class Experience(NamedTuple):
 def finer(rollout: Rollout, samples: int) -> Rollout:
     """The same rows with fewer samples a prompt: each prompt is repeated G / samples times.
 
+    Args:
+      samples: of a prompt, in the result.
+    Returns: the rollout with P · G / samples prompts; its B rows are unchanged.
     Raises: ValueError if `samples` does not divide G.
     """
     if samples < 1 or rollout.samples % samples:
@@ -90,7 +108,12 @@ def finer(rollout: Rollout, samples: int) -> Rollout:
 
 
 def take(experience: Experience, prompts_X: Int[Array, " X"]) -> Experience:
-    """The rows of some prompts, each with all its samples, as a minibatch."""
+    """The rows of some prompts, each with all its samples, as a minibatch.
+
+    Args:
+      prompts_X: their numbers, from 0.
+    Returns: an Experience of X prompts.
+    """
     prompts = experience.rollout.prompts_PS.shape[0]
 
     def one(array: Array) -> Array:

@@ -10,13 +10,13 @@ from typing import Any
 from rl.feedback.language import Executed
 from rl.sandbox.execution_trace import overlaps
 
-Offsets = Sequence[tuple[int, int]]
+TokenOffsets = Sequence[tuple[int, int]]
 
 
 def mask(
     program: str,
     executed: Executed | None,
-    offsets: Offsets,
+    offsets: TokenOffsets,
     *,
     shift: int = 0,
     keep_if_incomplete: bool = False,
@@ -51,6 +51,9 @@ def mask(
 def token_offsets(tokenizer: Callable[..., Any], text: str) -> list[tuple[int, int]]:
     """The [start, end) of each token of a text, special tokens left out.
 
+    Args:
+      tokenizer: a fast one of transformers.
+    Returns: offsets in characters.
     Raises: ValueError for a tokenizer that cannot tell (a "slow" one).
     """
     try:

@@ -3,11 +3,14 @@
 What a prompt says, and which program an answer amounts to: rl.feedback.prompts.
 """
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jaxmoe.tokenizer import encode_chat_prompt, encode_prompt, plain_ids
 from rl.feedback.problems import Problem
 from rl.feedback.prompts import PromptForm, code_prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Prompt(NamedTuple):
@@ -18,7 +21,7 @@ class Prompt(NamedTuple):
 
 
 def make_prompt(
-    tokenizer: Any, problem: Problem, prefix: str = "", form: PromptForm = "completion"
+    tokenizer: "PreTrainedTokenizerBase", problem: Problem, prefix: str = "", form: PromptForm = "completion"
 ) -> Prompt:
     """The prompt for a problem.
 
@@ -53,7 +56,7 @@ class ResponseDecoder:
       context: ids that are decoded with each token, since some tokenizers drop the space before the first.
     """
 
-    def __init__(self, tokenizer: Any, context: int = 4):
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", context: int = 4):
         self._tokenizer, self._context = tokenizer, context
         self._special = set(tokenizer.all_special_ids)
         self._pieces: dict[tuple[int, ...], str] = {}
@@ -62,18 +65,23 @@ class ResponseDecoder:
         if ids not in self._pieces:
             if len(self._pieces) > 200_000:
                 self._pieces.clear()
-            self._pieces[ids] = self._tokenizer.decode(
-                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
+            self._pieces[ids] = self._plain([*ids])
         return self._pieces[ids]
+
+    def _plain(self, ids: list[int]) -> str:
+        """Of one list of ids the library returns one text, though its type says either."""
+        text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text)
+
+    def text(self, prompt_ids: list[int], ids: list[int]) -> str:
+        """The text of `ids`, as the continuation of a prompt."""
+        start = tuple(prompt_ids[-self._context :])
+        return self._plain([*start, *ids])[len(self._decode(start)) :]
 
     def __call__(self, prompt_ids: list[int], ids: list[int]) -> Response:
         """Text and offsets of `ids`, as the continuation of a prompt."""
         start = tuple(prompt_ids[-self._context :])
-        whole = self._tokenizer.decode(
-            [*start, *ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        text = whole[len(self._decode(start)) :]
+        text = self.text(prompt_ids, ids)
         offsets, place = [], 0
         history = [*start]
         for token in ids:

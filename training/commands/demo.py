@@ -27,7 +27,7 @@ from jaxmoe.language_model import LanguageModel
 from rl.sandbox.worker import SandboxError
 from training.commands.demo_behavior import questionnaire
 from training.plots import figures
-from training.ppo.config import PpoConfig
+from training.ppo.config import PPORunConfig
 from training.ppo.train import main as ppo
 from training.runtime import config as configs
 from training.runtime.metrics import read_lines
@@ -57,7 +57,7 @@ SCHEMAS: dict[str, tuple[type, Callable[[Any], Finished], str | None]] = {
     "full_sft": (SftConfig, sft, "base"),
     "loramoe": (SftConfig, sft, "base"),
     "code_base": (PretrainConfig, pretrain, None),
-    "code_rl": (PpoConfig, ppo, "code_base"),
+    "code_rl": (PPORunConfig, ppo, "code_base"),
 }
 
 
@@ -147,7 +147,7 @@ def run_stage(config: DemoConfig, name: str) -> Finished:
     overrides = [f"output={config.output}/{name}"]
     if base is not None:
         overrides.append(f"base={config.output}/{base}/export")
-    steps = "rounds" if schema is PpoConfig else "steps"
+    steps = "rounds" if schema is PPORunConfig else "steps"
     count = getattr(configs.load(schema, path), steps)
     overrides.append(f"{steps}={max(1, round(count * config.steps_scale))}")
     return main_of(configs.load(schema, path, overrides))

@@ -14,7 +14,7 @@ from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.text.thinking import Thinking
 from jaxmoe.text.vocabulary import check_vocabulary
 from jaxmoe.tokenizer import load_tokenizer
-from training.ppo.config import PpoConfig
+from training.ppo.config import PPORunConfig
 from training.runtime import checkpoint, distributed, run_folder
 from training.runtime import config as configs
 from training.runtime.checkpoint import Checkpoints
@@ -135,9 +135,9 @@ def read_run(folder: Path) -> SavedRun:
             if command == "sft":
                 form, plain_form = config.data.form, "instruction"
         case "ppo":
-            config = configs.parse(PpoConfig, values, where)
+            config = configs.parse(PPORunConfig, values, where)
             balance, tokenizer = BalanceConfig(), config.base
-            # problems that are not put by a chat template are code to go on with
+            # a problem that is put as code to continue is the beginning of a text
             form = "text" if config.rollout.form == "completion" else config.rollout.form
         case _:
             raise ValueError(f"{folder} must be the folder of pretrain, sft or ppo; got one of {command}")

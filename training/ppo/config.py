@@ -1,4 +1,4 @@
-"""What a PPO run is told."""
+"""What a PPO run is told, section by section; training.ppo.train takes it apart."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -6,9 +6,12 @@ from typing import Literal
 from jaxmoe.generation.sampling import Sampling
 from jaxmoe.model.config import ExpertConfig
 from rl.policy.agent import ForwardConfig
+from rl.policy.algorithms import algorithm_named
+from rl.policy.config import RLConfig
 from rl.policy.critic import Body
-from rl.policy.ppo import Algorithm, PPOConfig
-from rl.stepcoder.rollouts import MaskKind, RolloutConfig
+from rl.policy.experience import check_truncation
+from rl.stepcoder.grading import MaskKind
+from rl.stepcoder.rollouts import RolloutConfig
 from training.ppo.problems import CurriculumConfig, ProblemsConfig, SandboxConfig
 from training.runtime import config as configs
 from training.runtime.checkpoint import CheckpointConfig
@@ -59,20 +62,25 @@ class EvaluationConfig:
             raise ValueError(f"evaluation.every must not be negative; got {self.every}")
         if self.samples < 1:
             raise ValueError(f"evaluation.samples must be at least 1; got {self.samples}")
-        Sampling(self.temperature, 0, self.top_p)
+        _ = self.sampling
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are drawn. Raises: ValueError for settings out of range."""
+        return Sampling(self.temperature, 0, self.top_p)
 
 
 @dataclass(frozen=True)
-class PpoConfig:
+class PPORunConfig:
     """Reinforcement learning from compiler feedback.
 
     Attributes:
-      output: folder of the run; the same command goes on with what it finds there.
+      output: folder of the run; the same command resumes what it finds there.
       base: checkpoint of the policy, a local folder or hub id.
       rounds: of rollouts; each is followed by ppo.epochs x ppo.minibatches steps.
       seed: of new experts, sampling and orders.
-      resume: same goes on with a run of the same settings and refuses another; changed goes on with new
-        settings; never wants a new folder.
+      resume: same resumes a run of the same settings and refuses another; changed resumes with new settings;
+        never wants a new folder.
       export: write the policy to OUTPUT/export when the run is finished.
       algorithm: ppo with a critic, or grpo or rloo, which compare the samples of a prompt.
       curriculum: cccs starts near the end of the canonical solutions, none always asks for whole programs.
@@ -89,7 +97,7 @@ class PpoConfig:
     seed: int = 0
     resume: Literal["same", "changed", "never"] = "same"
     export: bool = True
-    algorithm: Algorithm = "ppo"
+    algorithm: str = "ppo"
     curriculum: Literal["cccs", "none"] = "cccs"
     mask: MaskKind = "fgo"
     adapter: AdapterKind = "loramoe"
@@ -100,7 +108,7 @@ class PpoConfig:
     cccs: CurriculumConfig = field(default_factory=CurriculumConfig)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    ppo: PPOConfig = field(default_factory=PPOConfig)
+    ppo: RLConfig = field(default_factory=RLConfig)
     optimizer: OptimizerConfig = ACTOR
     critic: CriticConfig = field(default_factory=CriticConfig)
     forward: ForwardConfig = field(default_factory=ForwardConfig)
@@ -113,7 +121,9 @@ class PpoConfig:
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise ValueError(f"rounds must be at least 1; got {self.rounds}")
-        if self.algorithm != "ppo" and self.rollout.samples < 2:
+        algorithm = algorithm_named(self.algorithm)
+        check_truncation(self.ppo, algorithm, self.algorithm)
+        if not algorithm.critic and self.rollout.samples < 2:
             raise ValueError(
                 f"algorithm={self.algorithm} compares samples: rollout.samples must be at least 2"
             )
@@ -128,6 +138,13 @@ class PpoConfig:
         return ModelSource(self.base, None, self.adapter, self.experts, self.lora, self.base_dtype, self.seed)
 
     @property
-    def body(self) -> Body:
-        """Where the critic's hidden states come from."""
+    def body(self) -> Body | None:
+        """Where the critic's hidden states come from; None without a critic."""
+        if not algorithm_named(self.algorithm).critic:
+            return None
         return self.critic.body or ("full" if self.adapter == "none" else "experts")
+
+    @property
+    def stages(self) -> CurriculumConfig | None:
+        """The curriculum's settings; None without one."""
+        return self.cccs if self.curriculum == "cccs" else None

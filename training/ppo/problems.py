@@ -1,4 +1,8 @@
-"""The problems that a policy practises on and is measured on, and the sandbox that grades it."""
+"""The problems that a policy practises on and is measured on, and the sandbox that grades it.
+
+Time limits are measured once, when a run begins, and saved with it: measured again after a kill they would be
+others, and so would verdicts at the edge.
+"""
 
 import hashlib
 import json
@@ -6,9 +10,13 @@ import logging
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from rl.feedback import problems as problem_files
 from rl.feedback.pool import Limits, Pool, reference_time_limits
@@ -16,9 +24,13 @@ from rl.feedback.problems import Problem
 from rl.feedback.rewards import Scheme
 from rl.stepcoder.curriculum import DEFAULT_KINDS, Curriculum
 from rl.stepcoder.prompts import make_prompt
-from rl.stepcoder.rollouts import RolloutConfig, Task
+from rl.stepcoder.rollouts import RolloutConfig, RolloutTask
+from training.runtime.atomic import write_whole
 
 log = logging.getLogger(__name__)
+
+# In a run's folder.
+LIMITS = "time_limits.json"
 
 
 @dataclass(frozen=True)
@@ -93,13 +105,47 @@ class CurriculumConfig:
       smoothing: weight of a round in the moving pass rate.
       threshold: pass rate above which a problem moves on.
       leap: pass rate of one round above which it moves on by two stages; null never.
+      unfinished_weight: how often a problem that is not yet at its whole task comes up, for each time that
+        one there does.
       kinds: what counts as a conditional: if, for, while, try, match, ternary.
     """
 
     smoothing: float = 0.2
     threshold: float = 0.3
     leap: float | None = None
+    unfinished_weight: float = 2.0
     kinds: tuple[str, ...] = DEFAULT_KINDS
+
+    def of(self, problems: Sequence[Problem]) -> Curriculum:
+        """The curriculum of some problems, each at its first stage.
+
+        Raises: ValueError for settings out of range.
+        """
+        return Curriculum(
+            problems,
+            smoothing=self.smoothing,
+            threshold=self.threshold,
+            leap=self.leap,
+            unfinished_weight=self.unfinished_weight,
+            kinds=self.kinds,
+        )
+
+
+class TimeLimits(NamedTuple):
+    """How long a test of each problem may take, as its canonical solution had it when the run began.
+
+    Attributes:
+      fingerprint: of the problems they were measured on.
+      time_s: by id; None where the solution failed its own tests.
+    """
+
+    fingerprint: str
+    time_s: dict[str, float | None]
+
+    @property
+    def digest(self) -> str:
+        """Tells limits from others."""
+        return hashlib.sha256(json.dumps(self.time_s, sort_keys=True).encode()).hexdigest()
 
 
 class ProblemSet(NamedTuple):
@@ -109,6 +155,7 @@ class ProblemSet(NamedTuple):
     held_out: list[Problem]
     curriculum: Curriculum | None
     fingerprint: str
+    limits: TimeLimits
 
     @property
     def summary(self) -> str:
@@ -121,13 +168,17 @@ class ProblemSet(NamedTuple):
 def open_problems(
     config: ProblemsConfig,
     pool: Pool,
-    curriculum: Literal["cccs", "none"],
-    cccs: CurriculumConfig,
+    curriculum: CurriculumConfig | None,
     rollout: RolloutConfig,
     tokenizer: Any,
+    known: TimeLimits | None = None,
 ) -> ProblemSet:
     """Reads, splits and checks the problems; every canonical solution is run once.
 
+    Args:
+      curriculum: None asks for whole tasks.
+      rollout: gives the longest prompt and response, and the form of prompts.
+      known: limits of an earlier part of the run; solutions are not run again.
     Raises: ValueError if none is left, or with bad=error for the first ones that cannot be used.
     """
     everything = _load(config)
@@ -137,8 +188,11 @@ def open_problems(
         practice, held_out = problem_files.split(everything, config.held_out)
     if config.difficulties:
         practice = [p for p in practice if p.difficulty in config.difficulties]
-    practice = _solved(practice, pool, config.bad)
-    fitting = [p for p in practice if _fits(p, rollout, tokenizer, curriculum)]
+    found = fingerprint(practice)
+    limits = known if known is not None and known.fingerprint == found else _measured(practice, pool, found)
+    practice = _solved(practice, limits, config.bad)
+    staged = curriculum is not None
+    fitting = [p for p in practice if _fits(p, rollout, tokenizer, staged=staged)]
     if len(fitting) < len(practice):
         log.warning("%d problems are too long and left out", len(practice) - len(fitting))
     if not fitting:
@@ -146,13 +200,29 @@ def open_problems(
             "no problem is left to practise on; look at problems.difficulties, problems.held_out, "
             "rollout.prompt_tokens and rollout.response_tokens"
         )
-    held_out = [p for p in held_out if _fits(p, rollout, tokenizer, "none")]
-    stages = None
-    if curriculum == "cccs":
-        stages = Curriculum(
-            fitting, smoothing=cccs.smoothing, threshold=cccs.threshold, leap=cccs.leap, kinds=cccs.kinds
-        )
-    return ProblemSet(fitting, held_out, stages, _fingerprint([*fitting, *held_out]))
+    held_out = [p for p in held_out if _fits(p, rollout, tokenizer, staged=False)]
+    stages = None if curriculum is None else curriculum.of(fitting)
+    return ProblemSet(fitting, held_out, stages, fingerprint([*fitting, *held_out]), limits)
+
+
+def known_limits(folder: Path) -> TimeLimits | None:
+    """The time limits that a run has saved in its folder; None for a new run.
+
+    Raises: ValueError if the file is damaged.
+    """
+    file = folder / LIMITS
+    if not file.is_file():
+        return None
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        return TimeLimits(values["fingerprint"], dict(values["time_s"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged; delete it to measure time limits anew") from error
+
+
+def save_limits(limits: TimeLimits, folder: Path) -> None:
+    """Writes the time limits into a run's folder, whole or not at all."""
+    write_whole(folder / LIMITS, json.dumps(limits._asdict(), indent=1) + "\n")
 
 
 def _load(config: ProblemsConfig) -> list[Problem]:
@@ -167,27 +237,38 @@ def _load(config: ProblemsConfig) -> list[Problem]:
         return problem_files.load(file)
 
 
-def _solved(problems: Sequence[Problem], pool: Pool, bad: Literal["skip", "error"]) -> list[Problem]:
-    """Problems whose canonical solution passes, with time limits taken from it, and those without one."""
+def _measured(problems: Sequence[Problem], pool: Pool, of: str) -> TimeLimits:
+    """Limits from the canonical solutions, the same on every process: those of the first."""
     with_solution = [p for p in problems if p.canonical_solution]
-    timed = reference_time_limits(pool, with_solution)
-    failing = [p.id for p in timed if p.time_s is None]
+    timed = reference_time_limits(pool, [replace(p, time_s=None) for p in with_solution])
+    limits = np.asarray([np.nan if p.time_s is None else p.time_s for p in timed], np.float64)
+    if jax.process_count() > 1:
+        # as bits: on its way an array of float64 would be rounded to float32
+        limits = multihost_utils.broadcast_one_to_all(limits.view(np.int32)).view(np.float64)
+    return TimeLimits(
+        of, {p.id: float(x) if np.isfinite(x) else None for p, x in zip(timed, limits, strict=True)}
+    )
+
+
+def _solved(problems: Sequence[Problem], limits: TimeLimits, bad: Literal["skip", "error"]) -> list[Problem]:
+    """Problems whose canonical solution passes, with time limits taken from it, and those without one."""
+    failing = [p.id for p in problems if p.canonical_solution and limits.time_s[p.id] is None]
     if failing:
         shown = ", ".join(failing[:5]) + (", ..." if len(failing) > 5 else "")
         message = f"{len(failing)} of {len(problems)} canonical solutions fail their own tests: {shown}"
         if bad == "error":
             raise ValueError(f"{message} (problems.bad=skip leaves them out)")
         log.warning("%s; left out", message)
-    good = {p.id: p for p in timed if p.time_s is not None}
-    return [good.get(p.id, p) for p in problems if p.id in good or not p.canonical_solution]
+    kept = [p for p in problems if p.id not in {*failing}]
+    return [replace(p, time_s=limits.time_s[p.id]) if p.canonical_solution else p for p in kept]
 
 
-def _fits(problem: Problem, rollout: RolloutConfig, tokenizer: Any, curriculum: str) -> bool:
-    prompt = make_prompt(tokenizer, problem, form=rollout.form)
+def _fits(problem: Problem, rollout: RolloutConfig, tokenizer: Any, *, staged: bool) -> bool:
+    prompt = make_prompt(tokenizer, problem, form=rollout.prompt_form)
     if len(prompt.ids) > rollout.prompt_tokens:
         return False
     # a stage's prompt ends in a part of the solution: short solutions keep it short
-    return curriculum == "none" or solution_tokens(problem, tokenizer) <= rollout.response_tokens
+    return not staged or solution_tokens(problem, tokenizer) <= rollout.response_tokens
 
 
 def solution_tokens(problem: Problem, tokenizer: Any, given: str = "") -> int:
@@ -196,17 +277,29 @@ def solution_tokens(problem: Problem, tokenizer: Any, given: str = "") -> int:
     return len(tokenizer(rest, add_special_tokens=False)["input_ids"])
 
 
-def make_task(problem: Problem, stages: Curriculum | None, rollout: RolloutConfig, tokenizer: Any) -> Task:
-    """The problem as it is put now: at its stage of the curriculum, with room for the rest."""
+def make_task(
+    problem: Problem, stages: Curriculum | None, rollout: RolloutConfig, tokenizer: Any
+) -> RolloutTask:
+    """The problem as it is put now: at its stage of the curriculum, with room for the rest.
+
+    Args:
+      stages: None puts the whole task.
+      rollout: with its form resolved.
+    """
     prefix = "" if stages is None else stages.prefix(problem.id)
-    prompt = make_prompt(tokenizer, problem, prefix, rollout.form)
+    prompt = make_prompt(tokenizer, problem, prefix, rollout.prompt_form)
     limit = rollout.response_tokens
     if rollout.room is not None and problem.canonical_solution:
         left = solution_tokens(problem, tokenizer, prompt.given)
         limit = min(limit, round(rollout.room * left) + 16)
-    return Task(problem, prompt, limit, 0 if stages is None else stages.stage(problem.id))
+    return RolloutTask(problem, prompt, limit, 0 if stages is None else stages.stage(problem.id))
 
 
-def _fingerprint(problems: Sequence[Problem]) -> str:
-    told = [(p.id, p.prompt, p.canonical_solution, list(p.inputs), list(p.outputs)) for p in problems]
+def fingerprint(problems: Sequence[Problem]) -> str:
+    """Tells a set of problems from another: sha256 over all that is asked and tested.
+
+    Time limits are not part of it, nor where a problem comes from.
+    """
+    names = [f.name for f in fields(Problem) if f.name not in ("time_s", "source", "license")]
+    told = [[getattr(problem, name) for name in names] for problem in problems]
     return hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()

@@ -1,32 +1,33 @@
 """The rounds of a PPO run: sample, grade while the device scores, learn, watch, save, stop.
 
 A round is a function of the state before it and of its number: which problems it takes, the sampler's key and
-the order of minibatches are drawn from (seed, round). So a run that goes on from a checkpoint repeats exactly
-what an unbroken one would have done.
+the order of minibatches are drawn from (seed, round). So a run that is resumed from a checkpoint repeats
+exactly what an unbroken one would have done.
 """
 
-import dataclasses
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
 
 from jaxmoe.generation.sampling import Sampling
-from rl.feedback.problems import Problem
 from rl.feedback.rewards import VERDICTS
-from rl.policy.agent import Agent, Weights
-from rl.policy.critic import CriticParams
-from rl.policy.ppo import AgentState, Learner, next_beta
-from rl.stepcoder.rollouts import Graded, Grader, Grading, Sampled, Sampler, Task, problems_of_round
-from training.ppo.config import PpoConfig
+from rl.policy.agent import Weights
+from rl.policy.config import RLConfig
+from rl.policy.ppo import Learner, next_beta
+from rl.policy.trajectory import PolicyScores
+from rl.stepcoder.grading import Graded, Grading, MaskKind, ProgramGrader
+from rl.stepcoder.rollouts import RolloutConfig, RolloutTask, Sampled, problems_of_round
+from rl.stepcoder.sampler import Sampler
+from training.ppo.evaluation import HeldOut
 from training.ppo.problems import ProblemSet, make_task
-from training.runtime import checkpoint, distributed
-from training.runtime.checkpoint import Checkpoints, Saved
+from training.ppo.saving import RoundState, RunCheckpoints
+from training.runtime import distributed
 from training.runtime.distributed import fetch
 from training.runtime.metrics import JsonLines, Recorder
 from training.runtime.stop import StopRequest
@@ -37,122 +38,146 @@ SHOWN = 4
 ROLLOUT, MINIBATCHES, HELD_OUT = range(3)  # streams of random numbers
 
 
-class RoundState(NamedTuple):
-    """Where a run stands, the curriculum aside: finished rounds, weights and moments, KL coefficient."""
+class Schedule(NamedTuple):
+    """When what happens, in rounds.
 
-    round: int
-    state: AgentState
-    beta: float
+    Attributes:
+      rounds: of the whole run.
+      evaluate_every: 0 never measures.
+      save_every: besides the last round and a stopped run.
+      seed: of problems, samples and orders.
+    """
+
+    rounds: int
+    evaluate_every: int
+    save_every: int
+    seed: int
 
 
 @dataclass
 class Rounds:
-    """Everything that stays the same from round to round, and the curriculum."""
+    """Everything that stays the same from round to round, and the curriculum.
 
-    config: PpoConfig
-    folder: Path
-    agent: Agent
+    Attributes:
+      rollout: with its form resolved.
+      mask: which tokens of a response the policy learns from.
+      score: from rl.policy.agent.make_score.
+      exam: the held-out problems.
+    """
+
+    schedule: Schedule
+    rollout: RolloutConfig
+    rl: RLConfig
+    mask: MaskKind
     weights: Weights
-    places: AgentState
     sampler: Sampler
-    score: Any
+    score: Callable[..., PolicyScores]
     learner: Learner
     problems: ProblemSet
-    pool: Grader
+    exam: HeldOut
+    grader: ProgramGrader
     tokenizer: Any
-    checkpoints: Checkpoints
-    meta: dict[str, Any]
+    saving: RunCheckpoints
 
     def run(self, at: RoundState, recorder: Recorder) -> RoundState:
-        """Goes on to the last round, or until it is told to stop.
+        """Goes to the last round, or until it is told to stop.
 
         Raises: DivergedError after saving the state before a round that was not finite.
         """
-        config = self.config
-        samples = JsonLines(self.folder / "samples.jsonl", at.round) if distributed.is_main() else None
+        plan, curriculum = self.schedule, self.problems.curriculum
+        file = self.saving.run.path / "samples.jsonl"
+        samples = JsonLines(file, at.round) if distributed.is_main() else None
         try:
-            with StopRequest(self.checkpoints.preempted) as stop:
+            with StopRequest(self.saving.checkpoints.preempted) as stop:
                 if at.round == 0:
                     self._evaluate(at, recorder)
-                while at.round < config.rounds:
+                while at.round < plan.rounds:
                     at = self._round(at, recorder, samples)
-                    last = at.round == config.rounds
-                    if last or (config.evaluation.every and at.round % config.evaluation.every == 0):
+                    due = plan.evaluate_every and at.round % plan.evaluate_every == 0
+                    if due or at.round == plan.rounds:
                         self._evaluate(at, recorder)
-                    if at.round % config.checkpoint.every == 0:
-                        self.save(at)
+                    if at.round % plan.save_every == 0:
+                        self.saving.save(at, curriculum)
                     if stop.granted(at.round):
                         break
-                self.save(at)
-                self.checkpoints.wait()
+                self.saving.save(at, curriculum)
+                self.saving.checkpoints.wait()
         finally:
             if samples is not None:
                 samples.close()
         return at
 
     def _round(self, at: RoundState, recorder: Recorder, samples: JsonLines | None) -> RoundState:
-        config, rollout = self.config, self.config.rollout
-        chosen = problems_of_round(at.round, len(self.problems.train), rollout.prompts, seed=config.seed)
-        tasks = [
-            make_task(self.problems.train[i], self.problems.curriculum, rollout, self.tokenizer)
-            for i in chosen
-        ]
+        tasks = self._tasks(at.round)
         sampled = self._sample(
-            at.state,
-            tasks,
-            rollout.samples,
-            Sampling(rollout.temperature, 0, rollout.top_p),
-            at.round,
-            ROLLOUT,
+            at, tasks, self.rollout.samples, self.rollout.sampling, ROLLOUT, for_learning=True
         )
-        grading = Grading(self.pool, sampled)
+        grading = Grading(self.grader, sampled)
         # the device scores while the host grades
-        scores = self.score(at.state.policy, at.state.critic, self.weights, sampled.rollout)
-        graded = grading.result(config.mask)
+        scores = self.score(at.agent.policy, at.agent.critic, self.weights, sampled.rollout)
+        graded = grading.result(self.mask)
         began = time.perf_counter()
-        state, said = self.learner.learn(
-            at.state,
+        agent, told = self.learner.learn(
+            at.agent,
             self.weights,
             sampled.rollout,
             graded.outcomes,
             scores,
             beta=at.beta,
-            rng=np.random.default_rng([config.seed, at.round, MINIBATCHES]),
+            rng=np.random.default_rng([self.schedule.seed, at.round, MINIBATCHES]),
         )
-        metrics = {name: float(value) for name, value in fetch(said).items()}
+        metrics = {name: float(value) for name, value in fetch(told).items()}
         metrics["learn_s"] = time.perf_counter() - began
-        if int(fetch(state.failed)):
-            self._diverged(at, state, metrics)
+        if int(fetch(agent.failed)):
+            self._diverged(at._replace(agent=agent), metrics)
         self._advance_curriculum(tasks, graded.passed)
         metrics |= self._describe(sampled, graded) | {"beta": at.beta}
         recorder.step(at.round + 1, metrics)
         self._show(at.round + 1, sampled, graded, samples)
-        beta = next_beta(config.ppo, at.beta, metrics["kl"], len(sampled.rows))
-        return RoundState(at.round + 1, state, beta)
+        beta = next_beta(self.rl, at.beta, metrics["kl"], len(sampled.rows))
+        return RoundState(at.round + 1, agent, beta)
+
+    def _tasks(self, number: int) -> list[RolloutTask]:
+        """The problems of a round: those that the curriculum says are due, else a shuffled pass."""
+        train, curriculum = self.problems.train, self.problems.curriculum
+        size, seed = self.rollout.prompts, self.schedule.seed
+        if curriculum is None:
+            chosen = [train[i] for i in problems_of_round(number, len(train), size, seed=seed)]
+        else:
+            by_id = {problem.id: problem for problem in train}
+            chosen = [by_id[name] for name in curriculum.choose(size, round_number=number, seed=seed)]
+        return [make_task(problem, curriculum, self.rollout, self.tokenizer) for problem in chosen]
 
     def _sample(
-        self, state: AgentState, tasks: list[Task], samples: int, sampling: Sampling, number: int, stream: int
+        self,
+        at: RoundState,
+        tasks: list[RolloutTask],
+        samples: int,
+        sampling: Sampling,
+        stream: int,
+        *,
+        for_learning: bool,
     ) -> Sampled:
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.config.seed), number), stream)
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.schedule.seed), at.round), stream)
         return self.sampler.sample(
-            state.policy,
+            at.agent.policy,
             self.weights.frozen,
             tasks,
-            self.config.rollout,
+            self.rollout,
             samples=samples,
             sampling=sampling,
             key=key,
+            for_learning=for_learning,
+            spare_slot=for_learning and self.rl.truncated == "bootstrap",
         )
 
-    def _advance_curriculum(self, tasks: list[Task], passed: np.ndarray) -> None:
-        stages = self.problems.curriculum
-        if stages is None:
-            return
-        for task, samples in zip(tasks, passed.reshape(len(tasks), -1), strict=True):
-            stages.update(task.problem.id, samples.tolist())
+    def _advance_curriculum(self, tasks: list[RolloutTask], passed: np.ndarray) -> None:
+        if self.problems.curriculum is not None:
+            for task, samples in zip(tasks, passed.reshape(len(tasks), -1), strict=True):
+                self.problems.curriculum.update(task.problem.id, samples.tolist())
 
     def _describe(self, sampled: Sampled, graded: Graded) -> dict[str, float]:
-        """What a round says besides its losses."""
+        """What is to be told of a round besides its losses."""
         count = len(sampled.rows)
         found = np.bincount(graded.verdict_B, minlength=len(VERDICTS)) / count
         told = {f"share_{name}": float(share) for name, share in zip(VERDICTS, found, strict=True)}
@@ -161,12 +186,13 @@ class Rounds:
             "pass_rate": float(graded.passed.mean()),
             "truncated": float(sampled.truncated_B.mean()),
             "tokens": tokens,
+            "tail_share": sampled.tail_tokens / (tokens + sampled.tail_tokens),
             "sample_s": sampled.seconds,
-            "sampled_tokens_per_s": tokens / sampled.seconds,
+            "sampled_tokens_per_s": (tokens + sampled.tail_tokens) / sampled.seconds,
             "grade_s": graded.seconds,
             "grade_latency_mean_s": graded.latency_s[0],
             "grade_latency_max_s": graded.latency_s[1],
-            "distinct_programs": len({row[2].program for row in sampled.rows}) / count,
+            "distinct_programs": len({row.extracted.program for row in sampled.rows}) / count,
         }
         if self.problems.curriculum is not None:
             histogram = self.problems.curriculum.histogram()
@@ -177,7 +203,7 @@ class Rounds:
         """A few programs with their verdicts: of different problems, and of as many verdicts as there are."""
         if samples is None:
             return
-        each = self.config.rollout.samples
+        each = self.rollout.samples
         by_verdict: dict[str, list[int]] = defaultdict(list)
         for row, feedback in graded.feedback.items():
             by_verdict[feedback.verdict].append(row)
@@ -204,15 +230,9 @@ class Rounds:
 
     def _evaluate(self, at: RoundState, recorder: Recorder) -> None:
         """Measures and tells pass@1 on the held-out problems."""
-        settings = self.config.evaluation
-        held_out = self.problems.held_out[: settings.limit]
-        if not settings.every or not held_out:
+        if not self.schedule.evaluate_every or not len(self.exam):
             return
-
-        def sample(tasks: list[Task], samples: int, sampling: Sampling, start: int) -> Sampled:
-            return self._sample(at.state, tasks, samples, sampling, at.round, HELD_OUT + start)
-
-        told = pass_at_1(held_out, self.config, self.tokenizer, self.pool, sample)
+        told = self.exam.measure(partial(self._exam_sample, at))
         recorder.event(at.round, "held_out", told)
         shown = ", ".join(
             f"{k.removeprefix('pass_at_1_')} {v:.2f}" for k, v in told.items() if k.startswith("pass_at_1_")
@@ -220,98 +240,16 @@ class Rounds:
         mean, error = told["pass_at_1"], told["standard_error"]
         recorder.say(f"round {at.round}: held-out pass@1 {mean:.3f} ± {error:.3f} ({shown})")
 
-    def save(self, at: RoundState) -> None:
-        """Begins to write a checkpoint of everything that the next round depends on."""
-        stages = self.problems.curriculum
-        host = {
-            "round": at.round,
-            "beta": at.beta,
-            "curriculum": None if stages is None else stages.state_dict(),
-        }
-        saved = Saved(at.state.policy, _learned(at.state), host, self.meta | {"step": at.round})
-        self.checkpoints.save(at.round, saved)
+    def _exam_sample(
+        self, at: RoundState, tasks: list[RolloutTask], samples: int, sampling: Sampling, first: int
+    ) -> Sampled:
+        return self._sample(at, tasks, samples, sampling, HELD_OUT + first, for_learning=False)
 
-    def restore(self, like: RoundState) -> RoundState:
-        """The latest checkpoint, placed as this run wants it; the curriculum is set to its table.
-
-        Raises: ValueError if it belongs to another run.
-        """
-        step = self.checkpoints.latest()
-        assert step is not None
-        meta = self.checkpoints.meta(step)
-        if self.config.resume == "same" and meta["identity"] != self.meta["identity"]:
-            found = {
-                f"the content of {key}": (meta["identity"].get(key), value)
-                for key, value in self.meta["identity"].items()
-                if meta["identity"].get(key) != value
-            }
-            checkpoint.refuse_another_run(self.folder, found)
-        saved = self.checkpoints.restore(
-            step,
-            checkpoint.structure(like.state.policy, self.places.policy),
-            checkpoint.structure(_learned(like.state), _learned(self.places)),
-        )
-        if self.problems.curriculum is not None and saved.data["curriculum"] is not None:
-            self.problems.curriculum.load_state_dict(saved.data["curriculum"])
-        critic = None
-        if like.state.critic is not None:
-            critic = CriticParams(saved.optimizer["head"], saved.optimizer.get("body"))
-        state = AgentState(
-            saved.trainable, saved.optimizer["actor"], critic, saved.optimizer.get("judge"), like.state.failed
-        )
-        return RoundState(saved.data["round"], state, saved.data["beta"])
-
-    def _diverged(self, at: RoundState, state: AgentState, metrics: dict[str, float]) -> None:
+    def _diverged(self, at: RoundState, metrics: dict[str, float]) -> NoReturn:
         bad = ", ".join(name for name, value in metrics.items() if not np.isfinite(value))
-        self.save(at._replace(state=state._replace(failed=np.int32(0))))
-        self.checkpoints.wait()
+        self.saving.save_before_failure(at, self.problems.curriculum)
         raise DivergedError(
-            f"round {at.round + 1}: {bad} not finite. Checkpoint {at.round} in {self.folder} holds the state "
-            "before the step that failed; to go on from there with other settings (lower optimizer.lr, "
+            f"round {at.round + 1}: {bad} not finite. Checkpoint {at.round} in {self.saving.run.path} holds "
+            "the state before the step that failed; to resume there with other settings (lower optimizer.lr, "
             "another ppo.kl.coefficient), run again with resume=changed"
         )
-
-
-def pass_at_1(
-    held_out: Sequence[Problem],
-    config: PpoConfig,
-    tokenizer: Any,
-    pool: Grader,
-    sample: Callable[[list[Task], int, Sampling, int], Sampled],
-) -> dict[str, float]:
-    """pass@1 over all problems and by difficulty, with standard errors over problems.
-
-    Args:
-      sample: draws programs for the tasks, so many each; takes the number of the first of them last.
-    """
-    settings = config.evaluation
-    # the room of a rollout follows the canonical solution's length, which an exam must not tell
-    rollout = dataclasses.replace(config.rollout, room=None)
-    tasks = [make_task(problem, None, rollout, tokenizer) for problem in held_out]
-    sampling = Sampling(settings.temperature, 0, settings.top_p)
-    at_once = max(rollout.prompts * rollout.samples // settings.samples, 1)
-    passed = []
-    for start in range(0, len(tasks), at_once):
-        part = tasks[start : start + at_once]
-        graded = Grading(pool, sample(part, settings.samples, sampling, start)).result("response")
-        passed.append(graded.passed.reshape(len(part), -1).mean(1))
-    rate = np.concatenate(passed)
-    kinds = np.asarray([task.problem.difficulty for task in tasks])
-    told: dict[str, float] = {}
-    for name in ("", *dict.fromkeys(kinds)):
-        chosen = rate if not name else rate[kinds == name]
-        ending = f"_{name}" if name else ""
-        told[f"pass_at_1{ending}"] = float(chosen.mean())
-        error = float(chosen.std(ddof=1) / np.sqrt(len(chosen))) if len(chosen) > 1 else 0.0
-        told[f"standard_error{ending}"] = error
-    return told
-
-
-def _learned(state: AgentState) -> dict[str, Any]:
-    """All that is learned besides the policy's weights, without what this agent does not have."""
-    out = {"actor": state.policy_optimizer}
-    if state.critic is not None:
-        out |= {"head": state.critic.head, "judge": state.critic_optimizer}
-        if state.critic.body is not None:
-            out["body"] = state.critic.body
-    return out

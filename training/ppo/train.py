@@ -1,168 +1,178 @@
 """PPO on a code model from compiler feedback: the paper's four rows, and GRPO and RLOO, from one code path.
 
 curriculum=none mask=response is plain PPO; cccs and fgo add StepCoder's two parts, alone or together.
+`main` takes the config apart once; what it calls gets sections.
 """
 
 import dataclasses
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh
-
-from jaxmoe.model import params
+from jaxmoe.language_model import LanguageModel
+from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.tokenizer import load_tokenizer
-from rl.policy.agent import Agent, Weights, make_score, samples_together
-from rl.policy.critic import CriticParams, new_critic
-from rl.policy.ppo import AgentState, Learner
-from rl.stepcoder.rollouts import Sampler
-from training.ppo.config import PpoConfig
-from training.ppo.problems import ProblemSet, open_problems
-from training.ppo.rounds import Rounds, RoundState
+from rl.policy.config import RLConfig
+from rl.policy.ppo import AgentState
+from rl.stepcoder.expected_stages import describe
+from rl.stepcoder.rollouts import RolloutConfig, resolved
+from rl.stepcoder.sampler import Sampler
+from training.ppo.config import PPORunConfig
+from training.ppo.evaluation import HeldOut
+from training.ppo.policy import Learning, learner_temperature, make_learning
+from training.ppo.problems import ProblemSet, known_limits, open_problems, save_limits
+from training.ppo.rounds import Rounds, Schedule
+from training.ppo.saving import RoundState, RunCheckpoints
 from training.runtime import distributed, run_folder
-from training.runtime.checkpoint import Checkpoints
-from training.runtime.metrics import Recorder
-from training.runtime.model import TrainableModel, load_model, report
-from training.runtime.optimizer import decayed, make_optimizer, optimizer_shardings
+from training.runtime.checkpoint import CheckpointConfig, Checkpoints
+from training.runtime.metrics import Recorder, WatchConfig
+from training.runtime.model import TrainableModel, make_model, report
 from training.runtime.run_folder import Finished, RunFolder
 from training.supervised.finish import FORMATS, finish
 
 
-def main(config: PpoConfig) -> Finished:
-    """Runs one config to its end, or until it is stopped."""
+def main(config: PPORunConfig) -> Finished:
+    """Runs one config to its end, or until it is stopped.
+
+    Raises: ValueError for settings, problems or a run folder that do not go together; DivergedError if a
+      round is not finite.
+    """
     distributed.start(config.distributed)
     mesh = config.mesh.make()
-    with run_folder.open_run("ppo", config) as run:
-        tokenizer = load_tokenizer(config.base)
+    tokenizer = load_tokenizer(config.base)
+    rollout = resolved(config.rollout, tokenizer)
+    # the folder records the form that was chosen, not that it was left open
+    with run_folder.open_run("ppo", dataclasses.replace(config, rollout=rollout)) as run:
         with config.sandbox.pool(trace=config.mask == "fgo") as pool:
             problems = open_problems(
-                config.problems, pool, config.curriculum, config.cccs, config.rollout, tokenizer
+                config.problems, pool, config.stages, rollout, tokenizer, known_limits(run.path)
             )
-            model = load_policy(config, mesh)
-            done = train(config, run, model, tokenizer, problems, pool)
+            model = make_model(config.source, tokenizer, mesh)
+            learning = make_learning(
+                model,
+                config.algorithm,
+                config.ppo,
+                rollout,
+                body=config.body,
+                forward=config.forward,
+                optimizer=config.optimizer,
+                critic_optimizer=config.critic.optimizer,
+                rounds=config.rounds,
+            )
+            saving = claim(run, model, problems, learning.shardings, config.checkpoint, config.seed)
+            rounds = Rounds(
+                schedule=Schedule(
+                    config.rounds, config.evaluation.every, config.checkpoint.every, config.seed
+                ),
+                rollout=rollout,
+                rl=config.ppo,
+                mask=config.mask,
+                weights=learning.weights,
+                sampler=make_sampler(learning, model.lm, tokenizer),
+                score=learning.score,
+                learner=learning.learner,
+                problems=problems,
+                exam=HeldOut(problems.held_out, config.evaluation, rollout, tokenizer, pool),
+                grader=pool,
+                tokenizer=tokenizer,
+                saving=saving,
+            )
+            title = f"{config.algorithm}, curriculum {config.curriculum}, mask {config.mask}"
+            told = [
+                f"{title}: {report(model)}; {problems.summary}; {config.rounds} rounds; {run.path}",
+                *what_to_expect(problems, config.ppo, rollout, config.rounds),
+            ]
+            start = RoundState(0, learning.state, config.ppo.kl.coefficient)
+            end = go(rounds, start, config.watch, title, told)
+        weights = model.lm.weights._replace(trainable=end.agent.policy)
+        lm = dataclasses.replace(model.lm, weights=weights)
+        done = Finished(lm, end.round, end.round >= config.rounds, run.path)
         if done.finished:
             format = FORMATS[config.adapter] if config.export else None
             finish(done, tokenizer, format, plots=config.watch.plots)
     return done
 
 
-def load_policy(config: PpoConfig, mesh: Mesh) -> TrainableModel:
-    """The base with a new adapter, as before the first round."""
-    return load_model(
-        config.base,
-        config.adapter,
-        config.experts,
-        config.lora,
-        mesh,
-        seed=config.seed,
-        base_dtype=config.base_dtype,
-    )
+def claim(
+    run: RunFolder,
+    model: TrainableModel,
+    problems: ProblemSet,
+    shardings: AgentState,
+    config: CheckpointConfig,
+    seed: int,
+) -> RunCheckpoints:
+    """Makes the folder this run's, with the time limits of its problems; returns its checkpoints.
 
-
-def make_agent(config: PpoConfig, model: TrainableModel) -> tuple[Agent, Weights, CriticParams | None]:
-    """Policy, reference and critic over the model's weights; only what is trained is ever copied."""
-    weights, mesh = model.lm.weights, model.lm.mesh
-    head, critic = None, None
-    if config.algorithm == "ppo":
-        head, critic = new_critic(model.lm.config.hidden_size, config.body, weights.trainable)
-        critic = critic._replace(head=jax.device_put(critic.head, params.replicated(mesh)))
-    bare_critic = head is not None and config.body == "frozen"
-    needs_copy = config.adapter == "none" and (config.ppo.needs_reference or bare_critic)
-    reference = jax.tree.map(jnp.copy, weights.trainable) if needs_copy else None
-    agent = Agent(weights.definition, mesh, head, config.body, config.ppo.needs_reference, config.forward)
-    return agent, Weights(weights.frozen, reference), critic
-
-
-def make_state(
-    config: PpoConfig, model: TrainableModel, critic: CriticParams | None
-) -> tuple[Any, AgentState, AgentState]:
-    """Optimizers of policy and critic, the state before the first round, and where each part lies."""
-    mesh, policy = model.lm.mesh, model.lm.weights.trainable
-    everywhere = params.replicated(mesh)
-    steps = config.rounds * config.ppo.epochs * config.ppo.minibatches
-    decay = decayed(model.abstract, config.optimizer, model.train)
-    actor = make_optimizer(config.optimizer, steps, decay)
-    places, _ = params.shardings(model.abstract, mesh, model.train)
-    actor_places = optimizer_shardings(actor, policy, places, everywhere)
-    moments = jax.jit(actor.init, out_shardings=actor_places)(policy)
-    judge = make_optimizer(config.critic.optimizer, steps)
-    critic_places = judge_places = judge_moments = None
-    if critic is not None:
-        head_places = jax.tree.map(lambda _: everywhere, critic.head)
-        critic_places = CriticParams(head_places, None if critic.body is None else places)
-        judge_places = optimizer_shardings(judge, critic, critic_places, everywhere)
-        judge_moments = jax.jit(judge.init, out_shardings=judge_places)(critic)
-    failed = jax.device_put(np.int32(0), everywhere)
-    state = AgentState(policy, moments, critic, judge_moments, failed)
-    return (actor, judge), state, AgentState(places, actor_places, critic_places, judge_places, everywhere)
-
-
-def train(
-    config: PpoConfig, run: RunFolder, model: TrainableModel, tokenizer: Any, problems: ProblemSet, pool: Any
-) -> Finished:
-    """All rounds, from the last checkpoint if the run folder has one."""
-    lm = model.lm
-    agent, weights, critic = make_agent(config, model)
-    optimizers, state, places = make_state(config, model, critic)
-    together = config.rollout.samples if config.forward.share_prompts else 1
-    ways = lm.mesh.shape["data"] * lm.mesh.shape["fsdp"]
-    rows = config.rollout.prompts * config.rollout.samples
-    samples = samples_together(rows // together, together, config.ppo.pieces, ways)
-    folder = run.path
+    Args:
+      shardings: of what is saved.
+      seed: of the run, for the record.
+    """
     run.claim()
-    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
-    meta = {
-        "seed": config.seed,
-        "config": run.settings,
-        "identity": {"base": model.fingerprint, "problems": problems.fingerprint},
+    if distributed.is_main():
+        save_limits(problems.limits, run.path)
+    identity = {
+        "base": model.fingerprint,
+        "problems": problems.fingerprint,
+        "time limits": problems.limits.digest,
     }
-    rounds = Rounds(
-        config=config,
-        folder=folder,
-        agent=agent,
-        weights=weights,
-        places=places,
-        sampler=Sampler(agent.definition, lm.mesh, tokenizer, _ends(lm.config), _pad(lm.config), agent.dtype),
-        score=make_score(agent, config.ppo.pieces, samples),
-        learner=Learner(agent, config.algorithm, config.ppo, optimizers, samples, places),
-        problems=problems,
-        pool=pool,
-        tokenizer=tokenizer,
-        checkpoints=checkpoints,
-        meta=meta,
-    )
-    start = RoundState(0, state, config.ppo.kl.coefficient)
-    if checkpoints.latest() is not None:
-        start = rounds.restore(start)
-    title = f"{config.algorithm}, curriculum {config.curriculum}, mask {config.mask}"
+    meta = {"seed": seed, "config": run.settings, "identity": identity}
+    checkpoints = Checkpoints(run.path / "checkpoints", config.keep)
+    return RunCheckpoints(run, checkpoints, shardings, meta)
+
+
+def make_sampler(learning: Learning, lm: LanguageModel, tokenizer: Any) -> Sampler:
+    """The sampler of a policy; responses end with any token that ends an answer of the model."""
+    ends, pad = stop_tokens(tokenizer, lm.stop_tokens), lm.config.pad_token_id
+    if pad is None:
+        pad = ends[0] if ends else 0
+    return Sampler(learning.agent.definition, lm.mesh, tokenizer, ends, pad, learning.agent.dtype)
+
+
+def what_to_expect(problems: ProblemSet, rl: RLConfig, rollout: RolloutConfig, rounds: int) -> list[str]:
+    """What was chosen by default or will happen unseen, a line each.
+
+    Args:
+      rollout: with its form resolved.
+      rounds: of the run.
+    """
+    told = [f"prompts: {rollout.form}; temperature {rollout.temperature:g}, top-p {rollout.top_p:g}"]
+    learner = learner_temperature(rl, rollout)
+    if rollout.top_p < 1.0 or learner != rollout.temperature:
+        cap = rl.importance_cap
+        remedy = "nothing corrects it" if cap is None else f"importance weights up to {cap:g} correct it"
+        told.append(
+            f"the sampler is not the policy that is trained (temperature {learner:g}, whole vocabulary): "
+            f"{remedy}; sampler_gap tells how far they are apart, in nats a response"
+        )
+    if problems.curriculum is not None:
+        told.append(
+            describe(problems.curriculum, rounds=rounds, prompts=rollout.prompts, samples=rollout.samples)
+        )
+    return told
+
+
+def go(rounds: Rounds, start: RoundState, watch: WatchConfig, title: str, told: list[str]) -> RoundState:
+    """All rounds, from the last checkpoint if the run folder has one.
+
+    Args:
+      start: before the first round.
+      told: lines for the person watching, before the first round; of a resumed run the first alone.
+    Returns: the state after the last round, or after the one at which the run was stopped.
+    """
+    at = rounds.saving.restore(start, rounds.problems.curriculum)
+    count = rounds.schedule.rounds
     with Recorder(
-        folder,
-        config.watch,
-        steps=config.rounds,
-        resume_at=start.round,
+        rounds.saving.run.path,
+        watch,
+        steps=count,
+        resume_at=at.round,
         main=distributed.is_main(),
         title=title,
     ) as recorder:
-        recorder.say(f"{title}: {report(model)}; {problems.summary}; {config.rounds} rounds; {folder}")
-        if start.round:
-            recorder.say(f"resumed from round {start.round}")
-        end = rounds.run(start, recorder)
-        checkpoints.close()
-        finished = end.round >= config.rounds
-        said = "finished" if finished else "stopped; the same command resumes it"
-        recorder.say(f"{title}: {said} at round {end.round}")
-    trained = lm.weights._replace(trainable=end.state.policy)
-    return Finished(dataclasses.replace(lm, weights=trained), end.round, finished, folder)
-
-
-def _ends(model: Any) -> tuple[int, ...]:
-    eos = model.eos_token_id
-    return () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
-
-
-def _pad(model: Any) -> int:
-    if model.pad_token_id is not None:
-        return model.pad_token_id
-    ends = _ends(model)
-    return ends[0] if ends else 0
+        for line in told[:1] if at.round else told:
+            recorder.say(line)
+        if at.round:
+            recorder.say(f"resumed from round {at.round}")
+        end = rounds.run(at, recorder)
+        rounds.saving.checkpoints.close()
+        finished = "finished" if end.round >= count else "stopped; the same command resumes it"
+        recorder.say(f"{title}: {finished} at round {end.round}")
+    return end

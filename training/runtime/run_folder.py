@@ -59,6 +59,7 @@ OURS = {
     "metrics.jsonl",
     "routing.jsonl",
     "samples.jsonl",
+    "time_limits.json",
     "tensorboard",
     "plots",
     "export",

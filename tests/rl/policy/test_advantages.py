@@ -7,11 +7,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.policy.advantages import gae, group_advantage, whiten
+from rl.policy.advantages import (
+    RoundSignals,
+    gae,
+    gae_of_round,
+    group_advantage,
+    grpo_of_round,
+    rloo_of_round,
+    whiten,
+)
+from rl.policy.config import RLConfig
 
 TOLERANCE = 1e-5
 JITTED = jax.jit(
-    lambda rewards, values, mask, discount, decay: gae(rewards, values, mask, discount=discount, decay=decay),
+    lambda rewards, values, mask, discount, lam: gae(
+        rewards, values, mask, discount=discount, gae_lambda=lam
+    ),
     static_argnums=(3, 4),
 )
 
@@ -24,32 +35,32 @@ def test_three_steps_by_hand():
     # δ₂ = 1 − 3 = −2; δ₁ = 0 + .5·3 − 2 = −.5; δ₀ = 0 + .5·2 − 1 = 0, with γ = .5, λ = .8, γλ = .4
     # A₂ = −2; A₁ = −.5 + .4·(−2) = −1.3; A₀ = 0 + .4·(−1.3) = −.52
     rewards, values, mask = arrays([0, 0, 1], [1, 2, 3], [1, 1, 1])
-    out = gae(rewards, values, mask, discount=0.5, decay=0.8)
+    out = gae(rewards, values, mask, discount=0.5, gae_lambda=0.8)
     np.testing.assert_allclose(out.advantage_T, [-0.52, -1.3, -2.0], rtol=TOLERANCE)
     np.testing.assert_allclose(out.target_T, [0.48, 0.7, 1.0], rtol=TOLERANCE)
 
 
 @pytest.mark.parametrize("discount", [0.0, 0.5, 0.99, 1.0])
-def test_decay_1_is_the_discounted_return_minus_the_value(discount):
+def test_lambda_1_is_the_discounted_return_minus_the_value(discount):
     rng = np.random.default_rng(3)
     rewards, values, mask = arrays(rng.normal(size=9), rng.normal(size=9), np.ones(9))
-    out = gae(rewards, values, mask, discount=discount, decay=1.0)
+    out = gae(rewards, values, mask, discount=discount, gae_lambda=1.0)
     returns = [sum(discount ** (k - t) * float(rewards[k]) for k in range(t, 9)) for t in range(9)]
     np.testing.assert_allclose(out.target_T, returns, atol=1e-4)
     np.testing.assert_allclose(out.advantage_T, np.asarray(returns) - np.asarray(values), atol=1e-4)
 
 
-def test_decay_0_is_the_one_step_error():
+def test_lambda_0_is_the_one_step_error():
     rewards, values, mask = arrays([1, 2, 3], [4, 5, 6], [1, 1, 1])
-    out = gae(rewards, values, mask, discount=0.9, decay=0.0)
+    out = gae(rewards, values, mask, discount=0.9, gae_lambda=0.0)
     np.testing.assert_allclose(out.advantage_T, [1 + 4.5 - 4, 2 + 5.4 - 5, 3 - 6], rtol=TOLERANCE)
 
 
-def by_recursion(rewards, values, discount, decay):
+def by_recursion(rewards, values, discount, gae_lambda):
     """The definition, for a sequence without any mask."""
     advantages, following, next_value = [], 0.0, 0.0
     for reward, value in zip(rewards[::-1], values[::-1], strict=True):
-        following = reward + discount * next_value - value + discount * decay * following
+        following = reward + discount * next_value - value + discount * gae_lambda * following
         next_value = value
         advantages.append(following)
     return np.asarray(advantages[::-1])
@@ -74,7 +85,7 @@ def test_masked_positions_are_stepped_over(seed):
 
 def test_nothing_masked_in_gets_into_the_result():
     rewards, values, mask = arrays([0, np.nan, 1, np.inf], [1, np.nan, 3, np.nan], [1, 0, 1, 0])
-    out = gae(rewards, values, mask, discount=1.0, decay=1.0)
+    out = gae(rewards, values, mask, discount=1.0, gae_lambda=1.0)
     np.testing.assert_allclose(out.advantage_T, [0.0, 0, -2.0, 0])
 
 
@@ -85,14 +96,16 @@ def test_a_fully_masked_trajectory_is_zero():
 
 
 def test_final_value_is_what_the_last_token_looks_forward_to():
-    out = gae(*arrays([0, 1], [0, 0], [1, 1]), discount=0.5, decay=1.0, final_value=4.0)
+    out = gae(*arrays([0, 1], [0, 0], [1, 1]), discount=0.5, gae_lambda=1.0, final_value=4.0)
     np.testing.assert_allclose(out.target_T, [0.5 * 3.0, 1 + 0.5 * 4.0])
 
 
-@pytest.mark.parametrize(("discount", "decay", "named"), [(1.1, 0.9, "discount"), (1.0, -0.1, "decay")])
-def test_settings_out_of_range_are_named(discount, decay, named):
+@pytest.mark.parametrize(
+    ("discount", "gae_lambda", "named"), [(1.1, 0.9, "discount"), (1.0, -0.1, "gae_lambda")]
+)
+def test_settings_out_of_range_are_named(discount, gae_lambda, named):
     with pytest.raises(ValueError, match=f"{named} must lie in"):
-        gae(*arrays([1], [1], [1]), discount=discount, decay=decay)
+        gae(*arrays([1], [1], [1]), discount=discount, gae_lambda=gae_lambda)
 
 
 def test_whitened_entries_have_mean_0_and_variance_1_and_the_rest_is_0():
@@ -126,7 +139,7 @@ def test_group_baselines_by_hand():
     np.testing.assert_allclose(
         group_advantage(rewards, "grpo"), [[1.5**0.5, 0, 0, -(1.5**0.5)]], rtol=1e-4, atol=TOLERANCE
     )
-    np.testing.assert_allclose(group_advantage(rewards, "grpo", normalise=False), rewards, atol=TOLERANCE)
+    np.testing.assert_allclose(group_advantage(rewards, "grpo", normalize=False), rewards, atol=TOLERANCE)
     np.testing.assert_allclose(group_advantage(rewards, "rloo"), rewards * (4 / 3), rtol=TOLERANCE)
 
 
@@ -145,3 +158,59 @@ def test_batched_and_jitted_equals_one_by_one():
         np.testing.assert_allclose(
             batched.advantage_T[i], gae(rewards[i], values[i], mask[i]).advantage_T, atol=TOLERANCE
         )
+
+
+def test_samples_that_are_left_out_count_in_no_baseline():
+    """Of four samples the third is left out: the rest are a group of three, and it gets 0."""
+    rewards = jnp.asarray([[1.0, 0.0, 50.0, -1.0], [2.0, 9.0, 9.0, 9.0]])
+    counts = jnp.asarray([[1.0, 1.0, 0.0, 1.0], [1.0, 0.0, 0.0, 0.0]])
+    for baseline in ("grpo", "rloo"):
+        out = np.asarray(group_advantage(rewards, baseline, counts_PG=counts))
+        alone = np.asarray(group_advantage(rewards[:1, jnp.asarray([0, 1, 3])], baseline))[0]
+        np.testing.assert_allclose(out[0], [alone[0], alone[1], 0.0, alone[2]], rtol=TOLERANCE)
+        assert not out[1].any()  # alone: nothing to be compared with
+
+
+# verl's estimators on one case, written out from their definitions: scores of two prompts with three samples
+SCORES = np.asarray([1.0, -0.3, -0.6, -1.0, -1.0, 1.0])
+LENGTHS = np.asarray([2, 4, 1, 3, 3, 4])
+
+
+def signals(penalty=0.0, counted=None):
+    mask = (np.arange(4) < LENGTHS[:, None]).astype(np.float32)
+    mask = mask if counted is None else mask * np.asarray(counted, np.float32)[:, None]
+    zeros = np.zeros((6, 4), np.float32)
+    return RoundSignals(*arrays(SCORES, penalty + zeros, zeros + 0.25, np.zeros(6), mask), samples=3)  # type: ignore[arg-type]
+
+
+def test_grpo_and_rloo_of_a_round_are_verls_numbers():
+    """(s − mean) / (std + 1e-6) with the unbiased std, and s n / (n − 1) − sum / (n − 1)."""
+    groups = SCORES.reshape(2, 3)
+    grpo = (groups - groups.mean(1, keepdims=True)) / (groups.std(1, ddof=1, keepdims=True) + 1e-6)
+    rloo = groups * 3 / 2 - groups.mean(1, keepdims=True) * 3 / 2
+    made = signals()
+    for function, expected in ((grpo_of_round, grpo), (rloo_of_round, rloo)):
+        out = function(made, RLConfig())
+        np.testing.assert_allclose(
+            out.advantage_BW, expected.reshape(6, 1) * np.asarray(made.mask_BW), rtol=1e-5, atol=1e-6
+        )
+        assert not np.asarray(out.target_BW).any()
+
+
+def test_a_penalty_counts_at_every_sampled_token():
+    """.1 a token: rewards of the group fall by a tenth of their lengths; GAE at λ = 1 by what is to come."""
+    expected = grpo_of_round(
+        signals()._replace(rewards_B=jnp.asarray(SCORES - 0.1 * LENGTHS, jnp.float32)), RLConfig()
+    )
+    np.testing.assert_allclose(
+        grpo_of_round(signals(0.1), RLConfig()).advantage_BW, expected.advantage_BW, rtol=1e-4, atol=1e-5
+    )
+    out = gae_of_round(signals(0.1), RLConfig(gae_lambda=1.0))
+    np.testing.assert_allclose(out.target_BW[0], [1 - 0.2, 1 - 0.1, 0, 0], rtol=1e-5)
+
+
+def test_gae_of_a_round_ends_in_the_final_value():
+    made = signals()._replace(final_B=jnp.full(6, 0.5), rewards_B=jnp.zeros(6))
+    out = gae_of_round(made, RLConfig(gae_lambda=1.0, discount=0.5))
+    # three tokens and then .5: .5 · .5³ at the first
+    np.testing.assert_allclose(out.target_BW[3], [0.0625, 0.125, 0.25, 0], rtol=1e-5)

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmoe.generation.sampling import Sampling, sampled_log_probability
 from rl.policy import losses
+from rl.policy.config import KLConfig, RLConfig
 from rl.policy.critic import new_critic, new_head
 
 TOLERANCE = 1e-6
@@ -98,6 +100,110 @@ def test_masked_tokens_have_gradient_0_whatever_stands_there(poison):
     assert (np.asarray(grad)[[0, 2]] != 0).all()
 
 
+def gradient_of_kl(estimator):
+    """The expected gradient of the estimator at 5 tokens, and those of KL(π ‖ ref) and KL(ref ‖ π)."""
+    logits = jnp.asarray([1.0, 0.2, -0.5, 0.3, 0.0])
+    reference = jax.nn.log_softmax(jnp.asarray([0.0, 1.0, 0.5, -1.0, 0.2]))
+
+    def one(w, token):
+        return losses.kl_estimate(jax.nn.log_softmax(w)[token], reference[token], jnp.ones(()), estimator)
+
+    each = jax.vmap(jax.grad(one), (None, 0))(logits, jnp.arange(5))
+    mean = (jax.nn.softmax(logits)[:, None] * each).sum(0)
+    ours = jax.grad(lambda w: (jax.nn.softmax(w) * (jax.nn.log_softmax(w) - reference)).sum())(logits)
+    theirs = jax.grad(lambda w: -(jnp.exp(reference) * jax.nn.log_softmax(w)).sum())(logits)
+    return mean, ours, theirs
+
+
+def test_in_a_loss_k2_has_the_gradient_of_the_kl_k3_of_its_reverse_and_k1_none():
+    mean, ours, _ = gradient_of_kl("k2")
+    np.testing.assert_allclose(mean, ours, atol=TOLERANCE)
+    mean, _, theirs = gradient_of_kl("k3")
+    np.testing.assert_allclose(mean, theirs, atol=TOLERANCE)
+    mean, ours, _ = gradient_of_kl("k1")
+    np.testing.assert_allclose(mean, 0.0, atol=TOLERANCE)
+    assert np.abs(ours).max() > 0.1
+
+
+def test_k1_is_refused_in_the_loss_and_each_place_has_its_own_estimator():
+    with pytest.raises(ValueError, match=r"must be k2 or k3 with ppo\.kl\.place=loss; got k1"):
+        KLConfig(place="loss", estimator="k1")
+    assert KLConfig(place="loss").estimator == "k2"
+    assert KLConfig().estimator == "k1"
+    assert KLConfig(place="loss", estimator="k3").estimator == "k3"
+
+
+# log π − log π_old, advantages: small and large ratios of both signs, and beyond every clamp
+LOG_RATIOS = np.asarray([0.0, 0.1, -0.3, 0.5, 1.5, -1.5, 19.0, 45.0, -45.0, 45.0])
+ADVANTAGES = np.asarray([1.0, -1.0, 2.0, -2.0, -1.0, 1.0, 1.0, 2.0, -2.0, -2.0])
+
+
+def verls_policy_loss(log_ratio, advantage, low, high, dual):
+    """verl's compute_policy_loss of a token, in float64: clamp to ±20, two-sided clip, dual clip."""
+    ratio = np.exp(np.clip(log_ratio, -20.0, 20.0))
+    first = np.maximum(-advantage * ratio, -advantage * np.clip(ratio, 1 - low, 1 + high))
+    return np.where(advantage < 0, np.minimum(-advantage * dual, first), first)
+
+
+@pytest.mark.parametrize(("low", "high", "dual"), [(0.2, 0.2, 3.0), (0.2, 0.28, 10.0), (0.1, 0.3, 1e12)])
+def test_the_surrogate_is_verls(low, high, dual):
+    """A dual clip of 1e12 is none: exp(20) is 5e8."""
+    logprob, old = jnp.asarray(LOG_RATIOS, jnp.float32) - 50.0, jnp.full(10, -50.0)
+    clip = {"clip_low": low, "clip_high": high, "dual_clip": None if dual > 1e9 else dual}
+    out = losses.clipped_surrogate(logprob, old, jnp.asarray(ADVANTAGES, jnp.float32), jnp.ones(10), **clip)
+    np.testing.assert_allclose(
+        out.loss, verls_policy_loss(LOG_RATIOS, ADVANTAGES, low, high, dual), rtol=1e-4
+    )
+    config = RLConfig(**clip)
+    again = losses.ppo_loss(logprob, old, jnp.asarray(ADVANTAGES, jnp.float32), jnp.ones(10), config)
+    np.testing.assert_array_equal(out.loss, again.loss)
+
+
+def test_a_dual_clip_ends_the_gradient_of_large_ratios_with_negative_advantage():
+    def loss(logprob, dual):
+        return losses.clipped_surrogate(logprob, jnp.zeros(2), -jnp.ones(2), jnp.ones(2), dual_clip=dual)
+
+    logprob = jnp.log(jnp.asarray([2.0, 4.0]))
+    np.testing.assert_allclose(loss(logprob, 3.0).loss, [2.0, 3.0], rtol=1e-5)
+    np.testing.assert_array_equal(loss(logprob, 3.0).clipped, [0.0, 1.0])
+    grad = jax.grad(lambda x: loss(x, 3.0).loss.sum())(logprob)
+    np.testing.assert_allclose(grad, [2.0, 0.0], rtol=1e-5)
+    np.testing.assert_allclose(loss(logprob, None).loss, [2.0, 4.0], rtol=1e-5)
+
+
+def test_k3_is_verls():
+    """clip(exp(k) − k − 1, ±10) with k = clip(log π_ref − log π, ±20); unclamped, exp(90) is no float32."""
+    difference = np.asarray([0.0, 0.5, -0.5, 2.0, -2.0, -3.0, 12.0, -90.0, 90.0])
+    bounded = np.clip(-difference, -20.0, 20.0)
+    expected = np.clip(np.exp(bounded) - bounded - 1, -10.0, 10.0)
+    x = jnp.asarray(difference, jnp.float32)
+    np.testing.assert_allclose(losses.kl_estimate(x, jnp.zeros(9), jnp.ones(9), "k3"), expected, rtol=1e-4)
+    grad = jax.grad(lambda x: losses.kl_estimate(x, jnp.zeros(9), jnp.ones(9), "k3").sum())(x)
+    assert np.isfinite(grad).all()
+    assert not np.asarray(grad)[-3:].any()
+
+
+def test_importance_weights_correct_what_a_tempered_nucleus_changes():
+    """E_q[w f] = Σ over the nucleus of π f, with q = softmax(z / .8) in its nucleus of .9; capped at 2."""
+    logits = jnp.asarray([2.0, 1.0, 0.5, 0.0, -1.0, -2.0])
+    policy = np.asarray(jax.nn.softmax(logits), np.float64)
+    how = Sampling(0.8, top_p=0.9)
+    rows = jnp.broadcast_to(logits, (6, 6))
+    sampler = sampled_log_probability(rows, jnp.arange(6), how)
+    kept = np.arange(6) < 3  # .64, .18 and .10 of softmax(z / .8) reach .9
+    drawn = np.where(kept, np.exp(sampler), 0.0)
+    np.testing.assert_allclose(drawn.sum(), 1.0, rtol=1e-5)
+    weights = losses.importance_weights(jnp.log(jnp.asarray(policy)), sampler, jnp.ones(6), 2.0)
+    f = np.arange(6.0)
+    np.testing.assert_allclose(
+        (drawn * np.asarray(weights) * f)[kept].sum(), (policy * f)[kept].sum(), rtol=1e-5
+    )
+    ratios = jnp.log(jnp.asarray([0.5, 1.0, 8.0, np.exp(30.0)]))
+    capped = losses.importance_weights(ratios, jnp.zeros(4), jnp.asarray([1.0, 1.0, 1.0, 0.0]), 2.0)
+    np.testing.assert_allclose(capped, [0.5, 1.0, 2.0, 1.0], rtol=1e-5)
+    assert (np.asarray(losses.importance_weights(ratios, jnp.zeros(4), jnp.ones(4), None)) == 1).all()
+
+
 MASK = jnp.asarray([[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]], jnp.float32)
 
 
@@ -145,6 +251,18 @@ def test_adaptive_coefficient_climbs_falls_and_is_bounded():
     np.testing.assert_allclose(losses.next_coefficient(0.2, -1.0, **settings), 0.2 * (1 - 0.2 * 0.01))
     with pytest.raises(ValueError, match="must be positive; got 0"):
         losses.next_coefficient(0.2, 1.0, target=0.0, responses=1)
+
+
+def test_an_adaptive_coefficient_leaves_0_and_goes_back():
+    """Below .01 the steps are those at .01: .01 · .2 · 50 / 100 = .001 a batch."""
+    settings = {"target": 1.0, "responses": 50, "horizon": 100.0}
+    betas = [0.0]
+    for _ in range(12):
+        betas.append(losses.next_coefficient(betas[-1], 9.0, **settings))
+    np.testing.assert_allclose(betas[:11], np.arange(11) * 0.001)
+    np.testing.assert_allclose(betas[12], betas[11] * 1.1)
+    assert losses.next_coefficient(0.0005, 0.0, **settings) == 0.0
+    assert losses.next_coefficient(0.0, 0.0, **settings) == 0.0
 
 
 def test_explained_variance_of_a_perfect_a_constant_and_no_target():

@@ -1,5 +1,6 @@
 """PPO's update: exact first ratio, nothing moves at rate 0, devices, accumulation, shared buffers, masks."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,10 +11,13 @@ import pytest
 
 from jaxmoe.model import params
 from jaxmoe.model.config import ExpertConfig, ModelConfig
+from jaxmoe.model.cross_entropy import TokenScores
 from rl.policy.agent import Agent, ForwardConfig, Weights, make_score, samples_together
+from rl.policy.config import KLConfig, RLConfig
 from rl.policy.critic import new_critic
-from rl.policy.ppo import AgentState, KLConfig, Learner, PPOConfig, next_beta
-from rl.policy.trajectory import Outcomes, Rollout, finer
+from rl.policy.experience import prepare, value_after
+from rl.policy.ppo import AgentState, Learner, next_beta, update
+from rl.policy.trajectory import Outcomes, PolicyScores, Rollout, finer
 
 TOLERANCE = 3e-5
 SMALL = ModelConfig(
@@ -35,7 +39,7 @@ class Bench:
     def __init__(
         self, config=None, *, algorithm="ppo", body="frozen", experts=True, devices=1, lr=1e-2, **forward
     ):
-        self.config = config or PPOConfig()
+        self.config = config or RLConfig()
         ways = devices
         self.mesh = params.make_mesh(data=devices, devices=jax.devices()[:devices])
         expert_config = ExpertConfig(num_experts=2, rank=2) if experts else None
@@ -109,8 +113,8 @@ KINDS = [
     {"body": "experts"},
     {"body": "full", "experts": False},
     {"body": "frozen", "share_prompts": False},
-    {"config": PPOConfig(minibatches=2, accumulate=2)},
-    {"algorithm": "grpo", "config": PPOConfig(kl=KLConfig(place="loss"))},
+    {"config": RLConfig(minibatches=2, accumulate=2)},
+    {"algorithm": "grpo", "config": RLConfig(kl=KLConfig(place="loss"))},
 ]
 
 
@@ -124,7 +128,7 @@ def test_the_first_ratio_is_exactly_1(kind):
 
 
 def test_with_rate_0_nothing_moves():
-    used = bench(config=PPOConfig(epochs=2, minibatches=2), body="experts", lr=0.0)
+    used = bench(config=RLConfig(epochs=2, minibatches=2), body="experts", lr=0.0)
     state, metrics = used.learn(*a_round())
     for old, new in zip(leaves(used.state[:3:2]), leaves(state[:3:2]), strict=True):
         np.testing.assert_array_equal(old, new)
@@ -147,7 +151,7 @@ def test_both_policy_and_critic_learn():
 
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
 def test_equal_rewards_move_no_group_baseline(algorithm):
-    used = bench(algorithm=algorithm, config=PPOConfig(kl=KLConfig(coefficient=0.0)))
+    used = bench(algorithm=algorithm, config=RLConfig(kl=KLConfig(coefficient=0.0)))
     rollout, outcomes = a_round()
     equal = outcomes._replace(rewards_B=np.full(ROWS, 0.7, np.float32))
     state, _ = used.learn(rollout, equal, beta=0.0)
@@ -158,7 +162,7 @@ def test_equal_rewards_move_no_group_baseline(algorithm):
 
 
 def test_one_device_equals_eight():
-    config = PPOConfig(epochs=2, minibatches=2)
+    config = RLConfig(epochs=2, minibatches=2)
     one = bench(config=config, body="experts", share_prompts=False)
     eight = bench(config=config, body="experts", devices=8)
     assert one.samples == eight.samples == 1  # 16 rows in 2 minibatches over 8 devices: a row each
@@ -171,8 +175,8 @@ def test_one_device_equals_eight():
 
 @pytest.mark.parametrize(
     "other",
-    [{"config": PPOConfig(accumulate=4)}, {"share_prompts": False}, {"remat": "full"}],
-    ids=["accumulated", "row by row", "rematerialised"],
+    [{"config": RLConfig(accumulate=4)}, {"share_prompts": False}, {"remat": "full"}],
+    ids=["accumulated", "row by row", "recomputed"],
 )
 def test_how_it_is_computed_does_not_change_the_step(other):
     rollout, outcomes = a_round()
@@ -185,7 +189,7 @@ def test_how_it_is_computed_does_not_change_the_step(other):
 
 def test_policy_gradient_of_masked_tokens_is_0():
     """Behind the policy mask even impossible old scores change no bit of the policy's step."""
-    used = bench(config=PPOConfig(kl=KLConfig(coefficient=0.0), whiten=False, minibatches=2))
+    used = bench(config=RLConfig(kl=KLConfig(coefficient=0.0), normalize_advantages=False, minibatches=2))
     rollout, outcomes = a_round()
     scores = used.score(rollout)
     plain = scores._replace(reference_BW=scores.logprobs_BW)
@@ -250,15 +254,165 @@ def test_rows_are_cut_evenly_or_refused():
 
 
 def test_kl_coefficient_follows_its_target():
-    adaptive = PPOConfig(kl=KLConfig(target=1.0, horizon=100.0))
+    adaptive = RLConfig(kl=KLConfig(target=1.0, horizon=100.0))
     assert next_beta(adaptive, 0.1, 5.0, 10) == pytest.approx(0.1 * 1.02)
-    assert next_beta(PPOConfig(), 0.1, 5.0, 10) == 0.1
+    assert next_beta(RLConfig(), 0.1, 5.0, 10) == 0.1
 
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"epochs": 0}, "epochs"), ({"clip_low": 1.5}, "clip_low"), ({"decay": 2.0}, "decay")],
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"clip_low": 1.5}, "clip_low"),
+        ({"gae_lambda": 2.0}, "gae_lambda"),
+        ({"dual_clip": 1.1}, "dual_clip"),
+        ({"importance_cap": 0}, "cap"),
+    ],
 )
 def test_settings_out_of_range_are_named(changes, named):
     with pytest.raises(ValueError, match=named):
-        PPOConfig(**changes)
+        RLConfig(**changes)
+
+
+def test_the_agents_temperature_divides_the_logits():
+    used = bench(body="frozen")
+    rollout, _ = a_round()
+    agent = dataclasses.replace(used.agent, temperature=0.5)
+    policy, frozen = used.state.policy, used.weights.frozen
+    states = agent.states(policy, frozen, rollout)
+    model = params.merge(params.ModelParams(agent.definition, policy, frozen))
+    scores = jax.nn.log_softmax(states @ model.head_kernel(jnp.float32, used.mesh) / 0.5)
+    expected = jnp.take_along_axis(scores, jnp.asarray(rollout.responses_BW)[..., None], -1)[..., 0]
+    found = agent.token_scores(policy, frozen, states, rollout)
+    np.testing.assert_allclose(found.logprob_BT, expected, atol=TOLERANCE)
+    np.testing.assert_allclose(found.entropy_BT, -(jnp.exp(scores) * scores).sum(-1), atol=TOLERANCE)
+
+
+# two prompts with two samples each, three slots; the numbers are the policy's log-probabilities themselves
+MASK = np.asarray([[1, 1, 0], [1, 1, 1], [1, 0, 0], [1, 1, 1]], np.float32)
+LOGPROBS = -np.asarray([[0.5, 1.0, 9], [0.2, 0.4, 0.6], [1.5, 9, 9], [0.1, 0.2, 0.3]], np.float32)
+VALUES = np.asarray([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6], [0.7, 0.8, 0.9], [1.0, 1.1, 1.2]], np.float32)
+
+
+def given(truncated=None, *, sampler=None, values=VALUES):
+    zeros = np.zeros((2, 1), np.int32)
+    rollout = Rollout(zeros, zeros + 1, np.zeros((4, 3), np.int32), MASK, sampler)
+    marks = None if truncated is None else np.asarray(truncated, np.float32)
+    outcomes = Outcomes(np.asarray([1.0, -0.3, -1.0, -0.6], np.float32), MASK, marks)
+    return rollout, outcomes, PolicyScores(LOGPROBS, LOGPROBS - 0.25, values)
+
+
+def test_truncated_responses_are_left_out_of_everything():
+    config = RLConfig(truncated="drop", kl=KLConfig(coefficient=0.0))
+    experience, metrics = prepare("ppo", config, *given([0, 0, 1, 0]), 0.0)
+    kept = np.asarray([1, 1, 0, 1.0], np.float32)[:, None]
+    np.testing.assert_array_equal(experience.rollout.response_mask_BW, MASK * kept)
+    np.testing.assert_array_equal(experience.policy_mask_BW, MASK * kept)
+    counted = np.asarray(experience.advantages_BW)[(MASK * kept) > 0]
+    np.testing.assert_allclose([counted.mean(), counted.std(ddof=1)], [0.0, 1.0], atol=TOLERANCE)
+    assert float(metrics["masked_share"]) == pytest.approx(1 / 9)
+    # its sibling is alone: nothing to compare with
+    group, _ = prepare("grpo", config, *given([0, 0, 1, 0]), 0.0)
+    assert not np.asarray(group.advantages_BW)[2:].any()
+    assert np.asarray(group.advantages_BW)[:2].any()
+
+
+def test_the_return_of_a_truncated_response_goes_on_with_the_value_behind_it():
+    """γ = 1, λ = 1: its verdict does not count, the value in slot 1 (.8) does."""
+    config = RLConfig(truncated="bootstrap", gae_lambda=1.0, kl=KLConfig(coefficient=0.0))
+    experience, _ = prepare("ppo", config, *given([0, 0, 1, 0]), 0.0)
+    np.testing.assert_allclose(
+        experience.targets_BW, [[1, 1, 0], [-0.3] * 3, [0.8, 0, 0], [-0.6] * 3], rtol=1e-5
+    )
+    np.testing.assert_allclose(value_after(VALUES, MASK), [0.3, 0.6, 0.8, 1.2])
+    graded, _ = prepare("ppo", RLConfig(gae_lambda=1.0), *given([0, 0, 1, 0]), 0.0)
+    np.testing.assert_allclose(graded.targets_BW[2], [-1.0, 0, 0], rtol=1e-5)
+
+
+def test_bootstrapping_needs_a_critic_and_a_slot_behind():
+    config = RLConfig(truncated="bootstrap")
+    with pytest.raises(ValueError, match=r"truncated=bootstrap needs a critic, which algorithm=grpo"):
+        prepare("grpo", config, *given([0, 0, 1, 0]), 0.0)
+    used = bench(config=config)
+    rollout, outcomes = a_round()
+    marks = rollout.response_mask_BW[:, -1]
+    with pytest.raises(ValueError, match=f"got {int(marks.sum())} rows without one"):
+        used.learn(rollout, outcomes._replace(truncated_B=marks))
+
+
+def test_an_unknown_algorithm_is_named():
+    with pytest.raises(ValueError, match=r"one of ppo, grpo, rloo; got 'gpro'; did you mean grpo\?"):
+        prepare("gpro", RLConfig(), *given(), 0.0)
+
+
+def test_the_gap_between_sampler_and_learner_is_reported_and_weighed():
+    """Sampler at half and at four times the policy's probability, here and there: weights 2 and 1/4."""
+    apart = np.asarray([[-np.log(2), 0, 0], [0] * 3, [np.log(4), 0, 0], [0] * 3], np.float32)
+    experience, metrics = prepare("ppo", RLConfig(), *given(sampler=LOGPROBS + apart), 0.0)
+    weights = np.ones((4, 3))
+    weights[0, 0], weights[2, 0] = 2.0, 0.25
+    np.testing.assert_allclose(experience.importance_BW, weights, rtol=1e-5)
+    assert float(metrics["sampler_gap"]) == pytest.approx((np.log(2) - np.log(4)) / 4, rel=1e-4)
+    assert float(metrics["sampler_gap_largest"]) == pytest.approx(np.log(4), rel=1e-4)
+    assert float(metrics["importance_capped"]) == pytest.approx(1 / 9)
+    plain, told = prepare("ppo", RLConfig(importance_cap=None), *given(sampler=LOGPROBS + apart), 0.0)
+    assert (np.asarray(plain.importance_BW) == 1).all()
+    assert float(told["sampler_gap_largest"]) == pytest.approx(np.log(4), rel=1e-4)
+
+
+class Table:
+    """An agent whose policy is a table of log-probabilities: gradients can be written down."""
+
+    mesh = None
+
+    def states(self, policy, frozen, rollout):
+        return None
+
+    def token_scores(self, policy, frozen, states, rollout):
+        return TokenScores(policy, jnp.zeros_like(policy))
+
+
+KEEP = optax.GradientTransformation(
+    jnp.zeros_like, lambda grads, state, params=None: (jnp.zeros_like(grads), grads)
+)
+
+
+def gradient(config, experience, beta=0.0):
+    """Of the policy's whole loss, by each log-probability."""
+    table = jnp.asarray(LOGPROBS)
+    state = AgentState(table, jnp.zeros_like(table), None, None, jnp.zeros((), jnp.int32))
+    after, metrics = update(
+        Table(), "grpo", config, (KEEP, KEEP), state, Weights({}, None), experience, jnp.float32(beta), True
+    )  # type: ignore[arg-type]
+    return np.asarray(after.policy_optimizer), metrics
+
+
+def test_the_loss_of_a_token_is_multiplied_by_its_importance():
+    apart = np.zeros((4, 3), np.float32)
+    apart[0, 0] = np.log(4)  # the sampler was four times as sure
+    config = RLConfig(kl=KLConfig(coefficient=0.0))
+    experience, _ = prepare("grpo", config, *given(sampler=LOGPROBS + apart), 0.0)
+    grads, _ = gradient(config, experience)
+    expected = -np.asarray(experience.advantages_BW) * MASK / 9
+    expected[0, 0] /= 4
+    np.testing.assert_allclose(grads, expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "weights"),
+    [
+        ("token_mean", MASK / 9),
+        ("sequence_mean", MASK / MASK.sum(1, keepdims=True) / 4),
+        ("constant", MASK / (4 * 50)),
+    ],
+)
+def test_the_kl_in_the_loss_is_aggregated_as_the_loss_is(aggregation, weights):
+    """k2 = l² / 2 with l = .25 everywhere: its gradient is β w .25, whatever the policy mask leaves."""
+    config = RLConfig(aggregation=aggregation, constant=50.0, kl=KLConfig(coefficient=0.1, place="loss"))
+    rollout, outcomes, scores = given()
+    few = outcomes._replace(policy_mask_BW=MASK * np.asarray([1, 0, 0], np.float32))
+    experience, _ = prepare("grpo", config, rollout, few, scores, 0.0)
+    experience = experience._replace(advantages_BW=jnp.zeros((4, 3)))
+    grads, metrics = gradient(config, experience, beta=0.1)
+    np.testing.assert_allclose(grads, 0.1 * weights * 0.25, rtol=1e-4, atol=1e-8)
+    assert float(metrics["kl_loss"]) == pytest.approx((weights * 0.25**2 / 2).sum(), rel=1e-4)

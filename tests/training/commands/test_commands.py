@@ -86,6 +86,6 @@ def test_version():
 
 def test_configs_are_those_of_main():
     assert CONFIGS["sft"] == ("training.supervised.config", "SftConfig")
-    assert CONFIGS["ppo"] == ("training.ppo.config", "PpoConfig")
+    assert CONFIGS["ppo"] == ("training.ppo.config", "PPORunConfig")
     assert CONFIGS["demo"] == ("training.commands.demo", "DemoConfig")  # it imports other commands' main too
     assert "plan" not in CONFIGS

@@ -64,6 +64,7 @@ def settings(base, output, **changes):
             "prompt_tokens": 512,
             "room": 1.0,
             "smallest_bucket": 512,
+            "form": "completion",
         },
         "ppo": {"epochs": 2, "minibatches": 2, "kl": {"target": 0.5, "horizon": 50}},
         "optimizer": {"lr": 1e-2, "schedule": "cosine"},
@@ -76,7 +77,7 @@ def settings(base, output, **changes):
     }
     for name, value in changes.items():
         values[name] = {**values[name], **value} if isinstance(value, dict) and name in values else value
-    return configs.parse(ppo.PpoConfig, values)
+    return configs.parse(ppo.PPORunConfig, values)
 
 
 @pytest.fixture(autouse=True)

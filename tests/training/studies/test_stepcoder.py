@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,14 @@ from typer.testing import CliRunner
 from jaxmoe.model import params
 from jaxmoe.tokenizer import load_tokenizer
 from rl.feedback.problems import Problem
-from rl.policy.ppo import KLConfig
 from rl.policy.trajectory import Outcomes
-from rl.stepcoder.rollouts import Graded
+from rl.stepcoder.grading import Graded
 from training.__main__ import app
 from training.ppo import train as ppo
+from training.ppo.policy import make_agent
 from training.ppo.problems import EmbeddedConfig, ProblemsConfig
 from training.runtime import config as configs
-from training.runtime.model import load_model
+from training.runtime.model import make_model
 from training.runtime.run_folder import Finished
 from training.studies import reproduce
 from training.studies.cells import StoppedError
@@ -31,8 +30,8 @@ from training.studies.stepcoder import page as stepcoder_page
 from training.studies.stepcoder import sft as stepcoder_sft
 from training.studies.stepcoder import study as stepcoder
 from training.studies.stepcoder import summary as stepcoder_summary
-from training.studies.stepcoder.study import StepcoderConfig
-from training.studies.stepcoder.summary import PACE, Run
+from training.studies.stepcoder.config import StepcoderConfig
+from training.studies.stepcoder.summary import PACE, StepcoderRun
 
 FILE = Path("configs/reproduce/stepcoder.yaml")
 
@@ -76,24 +75,24 @@ def result_of(*scores: float, stages: bool = False) -> dict:
     return {"held_out": held_out, "rounds": rounds, "stages": table if stages else [], "tokens": 100}
 
 
-def known_runs() -> list[Run]:
+def known_runs() -> list[StepcoderRun]:
     """Three seeds that start at .2, .3, .4: PPO gains .3, StepCoder .08, .10, .12 more, the mask −.2 less."""
     runs = []
     for seed, more in enumerate((0.08, 0.10, 0.12)):
         start = 0.2 + seed / 10
         for row, gain in (("ppo", 0.3), ("fgo", 0.1 - more / 10), ("stepcoder", 0.3 + more)):
             result = result_of(start, start + gain / 2, start + gain, stages=row == "stepcoder")
-            runs.append(Run(row, "hard", seed, result))
+            runs.append(StepcoderRun(row, "hard", seed, result))
     return runs
 
 
-def summarised() -> dict:
-    return stepcoder_summary.summarise(known_runs(), ["ppo", "fgo", "stepcoder"], ["hard", "mixture"])
+def summarized() -> dict:
+    return stepcoder_summary.summarize(known_runs(), ["ppo", "fgo", "stepcoder"], ["hard", "mixture"])
 
 
 def test_differences_are_paired_by_seed():
     """.08, .10, .12: mean .1, standard error .02 / √3, t(.975, 2) = 4.3027."""
-    regime = summarised()["regimes"]["hard"]
+    regime = summarized()["regimes"]["hard"]
     found = {(d["a"], d["b"], d["what"]): d for d in regime["differences"]}
     gain = found["ppo", "stepcoder", "all"]
     assert (gain["mean"], gain["n"]) == (0.1, 3)
@@ -109,11 +108,11 @@ def test_differences_are_paired_by_seed():
 def test_pace_weighs_measurements_by_the_rounds_between_them():
     """.2 for 2 rounds, then up to .6 over 6: (2 · .2 + 6 · .4) / 8."""
     result = {"held_out": [{"round": r, "all": s} for r, s in ((0, 0.2), (2, 0.2), (8, 0.6))]}
-    assert Run("ppo", "hard", 0, result).value(PACE) == pytest.approx(0.35)
+    assert StepcoderRun("ppo", "hard", 0, result).value(PACE) == pytest.approx(0.35)
 
 
 def test_the_start_is_counted_once_a_seed_and_rounds_skip_what_was_not_finite():
-    regime = summarised()["regimes"]["hard"]
+    regime = summarized()["regimes"]["hard"]
     assert (regime["start"]["all"]["mean"], regime["start"]["all"]["n"]) == (0.3, 3)
     assert regime["rows"]["ppo"]["rounds"]["kl"] == [0.5, None, 0.25, 0.75]
     assert regime["rows"]["stepcoder"]["stages"] == {"0": [0.25, 0.5, 0.75, 1.0], "1": [0.75, 0.5, 0.25, 0.0]}
@@ -123,7 +122,7 @@ def test_the_start_is_counted_once_a_seed_and_rounds_skip_what_was_not_finite():
 def test_verdicts_follow_from_the_intervals(monkeypatch):
     study = stepcoder.make(configs.load(StepcoderConfig, FILE), Path("unused"))
     monkeypatch.setattr(study, "_sizes", {"held_out": {"hard": 3}, "hard": {"hard": 2}})
-    summary = {"run": {}, **study.summary({}), **summarised(), "seeds": [0, 1, 2]}
+    summary = {"run": {}, **study.summary({}), **summarized(), "seeds": [0, 1, 2]}
     page = stepcoder_page.page("title", json.loads(json.dumps(summary)))
     assert page.warning == ""
     verdicts = {v.claim: v.outcome for v in page.sections[0].verdicts}
@@ -296,7 +295,8 @@ base: unused
 output: unused
 rounds: 200
 experts: {num_experts: 2, rank: 2}
-rollout: {prompts: 2, samples: 2, prompt_tokens: 512, response_tokens: 192, smallest_bucket: 512}
+rollout: {prompts: 2, samples: 2, prompt_tokens: 512, response_tokens: 192, smallest_bucket: 512,
+          form: completion}
 critic: {body: frozen}
 watch: {progress: false}
 """
@@ -347,10 +347,12 @@ def test_the_gradient_is_that_of_the_policys_objective(plumbing, monkeypatch):
         "training.runtime.distributed.MeshConfig.make", lambda self: params.single_device_mesh()
     )
     export = next((plumbing / "out" / "bases").glob("*/export"))
-    config = configs.load(ppo.PpoConfig, plumbing / "ppo.yaml", [f"base={export}", "algorithm=rloo"])
-    config = replace(config, ppo=replace(config.ppo, kl=KLConfig(coefficient=0.0)))
+    config = configs.load(ppo.PPORunConfig, plumbing / "ppo.yaml", [f"base={export}"])
     problems = stepcoder.embedded(ProblemsConfig(embedded=EmbeddedConfig(count=6)))[0]
-    batches = stepcoder_gradient._Batches(config, load_tokenizer(config.base), problems)
+    setup = stepcoder.setup_of(config)
+    batches = stepcoder_gradient._Batches(
+        setup, config.ppo, config.forward, load_tokenizer(config.base), problems
+    )
     sampled = batches.sample(0)
     rollout = sampled.rollout
     every_third = np.arange(rollout.responses_BW.shape[1]) % 3 == 0
@@ -359,10 +361,8 @@ def test_the_gradient_is_that_of_the_policys_objective(plumbing, monkeypatch):
     graded = Graded(Outcomes(rewards, mask), np.zeros(4), {}, (0.0, 0.0), 0.0)
     found = batches.gradient(sampled, graded, masked=True)
 
-    model = load_model(
-        config.base, config.adapter, config.experts, config.lora, config.mesh.make(), seed=config.seed
-    )
-    agent, weights, _ = ppo.make_agent(config, model)
+    model = make_model(config.source, load_tokenizer(config.base), config.mesh.make())
+    agent, weights, _ = make_agent(model, body=None, use_reference=False, forward=config.forward)
     advantages = np.asarray([1.3, -1.3, -1.6, 1.6], np.float32)[:, None]
 
     def objective(policy):
@@ -380,13 +380,12 @@ def test_the_gradient_is_that_of_the_policys_objective(plumbing, monkeypatch):
 def test_fine_tuning_is_on_what_follows_the_prompt(plumbing):
     """The statement and the function's head are read, the rest of the solution and its end are learned."""
     export = next((plumbing / "out" / "bases").glob("*/export"))
-    config = configs.load(ppo.PpoConfig, plumbing / "ppo.yaml", [f"base={export}"])
     tokenizer = load_tokenizer(export)
     row = stepcoder.programs.problems(1)[0]
     problem = Problem(
         "p", row["prompt"], starter_code=row["starter_code"], canonical_solution=row["canonical_solution"]
     )
-    sample = stepcoder_sft.encoded(problem, config, tokenizer)
+    sample = stepcoder_sft.encoded(problem, "completion", tokenizer)
     kept = sample.loss_mask > 0
     assert sample.tokens[-1] == tokenizer.eos_token_id
     learned, read = tokenizer.decode(sample.tokens[kept][:-1]), tokenizer.decode(sample.tokens[~kept])

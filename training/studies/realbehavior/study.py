@@ -20,7 +20,7 @@ from training.ppo import train as ppo
 from training.runtime import config as configs
 from training.runtime.checkpoint import CheckpointConfig, Checkpoints, structure
 from training.runtime.metrics import read_lines
-from training.runtime.model import LoraConfig, load_model
+from training.runtime.model import LoraConfig, load_model, make_model
 from training.runtime.optimizer import OptimizerConfig
 from training.studies.cells import Result, Results, Stopped, StoppedError, StudyCell
 from training.studies.loramoe.config import LoramoeConfig
@@ -196,10 +196,10 @@ class RealbehaviorStudy:
         shutil.rmtree(folder)
         return {"snapshots": snapshots, "held_out": held_out}
 
-    def _policies(self, config: ppo.PpoConfig, folder: Path, stopped: Stopped) -> Iterator[Result]:
+    def _policies(self, config: ppo.PPORunConfig, folder: Path, stopped: Stopped) -> Iterator[Result]:
         """Answers before the first round, and of the policy in every checkpoint."""
         run, mesh, tokenizer = self.config.reinforced, config.mesh.make(), load_tokenizer(config.base)
-        model = ppo.load_policy(config, mesh)
+        model = make_model(config.source, tokenizer, mesh)
         weights = model.lm.weights
         like = structure(weights.trainable, params.shardings(model.abstract, mesh, model.train)[0])
         checkpoints = Checkpoints(folder / "checkpoints", read_only=True)

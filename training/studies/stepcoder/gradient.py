@@ -22,16 +22,22 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from jaxmoe.generation.sampling import Sampling
+from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.tokenizer import load_tokenizer
 from rl.feedback.problems import Problem
-from rl.policy.ppo import AgentState, prepare, update
-from rl.policy.trajectory import Experience, Outcomes, Scores
-from rl.stepcoder.rollouts import Graded, Grader, Grading, Sampled, Sampler, problems_of_round
-from training.ppo import train as ppo
-from training.ppo.config import PpoConfig
+from rl.policy.agent import ForwardConfig
+from rl.policy.config import RLConfig
+from rl.policy.experience import prepare
+from rl.policy.ppo import AgentState, update
+from rl.policy.trajectory import Experience, Outcomes, PolicyScores
+from rl.stepcoder.grading import Graded, Grading, ProgramGrader
+from rl.stepcoder.rollouts import Sampled, problems_of_round, resolved
+from rl.stepcoder.sampler import Sampler
+from training.ppo.policy import learner_temperature, make_agent
 from training.ppo.problems import EmbeddedConfig, ProblemsConfig, make_task, open_problems
+from training.runtime.model import make_model
 from training.studies.cells import Result, Stopped, StoppedError
+from training.studies.stepcoder.setup import PolicySetup
 
 
 @dataclass(frozen=True)
@@ -59,22 +65,21 @@ class GradientConfig:
             )
 
 
-def measure(config: PpoConfig, gradient: GradientConfig, stopped: Stopped) -> Result:
+def measure(
+    setup: PolicySetup, rl: RLConfig, forward: ForwardConfig, gradient: GradientConfig, stopped: Stopped
+) -> Result:
     """Cosines of every batch, by number of tests.
 
     Args:
-      config: of a run that would start here; its rollouts and sandbox are used, its seed draws the batches.
+      setup: of a run that would start here; its problems are not used, its seed draws the batches.
+      rl: of that run; there is no KL penalty here.
     Raises: StoppedError between two batches.
     """
-    config = replace(
-        config, algorithm="rloo", ppo=replace(config.ppo, kl=replace(config.ppo.kl, coefficient=0.0))
-    )
-    tokenizer = load_tokenizer(config.base)
-    with config.sandbox.pool(trace=True) as pool:
-        problems = open_problems(
-            gradient.problems, pool, "none", config.cccs, config.rollout, tokenizer
-        ).train
-        batches = _Batches(config, tokenizer, problems)
+    tokenizer = load_tokenizer(setup.base)
+    setup = setup._replace(rollout=resolved(setup.rollout, tokenizer))
+    with setup.sandbox.pool(trace=True) as pool:
+        problems = open_problems(gradient.problems, pool, None, setup.rollout, tokenizer).train
+        batches = _Batches(setup, rl, forward, tokenizer, problems)
         total, rows = np.zeros(0), []
         for number in range(gradient.reference + gradient.batches):
             if stopped():
@@ -85,7 +90,7 @@ def measure(config: PpoConfig, gradient: GradientConfig, stopped: Stopped) -> Re
                 one = batches.gradient(sampled, full, masked=False)
                 total = one if not number else total + one
             else:
-                rows.append(_compare(batches, pool, sampled, full, gradient.tests, total, config.seed))
+                rows.append(_compare(batches, pool, sampled, full, gradient.tests, total, setup.seed))
     return {
         "batches": {str(tests): [row[tests] for row in rows] for tests in gradient.tests},
         "problems": len(problems),
@@ -95,7 +100,7 @@ def measure(config: PpoConfig, gradient: GradientConfig, stopped: Stopped) -> Re
 
 def _compare(
     batches: "_Batches",
-    pool: Grader,
+    pool: ProgramGrader,
     sampled: Sampled,
     full: Graded,
     tests: Sequence[int],
@@ -108,7 +113,10 @@ def _compare(
     for count in tests:
         graded = full
         if count:
-            rows = [(t._replace(problem=fewer(t.problem, count, seed)), r, p) for t, r, p in sampled.rows]
+            rows = [
+                row._replace(task=row.task._replace(problem=fewer(row.task.problem, count, seed)))
+                for row in sampled.rows
+            ]
             graded = Grading(pool, sampled._replace(rows=rows)).result("fgo")
         mask = np.asarray(sampled.rollout.response_mask_BW)
         found[count] = {
@@ -141,37 +149,52 @@ def _share(part: np.ndarray, whole: np.ndarray) -> float | None:
 class _Batches:
     """Rounds of one policy, and their gradients."""
 
-    def __init__(self, config: PpoConfig, tokenizer: Any, problems: Sequence[Problem]):
-        mesh = config.mesh.make()
-        model = ppo.load_policy(config, mesh)
-        agent, self._weights, _ = ppo.make_agent(config, model)
-        self._config, self._tokenizer, self._problems = config, tokenizer, problems
+    def __init__(
+        self,
+        setup: PolicySetup,
+        rl: RLConfig,
+        forward: ForwardConfig,
+        tokenizer: Any,
+        problems: Sequence[Problem],
+    ):
+        mesh, rollout = setup.mesh.make(), setup.rollout
+        model = make_model(setup.source, tokenizer, mesh)
+        rl = replace(rl, accumulate=1, kl=replace(rl.kl, coefficient=0.0, target=None))
+        agent, self._weights, _ = make_agent(
+            model,
+            body=None,
+            use_reference=False,
+            forward=forward,
+            temperature=learner_temperature(rl, rollout),
+        )
+        self._rollout, self._seed, self._tokenizer, self._problems = rollout, setup.seed, tokenizer, problems
         self._policy = model.lm.weights.trainable
-        ends, pad = (tokenizer.eos_token_id,), tokenizer.pad_token_id
+        ends, pad = stop_tokens(tokenizer, model.lm.stop_tokens), tokenizer.pad_token_id
         self._sampler = Sampler(agent.definition, mesh, tokenizer, ends, pad, agent.dtype)
-        # a step that changes nothing and leaves the gradient where an optimizer has its moments
+        # a step that changes nothing and leaves the gradient where an optimizer has its state
         keep = optax.GradientTransformation(
             lambda params: jax.tree.map(jnp.zeros_like, params),
             lambda updates, state, params=None: (jax.tree.map(jnp.zeros_like, updates), updates),
         )
-        settings = replace(config.ppo, accumulate=1)
 
         def gradient(policy, weights, rollout, outcomes: Outcomes):
             zero = jnp.zeros(())
             nothing = jnp.zeros_like(rollout.response_mask_BW)
-            scores = Scores(nothing, nothing, nothing)
+            scores = PolicyScores(nothing, nothing, nothing)
             experience: Experience
-            experience, _ = prepare("rloo", settings, rollout, outcomes, scores, zero)
+            # without old scores sampler and learner cannot be compared: taken for one distribution
+            rollout = rollout._replace(sampler_logprobs_BW=None)
+            experience, _ = prepare("rloo", rl, rollout, outcomes, scores, zero)
             state = AgentState(policy, keep.init(policy), None, None, jnp.zeros((), jnp.int32))
-            after, _ = update(agent, settings, (keep, keep), state, weights, experience, zero, True)
+            after, _ = update(agent, "rloo", rl, (keep, keep), state, weights, experience, zero, True)
             return ravel_pytree(after.policy_optimizer)[0]
 
         self._gradient: Callable[..., Any] = jax.jit(gradient)
 
     def sample(self, number: int) -> Sampled:
         """A round's programs, of problems asked as whole tasks."""
-        config, rollout = self._config, self._config.rollout
-        chosen = problems_of_round(number, len(self._problems), rollout.prompts, seed=config.seed)
+        rollout = self._rollout
+        chosen = problems_of_round(number, len(self._problems), rollout.prompts, seed=self._seed)
         tasks = [make_task(self._problems[i], None, rollout, self._tokenizer) for i in chosen]
         return self._sampler.sample(
             self._policy,
@@ -179,8 +202,8 @@ class _Batches:
             tasks,
             rollout,
             samples=rollout.samples,
-            sampling=Sampling(rollout.temperature, 0, rollout.top_p),
-            key=jax.random.fold_in(jax.random.key(config.seed), number),
+            sampling=rollout.sampling,
+            key=jax.random.fold_in(jax.random.key(self._seed), number),
         )
 
     def gradient(self, sampled: Sampled, graded: Graded, *, masked: bool) -> np.ndarray:

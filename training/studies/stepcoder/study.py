@@ -2,37 +2,38 @@
 mask of the tokens that no test executed (FGO) help it to learn from the right ones?
 
 Bases are small code models that guess what unclear words of a statement mean; the tests tell. From the same
-base and with equally many samples each row (`Row`) runs PPO with a critic, with or without either part, in
-two regimes: practising on hard problems alone, and on a mixture of all difficulties. The held-out problems
-are the same for all: of every difficulty, asked as whole tasks, without any part of the solution.
+base and with equally many samples each row (`StepcoderRow`) runs PPO with a critic, with or without either
+part, in two regimes: practising on hard problems alone, and on a mixture of all difficulties. The held-out
+problems are the same for all: of every difficulty, asked as whole tasks, without any part of the solution.
 
 No setting is chosen by the held-out problems: all rows share those of the PPO config.
 """
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jaxmoe.datasets import programs
 from rl.feedback import problems as problem_files
 from rl.feedback.problems import Problem
-from rl.stepcoder.rollouts import MaskKind
 from training.ppo import train as ppo
-from training.ppo.config import PpoConfig
-from training.ppo.problems import CurriculumConfig, ProblemsConfig
+from training.ppo.config import PPORunConfig
+from training.ppo.problems import ProblemsConfig
 from training.runtime import config as configs
 from training.runtime.metrics import read_lines
-from training.studies.bases import Bases, check
+from training.studies.bases import Bases
 from training.studies.cells import Result, Results, Stopped, StoppedError, StudyCell
 from training.studies.page import Page
 from training.studies.stepcoder import page as stepcoder_page
 from training.studies.stepcoder import summary as stepcoder_summary
+from training.studies.stepcoder.config import StepcoderConfig
 from training.studies.stepcoder.gradient import GradientConfig, measure
+from training.studies.stepcoder.setup import PolicySetup
 from training.studies.stepcoder.sft import fine_tune, measure_base
-from training.studies.stepcoder.summary import Run
+from training.studies.stepcoder.summary import StepcoderRun
 
 # what is kept of every round
 KEPT = (
@@ -50,102 +51,23 @@ POLICY = ("adapter", "base_dtype", "experts", "lora", "rollout", "sandbox", "ppo
 INCIDENTAL = ("output", "base", "resume", "export", "watch", "checkpoint", "distributed")
 
 
-@dataclass(frozen=True)
-class Row:
-    """A way to practise.
-
-    Attributes:
-      label: in tables and figures.
-      method: ppo, or sft on the canonical solutions of the same problems.
-      curriculum, mask: as of `training ppo`.
-    """
-
-    label: str
-    method: Literal["ppo", "sft"] = "ppo"
-    curriculum: Literal["cccs", "none"] = "none"
-    mask: MaskKind = "response"
-
-
-@dataclass(frozen=True)
-class Regime:
-    """What is practised on, and when the curriculum moves on there.
-
-    Attributes:
-      label: in tables and figures.
-      problems: of the embedded ones; all regimes must hold out the same.
-    """
-
-    label: str
-    problems: ProblemsConfig = field(default_factory=ProblemsConfig)
-    cccs: CurriculumConfig = field(default_factory=CurriculumConfig)
-
-
-@dataclass(frozen=True)
-class StepcoderConfig:
-    """The StepCoder study.
-
-    Attributes:
-      rows: by name; `ppo`, `cccs`, `fgo` and `stepcoder` are compared with each other.
-      regimes: by name; the claims are judged in each.
-      base: pretraining config of the bases, one a seed.
-      checkpoints: bases that are there already, instead of pretraining any: folders or hub ids, one for each
-        of `bases`.
-      ppo: config of every run; rows, regimes and seeds replace its curriculum, mask, problems, cccs and seed.
-      bases: how many; run s starts from the base in place s mod bases.
-      entry: held-out pass@1 that a base must have before practice. One that has less is passed over, and the
-        next seed is pretrained: a base that has not learned to copy its statement's words learns in no row.
-      tries: bases at most that are pretrained to find enough.
-      seeds: runs of every row in every regime.
-      rounds: of rollouts; null takes those of `ppo`.
-      every: rounds between two measurements on the held-out problems.
-      limit: held-out problems at most; null takes all.
-      gradient: the mask's effect on the gradient, measured at every base.
-      scale: share of pretraining steps, rounds, batches and held-out problems; below 1 only the plumbing
-        is tried.
-    """
-
-    __pydantic_config__ = configs.STRICT
-
-    rows: dict[str, Row]
-    regimes: dict[str, Regime]
-    base: str = "pretrain/code_small"
-    checkpoints: tuple[str, ...] = ()
-    ppo: str = "ppo/quickstart"
-    bases: int = 3
-    entry: float = 0.0
-    tries: int = 8
-    seeds: int = 3
-    rounds: int | None = None
-    every: int = 8
-    limit: int | None = None
-    gradient: GradientConfig = field(default_factory=GradientConfig)
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.scale <= 1:
-            raise ValueError(f"scale must lie in (0, 1]; got {self.scale}")
-        if min(self.bases, self.seeds, self.tries, self.every, self.rounds or 1, self.limit or 1) < 1:
-            raise ValueError("bases, seeds, tries, every, rounds and limit must be at least 1")
-        check(self.checkpoints, self.bases)
-        if not self.rows or not self.regimes:
-            raise ValueError("rows and regimes must have one entry at least")
-        held_out = {repr((r.problems.held_out, r.problems.embedded)) for r in self.regimes.values()}
-        if len(held_out) > 1 or any(
-            r.problems.path or r.problems.held_out_path for r in self.regimes.values()
-        ):
-            raise ValueError(
-                "regimes must hold out the same embedded problems: give all of them the same "
-                "problems.held_out and problems.embedded, and no path"
-            )
-
-    def scaled(self, number: int) -> int:
-        """A number of steps, rounds or problems at this scale."""
-        return max(1, round(number * self.scale))
-
-
 def make(config: StepcoderConfig, out: Path) -> "StepcoderStudy":
     """The study, with its bases and the run in progress in a folder."""
     return StepcoderStudy(config, out)
+
+
+def setup_of(config: PPORunConfig) -> PolicySetup:
+    """A run's policy and what it is asked, without how it learns."""
+    return PolicySetup(
+        config.source,
+        config.base,
+        config.mesh,
+        config.problems,
+        config.rollout,
+        config.sandbox,
+        config.evaluation,
+        config.seed,
+    )
 
 
 class StepcoderStudy:
@@ -201,7 +123,7 @@ class StepcoderStudy:
         return {key: found[key] for key in ("rollout", "evaluation", "problems")}
 
     @property
-    def _first(self) -> PpoConfig:
+    def _first(self) -> PPORunConfig:
         """Any run's config; all have the same held-out problems."""
         return self.ppo_config(next(iter(self.config.rows)), next(iter(self.config.regimes)), 0)
 
@@ -244,10 +166,10 @@ class StepcoderStudy:
         return StudyCell(f"{regime}-{row}-s{seed}", settings, title, cost)
 
     @cached_property
-    def _shared(self) -> PpoConfig:
+    def _shared(self) -> PPORunConfig:
         """The PPO config of all runs."""
         config = self.config
-        found = configs.load(PpoConfig, config.ppo)
+        found = configs.load(PPORunConfig, config.ppo)
         limit = config.limit if config.scale == 1 else config.scaled(config.limit or 400)
         return replace(
             found,
@@ -258,7 +180,7 @@ class StepcoderStudy:
             watch=replace(found.watch, tensorboard=False, plots=False),
         )
 
-    def ppo_config(self, row: str, regime: str, seed: int) -> PpoConfig:
+    def ppo_config(self, row: str, regime: str, seed: int) -> PPORunConfig:
         way, where = self.config.rows[row], self.config.regimes[regime]
         return replace(
             self._shared,
@@ -272,23 +194,23 @@ class StepcoderStudy:
     # running them
 
     def run(self, cell: StudyCell, stopped: Stopped) -> Result:
-        """Pretrains a base, or runs PPO from one; a run that was stopped goes on where it was."""
+        """Pretrains a base, or runs PPO from one; a run that was stopped is resumed."""
         if cell.name.startswith("base"):
             export = self.bases.export(int(cell.name.removeprefix("base")))
-            return {"start": measure_base(replace(self._first, base=export))}
+            return {"start": measure_base(setup_of(replace(self._first, base=export)))}
         if cell.name.startswith("gradient"):
             number = int(cell.name.removeprefix("gradient"))
             config = replace(self._shared, seed=number, base=self.bases.export(number))
-            return measure(config, self._gradient, stopped)
+            return measure(setup_of(config), config.ppo, config.forward, self._gradient, stopped)
         regime, row, seed = cell.name.rsplit("-", 2)
         config = self.ppo_config(row, regime, int(seed[1:]))
         number = next(n for n in range(self._tries) if self.bases.settings(n) == cell.settings["base"])
         config = replace(config, base=self.bases.export(number))
         if self.config.rows[row].method == "sft":
-            return fine_tune(config, stopped)
+            return fine_tune(setup_of(config), config.optimizer, config.forward, config.rounds, stopped)
         return self._run_ppo(cell, config)
 
-    def _run_ppo(self, cell: StudyCell, config: PpoConfig) -> Result:
+    def _run_ppo(self, cell: StudyCell, config: PPORunConfig) -> Result:
         folder = self._out / "running" / cell.file.removesuffix(".json")
         if not ppo.main(replace(config, output=str(folder))).finished:
             raise StoppedError
@@ -330,7 +252,7 @@ class StepcoderStudy:
         for cell in self.cells(results):
             if cell.name in results and not cell.name.startswith(("base", "gradient")):
                 regime, row, seed = cell.name.rsplit("-", 2)
-                runs.append(Run(row, regime, int(seed[1:]), results[cell.name]))
+                runs.append(StepcoderRun(row, regime, int(seed[1:]), results[cell.name]))
         config = self.config
         return {
             "scale": config.scale,
@@ -343,7 +265,7 @@ class StepcoderStudy:
             "sizes": self._sizes,
             "seeds": sorted({run.seed for run in runs}),
             "gradient": stepcoder_summary.gradients([r for r in results.values() if "batches" in r]),
-            **stepcoder_summary.summarise(runs, list(config.rows), list(config.regimes)),
+            **stepcoder_summary.summarize(runs, list(config.rows), list(config.regimes)),
         }
 
     def page(self, summary: Mapping[str, Any]) -> Page:

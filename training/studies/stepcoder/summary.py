@@ -28,7 +28,7 @@ PAIRS = (
 PACE = "pace"
 
 
-class Run(NamedTuple):
+class StepcoderRun(NamedTuple):
     """One PPO run: `result` is its cell's."""
 
     row: str
@@ -48,7 +48,7 @@ class Run(NamedTuple):
         return float(np.trapezoid(self.scores("all"), at) / (at[-1] - at[0]))
 
 
-def summarise(runs: Sequence[Run], rows: Sequence[str], regimes: Sequence[str]) -> dict[str, Any]:
+def summarize(runs: Sequence[StepcoderRun], rows: Sequence[str], regimes: Sequence[str]) -> dict[str, Any]:
     """Everything that the page shows, as plain JSON."""
     by_regime: dict[str, Any] = {}
     for regime in regimes:
@@ -65,14 +65,14 @@ def summarise(runs: Sequence[Run], rows: Sequence[str], regimes: Sequence[str]) 
     return {"difficulties": sorted(kinds, key=order.index), "regimes": by_regime}
 
 
-def _start(rows: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+def _start(rows: Mapping[str, Sequence[StepcoderRun]]) -> dict[str, Any]:
     """The bases before the first round; every row of a seed starts from the same one."""
     by_seed = {run.seed: run for found in rows.values() for run in found}
     kinds = [kind for kind in next(iter(by_seed.values())).result["held_out"][0] if kind != "round"]
     return {kind: interval([run.scores(kind)[0] for run in by_seed.values()]) for kind in kinds}
 
 
-def _row(runs: Sequence[Run]) -> dict[str, Any]:
+def _row(runs: Sequence[StepcoderRun]) -> dict[str, Any]:
     points = runs[0].result["held_out"]
     kinds = [kind for kind in points[0] if kind != "round"]
     return {
@@ -89,7 +89,7 @@ def _row(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def per_round(runs: Sequence[Run], key: str) -> list[float | None]:
+def per_round(runs: Sequence[StepcoderRun], key: str) -> list[float | None]:
     """Mean over seeds of a number of every round; null where no seed has it."""
     table = [[np.nan if v is None else v for v in run.result["rounds"][key]] for run in runs]
     kept = np.asarray(table, np.float64)
@@ -98,7 +98,7 @@ def per_round(runs: Sequence[Run], key: str) -> list[float | None]:
     return [round(float(s / n), 5) if n else None for s, n in zip(sums, counts, strict=True)]
 
 
-def _stages(runs: Sequence[Run]) -> dict[str, list[float]]:
+def _stages(runs: Sequence[StepcoderRun]) -> dict[str, list[float]]:
     """By stage (0 is the whole task) its share of the problems after every round, mean over seeds."""
     if not all(run.result["stages"] for run in runs):
         return {}
@@ -112,7 +112,7 @@ def _stages(runs: Sequence[Run]) -> dict[str, list[float]]:
     return {name: [round(float(share), 5) for share in found] for name, found in shares.items()}
 
 
-def differences(rows: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
+def differences(rows: Mapping[str, Sequence[StepcoderRun]]) -> list[dict[str, Any]]:
     """Paired by seed: b − a at the end, by difficulty, and of the pace."""
     out = []
     for a, b in PAIRS:

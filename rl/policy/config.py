@@ -1,0 +1,149 @@
+"""Settings of the learner: what is learned from a round of rollouts, and how.
+
+Plain dataclasses, so that a command can read them from a file and a program can make them by hand.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Aggregation = Literal["token_mean", "sequence_mean", "constant"]
+KLEstimator = Literal["k1", "k2", "k3"]
+KLPlace = Literal["reward", "loss"]
+Truncated = Literal["grade", "bootstrap", "drop"]
+
+
+@dataclass(frozen=True)
+class KLConfig:
+    """The penalty that keeps the policy near its reference.
+
+    Attributes:
+      coefficient: β at the start; 0 without a target leaves the reference out.
+      estimator: of KL(π ‖ π_ref) at a token, see rl.policy.losses.kl_estimate; null takes k1 in the reward
+        and k2 in the loss. k1 in the loss is refused: the expectation of its gradient is 0.
+      place: reward takes β KL off each token's reward, loss adds it to the policy's loss.
+      target: KL of a response in nats, summed over its tokens, that β is adapted to; null keeps β.
+      horizon: responses over which β may change by a fifth.
+    """
+
+    coefficient: float = 0.02
+    estimator: KLEstimator | None = None
+    place: KLPlace = "reward"
+    target: float | None = None
+    horizon: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        if self.coefficient < 0:
+            raise ValueError(f"ppo.kl.coefficient must not be negative; got {self.coefficient}")
+        if (self.target is not None and self.target <= 0) or self.horizon <= 0:
+            raise ValueError(
+                f"ppo.kl.target and ppo.kl.horizon must be positive; got {self.target} and {self.horizon}"
+            )
+        if self.place == "loss" and self.estimator == "k1":
+            raise ValueError(
+                "ppo.kl.estimator must be k2 or k3 with ppo.kl.place=loss; got k1, whose gradient is 0 on "
+                "average (leave it out, or set ppo.kl.place=reward)"
+            )
+        if self.estimator is None:  # what is saved with a run says what was used
+            object.__setattr__(self, "estimator", self.chosen)
+
+    @property
+    def chosen(self) -> KLEstimator:
+        """The estimator: the one that was asked for, or the place's own."""
+        return self.estimator or ("k1" if self.place == "reward" else "k2")
+
+
+@dataclass(frozen=True)
+class RLConfig:
+    """What is learned from a round of rollouts, and how.
+
+    Attributes:
+      epochs: passes over each round.
+      minibatches: optimizer steps an epoch.
+      accumulate: micro-batches a step.
+      discount: γ of the returns, in [0, 1].
+      gae_lambda: λ of generalized advantage estimation, in [0, 1] (ppo).
+      normalize_advantages: advantages to mean 0 and variance 1 over the round (ppo).
+      normalize_groups: divide by the standard deviation of a prompt's rewards (grpo).
+      clip_low, clip_high: the ratio π / π_old stays within 1 − low and 1 + high.
+      dual_clip: where the advantage is negative, the largest ratio that still has a gradient; null for no
+        such bound.
+      value_clip: how far a value may move from its old one, in reward units; null does not clip.
+      reward_clip: rewards are cut to ± this; null does not.
+      aggregation: how tokens are weighed, see rl.policy.losses.token_weights.
+      constant: tokens, for aggregation=constant; null takes the room for a response.
+      entropy: weight of the entropy bonus.
+      temperature: of the policy that is trained: its logits are divided by it; null takes the sampler's, so
+        that sampler and learner are one distribution.
+      importance_cap: where they are not one, each token's loss is multiplied by π_learner / π_sampler, at
+        most this much; null leaves the loss as it is.
+      truncated: a response that reaches its limit is graded as it is (grade), or its return goes on with the
+        critic's value of what it had written (bootstrap, ppo only), or nothing is learned from it (drop).
+    """
+
+    epochs: int = 1
+    minibatches: int = 1
+    accumulate: int = 1
+    discount: float = 1.0
+    gae_lambda: float = 0.95
+    normalize_advantages: bool = True
+    normalize_groups: bool = True
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = None
+    value_clip: float | None = 0.2
+    reward_clip: float | None = None
+    aggregation: Aggregation = "token_mean"
+    constant: float | None = None
+    entropy: float = 0.0
+    temperature: float | None = None
+    importance_cap: float | None = 2.0
+    truncated: Truncated = "grade"
+    kl: KLConfig = field(default_factory=KLConfig)
+
+    def __post_init__(self) -> None:
+        check_unit_interval(discount=self.discount, gae_lambda=self.gae_lambda)
+        for name in ("epochs", "minibatches", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"ppo.{name} must be at least 1; got {getattr(self, name)}")
+        positive = (
+            "clip_low",
+            "clip_high",
+            "value_clip",
+            "reward_clip",
+            "constant",
+            "temperature",
+            "importance_cap",
+        )
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"ppo.{name} must be positive; got {value}")
+        if self.clip_low > 1:
+            raise ValueError(f"ppo.clip_low must be at most 1; got {self.clip_low}")
+        if self.dual_clip is not None and self.dual_clip <= 1 + self.clip_high:
+            raise ValueError(
+                f"ppo.dual_clip must lie above 1 + ppo.clip_high = {1 + self.clip_high:g}; "
+                f"got {self.dual_clip}"
+            )
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether anything is held against the reference."""
+        return self.kl.coefficient > 0 or self.kl.target is not None
+
+    @property
+    def pieces(self) -> int:
+        """Equal parts into which a round is cut: minibatches x micro-batches."""
+        return self.minibatches * self.accumulate
+
+
+def check_unit_interval(**values: float) -> None:
+    """Checks factors that must lie in [0, 1].
+
+    Args:
+      values: each by its name in the `ppo` section of a config.
+    Raises: ValueError for the first that lies outside.
+    """
+    for name, value in values.items():
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"{name} must lie in [0, 1]; got {value} (ppo.{name} in the config)")

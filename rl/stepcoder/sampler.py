@@ -1,0 +1,205 @@
+"""Policy and tasks -> responses: sampled together, ended where their programs end.
+
+Every process samples the same tokens: they are one program over the mesh.
+"""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from jaxmoe.generation.decode import (
+    DecodeConfig,
+    Decoded,
+    bucket,
+    run,
+    run_begin,
+    run_until,
+    unroll_layers,
+)
+from jaxmoe.generation.sampling import Sampling
+from jaxmoe.model import params
+from jaxmoe.model.transformer import Decoder
+from rl.feedback.prompts import PromptForm, extract
+from rl.policy.trajectory import Rollout
+from rl.stepcoder.program_end import answer_tokens, is_over
+from rl.stepcoder.prompts import ResponseDecoder
+from rl.stepcoder.rollouts import RolloutConfig, RolloutTask, Sampled, SampledRow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Tokens between two looks at whether programs are over. A look costs the host about a millisecond a row.
+STRETCH = 64
+
+
+class Sampler:
+    """Samples responses with the weights it is given.
+
+    Args:
+      definition: of the policy's decoder.
+      tokenizer: a fast one, of the policy.
+      stop_tokens: a response ends with the first of these.
+      pad_token: stands where nothing does.
+      dtype: of activations.
+    """
+
+    def __init__(
+        self,
+        definition: nnx.GraphDef[Decoder],
+        mesh: Mesh,
+        tokenizer: "PreTrainedTokenizerBase",
+        stop_tokens: tuple[int, ...],
+        pad_token: int,
+        dtype: jax.typing.DTypeLike,
+    ):
+        self._definition, self._mesh = definition, mesh
+        self._stop, self._pad, self._dtype = stop_tokens, pad_token, dtype
+        self._decode = ResponseDecoder(tokenizer)
+
+    def sample(
+        self,
+        policy: params.Params,
+        frozen: params.Params,
+        tasks: list[RolloutTask],
+        config: RolloutConfig,
+        *,
+        samples: int,
+        sampling: Sampling,
+        key: jax.Array,
+        for_learning: bool = True,
+        spare_slot: bool = False,
+    ) -> Sampled:
+        """`samples` responses to each task, a task's together; each prompt is read once.
+
+        Args:
+          sampling: how tokens are drawn; not necessarily the config's.
+          for_learning: also take the log-probabilities with which tokens were drawn.
+          spare_slot: leave a slot behind the longest response, for the value there.
+        """
+        began = time.perf_counter()
+        prompts, prompt_mask, limits = self._padded(tasks, config)
+        decode = DecodeConfig(
+            slots=bucket(int(limits.max()), config.smallest_bucket),
+            sampling=sampling,
+            samples=samples,
+            stop_tokens=self._stop,
+            pad_token=self._pad,
+            unrolled=unroll_layers(self._mesh),
+            dtype=self._dtype,
+            score_sampler=for_learning,
+        )
+        place = params.batch_sharding(self._mesh)
+        arrays = [jax.device_put(x, place) for x in (prompts, prompt_mask, np.repeat(limits, samples))]
+        done = self._run(policy, frozen, arrays, key, decode, tasks, config.prompt_form)
+        kept = len(tasks) * samples
+        tokens, sampled_B = np.asarray(done.tokens_BW)[:kept], np.asarray(done.lengths_B)[:kept]
+        rows = self._read(tasks, tokens, sampled_B, samples, config.prompt_form)
+        lengths = np.asarray([answer_tokens(row.response, row.extracted.end) for row in rows], np.int32)
+        width = bucket(int(lengths.max()) + spare_slot, config.smallest_bucket)
+        mask = (np.arange(width) < lengths[:, None]).astype(np.float32)
+        logprobs = None
+        if done.sampler_logprobs_BW is not None:
+            logprobs = _fitted(np.asarray(done.sampler_logprobs_BW)[:kept], width, 0.0) * mask
+        host: Any = (
+            prompts[: len(tasks)],
+            prompt_mask[: len(tasks)],
+            np.where(mask > 0, _fitted(tokens, width, self._pad), self._pad).astype(np.int32),
+            mask,
+            logprobs,
+        )
+        truncated = self._truncated(rows, tokens, sampled_B)
+        tail = int(sampled_B.sum() - lengths.sum())
+        return Sampled(Rollout(*host), truncated, rows, tail, time.perf_counter() - began)
+
+    def _padded(
+        self, tasks: list[RolloutTask], config: RolloutConfig
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Prompts [P, S], their masks and limits; P is filled up to what the mesh can split."""
+        ways = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
+        count = ways * bucket(-(-len(tasks) // ways)) if len(tasks) % ways else len(tasks)
+        slots = bucket(max(len(task.prompt.ids) for task in tasks), config.smallest_bucket)
+        prompts = np.full((count, slots), self._pad, np.int32)
+        prompt_mask = np.zeros((count, slots), np.int32)
+        prompt_mask[:, -1] = 1  # rows that fill up read one padding token and write nothing
+        for i, task in enumerate(tasks):
+            prompts[i, slots - len(task.prompt.ids) :] = task.prompt.ids
+            prompt_mask[i, slots - len(task.prompt.ids) :] = 1
+        limits = np.zeros(count, np.int32)
+        limits[: len(tasks)] = [task.limit for task in tasks]
+        return prompts, prompt_mask, limits
+
+    def _run(
+        self,
+        policy: params.Params,
+        frozen: params.Params,
+        arrays: list[Any],
+        key: jax.Array,
+        decode: DecodeConfig,
+        tasks: list[RolloutTask],
+        form: PromptForm,
+    ) -> Decoded:
+        """Decodes in stretches where programs can be seen to be over, else in one go."""
+        weights, fixed = (self._definition, policy, frozen), {"config": decode, "mesh": self._mesh}
+        continued = form == "completion" or any(task.prompt.given for task in tasks)
+        if decode.slots <= STRETCH or not continued:
+            return jax.device_get(run(*weights, *arrays, key, **fixed))
+        state = run_begin(*weights, *arrays, key, **fixed)
+        for until in range(STRETCH, decode.slots + STRETCH, STRETCH):
+            state = run_until(*weights, state, arrays[2], key, np.int32(min(until, decode.slots)), **fixed)
+            tokens, lengths, ended = jax.device_get(
+                (state.decoded.tokens_BW, state.decoded.lengths_B, state.ended_B)
+            )
+            if ended.all():
+                break
+            over = ended | self._over(tasks, tokens, lengths, ended, decode.samples, form)
+            if (over != ended).any():
+                state = state._replace(ended_B=jax.device_put(over, params.replicated(self._mesh)))
+        return jax.device_get(state.decoded)
+
+    def _over(
+        self,
+        tasks: list[RolloutTask],
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        ended: np.ndarray,
+        samples: int,
+        form: PromptForm,
+    ) -> np.ndarray:
+        over = np.zeros_like(ended)
+        for row in np.flatnonzero(~ended):
+            task = tasks[row // samples]
+            text = self._decode.text(task.prompt.ids, tokens[row, : lengths[row]].tolist())
+            over[row] = is_over(task.problem, text, form, task.prompt.given)
+        return over
+
+    def _read(
+        self,
+        tasks: list[RolloutTask],
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        samples: int,
+        form: PromptForm,
+    ) -> list[SampledRow]:
+        rows = []
+        for i, (ids, length) in enumerate(zip(tokens, lengths, strict=True)):
+            task = tasks[i // samples]
+            response = self._decode(task.prompt.ids, ids[:length].tolist())
+            found = extract(task.problem, response.text, form, given=task.prompt.given)
+            rows.append(SampledRow(task, response, found))
+        return rows
+
+    def _truncated(self, rows: list[SampledRow], tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Rows that neither stopped nor went past their program: their limit cut them off."""
+        last = tokens[np.arange(len(rows)), np.maximum(lengths - 1, 0)]
+        past = [bool(row.response.text[row.extracted.end :].strip()) for row in rows]
+        return ~(np.isin(last, self._stop) | np.asarray(past))
+
+
+def _fitted(values: np.ndarray, width: int, fill: float) -> np.ndarray:
+    """Cut or padded on the right to a width."""
+    missing = max(width - values.shape[1], 0)
+    return np.pad(values, ((0, 0), (0, missing)), constant_values=fill)[:, :width]

@@ -1,0 +1,201 @@
+"""The sampler: limits, stop tokens, keys, the sampler's own log-probabilities, where it stops."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from jaxmoe.datasets.programs import pretraining_texts, problems
+from jaxmoe.generation.decode import Decoded
+from jaxmoe.generation.sampling import Sampling
+from jaxmoe.model import params
+from jaxmoe.model.config import ModelConfig
+from jaxmoe.tokenizer import train_bpe
+from rl.feedback.problems import Problem
+from rl.stepcoder import sampler as sampling_room
+from rl.stepcoder.program_end import answer_tokens
+from rl.stepcoder.prompts import make_prompt
+from rl.stepcoder.rollouts import RolloutConfig, RolloutTask
+from rl.stepcoder.sampler import STRETCH, Sampler
+
+ROWS = problems(12)
+TOKENIZER = train_bpe([text for text, _ in zip(pretraining_texts(200), range(200), strict=True)], 512)
+
+
+def a_problem(number=0):
+    row = ROWS[number]
+    return Problem(
+        **{k: row[k] for k in ("id", "prompt", "starter_code", "canonical_solution", "fn_name")},
+        inputs=row["inputs"],
+        outputs=row["outputs"],
+    )
+
+
+def a_sampler():
+    """With a model of random weights."""
+    config = ModelConfig(
+        vocab_size=512,
+        hidden_size=16,
+        intermediate_size=24,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=8,
+    )
+    parts = params.split(params.build(config, std=0.3), "all")
+    eos = TOKENIZER.eos_token_id
+    sampler = Sampler(parts.definition, params.single_device_mesh(), TOKENIZER, (eos,), 0, "float32")
+    return sampler, parts
+
+
+def test_sampling_respects_limits_stop_tokens_and_keys():
+    sampler, parts = a_sampler()
+    tasks = [
+        RolloutTask(a_problem(i), make_prompt(TOKENIZER, a_problem(i)), limit)
+        for i, limit in ((0, 5), (1, 30))
+    ]
+    rollout = RolloutConfig(smallest_bucket=32, form="completion")
+
+    def sample(seed):
+        return sampler.sample(
+            parts.trainable,
+            parts.frozen,
+            tasks,
+            rollout,
+            samples=3,
+            sampling=Sampling(1.0),
+            key=jax.random.key(seed),
+        )
+
+    first, again, other = sample(0), sample(0), sample(1)
+    np.testing.assert_array_equal(first.rollout.responses_BW, again.rollout.responses_BW)
+    assert (first.rollout.responses_BW != other.rollout.responses_BW).any()
+    sampled = np.asarray([len(row.response.offsets) for row in first.rows])
+    assert (sampled[:3] <= 5).all()
+    assert (sampled[3:] <= 30).all()
+    lengths = first.rollout.response_mask_BW.sum(1)
+    assert first.tail_tokens == sampled.sum() - lengths.sum()
+    assert first.rollout.samples == 3
+    for row, (task, response, extracted) in enumerate(first.rows):
+        assert task is tasks[row // 3]
+        assert extracted.program.startswith(task.prompt.given)
+        assert lengths[row] == answer_tokens(response, first.rows[row].extracted.end)
+
+
+def test_the_rollout_knows_with_which_probability_its_tokens_were_drawn():
+    """At temperature 1 without a nucleus that is the policy's; for an exam it is not asked for."""
+    sampler, parts = a_sampler()
+    config = RolloutConfig(smallest_bucket=32, form="completion")
+    tasks = [RolloutTask(a_problem(0), make_prompt(TOKENIZER, a_problem(0)), 12)]
+    how: dict[str, Any] = {"samples": 2, "key": jax.random.key(0), "sampling": Sampling(1.0)}
+    rollout = sampler.sample(parts.trainable, parts.frozen, tasks, config, **how).rollout
+    assert rollout.sampler_logprobs_BW is not None
+    mask = rollout.response_mask_BW > 0
+    assert (rollout.sampler_logprobs_BW[mask] < 0).all()
+    assert not rollout.sampler_logprobs_BW[~mask].any()
+    exam = sampler.sample(parts.trainable, parts.frozen, tasks, config, **how, for_learning=False)
+    assert exam.rollout.sampler_logprobs_BW is None
+    np.testing.assert_array_equal(exam.rollout.responses_BW, rollout.responses_BW)
+    spare = sampler.sample(parts.trainable, parts.frozen, tasks, config, **how, spare_slot=True)
+    assert not spare.rollout.response_mask_BW[:, -1].any()
+
+
+class Script:
+    """Stands in for the model: row b writes its text token by token, and is asked for no more than it is."""
+
+    def __init__(self, texts: list[str], monkeypatch: pytest.MonkeyPatch):
+        self.ids = [
+            [*TOKENIZER(text, add_special_tokens=False)["input_ids"], TOKENIZER.eos_token_id]
+            for text in texts
+        ]
+        self.written = [0] * len(texts)
+        monkeypatch.setattr(sampling_room, "run", self.whole)
+        monkeypatch.setattr(sampling_room, "run_begin", self.begin)
+        monkeypatch.setattr(sampling_room, "run_until", self.until)
+        monkeypatch.setattr(sampling_room.jax, "device_put", lambda x, place: x)
+
+    def begin(self, definition, policy, frozen, prompts, mask, limits, key, *, config, mesh):
+        zeros = np.zeros((len(limits), config.slots), np.float32)
+        decoded = Decoded(zeros.astype(np.int32), zeros, np.zeros(len(limits), np.int32), zeros.copy())
+        return State(decoded=decoded, ended_B=np.zeros(len(limits), bool), cache=None)
+
+    def whole(self, *weights_and_rows, config, mesh):
+        state, limits, key = self.begin(*weights_and_rows, config=config, mesh=mesh), *weights_and_rows[-2:]
+        weights = weights_and_rows[:3]
+        return self.until(*weights, state, limits, key, config.slots, config=config, mesh=mesh).decoded
+
+    def until(self, definition, policy, frozen, state, limits, key, until, *, config, mesh):
+        for row, ids in enumerate(self.ids):
+            if not state.ended_B[row]:
+                self.written[row] = count = min(len(ids), int(until), int(limits[row]))
+                state.decoded.tokens_BW[row, :count] = ids[:count]
+                state.decoded.lengths_B[row] = count
+                state.ended_B[row] = count in (len(ids), limits[row])
+        return state
+
+
+class State(SimpleNamespace):
+    def _replace(self, **changes):
+        return State(**{**vars(self), **changes})
+
+
+def written(texts, monkeypatch, limit=400, form="completion", prefix=""):
+    sampler, _ = a_sampler()
+    script = Script(texts, monkeypatch)
+    problem = a_problem(0)
+    task = RolloutTask(problem, make_prompt(TOKENIZER, problem, prefix, form), limit)
+    out = sampler.sample(
+        {},
+        {},
+        [task],
+        RolloutConfig(form=form),
+        samples=len(texts),
+        sampling=Sampling(1.0),
+        key=jax.random.key(0),
+    )
+    return script, out
+
+
+BODY = "\n    return n\n"
+PROSE = "That is all there is to say of it, and so on and on.\n" * 60
+
+
+def test_sampling_stops_behind_the_program(monkeypatch):
+    """The first row goes on with prose and is ended at the next look; the second ends by itself."""
+    script, out = written([BODY + PROSE, BODY], monkeypatch)
+    assert script.written[0] == STRETCH < len(script.ids[0])
+    lengths = out.rollout.response_mask_BW.sum(1)
+    row = out.rows[0]
+    assert lengths[0] == answer_tokens(row.response, row.extracted.end) < STRETCH / 3
+    assert row.extracted.program.endswith(BODY)
+    assert lengths[1] == len(script.ids[1])  # its end token counts
+    assert out.tail_tokens == STRETCH - lengths[0]
+    np.testing.assert_array_equal(out.truncated_B, [False, False])
+    # nothing of the tail is left in the rollout
+    assert not (out.rollout.responses_BW * (1 - out.rollout.response_mask_BW)).any()
+
+
+def test_a_program_that_goes_on_is_not_ended(monkeypatch):
+    """A helper behind the function may be used; a response that its limit cuts off is truncated."""
+    long = "\n    n = n + 1" * 60
+    script, out = written(
+        [long, BODY + "\ndef g(n):\n    return 1\n" + "\n    n = 1" * 60], monkeypatch, limit=150
+    )
+    assert script.written == [150, 150]
+    np.testing.assert_array_equal(out.truncated_B, [True, False])
+
+
+def test_an_answer_in_words_is_sampled_to_its_end(monkeypatch):
+    """A better block may come; the loss ends behind the one that is taken."""
+    text = "Here it is:\n```python\n" + a_problem(0).starter_code.rstrip() + BODY + "```\n" + PROSE
+    script, out = written([text], monkeypatch, form="chat")
+    assert script.written[0] == min(len(script.ids[0]), 400)
+    assert 0 < out.rollout.response_mask_BW.sum() < 60
+    assert not out.truncated_B[0]
+    opened, ended = written(
+        [BODY + "```\n" + PROSE], monkeypatch, form="chat", prefix=a_problem(0).starter_code
+    )
+    assert opened.written[0] == STRETCH
+    assert ended.rows[0].extracted.program.endswith(BODY)

@@ -1,0 +1,103 @@
+"""What a checkpoint of a PPO run holds, and how the run is resumed from it."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rl.policy.critic import CriticParams
+from rl.policy.ppo import AgentState
+from rl.stepcoder.curriculum import Curriculum
+from training.runtime import checkpoint
+from training.runtime.checkpoint import Checkpoints, Saved
+from training.runtime.run_folder import RunFolder
+
+
+class RoundState(NamedTuple):
+    """Where a run stands, the curriculum aside: finished rounds, the agent, the KL coefficient."""
+
+    round: int
+    agent: AgentState
+    beta: float
+
+
+@dataclass
+class RunCheckpoints:
+    """The checkpoints of one run.
+
+    Attributes:
+      run: whose they are.
+      shardings: of the agent's parts.
+      meta: saved with each; its `identity` is what a run of the same folder must share, unless it was told to
+        resume with changes.
+    """
+
+    run: RunFolder
+    checkpoints: Checkpoints
+    shardings: AgentState
+    meta: dict[str, Any]
+
+    def save(self, at: RoundState, curriculum: Curriculum | None) -> None:
+        """Begins to write everything that the next round depends on."""
+        host = {
+            "round": at.round,
+            "beta": at.beta,
+            "curriculum": None if curriculum is None else curriculum.state_dict(),
+        }
+        saved = Saved(at.agent.policy, _learned(at.agent), host, self.meta | {"step": at.round})
+        self.checkpoints.save(at.round, saved)
+
+    def restore(self, like: RoundState, curriculum: Curriculum | None) -> RoundState:
+        """The latest checkpoint, placed as this run wants it; the curriculum is set to its table.
+
+        Args:
+          like: a state of the same structure; returned as it is if nothing has been saved yet.
+        Raises: ValueError if the checkpoint belongs to another run.
+        """
+        step = self.checkpoints.latest()
+        if step is None:
+            return like
+        identity, found = self.meta["identity"], self.checkpoints.meta(step)["identity"]
+        if not self.run.changed and identity != found:
+            checkpoint.refuse_another_run(
+                self.run.path,
+                {
+                    f"the content of {key}": (found.get(key), value)
+                    for key, value in identity.items()
+                    if found.get(key) != value
+                },
+            )
+        saved = self.checkpoints.restore(
+            step,
+            checkpoint.structure(like.agent.policy, self.shardings.policy),
+            checkpoint.structure(_learned(like.agent), _learned(self.shardings)),
+        )
+        if curriculum is not None and saved.data["curriculum"] is not None:
+            curriculum.load_state_dict(saved.data["curriculum"])
+        critic = None
+        if like.agent.critic is not None:
+            critic = CriticParams(saved.optimizer["critic_head"], saved.optimizer.get("critic_body"))
+        agent = AgentState(
+            saved.trainable,
+            saved.optimizer["policy_optimizer"],
+            critic,
+            saved.optimizer.get("critic_optimizer"),
+            like.agent.failed,
+        )
+        return RoundState(saved.data["round"], agent, saved.data["beta"])
+
+    def save_before_failure(self, at: RoundState, curriculum: Curriculum | None) -> None:
+        """Writes the state before a step that failed, which kept every weight as it was."""
+        agent = at.agent._replace(failed=np.int32(0))
+        self.save(at._replace(agent=agent), curriculum)
+        self.checkpoints.wait()
+
+
+def _learned(agent: AgentState) -> dict[str, Any]:
+    """All that is learned besides the policy's weights, without what this agent does not have."""
+    out = {"policy_optimizer": agent.policy_optimizer}
+    if agent.critic is not None:
+        out |= {"critic_head": agent.critic.head, "critic_optimizer": agent.critic_optimizer}
+        if agent.critic.body is not None:
+            out["critic_body"] = agent.critic.body
+    return out

@@ -1,0 +1,103 @@
+"""What the StepCoder study is told: rows, regimes, bases, seeds."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rl.stepcoder.grading import MaskKind
+from training.ppo.problems import CurriculumConfig, ProblemsConfig
+from training.runtime import config as configs
+from training.studies.bases import check
+from training.studies.stepcoder.gradient import GradientConfig
+
+
+@dataclass(frozen=True)
+class StepcoderRow:
+    """A way to practise.
+
+    Attributes:
+      label: in tables and figures.
+      method: ppo, or sft on the canonical solutions of the same problems.
+      curriculum, mask: as of `training ppo`.
+    """
+
+    label: str
+    method: Literal["ppo", "sft"] = "ppo"
+    curriculum: Literal["cccs", "none"] = "none"
+    mask: MaskKind = "response"
+
+
+@dataclass(frozen=True)
+class StepcoderRegime:
+    """What is practised on, and when the curriculum moves on there.
+
+    Attributes:
+      label: in tables and figures.
+      problems: of the embedded ones; all regimes must hold out the same.
+    """
+
+    label: str
+    problems: ProblemsConfig = field(default_factory=ProblemsConfig)
+    cccs: CurriculumConfig = field(default_factory=CurriculumConfig)
+
+
+@dataclass(frozen=True)
+class StepcoderConfig:
+    """The StepCoder study.
+
+    Attributes:
+      rows: by name; `ppo`, `cccs`, `fgo` and `stepcoder` are compared with each other.
+      regimes: by name; the claims are judged in each.
+      base: pretraining config of the bases, one a seed.
+      checkpoints: bases that are there already, instead of pretraining any: folders or hub ids, one for each
+        of `bases`.
+      ppo: config of every run; rows, regimes and seeds replace its curriculum, mask, problems, cccs and seed.
+      bases: how many; run s starts from the base in place s mod bases.
+      entry: held-out pass@1 that a base must have before practice. One that has less is passed over, and the
+        next seed is pretrained: a base that has not learned to copy its statement's words learns in no row.
+      tries: bases at most that are pretrained to find enough.
+      seeds: runs of every row in every regime.
+      rounds: of rollouts; null takes those of `ppo`.
+      every: rounds between two measurements on the held-out problems.
+      limit: held-out problems at most; null takes all.
+      gradient: the mask's effect on the gradient, measured at every base.
+      scale: share of pretraining steps, rounds, batches and held-out problems; below 1 only the plumbing
+        is tried.
+    """
+
+    __pydantic_config__ = configs.STRICT
+
+    rows: dict[str, StepcoderRow]
+    regimes: dict[str, StepcoderRegime]
+    base: str = "pretrain/code_small"
+    checkpoints: tuple[str, ...] = ()
+    ppo: str = "ppo/quickstart"
+    bases: int = 3
+    entry: float = 0.0
+    tries: int = 8
+    seeds: int = 3
+    rounds: int | None = None
+    every: int = 8
+    limit: int | None = None
+    gradient: GradientConfig = field(default_factory=GradientConfig)
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale <= 1:
+            raise ValueError(f"scale must lie in (0, 1]; got {self.scale}")
+        if min(self.bases, self.seeds, self.tries, self.every, self.rounds or 1, self.limit or 1) < 1:
+            raise ValueError("bases, seeds, tries, every, rounds and limit must be at least 1")
+        check(self.checkpoints, self.bases)
+        if not self.rows or not self.regimes:
+            raise ValueError("rows and regimes must have one entry at least")
+        held_out = {repr((r.problems.held_out, r.problems.embedded)) for r in self.regimes.values()}
+        if len(held_out) > 1 or any(
+            r.problems.path or r.problems.held_out_path for r in self.regimes.values()
+        ):
+            raise ValueError(
+                "regimes must hold out the same embedded problems: give all of them the same "
+                "problems.held_out and problems.embedded, and no path"
+            )
+
+    def scaled(self, number: int) -> int:
+        """A number of steps, rounds or problems at this scale."""
+        return max(1, round(number * self.scale))
