@@ -18,6 +18,7 @@ from typer.core import TyperCommand
 from training.commands import COMMANDS
 from training.runtime.allocator import one_heap
 from training.runtime.config_help import config_of, summary, text
+from training.runtime.lost_process import LOST, is_loss
 from training.runtime.version import version
 
 # transformers would tell every user that torch is missing; nothing here needs it
@@ -82,6 +83,19 @@ def guarded(run: Callable[[], object], traceback: bool) -> None:
     """
     try:
         run()
+    except Exception as error:
+        if not is_loss(error):
+            _explain(error, traceback)
+            raise
+        _say(LOST)
+        sys.stderr.flush()
+        os._exit(EXIT_FAILED)  # JAX would wait for the others at the end
+
+
+def _explain(error: Exception, traceback: bool) -> None:
+    """Ends the program with one line where the error needs no more."""
+    try:
+        raise error
     except INPUT_ERRORS as error:
         if traceback:
             raise

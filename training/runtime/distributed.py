@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from jaxmoe.model import params
 from training.data.batches import Batch
+from training.runtime.lost_process import report_in_one_line
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class DistributedConfig:
       num_processes: of the whole run; null asks the cluster.
       process_id: of this process, from 0; null asks the cluster.
       cpu_devices: pretend that the CPU is so many devices; for trying things out.
+      heartbeat_s: seconds without a sign of life after which a process counts as lost and the others end.
     """
 
     enabled: bool | None = None
@@ -55,6 +57,11 @@ class DistributedConfig:
     num_processes: int | None = None
     process_id: int | None = None
     cpu_devices: int | None = None
+    heartbeat_s: int = 20
+
+    def __post_init__(self) -> None:
+        if self.heartbeat_s < 1:
+            raise ValueError(f"distributed.heartbeat_s must be at least 1; got {self.heartbeat_s}")
 
 
 def start(config: DistributedConfig) -> None:
@@ -67,6 +74,7 @@ def start(config: DistributedConfig) -> None:
     wanted = _several_processes(config) if config.enabled is None else config.enabled
     if not wanted or jax.distributed.is_initialized():
         return
+    report_in_one_line()
     jax.config.update("jax_enable_preemption_service", True)
     named = config.coordinator is not None
     jax.distributed.initialize(
@@ -75,6 +83,7 @@ def start(config: DistributedConfig) -> None:
         config.process_id,
         # with everything given there is nothing to detect, and asking a cloud's metadata server may hang
         cluster_detection_method="deactivate" if named and config.process_id is not None else None,
+        heartbeat_timeout_seconds=config.heartbeat_s,
     )
 
 

@@ -22,6 +22,7 @@ from training.commands.export import load_run
 from training.runtime import checkpoint
 from training.runtime import config as configs
 from training.runtime.checkpoint import Checkpoints
+from training.runtime.lost_process import LOST
 from training.runtime.metrics import Recorder, read_lines
 from training.supervised import pretrain, sft
 from training.supervised.loop import DivergedError
@@ -202,6 +203,26 @@ def test_two_processes_train_as_one_and_stop_together(corpus, unbroken, tmp_path
     )
     assert run_here(settings(corpus, folder)).finished
     np.testing.assert_allclose(list(losses(folder).values()), list(expected.values()), rtol=OTHER_TOPOLOGY)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_process_ends_the_others_with_one_line(corpus, tmp_path, lost):
+    """SIGKILL to one of two: the other ends within half a minute, without a stack trace."""
+    folder = tmp_path / "run"
+    processes = two_processes(settings(corpus, folder, steps=10_000), tmp_path / "settings")
+    wait_for_step(processes[0], folder, 6)
+    processes[lost].kill()
+    began = time.monotonic()
+    _, said = processes[1 - lost].communicate(timeout=120)
+    seconds = time.monotonic() - began
+    assert processes[1 - lost].returncode != 0
+    lines = [
+        line for line in said.splitlines() if line.startswith(("stopped", "error", "Traceback", "    @", "F"))
+    ]
+    assert lines == [LOST], said
+    assert said.strip().splitlines()[-1] == LOST
+    assert seconds < 30
+    processes[lost].communicate()
 
 
 def test_not_a_number_stops_with_the_last_good_state(corpus, tmp_path):
