@@ -1,14 +1,16 @@
-"""A loaded model to call: logits, balance loss, generation; and how to load and save one."""
+"""A loaded model to call: logits, balance loss, generation."""
 
 import dataclasses
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from numpy.typing import ArrayLike
 
 from jaxmoe.generation.decode import DecodeConfig, bucket, run, unroll_layers
 from jaxmoe.generation.sampling import Sampling
@@ -66,6 +68,21 @@ def positions_from_mask(mask_BT: Int[Array, "B T"]) -> Int[Array, "B T"]:
     return jnp.maximum(jnp.arange(mask_BT.shape[1])[None, :] - first_B[:, None], 0)
 
 
+class Generation(NamedTuple):
+    """Prompts with their continuations; P prompts times G samples make B rows, a prompt's samples together.
+
+    Attributes:
+      tokens: [B, T + N] int32, the prompt as given, then the new tokens (N of the longest row), then padding.
+      logprobs: [B, N] log-probability of each new token under the model as it is (temperature 1, whole
+        vocabulary, whatever the sampling); 0 after a row's end.
+      lengths: [B] new tokens of each row, its stop token included.
+    """
+
+    tokens: np.ndarray
+    logprobs: np.ndarray
+    lengths: np.ndarray
+
+
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
     """A causal language model with or without LoRA experts, its weights placed on a mesh.
@@ -83,7 +100,7 @@ class LanguageModel:
     mesh: Mesh
     experts: ExpertConfig | None = None
     balance: BalanceConfig = dataclasses.field(default_factory=BalanceConfig)
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     source: Path | None = None
     replaced: tuple[str, ...] = ()
 
@@ -92,52 +109,118 @@ class LanguageModel:
         """The end tokens that config.json and generation_config.json name, in ascending order."""
         return checkpoint_stop_tokens(self.source, self.config.eos_token_id)
 
-    def __call__(self, input_ids: Any, attention_mask: Any = None, task_types: Any = None) -> CausalOutput:
+    def __call__(
+        self,
+        input_ids: ArrayLike,
+        attention_mask: ArrayLike | None = None,
+        task_types: ArrayLike | None = None,
+    ) -> CausalOutput:
         """Scores of every next token.
 
         Args:
           input_ids: [B, T] token ids.
           attention_mask: [B, T], 1 for real tokens; padding may be on either side.
           task_types: [B], 1 for closed-book questions, 0 for other tasks; without it the balance loss is 0.
+        Returns: logits [B, T, V] in float32, and the balance loss with its weight applied.
         Raises: ValueError if the shapes disagree, or an id lies outside the vocabulary.
         """
-        tokens = np.asarray(input_ids, np.int32)
-        if tokens.ndim != 2:
-            raise ValueError(f"input_ids must be [batch, length]; got shape {tokens.shape}")
-        mask = np.ones_like(tokens) if attention_mask is None else np.asarray(attention_mask, np.int32)
-        if mask.shape != tokens.shape:
-            raise ValueError(f"attention_mask must have input_ids' shape {tokens.shape}; got {mask.shape}")
-        if task_types is not None:
-            task_types = np.asarray(task_types, np.int32)
-            if task_types.shape != tokens.shape[:1]:
-                raise ValueError(
-                    f"task_types must have one entry a row ({tokens.shape[0]}); got {task_types.shape}"
-                )
-        check_ids(tokens, mask, self.config.vocab_size)
+        tokens, mask = _ids_and_mask(input_ids, attention_mask, self.config.vocab_size)
+        types = None if task_types is None else np.asarray(task_types, np.int32)
+        if types is not None and types.shape != tokens.shape[:1]:
+            raise ValueError(f"task_types must have one entry a row ({tokens.shape[0]}); got {types.shape}")
         run = partial(_forward, self.weights.definition, self.dtype, self.balance)
-        return run(self.weights.trainable, self.weights.frozen, tokens, mask, task_types)
+        return run(self.weights.trainable, self.weights.frozen, tokens, mask, types)
 
     def generate(
         self,
-        input_ids: Any,
-        attention_mask: Any = None,
-        max_new_tokens: int = 32,
+        input_ids: ArrayLike,
+        attention_mask: ArrayLike | None = None,
+        max_new_tokens: int | np.ndarray = 32,
         temperature: float = 0.0,
         top_p: float = 1.0,
         key: Array | None = None,
-        **options: Any,
-    ) -> Any:
-        """Continues each row; see `generate` below for the options and the result."""
-        return generate(
-            self,
-            input_ids,
-            attention_mask,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            key=key,
-            **options,
+        *,
+        top_k: int = 0,
+        samples_per_prompt: int = 1,
+        stop_tokens: tuple[int, ...] | None = None,
+        experts: bool = True,
+    ) -> Generation:
+        """Continues each row of `input_ids` until a stop token or `max_new_tokens`.
+
+        Args:
+          input_ids: [P, T] prompts, padded on the left.
+          attention_mask: [P, T], 1 for real tokens; None if there is no padding.
+          max_new_tokens: a number, or one for each prompt.
+          temperature, top_k, top_p: see `Sampling`; 0 is greedy and needs no key.
+          key: the same key and prompts give the same tokens; another key gives others.
+          samples_per_prompt: G continuations of each prompt, which is read once; rows p·G .. p·G + G - 1 are
+            its.
+          stop_tokens: None takes the model's (`LanguageModel.stop_tokens`), () never stops early.
+          experts: False generates with the base model alone.
+        Returns: prompts with their continuations, log-probabilities and lengths.
+        Raises: ValueError for shapes that disagree, padding on the right, ids outside the vocabulary,
+          settings out of range, a missing key.
+        """
+        tokens, mask = _ids_and_mask(input_ids, attention_mask, self.config.vocab_size)
+        _check_prompts(tokens, mask, samples_per_prompt)
+        limits = np.broadcast_to(np.asarray(max_new_tokens, np.int32), tokens.shape[:1])
+        if limits.min() < 1:
+            raise ValueError(f"max_new_tokens must be at least 1; got {max_new_tokens}")
+        ends = self.stop_tokens
+        pad = self.config.pad_token_id
+        config = DecodeConfig(
+            slots=bucket(int(limits.max()), 16),
+            sampling=Sampling(temperature, top_k, top_p),
+            samples=samples_per_prompt,
+            stop_tokens=ends if stop_tokens is None else tuple(stop_tokens),
+            pad_token=pad if pad is not None else ends[0] if ends else 0,
+            unrolled=unroll_layers(self.mesh),
+            enabled=experts,
+            dtype=self.dtype,
         )
+        rows = _pad_rows(self.mesh, tokens, mask, limits, samples_per_prompt)
+        done = jax.device_get(run(*self.weights, *rows, key, config=config, mesh=self.mesh))
+        kept = len(tokens) * samples_per_prompt
+        lengths = done.lengths_B[:kept]
+        steps = int(lengths.max())
+        prompts = np.repeat(tokens, samples_per_prompt, axis=0)
+        return Generation(
+            np.concatenate([prompts, done.tokens_BW[:kept, :steps]], axis=1),
+            done.logprobs_BW[:kept, :steps],
+            lengths,
+        )
+
+    @classmethod
+    def random(
+        cls,
+        config: ModelConfig,
+        experts: ExpertConfig | None = None,
+        mesh: Mesh | None = None,
+        *,
+        train: params.Train = "experts",
+        seed: int = 0,
+    ) -> "LanguageModel":
+        """A model with random weights, to try things out.
+
+        Args:
+          config: its shape.
+          experts: to attach; none if not given.
+          mesh: where the weights go; one device if not given.
+          train: which part of the weights becomes `weights.trainable`.
+          seed: of the weights.
+        Raises: ValueError for an expert target that matches nothing.
+        """
+        mesh = params.single_device_mesh() if mesh is None else mesh
+        abstract = params.abstract(config, experts)
+        placed = params.shardings(abstract, mesh, train)
+
+        def weights() -> tuple[params.Params, params.Params]:
+            parts = params.split(params.build(config, experts, seed=seed), train)
+            return parts.trainable, parts.frozen
+
+        parts = jax.jit(weights, out_shardings=placed)()
+        definition = params.split(abstract, train).definition
+        return cls(config, params.ModelParams(definition, *parts), mesh, experts)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -157,92 +240,28 @@ def _forward(definition, dtype, balance, trainable, frozen, tokens_BT, mask_BT, 
     return CausalOutput(model.logits(out.hidden_BTD), loss)
 
 
-class Generation(NamedTuple):
-    """Prompts with their continuations; P prompts times G samples make B rows, a prompt's samples together.
-
-    Attributes:
-      tokens: [B, T + N] int32, the prompt as given, then the new tokens (N of the longest row), then padding.
-      logprobs: [B, N] log-probability of each new token under the model as it is (temperature 1, whole
-        vocabulary, whatever the sampling); 0 after a row's end.
-      lengths: [B] new tokens of each row, its stop token included.
-    """
-
-    tokens: np.ndarray
-    logprobs: np.ndarray
-    lengths: np.ndarray
-
-
-def generate(
-    lm: "LanguageModel",
-    input_ids: Any,
-    attention_mask: Any = None,
-    max_new_tokens: int | np.ndarray = 32,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    key: Array | None = None,
-    *,
-    top_k: int = 0,
-    samples_per_prompt: int = 1,
-    stop_tokens: tuple[int, ...] | None = None,
-    experts: bool = True,
-) -> Generation:
-    """Continues each row of `input_ids` until a stop token or `max_new_tokens`.
-
-    Args:
-      input_ids: [P, T] prompts, padded on the left.
-      attention_mask: [P, T], 1 for real tokens; None if there is no padding.
-      max_new_tokens: a number, or one for each prompt.
-      temperature, top_k, top_p: see `Sampling`; 0 is greedy and needs no key.
-      key: the same key and prompts give the same tokens; another key gives others.
-      samples_per_prompt: G continuations of each prompt, which is read once; rows p·G .. p·G + G - 1 are its.
-      stop_tokens: None takes the model's (`LanguageModel.stop_tokens`), () never stops early.
-      experts: False generates with the base model alone.
-    Raises: ValueError for shapes that disagree, padding on the right, ids outside the vocabulary, settings
-      out of range, a missing key.
-    """
-    tokens, mask = _checked(input_ids, attention_mask, samples_per_prompt)
-    check_ids(tokens, mask, lm.config.vocab_size)
-    limits = np.broadcast_to(np.asarray(max_new_tokens, np.int32), tokens.shape[:1])
-    if limits.min() < 1:
-        raise ValueError(f"max_new_tokens must be at least 1; got {max_new_tokens}")
-    ends = lm.stop_tokens
-    pad = lm.config.pad_token_id
-    config = DecodeConfig(
-        slots=bucket(int(limits.max()), 16),
-        sampling=Sampling(temperature, top_k, top_p),
-        samples=samples_per_prompt,
-        stop_tokens=ends if stop_tokens is None else tuple(stop_tokens),
-        pad_token=pad if pad is not None else ends[0] if ends else 0,
-        unrolled=unroll_layers(lm.mesh),
-        enabled=experts,
-        dtype=lm.dtype,
-    )
-    rows = _pad_rows(lm.mesh, tokens, mask, limits, samples_per_prompt)
-    done = jax.device_get(run(*lm.weights, *rows, key, config=config, mesh=lm.mesh))
-    kept = len(tokens) * samples_per_prompt
-    lengths = done.lengths_B[:kept]
-    steps = int(lengths.max())
-    prompts = np.repeat(tokens, samples_per_prompt, axis=0)
-    return Generation(
-        np.concatenate([prompts, done.tokens_BW[:kept, :steps]], axis=1),
-        done.logprobs_BW[:kept, :steps],
-        lengths,
-    )
+def _ids_and_mask(
+    input_ids: ArrayLike, attention_mask: ArrayLike | None, vocab_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both as int32 [B, T]; a ValueError for shapes that disagree and for what is no token id."""
+    given = np.asarray(input_ids)
+    if given.ndim != 2 or 0 in given.shape:
+        raise ValueError(f"input_ids must be [rows, length], neither 0; got shape {given.shape}")
+    if given.dtype.kind not in "iu":
+        raise ValueError(f"input_ids must be whole numbers; got {given.dtype}")
+    mask = np.ones(given.shape, np.int32) if attention_mask is None else np.asarray(attention_mask, np.int32)
+    if mask.shape != given.shape:
+        raise ValueError(f"attention_mask must have input_ids' shape {given.shape}; got {mask.shape}")
+    check_ids(given, mask, vocab_size)
+    return given.astype(np.int32), mask
 
 
-def _checked(input_ids: Any, attention_mask: Any, samples: int) -> tuple[np.ndarray, np.ndarray]:
-    tokens = np.asarray(input_ids, np.int32)
-    if tokens.ndim != 2 or 0 in tokens.shape:
-        raise ValueError(f"input_ids must be [prompts, length], neither 0; got shape {tokens.shape}")
-    mask = np.ones_like(tokens) if attention_mask is None else np.asarray(attention_mask, np.int32)
-    if mask.shape != tokens.shape:
-        raise ValueError(f"attention_mask must have input_ids' shape {tokens.shape}; got {mask.shape}")
+def _check_prompts(tokens: np.ndarray, mask: np.ndarray, samples: int) -> None:
     if not mask[:, -1].all():
         row = int(np.argmin(mask[:, -1]))
         raise ValueError(f"prompts must be padded on the left; row {row} of attention_mask ends in 0")
     if samples < 1:
         raise ValueError(f"samples_per_prompt must be at least 1; got {samples}")
-    return tokens, mask
 
 
 def _pad_rows(mesh: Mesh, tokens: np.ndarray, mask: np.ndarray, limits: np.ndarray, samples: int) -> tuple:

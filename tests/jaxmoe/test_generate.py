@@ -251,7 +251,7 @@ def test_greedy_equals_the_original_code(goldens: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"input_ids": PROMPTS[0]}, r"\[prompts, length\]"),
+        ({"input_ids": PROMPTS[0]}, r"\[rows, length\]"),
         ({"attention_mask": np.ones((2, 9))}, "attention_mask must have input_ids' shape"),
         ({"attention_mask": np.array([[1] * 9, [1] * 9, [1] * 8 + [0]])}, "row 2"),
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
