@@ -15,6 +15,7 @@ from jaxmoe.adapters.exported import EXPORT_KEY, exported_names, exported_sectio
 from jaxmoe.adapters.files import FORMATS, AdapterFormat, write_adapter
 from jaxmoe.adapters.record import Adapter, tree_path, unpack
 from jaxmoe.families import HfConfig, config_to_hf, family_of
+from jaxmoe.json_files import read_json
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import PROJECTIONS
@@ -221,13 +222,14 @@ def _write_generation_config(
     """The base's own, else one with the model's special tokens; with every token that ends an answer, so that
     other programs stop where ours do."""
     base = None if lm.source is None else lm.source / "generation_config.json"
+    settings: dict[str, object]
     if base is not None and base.is_file():
-        settings = json.loads(base.read_text(encoding="utf-8"))
+        settings = read_json(base)
     else:
         given = {"bos_token_id": lm.config.bos_token_id, "pad_token_id": lm.config.pad_token_id}
         settings = {"_from_model_config": True} | {k: v for k, v in given.items() if v is not None}
     ends = lm.stop_tokens if tokenizer is None else stop_tokens(tokenizer, lm.stop_tokens)
     if ends and {*ends} != {*as_ids(settings.get("eos_token_id"))}:
-        settings["eos_token_id"] = list(ends) if len(ends) > 1 else ends[0]
+        settings["eos_token_id"] = [*ends] if len(ends) > 1 else next(iter(ends))
     text = json.dumps(settings, indent=2)
     (folder / "generation_config.json").write_text(text, encoding="utf-8")

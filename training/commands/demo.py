@@ -157,7 +157,7 @@ def tokenizer_of(folder: Path) -> Any:
     """The tokenizer of the demo's base."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder / "base" / "export")
+    return AutoTokenizer.from_pretrained(folder / "base" / "export", trust_remote_code=False)
 
 
 def task_questions(count: int) -> list[ClosedBookQuestion]:

@@ -100,7 +100,7 @@ def routed_projections(config) -> dict[str, list[str]]:
     return found
 
 
-def add_experts(decoder: nn.Module, config) -> None:
+def add_experts(decoder: LlamaModel, config) -> None:
     """Puts experts beside the projections that the config names; all layers get the same structure."""
     for part, projections in routed_projections(config).items():
         for number, layer in enumerate(decoder.layers):
