@@ -1,13 +1,18 @@
 """Small random checkpoints, written by torch transformers, and random adapters for them."""
 
+import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
+from jaxmoe import LanguageModel
 from jaxmoe.adapters.record import Adapter, ModuleExperts, module_specs
 from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.model.config import ExpertConfig, ModelConfig
+from tests.tolerances import double_precision, doubled, rounding_bound, torch_double_precision
 
 SIZES: dict[str, Any] = {
     "vocab_size": 96,
@@ -49,15 +54,33 @@ def padded_batch(vocab: int = 96, length: int = 24, seed: int = 0) -> tuple[np.n
 
 
 def torch_logits(model: Any, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """What transformers computes, with positions counted from each row's first real token."""
+    """What transformers computes in double precision, positions counted from each row's first real token."""
     import torch
 
     positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
-    with torch.no_grad():
-        out = model(
+    with torch.no_grad(), torch_double_precision():
+        out = copy.deepcopy(model).double()(
             torch.tensor(ids), attention_mask=torch.tensor(mask), position_ids=torch.tensor(positions)
         )
-    return out.logits.float().numpy()
+    return out.logits.numpy()
+
+
+def in_double(lm: LanguageModel) -> LanguageModel:
+    """The model with float64 weights and activations, inside `double_precision`."""
+    weights = lm.weights._replace(trainable=doubled(lm.weights.trainable), frozen=doubled(lm.weights.frozen))
+    return dataclasses.replace(lm, dtype=jnp.float64, weights=weights)
+
+
+def logits_of(lm: LanguageModel, ids: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """What we compute in double precision."""
+    with double_precision():
+        return np.asarray(in_double(lm)(ids, mask).logits)
+
+
+# Two float32 computations of such logits. On its way a value is summed in each of two layers over D for q, k
+# or v, H for a score, T for a mean, D for the output, D for up, F for down, and D for each of two norms; then
+# over D for the last norm and for the head. The logits are below 6.
+FLOAT32_LOGITS = rounding_bound(2 * (5 * 32 + 8 + 24 + 48) + 2 * 32, 6.0)
 
 
 def random_adapter(config: ExpertConfig, model: ModelConfig, seed: int = 0) -> Adapter:

@@ -36,7 +36,18 @@ def double_precision() -> Iterator[None]:
 
 def doubled(tree: Any) -> Any:
     """The float32 arrays of a pytree as float64, inside `double_precision`."""
-    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float64) if x.dtype == np.float32 else x, tree)
+    return jax.tree.map(lambda x: x.astype(np.float64) if x.dtype == np.float32 else x, tree)
+
+
+@contextlib.contextmanager
+def torch_double_precision() -> Iterator[None]:
+    """Inside, torch modules made `.double()` stay so where their code asks for float32 (norms, rotations)."""
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "float32", torch.float64)
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        yield
 
 
 def assert_same(actual: Any, expected: Any, *, tolerance: float = DOUBLE) -> None:

@@ -21,9 +21,8 @@ from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.tokenizer import load_tokenizer, train_bpe
 from jaxmoe.weights import convert
 from jaxmoe.weights.export_folder import MARKER, export_folder
-from tests.tiny_checkpoints import padded_batch, random_adapter, torch_logits, write_checkpoint
-
-LOGITS = 1e-4
+from tests.tiny_checkpoints import logits_of, padded_batch, random_adapter, torch_logits, write_checkpoint
+from tests.tolerances import assert_same
 
 ROUTED = {
     # every family, routing and scaling; per-layer sizes, shared A, attention projections, tied, biased bases
@@ -112,8 +111,8 @@ def test_loramoe_folder_computes_and_generates_the_same(tmp_path, settings, expe
     model = loaded_with_torch(tmp_path / "out")
     ids, mask = padded_batch()
     real = mask > 0
+    assert_same(torch_logits(model, ids, mask)[real], logits_of(lm, ids, mask)[real])
     expected = np.asarray(lm(ids, mask).logits)
-    np.testing.assert_allclose(torch_logits(model, ids, mask)[real], expected[real], atol=LOGITS)
     base = np.asarray(jaxmoe.load(tmp_path / "base")(ids, mask).logits)
     assert np.abs(base - expected)[real].max() > 0.1  # the experts matter
 
@@ -222,7 +221,7 @@ def test_merged_lora_loads_as_a_plain_model(chat_base, tmp_path):
     assert not (tmp_path / "out" / "modeling_loramoe.py").exists()
     ids, mask = padded_batch()
     got = torch_logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out"), ids, mask)
-    np.testing.assert_allclose(got[mask > 0], np.asarray(lm(ids, mask).logits)[mask > 0], atol=LOGITS)
+    assert_same(got[mask > 0], logits_of(lm, ids, mask)[mask > 0])
 
 
 def test_a_sharded_model_is_written_the_same(chat_base, tmp_path):

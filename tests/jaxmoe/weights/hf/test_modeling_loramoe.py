@@ -26,9 +26,8 @@ from jaxmoe.adapters.files import write_adapter
 from jaxmoe.export import modeling_file
 from jaxmoe.families import FAMILIES
 from jaxmoe.model.config import ExpertConfig
-from tests.tiny_checkpoints import random_adapter, write_checkpoint
+from tests.tiny_checkpoints import FLOAT32_LOGITS, random_adapter, write_checkpoint
 
-LOGITS = 1e-4  # float32 logits of size 4, against another library
 CASES = {
     # every family and routing; experts in some layers only, beside attention, shared A, biases, a tied head
     "llama-dense": ({"model_type": "llama", "mlp_bias": True}, ExpertConfig(4, 2, 4.0)),
@@ -178,7 +177,7 @@ def test_experts_stay_where_servers_replace_linear_layers(exported, devices):
     with ThreadPoolExecutor(devices) as pool:
         results = list(pool.map(lambda one: run(*one), served))
     for result, (_, _, styles) in zip(results, served, strict=True):
-        np.testing.assert_allclose(result, logits, atol=LOGITS)
+        np.testing.assert_allclose(result, logits, atol=FLOAT32_LOGITS)
         parts = {name.rsplit(".", 1)[1] for name in styles}
         assert {"base_layer", "lora_a", "lora_b"} <= parts
         # a projection's experts are split as it is: none is replicated where its part is not
@@ -200,8 +199,8 @@ def test_auto_model_is_the_decoder_of_the_causal_model(exported):
     assert decoder.is_backend_compatible()
     with torch.no_grad():
         hidden = decoder(torch.tensor(tokens)).last_hidden_state
-        np.testing.assert_allclose(causal.lm_head(hidden).numpy(), logits, atol=LOGITS)
-        np.testing.assert_allclose(causal(torch.tensor(tokens)).logits.numpy(), logits, atol=LOGITS)
+        np.testing.assert_allclose(causal.lm_head(hidden).numpy(), logits, atol=FLOAT32_LOGITS)
+        np.testing.assert_allclose(causal(torch.tensor(tokens)).logits.numpy(), logits, atol=FLOAT32_LOGITS)
     # servers look at one module of a class and fuse the linear layers of all
     seen: dict[type, frozenset[str]] = {}
     for module in decoder.modules():
@@ -256,7 +255,7 @@ def test_transformers_splits_the_model_over_two_processes(exported, tmp_path):
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
     for rank in ("0", "1"):
-        np.testing.assert_allclose(np.load(tmp_path / f"{rank}.npy"), logits, atol=LOGITS)
+        np.testing.assert_allclose(np.load(tmp_path / f"{rank}.npy"), logits, atol=FLOAT32_LOGITS)
 
 
 def test_what_transformers_saves_again_loads_again(exported, tmp_path):
@@ -265,9 +264,9 @@ def test_what_transformers_saves_again_loads_again(exported, tmp_path):
     model.save_pretrained(tmp_path / "again")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "again", trust_remote_code=True).eval()
     with torch.no_grad():
-        np.testing.assert_allclose(again(torch.tensor(tokens)).logits.numpy(), logits, atol=LOGITS)
+        np.testing.assert_allclose(again(torch.tensor(tokens)).logits.numpy(), logits, atol=FLOAT32_LOGITS)
     ours = jaxmoe.load(tmp_path / "again")
-    np.testing.assert_allclose(np.asarray(ours(tokens).logits), logits, atol=LOGITS)
+    np.testing.assert_allclose(np.asarray(ours(tokens).logits), logits, atol=FLOAT32_LOGITS)
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
