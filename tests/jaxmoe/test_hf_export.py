@@ -21,8 +21,15 @@ from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.tokenizer import load_tokenizer, train_bpe
 from jaxmoe.weights import convert
 from jaxmoe.weights.export_folder import MARKER, export_folder
-from tests.tiny_checkpoints import logits_of, padded_batch, random_adapter, torch_logits, write_checkpoint
-from tests.tolerances import assert_same
+from tests.tiny_checkpoints import (
+    FLOAT32_LOGITS,
+    logits_of,
+    padded_batch,
+    random_adapter,
+    torch_logits,
+    write_checkpoint,
+)
+from tests.tolerances import DOUBLE, assert_same
 
 ROUTED = {
     # every family, routing and scaling; per-layer sizes, shared A, attention projections, tied, biased bases
@@ -111,7 +118,9 @@ def test_loramoe_folder_computes_and_generates_the_same(tmp_path, settings, expe
     model = loaded_with_torch(tmp_path / "out")
     ids, mask = padded_batch()
     real = mask > 0
-    assert_same(torch_logits(model, ids, mask)[real], logits_of(lm, ids, mask)[real])
+    # α/√r is a float32 constant of ours
+    tolerance = 1e-6 if experts.scaling == "sqrt_rank" else DOUBLE
+    assert_same(torch_logits(model, ids, mask)[real], logits_of(lm, ids, mask)[real], tolerance=tolerance)
     expected = np.asarray(lm(ids, mask).logits)
     base = np.asarray(jaxmoe.load(tmp_path / "base")(ids, mask).logits)
     assert np.abs(base - expected)[real].max() > 0.1  # the experts matter
@@ -221,7 +230,8 @@ def test_merged_lora_loads_as_a_plain_model(chat_base, tmp_path):
     assert not (tmp_path / "out" / "modeling_loramoe.py").exists()
     ids, mask = padded_batch()
     got = torch_logits(AutoModelForCausalLM.from_pretrained(tmp_path / "out"), ids, mask)
-    assert_same(got[mask > 0], logits_of(lm, ids, mask)[mask > 0])
+    # the merged kernels were rounded to float32, each once
+    assert_same(got[mask > 0], logits_of(lm, ids, mask)[mask > 0], tolerance=FLOAT32_LOGITS)
 
 
 def test_a_sharded_model_is_written_the_same(chat_base, tmp_path):
