@@ -1,0 +1,77 @@
+"""Problems of a run: what tells them apart, time limits that are measured once."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+
+from rl.feedback.problems import Problem
+from training.ppo import problems as room
+from training.ppo.problems import TimeLimits, fingerprint, known_limits, save_limits
+
+PROBLEM = Problem("p", "Double n.", "def f(n):", "def f(n):\n    return 2 * n\n", "f", [[3]], [6])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"asserts": ("assert f(1) == 2",)},
+        {"setup": "import math"},
+        {"fn_name": "g"},
+        {"class_name": "Solution"},
+        {"starter_code": "def f(n) -> int:"},
+        {"outputs": [7]},
+        {"language": "cpp"},
+    ],
+    ids=str,
+)
+def test_the_fingerprint_covers_all_that_is_asked_and_tested(change):
+    assert fingerprint([PROBLEM]) != fingerprint([dataclasses.replace(PROBLEM, **change)])
+
+
+def test_the_fingerprint_covers_neither_limits_nor_origins():
+    same = dataclasses.replace(PROBLEM, time_s=3.0, source="elsewhere")
+    assert fingerprint([PROBLEM]) == fingerprint([same])
+
+
+def test_limits_come_back_to_the_last_bit_and_damage_is_named(tmp_path):
+    assert known_limits(tmp_path) is None
+    limits = TimeLimits("abc", {"p": 0.1 + 0.2, "q": None})
+    save_limits(limits, tmp_path)
+    again = known_limits(tmp_path)
+    assert again == limits
+    assert again is not None
+    assert again.digest == limits.digest
+    assert limits.digest != TimeLimits("abc", {"p": 0.3, "q": None}).digest
+    (tmp_path / room.LIMITS).write_text("{")
+    with pytest.raises(ValueError, match="is damaged; delete it to measure time limits anew"):
+        known_limits(tmp_path)
+
+
+class Graders:
+    """Solutions take .2 s, except those that fail; counts what it is asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def grade_many(self, pairs):
+        self.asked += [problem.id for problem, _ in pairs]
+        test = SimpleNamespace(wall_s=0.2)
+        return [
+            SimpleNamespace(verdict="fail" if "wrong" in program else "pass", tests=[test])
+            for _, program in pairs
+        ]
+
+
+def test_measured_limits_serve_the_rest_of_the_run():
+    """Also those of solutions that fail, and a limit of the problem's own does not hide a failure."""
+    wrong = dataclasses.replace(PROBLEM, id="w", canonical_solution="wrong", time_s=9.0)
+    without = dataclasses.replace(PROBLEM, id="n", canonical_solution="")
+    graders = Graders()
+    limits = room._measured([PROBLEM, wrong, without], graders, "abc")  # type: ignore[arg-type]
+    assert graders.asked == ["p", "w"]
+    assert limits.time_s == {"p": pytest.approx(2.0), "w": None}
+    kept = room._solved([PROBLEM, wrong, without], limits, "skip")
+    assert [(p.id, p.time_s) for p in kept] == [("p", limits.time_s["p"]), ("n", None)]
+    with pytest.raises(ValueError, match="1 of 3 canonical solutions fail their own tests: w"):
+        room._solved([PROBLEM, wrong, without], limits, "error")
