@@ -17,8 +17,8 @@ FLOORS = """
 training.__main__
 training.commands
 training.studies
-training.ppo
 training.planning
+training.ppo
 training.supervised
 training.plots
 training.runtime

@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-import jaxmoe
 from evals.psychometrics.uncertainty import Comparison, Score, compare
 from jaxmoe.datasets.json_rows import dump_json, lines, read_text
 from jaxmoe.text.vocabulary import check_vocabulary
 from jaxmoe.tokenizer import load_tokenizer
+from training.commands.export import open_model
 from training.runtime import checkpoint, distributed
 from training.runtime import config as configs
 from training.runtime.atomic import write_whole
@@ -45,7 +45,9 @@ class EvalConfig:
 
     Attributes:
       output: folder for results.json and items.jsonl.
-      base: checkpoint to measure, a local folder or hub id.
+      base: checkpoint to measure, a local folder or hub id; or run instead.
+      run: output folder of a pretraining, fine-tuning or PPO run, whose model is measured.
+      step: checkpoint of the run; null takes the newest.
       suite: what to measure; the section of that name has its settings.
       adapter: folder of a LoRAMoE, MoE-PEFT or PEFT LoRA adapter; null measures the base alone.
       tokenizer: folder or hub id; null takes the base's.
@@ -61,7 +63,9 @@ class EvalConfig:
     __pydantic_config__ = configs.STRICT
 
     output: str
-    base: str
+    base: str | None = None
+    run: str | None = None
+    step: int | None = None
     suite: Suite = "knowledge"
     adapter: str | None = None
     tokenizer: str | None = None
@@ -80,6 +84,10 @@ class EvalConfig:
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def __post_init__(self) -> None:
+        if (self.run is None) == (self.base is None):
+            raise ValueError("give either run (the folder of a training run) or base (a checkpoint)")
+        if self.run is not None and self.adapter is not None:
+            raise ValueError("adapter goes with base; a run has its own")
         if not 0 < self.confidence < 1:
             raise ValueError(f"confidence must lie between 0 and 1; got {self.confidence}")
 
@@ -100,6 +108,7 @@ def main(config: EvalConfig) -> dict[str, Any]:
     results = {
         "suite": config.suite,
         "base": config.base,
+        "run": config.run,
         "adapter": config.adapter,
         "sets": {found.name: _summary(found) for found in sets},
         "against": None if compared is None else {"folder": config.against, "sets": _as_json(compared)},
@@ -127,9 +136,10 @@ def _load(config: EvalConfig) -> Loaded:
         raise ValueError(
             f"batch_size must be a positive multiple of mesh data x fsdp = {ways}; got {config.batch_size}"
         )
-    lm = jaxmoe.load(config.base, config.adapter, dtype=config.dtype, mesh=mesh)
-    tokenizer = load_tokenizer(config.tokenizer or lm.source or config.base)
-    check_vocabulary(tokenizer, lm.config.vocab_size)
+    lm, tokenizer = open_model(config.run, config.step, config.base, config.adapter, mesh, config.dtype)
+    if config.tokenizer is not None:
+        tokenizer = load_tokenizer(config.tokenizer)
+        check_vocabulary(tokenizer, lm.config.vocab_size)
     progress = config.progress and distributed.is_main()
     return Loaded(lm, tokenizer, config.batch_size, config.max_length, progress)
 
@@ -239,7 +249,9 @@ def show(
     console: Console,
 ) -> None:
     """The scores as a table, a section a set; categories where there are few, all are in results.json."""
-    subject = config.base if config.adapter is None else f"{config.base} + {config.adapter}"
+    subject = str(config.run or config.base)
+    if config.adapter is not None:
+        subject += f" + {config.adapter}"
     table = Table(title=f"{config.suite}: {subject}", title_justify="left")
     for name in ("score", "value", "s.e.", f"{config.confidence:.0%} interval", "n"):
         table.add_column(name, justify="left" if name == "score" else "right")

@@ -3,17 +3,21 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from training.planning import chips
+from training.planning.chips import Topology
 from training.planning.plan_decode import decode_table
 from training.planning.plan_step import StepPlan, advice, make_mesh, plan_generation, plan_step, table
+from training.ppo.config import PPORunConfig
 from training.runtime import config as configs
 from training.runtime import run_folder, shipped
 from training.supervised.config import PretrainConfig, SftConfig
 
 SCHEMAS = {"pretrain": PretrainConfig, "sft": SftConfig}
+PLANNED = (*SCHEMAS, "ppo")
 
 
 def plan_run(
@@ -24,8 +28,10 @@ def plan_run(
     *,
     decode: bool = True,
     command: str | None = None,
-) -> StepPlan:
+) -> StepPlan | None:
     """Plans a run and prints what it found.
+
+    Of a PPO run its generation is planned, which most of its time goes into; its learning step is not.
 
     Args:
       name: of a shipped config, YAML file or run folder.
@@ -34,6 +40,7 @@ def plan_run(
       save: file for the plan as JSON; None writes none.
       decode: plan generation with the run's model too.
       command: which the config is for; None finds out.
+    Returns: the plan of the train step; None for PPO.
     Raises: ValueError for a config, command or topology that is not one.
     """
     topology = chips.parse(topology_text)
@@ -42,6 +49,9 @@ def plan_run(
     chosen, reason = command_for(name, overrides, command)
     if reason:
         console.print(f"planned as {chosen}: {reason} (--command says otherwise)", highlight=False)
+    if chosen == "ppo":
+        _plan_rollouts(name, overrides, topology, devices, save)
+        return None
     config = configs.load(SCHEMAS[chosen], name, overrides)
     mesh = make_mesh(config.mesh, devices)
     plan = plan_step(
@@ -76,6 +86,29 @@ def plan_run(
     return plan
 
 
+def _plan_rollouts(
+    name: str | Path, overrides: Sequence[str], topology: Topology, devices: list[Any], save: Path | None
+) -> None:
+    """The rollouts of a PPO run: a row a sample, its prompt and its response at their longest."""
+    config = configs.load(PPORunConfig, name, overrides)
+    generation = plan_generation(
+        config.source,
+        topology,
+        make_mesh(config.mesh, devices),
+        rows=config.rollout.prompts * config.rollout.samples,
+        length=config.rollout.prompt_tokens + config.rollout.response_tokens,
+        dtype=config.forward.precision,
+    )
+    console = Console()
+    console.print(decode_table(generation, f"rollouts of {name} on {topology.text}"))
+    console.print("of a PPO run the rollouts are planned; the learning step is not", highlight=False)
+    if save is not None:
+        found = {"command": "ppo", "config": configs.to_dict(config)}
+        found["decode"] = generation._asdict() | {"needed": generation.needed}
+        save.parent.mkdir(parents=True, exist_ok=True)
+        save.write_text(json.dumps(found, indent=2) + "\n")
+
+
 def command_for(
     name: str | Path, overrides: Sequence[str], wanted: str | None = None
 ) -> tuple[str, str | None]:
@@ -85,15 +118,17 @@ def command_for(
     names an adapter or a base.
     """
     if wanted is not None:
-        if wanted not in SCHEMAS:
-            raise ValueError(f"--command must be one of {', '.join(SCHEMAS)}; got {wanted!r}")
+        if wanted not in PLANNED:
+            raise ValueError(f"--command must be one of {', '.join(PLANNED)}; got {wanted!r}")
         return wanted, None
     path = shipped.find(name)
     if (path.parent / "run.json").is_file():
         return run_folder.command_of(path.parent), None
-    if (folder := path.parent.name) in SCHEMAS:
+    if (folder := path.parent.name) in PLANNED:
         return folder, None
     keys = configs.read(path).keys() | {override.partition("=")[0] for override in overrides}
+    if "rounds" in keys:
+        return "ppo", "the config has the key rounds"
     named = [key for key in ("adapter", "base") if key in keys]
     if named:
         return "sft", f"the config has the key {named[0]}"

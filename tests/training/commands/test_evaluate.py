@@ -16,6 +16,8 @@ from jaxmoe.tokenizer import train_bpe
 from training.__main__ import app
 from training.commands.evaluate import EvalConfig, compare_items, main, read_items
 from training.runtime import config as configs
+from training.supervised import pretrain
+from training.supervised.config import PretrainConfig
 
 QUESTIONS = [
     {
@@ -202,3 +204,36 @@ def test_shipped_configs_are_valid(request):
     folder = request.config.rootpath / "configs" / "eval"
     for path in folder.glob("*.yaml"):
         assert isinstance(configs.load(EvalConfig, path), EvalConfig)
+
+
+def test_the_model_of_a_run_folder_is_measured(checkpoint, questions, tmp_path):
+    """The same scores as those of what the run exported; a run folder given as base is sent to `run`."""
+    (tmp_path / "text.txt").write_text("The capital of Peru is Lima.\n" * 40)
+    values = {
+        "output": str(tmp_path / "run"),
+        "base": str(checkpoint),
+        "steps": 2,
+        "data": {"sources": [{"path": str(tmp_path / "text.txt")}], "length": 16, "packing": "concat"},
+        "watch": {"tensorboard": False, "plots": False, "progress": False},
+    }
+    assert pretrain.main(configs.parse(PretrainConfig, values)).finished
+    asked = {"knowledge": knowledge(questions)}
+    of_run = main(config(None, tmp_path / "a", base=None, run=str(tmp_path / "run"), **asked))
+    of_export = main(config(tmp_path / "run" / "export", tmp_path / "b", **asked))
+    assert of_run["sets"] == of_export["sets"]
+    assert of_run["run"] == str(tmp_path / "run")
+    with pytest.raises(ValueError, match="is the folder of a run, no checkpoint: give run="):
+        main(config(tmp_path / "run", tmp_path / "c", **asked))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"run": "r"}, "give either run"),
+        ({"base": None}, "give either run"),
+        ({"base": None, "run": "r", "adapter": "a"}, "adapter goes with base"),
+    ],
+)
+def test_run_and_base_exclude_each_other(values, said):
+    with pytest.raises(ValueError, match=said):
+        config("b", "o", **values)

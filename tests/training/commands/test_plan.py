@@ -100,6 +100,7 @@ def test_plan_of_a_small_run(tmp_path, capsys):
         "num_layers: 2, num_heads: 4, num_kv_heads: 2, head_dim: 16}",
     ]
     found = plan_run.plan_run(config, overrides, "cpu:8", tmp_path / "plan.json")
+    assert found is not None
     saved = json.loads((tmp_path / "plan.json").read_text())
     shape = ModelConfig(256, 64, 96, 2, 4, 2, 16)
     split = params.split(params.abstract(shape, ExpertConfig(num_experts=4, rank=4)))
@@ -164,3 +165,33 @@ def test_a_tpu_slice_compiles_without_one(layers, tmp_path):
     assert found.needed < 16 * chips.GIB
     # FSDP: the frozen base is gathered layer by layer, its bytes a sixteenth on each chip
     assert found.memory["base"] < found.sent["all-gather"]
+
+
+def test_the_command_is_read_from_a_run_folder_and_else_told_from_the_config(tmp_path):
+    (tmp_path / "config.yaml").write_text("base: x\n")
+    assert plan_run.command_for(tmp_path, []) == ("sft", "the config has the key base")
+    (tmp_path / "run.json").write_text('{"command": "pretrain"}')
+    assert plan_run.command_for(tmp_path, []) == ("pretrain", None)
+    assert plan_run.command_for(tmp_path, [], "ppo") == ("ppo", None)
+    assert plan_run.command_for("ppo/quickstart", [])[0] == "ppo"
+    with pytest.raises(ValueError, match="--command must be one of pretrain, sft, ppo; got 'eval'"):
+        plan_run.command_for(tmp_path, [], "eval")
+
+
+def test_a_ppo_folder_is_planned(tmp_path, capsys):
+    """Its rollouts: rows are prompts times samples."""
+    shape = {"model_type": "llama", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48}
+    shape |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text(json.dumps(shape))
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text('{"command": "ppo"}')
+    rollout = {"prompts": 4, "samples": 2, "prompt_tokens": 32, "response_tokens": 32}
+    config = {"output": str(run), "base": str(tmp_path / "base"), "rounds": 2, "rollout": rollout}
+    (run / "config.yaml").write_text(json.dumps(config))
+    assert plan_run.plan_run(run, [], "cpu:8", tmp_path / "plan.json") is None
+    saved = json.loads((tmp_path / "plan.json").read_text())
+    assert saved["command"] == "ppo"
+    assert (saved["decode"]["rows"], saved["decode"]["prompt"], saved["decode"]["new_tokens"]) == (8, 32, 32)
+    assert "the learning step is not" in capsys.readouterr().out
