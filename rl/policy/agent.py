@@ -244,6 +244,7 @@ def make_score(agent: Agent, pieces: int, samples: int) -> Any:
     Args:
       pieces: into which the rows are cut.
       samples: of a prompt computed together, see `samples_together`.
+    Returns: the function; rows come back in the rollout's order.
     """
 
     def score(policy, critic, weights: Weights, rollout: Rollout) -> PolicyScores:

@@ -40,6 +40,9 @@ ALGORITHMS = {
 def algorithm_named(name: str) -> Algorithm:
     """The algorithm of a name.
 
+    Args:
+      name: a key of ALGORITHMS.
+    Returns: its advantage function and loss.
     Raises: ValueError for a name that is not registered, with the nearest one.
 
     >>> algorithm_named("grpo").critic

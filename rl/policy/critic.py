@@ -40,7 +40,12 @@ class CriticParams(NamedTuple):
 
 
 def new_head(width: int) -> tuple[nnx.GraphDef[ValueHead], Params]:
-    """Graph definition and weights of a value head; merge with `nnx.merge(definition, weights)`."""
+    """A value head that is 0 everywhere.
+
+    Args:
+      width: D of the hidden states that it reads.
+    Returns: graph definition and weights; merge with `nnx.merge(definition, weights)`.
+    """
     definition, state = nnx.split(ValueHead(width))
     return definition, nnx.to_pure_dict(state)
 
@@ -49,6 +54,8 @@ def new_critic(width: int, body: Body, trainable: Params) -> tuple[nnx.GraphDef[
     """A critic beside a policy; the value is 0 everywhere before the first step.
 
     Args:
+      width: D of the hidden states.
+      body: where they come from.
       trainable: the policy's trained weights, of which the body starts as a copy: its experts for "experts",
         all its weights for "full".
     Returns: the head's graph definition, and the weights; copies lie in buffers of their own.

@@ -70,6 +70,7 @@ def describe(curriculum: Curriculum, *, rounds: int, prompts: int, samples: int)
 
     Args:
       rounds, prompts, samples: as of `expected_stages`.
+    Returns: a line without a line break.
     """
     counts = list(curriculum.stages.values())
     staged = sum(count > 1 for count in counts)

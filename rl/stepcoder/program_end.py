@@ -57,6 +57,7 @@ def is_over(problem: Problem, text: str, form: PromptForm, given: str) -> bool:
       text: so far.
       form: in which the problem was put.
       given: the code with which the program begins.
+    Returns: False while the response may still go on with its program.
 
     >>> problem = Problem("double", "Double n.", "def f(n):", fn_name="f", inputs=[[3]], outputs=[6])
     >>> text = "\\n    return 2 * n\\n\\nprint(f(3))"

@@ -26,7 +26,11 @@ def make_prompt(
     """The prompt for a problem.
 
     Args:
+      tokenizer: of the policy.
       prefix: the beginning of the canonical solution; empty for the whole task.
+      form: how the problem is put, see rl.feedback.prompts.
+    Returns: token ids, and the code with which the program begins.
+    Raises: ValueError for chat without a chat template.
     """
     prompt = code_prompt(problem, form, prefix)
     if form == "completion":

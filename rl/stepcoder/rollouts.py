@@ -80,6 +80,7 @@ def resolved(config: RolloutConfig, tokenizer: "PreTrainedTokenizerBase") -> Rol
 
     Args:
       tokenizer: of the policy.
+    Returns: the settings with a form that is not auto.
     Raises: ValueError for chat without a chat template.
     """
     form: Any = resolve_form(tokenizer, config.form, otherwise="completion")

@@ -60,7 +60,10 @@ def make_state(
     """Optimizers of policy and critic, the state before the first round, and the shardings of its parts.
 
     Args:
-      steps: optimizer steps of the whole run.
+      critic: None without one.
+      optimizer, critic_optimizer: their settings.
+      steps: optimizer steps of the whole run, for the learning rate.
+    Returns: (policy's, critic's) optimizers, the state, and its shardings in the state's own structure.
     """
     mesh, policy = model.lm.mesh, model.lm.weights.trainable
     everywhere = params.replicated(mesh)
@@ -136,6 +139,7 @@ def make_learning(
       rollout: gives how many rows a round has, and the sampler's temperature.
       body: of the critic; None without one.
       rounds: of the whole run, for schedules of the learning rate.
+    Returns: what the rounds are made with.
     Raises: ValueError if a round's rows cannot be cut into equal pieces.
     """
     agent, weights, critic = make_agent(

@@ -179,6 +179,7 @@ def open_problems(
       curriculum: None asks for whole tasks.
       rollout: gives the longest prompt and response, and the form of prompts.
       known: limits of an earlier part of the run; solutions are not run again.
+    Returns: problems with their time limits set.
     Raises: ValueError if none is left, or with bad=error for the first ones that cannot be used.
     """
     everything = _load(config)
@@ -272,7 +273,12 @@ def _fits(problem: Problem, rollout: RolloutConfig, tokenizer: Any, *, staged: b
 
 
 def solution_tokens(problem: Problem, tokenizer: Any, given: str = "") -> int:
-    """Tokens of the canonical solution after what is given of it."""
+    """Tokens of the canonical solution after what is given of it.
+
+    Args:
+      given: the beginning of the solution.
+    Returns: a count, without an end token.
+    """
     rest = problem.canonical_solution[len(given) :]
     return len(tokenizer(rest, add_special_tokens=False)["input_ids"])
 
@@ -285,6 +291,7 @@ def make_task(
     Args:
       stages: None puts the whole task.
       rollout: with its form resolved.
+    Returns: the prompt, and the most tokens of a response.
     """
     prefix = "" if stages is None else stages.prefix(problem.id)
     prompt = make_prompt(tokenizer, problem, prefix, rollout.prompt_form)

@@ -32,6 +32,9 @@ from training.supervised.finish import FORMATS, finish
 def main(config: PPORunConfig) -> Finished:
     """Runs one config to its end, or until it is stopped.
 
+    Args:
+      config: the whole run; what is called below gets sections of it.
+    Returns: the policy as trained so far.
     Raises: ValueError for settings, problems or a run folder that do not go together; DivergedError if a
       round is not finite.
     """
@@ -99,11 +102,12 @@ def claim(
     config: CheckpointConfig,
     seed: int,
 ) -> RunCheckpoints:
-    """Makes the folder this run's, with the time limits of its problems; returns its checkpoints.
+    """Makes the folder this run's, with the time limits of its problems.
 
     Args:
       shardings: of what is saved.
       seed: of the run, for the record.
+    Returns: the run's checkpoints.
     """
     run.claim()
     if distributed.is_main():
@@ -132,6 +136,7 @@ def what_to_expect(problems: ProblemSet, rl: RLConfig, rollout: RolloutConfig, r
     Args:
       rollout: with its form resolved.
       rounds: of the run.
+    Returns: lines for the person watching, in their order.
     """
     told = [f"prompts: {rollout.form}; temperature {rollout.temperature:g}, top-p {rollout.top_p:g}"]
     learner = learner_temperature(rl, rollout)
