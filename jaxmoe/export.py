@@ -227,7 +227,7 @@ def _write_generation_config(
         settings = read_json(base)
     else:
         given = {"bos_token_id": lm.config.bos_token_id, "pad_token_id": lm.config.pad_token_id}
-        settings = {"_from_model_config": True} | {k: v for k, v in given.items() if v is not None}
+        settings = {"_from_model_config": True, **{k: v for k, v in given.items() if v is not None}}
     ends = lm.stop_tokens if tokenizer is None else stop_tokens(tokenizer, lm.stop_tokens)
     if ends and {*ends} != {*as_ids(settings.get("eos_token_id"))}:
         settings["eos_token_id"] = [*ends] if len(ends) > 1 else next(iter(ends))

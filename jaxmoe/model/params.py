@@ -1,5 +1,6 @@
 """Weights as plain pytrees: the frozen/trainable split, mesh placement, the quantised base."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -33,7 +34,7 @@ RULES: dict[str | None, str | None] = {
 class ModelParams(NamedTuple):
     """A model taken apart: `nnx.merge(definition, trainable, frozen)` puts it together inside a trace."""
 
-    definition: Any
+    definition: nnx.GraphDef
     trainable: Params
     frozen: Params
 
@@ -48,27 +49,29 @@ def split(model: nnx.Module, train: Train = "experts") -> ModelParams:
     return ModelParams(definition, nnx.to_pure_dict(trainable), nnx.to_pure_dict(frozen))
 
 
-def merge(params: ModelParams) -> Any:
+def merge(params: ModelParams) -> Decoder:
     """The model again; inside a jitted function this costs nothing at run time."""
     return nnx.merge(params.definition, params.trainable, params.frozen)
 
 
-def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Any = None) -> Mesh:
+def make_mesh(
+    data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
     """A mesh of data x fsdp x tensor devices, with automatic axes; -1 for one axis takes what is left.
 
     Raises: ValueError if the axes do not multiply to the number of devices.
     """
-    devices = np.asarray(jax.devices() if devices is None else devices)
+    chosen = np.asarray(jax.devices() if devices is None else devices)
     sizes = [data, fsdp, tensor]
     if sizes.count(-1) == 1:
         known = -int(np.prod(sizes))
-        sizes[sizes.index(-1)] = max(devices.size // known, 1)
-    if min(sizes) < 1 or int(np.prod(sizes)) != devices.size:
+        sizes[sizes.index(-1)] = max(chosen.size // known, 1)
+    if min(sizes) < 1 or int(np.prod(sizes)) != chosen.size:
         raise ValueError(
-            f"mesh axes data x fsdp x tensor must multiply to the {devices.size} devices; got "
+            f"mesh axes data x fsdp x tensor must multiply to the {chosen.size} devices; got "
             f"{' x '.join(map(str, (data, fsdp, tensor)))} (mesh in the config; -1 takes what is left)"
         )
-    return Mesh(devices.reshape(sizes), MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    return Mesh(chosen.reshape(sizes), MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
 
 
 def single_device_mesh() -> Mesh:
@@ -127,6 +130,6 @@ def abstract(config: ModelConfig, experts: ExpertConfig | None = None) -> Decode
     return nnx.eval_shape(lambda: build(config, experts))
 
 
-def count(params: Any) -> int:
+def count(params: object) -> int:
     """Number of weights in a pytree."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

@@ -67,7 +67,7 @@ def weight_table(model: ModelConfig) -> dict[str, WeightName]:
     return {n.path: n._replace(name=own.get(n.path, n.name)) for n in LLAMA_NAMES}
 
 
-def is_leaf(value: Any) -> bool:
+def is_leaf(value: object) -> bool:
     """A quantised weight (qwix QArray) is one leaf of the tree, not two."""
     return hasattr(value, "qvalue")
 
@@ -145,7 +145,7 @@ def check_checkpoint(
 
 
 def shard_reader(
-    weight: WeightName, stored: Mapping[str, StoredTensor], shape: tuple[int, ...], dtype: Any
+    weight: WeightName, stored: Mapping[str, StoredTensor], shape: tuple[int, ...], dtype: np.dtype
 ) -> Callable[[Index], np.ndarray]:
     """A function that reads any part [L, in, out] of a parameter from the checkpoint, slice by slice."""
 
@@ -162,7 +162,7 @@ def shard_reader(
     return read
 
 
-def _read_one(weight: WeightName, tensor: StoredTensor, index: Index, dtype: Any) -> np.ndarray:
+def _read_one(weight: WeightName, tensor: StoredTensor, index: Index, dtype: np.dtype) -> np.ndarray:
     part = tensor.read(index[::-1] if weight.transposed else index)
     return np.asarray(part.T if weight.transposed else part).astype(dtype)
 
@@ -171,11 +171,11 @@ def place(
     shape: tuple[int, ...], sharding: jax.sharding.Sharding, read: Callable[[Index], np.ndarray]
 ) -> jax.Array:
     """A sharded array from a function of the index; devices that hold the same part share one reading."""
-    parts: dict[Any, np.ndarray] = {}
+    parts: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
 
     def part(index: Index | None) -> np.ndarray:
         assert index is not None
-        key = tuple((s.start, s.stop) for s in index)
+        key = tuple((s.start or 0, -1 if s.stop is None else s.stop) for s in index)
         if key not in parts:
             parts[key] = read(index)
         return parts[key]
@@ -188,7 +188,7 @@ def load_base(
     stored: Mapping[str, StoredTensor],
     shapes: Mapping[str, tuple[int, ...]],
     shardings: Mapping[str, jax.sharding.Sharding],
-    dtypes: Mapping[str, Any],
+    dtypes: Mapping[str, np.dtype],
 ) -> dict[str, jax.Array]:
     """The base parameters by path, on their devices.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -59,7 +59,7 @@ def open_weights(
     )
 
 
-def compare_names(found: Iterable[str], expected: Mapping[str, tuple[int, ...]], where: Any) -> None:
+def compare_names(found: Iterable[str], expected: Mapping[str, tuple[int, ...]], where: object) -> None:
     """Raises ValueError, listing names, if tensors are missing or unexpected."""
     found = set(found)
     problems = []
@@ -72,7 +72,7 @@ def compare_names(found: Iterable[str], expected: Mapping[str, tuple[int, ...]],
 
 
 def compare_shapes(
-    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: Any
+    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: object
 ) -> None:
     """Raises ValueError, listing names with both shapes, if tensors do not have the shapes expected."""
     wrong = [f"{n} is {list(found[n])}, not {list(s)}" for n, s in expected.items() if found[n] != s]
@@ -125,7 +125,17 @@ def _open_file(path: Path) -> dict[str, StoredTensor]:
     return {name: _stored(path, name, view) for name, view in views.items()}
 
 
-def _stored(path: Path, name: str, view: Any) -> StoredTensor:
+class _View(Protocol):
+    """What safetensors hands out for a tensor: it reads the part that it is asked for."""
+
+    def get_dtype(self) -> str: ...
+
+    def get_shape(self) -> list[int]: ...
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray: ...
+
+
+def _stored(path: Path, name: str, view: _View) -> StoredTensor:
     kind = view.get_dtype()
     if kind not in SAFETENSORS_DTYPES:
         raise ValueError(
