@@ -14,7 +14,8 @@ import resource
 import time
 
 from rl.feedback.pool import Limits, Pool
-from rl.feedback.problems import Problem, load
+from rl.feedback.problems import Problem
+from rl.feedback.readers import load_problems
 
 
 def cpu_s() -> float:
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     if options.problems:
-        problems = load(options.problems)
+        problems = load_problems(options.problems)
     else:
         source = "def double(n):\n    if n < 0:\n        return -double(-n)\n    return 2 * n\n"
         tests = {"inputs": [[n] for n in range(-4, 4)], "outputs": [2 * n for n in range(-4, 4)]}

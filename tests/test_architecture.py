@@ -69,7 +69,7 @@ DEFERRED = {
     ("training.supervised.finish", "training.plots.plot_run"),
 }
 # Names of classes that two modules have, in lower case, each to be renamed; the list only shrinks.
-SAME_NAMES = {"layout", "limits", "part"}
+SAME_NAMES: set[str] = set()
 # Arguments, attributes and results annotated with a bare `Any`, by package; numbers only go down.
 ANY = {"jaxmoe": 91, "rl": 40, "evals": 33, "training": 102}
 # Packages whose `__init__` is what users import.

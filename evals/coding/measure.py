@@ -28,7 +28,7 @@ class Feedback(Protocol):
     def verdict(self) -> str: ...
 
 
-class Grader(Protocol):
+class BatchGrader(Protocol):
     """Whoever runs programs; rl.feedback.pool.Pool does."""
 
     def grade_many(self, pairs: Sequence[tuple[Problem, str]], /) -> Sequence[Feedback]:
@@ -82,7 +82,7 @@ class CodingResult:
 def evaluate(
     model: TextModel,
     problems: Sequence[Problem],
-    grader: Grader,
+    grader: BatchGrader,
     *,
     form: PromptForm = "completion",
     samples: int = 1,
@@ -169,7 +169,11 @@ def _mean(estimates: np.ndarray, k: int, confidence: float) -> Score:
 
 
 def _graded(
-    problems: Sequence[Problem], responses: Sequence[str], grader: Grader, form: PromptForm, samples: int
+    problems: Sequence[Problem],
+    responses: Sequence[str],
+    grader: BatchGrader,
+    form: PromptForm,
+    samples: int,
 ) -> list[SampleRecord]:
     asked = [problem for problem in problems for _ in range(samples)]
     pairs = [

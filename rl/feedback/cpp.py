@@ -1,6 +1,6 @@
 """C++ programs: compiled by g++ inside the sandbox, run on standard input, executed lines by gcov.
 
-Compilers read what a program tells them to (#include, .incbin), so they too run behind walls: they see the
+Compilers read what a program tells them to (#include, .incbin), so they too run isolated: they see the
 tool chain and one scratch folder. The program is linked statically, passed on as bytes and started from
 memory: it can open no file at all. Its line counters are copied to shared memory every 50 ms, at exit and
 on fatal signals, so that they survive a kill. Problems must be of the stdin kind.
@@ -15,11 +15,12 @@ import struct
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from rl.feedback.language import Executed, Runs, Settings, TestResult, bad_end, printed
+from rl.feedback.judging import bad_end, judge_printed
+from rl.feedback.language import Executed, Runs, Settings, TestResult
 from rl.feedback.problems import Problem
-from rl.sandbox.isolation import UNPRIVILEGED_ID
-from rl.sandbox.isolation import Limits as KernelLimits
+from rl.sandbox.isolation import UNPRIVILEGED_ID, KernelLimits
 from rl.sandbox.jobs import Job, Outcome, memory_file
 from rl.sandbox.worker import SandboxError, Worker
 
@@ -92,17 +93,18 @@ class CppLanguage:
             raise SandboxError(f"C++ problems need {' and '.join(missing)}, which this machine lacks")
         self._tool: Worker | None = None
         self._runner: Worker | None = None
+        self._judge: Worker | None = None  # of outputs that are not compared here
         self._folder: tempfile.TemporaryDirectory | None = None
         self._has_runtime = False
 
     def close(self) -> None:
         """Ends the servers and empties the scratch folder."""
-        for worker in (self._tool, self._runner):
+        for worker in (self._tool, self._runner, self._judge):
             if worker is not None:
                 worker.close()
         if self._folder is not None:
             self._folder.cleanup()
-        self._tool = self._runner = self._folder = None
+        self._tool = self._runner = self._judge = self._folder = None
         self._has_runtime = False
 
     def _open(self) -> None:
@@ -187,9 +189,20 @@ class CppLanguage:
     def _run_all(self, binary: bytes, problem: Problem, program: str, settings: Settings) -> Runs:
         limits, results, lines, cpu_s = settings.limits, [], {}, 0.0
         seen: set[bytes] = set()
-        executable, ran = memory_file(binary), 0
+        # sealed: else one test could leave a message in it for the next
+        executable, ran, rule = memory_file(binary, sealed=True), 0, settings.rule_for(problem)
+
+        def ask(question: dict[str, Any], output: bytes) -> dict[str, Any]:
+            if self._judge is None:
+                self._judge = Worker("program")
+            time_s = limits.time_s
+            reply, _ = self._judge.ask(
+                "judge", question, output, memory_bytes=limits.memory_bytes, time_s=time_s
+            )
+            return reply
+
         try:
-            for given, expected in zip(problem.inputs, problem.outputs, strict=True):
+            for number, given in enumerate(problem.inputs):
                 timeouts = sum(result.verdict == "timeout" for result in results)
                 if timeouts >= limits.timeouts:
                     results.append(TestResult("timeout", f"not run: {timeouts} tests ran out of time"))
@@ -198,7 +211,9 @@ class CppLanguage:
                 outcome, counters = self._run(executable, given, problem, settings)
                 ran, cpu_s = ran + 1, cpu_s + outcome.cpu_s
                 good = outcome.status == 0 and not (outcome.timed_out or outcome.output_exceeded)
-                result = printed(outcome.output, expected) if good else bad_end(outcome)
+                result = (
+                    judge_printed(problem, number, outcome.output, rule, ask) if good else bad_end(outcome)
+                )
                 results.append(result._replace(wall_s=time.monotonic() - began))
                 if counters and counters not in seen:
                     seen.add(counters)

@@ -5,14 +5,12 @@ are the two there are. What a program prints or returns is compared here and the
 values, in the trusted process, never in the sandbox.
 """
 
-import signal
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 from rl.feedback.problems import Problem
 from rl.feedback.rewards import Scheme, Verdict, verdict_reward
-from rl.sandbox.jobs import Outcome
-from rl.sandbox.values import same_output
+from rl.sandbox.comparison import Compare, CompareRule
 
 
 @dataclass(frozen=True)
@@ -74,11 +72,26 @@ class Runs(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """How to run the tests of a program. trace: record what runs; "portable": as on Python 3.11."""
+    """How to run the tests of a program.
+
+    Attributes:
+      trace: record what runs; "portable": as on Python 3.11.
+      compare: how answers are compared (rl.sandbox.comparison); None as each problem says.
+      tolerance: largest relative error of a number, and a thousand times the largest absolute one, where a
+        problem does not say otherwise.
+    """
 
     limits: Limits
     trace: Trace = True
     stop_at_first_failure: bool = False
+    compare: Compare | None = None
+    tolerance: float = 1e-6
+
+    def rule_for(self, problem: Problem) -> CompareRule:
+        """How the answers to a problem are compared."""
+        relative = self.tolerance if problem.tolerance is None else problem.tolerance
+        absolute = self.tolerance / 1000 if problem.tolerance is None else problem.tolerance
+        return CompareRule(self.compare or problem.compare, relative, absolute)
 
 
 class Language(Protocol):
@@ -101,8 +114,8 @@ class CompilerFeedback:
     """The verdict on a program, with what led to it.
 
     verdict: pass; else the first of compile_error, (runtime_error, timeout or output_limit in any
-    test), fail. executed: None where nothing compiled or nothing was traced. weak: a test's success
-    rests on a completion token that a hostile program could forge.
+    test), fail. executed: None where nothing compiled or nothing was traced. weak: a test compares
+    the program's answers with each other, so that wrong ones can pass.
     """
 
     verdict: Verdict
@@ -152,38 +165,3 @@ def grade(
         runs.cpu_s,
         runs.weak,
     )
-
-
-def printed(output: bytes, expected: str) -> TestResult:
-    """The result of a test whose program printed this and ended well."""
-    text = output.decode("utf-8", errors="replace")
-    if same_output(expected, text):
-        return TestResult("pass")
-    return TestResult("fail", f"printed {text!r:.150}, expected {expected!r:.150}")
-
-
-def bad_end(outcome: Outcome, ended: tuple[str, dict] | None = None) -> TestResult:
-    """The verdict on a test that brought its process to an end."""
-    if outcome.output_exceeded:
-        return TestResult("output_limit", "printed more than the limit")
-    if outcome.timed_out:
-        return TestResult("timeout", "ran out of time")
-    if outcome.garbled:
-        return TestResult("runtime_error", "wrote to the grader's own channel")
-    if outcome.status < 0:
-        return TestResult(
-            "runtime_error", f"killed by signal {-outcome.status} ({_signal_name(-outcome.status)})"
-        )
-    kind, content = ended or ("", {})
-    if kind == "E":
-        return TestResult("runtime_error", str(content.get("error"))[:400])
-    if kind == "D":
-        return TestResult("runtime_error", f"ended with exit code {content.get('exit')!r:.20}")
-    return TestResult("runtime_error", f"left without an answer (exit code {outcome.status})")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return "unknown"

@@ -1,4 +1,4 @@
-"""Runs untrusted programs: a pool of workers behind walls, safe against programs that attack the grader.
+"""Runs untrusted programs: a pool of isolated workers, safe against programs that attack the grader.
 
     with Pool(workers=2, limits=Limits(time_s=2)) as pool:
         feedback = pool.grade(problem, program)
@@ -12,12 +12,14 @@ import queue
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from typing import get_args
 
-from rl.feedback.cpp import CppLanguage
 from rl.feedback.language import CompilerFeedback, Language, Limits, Settings, Trace, grade
+from rl.feedback.languages import LANGUAGES
 from rl.feedback.problems import Problem
 from rl.feedback.python import PythonLanguage
 from rl.feedback.rewards import Scheme
+from rl.sandbox.comparison import Compare
 from rl.sandbox.jobs import WorkerDiedError
 from rl.sandbox.worker import SandboxError
 
@@ -36,7 +38,11 @@ class Pool:
       trace: record which code ran (feedback.executed): by instruction on Python 3.12 and later, by statement
         before; "portable": by statement everywhere.
       stop_at_first_failure: leave the tests after the first that does not pass.
-      packages: installed packages that programs may import besides the standard library.
+      packages: installed packages that programs may import besides the standard library, each by the name
+        that is imported, together with what it imports itself.
+      compare: strict, python or numeric (rl.sandbox.comparison) for all problems; None as each problem says.
+      tolerance: largest relative error of a number, and a thousand times the largest absolute one, where a
+        problem does not say otherwise.
     `layers` says which layers of isolation are in force.
 
     Raises: SandboxError if a required layer is missing here; ValueError for impossible arguments.
@@ -51,18 +57,24 @@ class Pool:
         trace: Trace = True,
         stop_at_first_failure: bool = False,
         packages: tuple[str, ...] = ("numpy",),
+        compare: Compare | None = None,
+        tolerance: float = 1e-6,
     ):
         if workers < 1:
             raise ValueError(f"a pool needs at least 1 worker; got {workers}")
-        self._settings = Settings(limits or Limits(), trace, stop_at_first_failure)
+        if compare is not None and compare not in get_args(Compare):
+            raise ValueError(f"compare must be one of {', '.join(get_args(Compare))}; got {compare!r}")
+        if not 0.0 <= tolerance < 1.0:
+            raise ValueError(f"the tolerance must lie in [0, 1); got {tolerance}")
+        self._settings = Settings(limits or Limits(), trace, stop_at_first_failure, compare, tolerance)
         self._reward: Scheme = reward
-        self._makers = {"python": lambda: PythonLanguage(packages), "cpp": CppLanguage}
+        self._packages = tuple(packages)
         self._slots: list[dict[str, Language]] = [{} for _ in range(workers)]
         self._idle: queue.SimpleQueue[dict[str, Language]] = queue.SimpleQueue()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
         try:
             for slot in self._slots:
-                slot["python"] = python = PythonLanguage(packages)
+                slot["python"] = python = PythonLanguage(self._packages)
                 self._idle.put(slot)
             self.layers = dict(python.worker.layers)
         except BaseException:
@@ -100,15 +112,15 @@ class Pool:
         return self._threads.submit(self._grade, problem, program)
 
     def _grade(self, problem: Problem, program: str) -> CompilerFeedback:
-        if problem.language not in self._makers:
-            known = ", ".join(self._makers)
+        if problem.language not in LANGUAGES:
+            known = ", ".join(LANGUAGES)
             raise ValueError(f"problem {problem.id} is in {problem.language!r}; this pool knows {known}")
         slot, cause = self._idle.get(), None
         try:
             for _ in range(_ATTEMPTS):
                 try:
                     if problem.language not in slot:
-                        slot[problem.language] = self._makers[problem.language]()
+                        slot[problem.language] = LANGUAGES[problem.language].make(self._packages)
                     return grade(slot[problem.language], problem, program, self._settings, self._reward)
                 except (WorkerDiedError, SandboxError) as error:
                     if problem.language in slot:
@@ -127,6 +139,21 @@ def reference_time_limits(
 
     Problems without a solution, or whose solution does not pass, keep the limit they had. The pool's
     own limit still caps every limit.
+
+    Args:
+      pool: runs the solutions.
+      problems: with canonical solutions.
+      factor: how much longer than the slowest test of its solution a program may take.
+      least_s: the shortest limit, in seconds.
+    Returns: the problems, in order.
+    Raises: what Pool.grade raises.
+
+    >>> solution = "def f(n): return n"
+    >>> problem = Problem("p", "", canonical_solution=solution, fn_name="f", inputs=[[1]], outputs=[1])
+    >>> with Pool(1) as pool:
+    ...     [timed] = reference_time_limits(pool, [problem])
+    >>> timed.time_s is not None and timed.time_s >= 0.5
+    True
     """
     feedbacks = pool.grade_many([(p, p.canonical_solution) for p in problems])
     timed = []

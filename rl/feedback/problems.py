@@ -1,38 +1,68 @@
-"""Code problems: one record, and readers for APPS, APPS+, HumanEval and MBPP files.
+"""Code problems: one record for all data sets, what is wrong with one, splits and fingerprints.
 
-`python -m rl.feedback.verify FOLDER` runs every canonical solution in the sandbox and lists those
-that do not pass. Formats: docs/formats.md. A file is recognised by its fields, not by its name.
+Files are read by rl.feedback.readers; `python -m rl.feedback.verify PATH` runs every canonical solution in
+the sandbox and lists those that do not pass.
 """
 
-import gzip
+import ast
 import hashlib
 import json
-import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from rl.feedback.assert_tests import called_function, split_check
+from rl.sandbox import values
+from rl.sandbox.comparison import Compare
 from rl.sandbox.execution_trace import parse
 
-log = logging.getLogger(__name__)
-
-Kind = Literal["call", "stdin", "assert"]
+ProblemKind = Literal["call", "stdin", "assert"]
 _ENTRY = re.compile(r"\s*def\s+(\w+)\s*\(\s*\)\s*(->[^:]*)?:")
+# what changes neither what is asked nor how it is graded; time limits are measured, and saved with a run
+_NOT_IN_FINGERPRINT = ("difficulty", "source", "license", "time_s")
+_UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
+_TEXTS = (
+    "id",
+    "prompt",
+    "starter_code",
+    "canonical_solution",
+    "difficulty",
+    "setup",
+    "language",
+    "source",
+    "license",
+    "checker",
+    "preamble",
+)
+_LONG_NUMBER = "integer string conversion"
 
 
 @dataclass(frozen=True)
 class Problem:
     """One programming problem with its tests.
 
-    A test is inputs[i] -> outputs[i]: an argument list and the value returned where there is an
-    `fn_name`, else the text on standard input and the text printed. Assert-style problems (HumanEval,
-    MBPP) have `asserts` instead: statements over `fn_name`, run after `setup`.
+    A test is inputs[i] -> outputs[i]: an argument list and the value returned where there is an `fn_name`,
+    else the text on standard input and the text printed. Assert-style problems (HumanEval, MBPP) have
+    `asserts`
+    instead: code that uses `fn_name` (or calls it `candidate`), run after `setup`.
 
-    `canonical_solution` is a whole program; `starter_code` is what a completion continues.
-    `time_s` is this problem's own limit for each test (see rl.feedback.pool.reference_time_limits).
+    Attributes:
+      prompt: the statement.
+      starter_code: what a completion goes on with.
+      canonical_solution: a whole program that passes.
+      fn_name: the function that the tests call; None where the program reads and prints.
+      class_name: the class whose method it is; `Solution` is found without.
+      asserts: each an assert statement, or other statements that raise where the program is wrong.
+      time_s: limit of each test, in seconds (see rl.feedback.pool.reference_time_limits); the pool's caps it.
+      language: a key of rl.feedback.languages.LANGUAGES.
+      compare: strict, python or numeric (rl.sandbox.comparison); readers set what the data set's own grader
+        does.
+      tolerance: largest relative or absolute error of a number; None for the pool's.
+      checker: Python source of `check(given, answer, expected) -> bool`, for problems with several right
+        answers: the input, what was returned or printed, and the output of the file. It runs apart from the
+        program, in the sandbox.
+      preamble: import statements that the problem's site puts before each program; what of it a program uses
+        without importing it is imported for it.
     """
 
     id: str
@@ -50,9 +80,13 @@ class Problem:
     language: str = "python"
     source: str = ""
     license: str = field(default="", repr=False)
+    compare: Compare = "numeric"
+    tolerance: float | None = None
+    checker: str = ""
+    preamble: str = ""
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> ProblemKind:
         """How a test reaches the program."""
         if self.asserts:
             return "assert"
@@ -70,207 +104,87 @@ class Problem:
         return len(self.asserts) or len(self.inputs)
 
 
-def _text(value: Any) -> str:
-    """Text for standard input or output: APPS has it whole or as a list of lines."""
-    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
+def fault_of(problem: Problem) -> str | None:
+    """What is wrong with a problem, in words; None if nothing is.
 
-
-def _tests(data: dict) -> dict[str, Any]:
-    inputs, outputs = data["inputs"], data["outputs"]
-    if data.get("fn_name") is None:
-        return {"inputs": [_text(i) for i in inputs], "outputs": [_text(o) for o in outputs]}
-    return {"inputs": inputs, "outputs": outputs, "fn_name": data["fn_name"]}
-
-
-def _first_solution(value: Any) -> str:
-    solutions = json.loads(value) if isinstance(value, str) and value.lstrip().startswith("[") else value
-    if isinstance(solutions, list):
-        return solutions[0] if solutions else ""
-    return solutions or ""
-
-
-def _from_apps_plus(row: dict, name: str) -> Problem:
-    return Problem(
-        id=str(row.get("id", name)),
-        prompt=row["prompt"],
-        starter_code=row.get("starter_code") or "",
-        canonical_solution=row.get("canonical_solution") or "",
-        difficulty=row.get("difficulty") or "unknown",
-        class_name=row.get("class_name"),
-        language=row.get("language") or "python",
-        source=row.get("source") or "",
-        license=row.get("license") or "",
-        time_s=row.get("time_s"),
-        **_tests(row),
-    )
-
-
-def _from_apps_row(row: dict, name: str) -> Problem:
-    """APPS as one JSON row a problem, with JSON inside its fields."""
-    tests = row["input_output"]
-    return Problem(
-        id=str(row.get("problem_id", row.get("id", name))),
-        prompt=row["question"],
-        starter_code=row.get("starter_code") or "",
-        canonical_solution=_first_solution(row.get("solutions")),
-        difficulty=row.get("difficulty") or "unknown",
-        source="APPS",
-        **_tests(
-            json.loads(tests) if isinstance(tests, str) and tests else tests or {"inputs": [], "outputs": []}
-        ),
-    )
-
-
-def _from_apps_folder(folder: Path) -> Problem:
-    def read(name: str, default: str = "") -> str:
-        path = folder / name
-        return path.read_text() if path.exists() else default
-
-    return _from_apps_row(
-        {
-            "id": folder.name,
-            "question": read("question.txt"),
-            "starter_code": read("starter_code.py"),
-            "solutions": read("solutions.json", "[]"),
-            "input_output": read("input_output.json"),
-            "difficulty": json.loads(read("metadata.json", "{}")).get("difficulty"),
-        },
-        folder.name,
-    )
-
-
-def _from_humaneval(row: dict, name: str) -> Problem:
-    setup, asserts = split_check(row["test"], row["entry_point"])
-    return Problem(
-        id=str(row.get("task_id", name)),
-        prompt=row["prompt"],
-        starter_code=row["prompt"],
-        canonical_solution=row["prompt"] + row["canonical_solution"],
-        fn_name=row["entry_point"],
-        asserts=asserts,
-        setup=setup,
-        source="HumanEval",
-    )
-
-
-def _from_mbpp(row: dict, name: str) -> Problem:
-    tests = tuple(test.replace("\r\n", "\n").strip() for test in row["test_list"])
-    code = row["code"].replace("\r\n", "\n")
-    text = row.get("text") or row["prompt"]
-    setup = row.get("test_setup_code") or "\n".join(row.get("test_imports") or [])
-    return Problem(
-        id=f"MBPP/{row.get('task_id', name)}",
-        prompt="\n".join([text, "Your code should pass these tests:", *tests]),
-        canonical_solution=code,
-        fn_name=called_function(tests, code),
-        asserts=tests,
-        setup=setup.replace("\r\n", "\n"),
-        source="MBPP",
-    )
-
-
-_READERS: list[tuple[frozenset[str], Callable[[dict, str], Problem]]] = [
-    (frozenset(("entry_point", "test", "prompt")), _from_humaneval),
-    (frozenset(("test_list", "code")), _from_mbpp),
-    (frozenset(("question", "input_output")), _from_apps_row),
-    (frozenset(("prompt", "inputs", "outputs")), _from_apps_plus),
-]
-
-
-def _from_row(row: Any, name: str) -> Problem:
-    if isinstance(row, dict):
-        for fields, reader in _READERS:
-            if fields <= row.keys():
-                return reader(row, name)
-    has = f"has {', '.join(sorted(row))}" if isinstance(row, dict) else f"is a {type(row).__name__}"
-    raise ValueError(f"no known format: the row {has}; need the fields of APPS, APPS+, HumanEval or MBPP")
-
-
-def _rows(path: Path) -> list[Any]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        text = file.read()
-    try:
-        whole = json.loads(text)
-        return whole if isinstance(whole, list) else [whole]
-    except json.JSONDecodeError as error:
-        if error.msg != "Extra data":
-            raise ValueError(f"{path} is neither JSON nor JSON lines: {error}") from error
-    return [json.loads(line) for line in text.split("\n") if line.strip()]
-
-
-def _readings(path: Path) -> Iterator[tuple[str, Callable[[], Problem]]]:
-    """A name and a reading function for each problem at a path."""
-    if (path / "question.txt").exists():
-        yield path.name, lambda: _from_apps_folder(path)
-    elif path.is_dir():
-        for entry in sorted(path.iterdir()):
-            if entry.is_dir() or re.search(r"\.jsonl?(\.gz)?$", entry.name):
-                yield from _readings(entry)
-    else:
-        for i, row in enumerate(_rows(path)):
-            yield f"{path.name}:{i}", lambda row=row, i=i: _from_row(row, f"{path.name}:{i}")
-
-
-def fault(problem: Problem) -> str | None:
-    """What is wrong with a problem as read, in words; None if nothing is."""
+    >>> fault_of(Problem("p", "Double.", fn_name="f", inputs=[3], outputs=[6]))
+    'is call-based, but an input is not a list of arguments'
+    """
+    if wrong := _wrong_type(problem):
+        return wrong
     if problem.test_count == 0:
         return "has no tests"
     if len(problem.inputs) != len(problem.outputs):
         return f"has {len(problem.inputs)} inputs but {len(problem.outputs)} outputs"
     if problem.kind == "call" and not all(isinstance(arguments, list) for arguments in problem.inputs):
         return "is call-based, but an input is not a list of arguments"
-    if problem.language == "python" and problem.canonical_solution:
-        try:
-            parse(problem.canonical_solution)
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            return f"has a canonical solution that does not parse ({error})"
+    if problem.compare not in get_args(Compare):
+        return f"is compared {problem.compare!r}; must be one of {', '.join(get_args(Compare))}"
+    if problem.tolerance is not None and not 0.0 <= problem.tolerance < 1.0:
+        return f"has the tolerance {problem.tolerance}; must lie in [0, 1)"
+    if problem.time_s is not None and not problem.time_s > 0:
+        return f"has the time limit {problem.time_s}; must be positive, in seconds"
+    return _unreadable_code(problem)
+
+
+def _wrong_type(problem: Problem) -> str | None:
+    for name in _TEXTS:
+        if not isinstance(getattr(problem, name), str):
+            return f"has a {name} that is no text but a {type(getattr(problem, name)).__name__}"
+    for name in ("fn_name", "class_name"):
+        value = getattr(problem, name)
+        if value is not None and not (isinstance(value, str) and value.isidentifier()):
+            return f"has the {name} {value!r:.80}, which is no name"
+    for name in ("inputs", "outputs", "asserts"):
+        if not isinstance(getattr(problem, name), (list, tuple)):
+            return f"has {name} that are no list but a {type(getattr(problem, name)).__name__}"
+    for name in ("tolerance", "time_s"):
+        if not isinstance(getattr(problem, name), (int, float, type(None))):
+            return f"has a {name} that is no number: {getattr(problem, name)!r:.80}"
+    texts_of_tests = [*problem.asserts, *(problem.inputs if problem.kind == "stdin" else ())]
+    texts_of_tests += problem.outputs if problem.kind == "stdin" else ()
+    if not all(isinstance(text, str) for text in texts_of_tests):
+        return "has a test that is no text"
     return None
 
 
-def load(path: str | Path, *, bad: Literal["error", "skip"] = "error") -> list[Problem]:
-    """Reads all problems at a path: an APPS folder, a folder of those, a JSON or JSON lines file (or .gz).
-
-    Args:
-      bad: what to do about problems without tests, with a solution that does not parse, of unknown
-        format, or with an id seen before: raise, or leave them out with one logged line that names them.
-    Raises: FileNotFoundError; ValueError naming up to ten bad problems, or if no problem is left.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no problems at {path}; expected an APPS folder, a .json or a .jsonl[.gz] file"
-        )
-    problems: dict[str, Problem] = {}
-    faults: list[str] = []
-    for name, reading in _readings(path):
+def _unreadable_code(problem: Problem) -> str | None:
+    """What of a problem's code is no Python. A literal too long for this process is none of its faults."""
+    sources = {"preamble": problem.preamble, "setup": problem.setup, "checker": problem.checker}
+    sources |= {f"test {i}": source for i, source in enumerate(problem.asserts)}
+    if problem.language == "python":
+        sources["canonical solution"] = problem.canonical_solution
+    for name, source in sources.items():
         try:
-            problem = reading()
-        except (KeyError, ValueError, TypeError, SyntaxError) as error:
-            faults.append(f"{name}: {error}")
+            tree = parse(source.removeprefix("\ufeff"))
+        except _UNREADABLE as error:
+            if _LONG_NUMBER not in str(error):
+                return f"has a {name} that does not parse ({error})"
             continue
-        wrong = "repeats an id" if problem.id in problems else fault(problem)
-        if wrong:
-            faults.append(f"{problem.id}: {wrong}")
-        else:
-            problems[problem.id] = problem
-    if faults:
-        shown = "; ".join(faults[:10]) + (f"; and {len(faults) - 10} more" if len(faults) > 10 else "")
-        message = f"{len(faults)} of {len(faults) + len(problems)} problems at {path} cannot be used: {shown}"
-        if bad == "error":
-            raise ValueError(f"{message} (bad='skip' leaves them out)")
-        log.warning("%s; left out", message)
-    if not problems:
-        raise ValueError(f"no problem at {path}; expected APPS, APPS+, HumanEval or MBPP data")
-    return list(problems.values())
+        if name == "checker" and source and "check" not in _functions(tree):
+            return "has a checker that defines no function check(given, answer, expected)"
+    return None
 
 
-def split(
+def _functions(tree: ast.Module) -> set[str]:
+    return {statement.name for statement in tree.body if isinstance(statement, ast.FunctionDef)}
+
+
+def split_problems(
     problems: Sequence[Problem], held_out: float, *, salt: str = ""
 ) -> tuple[list[Problem], list[Problem]]:
     """(training, held-out) problems; which side one falls on depends on its id and the salt alone.
 
+    Args:
+      held_out: share of the problems that is held out, in [0, 1].
+      problems: to be split.
+      salt: another salt gives another split.
+    Returns: (training, held out), each in the given order.
     Raises: ValueError if the share lies outside [0, 1].
+
+    >>> training, held_out = split_problems([Problem(str(i), "") for i in range(100)], 0.2)
+    >>> len(training), len(held_out)
+    (79, 21)
     """
     if not 0.0 <= held_out <= 1.0:
         raise ValueError(f"the held-out share must lie in [0, 1]; got {held_out}")
@@ -283,6 +197,28 @@ def split(
     for problem in problems:
         sides[position(problem) < held_out].append(problem)
     return sides
+
+
+def fingerprint(problems: Iterable[Problem]) -> str:
+    """A hash of all that is asked and how it is graded: statements, solutions, tests, names, comparison.
+
+    Not of difficulty, source and license, nor of time limits, which are measured on each machine.
+
+    Args:
+      problems: in an order that counts.
+    Returns: SHA-256 in hexadecimal.
+    Raises: TypeError for a problem that holds what no file can.
+
+    >>> one = Problem("p", "Double.", fn_name="f", asserts=("assert f(1) == 2",))
+    >>> fingerprint([one]) == fingerprint([replace(one, asserts=("assert f(1) == 3",))])
+    False
+    """
+    digest = hashlib.sha256()
+    for problem in problems:
+        told = {k: v for k, v in vars(problem).items() if k not in _NOT_IN_FINGERPRINT}
+        told |= {name: [*told[name]] for name in ("inputs", "outputs", "asserts")}
+        digest.update(json.dumps(values.encode(told), sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def without_solution(problem: Problem) -> Problem:

@@ -18,13 +18,12 @@ import re
 import textwrap
 from typing import Literal, NamedTuple, get_args
 
+from rl.feedback.languages import LANGUAGES
 from rl.feedback.problems import Problem
-from rl.feedback.python_text import Part, defines, layout, names_in
+from rl.feedback.python_text import CodePart, defines, layout, names_in
 
 PromptForm = Literal["completion", "instruction", "chat"]
 FENCE = "```"
-_TAGS = {"python": ("python", "python3", "py", ""), "cpp": ("cpp", "c++", "cc", "cxx", "")}
-_TITLES = {"cpp": "C++"}
 _BLOCK = re.compile(
     r"^(?P<indent>[ \t]*)(?P<fence>```+|~~~+)[ \t]*(?P<tag>[\w+#.-]*)[^\n]*\n"
     r"(?P<code>.*?)(?P<end>^[ \t]*(?P=fence)|\Z)",
@@ -68,7 +67,10 @@ def code_prompt(problem: Problem, form: PromptForm, prefix: str = "") -> CodePro
     """A problem as it is put to a model.
 
     Args:
+      problem: its statement, starter code and kind make the prompt.
+      form: completion, instruction or chat.
       prefix: the beginning of the canonical solution with which the answer begins; "" for the whole task.
+    Returns: CodePrompt(text, opening, given).
     Raises: ValueError for an unknown form or language.
 
     >>> problem = Problem("double", "Double n.", "def f(n):", fn_name="f", inputs=[[3]], outputs=[6])
@@ -87,7 +89,7 @@ def code_prompt(problem: Problem, form: PromptForm, prefix: str = "") -> CodePro
 
 
 def _question(problem: Problem) -> str:
-    starter, name = problem.starter_code, _TITLES.get(problem.language, problem.language.capitalize())
+    starter, name = problem.starter_code, LANGUAGES[problem.language].title
     block = f"{FENCE}{problem.language}\n{starter.rstrip()}\n{FENCE}"
     if _holds(starter, problem):
         return f"Complete this {name} code. Answer with the whole program in one code block.\n\n{block}"
@@ -129,8 +131,12 @@ def extract(problem: Problem, response: str, form: PromptForm, *, given: str | N
     longest; without fences its lines of code. What it lacks of the starter code is put before it.
 
     Args:
+      problem: as it was put.
       response: what the model wrote, without what it was given.
+      form: in which it was put.
       given: CodePrompt.given of the prompt; None for that of the whole task.
+    Returns: Extracted(program, start, end, shift), for any text.
+    Raises: ValueError for an unknown form or language.
 
     >>> problem = Problem("double", "Double n.", "def f(n):", fn_name="f", inputs=[[3]], outputs=[6])
     >>> extract(problem, "\\n    return 2 * n\\n\\nprint(f(3))\\n", "completion")
@@ -198,7 +204,7 @@ def _answered(problem: Problem, response: str, given: str) -> Extracted:
 
 def _code_of(problem: Problem, response: str) -> tuple[int, int, bool]:
     """Where the code of an answer in words lies, and whether all of it is indented, as in a list."""
-    name, tags = _wanted(problem), _TAGS[problem.language]
+    name, tags = _wanted(problem), LANGUAGES[problem.language].tags
     python = problem.language == "python"
     blocks = [
         (*b.span("code"), bool(b["indent"])) for b in _BLOCK.finditer(response) if b["tag"].lower() in tags
@@ -263,7 +269,7 @@ def _end_of_program(text: str, given: int, problem: Problem) -> int:
     return len(text)
 
 
-def _is_beyond(part: Part, code: str, name: str | None) -> bool:
+def _is_beyond(part: CodePart, code: str, name: str | None) -> bool:
     """Whether a statement behind a complete program, which does not need it, is none of its own."""
     if part.kind == "string" or code.startswith("assert"):
         return True
@@ -315,6 +321,6 @@ def _check_form(form: PromptForm) -> None:
 
 def _check(problem: Problem, form: PromptForm) -> None:
     _check_form(form)
-    if problem.language not in _TAGS:
-        known = ", ".join(_TAGS)
+    if problem.language not in LANGUAGES:
+        known = ", ".join(LANGUAGES)
         raise ValueError(f"problem {problem.id} is in {problem.language!r}; there are prompts for {known}")

@@ -8,7 +8,9 @@ import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-PartKind = Literal["definition", "import", "assignment", "guard", "string", "comment", "statement", "prose"]
+CodePartKind = Literal[
+    "definition", "import", "assignment", "guard", "string", "comment", "statement", "prose"
+]
 
 _TOKEN = re.compile(
     r'''(?P<triple>"""|\'\'\')|(?P<quote>["'])|(?P<comment>\#[^\n]*)|(?P<open>[(\[{])|(?P<close>[)\]}])'''
@@ -41,7 +43,7 @@ _SIMPLE = re.compile(
 )
 
 
-class Part(NamedTuple):
+class CodePart(NamedTuple):
     """A top-level statement with its decorators and the comments before it.
 
     Attributes:
@@ -54,18 +56,18 @@ class Part(NamedTuple):
     start: int
     end: int
     code: int
-    kind: PartKind
+    kind: CodePartKind
     name: str
 
 
-class Layout(NamedTuple):
+class CodeLayout(NamedTuple):
     """The parts of a text, and whether it ends inside a string or bracket."""
 
-    parts: list[Part]
+    parts: list[CodePart]
     unfinished: bool
 
 
-def layout(text: str) -> Layout:
+def layout(text: str) -> CodeLayout:
     """The top-level statements of a text, in time linear in its length.
 
     Lines inside strings and brackets, indented lines, and clauses such as `else:` go on with their statement.
@@ -74,7 +76,7 @@ def layout(text: str) -> Layout:
     ['import', 'definition', 'prose']
     """
     margins, unfinished = _margins(text)
-    return Layout(list(_parts(text, _heads(text, margins))), unfinished)
+    return CodeLayout(list(_parts(text, _heads(text, margins))), unfinished)
 
 
 def _margins(text: str) -> tuple[list[int], bool]:
@@ -117,7 +119,7 @@ def _heads(text: str, margins: list[int]) -> list[int]:
     return heads[::-1]
 
 
-def _parts(text: str, heads: list[int]) -> Iterator[Part]:
+def _parts(text: str, heads: list[int]) -> Iterator[CodePart]:
     """Joins comments and decorators with the statement that follows them."""
     start, decorated = 0, -1
     for at, end in zip(heads, [*heads[1:], len(text)], strict=True):
@@ -128,16 +130,16 @@ def _parts(text: str, heads: list[int]) -> Iterator[Part]:
         if text[at : at + 1] == "@" and not last:
             decorated = at if decorated < 0 else decorated
             continue
-        yield Part(start, end, at if decorated < 0 else decorated, kind, name)
+        yield CodePart(start, end, at if decorated < 0 else decorated, kind, name)
         start, decorated = end, -1
 
 
-def _kind(text: str, at: int) -> tuple[PartKind, str]:
+def _kind(text: str, at: int) -> tuple[CodePartKind, str]:
     if text.startswith("#", at):
         return "comment", ""
     if found := _DEFINITION.match(text, at):
         return "definition", found[1] or ""
-    patterns: list[tuple[PartKind, re.Pattern[str]]] = [
+    patterns: list[tuple[CodePartKind, re.Pattern[str]]] = [
         ("import", _IMPORT),
         ("guard", _GUARD),
         ("string", _STRING),

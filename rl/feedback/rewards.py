@@ -24,8 +24,16 @@ def verdict_reward(verdict: Verdict, passed: int, total: int, scheme: Scheme = "
     pass_ratio: passed / total
     binary:     1 if all tests pass, else 0
 
+    Args:
+      verdict: of the program as a whole.
+      passed, total: tests that it passed, and that there are.
+      scheme: four_way, pass_ratio or binary.
+    Returns: the reward, in [−1, 1].
     Raises: ValueError for an unknown scheme.
     Reference: Dou et al. 2024, arXiv:2402.01391, section 3 (four_way).
+
+    >>> verdict_reward("fail", 3, 4), verdict_reward("fail", 3, 4, "pass_ratio")
+    (-0.3, 0.75)
     """
     if scheme == "four_way":
         return FOUR_WAY[verdict]

@@ -5,7 +5,7 @@ import logging
 import sys
 
 from rl.feedback.pool import Limits, Pool
-from rl.feedback.problems import load
+from rl.feedback.readers import load_problems
 
 
 def main(arguments: list[str]) -> int:
@@ -15,7 +15,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--time-s", type=float, default=10.0, help="limit for each test")
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
-    problems = load(options.path, bad="skip")
+    problems = load_problems(options.path, bad="skip")
     solved = [p for p in problems if p.canonical_solution]
     with Pool(workers=options.workers, limits=Limits(time_s=options.time_s)) as pool:
         feedbacks = pool.grade_many([(p, p.canonical_solution) for p in solved])
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     weak = sum(feedback.weak for feedback in feedbacks)
     print(
         f"{len(solved) - failures} of {len(solved)} canonical solutions pass; "
-        f"{len(problems) - len(solved)} problems have none; {weak} are graded by a completion token only"
+        f"{len(problems) - len(solved)} problems have none; {weak} compare answers with each other"
     )
     return 1 if failures else 0
 

@@ -3,49 +3,22 @@
 One such process a fork server stays alive: its heap is warm and its own, where a fresh fork of the server
 would copy hundreds of pages to parse its first line. Nothing of a program runs here, so what it says of a
 program, that it compiles and which flags mean which text, cannot be forged. Standard library only.
-
-A message, either way: uint32 length, JSON of that length, uint32 length, bytes of that length.
 """
 
 import ast
-import json
+import importlib
 import marshal
+import os
 import socket
-import struct
 import time
 import types
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from rl.sandbox import execution_trace, instruction_trace
+from rl.sandbox import execution_trace, instruction_trace, messages
 
-
-def pack(header: dict, blob: bytes = b"") -> bytes:
-    """A message."""
-    text = json.dumps(header).encode()
-    return b"".join((struct.pack("=I", len(text)), text, struct.pack("=I", len(blob)), blob))
-
-
-def receive(channel: socket.socket) -> tuple[dict, bytes]:
-    """The next message. Raises: EOFError at the end of the stream."""
-    text = _receive_part(channel)
-    return json.loads(text), _receive_part(channel)
-
-
-def _receive_part(channel: socket.socket) -> bytes:
-    (length,) = struct.unpack("=I", _receive_bytes(channel, 4))
-    return _receive_bytes(channel, length)
-
-
-def _receive_bytes(channel: socket.socket, count: int) -> bytes:
-    parts = []
-    while count > 0:
-        part = channel.recv(min(count, 1 << 20))
-        if not part:
-            raise EOFError
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
+BOM = "\ufeff"
+_CACHED = 256
 
 
 def _calls_at_top_level(tree: ast.Module, name: str) -> bool:
@@ -73,51 +46,138 @@ def _append_entry_call(tree: ast.Module, name: str) -> None:
 
 
 class Compiled(NamedTuple):
-    """A program's code, the [start, end, flag] of its regions, and, where the interpreter itself is to report
-    what runs, the flag of each instruction of each code object."""
+    """A compiled program.
+
+    Attributes:
+      code: its markers write into the constant `place`, which is to be replaced by memory for the flags.
+      regions: [start, end, flag] of its pieces.
+      instructions: where the interpreter itself is to report what runs, the flag of each instruction of each
+        code object.
+      flags: how many bytes the flags take.
+    """
 
     code: types.CodeType
     regions: list[list[int]]
     instructions: list[list[int]]
+    flags: int
 
 
-def compile_program(source: str, *, trace: str, entry: str | None) -> Compiled:
-    """Compiles a program. trace: "" (none), "statements", or "instructions" (Python ≥ 3.12)."""
-    tree = ast.parse(source)
-    regions, own = [], tree
+def compile_program(source: str, *, trace: str, entry: str | None, place: str = "") -> Compiled:
+    """Compiles a program. trace: "" (none), "statements", or "instructions" (Python ≥ 3.12).
+
+    Raises: SyntaxError, ValueError, RecursionError, MemoryError for what is no program.
+    """
+    shift = len(source) - len(source.removeprefix(BOM))
+    source = source[shift:]
+    tree, own = ast.parse(source), ast.Module([], [])
+    regions: list[list[int]] = []
     if trace == "statements":
-        regions = execution_trace.instrument(source, tree)
-    elif trace == "instructions":
+        regions = [[*span, i] for i, span in enumerate(execution_trace.regions(source, tree))]
+    elif trace:
         regions, own = instruction_trace.fine_regions(source, tree), ast.Module(list(tree.body), [])
+    positions = execution_trace.scattered(1 + max((flag for *_, flag in regions), default=-1))
+    if trace == "statements":
+        execution_trace.instrument(tree, place, positions)
     if entry is not None:
         _append_entry_call(tree, entry)  # not the program's own text, so after the regions
     code = compile(tree, "<program>", "exec")
-    if trace != "instructions":
-        return Compiled(code, regions, [])
-    flags = instruction_trace.instruction_flags(source, code, regions)
-    instruction_trace.adopt_silent_statements(own, regions, flags)
-    return Compiled(code, regions, flags)
+    flags: list[list[int]] = []
+    if trace == "instructions":
+        flags = instruction_trace.instruction_flags(source, code, regions)
+        instruction_trace.adopt_silent_statements(own, regions, flags)
+        flags = [[positions[flag] if flag >= 0 else -1 for flag in part] for part in flags]
+    for number, piece in enumerate(regions):
+        start, end, flag = piece
+        piece[:] = [start + shift if number else 0, end + shift, positions[flag]]
+    return Compiled(code, regions, flags, execution_trace.flags_size(len(positions)))
 
 
-def _answer(request: dict) -> bytes:
-    began = time.process_time()
-    try:
-        made = compile_program(request["source"], trace=request["trace"], entry=request["entry"])
-    except BaseException as error:  # besides SyntaxError: ValueError, MemoryError, RecursionError, ...
-        return pack({"error": f"{type(error).__name__}: {error}"[:300]})
-    setup = compile(request["setup"], "<setup>", "exec")
-    tests = [[compile(part, "<test>", "eval") for part in parts] for parts in request["expressions"]]
-    spent = time.process_time() - began
-    content = (made.code, setup, tests, made.instructions)
-    return pack({"regions": made.regions, "cpu_s": spent}, marshal.dumps(content))
+def names_of(code: types.CodeType) -> set[str]:
+    """The names that code and the code in it look up."""
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names |= names_of(constant)
+    return names
+
+
+def imported_names(preamble: str) -> dict[str, tuple[str, str | None]]:
+    """What import statements bind: name -> (module, attribute); `from x import *` by what x exports."""
+    found: dict[str, tuple[str, str | None]] = {}
+    for statement in ast.parse(preamble).body:
+        if isinstance(statement, ast.Import):
+            for alias in statement.names:
+                found[alias.asname or alias.name] = (alias.name, None)
+        elif isinstance(statement, ast.ImportFrom) and statement.module:
+            module, names = statement.module, [(alias.name, alias.asname) for alias in statement.names]
+            if names[0][0] == "*":
+                inside = importlib.import_module(module)
+                public = getattr(inside, "__all__", [name for name in dir(inside) if name[0] != "_"])
+                names = [(name, None) for name in public]
+            found |= {asname or name: (module, name) for name, asname in names}
+    return found
+
+
+class Compiler:
+    """Compiles requests; keeps what the many programs for one problem have in common."""
+
+    def __init__(self) -> None:
+        self._tests: dict[str, tuple[types.CodeType, list]] = {}
+        self._preambles: dict[str, dict[str, tuple[str, str | None]]] = {}
+
+    def answer(self, request: dict[str, Any]) -> bytes:
+        """A packed message: regions, flags and cpu_s, with the marshalled code; or the program's `error`,
+        or the `fault` of the problem itself."""
+        began = time.process_time()
+        place = os.urandom(8).hex()
+        try:
+            made = compile_program(
+                request["source"], trace=request["trace"], entry=request["entry"], place=place
+            )
+        except BaseException as error:  # besides SyntaxError: ValueError, MemoryError, RecursionError, ...
+            return messages.pack({"error": f"{type(error).__name__}: {error}"[:300]})
+        try:
+            setup, tests = self._compiled_tests(request["setup"], request["expressions"])
+            imports = self._imports(request["preamble"], made.code)
+        except Exception as error:
+            return messages.pack({"fault": f"{type(error).__name__}: {error}"[:300]})
+        content = (made.code, setup, tests, made.instructions, imports, place)
+        blob = marshal.dumps(content)
+        header = {"regions": made.regions, "flags": made.flags, "cpu_s": time.process_time() - began}
+        return messages.pack(header, blob)
+
+    def _compiled_tests(self, setup: str, expressions: list[list[str] | None]) -> tuple[types.CodeType, list]:
+        key = repr((setup, expressions))
+        if key not in self._tests:
+            if len(self._tests) >= _CACHED:
+                self._tests.clear()
+            code = compile(setup, "<setup>", "exec")
+            tests = [
+                None if parts is None else [compile(part, "<test>", "eval") for part in parts]
+                for parts in expressions
+            ]
+            self._tests[key] = (code, tests)
+        return self._tests[key]
+
+    def _imports(self, preamble: str, code: types.CodeType) -> list[tuple[str, str, str | None]]:
+        """Of the preamble's imports, those that the program could mean."""
+        if not preamble:
+            return []
+        if preamble not in self._preambles:
+            if len(self._preambles) >= _CACHED:
+                self._preambles.clear()
+            self._preambles[preamble] = imported_names(preamble)
+        known = self._preambles[preamble]
+        return [(name, *known[name]) for name in names_of(code) if name in known]
 
 
 def serve(channel: socket.socket) -> None:
-    """Answers requests {source, trace, entry, setup, expressions} until the other end closes."""
+    """Answers requests {source, trace, entry, setup, expressions, preamble} until the other end closes."""
     warnings.simplefilter("ignore")
+    compiler = Compiler()
     while True:
         try:
-            request, _ = receive(channel)
+            request, _ = messages.receive(channel)
         except EOFError:
             return
-        channel.sendall(_answer(request))
+        channel.sendall(compiler.answer(request))

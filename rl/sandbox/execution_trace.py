@@ -1,24 +1,25 @@
 """Which parts of a program ran, by statement span and column, at little more than its plain speed.
 
-The portable form rewrites the syntax tree: before each statement goes `executed_[i] = 1`, where
-`executed_` is memory shared with the grader, so that the flags survive a kill. The source text is cut
-into one region a statement, and the regions cover it exactly:
+The portable form rewrites the syntax tree: before each statement goes `FLAGS[i] = 1`, where FLAGS is memory
+shared with the grader, so that the flags survive a kill; it is a constant of the code, so that no name of the
+program's is taken. The source text is cut into one region a statement, and the regions cover it exactly:
 
     leading blanks, comments and `else:`, `except:`, `case:` headers belong to the statement after them,
     a trailing comment and the end of the line to the statement before,
     the header of a compound statement (decorators and `def` line too) ends at its colon.
 
-A flag says that its statement was reached. Standard library only: this runs inside the sandbox.
+A flag says that its statement was reached. Flags lie scattered among as many more bytes as nothing sets: a
+program that writes over them gives itself away. Standard library only: this runs inside the sandbox.
 """
 
 import ast
+import os
 import re
 import warnings
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from rl.sandbox.program import FLAGS_NAME
-
+_BYTES_A_FLAG = 4
 _LINE_END = re.compile(r"\r\n|\r|\n")
 # After a statement: blanks, one semicolon, and, if nothing else follows, a comment and the line's end.
 _TRAILER = re.compile(r"(?:[ \t\f]*;)?(?:[ \t\f]*(?:#[^\r\n]*)?(?:\r\n|\r|\n|\Z))?")
@@ -33,7 +34,7 @@ def parse(source: str) -> ast.Module:
         return ast.parse(source)
 
 
-class Offsets:
+class SourceOffsets:
     """Character offsets of the syntax tree's positions: lines from 1, columns in UTF-8 bytes."""
 
     def __init__(self, source: str):
@@ -94,7 +95,7 @@ def _header_parts(statement: ast.stmt) -> Iterator[ast.AST]:
                 yield part
 
 
-def _own_end(statement: ast.stmt, source: str, offsets: Offsets) -> int:
+def _own_end(statement: ast.stmt, source: str, offsets: SourceOffsets) -> int:
     """Where the text that belongs to the statement itself ends: not its suites, but its trailing comment."""
     if next(suites(statement), None) is None:
         end = offsets.end_of(statement)
@@ -108,7 +109,7 @@ def _own_end(statement: ast.stmt, source: str, offsets: Offsets) -> int:
 
 def regions(source: str, tree: ast.Module) -> list[list[int]]:
     """The [start, end) of each statement's own text, in order; together they are the whole source."""
-    offsets = Offsets(source)
+    offsets = SourceOffsets(source)
     cuts, last = [], 0
     for statement in statements(tree):
         end = max(last, _own_end(statement, source, offsets))
@@ -132,8 +133,18 @@ def _prologue(suite: list[ast.stmt], owner: ast.AST) -> int:
     return count
 
 
-def _marker(index: int, at: ast.stmt) -> ast.stmt:
-    target = ast.Subscript(ast.Name(FLAGS_NAME, ast.Load()), ast.Constant(index), ast.Store())
+def scattered(count: int) -> list[int]:
+    """Where the flags lie, one in each four bytes, at places that a program cannot guess."""
+    return [_BYTES_A_FLAG * i + byte % _BYTES_A_FLAG for i, byte in enumerate(os.urandom(count))]
+
+
+def flags_size(count: int) -> int:
+    """How many bytes so many flags take."""
+    return max(1, _BYTES_A_FLAG * count)
+
+
+def _marker(place: str, position: int, at: ast.stmt) -> ast.stmt:
+    target = ast.Subscript(ast.Constant(place), ast.Constant(position), ast.Store())
     marker = ast.Assign([target], ast.Constant(1))
     for node in (marker, target, target.value, target.slice, marker.value):
         node.lineno = node.end_lineno = at.lineno
@@ -141,23 +152,34 @@ def _marker(index: int, at: ast.stmt) -> ast.stmt:
     return marker
 
 
-def instrument(source: str, tree: ast.Module) -> list[list[int]]:
-    """Puts the markers into the tree, in place; returns the [start, end, flag] of the regions."""
-    table = [[start, end, flag] for flag, (start, end) in enumerate(regions(source, tree))]
-    numbers = {id(statement): i for i, statement in enumerate(statements(tree))}
+def instrument(tree: ast.Module, place: str, positions: Sequence[int]) -> None:
+    """Puts the markers into the tree, in place.
+
+    Args:
+      place: the constant that is to be replaced by the memory of the flags.
+      positions: of the flag of each statement, in the order of the text.
+    """
+    numbers = {
+        id(statement): position for statement, position in zip(statements(tree), positions, strict=True)
+    }
     for owner in [tree, *statements(tree)]:
         for suite in suites(owner):
             # handlers and cases own their suites but cannot hold a docstring
             kept = _prologue(suite, owner) if suite is getattr(owner, "body", None) else 0
-            marked = suite[:kept] + [_marker(numbers[id(s)], s) for s in suite[:kept]]
+            marked = suite[:kept] + [_marker(place, numbers[id(s)], s) for s in suite[:kept]]
             for statement in suite[kept:]:
-                marked += [_marker(numbers[id(statement)], statement), statement]
+                marked += [_marker(place, numbers[id(statement)], statement), statement]
             suite[:] = marked
-    return table
+
+
+def were_forged(table: list[list[int]], flags: bytes) -> bool:
+    """Whether anything but the markers has written to the flags."""
+    own = {number for _, _, number in table}
+    return flags.count(1) + flags.count(0) != len(flags) or flags.count(1) != sum(flags[i] for i in own)
 
 
 def executed_regions(table: list[list[int]], flags: bytes) -> tuple[tuple[int, int], ...]:
-    """The regions [start, end, number of the flag] whose flag is set, joined where they touch."""
+    """The regions [start, end, position of the flag] whose flag is set, joined where they touch."""
     joined: list[list[int]] = []
     for start, end, number in table:
         if not flags[number] or start == end:

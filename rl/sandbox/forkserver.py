@@ -1,13 +1,13 @@
-"""A warm interpreter behind the walls that forks one process for each program.
+"""A warm, isolated interpreter that forks one process for each program.
 
 It is started by rl/sandbox/worker.py with a clean environment and one socket. As process 1 of its own pid
 namespace (where the kernel allows) it cannot be signalled by what it starts. It passes descriptors on
 without reading them, so that no program's memory, forked from it, holds another's text or answers.
 
 Messages (SOCK_SEQPACKET). First in: the configuration; out: the layers. Then in: JSON of a job with its
-descriptors, JSON {"compiler": limits} with a socket for a new compile service, b"kill", b"cpu" or b"alive?";
-out: JSON of how a job ended, or of the CPU time it has had. Kept small: every page it touches is copied by
-each fork.
+descriptors, JSON {"service": name, "limits", "modules"} with a socket for a service that is to be started
+anew, JSON {"stop": name}, b"kill", b"cpu" or b"alive?"; out: JSON of how a job ended, or of the CPU time it
+has had, with a descriptor of its process. Kept small: every page it touches is copied by each fork.
 """
 
 import base64
@@ -25,9 +25,9 @@ import time
 import types
 from collections.abc import Callable
 
-from rl.sandbox import isolation, linux, program
+from rl.sandbox import isolation, linux, program, script_environment
 
-MAX_DESCRIPTORS = 6
+MAX_DESCRIPTORS = 8
 FAILED_TO_ENTER = 97
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 # os.fork would run hooks in each child that reseed `random` and touch a hundred pages. The server has one
@@ -66,10 +66,12 @@ def _load(sources: dict[str, str]) -> Callable[[socket.socket], None]:
 class Server:
     """The state of a fork server."""
 
-    def __init__(self, control: socket.socket, walls: isolation.Walls, profile: str, address_space: int):
-        self._control, self._walls, self._profile = control, walls, profile
+    def __init__(
+        self, control: socket.socket, isolated: isolation.Isolated, profile: str, address_space: int
+    ):
+        self._control, self._isolated, self._profile = control, isolated, profile
         self._address_space = address_space
-        self._compiler: int | None = None
+        self._services: dict[str, int] = {}
 
     def serve(self) -> None:
         """Runs jobs until the other end of the socket closes."""
@@ -86,8 +88,11 @@ class Server:
             if message in (b"kill", b"cpu"):
                 continue  # for a job that ended by itself in the meantime
             job = json.loads(message)
-            if "compiler" in job:
-                self._restart_compiler(job, descriptors)
+            if "service" in job:
+                self._stop(job["service"])
+                self._services[job["service"]] = self._spawn(job, descriptors)
+            elif "stop" in job:
+                self._stop(job["stop"])
             else:
                 self._run(job, descriptors)
 
@@ -108,22 +113,22 @@ class Server:
         return child
 
     def _become(self, job: dict, descriptors: list[int]) -> None:
-        """In the forked child: takes its descriptors, goes behind the last walls and runs the job."""
+        """In the forked child: takes its descriptors, isolates itself for good and runs the job."""
         os.setsid()
         isolation.die_with_parent()
-        compiler = "compiler" in job
-        targets = [program.RESULT_FD] if compiler else range(len(descriptors))
+        service = "service" in job
+        targets = [program.RESULT_FD] if service else range(len(descriptors))
         # First above the targets, so that none is overwritten while it is still needed.
         raised = [os.dup2(fd, 20 + i, inheritable=False) for i, fd in enumerate(descriptors)]
         for target, fd in zip(targets, raised, strict=True):
             os.dup2(fd, target)
         os.closerange(targets[-1] + 1, 1024)
-        limits = isolation.Limits(**job["compiler" if compiler else "limits"])
+        limits = isolation.KernelLimits(**job["limits"])
 
         def enter() -> None:
-            isolation.enter_program(self._walls, limits, self._address_space)
+            isolation.enter_program(self._isolated, limits, self._address_space)
 
-        if compiler:
+        if service:
             serve, channel = _load(job["modules"]), socket.socket(fileno=program.RESULT_FD)
             enter()
             serve(channel)
@@ -137,11 +142,12 @@ class Server:
         enter()
         os.execve(program.REQUEST_FD, job["argv"], {})
 
-    def _restart_compiler(self, job: dict, descriptors: list[int]) -> None:
-        if self._compiler is not None:
-            os.kill(self._compiler, signal.SIGKILL)
-            os.waitpid(self._compiler, 0)
-        self._compiler = self._spawn(job, descriptors)
+    def _stop(self, name: str) -> None:
+        """Ends a service, whatever it is busy with."""
+        child = self._services.pop(name, None)
+        if child is not None:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
     def _run(self, job: dict, descriptors: list[int]) -> None:
         child = self._spawn(job, descriptors)
@@ -167,7 +173,7 @@ class Server:
                 if message == b"cpu":
                     # the clock id of a process's CPU time, as clock_getcpuclockid(3) makes it
                     spent = {"cpu_s": time.clock_gettime(~child << 3 | 2)}
-                    self._control.send(json.dumps(spent).encode())
+                    socket.send_fds(self._control, [json.dumps(spent).encode()], [pidfd])
                     continue
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 if not message:
@@ -199,13 +205,15 @@ def main(control_fd: int) -> None:
     config = json.loads(control.recv(1 << 20))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
-    sys.path[:], sys.argv[:] = config["import_path"], ["program.py"]
+    sys.path[:] = config["import_path"]
+    if config["profile"] == "program":
+        script_environment.prepare()
     _preload(config["preload"])
     address_space = _address_space()
     isolation.die_with_parent()
-    plan = isolation.Plan(**config["plan"] | {"filter": base64.b64decode(config["plan"]["filter"])})
-    walls = isolation.enter_server(plan)
-    if walls.layers["pid"]:
+    plan = isolation.IsolationPlan(**config["plan"] | {"filter": base64.b64decode(config["plan"]["filter"])})
+    isolated = isolation.enter_server(plan)
+    if isolated.layers["pid"]:
         child = os.fork()
         if child != 0:
             control.close()
@@ -214,9 +222,9 @@ def main(control_fd: int) -> None:
         isolation.die_with_parent()
     else:
         linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
-    control.send(json.dumps({"layers": walls.layers, "reasons": walls.reasons}).encode())
-    server = Server(control, walls, config["profile"], address_space)
+    control.send(json.dumps({"layers": isolated.layers, "reasons": isolated.reasons}).encode())
+    server = Server(control, isolated, config["profile"], address_space)
     del config, plan
-    if not isolation.missing_layers(walls.layers):
+    if not isolation.missing_layers(isolated.layers):
         server.serve()
     os._exit(0)

@@ -12,7 +12,7 @@ import itertools
 import types
 from collections.abc import Iterator
 
-from rl.sandbox.execution_trace import Offsets, regions, statements, suites
+from rl.sandbox.execution_trace import SourceOffsets, regions, statements, suites
 
 
 def _arms(tree: ast.Module) -> Iterator[ast.expr]:
@@ -37,7 +37,7 @@ def _arms(tree: ast.Module) -> Iterator[ast.expr]:
 
 def fine_regions(source: str, tree: ast.Module) -> list[list[int]]:
     """[start, end, flag] of each piece, in order, covering the source; a flag may have several pieces."""
-    offsets = Offsets(source)
+    offsets = SourceOffsets(source)
     own = regions(source, tree)
     spans = [(start, end, flag) for flag, (start, end) in enumerate(own)]
     for flag, arm in enumerate(_arms(tree), start=len(own)):
@@ -69,7 +69,7 @@ def code_objects(code: types.CodeType) -> Iterator[types.CodeType]:
 
 def instruction_flags(source: str, code: types.CodeType, pieces: list[list[int]]) -> list[list[int]]:
     """For each code object, in order, the flag of each instruction; -1 for those without a position."""
-    offsets = Offsets(source)
+    offsets = SourceOffsets(source)
     by_character = [-1] * (len(source) + 1)
     for start, end, flag in pieces:
         by_character[start:end] = [flag] * (end - start)

@@ -1,4 +1,4 @@
-"""The walls around untrusted programs: which layers this machine has, and how a process goes behind them.
+"""Isolation of untrusted programs: which layers this machine has, and how a process enters them.
 
     layer            what it stops                                             needed
     no_new_privs     set-uid programs                                          always
@@ -6,9 +6,9 @@
     files            reading anything but the standard library                 landlock, mounts or bwrap
     unprivileged     whatever root may do                                      when started as root
     rlimits          memory, CPU time, threads, file sizes                     always
-    user, pid, net, ipc, mounts   a second wall behind each of the above       where the kernel allows
+    user, pid, net, ipc, mounts   a second layer under each of the above        where the kernel allows
 
-The fork server goes behind all but two of them itself, once; rlimits and seccomp, under which it could
+The fork server enters all but two of them itself, once; rlimits and seccomp, under which it could
 not do its work, are put on by each program before its first instruction.
 """
 
@@ -28,7 +28,7 @@ _SERVER_PROCESSES = 3  # the server, its outer half, the compiler
 _NAMESPACES = {"pid": linux.CLONE_NEWPID, "net": linux.CLONE_NEWNET, "ipc": linux.CLONE_NEWIPC}
 
 
-class Limits(NamedTuple):
+class KernelLimits(NamedTuple):
     """What the kernel holds one program to."""
 
     memory_bytes: int
@@ -37,7 +37,7 @@ class Limits(NamedTuple):
     file_bytes: int = 0
 
 
-class Plan(NamedTuple):
+class IsolationPlan(NamedTuple):
     """What a fork server is to put up: computed in the trusted process, carried over as JSON.
 
     shown: a private root (rl/sandbox/readable_files.py); grants: Landlock's (path, rights); filter: seccomp's
@@ -51,7 +51,7 @@ class Plan(NamedTuple):
     inside_bwrap: bool
 
 
-class Walls(NamedTuple):
+class Isolated(NamedTuple):
     """The layers that a fork server is behind, why others are missing, and its programs' seccomp filter."""
 
     layers: dict[str, bool]
@@ -161,11 +161,11 @@ def _available_namespaces(plan: list[tuple[str, str]], *, as_root: bool) -> tupl
     return flags, not reasons["mounts"], {name: why for name, why in reasons.items() if why}
 
 
-def enter_server(plan: Plan) -> Walls:
+def enter_server(plan: IsolationPlan) -> Isolated:
     """Takes this process behind every per-server layer that the machine has.
 
     A pid namespace holds for children only: fork once more before running anything. Never raises for
-    a missing layer: `Walls.layers` and `reasons` say what is there, and the caller decides.
+    a missing layer: `Isolated.layers` and `reasons` say what is there, and the caller decides.
     """
     as_root = os.geteuid() == 0
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
@@ -201,7 +201,7 @@ def enter_server(plan: Plan) -> Walls:
     layers |= {"user": not reasons.get("user"), "mounts": rooted, "landlock": rules is not None}
     layers |= {"bwrap": plan.inside_bwrap, "files": rooted or plan.inside_bwrap or rules is not None}
     layers |= {"no_new_privs": True, "unprivileged": True, "rlimits": True, "seccomp": not reasons["seccomp"]}
-    return Walls(layers, {k: v for k, v in reasons.items() if v}, plan.filter)
+    return Isolated(layers, {k: v for k, v in reasons.items() if v}, plan.filter)
 
 
 def _leave_root(pid_namespace: int, reasons: dict[str, str], proc: int, must_read: str) -> None:
@@ -223,7 +223,7 @@ def _leave_root(pid_namespace: int, reasons: dict[str, str], proc: int, must_rea
         _enter_user_namespace(0, proc)
 
 
-def enter_program(walls: Walls, limits: Limits, address_space: int) -> None:
+def enter_program(isolated: Isolated, limits: KernelLimits, address_space: int) -> None:
     """Takes this process behind the per-program layers, for ever. Call it after the fork."""
     for which, most in (
         (resource.RLIMIT_AS, address_space + limits.memory_bytes),
@@ -234,11 +234,11 @@ def enter_program(walls: Walls, limits: Limits, address_space: int) -> None:
         (resource.RLIMIT_MEMLOCK, 0),
     ):
         resource.setrlimit(which, (most, most))
-    if walls.layers["user"]:
+    if isolated.layers["user"]:
         # Counted for each user of a namespace: the server's own processes are in there too.
         most = limits.threads + _SERVER_PROCESSES
         resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
-    linux.install_seccomp(walls.filter)
+    linux.install_seccomp(isolated.filter)
 
 
 def missing_layers(layers: dict[str, bool]) -> list[str]:

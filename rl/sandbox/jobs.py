@@ -1,29 +1,33 @@
 """One job of a fork server, watched from the trusted side: frames, output, time.
 
-Time limits hold on a loaded machine too: when a limit has passed, the job is watched a moment longer,
-and the clock is taken to have run only as fast as the job was served. A job that works on but gets a
-quarter of a core has four times as long; one that sleeps, or has had its time, is ended.
+Time limits hold on a loaded machine too: the clock of a job stands still while the job is ready to run and
+waits for a core. The kernel tells for how long that was (/proc/PID/task/*/schedstat); a job that sleeps gains
+nothing by it. Where the kernel does not tell, limits are those of the clock on the wall.
 """
 
 import contextlib
+import fcntl
 import json
 import os
+import re
 import select
 import signal
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-from rl.sandbox.isolation import Limits as KernelLimits
+from rl.sandbox.isolation import KernelLimits
+from rl.sandbox.program import HEADER
 
-_SERVED_AT_LEAST = 0.05  # a job that uses less of a core than this is waiting, not starved
 _STRETCH = 10.0  # no job gets more than this times its limit
-_SAMPLE_S = 0.1
+_SAMPLE_S = 0.05
+_QUICK_MS = 5  # most jobs are over by then, and are looked at once
 _FRAME_EXTRA = 4096  # for error messages, where answers are limited to less
+_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_PID = re.compile(rb"^Pid:\s+(\d+)", re.MULTILINE)
 
 
 class Then(Enum):
@@ -38,9 +42,24 @@ class WorkerDiedError(RuntimeError):
     """The fork server ended in the middle of a job."""
 
 
+class Frame(NamedTuple):
+    """What a program sends: a kind, the number of a test, and JSON. Anything in it may be forged."""
+
+    kind: bytes
+    number: int
+    body: bytes
+
+
 @dataclass
 class Outcome:
-    """How a job ended. status: exit code, or minus the signal that killed it."""
+    """How a job ended.
+
+    Attributes:
+      status: exit code, or minus the signal that killed it.
+      max_rss: of resident memory, in bytes.
+      output_exceeded: it printed, or sent, more than its limit.
+      garbled: what it sent were no frames.
+    """
 
     output: bytes = b""
     status: int = 0
@@ -54,8 +73,11 @@ class Outcome:
 class Job(NamedTuple):
     """What a server is to run: limits and descriptors.
 
-    time_s: seconds from one frame to the next.
-    output_bytes: printed between frames, or sent in one. show_errors: standard error counts as output.
+    Attributes:
+      time_s: seconds from one frame to the next.
+      output_bytes: printed between frames, or sent in one.
+      show_errors: standard error counts as output.
+      calls: descriptors over which it is sent calls: the read end of a pipe, and a file.
     """
 
     limits: KernelLimits
@@ -68,65 +90,83 @@ class Job(NamedTuple):
     argv: tuple[str, ...] = ()
     directory: str = "/"
     environment: dict[str, str] | None = None
+    calls: tuple[int, ...] = ()
 
 
-def memory_file(content: bytes) -> int:
-    """A descriptor of an anonymous file in memory with this content, positioned at its start."""
-    fd = os.memfd_create("job", os.MFD_CLOEXEC)
+def memory_file(content: bytes, *, sealed: bool = False) -> int:
+    """A descriptor of an anonymous file in memory with this content, positioned at its start.
+
+    Args:
+      sealed: nobody can change it any more, so that it is no memory between the processes that get it.
+    """
+    fd = os.memfd_create("job", os.MFD_CLOEXEC | (os.MFD_ALLOW_SEALING if sealed else 0))
     if content:
         os.pwrite(fd, content, 0)
+    if sealed:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
     return fd
 
 
 class _Frames:
-    """Cuts a byte stream into frames (uint32 length, kind, JSON) of up to `most_bytes`."""
+    """Cuts a byte stream into frames (rl.sandbox.program.HEADER, JSON) of up to `most_bytes`."""
 
     def __init__(self, most_bytes: int):
         self._buffer = b""
         self._most_bytes = most_bytes + _FRAME_EXTRA
 
-    def feed(self, data: bytes) -> Iterator[tuple[str, dict]]:
-        """The frames that this data completes.
-
-        Raises: ValueError for anything that is no frame, or for one longer than honest ones are.
-        """
-        self._buffer += data
-        while len(self._buffer) >= 4:
-            (length,) = struct.unpack_from("=I", self._buffer)
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """The frames that this data completes. Raises: ValueError for one longer than honest ones are."""
+        buffer = self._buffer + data if self._buffer else data
+        start = 0
+        while len(buffer) - start >= HEADER.size:
+            length, kind, number = HEADER.unpack_from(buffer, start)
             if length > self._most_bytes:
                 raise ValueError("a frame longer than may be sent")
-            if len(self._buffer) < 4 + length:
-                return
-            body, self._buffer = self._buffer[4 : 4 + length], self._buffer[4 + length :]
-            content = json.loads(body[1:])
-            if not isinstance(content, dict):
-                raise ValueError("a frame without an object")
-            yield body[:1].decode(), content
+            end = start + HEADER.size + length
+            if len(buffer) < end:
+                break
+            frame = Frame(kind, number, buffer[start + HEADER.size : end])
+            start = end
+            yield frame
+        self._buffer = buffer[start:]
 
 
 class _Clock:
-    """Decides when a job has had its time, from samples of the CPU time it got."""
+    """Decides when a job has had its time, which runs while it could run: on a core, or by its own choice
+    not.
+    """
 
-    def __init__(self, limit_s: float):
-        self.started, self.limit_s = time.monotonic(), limit_s
-        self._first: tuple[float, float] | None = None
+    def __init__(self, limit_s: float, waited_s: float):
+        self.started, self.limit_s, self._waited_s = time.monotonic(), limit_s, waited_s
         self.next_look = self.started + limit_s
 
-    def is_over(self, cpu_s: float) -> bool:
-        """Takes a sample in; whether the job is to be ended."""
+    def is_over(self, waited_s: float) -> bool:
+        """Whether the job is to be ended, given for how long it has waited for a core in its life."""
         now = time.monotonic()
-        if self._first is None:
-            self._first, self.next_look = (now, cpu_s), now + _SAMPLE_S
-            return False
-        began, used = self._first
-        served = (cpu_s - used) / (now - began)
         elapsed = now - self.started
-        self.next_look = now + _SAMPLE_S
-        return (
-            served < _SERVED_AT_LEAST
-            or elapsed * served >= self.limit_s
-            or elapsed >= _STRETCH * self.limit_s
-        )
+        had = elapsed - max(0.0, waited_s - self._waited_s)
+        self.next_look = now + max(_SAMPLE_S, self.limit_s - had)
+        return had >= self.limit_s or elapsed >= _STRETCH * self.limit_s
+
+
+def waited_s(process: int) -> float:
+    """For how long a process was ready to run and had no core: of its threads, the one that waited longest.
+
+    Args:
+      process: a pidfd.
+    Returns: seconds; 0 where the kernel does not tell.
+    """
+    try:
+        with open(f"/proc/self/fdinfo/{process}", "rb") as file:
+            found = _PID.search(file.read())
+        folder = f"/proc/{int(found[1]) if found else -1}/task"
+        longest = 0
+        for thread in os.listdir(folder):
+            with open(f"{folder}/{thread}/schedstat", "rb") as file:
+                longest = max(longest, int(file.read().split()[1]))
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return longest / 1e9
 
 
 class Watch:
@@ -138,17 +178,20 @@ class Watch:
         control: socket.socket,
         output_fd: int,
         result_fd: int,
-        on_frame: Callable[[str, dict], Then],
+        on_frame: Callable[[Frame], Then],
     ):
         self._job, self._control, self._on_frame = job, control, on_frame
         self._output_fd, self._result_fd = output_fd, result_fd
         self._outcome, self._chunks, self._room = Outcome(), [], job.output_bytes
         self._frames = _Frames(job.output_bytes)
-        self._clock = _Clock(job.time_s)
-        self._killed = self._asked = False
+        self._waited_s = 0.0
+        self._clock = _Clock(job.time_s, 0.0)
+        self._killed = self._asked = self._stopped = False
 
     def to_the_end(self) -> Outcome:
-        """Returns when the job is over and all it left behind is gone. Raises: WorkerDiedError."""
+        """Returns when the job is over and all it left is gone. Raises: WorkerDiedError."""
+        if not self._job.calls and self._ends_quickly():
+            return self._collected()
         poll = select.poll()
         readers = {self._output_fd: self._read_output, self._result_fd: self._read_frames}
         for fd in (self._control.fileno(), *readers):
@@ -164,11 +207,22 @@ class Watch:
                 if fd in readers:
                     if not readers[fd]():
                         poll.unregister(fd)
-                elif self._take(self._receive()):
-                    while self._read_frames() or self._read_output():
-                        pass
-                    self._outcome.output = b"".join(self._chunks)
-                    return self._outcome
+                elif self._take():
+                    return self._collected()
+
+    def _ends_quickly(self) -> bool:
+        """Waits a moment for the end alone: waking up for each answer would cost more than the answers do."""
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        return bool(poll.poll(_QUICK_MS)) and self._take()
+
+    def _collected(self) -> Outcome:
+        while self._read_frames():
+            pass
+        while self._read_output():
+            pass
+        self._outcome.output = b"".join(self._chunks)
+        return self._outcome
 
     def _send(self, message: bytes) -> None:
         with contextlib.suppress(OSError):
@@ -179,20 +233,21 @@ class Watch:
             self._killed = True
             self._send(b"kill")
 
-    def _receive(self) -> dict:
+    def _take(self) -> bool:
+        """Handles a message of the server's; whether it is the last."""
         try:
-            report = self._control.recv(1 << 16)
+            text, processes, _, _ = socket.recv_fds(self._control, 1 << 16, 1)
         except OSError as error:
             raise WorkerDiedError from error
-        if not report:
+        if not text:
             raise WorkerDiedError
-        return json.loads(report)
-
-    def _take(self, message: dict) -> bool:
-        """Handles a message of the server's; whether it is the last."""
+        message = json.loads(text)
         if "status" not in message:
             self._asked = False
-            if self._clock.is_over(message["cpu_s"]) and not self._killed:
+            for process in processes:
+                self._waited_s = waited_s(process)
+                os.close(process)
+            if self._clock.is_over(self._waited_s) and not self._killed:
                 self._outcome.timed_out = True
                 self._kill()
             return False
@@ -215,16 +270,18 @@ class Watch:
 
     def _read_frames(self) -> bool:
         data = _read(self._result_fd)
-        if not data or self._outcome.garbled:
+        if not data or self._outcome.garbled or self._stopped:
             return bool(data)
         try:
-            for kind, content in self._frames.feed(data):
-                then = self._on_frame(kind, content)
+            for frame in self._frames.feed(data):
+                then = self._on_frame(frame)
                 if then is Then.STOP:
+                    self._stopped = True
                     self._kill()
                     break
                 if then is Then.NEXT:
-                    self._clock, self._room = _Clock(self._job.time_s), self._job.output_bytes
+                    self._clock = _Clock(self._job.time_s, self._waited_s)
+                    self._room = self._job.output_bytes
         except (ValueError, RecursionError, MemoryError):
             self._outcome.garbled = True
             self._kill()

@@ -2,20 +2,21 @@
 
 Everything here runs in a process that the program owns once its first statement runs. What it sends is
 only answers: this side never knows what is expected. Standard library only, and little of it, since
-every page that this process touches is copied for it.
+every page that this process touches is copied for it; what can be made ready is made in the server.
 
-Request: a message of rl/sandbox/compile_service.py with mode (call | stdin | eval), name, class_name, tests,
-first, trace, token, output_bytes; its bytes are the marshalled (program, set-up, expressions, flags).
-Frames sent: uint32 length, one byte kind, JSON.
-    L  the module has run {}
-    V  value of a test {i, value, token}, {i, error}, {i, opaque} or {i, excess}
-    E  stopped by an exception {error}
+Request: uint32 length, a marshalled dict of that length {mode (call, stdin, assert), name, class_name, tests,
+first, output_bytes, memory_bytes, trace}, then the compile service's marshalled (program, set-up,
+expressions, instructions, imports, place).
+Frames sent: uint32 length, one byte kind, uint32 number of the test, JSON.
+    L  the module has run
+    V  value of a test        X  it raised {error, kind, text}      S  it is too large
+    C  ready for a test's calls, which come over CALLS_FD; each is answered by V, X or S, and 0 bytes end them
+    E  stopped by an exception {error, kind, text}
     D  ended {exit}
 """
 
 import atexit
-import builtins
-import io
+import importlib
 import json
 import marshal
 import mmap
@@ -24,37 +25,46 @@ import struct
 import sys
 import threading
 import types
-import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from rl.sandbox import values
+from rl.sandbox import script_environment, values
 
-RESULT_FD, REQUEST_FD, FLAGS_FD = 3, 4, 5
-# The name of the shared flags in traced code. Not two leading underscores: those are mangled in a class.
-FLAGS_NAME = "executed_"
+RESULT_FD, REQUEST_FD, FLAGS_FD, CALLS_FD, CALL_FD = 3, 4, 5, 6, 7
+HEADER = struct.Struct("=IcI")  # of a frame: its length after these bytes, its kind, the number of the test
+_COUNT = struct.Struct("=I")
+Send = Callable[..., None]
 
 
-def _sender(write=os.write, dumps=json.dumps, pack=struct.pack, bytes_=memoryview) -> Callable[..., None]:
+def _sender(write=os.write, dumps=json.dumps, pack=HEADER.pack, bytes_=memoryview) -> Send:
     """A function that sends a frame; its tools are bound now, before a program can replace them."""
 
-    def send(kind: str, content: object, most_bytes: int | None = None) -> None:
-        body = kind.encode() + dumps(content).encode()
-        if most_bytes is not None and len(body) > most_bytes:
+    def send(kind: bytes, number: int, content: object, most_bytes: int = 0) -> None:
+        body = dumps(content).encode()
+        if most_bytes and len(body) > most_bytes:
             raise BufferError
-        data = bytes_(pack("=I", len(body)) + body)
+        data = bytes_(pack(len(body), kind, number) + body)
         while data:
             data = data[write(RESULT_FD, data) :]
 
     return send
 
 
-def attach_flags(fd: int, code: types.CodeType, instructions: list[list[int]]) -> None:
-    """Connects the shared flags: to the markers in the code, out of the way of its global names, or, where
-    there is a flag for each instruction, to the interpreter's own report of what runs."""
-    flags = mmap.mmap(fd, os.fstat(fd).st_size)
-    if not instructions:
-        setattr(builtins, FLAGS_NAME, flags)
-        return
+def with_flags(code: types.CodeType, place: str, flags: mmap.mmap | bytearray) -> types.CodeType:
+    """The code with its markers' place replaced by the memory of the flags, in no name's way."""
+    constants = [
+        with_flags(constant, place, flags)
+        if type(constant) is types.CodeType
+        else flags
+        if type(constant) is str and constant == place
+        else constant
+        for constant in code.co_consts
+    ]
+    return code.replace(co_consts=tuple(constants))
+
+
+def _report_instructions(code: types.CodeType, flags: mmap.mmap, instructions: list[list[int]]) -> None:
+    """Has the interpreter itself say which instructions run."""
     monitoring = sys.monitoring  # pyright: ignore[reportAttributeAccessIssue]
     tool, once = monitoring.COVERAGE_ID, monitoring.DISABLE
     monitoring.use_tool_id(tool, "executed")
@@ -74,8 +84,17 @@ def attach_flags(fd: int, code: types.CodeType, instructions: list[list[int]]) -
     monitoring.register_callback(tool, monitoring.events.INSTRUCTION, report)
 
 
-def describe(error: BaseException) -> str:
-    """Class, message and line of an exception in the program, in one short line."""
+def _traced(code: types.CodeType, instructions: list[list[int]], place: str) -> types.CodeType:
+    """The code connected to the flags that it shares with the grader."""
+    flags = mmap.mmap(FLAGS_FD, os.fstat(FLAGS_FD).st_size)
+    if not instructions:
+        return with_flags(code, place, flags)
+    _report_instructions(code, flags, instructions)
+    return code
+
+
+def describe(error: BaseException) -> dict[str, str]:
+    """Class, message and line of an exception in the program, in one short line that can be written."""
     try:
         message = str(error)[:300]
     except BaseException:
@@ -87,20 +106,11 @@ def describe(error: BaseException) -> str:
             line = trace.tb_lineno
         trace = trace.tb_next
     where = f" (line {line})" if line is not None else ""
-    return f"{type(error).__name__}: {message}{where}"
+    kind = type(error).__name__[:100]
+    return {"error": f"{kind}: {message}{where}", "kind": kind, "text": message}
 
 
-def _fresh_streams() -> None:
-    sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), encoding="utf-8")
-    output = io.BufferedWriter(io.FileIO(1, "w", closefd=False))
-    sys.stdout = io.TextIOWrapper(output, encoding="utf-8", write_through=False)
-    errors = io.BufferedWriter(io.FileIO(2, "w", closefd=False))
-    sys.stderr = io.TextIOWrapper(errors, encoding="utf-8", errors="backslashreplace", line_buffering=True)
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
-
-
-def _find_function(names: dict, request: dict) -> Callable:
-    name, class_name = request["name"], request["class_name"]
+def _find_function(names: dict, name: str, class_name: str | None) -> Callable:
     if class_name is None and name not in names and "Solution" in names:
         class_name = "Solution"
     if class_name is not None and class_name in names:
@@ -110,37 +120,92 @@ def _find_function(names: dict, request: dict) -> Callable:
     return names[name]
 
 
+class _Tests:
+    """Answers the tests of a program; its tools are bound before the program runs."""
+
+    def __init__(self, request: dict, names: dict, send: Send):
+        self.request, self.names, self.send = request, names, send
+        self.encode, self.decode, self.explain, self.loads = (
+            values.encode,
+            values.decode,
+            describe,
+            json.loads,
+        )
+        self.most_bytes = request["output_bytes"]
+
+    def answer(self, number: int, compute: Callable[[], Any]) -> None:
+        """Sends what a test's computation gives; an exception ends one test only."""
+        try:
+            value = compute()
+            try:
+                form = self.encode(value)
+            except RecursionError:
+                form = {"t": "other", "v": "a value nested too deep"}
+            sys.stdout.flush()
+            self.send(b"V", number, form, self.most_bytes)
+        except BufferError:
+            self.send(b"S", number, {})
+        except BaseException as error:
+            self.send(b"X", number, self.explain(error))
+
+    def call_all(self, tests: list[list[Any]], first: int) -> None:
+        """Calls the function with the arguments of each test."""
+        find, names, name, kind = _find_function, self.names, self.request["name"], self.request["class_name"]
+        for number, arguments in enumerate(tests, start=first):
+            self.answer(number, lambda arguments=arguments: find(names, name, kind)(*arguments))
+
+    def evaluate_all(self, expressions: list[list[types.CodeType] | None], first: int) -> None:
+        """Evaluates the expressions of each test; a test without any makes its calls itself."""
+        evaluate, names = eval, self.names
+        for number, parts in enumerate(expressions[first:], start=first):
+            if parts is None:
+                self.serve_calls(number)
+            else:
+                self.answer(number, lambda parts=parts: [evaluate(part, names) for part in parts])
+
+    def serve_calls(self, number: int) -> None:
+        """Answers calls [name, arguments, keywords] of a test that runs elsewhere, until there are no
+        more.
+        """
+        find, names, decode, loads, read, pread = (
+            _find_function,
+            self.names,
+            self.decode,
+            self.loads,
+            os.read,
+            os.pread,
+        )
+        wanted, kind = self.request["name"], self.request["class_name"]
+        self.send(b"C", number, {})
+        while True:
+            (length,) = _COUNT.unpack(read(CALLS_FD, 4))
+            if not length:
+                return
+            name, arguments, keywords = decode(loads(pread(CALL_FD, length, 0)))
+            name = wanted if name == "candidate" else name
+            self.answer(
+                number,
+                lambda a=arguments, k=keywords, n=name: find(names, n, kind if n == wanted else None)(
+                    *a, **k
+                ),
+            )
+
+
 def _prepare_asserts(name: str, setup: types.CodeType, names: dict) -> None:
-    """Runs the tests' set-up after the program and gives them `candidate`, which returns plain data only."""
-    function = names.get(name)
-    if function is not None:
-        encode, decode = values.encode, values.decode
-        names["candidate"] = lambda *a, **k: decode(encode(function(*a, **k)))
+    """Runs the tests' set-up after the program, and gives them `candidate`."""
+    if name in names:
+        names["candidate"] = names[name]
     exec(setup, names)
 
 
-def _run_tests(request: dict, expressions: list, names: dict, send: Callable[..., None]) -> None:
-    """Calls the function, or evaluates the expressions, of each test; an exception ends one test only."""
-    encode, decode, explain, evaluate = values.encode, values.decode, describe, eval
-    calls, first = request["mode"] == "call", request["first"]
-    for i, test in enumerate((request["tests"] if calls else expressions)[first:], start=first):
-        frame = {"i": i, "token": request["token"]}
+def _import_for(names: dict, imports: Iterable[tuple[str, str, str | None]]) -> None:
+    """Binds what the problem's site imports before each solution, as far as the program could mean it."""
+    for name, module, attribute in imports:
         try:
-            if calls:
-                value = _find_function(names, request)(*decode(test))
-            else:
-                value = [evaluate(part, names) for part in test]
-        except BaseException as error:
-            send("V", {"i": i, "error": explain(error)})
+            found = importlib.import_module(module)
+            names[name] = getattr(found, attribute) if attribute else sys.modules[module.partition(".")[0]]
+        except (ImportError, AttributeError):
             continue
-        try:
-            frame["value"] = encode(value)
-            sys.stdout.flush()
-            send("V", frame, request["output_bytes"])
-        except BufferError:
-            send("V", {"i": i, "excess": True})
-        except BaseException as error:
-            send("V", {"i": i, "opaque": explain(error)})
 
 
 def _run_to_the_end(code: types.CodeType, names: dict) -> int:
@@ -159,35 +224,38 @@ def _run_to_the_end(code: types.CodeType, names: dict) -> int:
 def run(enter_sandbox: Callable[[], None]) -> None:
     """The life of one program's process; never returns."""
     content = os.pread(REQUEST_FD, os.fstat(REQUEST_FD).st_size, 0)
-    (length,) = struct.unpack_from("=I", content)
-    request = json.loads(content[4 : 4 + length])
-    code, setup, expressions, instructions = marshal.loads(content[8 + length :])
-    send, leave = _sender(), os._exit
+    (length,) = _COUNT.unpack_from(content)
+    request = marshal.loads(memoryview(content)[4 : 4 + length])
+    code, setup, expressions, instructions, imports, place = marshal.loads(memoryview(content)[4 + length :])
+    send, leave, explain = _sender(), os._exit, describe
     if request["trace"]:
-        attach_flags(FLAGS_FD, code, instructions)
+        code = _traced(code, instructions, place)
     os.close(REQUEST_FD)
     os.close(FLAGS_FD)
-    _fresh_streams()
+    script_environment.limit_stacks(request["memory_bytes"])
     name = "__main__" if request["mode"] == "stdin" else "solution"
     module = types.ModuleType(name)
+    module.__file__ = script_environment.PROGRAM_FILE
     sys.modules[name] = module
     names = module.__dict__
-    if request["class_name"] is not None:
-        # class-based problems come from a site that has imported these already
-        names.update({name: getattr(typing, name) for name in typing.__all__})
+    tests = _Tests(request, names, send)
     enter_sandbox()
     try:
+        _import_for(names, imports)
         if request["mode"] == "stdin":
-            send("D", {"exit": _run_to_the_end(code, names)})
+            send(b"D", 0, {"exit": _run_to_the_end(code, names)})
             leave(0)
         exec(code, names)
-        if request["mode"] == "eval":
+        if request["mode"] == "assert":
             _prepare_asserts(request["name"], setup, names)
-        send("L", {})
-        _run_tests(request, expressions, names, send)
+        send(b"L", 0, {})
+        if request["mode"] == "call":
+            tests.call_all(request["tests"], request["first"])
+        else:
+            tests.evaluate_all(expressions, request["first"])
         sys.stdout.flush()
-        send("D", {"exit": 0})
+        send(b"D", 0, {"exit": 0})
         leave(0)
     except BaseException as error:
-        send("E", {"error": describe(error)})
+        send(b"E", 0, explain(error))
     leave(1)

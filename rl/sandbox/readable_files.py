@@ -28,7 +28,10 @@ def standard_library() -> str:
 
 
 def find_packages(names: tuple[str, ...]) -> list[PackageFiles]:
-    """The files of those packages that are installed, e.g. numpy, numpy.libs, numpy-2.0.dist-info."""
+    """The files of packages, e.g. numpy, numpy.libs, numpy-2.0.dist-info.
+
+    Raises: ValueError for a package that is not installed.
+    """
     directories = dict.fromkeys(sysconfig.get_path(key) for key in ("purelib", "platlib"))
     found = []
     for directory in directories:
@@ -41,6 +44,12 @@ def find_packages(names: tuple[str, ...]) -> list[PackageFiles]:
         )
         if wanted:
             found.append(PackageFiles(directory, wanted))
+    seen = [entry for files in found for entry in files.entries]
+    for name in names:
+        if not any(entry == name or entry.startswith(f"{name}.") for entry in seen):
+            raise ValueError(
+                f"programs may import {name!r}, but it is not installed; install it or leave it out"
+            )
     return found
 
 

@@ -1,25 +1,63 @@
-"""Plain Python values as JSON that keeps their exact types, from the untrusted side to the trusted one.
+"""Plain Python values as JSON that keeps their types, from the untrusted side to the side that judges.
 
-None, bool, int, float, str and list stand for themselves; everything else is {"t": tag, "v": ...}.
-An instance of any other class, and of a subclass of these, becomes {"t": "other"}: it has no value here,
-so no `__eq__` of the program's ever runs in the process that compares. Standard library only.
+None, bool, int, float, str and list stand for themselves; everything else is {"t": tag, "v": ...}. A value of
+a subclass (IntEnum, namedtuple, numpy.float64) counts as the plain value that it holds, numpy scalars and
+arrays as numbers and lists, iterators as what they yield. Any other class becomes {"t": "other"}: it has no
+value here, so that no `__eq__` of the program's ever runs where answers are compared. Standard library only.
 """
 
 import collections
-import json
-import math
+import itertools
 import sys
+import types
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-_NATIVE = frozenset((type(None), bool, int, float, str))
-_SEQUENCES = {tuple: "tuple", set: "set", frozenset: "frozenset", collections.deque: "deque"}
-_MAPPINGS = {
+_LONG_INT_BITS = 4096  # beyond, decimal digits would cost quadratic time
+_MOST_ITEMS = 1_000_000  # of an iterator
+_MOST_EXPONENT = 10_000  # of a Decimal: int() of it must be a number that can be held
+_NATIVE = frozenset((type(None), bool, float, str))
+_SEQUENCES: dict[type, str] = {
+    tuple: "tuple",
+    set: "set",
+    frozenset: "frozenset",
+    collections.deque: "deque",
+}
+_MAPPINGS: dict[type, str] = {
     dict: "dict",
     collections.OrderedDict: "OrderedDict",
     collections.defaultdict: "defaultdict",
     collections.Counter: "Counter",
 }
-REL_TOL, ABS_TOL = 1e-6, 1e-9
+_ITERATORS = (
+    range,
+    map,
+    filter,
+    zip,
+    enumerate,
+    reversed,
+    types.GeneratorType,
+    type({}.keys()),
+    type({}.values()),
+    type({}.items()),
+    type(iter([])),
+    type(iter(())),
+    type(iter({})),
+    type(iter(set())),
+    type(reversed([])),
+)
+# how a subclass gives up the plain value in it, whatever methods it has of its own
+_BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (int, int.__int__),
+    (float, float.__float__),
+    (str, str.__str__),
+    (tuple, lambda value: tuple(tuple.__iter__(value))),
+    (list, lambda value: list(list.__iter__(value))),
+    (dict, lambda value: dict(dict.items(value))),
+    (set, lambda value: set(set.__iter__(value))),
+    (frozenset, lambda value: frozenset(frozenset.__iter__(value))),
+    (collections.deque, lambda value: collections.deque(collections.deque.__iter__(value))),
+)
 
 
 class Opaque:
@@ -40,11 +78,33 @@ class Opaque:
         return f"<{self.name}>"
 
 
-def encode(value: Any) -> Any:
-    """The JSON-able form of a value. Raises RecursionError for values that contain themselves."""
+class Yielded:
+    """What an iterator or a view yielded: can be gone through, and equals no list, as it was none."""
+
+    def __init__(self, items: Iterable[Any]):
+        self.items = tuple(items)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __repr__(self) -> str:
+        return f"<iterable of {list(self.items)!r}>"
+
+
+def encode(value: Any) -> object:
+    """The JSON-able form of a value.
+
+    Raises: RecursionError for a value that contains itself; BufferError for an iterator without end;
+      whatever an iterator raises.
+    """
     kind = type(value)
     if kind in _NATIVE:
         return value
+    if kind is int:
+        return value if value.bit_length() <= _LONG_INT_BITS else {"t": "int", "v": hex(value)}
     if kind is list:
         return [encode(item) for item in value]
     if kind in _SEQUENCES:
@@ -55,17 +115,64 @@ def encode(value: Any) -> Any:
         return {"t": kind.__name__, "v": value.hex()}
     if kind is complex:
         return {"t": "complex", "v": [value.real, value.imag]}
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and kind.__module__ == "numpy" and isinstance(value, numpy.generic):
-        return encode(value.item())
+    return _encode_rare(kind, value)
+
+
+def _encode_rare(kind: type, value: Any) -> object:
+    if kind in _ITERATORS:
+        items = list(itertools.islice(value, _MOST_ITEMS + 1))
+        if len(items) > _MOST_ITEMS:
+            raise BufferError
+        return {"t": "yielded", "v": [encode(item) for item in items]}
+    # classes of modules that the program has imported, or else there is no such value
+    numpy, decimal, fractions = (sys.modules.get(name) for name in ("numpy", "decimal", "fractions"))
+    if numpy is not None and issubclass(kind, numpy.generic):
+        item = value.item()
+        # numpy.longdouble has no plain value: its item is itself
+        return {"t": "other", "v": kind.__name__} if type(item) is kind else encode(item)
+    if numpy is not None and issubclass(kind, numpy.ndarray):
+        return encode(value.tolist())
+    if decimal is not None and issubclass(kind, decimal.Decimal):
+        return {"t": "Decimal", "v": decimal.Decimal.__str__(value)}
+    if fractions is not None and issubclass(kind, fractions.Fraction):
+        return {"t": "Fraction", "v": [hex(value.numerator), hex(value.denominator)]}
+    for base, plain in _BASES:
+        if issubclass(kind, base):
+            return encode(plain(value))
     return {"t": "other", "v": f"{kind.__module__}.{kind.__qualname__}"[:100]}
 
 
-_DECODERS = {
+def _decode_decimal(text: str) -> object:
+    import decimal  # not at the top: this module is loaded into the fork server, which must stay small
+
+    value = decimal.Decimal(text)
+    if value.is_finite() and abs(value.adjusted()) > _MOST_EXPONENT:
+        return Opaque("a Decimal out of range")
+    return value
+
+
+def _decode_fraction(parts: list[str]) -> object:
+    import fractions
+
+    numerator, denominator = parts
+    return fractions.Fraction(int(numerator, 16), int(denominator, 16))
+
+
+_SCALARS: dict[str, Callable[[Any], Any]] = {
+    "int": lambda text: int(text, 16),
+    "bytes": bytes.fromhex,
+    "bytearray": bytearray.fromhex,
+    "complex": lambda parts: complex(*parts),
+    "Decimal": _decode_decimal,
+    "Fraction": _decode_fraction,
+    "other": lambda name: Opaque(str(name)),
+}
+_DECODERS: dict[str, Callable[[Any], Any]] = {
     "tuple": tuple,
     "set": set,
     "frozenset": frozenset,
     "deque": collections.deque,
+    "yielded": Yielded,
     "dict": dict,
     "OrderedDict": collections.OrderedDict,
     "defaultdict": dict,
@@ -73,101 +180,28 @@ _DECODERS = {
 }
 
 
-def decode(form: Any) -> Any:
+def decode(form: object) -> Any:
     """The value of an encoded form.
 
-    Raises: KeyError, ValueError, TypeError, AttributeError or RecursionError for a forged one.
+    Raises: KeyError, ValueError, TypeError, AttributeError, ArithmeticError or RecursionError for a forged
+      one.
     """
     if type(form) is list:
         return [decode(item) for item in form]
     if type(form) is not dict:
         return form
     tag, content = form["t"], form["v"]
-    if tag in ("bytes", "bytearray"):
-        return (bytes if tag == "bytes" else bytearray).fromhex(content)
-    if tag == "complex":
-        return complex(*content)
-    if tag == "other":
-        return Opaque(str(content))
-    if tag not in _DECODERS:
-        raise ValueError(f"unknown tag {tag!r}")
+    if tag in _SCALARS:
+        return _SCALARS[tag](content)
     if tag in _MAPPINGS.values():
         return _DECODERS[tag]({decode(key): decode(value) for key, value in content})
     return _DECODERS[tag]([decode(item) for item in content])
 
 
-def same(expected: Any, actual: Any) -> bool:
-    """Whether an answer is the expected value, type for type.
-
-    bool, int, float and str never stand for one another; floats may differ by a relative 1e-6 or an
-    absolute 1e-9, NaN equals NaN; a tuple is a list (JSON files cannot tell); a set is no list; the
-    dict classes are one; keys compare exactly, after JSON's habit of spelling them as strings.
-    """
-    if isinstance(expected, (list, tuple)):
-        return (
-            isinstance(actual, (list, tuple))
-            and len(expected) == len(actual)
-            and all(same(e, a) for e, a in zip(expected, actual, strict=True))
-        )
-    if isinstance(expected, dict):
-        return isinstance(actual, dict) and _same_mappings(expected, actual)
-    if type(expected) is not type(actual):
-        return False
-    if isinstance(expected, float):
-        if math.isnan(expected):
-            return math.isnan(actual)
-        return math.isclose(expected, actual, rel_tol=REL_TOL, abs_tol=ABS_TOL)
-    return bool(expected == actual)
-
-
-def _same_mappings(expected: dict, actual: dict) -> bool:
-    if len(expected) != len(actual):
-        return False
-    if not all(type(key) is str for key in expected):
-        typed = {(type(key), key): value for key, value in actual.items()}
-        return all(
-            (type(key), key) in typed and same(value, typed[type(key), key])
-            for key, value in expected.items()
-        )
-    spelled = {
-        key if type(key) is str else json.dumps(key) if type(key) in _NATIVE else key: value
-        for key, value in actual.items()
-    }
-    return all(key in spelled and same(value, spelled[key]) for key, value in expected.items())
-
-
-def same_output(expected: str, actual: str) -> bool:
-    """Whether printed text is the expected text.
-
-    Trailing blanks of a line and trailing empty lines do not count. Otherwise lines must agree word for
-    word, except that a word expected with a decimal point or exponent may differ as floats may (`same`).
-    """
-    expected_lines, actual_lines = _lines(expected), _lines(actual)
-    if expected_lines == actual_lines:
-        return True
-    if len(expected_lines) != len(actual_lines):
-        return False
-    return all(_same_line(e, a) for e, a in zip(expected_lines, actual_lines, strict=True))
-
-
-def _lines(text: str) -> list[str]:
-    lines = [line.rstrip() for line in text.split("\n")]
-    while lines and not lines[-1]:
-        lines.pop()
-    return lines
-
-
-def _same_line(expected: str, actual: str) -> bool:
-    words, others = expected.split(), actual.split()
-    return len(words) == len(others) and all(
-        w == o or _same_float(w, o) for w, o in zip(words, others, strict=True)
-    )
-
-
-def _same_float(expected: str, actual: str) -> bool:
-    if not ("." in expected or "e" in expected.lower()):
-        return False
-    try:
-        return "." in actual + "." and same(float(expected), float(actual))
-    except ValueError:
-        return False
+def has_opaque(value: object) -> bool:
+    """Whether a decoded value holds an Opaque."""
+    if isinstance(value, dict):
+        return any(has_opaque(k) or has_opaque(v) for k, v in value.items())
+    if isinstance(value, (list, tuple, set, frozenset, collections.deque, Yielded)):
+        return any(has_opaque(item) for item in value)
+    return isinstance(value, Opaque)

@@ -17,12 +17,21 @@ import sysconfig
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Literal
 
-from rl.sandbox import compile_service, execution_trace, instruction_trace, readable_files, seccomp
-from rl.sandbox.isolation import Limits as KernelLimits
-from rl.sandbox.isolation import Plan, missing_layers
-from rl.sandbox.jobs import Job, Outcome, Then, Watch, WorkerDiedError
+from rl.sandbox import (
+    comparison,
+    compile_service,
+    execution_trace,
+    instruction_trace,
+    judge_service,
+    messages,
+    readable_files,
+    seccomp,
+)
+from rl.sandbox.isolation import IsolationPlan, KernelLimits, missing_layers
+from rl.sandbox.jobs import Frame, Job, Outcome, Then, Watch, WorkerDiedError
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 _BOOT = (
@@ -46,11 +55,19 @@ PRELOAD = (
     "typing",
     "warnings",
 )
-# What the compile service runs, as text: the server loads neither, to stay small.
-_COMPILER_MODULES = {
-    module.__name__: Path(str(module.__file__)).read_text()
-    for module in (execution_trace, instruction_trace, compile_service)
+Service = Literal["compiler", "judge"]
+
+
+def _texts(*modules: ModuleType) -> dict[str, str]:
+    return {module.__name__: Path(str(module.__file__)).read_text() for module in modules}
+
+
+# What the services run, as text: the server loads none of it, to stay small.
+_SERVICES: dict[Service, dict[str, str]] = {
+    "compiler": _texts(messages, execution_trace, instruction_trace, compile_service),
+    "judge": _texts(messages, comparison, judge_service),
 }
+_MOST_ANSWER = 1 << 28
 _STARTED_S = 60.0
 
 
@@ -71,7 +88,10 @@ class Worker:
         self.profile, self._packages, self.scratch = profile, packages, scratch
         self._process: subprocess.Popen | None = None
         self._control: socket.socket | None = None
-        self._compiler: socket.socket | None = None
+        self._services: dict[Service, socket.socket] = {}
+        self._lost: list[Service] = []
+        self._has_job = False
+        self.prepared: set[str] = set()  # set-ups that the judge has run since it was started
         self.layers: dict[str, bool] = {}
         self.reasons: dict[str, str] = {}
         self.start()
@@ -102,8 +122,8 @@ class Worker:
             )
 
     def _launch(self, *, inside_bwrap: bool) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         configuration = self._configuration(inside_bwrap=inside_bwrap)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-P", "-s", "-S", "-B", "-c", _BOOT, _ROOT, str(theirs.fileno())]
         # The hash seed is fixed so that a program's output is the same in every run.
         environment = {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -148,7 +168,7 @@ class Worker:
     def _configuration(self, *, inside_bwrap: bool) -> dict[str, Any]:
         packages = readable_files.find_packages(self._packages)
         supported = seccomp.supported()
-        plan = Plan(
+        plan = IsolationPlan(
             shown=readable_files.private_root_plan(self.profile, packages, self.scratch),
             grants=readable_files.grants(self.profile, packages, self.scratch),
             filter=seccomp.build(self.profile) if supported else b"",
@@ -162,53 +182,82 @@ class Worker:
             "plan": plan._asdict() | {"filter": base64.b64encode(plan.filter).decode()},
         }
 
-    def compile(self, request: dict[str, Any], *, memory_bytes: int, time_s: float) -> tuple[dict, bytes]:
-        """Has the compile service answer a request (compile_service.py); {"error": ...} if it cannot.
+    def ask(
+        self,
+        service: Service,
+        request: dict[str, Any],
+        blob: bytes = b"",
+        *,
+        memory_bytes: int,
+        time_s: float,
+    ) -> tuple[dict[str, Any], bytes]:
+        """Has a service answer a request; {"lost": why} if it does not: then it is ended, and started anew.
 
-        Raises: WorkerDiedError if the server is gone.
+        While a job runs, only a service that is there already can be asked (`ensure`).
+
+        Args:
+          memory_bytes: limit of the service, when it is started.
+          time_s: longest time for the answer, by the clock.
+        Raises: WorkerDiedError if the server is gone, which says nothing of what it was asked.
         """
-        if self._compiler is None:
-            self._start_compiler(memory_bytes)
-        assert self._compiler is not None
-        self._compiler.settimeout(time_s)
+        self.ensure(service, memory_bytes)
+        channel = self._services[service]
+        channel.settimeout(time_s)
         try:
-            self._compiler.sendall(compile_service.pack(request))
-            return compile_service.receive(self._compiler)
+            channel.sendall(messages.pack(request, blob))
+            return messages.receive(channel, _MOST_ANSWER)
         except TimeoutError:
-            reason = f"did not compile within {time_s:g} s"
-        except (OSError, EOFError):
-            reason = "the compiler crashed"
-        self._compiler.close()
-        self._compiler = None
-        self._check_alive()  # a compiler that ends with its server says nothing of the program
-        return {"error": reason}, b""
+            reason = f"did not finish within {time_s:g} s"
+        except (OSError, EOFError, ValueError):
+            reason = "crashed"
+        channel.close()
+        del self._services[service]
+        self._lost.append(service)
+        if not self._has_job:
+            self._end_lost_services()
+        return {"lost": reason}, b""
 
-    def _check_alive(self) -> None:
-        assert self._control is not None, "the worker is closed"
-        try:
-            self._control.send(b"alive?")
-            if not self._control.recv(1 << 10):
-                raise WorkerDiedError
-        except OSError as error:
-            raise WorkerDiedError from error
+    def ensure(self, service: Service, memory_bytes: int) -> None:
+        """Starts a service that is not there."""
+        if service not in self._services:
+            self._end_lost_services()
+            self._start_service(service, memory_bytes)
 
-    def _start_compiler(self, memory_bytes: int) -> None:
+    def _end_lost_services(self) -> None:
+        """Ends the services that did not answer, which may be busy still."""
         assert self._control is not None, "the worker is closed"
-        self._compiler, theirs = socket.socketpair()
+        while self._lost:
+            try:
+                self._control.send(json.dumps({"stop": self._lost.pop()}).encode())
+                self._control.send(b"alive?")
+                if not self._control.recv(1 << 10):
+                    raise WorkerDiedError
+            except OSError as error:
+                raise WorkerDiedError from error
+
+    def _start_service(self, service: Service, memory_bytes: int) -> None:
+        assert self._control is not None, "the worker is closed"
+        assert not self._has_job, "the server is busy with a job"
+        ours, theirs = socket.socketpair()
         limits = KernelLimits(memory_bytes, resource.RLIM_INFINITY, 0)
         try:
-            message = {"compiler": limits._asdict(), "modules": _COMPILER_MODULES}
+            message = {"service": service, "limits": limits._asdict(), "modules": _SERVICES[service]}
             socket.send_fds(self._control, [json.dumps(message).encode()], [theirs.fileno()])
         except OSError as error:
+            ours.close()
             raise WorkerDiedError from error
         finally:
             theirs.close()
+        self._services[service] = ours
+        if service == "judge":
+            self.prepared.clear()
 
     def close(self) -> None:
         """Ends the server and everything that runs in it."""
-        if self._compiler is not None:
-            self._compiler.close()
-            self._compiler = None
+        for channel in self._services.values():
+            channel.close()
+        self._services.clear()
+        self._lost.clear()
         if self._control is not None:
             with contextlib.suppress(OSError):
                 # shutdown, since another process may have inherited a copy of the descriptor
@@ -228,16 +277,15 @@ class Worker:
         """Whether there is a server, as far as is known."""
         return self._control is not None
 
-    def run(
-        self, job: Job, on_frame: Callable[[str, dict], Then] = lambda kind, content: Then.GO_ON
-    ) -> Outcome:
-        """Runs one job to its end, or until `on_frame(kind, content)` says stop.
+    def run(self, job: Job, on_frame: Callable[[Frame], Then] = lambda frame: Then.GO_ON) -> Outcome:
+        """Runs one job to its end, or until `on_frame` says stop.
 
         A frame handler that raises ValueError calls the frame forged: the job ends as garbled.
 
         Raises: WorkerDiedError if the server ended meanwhile; run it again after close() and start().
         """
         assert self._control is not None, "the worker is closed"
+        self._end_lost_services()
         output_r, output_w = os.pipe2(os.O_CLOEXEC)
         result_r, result_w = os.pipe2(os.O_CLOEXEC)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -251,7 +299,7 @@ class Worker:
             os.set_blocking(output_r, False)
             os.set_blocking(result_r, False)
             errors = output_w if job.show_errors else null
-            descriptors = [job.stdin, output_w, errors, result_w, job.request, job.flags]
+            descriptors = [job.stdin, output_w, errors, result_w, job.request, job.flags, *job.calls]
             try:
                 socket.send_fds(self._control, [json.dumps(message).encode()], descriptors)
             except OSError as error:
@@ -259,8 +307,10 @@ class Worker:
             os.close(output_w)
             os.close(result_w)
             output_w = result_w = -1
+            self._has_job = True
             return Watch(job, self._control, output_r, result_r, on_frame).to_the_end()
         finally:
+            self._has_job = False
             for fd in (output_r, output_w, result_r, result_w, null):
                 if fd >= 0:
                     os.close(fd)

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from rl.feedback.problems import Problem
-from rl.sandbox.execution_trace import Offsets, parse, statements
+from rl.sandbox.execution_trace import SourceOffsets, parse, statements
 
 _KINDS: dict[str, tuple[type[ast.AST], ...]] = {
     "if": (ast.If,),
@@ -74,7 +74,7 @@ def conditionals(solution: str, kinds: Sequence[str] = DEFAULT_KINDS) -> list[in
         raise ValueError(
             f"the canonical solution does not parse ({error}); it can have no curriculum"
         ) from error
-    offsets = Offsets(solution)
+    offsets = SourceOffsets(solution)
     starts = {
         offsets.start_of(statement)
         for statement in statements(tree)

@@ -10,7 +10,7 @@ import logging
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -18,10 +18,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from rl.feedback import problems as problem_files
 from rl.feedback.pool import Limits, Pool, reference_time_limits
-from rl.feedback.problems import Problem
+from rl.feedback.problems import Problem, fingerprint, split_problems
+from rl.feedback.readers import load_problems
 from rl.feedback.rewards import Scheme
+from rl.sandbox.comparison import Compare
 from rl.stepcoder.curriculum import DEFAULT_KINDS, Curriculum
 from rl.stepcoder.prompts import make_prompt
 from rl.stepcoder.rollouts import RolloutConfig, RolloutTask
@@ -45,6 +46,12 @@ class SandboxConfig:
       memory_mb: of a program, beyond the interpreter's.
       timeouts: tests out of time after which a program is given up.
       stop_at_first_failure: leave out the tests after the first that fails.
+      packages: installed packages that programs may import besides the standard library, each with what it
+        imports itself.
+      compare: how answers are compared, strict, python or numeric (rl.sandbox.comparison); null as each
+        problem says.
+      tolerance: largest relative error of a number, and a thousand times the largest absolute one, where a
+        problem does not say otherwise.
     """
 
     workers: int = 2
@@ -53,6 +60,9 @@ class SandboxConfig:
     memory_mb: int = 512
     timeouts: int = 1
     stop_at_first_failure: bool = False
+    packages: tuple[str, ...] = ("numpy",)
+    compare: Compare | None = None
+    tolerance: float = 1e-6
 
     def pool(self, *, trace: bool) -> Pool:
         """Starts the workers. Raises: rl.feedback.pool.SandboxError where a layer of isolation is missing."""
@@ -63,6 +73,9 @@ class SandboxConfig:
             reward=self.reward,
             trace=trace,
             stop_at_first_failure=self.stop_at_first_failure,
+            packages=self.packages,
+            compare=self.compare,
+            tolerance=self.tolerance,
         )
 
 
@@ -184,9 +197,9 @@ def open_problems(
     """
     everything = _load(config)
     if config.held_out_path is not None:
-        practice, held_out = everything, problem_files.load(config.held_out_path, bad=config.bad)
+        practice, held_out = everything, load_problems(config.held_out_path, bad=config.bad)
     else:
-        practice, held_out = problem_files.split(everything, config.held_out)
+        practice, held_out = split_problems(everything, config.held_out)
     if config.difficulties:
         practice = [p for p in practice if p.difficulty in config.difficulties]
     found = fingerprint(practice)
@@ -228,14 +241,14 @@ def save_limits(limits: TimeLimits, folder: Path) -> None:
 
 def _load(config: ProblemsConfig) -> list[Problem]:
     if config.path is not None:
-        return problem_files.load(config.path, bad=config.bad)
+        return load_problems(config.path, bad=config.bad)
     from jaxmoe.datasets.programs import problems, write_problems
 
     made = config.embedded
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "embedded.json"
         write_problems(file, problems(made.count, tests=made.tests, seed=made.seed))
-        return problem_files.load(file)
+        return load_problems(file)
 
 
 def _measured(problems: Sequence[Problem], pool: Pool, of: str) -> TimeLimits:
@@ -300,13 +313,3 @@ def make_task(
         left = solution_tokens(problem, tokenizer, prompt.given)
         limit = min(limit, round(rollout.room * left) + 16)
     return RolloutTask(problem, prompt, limit, 0 if stages is None else stages.stage(problem.id))
-
-
-def fingerprint(problems: Sequence[Problem]) -> str:
-    """Tells a set of problems from another: sha256 over all that is asked and tested.
-
-    Time limits are not part of it, nor where a problem comes from.
-    """
-    names = [f.name for f in fields(Problem) if f.name not in ("time_s", "source", "license")]
-    told = [[getattr(problem, name) for name in names] for problem in problems]
-    return hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()

@@ -9,8 +9,9 @@ from evals.coding.measure import CodingResult, evaluate
 from evals.models.local_model import Form
 from jaxmoe.text.forms import resolve_form
 from rl.feedback.pool import Limits, Pool, SandboxError
-from rl.feedback.problems import Problem, load
+from rl.feedback.problems import Problem
 from rl.feedback.prompts import PromptForm, code_prompt
+from rl.feedback.readers import load_problems
 from training.suites.evaluation import ItemSet, Loaded, ScoredItem, SuiteRun, bar
 
 # how a model is put a text, for each form of prompts
@@ -71,7 +72,7 @@ def coding(config: CodingConfig, seed: int, confidence: float) -> SuiteRun:
         name = Path(path).name
         if name in read:
             raise ValueError(f"coding.paths must end in different names; {name} occurs twice")
-        read[name] = load(path, bad=config.bad)[: config.limit]
+        read[name] = load_problems(path, bad=config.bad)[: config.limit]
         for problem in read[name]:
             # whatever cannot be asked is said before a model is loaded
             code_prompt(problem, "chat" if config.form == "auto" else config.form)

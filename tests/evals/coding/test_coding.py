@@ -166,10 +166,10 @@ class Oracle:
 def test_published_solutions_pass_as_responses(shared, form):
     """Prompt, cut, extraction and sandbox together lose none of 40 HumanEval and 40 MBPP solutions."""
     from rl.feedback.pool import Limits, Pool
-    from rl.feedback.problems import load
+    from rl.feedback.readers import load_problems
 
     for name in ("HumanEval.jsonl.gz", "mbpp.jsonl"):
-        problems = load(shared / "data" / "code" / name, bad="skip")[:40]
+        problems = load_problems(shared / "data" / "code" / name, bad="skip")[:40]
         with Pool(workers=2, limits=Limits(time_s=5)) as pool:
             result = evaluate(Oracle(problems, form), problems, pool, form=form)
         assert [r.task_id for r in result.records if not r.passed] == []

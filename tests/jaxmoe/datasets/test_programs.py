@@ -6,7 +6,7 @@ import random
 import pytest
 
 from jaxmoe.datasets import programs
-from rl.feedback import problems as problem_files
+from rl.feedback.readers import load_problems
 from rl.stepcoder.curriculum import conditionals
 
 
@@ -41,7 +41,7 @@ def test_difficulties_come_in_turn_and_have_their_lengths(rows):
 
 def test_problem_files_are_read_back(rows, tmp_path):
     programs.write_problems(tmp_path / "p.json", rows)
-    read = problem_files.load(tmp_path / "p.json")
+    read = load_problems(tmp_path / "p.json")
     assert [(p.id, p.prompt, p.fn_name, p.test_count) for p in read] == [
         (row["id"], row["prompt"], "solve", len(row["inputs"])) for row in rows
     ]

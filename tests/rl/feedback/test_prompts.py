@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.feedback.problems import Problem, load
+from rl.feedback.problems import Problem
 from rl.feedback.prompts import PromptForm, code_prompt, extract, stop_strings
 from rl.feedback.python_text import layout
+from rl.feedback.readers import load_problems
 
 HEAD = 'from math import sqrt\n\n\ndef area(r):\n    """Area of a square of side r."""\n'
 HUMANEVAL = Problem("h", HEAD, HEAD, fn_name="area", asserts=("assert area(2) == 4",))
@@ -83,33 +84,73 @@ COMPLETIONS: dict[str, tuple[Problem, str, str]] = {
     "as it is": (HUMANEVAL, BODY, BODY),
     "a test printed": (HUMANEVAL, BODY + "\nprint(area(3))\n", BODY + "\n"),
     "the next task": (HUMANEVAL, BODY + "\n\ndef perimeter(r):\n    return 4 * r\n", BODY + "\n\n"),
-    "the next task, decorated and commented": (HUMANEVAL, BODY + "\n# Next\n@cache\ndef p(r):\n    return 4\n", BODY + "\n"),
+    "the next task, decorated and commented": (
+        HUMANEVAL,
+        BODY + "\n# Next\n@cache\ndef p(r):\n    return 4\n",
+        BODY + "\n",
+    ),
     "the next class": (HUMANEVAL, BODY + "class P:\n    x = 1\n", BODY),
-    "a helper after its use": (HUMANEVAL, "\n    return sq(r)\n\ndef other(): ...\n\ndef sq(r):\n    return r * r\n", "\n    return sq(r)\n\ndef other(): ...\n\ndef sq(r):\n    return r * r\n"),
+    "a helper after its use": (
+        HUMANEVAL,
+        "\n    return sq(r)\n\ndef other(): ...\n\ndef sq(r):\n    return r * r\n",
+        "\n    return sq(r)\n\ndef other(): ...\n\ndef sq(r):\n    return r * r\n",
+    ),
     "a fence and words": (HUMANEVAL, BODY + "```\nThat's all.", BODY),
     "words": (HUMANEVAL, BODY + "\nThis returns the area.\n", BODY + "\n"),
     "a tag": (HUMANEVAL, BODY + "</code>\n", BODY),
     "an assert": (CALL, "\n    return 2 * x\n\nassert double(1) == 2\n", "\n    return 2 * x\n\n"),
-    "a docstring of its own": (CALL, '\n    """Twice x.\n\n"""\n    return 2 * x\n', '\n    """Twice x.\n\n"""\n    return 2 * x\n'),
-    "another task's docstring": (CALL, '\n    return 2 * x\n"""\nTriple x.\n"""\ndef triple(x):\n', "\n    return 2 * x\n"),
-    "a comment at the margin inside": (CALL, "\n# twice\n    return 2 * x\n", "\n# twice\n    return 2 * x\n"),
+    "a docstring of its own": (
+        CALL,
+        '\n    """Twice x.\n\n"""\n    return 2 * x\n',
+        '\n    """Twice x.\n\n"""\n    return 2 * x\n',
+    ),
+    "another task's docstring": (
+        CALL,
+        '\n    return 2 * x\n"""\nTriple x.\n"""\ndef triple(x):\n',
+        "\n    return 2 * x\n",
+    ),
+    "a comment at the margin inside": (
+        CALL,
+        "\n# twice\n    return 2 * x\n",
+        "\n# twice\n    return 2 * x\n",
+    ),
     "on the same line": (CALL, " return 2 * x\n", " return 2 * x\n"),
     "all again": (CALL, "\ndef double(x):\n    return 2 * x\n", "\ndef double(x):\n    return 2 * x\n"),
-    "helper first": (MBPP, "\ndef one():\n    return 1\n\ndef add(a, b):\n    return a + b\n\nassert add(1, 2) == 3\n", "\ndef one():\n    return 1\n\ndef add(a, b):\n    return a + b\n\n"),
-    "a guard that was cut off": (MBPP, "\nadd = lambda a, b: a + b\nif __name__ == '__main__':\n    print(add(", "\nadd = lambda a, b: a + b\n"),
+    "helper first": (
+        MBPP,
+        "\ndef one():\n    return 1\n\ndef add(a, b):\n    return a + b\n\nassert add(1, 2) == 3\n",
+        "\ndef one():\n    return 1\n\ndef add(a, b):\n    return a + b\n\n",
+    ),
+    "a guard that was cut off": (
+        MBPP,
+        "\nadd = lambda a, b: a + b\nif __name__ == '__main__':\n    print(add(",
+        "\nadd = lambda a, b: a + b\n",
+    ),
     "a main guard": (STDIN, MAIN + GUARD, MAIN + GUARD),
     "a main guard, and on": (STDIN, MAIN + GUARD + '"""\nNext.\n"""\ndef', MAIN + GUARD),
     "the entry's guard": (ENTRY, "\n    print(input())\n" + GUARD, "\n    print(input())\n" + GUARD),
     "quotes that close at the margin": (STDIN, MARGIN_QUOTES, MARGIN_QUOTES),
     "a module's docstring": (STDIN, '"""Echo."""\nprint(input())\n', '"""Echo."""\nprint(input())\n'),
-    "a comment in quotes": (STDIN, 'import sys\nsys.setrecursionlimit(10**6)\n"""\nIdea\n"""\nprint(input())\n', 'import sys\nsys.setrecursionlimit(10**6)\n"""\nIdea\n"""\nprint(input())\n'),
-    "a fence inside a string": (STDIN, 'print("""\n```\n""")\nprint(1)\n```\n', 'print("""\n```\n""")\nprint(1)\n'),
+    "a comment in quotes": (
+        STDIN,
+        'import sys\nsys.setrecursionlimit(10**6)\n"""\nIdea\n"""\nprint(input())\n',
+        'import sys\nsys.setrecursionlimit(10**6)\n"""\nIdea\n"""\nprint(input())\n',
+    ),
+    "a fence inside a string": (
+        STDIN,
+        'print("""\n```\n""")\nprint(1)\n```\n',
+        'print("""\n```\n""")\nprint(1)\n',
+    ),
     "Python 2": (STDIN, "n = input()\nprint n\n", "n = input()\nprint n\n"),
-    "words before there is a program": (STDIN, "n = input()\nthis is no code\nprint(n)\n", "n = input()\nthis is no code\nprint(n)\n"),
+    "words before there is a program": (
+        STDIN,
+        "n = input()\nthis is no code\nprint(n)\n",
+        "n = input()\nthis is no code\nprint(n)\n",
+    ),
     "only a block": (STDIN, "Here is the code:\n```python\nprint(input())\n```\nDone", "print(input())\n"),
     "C++": (CPP, "int main() {}\n```\n", "int main() {}\n"),
     "nothing": (HUMANEVAL, "", ""),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", COMPLETIONS)
@@ -136,7 +177,11 @@ area(2)  # a longer line, of no use at all here
 TWICE = "```python\ndef add(a, b):\n    return 1\n```\nRather:\n```python\ndef add(a, b):\n    return 2\n```"
 # name: (problem, response, program)
 ANSWERS: dict[str, tuple[Problem, str, str]] = {
-    "the block with the function": (HUMANEVAL, FENCED, "from math import sqrt\ndef area(r):\n    return r * r\n"),
+    "the block with the function": (
+        HUMANEVAL,
+        FENCED,
+        "from math import sqrt\ndef area(r):\n    return r * r\n",
+    ),
     "the longest without a name": (STDIN, FENCED, "area(2)  # a longer line, of no use at all here\n"),
     "a block that does not end": (STDIN, "```py\nx = 1", "x = 1"),
     "no fences": (STDIN, "x = 1", "x = 1"),
@@ -144,15 +189,31 @@ ANSWERS: dict[str, tuple[Problem, str, str]] = {
     "C++": (CPP, "```c++\nint x;\n```\n```python\nlonger than it\n```", "int x;\n"),
     "a later correction": (MBPP, TWICE, "def add(a, b):\n    return 2\n"),
     "tildes": (STDIN, "So:\n~~~python\nprint(1)\n~~~\n", "print(1)\n"),
-    "in a list": (STDIN, "1. So:\n   ```python\n   for x in y:\n       print(x)\n   ```\n", "for x in y:\n    print(x)\n"),
+    "in a list": (
+        STDIN,
+        "1. So:\n   ```python\n   for x in y:\n       print(x)\n   ```\n",
+        "for x in y:\n    print(x)\n",
+    ),
     "a body alone": (HUMANEVAL, "```python\nreturn sqrt(r) ** 4\n```", HEAD + "    return sqrt(r) ** 4\n"),
     "an indented body": (CALL, "```python\n    return x * 2\n```", "def double(x):\n    return x * 2\n"),
-    "words around": (MBPP, "Here's the code (see below):\n\ndef add(a, b):\n    return a + b\n\nIt's O(1), as you'd expect.", "def add(a, b):\n    return a + b\n\n"),
+    "words around": (
+        MBPP,
+        "Here's the code (see below):\n\ndef add(a, b):\n    return a + b\n\nIt's O(1), as you'd expect.",
+        "def add(a, b):\n    return a + b\n\n",
+    ),
     "a guard": (STDIN, f"```python\n{MAIN}{GUARD}```", MAIN + GUARD),
-    "a method": (LEETCODE, "```python\nclass Solution:\n    def f(self, n):\n        return 2 * n\n```", "class Solution:\n    def f(self, n):\n        return 2 * n\n"),
-    "a fence behind it only": (STDIN, "print(input())\n```\nwhich prints what it reads, whatever that is", "print(input())\n"),
+    "a method": (
+        LEETCODE,
+        "```python\nclass Solution:\n    def f(self, n):\n        return 2 * n\n```",
+        "class Solution:\n    def f(self, n):\n        return 2 * n\n",
+    ),
+    "a fence behind it only": (
+        STDIN,
+        "print(input())\n```\nwhich prints what it reads, whatever that is",
+        "print(input())\n",
+    ),
     "only words": (STDIN, "I cannot do that.", "I cannot do that."),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -215,9 +276,23 @@ def test_any_text_is_taken_apart(pieces: list[str]):
     assert "".join(response[p.start : p.end] for p in layout(response).parts) == response
 
 
-HOSTILE = ("(" * 200_000, '"""' * 70_000, "'\\" * 100_000, "```\n" * 50_000, "a = " * 50_000, "a," * 100_000, "@\n" * 100_000,
-           "def f(\n" * 30_000, "#\n" * 100_000, " \n" * 100_000, "x[" * 100_000, "if x " * 40_000, "~~~\n```\n" * 25_000,
-           "async " * 30_000, "def a(): b\n" * 20_000)  # fmt: skip
+HOSTILE = (
+    "(" * 200_000,
+    '"""' * 70_000,
+    "'\\" * 100_000,
+    "```\n" * 50_000,
+    "a = " * 50_000,
+    "a," * 100_000,
+    "@\n" * 100_000,
+    "def f(\n" * 30_000,
+    "#\n" * 100_000,
+    " \n" * 100_000,
+    "x[" * 100_000,
+    "if x " * 40_000,
+    "~~~\n```\n" * 25_000,
+    "async " * 30_000,
+    "def a(): b\n" * 20_000,
+)
 
 
 @pytest.mark.parametrize("number", range(len(HOSTILE)))
@@ -241,14 +316,16 @@ def test_published_solutions_are_taken_whole(shared):
 
     pairs = []
     for name in ("apps_plus_format.json", "mbpp.jsonl", "HumanEval.jsonl.gz"):
-        for problem in load(shared / "data/code" / name, bad="skip"):
+        for problem in load_problems(shared / "data/code" / name, bad="skip"):
             code, start = problem.canonical_solution, problem.starter_code.rstrip()
             rest = code[len(start) :] if code.startswith(start) else f"\n{code}"
             for form, response in (
-                ("chat", f"So:\n```python\n{code}\n```\nDone."), ("chat", f"Here it is.\n\n{code}\n\nIt's right."),
-                ("completion", rest), ("completion", f"{rest}\n```\nThat's all."),
+                ("chat", f"So:\n```python\n{code}\n```\nDone."),
+                ("chat", f"Here it is.\n\n{code}\n\nIt's right."),
+                ("completion", rest),
+                ("completion", f"{rest}\n```\nThat's all."),
                 ("completion", f'{rest}\n"""\nNext\n"""\ndef following('),
-            ):  # fmt: skip
+            ):
                 program = extract(problem, response, form).program
                 if program.strip() != code.strip():
                     pairs.append((problem, program))

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,6 +90,12 @@ def pool() -> Iterator[Pool]:
         yield pool
 
 
+FRAME = """
+import os, struct
+def frame(kind, number, body):
+    data = memoryview(struct.pack("=IcI", len(body), kind, number) + body)
+    while data: data = data[os.write(3, data):]
+"""
 # name: (task, verdicts that are right, program)
 ATTACKS: dict[str, tuple[Problem, str, str]] = {
     "busy loop": (STDIN, "timeout", "while True: pass"),
@@ -195,7 +202,6 @@ ATTACKS: dict[str, tuple[Problem, str, str]] = {
         "class A(str):\n    __eq__ = lambda s, o: True\ndef f(n): return A()",
     ),
     "bool for int": (CALL, "fail", "def f(n): return True"),
-    "float for int": (CALL, "fail", "def f(n): return n * 2.0"),
     "text for int": (CALL, "fail", "def f(n): return str(n * 2)"),
     "contains itself": (CALL, "fail", "def f(n):\n    x = [n]\n    x.append(x)\n    return x"),
     "deeply nested": (
@@ -238,22 +244,117 @@ ATTACKS: dict[str, tuple[Problem, str, str]] = {
     "forged frames": (
         CALL,
         "fail|runtime_error",
-        """
-        import json, os, struct
-        for kind, body in ((b"L", {}), (b"V", {"i": 0, "value": 6}), (b"V", {"i": 1, "value": 42}), (b"D", {"exit": 0})):
-            data = kind + json.dumps(body).encode()
-            os.write(3, struct.pack("=I", len(data)) + data)
+        FRAME
+        + textwrap.dedent("""
+        for kind, n, body in ((b"L", 0, b"{}"), (b"V", 0, b"6"), (b"V", 1, b"42"), (b"D", 0, b'{"exit": 0}')):
+            frame(kind, n, body)
         os._exit(0)
+        """),
+    ),
+    "frames for ever": (CALL, "runtime_error", FRAME + "while True: frame(b'L', 0, b'{}')"),
+    "frames of a thread after a wrong answer": (
+        CALL,
+        "fail|runtime_error",
+        FRAME
+        + textwrap.dedent("""
+        import threading, time
+        def go():
+            while True:
+                for n in range(3): frame(b"V", n, b"6")
+        def f(n):
+            threading.Thread(target=go, daemon=True).start()
+            time.sleep(0.1)
+            return 7
+        """),
+    ),
+    "a set of 40,000 keys that collide": (
+        CALL,
+        "timeout|runtime_error|output_limit",
+        FRAME
+        + textwrap.dedent("""
+        def f(n):
+            keys = [((1 << 61) - 1) * k for k in range(1, 3000)]
+            frame(b"V", {3: 0, 21: 1}.get(n, 2), b'{"t": "set", "v": ' + repr(keys).encode() + b"}")
+            os._exit(0)
+        """),
+    ),
+    "an answer nested a hundred thousand deep": (
+        CALL,
+        "fail|runtime_error|output_limit",
+        FRAME + "def f(n): frame(b'V', 0, b'[' * 30000 + b']' * 30000)",
+    ),
+    "a number of a million digits": (
+        CALL,
+        "fail|runtime_error|output_limit",
+        FRAME + "def f(n): frame(b'V', 0, b'9' * 60000)",
+    ),
+    "an exit code nested deep": (
+        STDIN,
+        "fail|runtime_error",
+        FRAME
+        + "print(7, flush=True)\nframe(b'D', 0, b'{\"exit\": ' + b'[' * 900 + b']' * 900 + b'}')\nos._exit(1)",
+    ),
+    "calls that nobody makes": (CALL, "runtime_error", FRAME + "def f(n): frame(b'C', 0, b'{}')"),
+    "answers of a test that is over": (
+        CALL,
+        "runtime_error",
+        FRAME + "def f(n):\n    frame(b'V', 0, b'6')\n    frame(b'V', 0, b'6')",
+    ),
+    "time stretched by short sleeps": (
+        STDIN,
+        "timeout",
+        """
+        import time
+        n, end = int(input()), time.monotonic() + 9
+        while time.monotonic() < end:
+            busy = time.perf_counter() + 0.0015
+            while time.perf_counter() < busy: pass
+            time.sleep(0.0125)
+        print(2 * n)
         """,
     ),
-    "frames for ever": (
+    "memory between tests in its code": (
+        STDIN,
+        "pass",
+        """
+        import mmap, sys, types
+        def shared(code):
+            for c in code.co_consts:
+                if type(c) is mmap.mmap: return c
+                if type(c) is types.CodeType and shared(c): return shared(c)
+        n, memory = int(input()), shared(sys._getframe().f_code)
+        was = all(memory[i] for i in range(len(memory)))
+        for i in range(len(memory)): memory[i] = 1
+        print("I remember" if was else 2 * n)
+        """,
+    ),
+    "an error that is no text": (
         CALL,
         "runtime_error",
         """
-        import os, struct
-        while True:
-            os.write(3, struct.pack("=I", 3) + b"L{}")
+        E = type("E", (Exception,), {"__str__": lambda s: "\\ud800 " * 100})
+        def f(n): raise E
         """,
+    ),
+    "an error of a megabyte, then one without end": (
+        CALL,
+        "runtime_error",
+        """
+        class L(Exception):
+            def __str__(s):
+                while True: pass
+        def f(n): raise (type("E" * 990000, (Exception,), {})("x") if n == 3 else L())
+        """,
+    ),
+    "a number that takes minutes to write": (
+        STDIN,
+        "timeout",
+        "print(10 ** 5_000_000)",
+    ),
+    "an iterator without end": (
+        CALL,
+        "output_limit|timeout",
+        "import itertools\ndef f(n): return map(str, itertools.count())",
     ),
     "garbage in all descriptors": (
         CALL,
@@ -366,6 +467,31 @@ def test_attack_gets_its_verdict_and_nothing_else(name: str, pool: Pool, outside
     assert pool.grade(CALL, "def f(n): return n * 2").verdict == "pass"
 
 
+STRETCHED = """
+#include <chrono>
+#include <cstdio>
+#include <ctime>
+using namespace std::chrono;
+int main() {
+    int n;
+    if (scanf("%d", &n) != 1) return 1;
+    auto end = steady_clock::now() + seconds(9);
+    while (steady_clock::now() < end) {
+        auto busy = steady_clock::now() + microseconds(1500);
+        while (steady_clock::now() < busy);
+        timespec rest{0, 12500000};
+        nanosleep(&rest, nullptr);
+    }
+    printf("%d", 2 * n);
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_a_compiled_program_cannot_stretch_its_time_either(pool: Pool):
+    assert pool.grade(replace(STDIN, language="cpp"), STRETCHED).verdict == "timeout"
+
+
 GOOD = {
     "call": (CALL, "def f(n): return n * 2"),
     "stdin": (STDIN, "print(int(input()) * 2)"),
@@ -404,7 +530,119 @@ GOOD = {
         CALL,
         "def f(n): return n * 2\nif __name__ == '__main__':\n    print(f(int(input())))",
     ),
-    "its own names for ours": (CALL, "executed = values = send = None\ndef f(n): return n * 2"),
+    "its own names for ours": (
+        CALL,
+        "executed_ = values = send = []\ndef f(n):\n    executed_.append(n)\n    return n * 2",
+    ),
+    "2.0 for 2": (CALL, "def f(n): return n * 2.0"),
+    "numpy's integers": (CALL, "import numpy as np\ndef f(n): return np.int64(n) + np.arange(2)[1] * n"),
+    "an enum's member": (
+        CALL,
+        "import enum\nclass E(enum.IntEnum):\n    A, B, C = 6, 42, 424242\ndef f(n): return E(2 * n)",
+    ),
+    "a byte order mark": (CALL, "\ufeffdef f(n): return n * 2"),
+    "the type of a list, not imported": (CALL, "def f(n: List[int]) -> Optional[int]: return n * 2"),
+    "big numbers inside": (
+        CALL,
+        "def f(n): return len(str(10 ** 5000)) - 5001 + int('2' + '0' * 5000) // 10 ** 5000 * n",
+    ),
+    "/dev/stdin": (STDIN, "print(int(open('/dev/stdin').read()) * 2)"),
+    "/dev/stdin by pathlib": (
+        STDIN,
+        "from pathlib import Path\nprint(int(Path('/dev/stdin').read_text()) * 2)",
+    ),
+    "/dev/stdin by os": (STDIN, "import os\nprint(int(os.read(os.open('/dev/stdin', os.O_RDONLY), 9)) * 2)"),
+    "/dev/stdout": (STDIN, "open('/dev/stdout', 'w').write(str(int(input()) * 2))"),
+    "its own file": (
+        STDIN,
+        "import os, sys\nassert os.path.dirname(os.path.abspath(__file__)) == '/' and sys.argv[0] == __file__\nprint(int(input()) * 2)",
+    ),
+    "512 MiB of stack": (
+        STDIN,
+        """
+        import sys, threading
+        sys.setrecursionlimit(10**7)
+        threading.stack_size(1 << 29)
+        def main(): print(2 * int(input()))
+        thread = threading.Thread(target=main)
+        thread.start()
+        thread.join()
+        assert threading.stack_size() == 1 << 29
+        """,
+    ),
+    "stack without limit": (
+        STDIN,
+        """
+        import resource, sys
+        resource.setrlimit(resource.RLIMIT_STACK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        sys.setrecursionlimit(10**6)
+        def deep(n): return 0 if n == 0 else 1 + deep(n - 1)
+        print(2 * int(input()) + deep(20000) - 20000)
+        """,
+    ),
+    "temporary files": (
+        STDIN,
+        """
+        import os, tempfile
+        with tempfile.TemporaryFile("w+") as t, tempfile.TemporaryFile() as b, tempfile.SpooledTemporaryFile(9) as s:
+            t.write(input()); t.seek(0); b.write(b"x" * 100); s.write(b"y" * 100)
+            n = int(t.read()); assert b.tell() == s.tell() == 100
+        with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as t: t.write("a\\nb\\n")
+        assert open(t.name).read() == "a\\nb\\n" and t.name.endswith(".txt")
+        with open(t.name, "a") as again: again.write("c")
+        assert [line.strip() for line in open(t.name)] == ["a", "b", "c"]
+        print(2 * n)
+        """,
+    ),
+    "fast input of a contest": (
+        STDIN,
+        """
+        import os, sys
+        from io import BytesIO, IOBase
+        class FastIO(IOBase):
+            newlines = 0
+            def __init__(self, file):
+                self._fd = file.fileno(); self.buffer = BytesIO()
+                self.writable = "x" in file.mode or "r" not in file.mode
+                self.write = self.buffer.write if self.writable else None
+            def readline(self):
+                while self.newlines == 0:
+                    b = os.read(self._fd, max(os.fstat(self._fd).st_size, 8192)); self.newlines = b.count(b"\\n") + (not b)
+                    ptr = self.buffer.tell(); self.buffer.seek(0, 2), self.buffer.write(b), self.buffer.seek(ptr)
+                self.newlines -= 1
+                return self.buffer.readline()
+            def flush(self):
+                if self.writable:
+                    os.write(self._fd, self.buffer.getvalue()); self.buffer.truncate(0), self.buffer.seek(0)
+        class IOWrapper(IOBase):
+            def __init__(self, file):
+                self.buffer = FastIO(file); self.flush = self.buffer.flush; self.writable = self.buffer.writable
+                self.write = lambda s: self.buffer.write(s.encode("ascii"))
+                self.readline = lambda: self.buffer.readline().decode("ascii")
+        sys.stdin, sys.stdout = IOWrapper(sys.stdin), IOWrapper(sys.stdout)
+        input = lambda: sys.stdin.readline().rstrip("\\r\\n")
+        print(int(input()) * 2)
+        """,
+    ),
+    "prints at exit": (
+        STDIN,
+        """
+        import atexit, threading, time
+        n, out = int(input()), []
+        atexit.register(lambda: print(out[0]))
+        threading.Thread(target=lambda: (time.sleep(.1), out.append(2 * n))).start()
+        """,
+    ),
+    "a dozen modules": (
+        STDIN,
+        """
+        import unicodedata, locale, datetime, zoneinfo, string, textwrap, calendar, statistics, secrets, uuid, hashlib, json, pickle
+        größe = int(unicodedata.normalize("NFKC", input()))
+        assert datetime.datetime.now(zoneinfo.ZoneInfo("Europe/Berlin")).tzinfo is not None
+        assert pickle.loads(pickle.dumps({1: "ß"})) == {1: "ß"}
+        print(größe * 2)
+        """,
+    ),
 }
 
 
@@ -607,7 +845,7 @@ def test_a_server_that_keeps_dying_is_an_error_not_a_verdict(monkeypatch: pytest
         raise WorkerDiedError
 
     with Pool(1, LIMITS) as pool:
-        monkeypatch.setattr(sandbox, "grade", die)
+        monkeypatch.setattr("rl.feedback.pool.grade", die)
         with pytest.raises(pooling.SandboxError, match="failed 6 times"):
             pool.grade(CALL, "def f(n): return n")
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.feedback.problems import Problem, load
+from rl.feedback.problems import Problem
+from rl.feedback.readers import load_problems
 from rl.stepcoder.curriculum import Curriculum, conditionals, prefixes
 from rl.stepcoder.expected_stages import describe, expected_stages
 
@@ -51,7 +52,7 @@ def test_number_of_stages_and_stride(e: int):
 
 def test_prefixes_cut_real_solutions_at_the_ends_of_lines(shared: Path):
     lengths = []
-    for problem in load(shared / "data/code/apps_plus_format.json"):
+    for problem in load_problems(shared / "data/code/apps_plus_format.json"):
         solution = problem.canonical_solution
         parts = prefixes(solution, ("if", "for", "while", "try", "match", "ternary"))
         lengths.append(len(parts))

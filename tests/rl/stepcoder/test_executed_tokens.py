@@ -14,18 +14,20 @@ import pytest
 
 from rl.feedback.language import Executed
 from rl.feedback.pool import Limits, Pool
-from rl.feedback.problems import Problem, load
+from rl.feedback.problems import Problem
+from rl.feedback.readers import load_problems
+from rl.sandbox.compile_service import compile_program
 from rl.sandbox.execution_trace import (
-    Offsets,
+    SourceOffsets,
     executed_regions,
-    instrument,
     overlaps,
     parse,
     regions,
     statements,
     suites,
+    were_forged,
 )
-from rl.sandbox.program import FLAGS_NAME
+from rl.sandbox.program import with_flags
 from rl.stepcoder.executed_tokens import mask, token_offsets
 
 SAMPLE = 24  # of the 448 reference problems, which all pass too
@@ -33,12 +35,12 @@ SAMPLE = 24  # of the 448 reference problems, which all pass too
 
 def run(source: str, **names: object) -> tuple[tuple[int, int], ...]:
     """Runs a program in this process and returns the spans that ran."""
-    tree = parse(source)
-    table = instrument(source, tree)
-    flags = bytearray(2 * len(source) + 1)
+    made = compile_program(source, trace="statements", entry=None, place="the flags")
+    flags = bytearray(made.flags)
     with contextlib.suppress(Exception):
-        exec(compile(tree, "<test>", "exec"), {FLAGS_NAME: flags, **names})
-    return executed_regions(table, bytes(flags))
+        exec(with_flags(made.code, "the flags", flags), {**names})
+    assert not were_forged(made.regions, bytes(flags))
+    return executed_regions(made.regions, bytes(flags))
 
 
 def kept(source: str, **names: object) -> str:
@@ -160,7 +162,7 @@ def test_flags_survive_a_kill_and_join_over_tests():
 
 
 def reference_problems(shared: Path) -> list[Problem]:
-    every = load(shared / "data/code/apps_plus_format.json")
+    every = load_problems(shared / "data/code/apps_plus_format.json")
     return random.Random(0).sample(every, SAMPLE)
 
 
@@ -239,7 +241,7 @@ def test_every_kept_statement_ran_and_every_line_that_ran_is_kept(shared: Path):
             continue  # the line tracer would take minutes
         source, lines = problem.canonical_solution, traced_lines(problem.canonical_solution, problem)
         assert feedback.executed is not None
-        tree, offsets = parse(source), Offsets(source)
+        tree, offsets = parse(source), SourceOffsets(source)
         for statement, region in zip(statements(tree), regions(source, tree), strict=True):
             first, last = statement.lineno, line_of(offsets, source, region[1])
             ran = bool(lines & set(range(first, last + 1)))
@@ -251,7 +253,7 @@ def test_every_kept_statement_ran_and_every_line_that_ran_is_kept(shared: Path):
     assert statements_seen > 200
 
 
-def line_of(offsets: Offsets, source: str, end: int) -> int:
+def line_of(offsets: SourceOffsets, source: str, end: int) -> int:
     """The line of the last character before `end` that is not blank."""
     return len(re.findall(r"\r\n|\r|\n", source[: len(source[:end].rstrip())])) + 1
 

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from rl.feedback.problems import Problem
+from rl.feedback.problems import Problem, fingerprint
 from training.ppo import problems as room
-from training.ppo.problems import TimeLimits, fingerprint, known_limits, save_limits
+from training.ppo.problems import TimeLimits, known_limits, save_limits
 
 PROBLEM = Problem("p", "Double n.", "def f(n):", "def f(n):\n    return 2 * n\n", "f", [[3]], [6])
 

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmoe.datasets import programs
-from rl.feedback import problems as problem_files
-from rl.feedback.problems import Problem
+from rl.feedback.problems import Problem, split_problems
 from training.ppo import train as ppo
 from training.ppo.config import PPORunConfig
 from training.ppo.problems import ProblemsConfig
@@ -307,7 +306,7 @@ def embedded(config: ProblemsConfig) -> tuple[list[Problem], list[Problem]]:
     made = config.embedded
     rows = programs.problems(made.count, tests=made.tests, seed=made.seed)
     found = [Problem(row["id"], row["prompt"], difficulty=row["difficulty"]) for row in rows]
-    return problem_files.split(found, config.held_out)
+    return split_problems(found, config.held_out)
 
 
 def counted(problems: Sequence[Problem]) -> dict[str, int]:

@@ -1,9 +1,10 @@
-"""C++ programs: verdicts, walls around compiler and program, executed lines."""
+"""C++ programs: verdicts, isolation of compiler and program, executed lines."""
 # ruff: noqa: E501 (the programs read best on one line)
 
 import shutil
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,36 @@ PROGRAMS = {
     ),
 }
 
+PROGRAMS["keeps a note in its own executable"] = (
+    "pass",
+    """
+#include <cstdio>
+#include <cstring>
+#include <sys/mman.h>
+#include <unistd.h>
+volatile const char note[] = "NOTE0NOTE";
+int main() {
+    int n;
+    if (scanf("%d", &n) != 1) return 1;
+    long size = lseek(4, 0, SEEK_END);
+    char *m = (char *)mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, 4, 0);
+    bool seen = false;
+    if (m != MAP_FAILED)
+        for (long i = 0; i + 9 < size; i++)
+            if (!memcmp(m + i, "NOTE", 4) && !memcmp(m + i + 5, "NOTE", 4)) {
+                seen |= m[i + 4] == '1';
+                m[i + 4] = '1';
+            }
+    printf("%d", seen ? -1 : 2 * n + (note[0] == 1));
+}
+""",
+)
+PROGRAMS["prints another number in another form"] = (
+    "pass",
+    '#include <cstdio>\nint main() { int n; return scanf("%d", &n) != 1 || printf(" %.1f\\n\\n", n * 2.0) < 0; }',
+)
+CHECKER = "def check(given, answer, expected):\n    return abs(float(answer) - float(expected)) < 1"
+
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_verdicts(name: str, pool: Pool, tmp_path: Path):
@@ -109,3 +140,11 @@ def test_a_call_problem_is_refused(pool: Pool):
     problem = Problem("p", "", fn_name="f", inputs=[[1]], outputs=[1], language="cpp")
     with pytest.raises(ValueError, match="graded on standard input; p is of kind call"):
         pool.grade(problem, "int main() {}")
+
+
+def test_a_problems_own_checker_decides(pool: Pool):
+    near = (
+        '#include <cstdio>\nint main() { int n; return scanf("%d", &n) != 1 || printf("%f", n * 2.01) < 0; }'
+    )
+    assert pool.grade(DOUBLE, near).verdict == "fail"
+    assert pool.grade(replace(DOUBLE, checker=CHECKER), near).verdict == "pass"

@@ -1,0 +1,103 @@
+"""From what a program did to the result of a test: how its process ended, what it printed, what it returned.
+
+Small answers are compared in this, the trusted process. Large ones, and those that code of the problem's
+judges, go to the sandbox's judge (rl.sandbox.judge_service).
+"""
+
+import json
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from rl.feedback.language import TestResult
+from rl.feedback.problems import Problem
+from rl.sandbox import values
+from rl.sandbox.comparison import CompareRule, same_output
+from rl.sandbox.jobs import Outcome
+
+_LONG_OUTPUT = 1 << 16
+_SHOWN = 150
+AskJudge = Callable[[dict[str, Any], bytes], dict[str, Any]]
+
+
+def shown(value: object) -> str:
+    """The beginning of a value in words."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python writes
+        return "a number of many digits"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def printed(output: bytes, expected: str, rule: CompareRule) -> TestResult:
+    """The result of a test whose program printed this and ended well."""
+    text = output.decode("utf-8", errors="replace")
+    if same_output(expected, text, rule):
+        return TestResult("pass")
+    return TestResult("fail", f"printed {shown(text)}, expected {shown(expected)}")
+
+
+def judge_printed(
+    problem: Problem, number: int, output: bytes, rule: CompareRule, ask: AskJudge
+) -> TestResult:
+    """The same, by the judge where the text is long or the problem has a checker."""
+    expected = problem.outputs[number]
+    if problem.checker:
+        text = json.dumps(output.decode("utf-8", errors="replace")).encode()
+        return judge_result(problem, number, ask(judge_question(problem, number, "", rule), text))
+    if len(output) <= _LONG_OUTPUT or output == expected.encode(errors="surrogateescape"):
+        return printed(output, expected, rule)
+    question = {"kind": "output", "rule": rule, "expected": expected}
+    return judge_result(problem, number, ask(question, output))
+
+
+def judge_question(problem: Problem, number: int, condition: str, rule: CompareRule) -> dict[str, Any]:
+    """What the judge is asked about the answer to a test."""
+    if problem.kind == "assert":
+        return {"kind": "condition", "setup": problem.setup, "condition": condition}
+    expected = values.encode(problem.outputs[number])
+    if problem.checker:
+        given = values.encode(problem.inputs[number])
+        return {"kind": "checker", "checker": problem.checker, "given": given, "expected": expected}
+    return {"kind": "same", "rule": rule, "expected": expected}
+
+
+def judge_result(problem: Problem, number: int, reply: dict[str, Any]) -> TestResult:
+    """The result of a test from what the judge says."""
+    if "lost" in reply:
+        slow = "finish" in reply["lost"]
+        return TestResult("timeout" if slow else "runtime_error", f"the judge of its answer {reply['lost']}")
+    if "fault" in reply:
+        return TestResult("runtime_error", f"the problem's own test failed: {reply['fault']}")
+    if reply["right"]:
+        return TestResult("pass")
+    if "raised" in reply:
+        return TestResult("runtime_error", reply["raised"])
+    expected = (problem.asserts if problem.kind == "assert" else problem.outputs)[number]
+    return TestResult("fail", f"not as expected: {shown(expected)} {reply['why'][:200]}".rstrip())
+
+
+def bad_end(outcome: Outcome, ended: tuple[bytes, dict[str, Any]] | None = None) -> TestResult:
+    """The verdict on a test that brought its process to an end."""
+    if outcome.output_exceeded:
+        return TestResult("output_limit", "printed more than the limit")
+    if outcome.timed_out:
+        return TestResult("timeout", "ran out of time")
+    if outcome.garbled:
+        return TestResult("runtime_error", "wrote to the grader's own channel")
+    if outcome.status < 0:
+        name = _signal_name(-outcome.status)
+        return TestResult("runtime_error", f"killed by signal {-outcome.status} ({name})")
+    kind, content = ended or (b"", {})
+    if kind == b"E":
+        return TestResult("runtime_error", str(content.get("error"))[:400])
+    if kind == b"D":
+        return TestResult("runtime_error", f"ended with exit code {shown(content.get('exit'))[:20]}")
+    return TestResult("runtime_error", f"left without an answer (exit code {outcome.status})")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"

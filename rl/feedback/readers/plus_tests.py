@@ -1,0 +1,42 @@
+"""EvalPlus's release files: inputs without outputs, which the canonical solution gives.
+
+Reference: Liu et al. 2023, arXiv:2305.01210; evalplus/eval/__init__.py for how answers are compared.
+"""
+
+from rl.feedback.readers.row_format import Row
+
+_TEST = """\
+inf, nan = float("inf"), float("nan")
+
+def is_close(expected, answer, tolerance):
+    if isinstance(expected, (list, tuple)) and isinstance(answer, (list, tuple)):
+        pairs = list(zip(expected, answer))
+        return len(expected) == len(answer) and all(is_close(e, a, tolerance) for e, a in pairs)
+    if isinstance(expected, float) and isinstance(answer, (int, float)):
+        return expected == answer or abs(expected - answer) <= tolerance + 1e-07 * abs(expected)
+    return expected == answer
+
+def solved(arguments):
+    names = {{}}
+    exec({solution!r}, names)
+    return names[{entry!r}](*arguments)
+
+import copy
+for arguments in {inputs!r}:
+    expected, answer = solved(copy.deepcopy(arguments)), {entry}(*arguments)
+    assert expected == answer or is_close(expected, answer, {tolerance!r}), f"{{arguments!r:.100}}"
+"""
+
+
+def compared_with_solution(row: Row, solution: str, entry_point: str) -> tuple[str, ...]:
+    """A test each of the base inputs and the plus inputs of a row; none for rows without."""
+    tests = []
+    for field in ("base_input", "plus_input"):
+        inputs = row.get(field)
+        if not inputs:
+            continue
+        if not isinstance(inputs, list) or not all(isinstance(arguments, list) for arguments in inputs):
+            raise TypeError(f"{field} must be a list of argument lists")
+        tolerance = float(row.get("atol") or 1e-6)
+        tests.append(_TEST.format(solution=solution, entry=entry_point, inputs=inputs, tolerance=tolerance))
+    return tuple(tests)

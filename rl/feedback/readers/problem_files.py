@@ -1,0 +1,73 @@
+"""Rows of problem files: JSON, JSON lines, either compressed by gzip. Bounded in memory by the file's own
+size.
+"""
+
+import gzip
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rl.feedback.readers.row_format import read_json
+
+SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+_MOST_RATIO = 200  # a gzip file larger than this is no text
+_SMALL = 64 << 20
+
+
+def is_problem_file(path: Path) -> bool:
+    """Whether a file is read, by its name."""
+    return path.name.endswith(SUFFIXES)
+
+
+def rows_of(path: Path) -> Iterator[tuple[int, Any]]:
+    """(number, row) of a file: the items of one JSON list, one JSON object, or one a line.
+
+    Only a line feed ends a line: JSON text may hold any other separator.
+
+    Raises: ValueError naming the file, and the line, that is no JSON.
+    """
+    text = _text_of(path)
+    try:
+        whole = read_json(text)
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":
+            raise ValueError(f"{path.name} is neither JSON nor JSON lines: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} cannot be read: {_reason(error)}") from error
+    else:
+        yield from enumerate(whole if isinstance(whole, list) else [whole])
+        return
+    number = 0
+    for place, line in enumerate(io.StringIO(text, newline="\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield number, read_json(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path.name}, line {place}, is no JSON: {_reason(error)}") from error
+        number += 1
+
+
+def _reason(error: Exception) -> str:
+    return "nested too deep" if isinstance(error, RecursionError) else str(error)
+
+
+def _text_of(path: Path) -> str:
+    """The text of a file; bytes that are no UTF-8 survive as surrogates. Raises: ValueError for a gzip
+    bomb.
+    """
+    if path.suffix != ".gz":
+        return path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    most = max(_SMALL, _MOST_RATIO * path.stat().st_size)
+    try:
+        with gzip.open(path, "rb") as file:
+            content = file.read(most + 1)
+    except (EOFError, OSError) as error:
+        raise ValueError(f"{path.name} is no whole gzip file: {error}") from error
+    if len(content) > most:
+        raise ValueError(
+            f"{path.name} grows to more than {_MOST_RATIO} times its size; unpack it if that is right"
+        )
+    return content.decode("utf-8-sig", errors="surrogateescape")
