@@ -132,7 +132,7 @@ def make_optimizer(
 def optimizer_shardings(
     optimizer: optax.GradientTransformation, trainable: Any, shardings: Any, replicated: Any
 ) -> Any:
-    """Shardings of the optimizer state: moments lie where their weights lie, counters everywhere."""
+    """Shardings of the optimizer state: as those of the weights it belongs to; counters are replicated."""
     state = jax.eval_shape(optimizer.init, trainable)
     return optax.tree.map_params(
         optimizer, lambda _, sharding: sharding, state, shardings, transform_non_params=lambda _: replicated

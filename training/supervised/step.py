@@ -246,7 +246,7 @@ def make_train_step(
         targets = batch.loss_mask[:, 1:].sum()
         squares = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])
         with jax.numpy_dtype_promotion("standard"):  # optax mixes integer counters with floats
-            updates, moments = optimizer.update(grads, state.optimizer, state.trainable)
+            updates, optimizer_state = optimizer.update(grads, state.optimizer, state.trainable)
             rate = jnp.asarray(learning_rate(step), jnp.float32)
         scalars = {
             "loss": parts.negative_logprob / jnp.maximum(targets, 1.0),
@@ -259,7 +259,7 @@ def make_train_step(
         finite = jnp.isfinite(scalars["loss"] + scalars["balance"] + scalars["grad_norm"])
         failed = jnp.where(finite, state.failed, 1)
         routing = jax.tree.map(jnp.add, state.routing, parts.routing)
-        new = (optax.apply_updates(state.trainable, updates), moments, routing)
+        new = (optax.apply_updates(state.trainable, updates), optimizer_state, routing)
         kept = jax.tree.map(
             lambda n, o: jnp.where(failed > 0, o, n), new, (state.trainable, state.optimizer, state.routing)
         )
@@ -280,9 +280,11 @@ def state_shardings(
     """Where every part of the state lies; `model` may be abstract."""
     trainable, _ = params.shardings(model, mesh, train)
     everywhere = params.replicated(mesh)
-    moments = optimizer_shardings(optimizer, params.split(model, train).trainable, trainable, everywhere)
+    optimizer_state = optimizer_shardings(
+        optimizer, params.split(model, train).trainable, trainable, everywhere
+    )
     routing = jax.tree.map(lambda _: everywhere, telemetry.zeros(layer_experts(model)))
-    return TrainState(trainable, moments, routing, everywhere)
+    return TrainState(trainable, optimizer_state, routing, everywhere)
 
 
 def init_state(
@@ -292,9 +294,9 @@ def init_state(
     shardings: TrainState,
 ) -> TrainState:
     """The state before the first step; every array is made where it will lie."""
-    moments = jax.jit(optimizer.init, out_shardings=shardings.optimizer)(trainable)
+    optimizer_state = jax.jit(optimizer.init, out_shardings=shardings.optimizer)(trainable)
     routing = jax.device_put(telemetry.zeros(layer_experts(model)), shardings.routing)
-    return TrainState(trainable, moments, routing, jax.device_put(np.int32(0), shardings.failed))
+    return TrainState(trainable, optimizer_state, routing, jax.device_put(np.int32(0), shardings.failed))
 
 
 def leaf_names(tree: Any) -> list[str]:

@@ -112,7 +112,7 @@ class Tuner:
         program = self._program(model, recipe, optimizer, data.most_targets)
         share = share_of_batch(self.mesh, data.batches[0].tokens.shape[0])
         rate = schedule(optimizer, len(data.batches))
-        trainable, moments = weights.trainable, program.start(weights.trainable)
+        trainable, optimizer_state = weights.trainable, program.start(weights.trainable)
         counts = layer_experts(model.abstract)
         routing = program.empty()
         root, losses = jax.random.key(seed), []
@@ -122,8 +122,8 @@ class Tuner:
                 raise StoppedError
             now = jnp.float32(rate(number)), jax.random.fold_in(root, number)
             placed = place_batch(batch, self.mesh, share)
-            trainable, moments, routing, loss = program.step(
-                trainable, moments, routing, weights.frozen, placed, *now
+            trainable, optimizer_state, routing, loss = program.step(
+                trainable, optimizer_state, routing, weights.frozen, placed, *now
             )
             losses.append(loss)
             if number == 0:
@@ -155,7 +155,7 @@ def _adam(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 class _Program(NamedTuple):
-    """A compiled step, what makes its first moments, and where empty routing sums lie."""
+    """A compiled step, what makes its first optimizer state, and where empty routing sums lie."""
 
     step: Callable[..., Any]
     start: Callable[[params.Params], Any]
@@ -171,26 +171,26 @@ def _make_program(
     dropout = model.lm.experts is not None and model.lm.experts.dropout > 0
     adam = _adam(optimizer)
 
-    def step(trainable, moments, routing, frozen, batch, rate, key):
+    def step(trainable, optimizer_state, routing, frozen, batch, rate, key):
         found, grads = gradient(trainable, frozen, batch, key if dropout else None)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes integer counters with floats
-            directions, moments = adam.update(grads, moments)
+            directions, optimizer_state = adam.update(grads, optimizer_state)
         trainable = jax.tree.map(lambda w, d: w - rate * d, trainable, directions)
         loss = found.negative_logprob / jnp.maximum(batch.loss_mask[:, 1:].sum(), 1.0)
-        return trainable, moments, jax.tree.map(jnp.add, routing, found.routing), loss
+        return trainable, optimizer_state, jax.tree.map(jnp.add, routing, found.routing), loss
 
     everywhere = params.replicated(mesh)
     trainable, frozen = params.shardings(model.abstract, mesh, model.train)
-    moments = optimizer_shardings(adam, parts.trainable, trainable, everywhere)
+    optimizer_state = optimizer_shardings(adam, parts.trainable, trainable, everywhere)
     zeros = telemetry.zeros(layer_experts(model.abstract))
-    state = (trainable, moments, jax.tree.map(lambda _: everywhere, zeros))
+    state = (trainable, optimizer_state, jax.tree.map(lambda _: everywhere, zeros))
     compiled = jax.jit(
         step,
         donate_argnums=(0, 1, 2),
         in_shardings=(*state, frozen, params.batch_sharding(mesh), everywhere, everywhere),
         out_shardings=(*state, everywhere),
     )
-    start = jax.jit(adam.init, out_shardings=moments)
+    start = jax.jit(adam.init, out_shardings=optimizer_state)
     return _Program(compiled, start, lambda: jax.device_put(zeros, everywhere))
 
 
