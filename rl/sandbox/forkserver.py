@@ -114,8 +114,10 @@ class Server:
 
     def _become(self, job: dict, descriptors: list[int]) -> None:
         """In the forked child: takes its descriptors, isolates itself for good and runs the job."""
-        os.setsid()
-        isolation.die_with_parent()
+        if self._profile == "tool":
+            os.setsid()  # what it starts is ended with it
+        if not self._isolated.layers["pid"]:  # in a pid namespace all end with the server
+            isolation.die_with_parent()
         service = "service" in job
         targets = [program.RESULT_FD] if service else range(len(descriptors))
         # First above the targets, so that none is overwritten while it is still needed.

@@ -197,6 +197,8 @@ def enter_server(plan: IsolationPlan) -> Isolated:
     if rules is not None:
         linux.landlock_restrict_self(rules)
         os.close(rules)
+    if plan.filter:
+        linux.prepare_seccomp(plan.filter)
     layers = {name: bool(flags & flag) for name, flag in _NAMESPACES.items()}
     layers |= {"user": not reasons.get("user"), "mounts": rooted, "landlock": rules is not None}
     layers |= {"bwrap": plan.inside_bwrap, "files": rooted or plan.inside_bwrap or rules is not None}

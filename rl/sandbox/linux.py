@@ -10,6 +10,7 @@ import platform
 import struct
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_prctl = _libc.prctl
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWIPC = 0x08000000
@@ -112,9 +113,20 @@ def landlock_restrict_self(ruleset: int) -> None:
     _syscall("landlock restrict", _SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0)
 
 
-def install_seccomp(program: bytes) -> None:
-    """Puts a classic BPF program (array of struct sock_filter) before every system call."""
+_filters: dict[bytes, tuple[ctypes.Array, ctypes.Array, tuple[ctypes.c_long, ...]]] = {}
+
+
+def prepare_seccomp(program: bytes) -> None:
+    """Makes ready what install_seccomp needs: once in the server, not in the pages of each program."""
     buffer = ctypes.create_string_buffer(program, len(program))
     description = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
     holder = ctypes.create_string_buffer(description, len(description))
-    _check(_libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, holder, 0, 0), "seccomp")
+    numbers = (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(holder), 0, 0)
+    _filters[program] = (buffer, holder, tuple(map(ctypes.c_long, numbers)))
+
+
+def install_seccomp(program: bytes) -> None:
+    """Puts a classic BPF program (array of struct sock_filter) before every system call."""
+    if program not in _filters:
+        prepare_seccomp(program)
+    _check(_prctl(*_filters[program][2]), "seccomp")
