@@ -9,12 +9,14 @@ Letters: K tokens of an answer, its end included; else as in jaxmoe.model.shapes
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from evals.knowledge.prompts import template
 from evals.knowledge.questions import ClosedBookQuestion
@@ -23,6 +25,9 @@ from jaxmoe.language_model import LanguageModel, positions_from_mask
 from jaxmoe.model import params
 from jaxmoe.model.attention import AttentionMask
 from jaxmoe.model.shapes import Array, Bool, Float, Int
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 ROWS = 64
 
@@ -57,7 +62,7 @@ class Marks(NamedTuple):
 
 def prepare(
     lm: LanguageModel,
-    tokenizer: Any,
+    tokenizer: "PreTrainedTokenizerBase",
     questions: Sequence[ClosedBookQuestion],
     form: Form,
     lengths: Sequence[int] = (24, 48),
@@ -131,8 +136,8 @@ def take(lm: LanguageModel, exam: Exam) -> Marks:
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _wrong(
-    definition: Any,
-    dtype: Any,
+    definition: nnx.GraphDef,
+    dtype: DTypeLike,
     mesh: Mesh,
     trainable: params.Params,
     frozen: params.Params,

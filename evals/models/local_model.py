@@ -19,7 +19,9 @@ from typing import Any, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from transformers import PreTrainedTokenizerBase
 
 from evals.models.text_model import ContinuationScores, cut_at
@@ -310,8 +312,8 @@ def few_sizes(length: int) -> int:
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _sums(
-    definition: Any,
-    dtype: Any,
+    definition: nnx.GraphDef,
+    dtype: DTypeLike,
     mesh: Mesh,
     slots: int,
     trainable: params.Params,

@@ -12,12 +12,14 @@ answers that end a branch.
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from evals.models.local_model import LocalModel, ScoredIds, few_sizes, span_sums
 from evals.models.text_model import ContinuationScores
@@ -194,8 +196,8 @@ def _score(model: LocalModel, groups: Sequence[Group]) -> np.ndarray:
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _branch_scores(
-    definition: Any,
-    dtype: Any,
+    definition: nnx.GraphDef,
+    dtype: DTypeLike,
     mesh: Mesh,
     inner: int,
     trainable: params.Params,

@@ -281,7 +281,7 @@ def plain_row(record: Row) -> Row:
     return {key: value for key, value in row.items() if key not in absent}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):

@@ -9,11 +9,13 @@ Letters of this file: P prompts, G samples a prompt (B = P·G rows), S slots of 
 
 import dataclasses
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from jaxmoe.generation import kv_cache, sampling
 from jaxmoe.generation.sampling import Sampling
@@ -45,7 +47,7 @@ class DecodeConfig:
     pad_token: int = 0
     unrolled: bool = True
     enabled: bool = True
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     score_sampler: bool = False
 
 
@@ -215,7 +217,7 @@ def bucket(length: int, smallest: int = 1) -> int:
 
 @partial(jax.jit, static_argnames=("definition", "config", "mesh"))
 def run(
-    definition: Any,
+    definition: nnx.GraphDef,
     trainable: params.Params,
     frozen: params.Params,
     tokens_PS: Int[Array, "P S"],
@@ -234,7 +236,7 @@ def run(
 
 @partial(jax.jit, static_argnames=("definition", "config", "mesh"))
 def run_begin(
-    definition: Any,
+    definition: nnx.GraphDef,
     trainable: params.Params,
     frozen: params.Params,
     tokens_PS: Int[Array, "P S"],
@@ -253,7 +255,7 @@ def run_begin(
 
 @partial(jax.jit, static_argnames=("definition", "config", "mesh"), donate_argnames="state")
 def run_until(
-    definition: Any,
+    definition: nnx.GraphDef,
     trainable: params.Params,
     frozen: params.Params,
     state: Decoding,

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from jaxmoe.model.attention import attend_cached
 from jaxmoe.model.layers import rotation
@@ -84,7 +85,7 @@ def _place(x: Array, mesh: Mesh | None) -> Array:
 class Blocks(NamedTuple):
     """The decoder's blocks, ready for steps: one state a layer, or (scanned) one with a leading [L]."""
 
-    definition: Any
+    definition: nnx.GraphDef
     states: Any
 
 
@@ -104,7 +105,7 @@ def step(
     positions_B: Int[Array, " B"],
     cache: KVCache,
     *,
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     call: ExpertCall = ExpertCall(),  # noqa: B008 - an immutable tuple
 ) -> tuple[Float[Array, "B D"], KVCache]:
     """Reads one token a row: its final hidden state, and the cache with its keys and values."""

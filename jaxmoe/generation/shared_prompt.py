@@ -8,11 +8,11 @@ Letters of this file: P prompts, G samples a prompt (B = P·G), S slots of a pro
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from jaxmoe.model.attention import MASKED, AttentionMask, attend
 from jaxmoe.model.attention_kernels import Attend
@@ -27,7 +27,7 @@ def response_states(
     prompt_mask_PS: Int[Array, "P S"],
     responses_BW: Int[Array, "B W"],
     *,
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     call: ExpertCall = ExpertCall(),  # noqa: B008 - an immutable tuple
     mesh: Mesh | None = None,
     remat: Remat = "none",

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
+from jax.typing import DTypeLike
 
 from jaxmoe.model.attention import AttentionMask, attend
 from jaxmoe.model.shapes import Array, Float, Int
@@ -35,7 +36,7 @@ def platform_of(mesh: Mesh | None) -> str:
     return "gpu" if platform in ("cuda", "rocm") else platform
 
 
-def choose(wanted: KernelChoice, mesh: Mesh | None, dtype: Any, head_dim: int, length: int) -> Kernel:
+def choose(wanted: KernelChoice, mesh: Mesh | None, dtype: DTypeLike, head_dim: int, length: int) -> Kernel:
     """The kernel to use; "auto" takes the fastest that can run these shapes.
 
     "splash" runs on any platform, off TPU in Pallas's interpreter, which is slow and meant for tests.

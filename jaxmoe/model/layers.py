@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from jaxmoe.model.config import ModelConfig, RopeConfig
 from jaxmoe.model.lora_experts import ExpertCall, LoraExperts, apply_experts, dora_factor
@@ -22,7 +23,7 @@ class BaseParam(nnx.Param):
     """A weight of the pretrained model: frozen while an adapter is trained."""
 
 
-def as_array(kernel: Any, dtype: Any) -> Array:
+def as_array(kernel: Any, dtype: DTypeLike) -> Array:
     """A kernel in compute dtype; a quantised one (qwix QArray) is dequantised where it is used."""
     if hasattr(kernel, "qvalue"):
         from qwix import dequantize
@@ -31,7 +32,7 @@ def as_array(kernel: Any, dtype: Any) -> Array:
     return kernel.astype(dtype)
 
 
-def product(x_BTI: Float[Array, "B T I"], kernel_IO: Float[Array, "I O"], dtype: Any = None) -> Array:
+def product(x_BTI: Float[Array, "B T I"], kernel_IO: Float[Array, "I O"], dtype: DTypeLike = None) -> Array:
     """x @ kernel over flattened rows: XLA's CPU backend differentiates a 2-D product up to twice as fast.
 
     Args:
@@ -131,7 +132,7 @@ class Rotation(NamedTuple):
     sin_BTH: Float[Array, "B T H"]
 
 
-def rotation(config: ModelConfig, positions_BT: Int[Array, "B T"], dtype: Any) -> Rotation:
+def rotation(config: ModelConfig, positions_BT: Int[Array, "B T"], dtype: DTypeLike) -> Rotation:
     """Angles m θᵢ for text positions m; both halves of a head turn by the same angles."""
     frequencies, factor = rope_frequencies(
         config.rope, config.head_dim, config.max_positions, jnp.max(positions_BT) + 1

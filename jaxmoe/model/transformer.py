@@ -5,12 +5,13 @@ definition and plain dictionaries (`jaxmoe.model.params`), merge inside the jitt
 """
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from jaxmoe.model import attention_kernels
 from jaxmoe.model.attention import AttentionMask
@@ -63,7 +64,7 @@ class Decoder(nnx.Module):
         positions_BT: Int[Array, "B T"],
         mask: AttentionMask | attention_kernels.Attend,
         *,
-        dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         call: ExpertCall = ExpertCall(),  # noqa: B008 - an immutable tuple
         keep: bool = False,
         attention: KernelChoice = "auto",
@@ -110,7 +111,7 @@ class Decoder(nnx.Module):
         hidden, (collected, kept) = jax.lax.scan(layer, hidden, inputs, unroll=1 if scan_layers else count)
         return DecoderOutput(self.norm(hidden), collected, kept)
 
-    def head_kernel(self, dtype: Any = jnp.float32, mesh: Mesh | None = None) -> Float[Array, "D V"]:
+    def head_kernel(self, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None) -> Float[Array, "D V"]:
         """The output projection; the embedding's transpose if tied. On a mesh it is gathered over fsdp
         once."""
         kernel = self.embedding[...].astype(dtype).T if self.head is None else as_array(self.head[...], dtype)

@@ -167,7 +167,7 @@ def write(folder: Path, results: Mapping[str, Any], sets: list[ItemSet]) -> None
         write_whole(folder / name, text)
 
 
-def _as_json(value: Any) -> Any:
+def _as_json(value: object) -> Any:
     if isinstance(value, Score | Comparison):
         return _as_json(value._asdict())
     if isinstance(value, Mapping):

@@ -132,7 +132,7 @@ def _advance(iterator: Any) -> tuple[Batch, dict[str, Any]] | None:
     return None if batch is None else (batch, copy.deepcopy(iterator.get_state()))
 
 
-def _tuples(value: Any) -> Any:
+def _tuples(value: object) -> Any:
     """JSON turns tuples into lists; Grain compares slices with tuples."""
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}

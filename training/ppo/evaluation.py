@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from rl.stepcoder.grading import Grading, ProgramGrader
 from rl.stepcoder.rollouts import RolloutConfig, RolloutTask, Sampled
 from training.ppo.config import EvaluationConfig
 from training.ppo.problems import make_task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class SampleTasks(Protocol):
@@ -33,7 +36,7 @@ class HeldOut:
         problems: Sequence[Problem],
         config: EvaluationConfig,
         rollout: RolloutConfig,
-        tokenizer: Any,
+        tokenizer: "PreTrainedTokenizerBase",
         grader: ProgramGrader,
     ):
         # the room of a rollout follows the canonical solution's length, which an exam must not tell

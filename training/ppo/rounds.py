@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import jax
 import numpy as np
@@ -32,6 +32,9 @@ from training.runtime.distributed import fetch
 from training.runtime.metrics import JsonLines, Recorder
 from training.runtime.stop import StopRequest
 from training.supervised.loop import DivergedError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Programs of each round that are written to samples.jsonl.
 SHOWN = 4
@@ -76,7 +79,7 @@ class Rounds:
     problems: ProblemSet
     exam: HeldOut
     grader: ProgramGrader
-    tokenizer: Any
+    tokenizer: "PreTrainedTokenizerBase"
     saving: RunCheckpoints
 
     def run(self, at: RoundState, recorder: Recorder) -> RoundState:

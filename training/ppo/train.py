@@ -5,7 +5,7 @@ curriculum=none mask=response is plain PPO; cccs and fgo add StepCoder's two par
 """
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.text.stop_tokens import stop_tokens
@@ -27,6 +27,9 @@ from training.runtime.metrics import Recorder, WatchConfig
 from training.runtime.model import TrainableModel, make_model, report
 from training.runtime.run_folder import Finished, RunFolder
 from training.supervised.finish import FORMATS, finish
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def main(config: PPORunConfig) -> Finished:
@@ -122,7 +125,7 @@ def claim(
     return RunCheckpoints(run, checkpoints, shardings, meta)
 
 
-def make_sampler(learning: Learning, lm: LanguageModel, tokenizer: Any) -> Sampler:
+def make_sampler(learning: Learning, lm: LanguageModel, tokenizer: "PreTrainedTokenizerBase") -> Sampler:
     """The sampler of a policy; responses end with any token that ends an answer of the model."""
     ends, pad = stop_tokens(tokenizer, lm.stop_tokens), lm.config.pad_token_id
     if pad is None:

@@ -106,7 +106,7 @@ def parse(schema: type[Schema], values: Mapping[str, Any], where: str = "the con
         raise TypeError(f"{schema.__name__} is no valid schema: {error}") from error
 
 
-def _refuse_switches(annotation: Any, value: Any, location: list[str]) -> None:
+def _refuse_switches(annotation: Any, value: object, location: list[str]) -> None:
     """Refuses true and false where a number is wanted: pydantic would read them as 1 and 0.
 
     Raises: ValueError naming the key.
@@ -220,7 +220,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     return _plain(dataclasses.asdict(config))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -143,7 +143,7 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
     return total
 
 
-def _copied(value: Any) -> Any:
+def _copied(value: object) -> Any:
     if isinstance(value, dict):
         return {str(key): _copied(item) for key, item in value.items()}
     if isinstance(value, list):

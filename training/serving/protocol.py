@@ -56,7 +56,7 @@ class _Asked(BaseModel):
 
     @field_validator("temperature", "top_p", mode="before")
     @classmethod
-    def _number(cls, value: Any) -> Any:
+    def _number(cls, value: object) -> Any:
         return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     @property

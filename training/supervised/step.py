@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxmoe.language_model import layer_experts
@@ -180,7 +181,7 @@ def micro_batches(batch: DeviceBatch, count: int, mesh: Mesh) -> DeviceBatch:
 
 
 def make_gradient(
-    model: Decoder, definition: Any, config: StepConfig, balance: BalanceConfig, mesh: Mesh
+    model: Decoder, definition: nnx.GraphDef, config: StepConfig, balance: BalanceConfig, mesh: Mesh
 ) -> Callable[..., tuple[_Parts, params.Params]]:
     """The function (trainable, frozen, batch, key) -> (parts of the loss, its gradient).
 
@@ -219,7 +220,7 @@ def make_gradient(
 
 def make_train_step(
     model: Decoder,
-    definition: Any,
+    definition: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
     learning_rate: optax.Schedule,
     config: StepConfig,

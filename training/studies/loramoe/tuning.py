@@ -8,7 +8,7 @@ that a snapshot is what a run of that volume would have ended with.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,9 @@ from training.runtime.optimizer import OptimizerConfig, optimizer_shardings, sch
 from training.studies.cells import Stopped, StoppedError
 from training.supervised import telemetry
 from training.supervised.step import StepConfig, make_gradient
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,16 @@ class TunedSnapshot(NamedTuple):
     routing: list[dict[str, Any]]
 
 
-def stream(rows: Sequence[Mapping[str, Any]], tokenizer: Any, config: BatchConfig, volume: int) -> Stream:
+def stream(
+    rows: Sequence[Mapping[str, Any]], tokenizer: "PreTrainedTokenizerBase", config: BatchConfig, volume: int
+) -> Stream:
     """Batches of at least `volume` samples, each row at most once an epoch."""
     return stream_of(encode_samples(rows, tokenizer, config.length), tokenizer, config, volume)
 
 
-def stream_of(samples: Sequence[Sample], tokenizer: Any, config: BatchConfig, volume: int) -> Stream:
+def stream_of(
+    samples: Sequence[Sample], tokenizer: "PreTrainedTokenizerBase", config: BatchConfig, volume: int
+) -> Stream:
     """As `stream`, of samples that are encoded already."""
     source = Batches([samples], config, pad_id=tokenizer.pad_token_id)
     batches, seen, total = [], [], 0

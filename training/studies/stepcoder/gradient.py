@@ -14,7 +14,7 @@ the many, the same for both gradients.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,9 @@ from training.ppo.problems import EmbeddedConfig, ProblemsConfig, make_task, ope
 from training.runtime.model import make_model
 from training.studies.cells import Result, Stopped, StoppedError
 from training.studies.stepcoder.setup import PolicySetup
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ class _Batches:
         setup: PolicySetup,
         rl: RLConfig,
         forward: ForwardConfig,
-        tokenizer: Any,
+        tokenizer: "PreTrainedTokenizerBase",
         problems: Sequence[Problem],
     ):
         mesh, rollout = setup.mesh.make(), setup.rollout

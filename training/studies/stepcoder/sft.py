@@ -6,7 +6,7 @@ spells out what the unclear words of its statement mean.
 """
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -31,6 +31,9 @@ from training.studies.cells import Result, Stopped
 from training.studies.loramoe.tuning import Recipe, Tuner, stream_of
 from training.studies.stepcoder.setup import PolicySetup
 from training.supervised.step import StepConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # of a batch
 ROWS = 16
@@ -89,7 +92,12 @@ def measure_base(setup: PolicySetup) -> dict[str, float]:
 
 
 def _measured(
-    exam: HeldOut, rollout: RolloutConfig, tokenizer: Any, seed: int, lm: LanguageModel, number: int
+    exam: HeldOut,
+    rollout: RolloutConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    seed: int,
+    lm: LanguageModel,
+    number: int,
 ) -> dict[str, float]:
     """A point of the curve after so many rounds."""
     told = exam.measure(partial(_sample, lm, rollout, tokenizer, seed, number))
@@ -97,7 +105,7 @@ def _measured(
     return {"round": number} | {key.strip("_") or "all": round(v, 5) for key, v in scores.items()}
 
 
-def encoded(problem: Problem, form: PromptForm, tokenizer: Any) -> Sample:
+def encoded(problem: Problem, form: PromptForm, tokenizer: "PreTrainedTokenizerBase") -> Sample:
     """Prompt, the rest of the canonical solution, end; what follows the prompt is to be predicted."""
     prompt = make_prompt(tokenizer, problem, "", form)
     rest = problem.canonical_solution[len(prompt.given) :]
@@ -110,7 +118,7 @@ def encoded(problem: Problem, form: PromptForm, tokenizer: Any) -> Sample:
 def _sample(
     lm: LanguageModel,
     rollout: RolloutConfig,
-    tokenizer: Any,
+    tokenizer: "PreTrainedTokenizerBase",
     seed: int,
     number: int,
     tasks: list[RolloutTask],
