@@ -308,6 +308,11 @@ def _targets(ids: np.ndarray, mask: np.ndarray, cut: int = 0) -> Encoded:
     return Encoded(ids, mask, cut)
 
 
+def pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """The token that fills up rows; `load_tokenizer` sees to it that there is one."""
+    return cast("int", tokenizer.pad_token_id)  # annotated wider than what it is
+
+
 def _eos(tokenizer: "PreTrainedTokenizerBase") -> int:
     return cast("int", tokenizer.eos_token_id)
 

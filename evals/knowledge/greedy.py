@@ -25,6 +25,7 @@ from jaxmoe.language_model import LanguageModel, positions_from_mask
 from jaxmoe.model import params
 from jaxmoe.model.attention import AttentionMask
 from jaxmoe.model.shapes import Array, Bool, Float, Int
+from jaxmoe.tokenizer import pad_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -91,7 +92,7 @@ def prepare(
         fitting = [length for length in lengths if len(row[0]) <= length]
         by_length.setdefault(min(fitting, default=-(-len(row[0]) // 16) * 16), []).append(row)
     parts = [
-        _part(some[at : at + ROWS], length, most, tokenizer.pad_token_id)
+        _part(some[at : at + ROWS], length, most, pad_id(tokenizer))
         for length, some in sorted(by_length.items())
         for at in range(0, len(some), ROWS)
     ]

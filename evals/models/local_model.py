@@ -33,7 +33,7 @@ from jaxmoe.model.attention import AttentionMask
 from jaxmoe.model.shapes import Array, Float, Int
 from jaxmoe.text.forms import Form, resolve_form
 from jaxmoe.text.stop_tokens import stop_tokens
-from jaxmoe.tokenizer import encode_chat_prompt, encode_prompt, plain_ids, tokenizable
+from jaxmoe.tokenizer import encode_chat_prompt, encode_prompt, pad_id, plain_ids, tokenizable
 
 SHORTEST = 16
 STOP_TOKENS = 16
@@ -157,7 +157,7 @@ class LocalModel:
     @property
     def pad_id(self) -> int:
         """What fills a row up."""
-        pad: Any = self.tokenizer.pad_token_id
+        pad = pad_id(self.tokenizer)
         return self._end_id if pad is None else int(pad)
 
     @property

@@ -32,7 +32,9 @@ def as_array(kernel: Any, dtype: DTypeLike) -> Array:
     return kernel.astype(dtype)
 
 
-def product(x_BTI: Float[Array, "B T I"], kernel_IO: Float[Array, "I O"], dtype: DTypeLike = None) -> Array:
+def product(
+    x_BTI: Float[Array, "B T I"], kernel_IO: Float[Array, "I O"], dtype: DTypeLike | None = None
+) -> Array:
     """x @ kernel over flattened rows: XLA's CPU backend differentiates a 2-D product up to twice as fast.
 
     Args:

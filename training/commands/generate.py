@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from jaxmoe.datasets.json_rows import lines, read_text
 from jaxmoe.text.forms import Form, resolve_form
 from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.text.thinking import Thinking
-from jaxmoe.tokenizer import decode_answer, encode_chat_prompt, encode_prompt, plain_ids
+from jaxmoe.tokenizer import decode_answer, encode_chat_prompt, encode_prompt, pad_id, plain_ids
 from training.commands.export import open_model, read_run
 from training.runtime import config as configs
 from training.runtime import distributed
@@ -90,7 +90,7 @@ def main(config: GenerateConfig) -> list[str]:
         form = resolve_form(tokenizer, config.form)
     thinking = config.thinking or (trained.thinking if trained else "template")
     ends = stop_tokens(tokenizer, lm.stop_tokens)
-    pad: Any = tokenizer.pad_token_id  # annotated wider than what it is
+    pad = pad_id(tokenizer)
     tokens, mask = left_padded([encode(tokenizer, prompt, form, thinking) for prompt in prompts], pad)
     made = lm.generate(
         tokens,

@@ -13,7 +13,7 @@ from jaxmoe.cache import cache_folder
 from jaxmoe.datasets.json_rows import lines, read_text
 from jaxmoe.text.chat_template import chat_template
 from jaxmoe.text.forms import resolve_form
-from jaxmoe.tokenizer import load_tokenizer, save_tokenizer, train_bpe
+from jaxmoe.tokenizer import load_tokenizer, pad_id, save_tokenizer, train_bpe
 from training.data.batch import Sample
 from training.data.batches import Batches
 from training.data.config import DataConfig, SourceConfig
@@ -237,7 +237,7 @@ class Feed:
         self._config, self._tokenizer = config, tokenizer
         self._encoder = encoder_of(config, tokenizer)
         self._encoded = [encode_source(source, config, self._encoder) for source in config.sources]
-        self._pad: Any = tokenizer.pad_token_id
+        self._pad = pad_id(tokenizer)
 
     def report(self) -> list[str]:
         """What is said of the data when a run starts: how many rows and tokens there are and what is lost of

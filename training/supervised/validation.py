@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig
+from jaxmoe.tokenizer import pad_id
 from training.data.batches import Batch, Sample, in_order
 from training.data.sources import DataConfig, encode_sources
 from training.runtime.distributed import Share, fetch, place_batch
@@ -39,7 +40,7 @@ def make_validation(
         return jax.lax.with_sharding_constraint(sums, params.replicated(mesh))
 
     def validate(state: TrainState) -> dict[str, float]:
-        pad: Any = tokenizer.pad_token_id
+        pad = pad_id(tokenizer)
         scores = []
         for batch in in_order(samples, data.batch_size, data.lengths, pad_id=pad):
             rows = batch.tokens.shape[0] // share.count

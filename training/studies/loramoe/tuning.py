@@ -20,6 +20,7 @@ from jaxmoe.language_model import LanguageModel, layer_experts
 from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.model.config import ExpertConfig
+from jaxmoe.tokenizer import pad_id
 from training.data.batch import Batch, BatchConfig, Sample
 from training.data.batches import Batches
 from training.data.encode import encode_samples
@@ -80,7 +81,7 @@ def stream_of(
     samples: Sequence[Sample], tokenizer: "PreTrainedTokenizerBase", config: BatchConfig, volume: int
 ) -> Stream:
     """As `stream`, of samples that are encoded already."""
-    source = Batches([samples], config, pad_id=tokenizer.pad_token_id)
+    source = Batches([samples], config, pad_id=pad_id(tokenizer))
     batches, seen, total = [], [], 0
     while total < volume:
         batch = next(source)

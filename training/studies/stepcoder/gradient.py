@@ -23,7 +23,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from jaxmoe.text.stop_tokens import stop_tokens
-from jaxmoe.tokenizer import load_tokenizer
+from jaxmoe.tokenizer import load_tokenizer, pad_id
 from rl.feedback.problems import Problem
 from rl.policy.agent import ForwardConfig
 from rl.policy.config import RLConfig
@@ -172,7 +172,7 @@ class _Batches:
         )
         self._rollout, self._seed, self._tokenizer, self._problems = rollout, setup.seed, tokenizer, problems
         self._policy = model.lm.weights.trainable
-        ends, pad = stop_tokens(tokenizer, model.lm.stop_tokens), tokenizer.pad_token_id
+        ends, pad = stop_tokens(tokenizer, model.lm.stop_tokens), pad_id(tokenizer)
         self._sampler = Sampler(agent.definition, mesh, tokenizer, ends, pad, agent.dtype)
         # a step that changes nothing and leaves the gradient where an optimizer has its state
         keep = optax.GradientTransformation(

@@ -14,7 +14,7 @@ import numpy as np
 from jaxmoe.generation.sampling import Sampling
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.text.stop_tokens import stop_tokens
-from jaxmoe.tokenizer import load_tokenizer
+from jaxmoe.tokenizer import load_tokenizer, pad_id
 from rl.feedback.problems import Problem
 from rl.feedback.prompts import PromptForm
 from rl.policy.agent import ForwardConfig
@@ -128,7 +128,7 @@ def _sample(
 ) -> Sampled:
     """Draws with the random numbers of a PPO run of this seed after so many rounds."""
     weights, ends = lm.weights, stop_tokens(tokenizer, lm.stop_tokens)
-    sampler = Sampler(weights.definition, lm.mesh, tokenizer, ends, tokenizer.pad_token_id, lm.dtype)
+    sampler = Sampler(weights.definition, lm.mesh, tokenizer, ends, pad_id(tokenizer), lm.dtype)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), HELD_OUT + first)
     return sampler.sample(
         weights.trainable,
