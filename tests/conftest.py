@@ -20,8 +20,17 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
+from tests.tolerances import double_precision
+
 GOLDENS = Path(__file__).parent / "goldens"
 SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="module")
+def in_double_precision():
+    """A whole file in double precision: `pytestmark = pytest.mark.usefixtures("in_double_precision")`."""
+    with double_precision():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,7 @@ class Agent:
     @property
     def dtype(self) -> Any:
         """Of activations."""
-        return jnp.dtype(self.forward.precision)
+        return jnp.float32 if self.forward.precision == "float32" else jnp.bfloat16
 
     def states(
         self, trainable: params.Params, frozen: params.Params, rollout: Rollout, *, experts: bool = True

@@ -17,8 +17,9 @@ from rl.policy.advantages import (
     whiten,
 )
 from rl.policy.config import RLConfig
+from tests.tolerances import DOUBLE
 
-TOLERANCE = 1e-5
+pytestmark = pytest.mark.usefixtures("in_double_precision")
 JITTED = jax.jit(
     lambda rewards, values, mask, discount, lam: gae(
         rewards, values, mask, discount=discount, gae_lambda=lam
@@ -36,8 +37,8 @@ def test_three_steps_by_hand():
     # A₂ = −2; A₁ = −.5 + .4·(−2) = −1.3; A₀ = 0 + .4·(−1.3) = −.52
     rewards, values, mask = arrays([0, 0, 1], [1, 2, 3], [1, 1, 1])
     out = gae(rewards, values, mask, discount=0.5, gae_lambda=0.8)
-    np.testing.assert_allclose(out.advantage_T, [-0.52, -1.3, -2.0], rtol=TOLERANCE)
-    np.testing.assert_allclose(out.target_T, [0.48, 0.7, 1.0], rtol=TOLERANCE)
+    np.testing.assert_allclose(out.advantage_T, [-0.52, -1.3, -2.0], rtol=DOUBLE)
+    np.testing.assert_allclose(out.target_T, [0.48, 0.7, 1.0], rtol=DOUBLE)
 
 
 @pytest.mark.parametrize("discount", [0.0, 0.5, 0.99, 1.0])
@@ -46,14 +47,14 @@ def test_lambda_1_is_the_discounted_return_minus_the_value(discount):
     rewards, values, mask = arrays(rng.normal(size=9), rng.normal(size=9), np.ones(9))
     out = gae(rewards, values, mask, discount=discount, gae_lambda=1.0)
     returns = [sum(discount ** (k - t) * float(rewards[k]) for k in range(t, 9)) for t in range(9)]
-    np.testing.assert_allclose(out.target_T, returns, atol=1e-4)
-    np.testing.assert_allclose(out.advantage_T, np.asarray(returns) - np.asarray(values), atol=1e-4)
+    np.testing.assert_allclose(out.target_T, returns, atol=DOUBLE)
+    np.testing.assert_allclose(out.advantage_T, np.asarray(returns) - np.asarray(values), atol=DOUBLE)
 
 
 def test_lambda_0_is_the_one_step_error():
     rewards, values, mask = arrays([1, 2, 3], [4, 5, 6], [1, 1, 1])
     out = gae(rewards, values, mask, discount=0.9, gae_lambda=0.0)
-    np.testing.assert_allclose(out.advantage_T, [1 + 4.5 - 4, 2 + 5.4 - 5, 3 - 6], rtol=TOLERANCE)
+    np.testing.assert_allclose(out.advantage_T, [1 + 4.5 - 4, 2 + 5.4 - 5, 3 - 6], rtol=DOUBLE)
 
 
 def by_recursion(rewards, values, discount, gae_lambda):
@@ -75,10 +76,8 @@ def test_masked_positions_are_stepped_over(seed):
     rewards, values = rng.normal(size=12), rng.normal(size=12)
     out = JITTED(*arrays(rewards, values, mask), 0.9, 0.7)
     expected = by_recursion(rewards[mask > 0], values[mask > 0], 0.9, 0.7)
-    np.testing.assert_allclose(np.asarray(out.advantage_T)[mask > 0], expected, atol=TOLERANCE)
-    np.testing.assert_allclose(
-        np.asarray(out.target_T)[mask > 0], expected + values[mask > 0], atol=TOLERANCE
-    )
+    np.testing.assert_allclose(np.asarray(out.advantage_T)[mask > 0], expected, atol=DOUBLE)
+    np.testing.assert_allclose(np.asarray(out.target_T)[mask > 0], expected + values[mask > 0], atol=DOUBLE)
     assert not np.asarray(out.advantage_T)[mask == 0].any()
     assert not np.asarray(out.target_T)[mask == 0].any()
 
@@ -113,10 +112,11 @@ def test_whitened_entries_have_mean_0_and_variance_1_and_the_rest_is_0():
     mask = jnp.asarray([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]])
     out = np.asarray(whiten(x, mask))
     assert not out[:, 2].any()
-    np.testing.assert_allclose(out[:, :2].mean(), 0.0, atol=TOLERANCE)
-    np.testing.assert_allclose(out[:, :2].var(ddof=1), 1.0, rtol=TOLERANCE)
+    np.testing.assert_allclose(out[:, :2].mean(), 0.0, atol=DOUBLE)
+    # of a variance of 14/3, to which 1e-8 is added
+    np.testing.assert_allclose(out[:, :2].var(ddof=1), 1 / (1 + 1e-8 * 3 / 14), rtol=DOUBLE)
     kept = np.asarray(whiten(x, mask, shift=False))
-    np.testing.assert_allclose(kept[:, :2].mean(), 3.0, rtol=TOLERANCE)
+    np.testing.assert_allclose(kept[:, :2].mean(), 3.0, rtol=DOUBLE)
 
 
 @pytest.mark.parametrize("mask", [[0, 0, 0], [1, 0, 0], [1, 1, 1]])
@@ -135,12 +135,13 @@ def test_identical_rewards_teach_exactly_nothing(baseline, samples):
 
 def test_group_baselines_by_hand():
     rewards = jnp.asarray([[1.0, 0.0, 0.0, -1.0]])
-    # mean 0, unbiased σ = √(2/3); the mean of the others is −r/3
+    # mean 0, unbiased σ = √(2/3), to which 1e-6 is added; the mean of the others is −r/3
+    scaled = 1 / ((2 / 3) ** 0.5 + 1e-6)
     np.testing.assert_allclose(
-        group_advantage(rewards, "grpo"), [[1.5**0.5, 0, 0, -(1.5**0.5)]], rtol=1e-4, atol=TOLERANCE
+        group_advantage(rewards, "grpo"), [[scaled, 0, 0, -scaled]], rtol=DOUBLE, atol=DOUBLE
     )
-    np.testing.assert_allclose(group_advantage(rewards, "grpo", normalize=False), rewards, atol=TOLERANCE)
-    np.testing.assert_allclose(group_advantage(rewards, "rloo"), rewards * (4 / 3), rtol=TOLERANCE)
+    np.testing.assert_allclose(group_advantage(rewards, "grpo", normalize=False), rewards, atol=DOUBLE)
+    np.testing.assert_allclose(group_advantage(rewards, "rloo"), rewards * (4 / 3), rtol=DOUBLE)
 
 
 def test_a_group_needs_two_samples():
@@ -156,7 +157,7 @@ def test_batched_and_jitted_equals_one_by_one():
     batched = jax.jit(jax.vmap(gae))(rewards, values, mask)
     for i in range(4):
         np.testing.assert_allclose(
-            batched.advantage_T[i], gae(rewards[i], values[i], mask[i]).advantage_T, atol=TOLERANCE
+            batched.advantage_T[i], gae(rewards[i], values[i], mask[i]).advantage_T, atol=DOUBLE
         )
 
 
@@ -167,7 +168,7 @@ def test_samples_that_are_left_out_count_in_no_baseline():
     for baseline in ("grpo", "rloo"):
         out = np.asarray(group_advantage(rewards, baseline, counts_PG=counts))
         alone = np.asarray(group_advantage(rewards[:1, jnp.asarray([0, 1, 3])], baseline))[0]
-        np.testing.assert_allclose(out[0], [alone[0], alone[1], 0.0, alone[2]], rtol=TOLERANCE)
+        np.testing.assert_allclose(out[0], [alone[0], alone[1], 0.0, alone[2]], rtol=DOUBLE)
         assert not out[1].any()  # alone: nothing to be compared with
 
 
@@ -179,7 +180,7 @@ LENGTHS = np.asarray([2, 4, 1, 3, 3, 4])
 def signals(penalty=0.0, counted=None):
     mask = (np.arange(4) < LENGTHS[:, None]).astype(np.float32)
     mask = mask if counted is None else mask * np.asarray(counted, np.float32)[:, None]
-    zeros = np.zeros((6, 4), np.float32)
+    zeros = np.zeros((6, 4))
     return RoundSignals(*arrays(SCORES, penalty + zeros, zeros + 0.25, np.zeros(6), mask), samples=3)  # type: ignore[arg-type]
 
 
@@ -192,7 +193,7 @@ def test_grpo_and_rloo_of_a_round_are_verls_numbers():
     for function, expected in ((grpo_of_round, grpo), (rloo_of_round, rloo)):
         out = function(made, RLConfig())
         np.testing.assert_allclose(
-            out.advantage_BW, expected.reshape(6, 1) * np.asarray(made.mask_BW), rtol=1e-5, atol=1e-6
+            out.advantage_BW, expected.reshape(6, 1) * np.asarray(made.mask_BW), rtol=DOUBLE, atol=DOUBLE
         )
         assert not np.asarray(out.target_BW).any()
 
@@ -203,14 +204,14 @@ def test_a_penalty_counts_at_every_sampled_token():
         signals()._replace(rewards_B=jnp.asarray(SCORES - 0.1 * LENGTHS, jnp.float32)), RLConfig()
     )
     np.testing.assert_allclose(
-        grpo_of_round(signals(0.1), RLConfig()).advantage_BW, expected.advantage_BW, rtol=1e-4, atol=1e-5
+        grpo_of_round(signals(0.1), RLConfig()).advantage_BW, expected.advantage_BW, rtol=DOUBLE, atol=DOUBLE
     )
     out = gae_of_round(signals(0.1), RLConfig(gae_lambda=1.0))
-    np.testing.assert_allclose(out.target_BW[0], [1 - 0.2, 1 - 0.1, 0, 0], rtol=1e-5)
+    np.testing.assert_allclose(out.target_BW[0], [1 - 0.2, 1 - 0.1, 0, 0], rtol=DOUBLE)
 
 
 def test_gae_of_a_round_ends_in_the_final_value():
     made = signals()._replace(final_B=jnp.full(6, 0.5), rewards_B=jnp.zeros(6))
     out = gae_of_round(made, RLConfig(gae_lambda=1.0, discount=0.5))
     # three tokens and then .5: .5 · .5³ at the first
-    np.testing.assert_allclose(out.target_BW[3], [0.0625, 0.125, 0.25, 0], rtol=1e-5)
+    np.testing.assert_allclose(out.target_BW[3], [0.0625, 0.125, 0.25, 0], rtol=DOUBLE)
