@@ -25,7 +25,7 @@ from training.__main__ import app
 from training.commands import reproduce as commands_reproduce
 from training.data.batch import BatchConfig
 from training.runtime import shipped
-from training.runtime.model import new_model
+from training.runtime.model import TrainableModel, new_model
 from training.runtime.optimizer import OptimizerConfig
 from training.studies import STUDIES, bases, intervals, reproduce
 from training.studies.cells import StoppedError, Store, StudyCell, finished, run_cells
@@ -300,7 +300,7 @@ def test_one_run_has_no_interval():
 
 
 def test_one_compiled_step_serves_every_rate_and_seed(tokenizer, monkeypatch):
-    made: list[Model] = []
+    made: list[TrainableModel] = []
 
     def load(base, adapter, experts, lora, mesh, *, seed):
         made.append(new_model(SHAPE, experts, mesh, seed=seed))

@@ -65,7 +65,7 @@ def batch_of(rows: int = 8, length: int = 24, segments: int = 1, seed: int = 0) 
 
 
 @functools.cache
-def _host_weights(experts: ExpertConfig | None, base_dtype: BaseDtype) -> tuple[Model, Any, Any]:
+def _host_weights(experts: ExpertConfig | None, base_dtype: BaseDtype) -> tuple[TrainableModel, Any, Any]:
     """A model and its weights on the host. B, 0 in new experts, gets values, so that all gradients matter."""
     model = new_model(SHAPE, experts, params.single_device_mesh(), base_dtype=base_dtype)
     rng = np.random.default_rng(5)
