@@ -1,24 +1,48 @@
-"""python -m evals.faithfulness.null_study: are null respondents unfaithful, and the faithful one faithful?
+"""python -m evals.faithfulness.null_study: is every simulated respondent judged as it should be?
 
-Every respondent answers two questionnaires and conduct in situations as 32 described people in four
-conditions, with each seed; counted are the constructs on which the conclusion is wrong.
+Every respondent answers two questionnaires and conduct in situations as 32 described people, with each seed;
+counted are the constructs on which the conclusion is wrong. A graded respondent, a person whose answers are
+more or less noise, shows from which reliability on scores are believed (--curve).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import pandas as pd
 import typer
 
 from evals.faithfulness.criteria import FaithfulnessVerdict, Thresholds
-from evals.faithfulness.verdicts import assess, worst
+from evals.faithfulness.verdicts import ORDER, assess, worst
+from evals.psychometrics.uncertainty import mean_score
 from evals.questionnaires import behaviors, wording
 from evals.questionnaires.administration import administer
 from evals.questionnaires.behavior_scores import conduct_scores
-from evals.questionnaires.design import Design, battery
+from evals.questionnaires.design import PARAPHRASED, PUBLISHED, Design
 from evals.questionnaires.instrument import Instrument, load_instrument
-from evals.questionnaires.null_respondents import RULES, simulated_respondent
+from evals.questionnaires.null_respondents import (
+    RULES,
+    Simulated,
+    SimulatedRule,
+    graded,
+    simulated_respondent,
+)
 from evals.questionnaires.respondent import Respondent
+
+INSTRUMENTS = ("ipip_50", "mini_ipip")
+PEOPLE = 32
+# reliabilities of the graded respondent
+STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+
+
+def design_for(rule: SimulatedRule, people: int = PEOPLE) -> Design:
+    """Two templates and two option orders, and what the rule needs to show itself."""
+    leading = ("leading_yes", "leading_no") if rule.needs == "leading" else ()
+    return Design(
+        wording.named_templates(["form", "terse", *leading]),
+        ("forward", "reversed"),
+        personas=tuple(wording.composed_personas(people)),
+        item_wordings=(PUBLISHED, PARAPHRASED) if rule.needs == "paraphrased" else (PUBLISHED,),
+    )
 
 
 def conclusions(
@@ -30,42 +54,85 @@ def conclusions(
     """By construct, the worst verdict over all criteria, in the first instrument.
 
     A construct is believed only where every criterion is met.
+
+    Args:
+      respondent: who answers.
+      instruments: what is asked, beside conduct in situations.
+      design: the conditions.
+      thresholds: what counts as enough.
+    Returns: a verdict for each construct.
     """
-    batteries = [battery(one) for one in instruments]
-    table = administer(respondent, [*batteries, behaviors.behavioral_battery(["conduct"])], design)
+    table = administer(respondent, [*instruments, behaviors.battery(["conduct"])], design)
     found = assess(table, instruments, behavior=conduct_scores(table), thresholds=thresholds).verdicts
     first = found[found["instrument"] == instruments[0].name]
     return {str(name): worst(set(rows["verdict"])) for name, rows in first.groupby("construct")}
 
 
-def study(seeds: int, names: Sequence[str] = tuple(RULES)) -> pd.DataFrame:
-    """Conclusions over seeds: by respondent, how many constructs got which, and the share that is wrong."""
-    instruments = [load_instrument("ipip_50"), load_instrument("mini_ipip")]
-    design = Design(
-        wording.named_templates(["form", "terse"]),
-        ("forward", "reversed"),
-        personas=tuple(wording.composed_personas(32)),
-    )
-    rows = []
+def study(seeds: int, names: Sequence[str] = tuple(RULES)) -> Iterator[dict[str, object]]:
+    """Conclusions over seeds: how many constructs got which, and the share that is wrong.
+
+    The constructs of one seed are one cluster of Wilson's interval.
+
+    Args:
+      seeds: repetitions of each respondent.
+      names: of RULES.
+    Returns: a row a respondent, as soon as it is known.
+    """
+    instruments = [load_instrument(name) for name in INSTRUMENTS]
     for name in names:
-        counts: dict[str, int] = {"faithful": 0, "undetermined": 0, "not faithful": 0}
+        rule = RULES[name]
+        design = design_for(rule)
+        counts = dict.fromkeys(ORDER, 0)
+        wrong, clusters = [], []
         for seed in range(seeds):
-            for verdict in conclusions(simulated_respondent(name, seed), instruments, design).values():
+            found = conclusions(simulated_respondent(name, seed), instruments, design)
+            for construct, verdict in found.items():
                 counts[verdict] += 1
-        right = "faithful" if name == "faithful" else "not faithful"
-        total = sum(counts.values())
-        rows.append({"respondent": name, "seeds": seeds, **counts, "wrong": 1 - counts[right] / total})
-    return pd.DataFrame(rows)
+                wrong.append(float(verdict not in rule.rights(construct)))
+                clusters.append(seed)
+        share = mean_score(wrong, clusters, interval="wilson")
+        yield {
+            "respondent": name,
+            "right": " or ".join(rule.right),
+            "exceptions": {construct: " or ".join(found) for construct, found in rule.exceptions.items()},
+            "seeds": seeds,
+            **counts,
+            "wrong": round(share.value, 4),
+            "low": round(share.low, 4),
+            "high": round(share.high, 4),
+        }
+
+
+def curve(seeds: int, steps: Sequence[float] = STEPS, people: int = PEOPLE) -> Iterator[dict[str, object]]:
+    """The operating curve: verdicts on a graded respondent, by the reliability of ten items in one condition.
+
+    Args:
+      seeds: repetitions of each step.
+      steps: reliabilities.
+      people: described people.
+    Returns: a row a step, as soon as it is known.
+    """
+    instruments = [load_instrument(name) for name in INSTRUMENTS]
+    design = design_for(RULES["faithful"], people)
+    for step in steps:
+        counts = dict.fromkeys(ORDER, 0)
+        for seed in range(seeds):
+            who = Simulated(f"graded {step:g}", graded(step), seed)
+            for verdict in conclusions(who, instruments, design).values():
+                counts[verdict] += 1
+        yield {"reliability": step, "people": people, "seeds": seeds, **counts}
 
 
 def main(
     seeds: Annotated[int, typer.Option(help="repetitions of each respondent")] = 100,
     respondent: Annotated[list[str] | None, typer.Option(help="only these")] = None,
+    graded_curve: Annotated[bool, typer.Option("--curve", help="the graded respondent instead")] = False,
+    people: Annotated[int, typer.Option(help="described people of the curve")] = PEOPLE,
 ) -> None:
-    """Prints how often each simulated respondent is judged wrongly."""
-    for name in respondent or RULES:
-        found = study(seeds, [name])
-        typer.echo(str(found.to_json(orient="records", lines=True)).strip())
+    """Prints how often each simulated respondent is judged wrongly, or the operating curve; a row a line."""
+    rows = curve(seeds, people=people) if graded_curve else study(seeds, respondent or tuple(RULES))
+    for row in rows:
+        typer.echo(str(pd.Series(row).to_json(force_ascii=False)))
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ class Report:
         found: dict[str, pd.DataFrame] = {}
         if self.assessments:
             found |= {"verdicts": self.verdicts("verdicts"), "checks": self.verdicts("checks")}
+            found["refusals"] = self.refusals()
         found |= {f"profile_{name}": table for name, table in self.profiles.items()}
         for name in (
             "reliability",
@@ -71,6 +72,11 @@ class Report:
         """The verdicts or the checks of all models."""
         parts = {name: getattr(one, which) for name, one in self.assessments.items()}
         return combined(parts, "model") if len(parts) > 1 else next(iter(parts.values()))
+
+    def refusals(self) -> pd.DataFrame:
+        """Items that were refused more often than others, of all models."""
+        parts = {name: one.refusals for name, one in self.assessments.items()}
+        return combined(parts, "model")
 
 
 def _file_name(name: str) -> str:

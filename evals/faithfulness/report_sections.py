@@ -13,8 +13,10 @@ import pandas as pd
 
 from evals.faithfulness import charts
 from evals.faithfulness.charts import Dot
-from evals.faithfulness.criteria import Thresholds
+from evals.faithfulness.completion import IMPUTATIONS
+from evals.faithfulness.criteria import CARELESS, Thresholds
 from evals.faithfulness.report_contents import Report
+from evals.faithfulness.validity import BEYOND, TRAIT_LEAD, WITH_TRAIT
 from evals.faithfulness.verdicts import CRITERIA
 
 MARKS = {"faithful": "✓ faithful", "not faithful": "✗ not faithful", "undetermined": "? undetermined"}
@@ -42,11 +44,16 @@ STYLES: dict[str, tuple[str, str, tuple[float, float] | None, list[float]]] = {
 }
 # statistics of the checks in few words
 SHORT = {
+    "ICC(A,1) of single": "ICC of answers",
     "ICC": "ICC",
     "alpha": "α",
     "convergent r −": "lead over other traits",
     "convergent": "convergent r",
     "G of": "G",
+    CARELESS: "at random",
+    TRAIT_LEAD: "lead over other traits",
+    WITH_TRAIT: "r with trait",
+    BEYOND: "beyond description",
 }
 PARTS: tuple[str, ...] = (
     "person",
@@ -124,17 +131,23 @@ def _verdicts(report: Report) -> ReportSection:
         *(_glance(name, one.verdicts) for name, one in report.assessments.items()),
         *shown("The check that decided each verdict", report.verdicts("verdicts"), folded=True),
         *shown("All checks", report.verdicts("checks"), folded=True),
+        *shown("Items that were refused more often than others", report.refusals(), folded=True),
     ]
     return ReportSection("verdicts", "Verdicts", note, [], tables)
 
 
 def _thresholds(limits: Thresholds) -> str:
     return (
-        f"Thresholds of this project: ICC(A,1) over conditions above {limits.retest:g}; α above "
+        f"Thresholds of this project: ICC(A,1) over conditions above {limits.retest:g}, of single answers "
+        f"above {limits.answer_retest:g}, and below {limits.careless:.0%} of respondents at random; α above "
         f"{limits.alpha:g} and r of forward with reversed items below {limits.forward_reverse:g}; r with "
-        f"another test of the construct above {limits.convergent:g}, and by {limits.discriminant:g} above "
-        f"that with any other construct; G of one condition above {limits.generalizability:g} and r with "
-        f"behavior above {limits.behavior:g}; at least {limits.least_respondents} respondents."
+        f"another test of the construct above {limits.convergent:g}, by {limits.discriminant:g} above "
+        f"that with any other construct, and halo below {limits.halo:g}; G of one condition above "
+        f"{limits.generalizability:g} and r with behavior above {limits.behavior:g}; r with the described or "
+        f"known trait above {limits.criterion:g}, by {limits.discriminant:g} above that with another trait, "
+        f"and a reliability beyond the description above {limits.beyond_description:g}; at least "
+        f"{limits.least_respondents} respondents. Missing answers are imputed {IMPUTATIONS} times up to "
+        f"{limits.missing:.0%} of a scale, and bounded beyond."
     )
 
 

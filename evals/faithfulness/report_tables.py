@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from evals.faithfulness.criteria import g_table
+from evals.faithfulness.completion import completed
+from evals.faithfulness.criteria import construct_of, person_means
+from evals.faithfulness.external_consistency import shared_items
+from evals.faithfulness.generalizability import g_table
 from evals.faithfulness.statistics import RELIABILITY, ScaleAnswers
-from evals.faithfulness.verdicts import construct_of
-from evals.psychometrics.comparisons import GroupMoments, describe, dispersion_ratio, glass_delta, holm, welch
-from evals.psychometrics.estimate import Estimate
+from evals.psychometrics.comparisons import dispersion_ratio, holm, tost, welch
+from evals.psychometrics.estimate import Estimate, undefined
 from evals.psychometrics.generalizability import d_study, variance_components
+from evals.psychometrics.paired import paired_difference, paired_dispersion
 from evals.psychometrics.response_style import INDICES, position_bias, refusal_rate, style_indices
 from evals.psychometrics.validity import Mtmm, mtmm
 from evals.questionnaires.behavior_scores import mean_estimate
@@ -25,10 +28,21 @@ PERSON = ("persona",)
 STYLES = tuple(name for name in INDICES if name not in ("irv", "longstring"))
 # conditions of a score for which the D-study says what more of them would bring
 D_SIZES = (1, 2, 4, 8)
+# a difference of less than so many SDs counts as none
+EQUIVALENT = 0.2
+BOUNDS = ("value", "low", "high")
 
 
 def cubes(table: pd.DataFrame, instruments: Sequence[Instrument]) -> list[ResponseCube]:
-    """Each instrument's answers, persons the described people."""
+    """Each instrument's answers, persons the described people; missing ones are imputed once.
+
+    Items that hardly anybody answered are left out of their scales.
+    """
+    return [completed(cube(table, one, PERSON)).imputed[0] for one in instruments]
+
+
+def given(table: pd.DataFrame, instruments: Sequence[Instrument]) -> list[ResponseCube]:
+    """Each instrument's answers as they were given, NaN where there is none."""
     return [cube(table, one, PERSON) for one in instruments]
 
 
@@ -92,11 +106,11 @@ def _mean(values: np.ndarray) -> Estimate:
 def reliability(one: ResponseCube) -> pd.DataFrame:
     """Of each scale, every statistic of `statistics.RELIABILITY`.
 
-    Item coefficients are of persons x items in the first condition; n counts persons.
+    Item coefficients are means over conditions, as in the verdicts; n counts persons.
     """
     rows = []
     for scale in in_order(one.instrument):
-        answers = ScaleAnswers(one.keyed[:, 0][:, one.columns(scale.name)], one.scores(scale))
+        answers = ScaleAnswers(one.keyed[:, :, one.columns(scale.name)], one.scores(scale))
         place = {"scale": scale.name, "title": scale.title or scale.name, "facet": scale.parent is not None}
         rows += [{**place, "statistic": name, **_estimate(of(answers))} for name, of in RELIABILITY.items()]
     return pd.DataFrame(rows)
@@ -127,13 +141,17 @@ def components(one: ResponseCube) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def traits_by_methods(found: Sequence[ResponseCube]) -> tuple[Mtmm | None, pd.DataFrame]:
-    """The multitrait-multimethod table of all domains that vary, and its correlations for a heat map."""
+    """The multitrait-multimethod table of all domains that vary, and its correlations for a heat map.
+
+    Items that a shorter instrument asks in the same words are left out.
+    """
+    shared = shared_items([one.instrument for one in found])
     columns, traits, methods = [], [], []
     persons = found[0].persons
     for one in found:
         places = one.persons.get_indexer(persons)
         for scale in one.instrument.domains:
-            mean = one.scores(scale).mean(axis=1)[places]
+            mean = one.scores(scale, shared[one.instrument.name]).mean(axis=1)[places]
             if np.isfinite(mean).all() and np.ptp(mean) > 1e-12:
                 columns.append(mean)
                 traits.append(construct_of(scale))
@@ -155,7 +173,7 @@ def style(models: Mapping[str, pd.DataFrame], instruments: Sequence[Instrument])
     rows = []
     for name, table in models.items():
         means = []
-        for one in cubes(table, instruments):
+        for one in given(table, instruments):
             flat = one.raw.reshape(-1, one.raw.shape[-1])
             found = style_indices(flat, one.instrument.low, one.instrument.high, one.keys)
             means.append(found[list(STYLES)].mean())
@@ -177,48 +195,76 @@ def style(models: Mapping[str, pd.DataFrame], instruments: Sequence[Instrument])
 def compared(
     base: pd.DataFrame, tuned: pd.DataFrame, instrument: Instrument, norm_group: str | None = None
 ) -> pd.DataFrame:
-    """Tuned against base, scale by scale, over persons.
+    """Tuned against base, scale by scale, over the persons that both were asked as.
 
-    delta: (tuned − base)/SD of people where there are norms, else of the base (Glass); dispersion: SD of
-    tuned over SD of base, below 1 where characteristics are restricted; p: Welch's test, Holm-corrected.
+    delta: mean of (tuned − base) over persons in SDs of people where there are norms, else of the base;
+    dispersion: SD of tuned over SD of base, below 1 where characteristics are restricted; both with intervals
+    for pairs. p: paired t test, Holm-corrected in p_holm; p_equivalent: TOST of pairs within ± EQUIVALENT.
+
+    Args:
+      base, tuned: long tables of two models.
+      norm_group: whose SD is the unit.
+    Returns: a row a scale. Models asked as different persons are compared as groups (paired is false).
     """
     norms = {norm.scale: norm for norm in instrument.norms if norm.group == norm_group}
-    both = [cube(table, instrument, PERSON) for table in (base, tuned)]
+    both = [one for table in (base, tuned) for one in cubes(table, [instrument])]
+    asked = [{item.id for item in one.instrument.items} for one in both]
+    apart = asked[0] ^ asked[1]
+    people = both[0].persons.intersection(both[1].persons, sort=False)
+    paired = len(people) >= 2
     rows = []
     for scale in in_order(instrument):
-        old, new = (describe(one.scores(scale).mean(axis=1)) for one in both)
+        old, new = (person_means(one, scale, people if paired else one.persons, apart) for one in both)
         norm = norms.get(scale.name)
-        if norm is None:
-            delta, unit = glass_delta(new, old), "SD of the base"
-        else:
-            sd = norm.sd / (
-                norm.n_items or len(instrument.items_of(scale.name)) if norm.metric == "sum" else 1
-            )
-            delta, unit = _in_human_sd(new, old, sd), f"SD of {norm.group}"
-        ratio = dispersion_ratio(new, old)
+        n_items = len(instrument.items_of(scale.name))
+        per_item = (norm.n_items or n_items) if norm is not None and norm.metric == "sum" else 1
+        unit = _sd(old) if norm is None else norm.sd / per_item
+        found = _pairs(old, new, unit) if paired else _groups(old, new, unit)
         rows.append(
             {
                 "scale": scale.name,
                 "title": scale.title or scale.name,
                 "facet": scale.parent is not None,
-                "base": old.mean,
-                "tuned": new.mean,
-                "unit": unit,
-                **{f"delta_{key}" if key != "value" else "delta": v for key, v in _estimate(delta).items()},
-                **{
-                    f"dispersion_{key}" if key != "value" else "dispersion": v
-                    for key, v in _estimate(ratio).items()
-                },
-                "p": welch(new, old).p,
+                "base": _mean(old).value,
+                "tuned": _mean(new).value,
+                "unit": "SD of the base" if norm is None else f"SD of {norm.group}",
+                "paired": paired,
+                **found,
             }
         )
     frame = pd.DataFrame(rows)
     return frame.assign(p_holm=holm(frame["p"].to_numpy()))
 
 
-def _in_human_sd(new: GroupMoments, old: GroupMoments, sd: float) -> Estimate:
-    found = welch(new, old).difference
-    return found._replace(value=found.value / sd, low=found.low / sd, high=found.high / sd)
+def _pairs(old: np.ndarray, new: np.ndarray, unit: float) -> dict[str, object]:
+    if not unit > 0:
+        return _differences(undefined("the base does not vary"), undefined("the base does not vary"), np.nan)
+    found = paired_difference(new, old, unit=unit)
+    same = tost(new / unit, old / unit, EQUIVALENT, paired=True).p
+    if found.se == 0:
+        same = float(abs(found.difference.value) >= EQUIVALENT)
+    return _differences(found.difference, paired_dispersion(new, old), found.p, same)
+
+
+def _groups(old: np.ndarray, new: np.ndarray, unit: float) -> dict[str, object]:
+    """Different persons: two groups."""
+    found = welch(new, old)
+    if not unit > 0:
+        return _differences(undefined("the base does not vary"), undefined("the base does not vary"), np.nan)
+    delta = found.difference._replace(**{key: getattr(found.difference, key) / unit for key in BOUNDS})
+    same = tost(new / unit, old / unit, EQUIVALENT).p
+    return _differences(delta, dispersion_ratio(new, old), found.p, same)
+
+
+def _differences(
+    delta: Estimate, dispersion: Estimate, p: float, p_equivalent: float = np.nan
+) -> dict[str, object]:
+    columns = {
+        (f"{name}_{key}" if key != "value" else name): value
+        for name, found in (("delta", delta), ("dispersion", dispersion))
+        for key, value in _estimate(found).items()
+    }
+    return {**columns, "p": p, "p_equivalent": p_equivalent}
 
 
 def drift(checkpoints: Mapping[int, pd.DataFrame], instrument: Instrument) -> pd.DataFrame:

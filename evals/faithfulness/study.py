@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from evals.faithfulness import report_tables
-from evals.faithfulness.criteria import Thresholds
+from evals.faithfulness.criteria import Thresholds, construct_of
 from evals.faithfulness.report_contents import Report, combined
-from evals.faithfulness.verdicts import Assessment, assess, construct_of
+from evals.faithfulness.verdicts import Assessment, assess
 from evals.questionnaires import behavior_scores, dialogues
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import FACETS, Battery, Design

@@ -1,7 +1,8 @@
-"""The four criteria of RealBehavior as verdicts: is what a questionnaire says of a model to be believed?
+"""The criteria of RealBehavior as verdicts: is what a questionnaire reports of a model to be believed?
 
-Reproducibility, internal consistency, external consistency, generalizability; each is a set of checks, a
-check an estimate with its interval against a threshold. Definitions and thresholds are this project's.
+Reproducibility, internal consistency, external consistency, generalizability, and this project's own,
+validity; each is a set of checks, a check an estimate with its interval against a threshold. Definitions and
+thresholds are this project's.
 
     faithful       every check of the criterion lies beyond its threshold with its whole interval
     not faithful   some check lies short of it with its whole interval, or people who were described as
@@ -13,19 +14,43 @@ constructs none is made. There is no overall score.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from evals.faithfulness import criteria
-from evals.faithfulness.criteria import Check, FaithfulnessVerdict, Thresholds
+from evals.faithfulness.completion import Completed, completed, refusals_by_item
+from evals.faithfulness.criteria import (
+    Check,
+    FaithfulnessVerdict,
+    Setting,
+    Thresholds,
+    construct_of,
+    judged,
+    pooled,
+    undetermined,
+)
+from evals.faithfulness.external_consistency import external_consistency
+from evals.faithfulness.generalizability import generalizability
+from evals.faithfulness.internal_consistency import internal_consistency
+from evals.faithfulness.reproducibility import reproducibility
+from evals.faithfulness.traits import PersonTraits, described_traits
+from evals.faithfulness.validity import validity
 from evals.questionnaires.instrument import Instrument, Scale
 from evals.questionnaires.response_table import ResponseCube, cube
 
 ORDER: tuple[FaithfulnessVerdict, ...] = ("not faithful", "undetermined", "faithful")
-CRITERIA = ("reproducibility", "internal consistency", "external consistency", "generalizability")
+CRITERIA = (
+    "reproducibility",
+    "internal consistency",
+    "external consistency",
+    "generalizability",
+    "validity",
+)
+# checks by (instrument, scale), then by criterion
+Checks = dict[tuple[str, str], dict[str, list[Check]]]
 
 
 class Assessment(NamedTuple):
@@ -37,12 +62,14 @@ class Assessment(NamedTuple):
       checks: a row for each check.
       respondents: what the n of these statistics counts.
       thresholds: those used.
+      refusals: items that were left without an answer more often than others.
     """
 
     verdicts: pd.DataFrame
     checks: pd.DataFrame
     respondents: str
     thresholds: Thresholds
+    refusals: pd.DataFrame
 
     def of(self, construct: str, criterion: str) -> FaithfulnessVerdict:
         """The verdict of a construct on a criterion; the worst where several instruments measure it."""
@@ -74,6 +101,7 @@ def assess(
     instrument: Instrument | Sequence[Instrument],
     *,
     behavior: pd.DataFrame | None = None,
+    traits: pd.DataFrame | None = None,
     persons: Sequence[str] = ("persona",),
     facets: bool = False,
     thresholds: Thresholds = Thresholds(),  # noqa: B008 - frozen
@@ -87,6 +115,9 @@ def assess(
       instrument: one or several; external consistency needs two that measure the same construct.
       behavior: persons (index: the values of `persons`) x constructs: what they did in behavioral tasks,
         in the direction of the construct.
+      traits: persons x constructs: traits that are known from elsewhere (of simulated people, from peers). If
+        left out, those that the personas describe, which the table of `administer` holds. Without any,
+        validity is undetermined, and no construct is faithful outright.
       persons: the columns that tell respondents apart; the other facets are conditions that should not
         matter. With one person there is nothing to tell apart, and correlations are undefined.
       facets: also the narrower scales inside the domains.
@@ -110,34 +141,113 @@ def assess(
         raise ValueError(f"confidence must lie between 0 and 1; got {confidence}")
     instruments = [instrument] if isinstance(instrument, Instrument) else list(instrument)
     cubes = [cube(long_table, one, persons) for one in instruments]
-    setting = criteria.Setting(thresholds, confidence, seed)
-    scales = {one.instrument.name: _scales(one, cubes, facets) for one in cubes}
-    pairs = [(one, scale) for one in cubes for scale in scales[one.instrument.name]]
-    external = criteria.external_consistency(pairs, setting)
-    checks = []
+    setting = Setting(thresholds, confidence, seed)
+    about = described_traits(long_table, list(persons)) if traits is None else PersonTraits(traits, False)
+    filled = [completed(one, seed) for one in cubes]
+    found = _checks(filled, facets, setting, about, behavior)
+    rows = []
     for one in cubes:
-        for scale in scales[one.instrument.name]:
-            found: Mapping[str, list[Check]] = {
-                CRITERIA[0]: criteria.reproducibility(one, scale, setting),
-                CRITERIA[1]: criteria.internal_consistency(one, scale, setting),
-                CRITERIA[2]: external[one.instrument.name, scale.name],
-                CRITERIA[3]: criteria.generalizability(one, scale, setting, behavior),
-            }
-            for criterion, several in found.items():
-                place = {
-                    "construct": construct_of(scale),
-                    "instrument": one.instrument.name,
-                    "scale": scale.name,
-                    "criterion": criterion,
-                }
-                checks += [{**place, **_row(check)} for check in several]
-    table = pd.DataFrame(checks)
-    return Assessment(_verdicts(table), table, _respondents(cubes, persons), thresholds)
+        for scale in _scales(one, cubes, facets):
+            place = {"construct": construct_of(scale), "instrument": one.instrument.name, "scale": scale.name}
+            for criterion, several in found[one.instrument.name, scale.name].items():
+                rows += [{**place, "criterion": criterion, **_row(check)} for check in several]
+    table = pd.DataFrame(rows)
+    return Assessment(
+        _verdicts(table), table, _respondents(cubes, persons), thresholds, refusals_by_item(cubes)
+    )
 
 
-def construct_of(scale: Scale) -> str:
-    """What a scale measures; its own name where it does not say."""
-    return scale.measures or scale.name
+def _checks(
+    filled: Sequence[Completed],
+    facets: bool,
+    setting: Setting,
+    traits: PersonTraits | None,
+    behavior: pd.DataFrame | None,
+) -> Checks:
+    """All checks, pooled over imputations; bounded where too much of a scale is missing."""
+    copies = max(len(one.imputed) for one in filled)
+    several = [
+        _judge([one.imputed[n % len(one.imputed)] for one in filled], facets, setting, traits, behavior)
+        for n in range(copies)
+    ]
+    found = {
+        place: {name: _pool([copy[place][name] for copy in several], setting) for name in several[0][place]}
+        for place in several[0]
+    }
+    limit = setting.thresholds.missing
+    shares = {
+        (one.imputed[0].instrument.name, scale): share
+        for one in filled
+        for scale, share in one.missing.items()
+    }
+    if any(shares[place] > limit for place in found):
+        bounds = [
+            _judge([getattr(one, name) for one in filled], facets, setting, traits, behavior)
+            for name in ("worst", "best")
+        ]
+        for place in found:
+            if shares[place] > limit:
+                low, high = (bound[place] for bound in bounds)
+                found[place] = {name: _bounded(low[name], high[name], shares[place], setting) for name in low}
+    return found
+
+
+def _judge(
+    cubes: Sequence[ResponseCube],
+    facets: bool,
+    setting: Setting,
+    traits: PersonTraits | None,
+    behavior: pd.DataFrame | None,
+) -> Checks:
+    """Every check of every scale, of answers without gaps."""
+    pairs = [(one, scale) for one in cubes for scale in _scales(one, cubes, facets)]
+    present = [(one, scale) for one, scale in pairs if len(one.columns(scale.name))]
+    external = external_consistency(present, setting, traits)
+    found: Checks = {}
+    for one, scale in pairs:
+        place = one.instrument.name, scale.name
+        if place not in external:
+            why = "none of its items was answered by half of the respondents"
+            found[place] = {name: [undetermined("any", why, math.nan)] for name in CRITERIA}
+            continue
+        found[place] = {
+            CRITERIA[0]: reproducibility(one, scale, setting),
+            CRITERIA[1]: internal_consistency(one, scale, setting),
+            CRITERIA[2]: external[place],
+            CRITERIA[3]: generalizability(one, scale, setting, behavior),
+            CRITERIA[4]: validity(one, scale, setting, traits),
+        }
+    return found
+
+
+def _pool(copies: Sequence[list[Check]], setting: Setting) -> list[Check]:
+    if len(copies) == 1:
+        return copies[0]
+    by_name = [{check.statistic: check for check in checks} for checks in copies]
+    return [
+        pooled([found[check.statistic] for found in by_name if check.statistic in found], setting)
+        for check in copies[0]
+    ]
+
+
+def _bounded(worst_case: list[Check], best_case: list[Check], share: float, setting: Setting) -> list[Check]:
+    """Checks that hold for whatever the missing answers would have been; else undetermined."""
+    best = {check.statistic: check for check in best_case}
+    found = []
+    for check in worst_case:
+        other = best.get(check.statistic)
+        if other is None or not (check.estimate.defined and other.estimate.defined):
+            found.append(check)
+            continue
+        both = (check.estimate, other.estimate)
+        value = (both[0].value + both[1].value) / 2
+        low, high = min(e.low for e in both), max(e.high for e in both)
+        why = f"{share:.0%} of the answers are missing: bounds"
+        wide = judged(
+            check.statistic, both[0]._replace(value=value, low=low, high=high), check.threshold, setting
+        )
+        found.append(wide._replace(reason="; ".join(filter(None, (why, wide.reason)))))
+    return found
 
 
 def _scales(one: ResponseCube, cubes: Sequence[ResponseCube], facets: bool) -> list[Scale]:

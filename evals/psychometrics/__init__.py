@@ -25,10 +25,11 @@ from evals.psychometrics.comparisons import (
     tost,
     welch,
 )
-from evals.psychometrics.confirmatory import cfa
 from evals.psychometrics.estimate import Estimate, pearson
-from evals.psychometrics.factor_analysis import efa
-from evals.psychometrics.factor_number import bartlett, kmo, parallel_analysis, velicer_map
+from evals.psychometrics.factors.confirmatory import cfa
+from evals.psychometrics.factors.factor_analysis import efa
+from evals.psychometrics.factors.factor_number import bartlett, kmo, parallel_analysis, velicer_map
+from evals.psychometrics.factors.rotation import congruence
 from evals.psychometrics.generalizability import d_study, variance_components
 from evals.psychometrics.item_analysis import item_statistics
 from evals.psychometrics.item_response import graded_response
@@ -39,6 +40,7 @@ from evals.psychometrics.measurement_error import (
     spearman_brown,
     standard_error_of_measurement,
 )
+from evals.psychometrics.paired import paired_difference, paired_dispersion
 from evals.psychometrics.polychoric_correlations import ordinal_alpha, polychoric
 from evals.psychometrics.reliability import (
     cronbach_alpha,
@@ -53,7 +55,6 @@ from evals.psychometrics.response_style import (
     social_desirability,
     style_indices,
 )
-from evals.psychometrics.rotation import congruence
 from evals.psychometrics.simulation import simulate_responses
 from evals.psychometrics.split_halves import guttman_lambda4, split_half
 from evals.psychometrics.validity import criterion_correlation, mtmm
@@ -87,6 +88,8 @@ __all__ = [
     "mtmm",
     "omega",
     "ordinal_alpha",
+    "paired_difference",
+    "paired_dispersion",
     "parallel_analysis",
     "pearson",
     "polychoric",

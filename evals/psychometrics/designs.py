@@ -110,13 +110,13 @@ def code_table(long_table: pd.DataFrame, design: GStudyDesign, score: str) -> Co
     if np.asarray(pd.isna(frame[list(design.facets)])).any():
         raise ValueError("every row must name a level of each facet; one is missing")
     kept = pd.DataFrame(frame[~np.isnan(np.asarray(frame[score]))])
-    cell = kept.groupby(list(design.facets), sort=False).cumcount()
+    numbers = {facet: pd.factorize(kept[facet], sort=True)[0] for facet in design.facets}
+    cell = _repeats(_combined([numbers[facet] for facet in design.facets]))
     if len(kept) and cell.max() > 0:
-        design, kept = with_repeats(design), kept.assign(**{REPEAT: cell})
+        design, numbers = with_repeats(design), {**numbers, REPEAT: cell}
     codes, n_levels = {}, {}
     for effect in design.effects:
-        group = kept.groupby([f for f in design.facets if f in effect], sort=True)
-        codes[effect] = group.ngroup().to_numpy()
+        codes[effect] = _combined([numbers[facet] for facet in design.facets if facet in effect])
         n_levels[effect] = int(codes[effect].max() + 1) if len(kept) else 0
     levels = {facet: _levels_inside(design, facet, codes, n_levels) for facet in design.facets}
     cells = math.prod(levels.values())
@@ -125,6 +125,23 @@ def code_table(long_table: pd.DataFrame, design: GStudyDesign, score: str) -> Co
     return CodedScores(
         design, kept[score].to_numpy(np.float64), codes, n_levels, levels, balanced, len(frame) - len(kept)
     )
+
+
+def _combined(codes: Sequence[np.ndarray]) -> np.ndarray:
+    """Codes 0, 1, .. of the combinations that occur, in lexicographic order."""
+    if not len(codes[0]):
+        return codes[0]
+    sizes = tuple(int(part.max()) + 1 for part in codes)
+    return np.unique(np.ravel_multi_index(tuple(codes), sizes), return_inverse=True)[1]
+
+
+def _repeats(cells: np.ndarray) -> np.ndarray:
+    """How often each row's cell occurred before it."""
+    order = np.argsort(cells, kind="stable")
+    first = np.flatnonzero(np.diff(cells[order], prepend=-1))
+    count = np.empty(len(cells), int)
+    count[order] = np.arange(len(cells)) - np.repeat(first, np.diff(first, append=len(cells)))
+    return count
 
 
 def _levels_inside(design: GStudyDesign, facet: str, codes: dict, n_levels: dict) -> int:

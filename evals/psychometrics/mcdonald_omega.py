@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from evals.psychometrics.covariance import bootstrap, correlations, covariance, varying_items
-from evals.psychometrics.covariance_structure import Structure, fit_ml
 from evals.psychometrics.estimate import (
     Estimate,
     as_matrix,
@@ -21,8 +20,9 @@ from evals.psychometrics.estimate import (
     why_no_variance,
     z_critical,
 )
-from evals.psychometrics.factor_analysis import LEAST_UNIQUENESS
-from evals.psychometrics.schmid_leiman import SchmidLeiman, nearby_general, schmid_leiman
+from evals.psychometrics.factors.covariance_structure import Structure, fit_ml
+from evals.psychometrics.factors.factor_analysis import LEAST_UNIQUENESS
+from evals.psychometrics.factors.schmid_leiman import SchmidLeiman, nearby_general, schmid_leiman
 
 OmegaKind = Literal["total", "hierarchical", "asymptotic"]
 

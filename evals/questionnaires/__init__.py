@@ -13,7 +13,7 @@ option orders and personas; `administer` asks everything once, `score` turns ans
     >>> scores[scores["scale"] == "E"][["persona", "mean"]].head(2).round(2)
           persona  mean
     0  N+E+O+A+C+  3.75
-    1  N+E+O-A+C-  4.75
+    1  N+E+O-A+C-  4.50
 
 Not covered: whether scores are to be believed (evals.faithfulness), their statistics (evals.psychometrics).
 """
@@ -21,7 +21,7 @@ Not covered: whether scores are to be believed (evals.faithfulness), their stati
 from evals.questionnaires.administration import administer
 from evals.questionnaires.api_respondent import ApiRespondent
 from evals.questionnaires.behavior_scores import conduct_scores
-from evals.questionnaires.behaviors import behavioral_battery
+from evals.questionnaires.behaviors import battery as behavioral_battery
 from evals.questionnaires.design import Battery, Design, battery
 from evals.questionnaires.instrument import Instrument, Scale, load_instrument, shipped_instruments
 from evals.questionnaires.null_respondents import simulated_respondent

@@ -34,6 +34,8 @@ COLUMNS = (
     "text",
     "probabilities",
 )
+# columns with the traits of the personas: what scores are held against
+DESCRIBED = "described_"
 # questions handed over at once: enough to batch and to share heads, few enough to keep in memory
 BLOCK = 4096
 
@@ -57,7 +59,8 @@ def administer(
         in memory.
       block: questions handed to the respondent at once.
       progress: called with (answered, of).
-    Returns: a row an answer with COLUMNS; response is NaN and refusal says why where there is none.
+    Returns: a row an answer with COLUMNS, and a column for each trait that the personas describe; response is
+      NaN and refusal says why where there is none.
     Raises: ValueError if the folder holds another administration, a battery's name occurs twice, several
       seeds are asked of a respondent that repeats itself, or an instrument has open questions.
 
@@ -82,7 +85,7 @@ def administer(
             f"{respondent.name} gives the same answers for each of {len(design.seeds)} seeds; "
             "keep one, or let answers be sampled"
         )
-    total = design.conditions * sum(len(asked.entries) for asked in batteries)
+    total = sum(design.size(asked) for asked in batteries)
     answers = _Answers(folder, _fingerprint(respondent, batteries, design), respondent.name)
     with answers:
         pending = (
@@ -97,7 +100,7 @@ def administer(
                 if progress is not None:
                     progress(len(answers.rows), total)
     order = (question.key for asked in batteries for question in questions(asked, design))
-    table = long_table(respondent.name, (answers.rows[key] for key in order))
+    table = _described(long_table(respondent.name, (answers.rows[key] for key in order)), design)
     if folder is not None:
         part = folder / "responses.parquet.part"
         table.to_parquet(part, index=False)
@@ -105,11 +108,26 @@ def administer(
     return table
 
 
+def _described(table: pd.DataFrame, design: Design) -> pd.DataFrame:
+    """With a column for each trait that the personas describe."""
+    names = dict.fromkeys(name for persona in design.personas for name in persona.traits)
+    levels = {
+        name: pd.Series({p.name: p.traits.get(name, math.nan) for p in design.personas}, dtype="float64")
+        for name in names
+    }
+    return table.assign(
+        **{DESCRIBED + name: found.reindex(table["persona"]).to_numpy() for name, found in levels.items()}
+    )
+
+
 def _fingerprint(respondent: Respondent, batteries: Sequence[Battery], design: Design) -> dict[str, object]:
     wording = [
         [[(t.name, t.head, t.tail, t.option, t.labels) for t in design.templates]],
         [(p.name, p.text) for p in design.personas],
-        [(b.name, b.instruction, [(e.id, e.text, e.options) for e in b.entries]) for b in batteries],
+        [
+            (b.name, b.instruction, [(e.id, e.text, e.options, e.paraphrase) for e in b.entries])
+            for b in batteries
+        ],
     ]
     digest = hashlib.sha256(json.dumps(wording).encode()).hexdigest()[:16]
     names = [asked.name for asked in batteries]

@@ -44,7 +44,7 @@ EFFECTS = {
 
 
 def effects(long_table: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFrame:
-    """Each family's effect and its control, from the answers to `behaviors.behavioral_battery`.
+    """Each family's effect and its control, from the answers to `behaviors.battery`.
 
     Returns: columns family, measure, value, low, high, n (scenarios), reason, control,
       control_expected, people.

@@ -270,7 +270,7 @@ FAMILIES: dict[str, Callable[[int, int], list[BehavioralTask]]] = {
 }
 
 
-def behavioral_battery(families: Sequence[str] = tuple(FAMILIES), count: int = 6, seed: int = 0) -> Battery:
+def battery(families: Sequence[str] = tuple(FAMILIES), count: int = 6, seed: int = 0) -> Battery:
     """The tasks of some families as something to administer; count scenarios each, where there are so many.
 
     Args:

@@ -5,8 +5,10 @@ Not covered: asking and storing (administer).
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from evals.questionnaires.instrument import Instrument
@@ -23,17 +25,20 @@ from evals.questionnaires.wording import (
 )
 
 # what tells one answer of an administration from another; FACETS are the conditions among them
-FACETS = ("template", "option_order", "item_order", "persona", "seed")
+FACETS = ("template", "option_order", "item_order", "persona", "seed", "item_wording")
+WORDING = FACETS[-1]
+PUBLISHED, PARAPHRASED = "published", "paraphrased"
 KEY = ("instrument", "item", *FACETS)
 
 
 class BatteryItem(NamedTuple):
-    """One item to ask: its options are (value, words) from low to high."""
+    """One item to ask: options are (value, words) from low to high; the paraphrase may be empty."""
 
     id: str
     text: str
     options: tuple[tuple[float, str], ...]
     asked: ItemContent = ItemContent()
+    paraphrase: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Design:
       option_orders, item_orders: forward, reversed, shuffled-N.
       items_per_prompt: 1 asks every item alone and stateless; more lists as many statements in each prompt,
         and still asks for one of them at a time. Item orders differ only then.
+      item_wordings: published, paraphrased; a test without paraphrases is asked in published words alone.
     """
 
     templates: tuple[Template, ...] = field(default_factory=lambda: tuple(templates().values())[:1])
@@ -61,6 +67,7 @@ class Design:
     personas: tuple[Persona, ...] = (NOBODY,)
     seeds: tuple[int, ...] = (0,)
     items_per_prompt: int = 1
+    item_wordings: tuple[str, ...] = (PUBLISHED,)
 
     def __post_init__(self) -> None:
         for what, names in (
@@ -69,6 +76,7 @@ class Design:
             ("item order", list(self.item_orders)),
             ("persona", [persona.name for persona in self.personas]),
             ("seed", [str(seed) for seed in self.seeds]),
+            ("item wording", list(self.item_wordings)),
         ):
             if not names:
                 raise ValueError(f"a design needs at least one {what}; got none")
@@ -76,6 +84,8 @@ class Design:
                 raise ValueError(f"every {what} of a design must be given once; {repeated[0]!r} is repeated")
         for name in (*self.option_orders, *self.item_orders):
             option_order(name, 2)
+        if unknown := [name for name in self.item_wordings if name not in (PUBLISHED, PARAPHRASED)]:
+            raise ValueError(f"item wording must be {PUBLISHED} or {PARAPHRASED}; got {unknown[0]!r}")
         if self.items_per_prompt < 1:
             raise ValueError(f"items_per_prompt must be at least 1; got {self.items_per_prompt}")
         if self.items_per_prompt == 1 and len(self.item_orders) > 1:
@@ -86,12 +96,31 @@ class Design:
 
     @property
     def conditions(self) -> int:
-        """In how many conditions every item is asked."""
+        """In how many conditions every item is asked, where it has all wordings."""
         sizes = (self.templates, self.option_orders, self.item_orders, self.personas, self.seeds)
-        count = 1
-        for size in sizes:
-            count *= len(size)
-        return count
+        return math.prod(len(size) for size in sizes) * len(self.item_wordings)
+
+    def wordings_of(self, asked: Battery) -> tuple[str, ...]:
+        """The item wordings that a battery has.
+
+        Raises: ValueError where only some of its items have a paraphrase, or it has none and nothing else
+          is asked for.
+        """
+        count = sum(bool(entry.paraphrase) for entry in asked.entries)
+        if PARAPHRASED not in self.item_wordings or count == len(asked.entries):
+            return self.item_wordings
+        if count:
+            raise ValueError(
+                f"{asked.name} has paraphrases of {count} of {len(asked.entries)} items; give all"
+            )
+        if PUBLISHED not in self.item_wordings:
+            raise ValueError(f"{asked.name} has no paraphrased items; ask its {PUBLISHED} ones too")
+        return (PUBLISHED,)
+
+    def size(self, asked: Battery) -> int:
+        """How many questions a battery comes to."""
+        kept = len(self.wordings_of(asked))
+        return self.conditions // len(self.item_wordings) * kept * len(asked.entries)
 
     def describe(self) -> dict[str, object]:
         """The design as plain values, for a run card and to tell whether an administration is the same."""
@@ -102,6 +131,7 @@ class Design:
             "personas": [persona.name for persona in self.personas],
             "seeds": list(self.seeds),
             "items_per_prompt": self.items_per_prompt,
+            "item_wordings": list(self.item_wordings),
         }
 
 
@@ -131,7 +161,7 @@ def battery(instrument: Instrument) -> Battery:
         asked = ItemContent(
             scale.measures or scale.name, item.key * scale.direction, item.key * scale.desirable
         )
-        entries.append(BatteryItem(item.id, item.text, options, asked))
+        entries.append(BatteryItem(item.id, item.text, options, asked, item.paraphrase or ""))
     return Battery(instrument.name, instrument.instruction, tuple(entries))
 
 
@@ -146,16 +176,18 @@ def questions(asked: Battery, design: Design) -> Iterator[Question]:
         if most > len(LABELS[template.labels]):
             raise ValueError(f"template {template.name!r} has no labels for {most} options")
     facets = (design.templates, design.option_orders, design.item_orders, design.personas, design.seeds)
-    for template, shown, listed, persona, seed in itertools.product(*facets):
+    wordings = design.wordings_of(asked)
+    for template, shown, listed, persona, seed, wording in itertools.product(*facets, wordings):
         order = item_order(listed, len(entries))
-        condition = (template.name, shown, listed, persona.name, str(seed))
+        condition = (template.name, shown, listed, persona.name, str(seed), wording)
         for first in range(0, len(order), design.items_per_prompt):
             together = [entries[i] for i in order[first : first + design.items_per_prompt]]
-            listing = _listing(together) if design.items_per_prompt > 1 else ""
-            for entry in together:
+            texts = [entry.text if wording == PUBLISHED else entry.paraphrase for entry in together]
+            listing = _listing(texts) if design.items_per_prompt > 1 else ""
+            for entry, text in zip(together, texts, strict=True):
                 yield Question(
                     entry.id,
-                    entry.text,
+                    text,
                     asked.instruction,
                     _choices(entry.options, shown, template),
                     template,
@@ -167,11 +199,12 @@ def questions(asked: Battery, design: Design) -> Iterator[Question]:
                 )
 
 
-def _listing(entries: Sequence[BatteryItem]) -> str:
-    lines = "\n".join(f"- {entry.text}" for entry in entries)
+def _listing(texts: Sequence[str]) -> str:
+    lines = "\n".join(f"- {text}" for text in texts)
     return f"\nAll the statements:\n{lines}\n"
 
 
+@lru_cache(maxsize=4096)
 def _choices(options: tuple[tuple[float, str], ...], order: str, template: Template) -> tuple[Choice, ...]:
     labels = LABELS[template.labels]
     places = option_order(order, len(options))

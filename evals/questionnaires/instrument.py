@@ -44,6 +44,7 @@ class Item(_Record):
     Attributes:
       key: 1 where agreeing means more of the trait, −1 where it means less.
       facet: the narrower scale inside the scale, if any.
+      paraphrase: the same in other words, for respondents who may know the published ones by heart.
       flag: why an item is left out unless asked for by name (self_harm), if it is.
       correct, lures: accepted right answers, and the intuitive wrong ones, of an open question.
     """
@@ -53,11 +54,12 @@ class Item(_Record):
     scale: str = Field(min_length=1)
     facet: str | None = None
     key: Literal[1, -1] = 1
+    paraphrase: str | None = None
     flag: str | None = None
     correct: tuple[str, ...] = ()
     lures: tuple[str, ...] = ()
 
-    @field_validator("facet", "flag", mode="before")
+    @field_validator("facet", "flag", "paraphrase", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value

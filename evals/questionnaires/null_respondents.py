@@ -1,19 +1,25 @@
-"""Simulated respondents: six that only seem to answer, and a faithful one; faithfulness must tell them apart.
+"""Simulated respondents: some are persons with traits, most only seem so; a judgment must tell them apart.
 
-They see what an item is about (Question.asked), never its words. Tendencies differ from person to person
-and stay, as far as the style allows: a stable style is the harder null. Draws depend only on seed, person
-and question, so the order of asking and a resumed administration change nothing.
+They see what an item is about (Question.asked) and its words, as a rule asks. Tendencies differ from person
+to person and stay, as far as the style allows: a stable style is the harder one to tell. Draws depend only on
+seed, person and question, so the order of asking and a resumed administration change nothing.
 """
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from evals.questionnaires.respondent import Answer, Question, chosen
+from evals.questionnaires.design import PUBLISHED
+from evals.questionnaires.respondent import REFUSED, Answer, Question, chosen, no_answer
+from evals.questionnaires.wording import CONSTRUCTS
+
+# the construct that `one_trait` answers about, and the one that `refuses_topic` does not
+ONE, TOPIC = "extraversion", "neuroticism"
 
 
 @lru_cache(maxsize=65536)
@@ -89,15 +95,53 @@ def random(seed: int, question: Question) -> Answer:
     return chosen(question, int(_fresh(seed, "random", *question.key) * len(question.choices)))
 
 
+def extreme(seed: int, question: Question) -> Answer:
+    """Either end, at random."""
+    return agreeing(question, float(_fresh(seed, "extreme", *question.key) < 0.5))
+
+
+def own_style(seed: int, question: Question) -> Answer:
+    """At random, each person with a liking for some values of its own."""
+    who = question.persona.name
+    liking = [-math.log(1 - _stable(seed, "style", who, i)) for i in range(len(question.choices))]
+    draw = _fresh(seed, "styled", *question.key) * sum(liking)
+    for place, weight in zip(_by_value(question), liking, strict=True):
+        draw -= weight
+        if draw <= 0:
+            return chosen(question, place)
+    return chosen(question, _by_value(question)[-1])
+
+
+# what stands where, and what it is called
+
+
+def position(seed: int, question: Question) -> Answer:
+    """Whatever stands second."""
+    return chosen(question, min(1, len(question.choices) - 1))
+
+
+def own_position(seed: int, question: Question) -> Answer:
+    """Each person's own place, three times of four; else at random."""
+    if _fresh(seed, "place now", *question.key) > 0.75:
+        return random(seed, question)
+    return chosen(question, int(_stable(seed, "place", question.persona.name) * len(question.choices)))
+
+
+def label(seed: int, question: Question) -> Answer:
+    """The option called B or 2, four times of five; else at random."""
+    for place, choice in enumerate(question.choices):
+        if choice.label in ("B", "2") and _fresh(seed, "label", *question.key) < 0.8:
+            return chosen(question, place)
+    return random(seed, question)
+
+
+# what the person or the interviewer would like
+
+
 def acquiescent(seed: int, question: Question) -> Answer:
     """Yes to everything, more or less by person."""
     leaning = 0.55 + 0.4 * _stable(seed, "leaning", question.persona.name)
     return agreeing(question, leaning + 0.15 * _normal(_fresh(seed, "yes", *question.key)))
-
-
-def extreme(seed: int, question: Question) -> Answer:
-    """Either end, at random."""
-    return agreeing(question, float(_fresh(seed, "extreme", *question.key) < 0.5))
 
 
 def desirable(seed: int, question: Question) -> Answer:
@@ -107,32 +151,220 @@ def desirable(seed: int, question: Question) -> Answer:
     return agreeing(question, share + 0.08 * _normal(_fresh(seed, "desirable", *question.key)))
 
 
+def halo(seed: int, question: Question) -> Answer:
+    """One good or bad opinion of each person, in all answers."""
+    opinion = 1.2 * _normal(_stable(seed, "opinion", question.persona.name))
+    return _leaning(seed, question, question.asked.desirable * opinion)
+
+
+def half_halo(seed: int, question: Question) -> Answer:
+    """Such an opinion and the described trait, about half and half."""
+    opinion = _normal(_stable(seed, "opinion", question.persona.name))
+    trait = question.persona.traits.get(question.asked.construct, 0.0)
+    return _leaning(
+        seed, question, question.asked.desirable * opinion + 0.75 * question.asked.towards * trait
+    )
+
+
+def sycophantic(seed: int, question: Question) -> Answer:
+    """A faithful person, who gives in to what the interviewer expects."""
+    if not question.template.expects:
+        return faithful(seed, question)
+    return agreeing(
+        question,
+        0.5 + 0.35 * question.template.expects + 0.1 * _normal(_fresh(seed, "gives in", *question.key)),
+    )
+
+
+# traits, but not those that are described
+
+
+def inverted(seed: int, question: Question) -> Answer:
+    """A faithful person's answers turned round, in everything."""
+    return nearest(question, question.low + question.high - faithful(seed, question).value)
+
+
+def inverted_reports(seed: int, question: Question) -> Answer:
+    """Turned round in questionnaires alone: says the opposite of what it does."""
+    return faithful(seed, question) if "/" in question.item else inverted(seed, question)
+
+
+def other_trait(seed: int, question: Question) -> Answer:
+    """A described trait, but of another construct."""
+    asked = question.asked
+    if asked.construct not in CONSTRUCTS:
+        return random(seed, question)
+    other = CONSTRUCTS[CONSTRUCTS.index(asked.construct) - 1]
+    return _leaning(seed, question, asked.towards * question.persona.traits.get(other, 0.0))
+
+
+def unrelated_traits(seed: int, question: Question) -> Answer:
+    """Stable traits that have nothing to do with the description."""
+    trait = 1.2 * _normal(_stable(seed, "unrelated", question.asked.construct, question.persona.name))
+    return _leaning(seed, question, question.asked.towards * trait)
+
+
+def _leaning(seed: int, question: Question, amount: float) -> Answer:
+    noise = 0.5 * _normal(_fresh(seed, "leaning now", *question.key))
+    return agreeing(question, 0.5 + 0.2 * (amount + noise))
+
+
+def parrot(seed: int, question: Question) -> Answer:
+    """The description in other words, and nothing else."""
+    asked = question.asked
+    described = question.persona.traits.get(asked.construct, 0.0)
+    return agreeing(question, 0.5 + 0.3 * asked.towards * described)
+
+
+def noisy_parrot(seed: int, question: Question) -> Answer:
+    """The description in other words, with slips."""
+    asked = question.asked
+    return _leaning(seed, question, asked.towards * question.persona.traits.get(asked.construct, 0.0))
+
+
+# the words, not the meaning; not always, not everybody, not everything
+
+
+def text_bound(seed: int, question: Question) -> Answer:
+    """Each person's own answer to each wording, whatever it means."""
+    return agreeing(question, _stable(seed, "words", question.text, question.persona.name))
+
+
+def memorized(seed: int, question: Question) -> Answer:
+    """A faithful person where the published words are known; else at random."""
+    published = question.key[-1] == PUBLISHED and "/" not in question.item
+    return faithful(seed, question) if published else random(seed, question)
+
+
+def careless_answers(seed: int, question: Question) -> Answer:
+    """Half of the answers of a faithful person, half at random."""
+    attentive = _fresh(seed, "attention", *question.key) < 0.5
+    return faithful(seed, question) if attentive else random(seed, question)
+
+
+def careless_persons(seed: int, question: Question) -> Answer:
+    """Half of the persons are faithful, half answer at random."""
+    attentive = _stable(seed, "attentive", question.persona.name) < 0.5
+    return faithful(seed, question) if attentive else random(seed, question)
+
+
+def one_trait(seed: int, question: Question) -> Answer:
+    """A faithful person in extraversion, random in all else."""
+    return faithful(seed, question) if question.asked.construct == ONE else random(seed, question)
+
+
+def _refusing(share: float) -> Callable[[int, Question], Answer]:
+    def rule(seed: int, question: Question) -> Answer:
+        if _fresh(seed, "refuses", *question.key) < share:
+            return no_answer(REFUSED, "I would rather not say.")
+        return faithful(seed, question)
+
+    return rule
+
+
+def refuses_topic(seed: int, question: Question) -> Answer:
+    """A faithful person who does not speak about neuroticism."""
+    if question.asked.construct == TOPIC and "/" not in question.item:
+        return no_answer(REFUSED, "I would rather not say.")
+    return faithful(seed, question)
+
+
 def faithful(seed: int, question: Question) -> Answer:
     """A person with traits: those that the persona describes, an individual deviation, noise by item and by
     answer."""
     asked, person = question.asked, question.persona
-    trait = person.traits.get(asked.construct, 0.0) + 0.5 * _normal(
-        _stable(seed, "trait", asked.construct, person.name)
-    )
+    trait = _trait(seed, asked.construct, person.name, person.traits.get(asked.construct, 0.0))
     lasting = 0.5 * _normal(_stable(seed, "item", question.item, person.name))
     passing = 0.4 * _normal(_fresh(seed, "now", *question.key))
     return agreeing(question, 0.5 + 0.2 * (asked.towards * trait + lasting + passing))
 
 
-RULES: dict[str, Callable[[int, Question], Answer]] = {
-    "constant": constant,
-    "midpoint": midpoint,
-    "random": random,
-    "acquiescent": acquiescent,
-    "extreme": extreme,
-    "desirable": desirable,
-    "faithful": faithful,
+def _trait(seed: int, construct: str, person: str, described: float) -> float:
+    return described + 0.5 * _normal(_stable(seed, "trait", construct, person))
+
+
+def graded(reliability: float, items: int = 10) -> Callable[[int, Question], Answer]:
+    """A person with traits and so much noise in each answer that a scale has this reliability.
+
+    An answer is √ρ₁ trait + √(1 − ρ₁) noise, ρ₁ = ρ/(k − (k − 1)ρ) by Spearman and Brown.
+
+    Args:
+      reliability: ρ of the score of k items in one condition, before answers are rounded to options.
+      items: k.
+    Returns: a rule for `Simulated`.
+    Raises: ValueError for a reliability outside [0, 1).
+    """
+    if not 0 <= reliability < 1:
+        raise ValueError(f"reliability must lie in [0, 1); got {reliability}")
+    share = reliability / (items - (items - 1) * reliability)
+
+    def rule(seed: int, question: Question) -> Answer:
+        asked, person = question.asked, question.persona
+        trait = _trait(seed, asked.construct, person.name, person.traits.get(asked.construct, 0.0))
+        noise = math.sqrt(1.25) * _normal(_fresh(seed, "graded", *question.key))
+        both = math.sqrt(share) * asked.towards * trait + math.sqrt(1 - share) * noise
+        return agreeing(question, 0.5 + 0.2 * both)
+
+    return rule
+
+
+class SimulatedRule(NamedTuple):
+    """A rule, and what a judgment of the scores must come to.
+
+    Attributes:
+      answer: from seed and question to an answer.
+      right: verdicts that are right; exceptions: others, by construct.
+      needs: what a design must ask for the rule to show: paraphrased items, leading templates.
+    """
+
+    answer: Callable[[int, Question], Answer]
+    right: tuple[str, ...] = ("not faithful",)
+    exceptions: Mapping[str, tuple[str, ...]] = {}
+    needs: Literal["", "paraphrased", "leading"] = ""
+
+    def rights(self, construct: str) -> tuple[str, ...]:
+        """The verdicts that are right for a construct."""
+        return self.exceptions.get(construct, self.right)
+
+
+NOT_BELIEVED = ("not faithful", "undetermined")
+RULES: dict[str, SimulatedRule] = {
+    "constant": SimulatedRule(constant),
+    "midpoint": SimulatedRule(midpoint),
+    "random": SimulatedRule(random),
+    "acquiescent": SimulatedRule(acquiescent),
+    "extreme": SimulatedRule(extreme),
+    "desirable": SimulatedRule(desirable),
+    "own style": SimulatedRule(own_style),
+    "position": SimulatedRule(position),
+    "own position": SimulatedRule(own_position),
+    "label": SimulatedRule(label),
+    "halo": SimulatedRule(halo),
+    "half halo": SimulatedRule(half_halo),
+    "sycophantic": SimulatedRule(sycophantic, needs="leading"),
+    "inverted": SimulatedRule(inverted),
+    "inverted reports": SimulatedRule(inverted_reports),
+    "other trait": SimulatedRule(other_trait),
+    "unrelated traits": SimulatedRule(unrelated_traits),
+    "parrot": SimulatedRule(parrot),
+    "noisy parrot": SimulatedRule(noisy_parrot, NOT_BELIEVED),
+    "text-bound": SimulatedRule(text_bound),
+    "memorized": SimulatedRule(memorized, needs="paraphrased"),
+    "careless answers": SimulatedRule(careless_answers),
+    "careless persons": SimulatedRule(careless_persons),
+    "one trait": SimulatedRule(one_trait, exceptions={ONE: ("faithful",)}),
+    "refuses topic": SimulatedRule(refuses_topic, ("faithful",), exceptions={TOPIC: ("undetermined",)}),
+    "refuses 1 %": SimulatedRule(_refusing(0.01), ("faithful",)),
+    "refuses 5 %": SimulatedRule(_refusing(0.05), ("faithful",)),
+    "refuses 20 %": SimulatedRule(_refusing(0.20), ("faithful",)),
+    "faithful": SimulatedRule(faithful, ("faithful",)),
 }
-NULLS = tuple(name for name in RULES if name != "faithful")
+# beside a model in a report: the plain ones, whose style is known
+NULLS = ("constant", "midpoint", "random", "acquiescent", "extreme", "desirable")
 
 
 def simulated_respondent(name: str, seed: int = 0) -> Simulated:
-    """A simulated respondent by name: six that only seem to answer, and the faithful one.
+    """A simulated respondent by name: faithful ones, and many that only seem to answer.
 
     Args:
       name: of RULES.
@@ -147,11 +379,9 @@ def simulated_respondent(name: str, seed: int = 0) -> Simulated:
     """
     if name not in RULES:
         raise ValueError(f"a simulated respondent is one of {', '.join(RULES)}; got {name!r}")
-    return Simulated(name, RULES[name], seed)
+    return Simulated(name, RULES[name].answer, seed)
 
 
 def true_traits(seed: int, construct: str, persons: Sequence[tuple[str, float]]) -> np.ndarray:
     """The traits that `faithful` answers from, for persons given as (name, described trait)."""
-    return np.array(
-        [trait + 0.5 * _normal(_stable(seed, "trait", construct, name)) for name, trait in persons]
-    )
+    return np.array([_trait(seed, construct, name, described) for name, described in persons])

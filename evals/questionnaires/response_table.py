@@ -4,18 +4,18 @@ What the "respondents" of a statistic are is the caller's choice of columns: per
 models, conditions all that should not matter to them. Not covered: the statistics.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from evals.questionnaires.design import FACETS
+from evals.questionnaires.design import FACETS, PUBLISHED, WORDING
 from evals.questionnaires.instrument import Instrument, Scale
 from evals.questionnaires.scoring import tabulate
 
-NEEDED = ("instrument", "item", "response", *FACETS)
+NEEDED = ("instrument", "item", "response", *(name for name in FACETS if name != WORDING))
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,26 @@ class ResponseCube:
     def columns(self, scale: str) -> np.ndarray:
         """The places of a scale's items on the last axis."""
         wanted = {item.id for item in self.instrument.items_of(scale)}
-        return np.array([n for n, item in enumerate(self.instrument.items) if item.id in wanted])
+        return np.array([n for n, item in enumerate(self.instrument.items) if item.id in wanted], int)
 
-    def scores(self, scale: Scale) -> np.ndarray:
-        """Scale means [P, C] in the direction of the construct; NaN where an item is missing."""
-        mean = self.keyed[:, :, self.columns(scale.name)].mean(axis=-1)
+    def wordings(self) -> dict[str, np.ndarray]:
+        """The conditions in which items stand in published and in paraphrased words, where both do."""
+        if WORDING not in self.conditions.columns:
+            return {"": np.arange(self.raw.shape[1])}
+        names = self.conditions[WORDING].astype(str).to_numpy()
+        return {str(name): np.flatnonzero(names == name) for name in dict.fromkeys(names.tolist())}
+
+    def scores(self, scale: Scale, without: Collection[str] = ()) -> np.ndarray:
+        """Scale means [P, C] in the direction of the construct; NaN where an item is missing.
+
+        Args:
+          without: ids of items to leave out.
+        """
+        items = self.instrument.items
+        places = np.array([n for n in self.columns(scale.name) if items[n].id not in without], int)
+        if not len(places):
+            return np.full(self.raw.shape[:2], np.nan)
+        mean = self.keyed[:, :, places].mean(axis=-1)
         return mean if scale.direction == 1 else self.instrument.low + self.instrument.high - mean
 
 
@@ -68,6 +83,8 @@ def cube(long_table: pd.DataFrame, instrument: Instrument, persons: Sequence[str
     if missing := [name for name in (*NEEDED, *persons) if name not in frame.columns]:
         raise ValueError(f"a long table needs the columns {', '.join(NEEDED)}; {missing[0]!r} is missing")
     frame = pd.DataFrame(frame[frame["instrument"] == instrument.name])
+    if WORDING not in frame.columns:
+        frame = frame.assign(**{WORDING: PUBLISHED})
     if frame.empty:
         raise ValueError(f"the table has no answers to {instrument.name}")
     models = frame["model"].unique().tolist() if "model" in frame.columns else []

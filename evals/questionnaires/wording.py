@@ -40,6 +40,7 @@ class Template:
       head: with {persona}, {instruction}, {options} and {listing} (the statements of a batch); shared.
       tail: with {item}; the answer follows it directly.
       option: one line of the options, with {label} and {words}.
+      expects: what the interviewer says of the statement: 1 that it fits, −1 that it does not, 0 nothing.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Template:
     tail: str
     option: str
     labels: Labels = "letters"
+    expects: int = 0
 
     def __post_init__(self) -> None:
         for what, text, names in (
@@ -114,8 +116,11 @@ def personas(path: str | Path | None = None) -> dict[str, Persona]:
 def named_templates(names: Sequence[str] | None = None) -> tuple[Template, ...]:
     """Some of the shipped templates, in the order of their names here.
 
+    Leading ones, in which the interviewer tells what to answer, have to be named: taken in pairs, they show
+    whether a respondent follows.
+
     Args:
-      names: which; all if None.
+      names: which; all that do not lead if None.
     Returns: the templates.
     Raises: ValueError with the known names.
 
@@ -127,7 +132,8 @@ def named_templates(names: Sequence[str] | None = None) -> tuple[Template, ...]:
     known = templates()
     if unknown := [name for name in names or () if name not in known]:
         raise ValueError(f"template must be one of {', '.join(known)}; got {unknown[0]!r}")
-    return tuple(known[name] for name in names or known)
+    neutral = [name for name, one in known.items() if not one.expects]
+    return tuple(known[name] for name in names or neutral)
 
 
 def chosen_personas(choice: str) -> tuple[Persona, ...]:

@@ -161,7 +161,7 @@ def prepare(config: BehaviorConfig, seed: int, confidence: float) -> Faithfulnes
     instruments = [load_instrument(name) for name in config.instruments]
     batteries = [battery(one) for one in instruments]
     if config.tasks:
-        batteries.append(behaviors.behavioral_battery(config.tasks, config.task_count, seed))
+        batteries.append(behaviors.battery(config.tasks, config.task_count, seed))
     design = Design(
         wording.named_templates(config.templates or None),
         config.option_orders,

@@ -28,14 +28,12 @@ DESIGN = Design(
 
 
 def table(name, seed=0):
-    return administer(
-        simulated_respondent(name, seed), [battery(MINI), behaviors.behavioral_battery(count=3)], DESIGN
-    )
+    return administer(simulated_respondent(name, seed), [battery(MINI), behaviors.battery(count=3)], DESIGN)
 
 
 def study(**settings):
     return FaithfulnessStudy(
-        [MINI], [battery(MINI), behaviors.behavioral_battery(count=3)], DESIGN, nulls=("random",), **settings
+        [MINI], [battery(MINI), behaviors.battery(count=3)], DESIGN, nulls=("random",), **settings
     )
 
 
@@ -115,7 +113,7 @@ def test_tables_are_written_and_hold_no_nan(report, tmp_path):
     tables = json.loads((tmp_path / "tables.json").read_text())["tables"]
     assert set(tables) == {path.stem for path in (tmp_path / "tables").glob("*.csv")}
     verdicts = pd.read_csv(tmp_path / "tables" / "verdicts.csv")
-    assert len(verdicts) == 5 * 4 == len(tables["verdicts"])
+    assert len(verdicts) == 5 * 5 == len(tables["verdicts"])
 
 
 def test_empty_parts_are_left_out():
@@ -161,7 +159,7 @@ def test_several_models_stand_beside_each_other_and_the_first_is_the_base(severa
     assert len(re.findall(r'<rect[^>]*class="dot m1 "', text)) >= 5
     write_report(several, tmp_path)
     verdicts = pd.read_csv(tmp_path / "tables" / "verdicts.csv")
-    assert verdicts["model"].tolist() == ["base"] * 20 + ["a/b <c>"] * 20
+    assert verdicts["model"].tolist() == ["base"] * 25 + ["a/b <c>"] * 25
     comparison = pd.read_csv(tmp_path / "tables" / "comparison_mini_ipip.csv")
     assert comparison["model"].unique().tolist() == ["a/b <c>"]
     assert {path.name for path in (tmp_path / "tables").glob("correlations*")} == {

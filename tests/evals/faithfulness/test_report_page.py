@@ -44,7 +44,7 @@ def page(tmp_path_factory):
     design = Design(
         named_templates(["form", "terse"]), ("forward", "reversed"), personas=tuple(composed_personas(8))
     )
-    batteries = [*map(battery, instruments), behaviors.behavioral_battery(count=2)]
+    batteries = [*map(battery, instruments), behaviors.battery(count=2)]
     study = FaithfulnessStudy(instruments, batteries, design, nulls=("acquiescent", "random"))
     names = {"base": ("faithful", 0), "full SFT": ("acquiescent", 0), "LoRAMoE": ("faithful", 1)}
     answers = {name: administer(simulated_respondent(*who), batteries, design) for name, who in names.items()}

@@ -28,9 +28,7 @@ def instruments():
 
 def table_of(name, instruments, seed=0, design=DESIGN):
     batteries = [battery(one) for one in instruments]
-    return administer(
-        simulated_respondent(name, seed), [*batteries, behaviors.behavioral_battery(["conduct"])], design
-    )
+    return administer(simulated_respondent(name, seed), [*batteries, behaviors.battery(["conduct"])], design)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +68,7 @@ def test_the_faithful_respondent_is_faithful_on_every_criterion(instruments):
     table = table_of("faithful", instruments)
     found = assess(table, instruments, behavior=behavior_scores.conduct_scores(table))
     ten_items = found.verdicts[found.verdicts["instrument"] == "ipip_50"]
-    assert len(ten_items) == 5 * 4
+    assert len(ten_items) == 5 * 5
     assert set(ten_items["verdict"]) == {"faithful"}
     assert set(found.verdicts["criterion"]) == set(CRITERIA)
     assert "32 (persona)" in found.respondents
@@ -178,7 +176,7 @@ def test_effects_of_a_made_up_respondent():
                 yes = question.item.split("/")[2] in ("loss", "50", "control")
                 yield number, chosen(question, 1 if yes else 0)
 
-    table = administer(Framed(), [behaviors.behavioral_battery(["framing", "ultimatum"], 5)], Design())
+    table = administer(Framed(), [behaviors.battery(["framing", "ultimatum"], 5)], Design())
     found = behavior_scores.effects(table).set_index("family")
     assert found.loc["framing", "value"] == found.loc["ultimatum", "value"] == 1.0
     assert found.loc["framing", "control"] == 1.0

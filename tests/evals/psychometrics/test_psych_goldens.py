@@ -7,10 +7,10 @@ import pytest
 from evals import psychometrics
 from evals.psychometrics import agreement, comparisons, covariance, reliability
 from evals.psychometrics.comparisons import GroupMoments
-from evals.psychometrics.covariance_structure import fit_ml
+from evals.psychometrics.factors.covariance_structure import fit_ml
+from evals.psychometrics.factors.schmid_leiman import schmid_leiman
 from evals.psychometrics.generalizability import variance_components
 from evals.psychometrics.mcdonald_omega import one_factor_structure
-from evals.psychometrics.schmid_leiman import schmid_leiman
 
 CLOSED_FORM, ITERATIVE = 1e-8, 1e-3
 OVERFACTORED = 2e-2  # three group factors of five items: programs differ

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evals import psychometrics
-from evals.psychometrics import covariance_structure
-from evals.psychometrics.confirmatory import parse, structure_of
-from evals.psychometrics.factor_analysis import minres
-from evals.psychometrics.rotation import align, oblimin, varimax
-from evals.psychometrics.schmid_leiman import nearby_general, schmid_leiman
+from evals.psychometrics.factors import covariance_structure
+from evals.psychometrics.factors.confirmatory import parse, structure_of
+from evals.psychometrics.factors.factor_analysis import minres
+from evals.psychometrics.factors.rotation import align, oblimin, varimax
+from evals.psychometrics.factors.schmid_leiman import nearby_general, schmid_leiman
 
 CLOSED_FORM = 1e-8
 ITERATIVE = 1e-3

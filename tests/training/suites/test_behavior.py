@@ -44,7 +44,7 @@ def test_a_model_is_tested_and_reported_and_compared(checkpoint, tmp_path):
     assert (folder / "report.html").is_file()
     assert (folder / "responses.parquet").is_file()
     verdicts = first["sets"]["mini_ipip"]["verdicts"]
-    assert len(verdicts) == 5 * 4
+    assert len(verdicts) == 5 * 5
     # two people are too few to judge by
     assert {row["verdict"] for row in verdicts} == {"undetermined"}
     # a killed evaluation left its answers and nothing else

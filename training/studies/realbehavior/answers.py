@@ -19,8 +19,8 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from evals.faithfulness import report_tables
-from evals.faithfulness.criteria import FaithfulnessVerdict
-from evals.faithfulness.verdicts import assess, construct_of, worst
+from evals.faithfulness.criteria import FaithfulnessVerdict, construct_of
+from evals.faithfulness.verdicts import assess, worst
 from evals.models.local_model import LocalModel
 from evals.questionnaires import behaviors, wording
 from evals.questionnaires.administration import administer
@@ -70,7 +70,7 @@ class Questionnaire:
         """The questionnaires, and conduct in situations."""
         return [
             *map(battery, self.instruments),
-            behaviors.behavioral_battery(["conduct"], self.config.situations),
+            behaviors.battery(["conduct"], self.config.situations),
         ]
 
     @cached_property

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from evals.faithfulness.criteria import Thresholds
 from evals.models.local_model import Form
-from evals.questionnaires.null_respondents import RULES
+from evals.questionnaires.null_respondents import NULLS, RULES
 from training.runtime import config as configs
 
 
@@ -108,7 +108,7 @@ class RealbehaviorConfig:
     seeds: int = 2
     volumes: tuple[int, ...] = (1, 10, 30, 100)
     reinforced: Reinforced = field(default_factory=Reinforced)
-    nulls: tuple[str, ...] = tuple(RULES)
+    nulls: tuple[str, ...] = (*NULLS, "faithful")
     null_seeds: int = 100
     asked: AskedConfig = field(default_factory=AskedConfig)
     drift: float = 0.5

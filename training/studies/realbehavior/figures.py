@@ -26,13 +26,13 @@ def verdicts(summary: BehaviorSummary, labels: Mapping[str, str]) -> Picture:
     names = [name for name in labels if name in found]
     constructs = _constructs(summary)
     width, gap = len(constructs), 0.6
-    figure = Figure(figsize=(10.6, 0.34 * len(names) + 1.9), layout="constrained")
+    figure = Figure(figsize=(12.6, 0.34 * len(names) + 1.9), layout="constrained")
     axis = figure.subplots()
     for line, name in enumerate(names):
         counts = next(iter(found[name]["verdicts"].values()))
         for group, criterion in enumerate(CRITERIA):
             for place, construct in enumerate(constructs):
-                _fill(axis, group * (width + gap) + place, line, counts[criterion].get(construct, {}))
+                _fill(axis, group * (width + gap) + place, line, counts.get(criterion, {}).get(construct, {}))
     for group, criterion in enumerate(CRITERIA):
         middle = group * (width + gap) + width / 2
         axis.text(middle, -0.35, criterion, ha="center", va="bottom", fontsize=9.5, weight="bold")

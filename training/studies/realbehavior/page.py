@@ -258,7 +258,9 @@ def _matrix(summary: BehaviorSummary, labels: Mapping[str, str]) -> PageTable:
 
 
 def _shares(found: JsonRecord, criterion: str) -> str:
-    constructs = next(iter(found["verdicts"].values()))[criterion].values()
+    constructs = next(iter(found["verdicts"].values())).get(criterion, {}).values()
+    if not constructs:  # filed before the criterion was there
+        return "–"
     counts = [sum(c.get(verdict, 0) for c in constructs) for verdict in VERDICTS]
     return " / ".join(f"{100 * count / sum(counts):.0f}" for count in counts)
 
@@ -270,7 +272,7 @@ def _by_construct(summary: BehaviorSummary, labels: Mapping[str, str]) -> PageTa
         for instrument, by_criterion in found["verdicts"].items():
             constructs = list(next(iter(by_criterion.values())))
             for construct in constructs:
-                said = [_verdict(by_criterion[criterion].get(construct, {})) for criterion in CRITERIA]
+                said = [_verdict(by_criterion.get(name, {}).get(construct, {})) for name in CRITERIA]
                 rows.append([labels[name], instrument, construct, *said])
     columns = ["model", "questionnaire", "construct", *CRITERIA]
     return PageTable("Every verdict on the models; × counts runs", columns, rows, folded=True)

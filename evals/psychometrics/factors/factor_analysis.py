@@ -15,7 +15,7 @@ from scipy import optimize, stats
 
 from evals.psychometrics.covariance import correlations, covariance, varying_items
 from evals.psychometrics.estimate import as_matrix, complete_cases, why_no_variance
-from evals.psychometrics.rotation import oblimin, varimax
+from evals.psychometrics.factors.rotation import oblimin, varimax
 
 # uniquenesses below this are a Heywood case, at which the search is stopped
 LEAST_UNIQUENESS = 0.005

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from evals.psychometrics.covariance import small_matrices
-from evals.psychometrics.factor_analysis import LEAST_UNIQUENESS, minres
-from evals.psychometrics.rotation import oblimin
+from evals.psychometrics.factors.factor_analysis import LEAST_UNIQUENESS, minres
+from evals.psychometrics.factors.rotation import oblimin
 
 # a bootstrap sample's solution is near the whole sample's, from which the search starts
 STACK_ITERATIONS = 300

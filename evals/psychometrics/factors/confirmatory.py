@@ -14,9 +14,9 @@ import pandas as pd
 from scipy import stats
 
 from evals.psychometrics.covariance import covariance
-from evals.psychometrics.covariance_structure import MaximumLikelihood, Structure, fit_ml
 from evals.psychometrics.estimate import as_matrix, complete_cases, constant_columns, why_no_variance
-from evals.psychometrics.factor_analysis import noncentrality
+from evals.psychometrics.factors.covariance_structure import MaximumLikelihood, Structure, fit_ml
+from evals.psychometrics.factors.factor_analysis import noncentrality
 
 FactorModel = str | Mapping[str, Sequence[str]]
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 from evals.psychometrics.covariance import correlations, covariance, varying_items
 from evals.psychometrics.estimate import as_matrix, complete_cases, why_no_variance
-from evals.psychometrics.factor_analysis import minres
+from evals.psychometrics.factors.factor_analysis import minres
 
 
 class ParallelAnalysis(NamedTuple):

@@ -1,0 +1,1 @@
+"""Factor models: exploratory, confirmatory, higher-order; how many factors; rotation."""
