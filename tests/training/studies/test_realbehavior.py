@@ -403,9 +403,9 @@ def test_the_same_command_runs_nothing_again(plumbing, monkeypatch, capsys):
     [
         ("scale=0", r"scale must lie in \(0, 1\]"),
         ("volumes=[10,1]", "volumes must rise"),
-        ("volumes=[1,300]", "volumes must end where those of configs/reproduce/loramoe.yaml do, or earlier"),
+        ("volumes=[1,300]", "volumes must end where those of reproduce/loramoe do, or earlier"),
         ("nulls=[sleepy]", "nulls must be of constant, midpoint, random"),
-        ("tuned.fulll={label: x, rate: 1.0e-3}", "tuned must name rows of configs/reproduce/loramoe.yaml"),
+        ("tuned.fulll={label: x, rate: 1.0e-3}", "tuned must name rows of reproduce/loramoe"),
         ("reinforced.regime=easy", "reinforced.row and regime must be of"),
         ("asked.personas=40", "asked.personas must be 2 to 32"),
         ("asked.persona=4", r"did you mean asked\.personas\?"),
