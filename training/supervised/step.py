@@ -133,7 +133,7 @@ def make_loss(
 ) -> Callable[..., _Parts]:
     """The function (definition, trainable, frozen, batch, key) -> parts of the loss of a micro-batch."""
     counts = layer_experts(model)
-    dtype = jnp.dtype(config.precision)
+    dtype = jnp.float32 if config.precision == "float32" else jnp.bfloat16
 
     def loss(definition, trainable, frozen, batch: DeviceBatch, key) -> _Parts:
         merged = params.merge(params.ModelParams(definition, trainable, frozen))
