@@ -96,11 +96,11 @@ def a_round(seed=0):
     prompts = rng.integers(1, 32, (PROMPTS, SLOTS)).astype(np.int32)
     prompt_mask = (np.arange(SLOTS) >= rng.integers(0, 4, (PROMPTS, 1))).astype(np.int32)
     lengths = rng.integers(1, LENGTH + 1, (ROWS, 1))
-    mask = (np.arange(LENGTH) < lengths).astype(np.float32)
+    mask = (np.arange(LENGTH) < lengths).astype(jnp.float32)
     responses = (rng.integers(1, 32, (ROWS, LENGTH)) * mask).astype(np.int32)
     rollout = Rollout(prompts, prompt_mask, responses, mask)
     executed = mask * (rng.random((ROWS, LENGTH)) < 0.7)
-    return rollout, Outcomes(rng.choice([1.0, -0.3], ROWS).astype(np.float32), executed.astype(np.float32))
+    return rollout, Outcomes(rng.choice([1.0, -0.3], ROWS).astype(jnp.float32), executed.astype(jnp.float32))
 
 
 def leaves(tree):
