@@ -35,7 +35,7 @@ def face_page(face: str) -> str:
     """A face's page: its docstring, then every name in its `__all__`."""
     module = import_module(face)
     lines = [f"# {face}", "", "```{eval-rst}", f".. automodule:: {face}", "   :no-members:", "", "```", ""]
-    for name in module.__all__:
+    for name in getattr(module, "__all__", ()):
         value = getattr(module, name)
         is_class = isinstance(value, type)
         kind = "autoclass" if is_class else "autofunction" if callable(value) else "autodata"

@@ -4,7 +4,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from training.runtime.config_help import Key, keys
+from training.runtime.config_help import ConfigKey, keys
 
 
 class ConfigKeys(SphinxDirective):
@@ -15,7 +15,7 @@ class ConfigKeys(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """The keys as nodes; pages read the sources again when these change."""
         module, schema = self.arguments
-        sections: dict[str, list[Key]] = {"": []}
+        sections: dict[str, list[ConfigKey]] = {"": []}
         about: dict[str, str] = {}
         for key in keys(module, schema):
             if key.is_section:
@@ -50,7 +50,7 @@ def _marked(text: str) -> list[nodes.Node]:
     return [nodes.literal(text=part) if at % 2 else nodes.Text(part) for at, part in enumerate(parts)]
 
 
-def _listed(listed: list[Key]) -> nodes.Node:
+def _listed(listed: list[ConfigKey]) -> nodes.Node:
     out = nodes.definition_list(classes=["config-keys"])
     for key in listed:
         default = "" if key.default is None else f" = {key.default}"
