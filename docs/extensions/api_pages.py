@@ -49,7 +49,7 @@ def room_page(room: str, modules: list[str]) -> str:
     lines = [f"# {room}", "", about, ""]
     for module in modules:
         lines += [f"## {module}", "", "```{eval-rst}", f".. automodule:: {module}", "   :members:"]
-        lines += ["   :show-inheritance:", "```", ""]
+        lines += ["   :show-inheritance:", "   :ignore-module-all:", "```", ""]
     return "\n".join(lines)
 
 
