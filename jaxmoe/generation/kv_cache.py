@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from jaxmoe.model.attention import attend_cached
 from jaxmoe.model.layers import rotation
 from jaxmoe.model.lora_experts import ExpertCall
-from jaxmoe.model.shapes import Array, Bool, Float, Int
+from jaxmoe.model.shapes import Array, Bool, Float, Int, PyTree
 from jaxmoe.model.transformer import Decoder, KeyValues
 
 
@@ -35,8 +35,8 @@ class KVCache(NamedTuple):
       length: tokens written by every sample so far.
     """
 
-    prompt: Any
-    new: Any
+    prompt: PyTree
+    new: PyTree
     prompt_mask_PS: Int[Array, "P S"]
     length: Int[Array, ""]
 
@@ -86,7 +86,7 @@ class Blocks(NamedTuple):
     """The decoder's blocks, ready for steps: one state a layer, or (scanned) one with a leading [L]."""
 
     definition: nnx.GraphDef
-    states: Any
+    states: PyTree
 
 
 def blocks(model: Decoder, *, unrolled: bool) -> Blocks:
@@ -154,7 +154,7 @@ def step(
     return model.norm(hidden)[:, 0], cache._replace(new=new, length=cache.length + 1)
 
 
-def _slots(new: Any) -> int:
+def _slots(new: PyTree) -> int:
     return jax.tree.leaves(new)[0].shape[-2]
 
 

@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from jaxmoe.generation.shared_prompt import response_states
 from jaxmoe.model import params
 from jaxmoe.model.cross_entropy import TokenScores, token_scores
 from jaxmoe.model.lora_experts import ExpertCall
-from jaxmoe.model.shapes import Array, Float
+from jaxmoe.model.shapes import Array, Float, PyTree
 from jaxmoe.model.transformer import Decoder, Remat
 from rl.policy.critic import Body, CriticParams, ValueHead
 from rl.policy.trajectory import PolicyScores, Rollout, finer
@@ -87,7 +88,7 @@ class Agent:
     temperature: float = 1.0
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> DTypeLike:
         """Of activations."""
         return jnp.float32 if self.forward.precision == "float32" else jnp.bfloat16
 
@@ -200,7 +201,7 @@ def samples_together(prompts: int, samples: int, pieces: int, ways: int) -> int:
     return max(fitting)
 
 
-def split_rows(tree: Any, pieces: int, prompts: int, mesh: Mesh) -> Any:
+def split_rows(tree: PyTree, pieces: int, prompts: int, mesh: Mesh) -> PyTree:
     """Cuts rows into equal pieces: piece i has prompts i, i + pieces, ... with their samples.
 
     Rows keep their device.
@@ -220,7 +221,7 @@ def split_rows(tree: Any, pieces: int, prompts: int, mesh: Mesh) -> Any:
     return jax.tree.map(one, tree)
 
 
-def join_rows(tree: Any, pieces: int, prompts: int) -> Any:
+def join_rows(tree: PyTree, pieces: int, prompts: int) -> PyTree:
     """Undoes `split_rows`.
 
     Args:

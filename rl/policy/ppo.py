@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from jaxmoe.model import params
-from jaxmoe.model.shapes import Array, Bool, Float, Int
+from jaxmoe.model.shapes import Array, Bool, Float, Int, PyTree
 from rl.policy import losses
 from rl.policy.agent import Agent, Weights, split_rows
 from rl.policy.algorithms import Algorithm, algorithm_named
@@ -42,7 +42,7 @@ class AgentState(NamedTuple):
     policy_optimizer: optax.OptState
     critic: CriticParams | None
     critic_optimizer: optax.OptState | None
-    failed: Any
+    failed: PyTree
 
 
 class _Counts(NamedTuple):
@@ -185,14 +185,14 @@ def _step(
     metrics["policy_grad_norm"] = optax.tree.norm(policy_grad)
     with jax.numpy_dtype_promotion("standard"):  # optax mixes integer counters with floats
         changes, policy_optimizer = optimizers[0].update(policy_grad, state.policy_optimizer, state.policy)
-    policy: Any = optax.apply_updates(state.policy, changes)
+    policy: PyTree = optax.apply_updates(state.policy, changes)
     critic, critic_optimizer = state.critic, state.critic_optimizer
     if critic is not None:
         assert critic_optimizer is not None
         metrics["critic_grad_norm"] = optax.tree.norm(critic_grad)
         with jax.numpy_dtype_promotion("standard"):
             changes, critic_optimizer = optimizers[1].update(critic_grad, critic_optimizer, critic)
-        critic: Any = optax.apply_updates(critic, changes)
+        critic: PyTree = optax.apply_updates(critic, changes)
     finite = jnp.isfinite(jnp.stack([metrics[k].astype(jnp.float32) for k in sorted(metrics)])).all()
     failed = jnp.where(finite, state.failed, 1)
     new = (policy, policy_optimizer, critic, critic_optimizer)

@@ -4,7 +4,7 @@ rl.stepcoder.sampler draws the responses, rl.stepcoder.grading grades them.
 """
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -83,7 +83,7 @@ def resolved(config: RolloutConfig, tokenizer: "PreTrainedTokenizerBase") -> Rol
     Returns: the settings with a form that is not auto.
     Raises: ValueError for chat without a chat template.
     """
-    form: Any = resolve_form(tokenizer, config.form, otherwise="completion")
+    form = resolve_form(tokenizer, config.form, otherwise="completion")
     return replace(config, form=form)
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -35,6 +35,9 @@ from training.runtime.run_folder import Finished
 from training.supervised.config import PretrainConfig, SftConfig
 from training.supervised.pretrain import main as pretrain
 from training.supervised.sft import main as sft
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PARTS = 7
 
@@ -153,7 +156,7 @@ def run_stage(config: DemoConfig, name: str) -> Finished:
     return main_of(configs.load(schema, path, overrides))
 
 
-def tokenizer_of(folder: Path) -> Any:
+def tokenizer_of(folder: Path) -> "PreTrainedTokenizerBase":
     """The tokenizer of the demo's base."""
     from transformers import AutoTokenizer
 

@@ -13,6 +13,7 @@ from jaxmoe.generation.decode import DecodeConfig
 from jaxmoe.generation.sampling import Sampling
 from jaxmoe.model import params
 from jaxmoe.model.config import ModelConfig
+from jaxmoe.model.shapes import PyTree
 from jaxmoe.model.transformer import Decoder
 from training.planning.chips import GIB, Topology
 
@@ -49,13 +50,13 @@ def make_decode_plan(
     rows: int,
     length: int,
     dtype: str,
-    compiler_options: Any = None,
+    compiler_options: dict[str, str | bool] | None = None,
 ) -> DecodePlan:
     """Compiles generation of length / 2 tokens after prompts of length / 2, sampled at top-p 0.95."""
     parts = params.split(decoder)
     places = params.shardings(decoder, mesh)
 
-    def placed(tree: Any, shardings: Any) -> Any:
+    def placed(tree: PyTree, shardings: PyTree) -> PyTree:
         return jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree, shardings
         )
@@ -94,7 +95,7 @@ def make_decode_plan(
     return DecodePlan(rows, prompt, new_tokens, memory, available, step_s)
 
 
-def _shard_bytes(tree: Any) -> int:
+def _shard_bytes(tree: PyTree) -> int:
     return sum(
         int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)

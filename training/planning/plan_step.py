@@ -15,6 +15,7 @@ from jaxmoe.language_model import layer_experts
 from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.model.config import ExpertConfig, ModelConfig
+from jaxmoe.model.shapes import PyTree
 from jaxmoe.model.transformer import Decoder
 from training.data.batch import NO_TASK, Batch
 from training.data.sources import DataConfig
@@ -163,7 +164,7 @@ def abstract_arguments(
     routing = telemetry.zeros(layer_experts(decoder))
     state = TrainState(parts.trainable, optimizer_state, routing, np.int32(0))
 
-    def placed(tree: Any, shardings: Any) -> Any:
+    def placed(tree: PyTree, shardings: PyTree) -> PyTree:
         return jax.tree.map(
             lambda a, s: jax.ShapeDtypeStruct(np.shape(a), a.dtype, sharding=s), tree, shardings
         )
@@ -189,7 +190,7 @@ def abstract_arguments(
 def memory_by_kind(arguments: tuple[TrainState, params.Params, Batch, Any], analysis: Any) -> dict[str, int]:
     """Bytes on one chip: arguments by their shards, the rest as the compiler says."""
 
-    def shard_bytes(tree: Any) -> int:
+    def shard_bytes(tree: PyTree) -> int:
         return sum(
             int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
             for leaf in jax.tree.leaves(tree)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rl.feedback.rewards import VERDICTS
@@ -37,7 +38,7 @@ def learning_figure(metrics: Records, title: str) -> Figure:
     return figure
 
 
-def _held_out(axis: Any, metrics: Records) -> None:
+def _held_out(axis: Axes, metrics: Records) -> None:
     names = {k for record in metrics for k in record if k.startswith("held_out_pass_at_1")}
     for colour, name in zip(COLOURS, sorted(names), strict=False):
         steps, values = series(metrics, name)
@@ -62,7 +63,7 @@ def verdict_figure(metrics: Records, title: str) -> Figure:
     return figure
 
 
-def _stack(axis: Any, rounds: Records, keys: list[str], title: str) -> None:
+def _stack(axis: Axes, rounds: Records, keys: list[str], title: str) -> None:
     steps = np.asarray([record["step"] for record in rounds])
     shares = np.asarray([[record.get(key) or 0.0 for record in rounds] for key in keys])
     labels = [key.removeprefix("share_").replace("_", " ") for key in keys]

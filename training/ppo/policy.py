@@ -1,7 +1,7 @@
 """What learns: policy, reference and critic over one model, their optimizers, and where each part lies."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from jaxmoe.model import params
+from jaxmoe.model.shapes import PyTree
 from rl.policy.agent import Agent, ForwardConfig, Weights, make_score, samples_together
 from rl.policy.config import RLConfig
 from rl.policy.critic import Body, CriticParams, new_critic
@@ -70,7 +71,7 @@ def make_state(
     for_policy = make_optimizer(optimizer, steps, decayed(model.abstract, optimizer, model.train))
     for_critic = make_optimizer(critic_optimizer, steps)
     policy_shardings, _ = params.shardings(model.abstract, mesh, model.train)
-    shardings: Any = AgentState(
+    shardings: PyTree = AgentState(
         policy_shardings,
         optimizer_shardings(for_policy, policy, policy_shardings, everywhere),
         None,
@@ -94,7 +95,7 @@ def make_state(
     return (for_policy, for_critic), state, shardings
 
 
-def _initialized(optimizer: optax.GradientTransformation, trained: Any, shardings: Any) -> Any:
+def _initialized(optimizer: optax.GradientTransformation, trained: PyTree, shardings: PyTree) -> PyTree:
     return jax.jit(optimizer.init, out_shardings=shardings)(trained)
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 # In a run's folder.
 LIMITS = "time_limits.json"
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ def open_problems(
     pool: Pool,
     curriculum: CurriculumConfig | None,
     rollout: RolloutConfig,
-    tokenizer: Any,
+    tokenizer: "PreTrainedTokenizerBase",
     known: TimeLimits | None = None,
 ) -> ProblemSet:
     """Reads, splits and checks the problems; every canonical solution is run once.
@@ -277,7 +280,9 @@ def _solved(problems: Sequence[Problem], limits: TimeLimits, bad: Literal["skip"
     return [replace(p, time_s=limits.time_s[p.id]) if p.canonical_solution else p for p in kept]
 
 
-def _fits(problem: Problem, rollout: RolloutConfig, tokenizer: Any, *, staged: bool) -> bool:
+def _fits(
+    problem: Problem, rollout: RolloutConfig, tokenizer: "PreTrainedTokenizerBase", *, staged: bool
+) -> bool:
     prompt = make_prompt(tokenizer, problem, form=rollout.prompt_form)
     if len(prompt.ids) > rollout.prompt_tokens:
         return False
@@ -285,7 +290,7 @@ def _fits(problem: Problem, rollout: RolloutConfig, tokenizer: Any, *, staged: b
     return not staged or solution_tokens(problem, tokenizer) <= rollout.response_tokens
 
 
-def solution_tokens(problem: Problem, tokenizer: Any, given: str = "") -> int:
+def solution_tokens(problem: Problem, tokenizer: "PreTrainedTokenizerBase", given: str = "") -> int:
     """Tokens of the canonical solution after what is given of it.
 
     Args:
@@ -297,7 +302,7 @@ def solution_tokens(problem: Problem, tokenizer: Any, given: str = "") -> int:
 
 
 def make_task(
-    problem: Problem, stages: Curriculum | None, rollout: RolloutConfig, tokenizer: Any
+    problem: Problem, stages: Curriculum | None, rollout: RolloutConfig, tokenizer: "PreTrainedTokenizerBase"
 ) -> RolloutTask:
     """The problem as it is put now: at its stage of the curriculum, with room for the rest.
 

@@ -26,6 +26,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import args as ocp_args
 
+from jaxmoe.model.shapes import PyTree
 from training.runtime import checksums
 
 # Orbax logs the tracebacks of a failed save and raises it too: what is raised is enough.
@@ -57,8 +58,8 @@ class CheckpointConfig:
 class Saved(NamedTuple):
     """What one checkpoint holds."""
 
-    trainable: Any
-    optimizer: Any
+    trainable: PyTree
+    optimizer: PyTree
     data: dict[str, Any]
     meta: dict[str, Any]
 
@@ -131,12 +132,12 @@ class Checkpoints:
         """The `meta` item alone: cheap, and independent of the model."""
         return self._manager.restore(step, args=ocp_args.Composite(meta=ocp_args.JsonRestore()))["meta"]
 
-    def trainable(self, step: int, like: Any) -> Any:
+    def trainable(self, step: int, like: PyTree) -> PyTree:
         """The trained weights alone, placed as `like` (ShapeDtypeStructs with shardings)."""
         items = ocp_args.Composite(trainable=ocp_args.StandardRestore(like))
         return self._manager.restore(step, args=items)["trainable"]
 
-    def restore(self, step: int, trainable: Any, optimizer: Any) -> Saved:
+    def restore(self, step: int, trainable: PyTree, optimizer: PyTree) -> Saved:
         """Everything, placed as the given ShapeDtypeStructs with shardings say, whatever mesh saved it."""
         items = ocp_args.Composite(
             trainable=ocp_args.StandardRestore(trainable),
@@ -221,7 +222,7 @@ def _warn(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def structure(tree: Any, shardings: Any) -> Any:
+def structure(tree: PyTree, shardings: PyTree) -> PyTree:
     """Shapes and dtypes of a tree with the shardings under which it is to be restored."""
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings)
 

@@ -10,12 +10,15 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from training.runtime import shipped, yaml_values
 from training.runtime.atomic import write_whole
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Schema = TypeVar("Schema")
 
@@ -106,7 +109,7 @@ def parse(schema: type[Schema], values: Mapping[str, Any], where: str = "the con
         raise TypeError(f"{schema.__name__} is no valid schema: {error}") from error
 
 
-def _refuse_switches(annotation: Any, value: object, location: list[str]) -> None:
+def _refuse_switches(annotation: object, value: object, location: list[str]) -> None:
     """Refuses true and false where a number is wanted: pydantic would read them as 1 and 0.
 
     Raises: ValueError naming the key.
@@ -127,7 +130,7 @@ def _refuse_switches(annotation: Any, value: object, location: list[str]) -> Non
             raise ValueError(f"{'.'.join(location)}: should be a number; got {str(value).lower()}")
 
 
-def _leaves(annotation: Any) -> set[Any]:
+def _leaves(annotation: object) -> set[Any]:
     """The types that an annotation allows, those inside unions, tuples and literals' own."""
     if typing.get_origin(annotation) is typing.Literal:
         return {type(choice) for choice in typing.get_args(annotation)}
@@ -190,7 +193,7 @@ def section_at(schema: Any, location: Sequence[str]) -> type | None:
     return schema
 
 
-def _dataclass_in(annotation: Any) -> type | None:
+def _dataclass_in(annotation: object) -> type | None:
     """The dataclass within `X`, `X | None`, `tuple[X, ...]` or `dict[str, X]`."""
     if dataclasses.is_dataclass(annotation):
         return annotation if isinstance(annotation, type) else None
@@ -215,7 +218,7 @@ def dotted_keys(schema: type, prefix: str = "") -> list[str]:
     return out
 
 
-def to_dict(config: Any) -> dict[str, Any]:
+def to_dict(config: "DataclassInstance") -> dict[str, Any]:
     """The resolved config as plain YAML and JSON values: dictionaries, lists, numbers, strings."""
     return _plain(dataclasses.asdict(config))
 

@@ -8,13 +8,14 @@ import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxmoe.model import params
+from jaxmoe.model.shapes import PyTree
 from training.data.batches import Batch
 from training.runtime.lost_process import report_in_one_line
 
@@ -143,6 +144,6 @@ def place_batch(batch: Batch, mesh: Mesh, share: Share) -> Batch:
     return jax.tree.map(one, batch)
 
 
-def fetch(tree: Any) -> Any:
+def fetch(tree: PyTree) -> PyTree:
     """Replicated arrays as NumPy; every process has them whole."""
     return jax.tree.map(np.asarray, jax.device_get(tree))

@@ -1,13 +1,14 @@
 """AdamW with clipping and a learning-rate schedule."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import optax
 from flax import nnx
 
 from jaxmoe.model import params
+from jaxmoe.model.shapes import PyTree
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([climb, after], [warmup])
 
 
-def decayed(model: nnx.Module, config: OptimizerConfig, train: params.Train) -> Any:
+def decayed(model: nnx.Module, config: OptimizerConfig, train: params.Train) -> PyTree:
     """True for the weights that weight decay shrinks, shaped like the trainable part of `params.split`.
 
     A matrix has two or more axes besides the layer axis; norms and biases have one.
@@ -106,7 +107,7 @@ def decayed(model: nnx.Module, config: OptimizerConfig, train: params.Train) -> 
 
 
 def make_optimizer(
-    config: OptimizerConfig, steps: int, decay_mask: Any = True
+    config: OptimizerConfig, steps: int, decay_mask: PyTree = True
 ) -> optax.GradientTransformation:
     """Clip by global norm, then AdamW: for zero state the same updates as torch.optim.AdamW.
 
@@ -130,8 +131,11 @@ def make_optimizer(
 
 
 def optimizer_shardings(
-    optimizer: optax.GradientTransformation, trainable: Any, shardings: Any, replicated: Any
-) -> Any:
+    optimizer: optax.GradientTransformation,
+    trainable: PyTree,
+    shardings: PyTree,
+    replicated: jax.sharding.NamedSharding,
+) -> PyTree:
     """Shardings of the optimizer state: as those of the weights it belongs to; counters are replicated."""
     state = jax.eval_shape(optimizer.init, trainable)
     return optax.tree.map_params(

@@ -119,7 +119,7 @@ def _open_brackets(text: str) -> int:
     return most
 
 
-def dump(values: Any) -> str:
+def dump(values: object) -> str:
     """Plain values as YAML that `parse` reads as the same."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 

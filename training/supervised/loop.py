@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from jaxmoe.model.shapes import PyTree
 from training.data.batches import Batch
 from training.runtime.allocator import keep_memory
 from training.runtime.checkpoint import CheckpointConfig, Checkpoints, Saved
@@ -57,7 +58,7 @@ class Loop:
     """
 
     step_fn: TrainStep
-    frozen: Any
+    frozen: PyTree
     place: Callable[[Batch], Batch]
     checkpoints: Checkpoints
     recorder: Recorder

@@ -23,7 +23,7 @@ from jaxmoe.model.attention import AttentionMask
 from jaxmoe.model.balance import BalanceConfig, BalanceLoss, balance_loss
 from jaxmoe.model.layers import projections
 from jaxmoe.model.lora_experts import ExpertCall
-from jaxmoe.model.shapes import Array, Float, Int
+from jaxmoe.model.shapes import Array, Float, Int, PyTree
 from jaxmoe.model.transformer import Decoder, Remat
 from training.runtime.optimizer import optimizer_shardings
 from training.supervised import telemetry
@@ -67,9 +67,9 @@ class TrainState(NamedTuple):
     """
 
     trainable: params.Params
-    optimizer: Any
-    routing: Any  # dict[str, telemetry.RoutingSums]
-    failed: Any  # int32 []
+    optimizer: PyTree
+    routing: PyTree  # dict[str, telemetry.RoutingSums]
+    failed: PyTree  # int32 []
 
 
 class StepMetrics(NamedTuple):
@@ -300,7 +300,7 @@ def init_state(
     return TrainState(trainable, optimizer_state, routing, jax.device_put(np.int32(0), shardings.failed))
 
 
-def leaf_names(tree: Any) -> list[str]:
+def leaf_names(tree: PyTree) -> list[str]:
     """Dotted names of a pytree's leaves in flattened order."""
     return [
         jax.tree_util.keystr(path, simple=True, separator=".")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmoe.model.layers import Statistics
-from jaxmoe.model.shapes import Array, Float, Int
+from jaxmoe.model.shapes import Array, Float, Int, PyTree
 
 # task type 0, task type 1, and all that have no type
 TASKS = ("other", "knowledge", "untyped")
@@ -48,7 +48,7 @@ def add(
     kind_BZK = (kind_BZ[..., None] == jnp.arange(len(TASKS))[None, None, :]).astype(jnp.float32)
     tokens_K = jnp.einsum("BZ,BZK->K", tokens_BZ, kind_BZK)
 
-    def one(old: RoutingSums, new: Any) -> RoutingSums:
+    def one(old: RoutingSums, new: PyTree) -> RoutingSums:
         return RoutingSums(
             old.weight_LKE + jnp.einsum("LBZE,BZK->LKE", new.weight_BZE, kind_BZK),
             old.chosen_LKE + jnp.einsum("LBZE,BZK->LKE", new.chosen_BZE, kind_BZK),

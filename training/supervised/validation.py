@@ -1,7 +1,7 @@
 """The loss on held-out data, in order, unpacked, without dropout or balance losses."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig
+from jaxmoe.model.shapes import Array, PyTree
 from jaxmoe.tokenizer import pad_id
 from training.data.batches import Batch, Sample, in_order
 from training.data.sources import DataConfig, encode_sources
@@ -34,7 +35,7 @@ def make_validation(
     loss = make_loss(model.abstract, step, BalanceConfig(weight=0.0), model.lm.mesh)
 
     @jax.jit
-    def score(trainable: Any, frozen: Any, batch: Any) -> Any:
+    def score(trainable: PyTree, frozen: PyTree, batch: PyTree) -> Array:
         parts = loss(weights.definition, trainable, frozen, batch, None)
         sums = jnp.stack([parts.negative_logprob, batch.loss_mask[:, 1:].sum()])
         return jax.lax.with_sharding_constraint(sums, params.replicated(mesh))

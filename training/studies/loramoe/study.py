@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,6 +40,9 @@ from training.studies.loramoe import summary as loramoe_summary
 from training.studies.loramoe.config import LoramoeConfig, TuningRow
 from training.studies.loramoe.tuning import Recipe, Stream, Tuner, stream
 from training.studies.page import Page
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def make(config: LoramoeConfig, out: Path) -> "LoramoeStudy":
@@ -186,7 +189,7 @@ class LoramoeStudy:
     def tuner(self) -> Tuner:
         return Tuner(self.config.mesh.make(), self.config.step)
 
-    def _tokenizer(self, base: int) -> Any:
+    def _tokenizer(self, base: int) -> "PreTrainedTokenizerBase":
         if base not in self._tokenizers:
             self._tokenizers[base] = load_tokenizer(self.bases.export(base))
         return self._tokenizers[base]
