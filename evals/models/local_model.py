@@ -162,7 +162,7 @@ class LocalModel:
 
     @property
     def _end_id(self) -> int:
-        end = self.tokenizer.eos_token_id
+        end: Any = self.tokenizer.eos_token_id
         return int(end)
 
     @cached_property

@@ -127,7 +127,7 @@ class JaxmoeInstructions(_RowsBuilder):
     FEATURES: ClassVar[dict[str, Any]] = _INSTRUCTION | {"answers": _ANSWERS, "family": _TEXT}
 
     def splits(self) -> dict[str, Callable[[], Iterable[Row]]]:
-        config = self.builder_config
+        config: Any = self.builder_config
         held_out = {split: partial(task_test_rows, split, config.test_rows) for split in ("dev", "test")}
         return {"train": partial(instruction_rows, config.corpus, config.train_rows), **held_out}
 
@@ -176,7 +176,7 @@ class InstructionFile(_RowsBuilder):
     IN_ORDER = True
 
     def splits(self) -> dict[str, Callable[[], Iterable[Row]]]:
-        config = self.builder_config
+        config: Any = self.builder_config
         return {
             "train": lambda: (
                 {"row": json.dumps(row), "place": place} for place, row in placed_instructions(config.path)
@@ -190,7 +190,7 @@ class QuestionFile(_RowsBuilder):
     FEATURES: ClassVar[dict[str, Any]] = {"question": _TEXT, "answers": _ANSWERS}
 
     def splits(self) -> dict[str, Callable[[], Iterable[Row]]]:
-        config = self.builder_config
+        config: Any = self.builder_config
         return {"test": partial(read_questions, config.path)}
 
 

@@ -7,7 +7,7 @@ query sees any key; a query that sees none (padding) gets some finite value, not
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -170,7 +170,7 @@ def _splash_local(arguments: tuple[Array, ...], window: int, interpret: bool) ->
         q_seq_shards=1,
         interpret=interpret,
     )
-    out = jax.vmap(kernel)(query * jnp.asarray(size**-0.5, query.dtype), key, value, segments)
+    out: Any = jax.vmap(kernel)(query * jnp.asarray(size**-0.5, query.dtype), key, value, segments)
     return out.swapaxes(1, 2)[:, :length]
 
 

@@ -66,7 +66,7 @@ class _FirstFit:
         self.set_state({"next": self._next, "placed": self._waiting, "waiting": []})
         return batch
 
-    def _place(self, index: int, sample: Sample) -> bool:
+    def _place(self, index: int, sample: Any) -> bool:
         size = len(sample.tokens)
         bucket_of(size, (self._config.length,))
         for r, room in enumerate(self._room):
@@ -117,7 +117,7 @@ class _Bucketed:
         raise StopIteration
 
     def _flush(self, length: int) -> Batch:
-        samples: list[Sample] = [self._stream[i] for i in self._waiting[length]]
+        samples: Any = [self._stream[i] for i in self._waiting[length]]
         self._waiting[length] = []
         return rows_of(samples, self._config.batch_size, length, self._pad_id)
 

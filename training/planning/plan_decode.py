@@ -50,7 +50,7 @@ def make_decode_plan(
     rows: int,
     length: int,
     dtype: str,
-    compiler_options: dict[str, str | bool] | None = None,
+    compiler_options: Mapping[str, str | bool] | None = None,
 ) -> DecodePlan:
     """Compiles generation of length / 2 tokens after prompts of length / 2, sampled at top-p 0.95."""
     parts = params.split(decoder)

@@ -99,7 +99,7 @@ def _plan_rollouts(
         length=config.rollout.prompt_tokens + config.rollout.response_tokens,
         dtype=config.forward.precision,
     )
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(decode_table(generation, f"rollouts of {name} on {topology.text}"))
     console.print("of a PPO run the rollouts are planned; the learning step is not", highlight=False)
     if save is not None:

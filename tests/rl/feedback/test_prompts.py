@@ -307,7 +307,8 @@ def test_time_is_linear_in_the_length(number: int):
         return time.process_time() - began
 
     text = HOSTILE[number]
-    assert seconds(text) < max(10 * seconds(text[: len(text) // 5]), 0.5)
+    short = max(seconds(text[: len(text) // 5]) for _ in range(2))
+    assert min(seconds(text) for _ in range(2)) < max(10 * short, 0.5)
 
 
 def test_published_solutions_are_taken_whole(shared):
