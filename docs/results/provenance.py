@@ -56,7 +56,7 @@ class Depends(NamedTuple):
 
 def _plan(config: str) -> Depends:
     command = f"python -m training plan --config configs/sft/{config}.yaml"
-    return Depends(command, ("training.commands.plan:main",), (f"configs/sft/{config}.yaml",))
+    return Depends(command, ("training.commands.plan",), (f"configs/sft/{config}.yaml",))
 
 
 def _study(name: str, *configs: str) -> Depends:
@@ -77,7 +77,7 @@ RESULTS = {
     "plan_llama2_7b_v5e_64.json": _plan("llama2_7b_v5e_64"),
     "ppo_quickstart.json": Depends(
         "python -m training ppo --config configs/ppo/quickstart.yaml",
-        ("training.ppo.train:main",),
+        ("training.ppo.train",),
         ("configs/pretrain/code_small.yaml", "configs/ppo/quickstart.yaml"),
     ),
     "reproduce/loramoe/loramoe.json": _study("loramoe", "base"),
@@ -160,12 +160,16 @@ def reached(start: tuple[str, ...], modules: dict[str, Module]) -> dict[str, ast
     Methods are not told apart: a class is reached as a whole. What is found by a string alone is not seen.
     """
     found: dict[str, ast.stmt] = {}
-    waiting = []
+    seen: set[str] = set()  # names lead in circles where a face imports a module of its own package
+    waiting: list[str] = []
     for one in start:
         module, _, name = one.partition(":")
         waiting += [f"{module}.{n}" for n in ([name] if name else modules[module].defined)]
     while waiting:
         full = waiting.pop()
+        if full in seen:
+            continue
+        seen.add(full)
         module, name = _home(full, modules)
         if f"{module}.{name}" in found or module not in modules or module.startswith(OUTSIDE):
             continue

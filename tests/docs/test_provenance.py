@@ -87,6 +87,15 @@ def test_a_definition_may_move(tmp_path: Path):
     assert fingerprint(tmp_path, main=moved, helper=HELPER + "constant = 3\n") == fingerprint(tmp_path)
 
 
+def test_faces_that_import_their_own_modules_lead_in_no_circle():
+    face = parse("from main import inner\nfrom face import part\n")
+    part = parse("from face import inner\nimport face\ndef start():\n    return face.part.start, inner\n")
+    found = PROVENANCE["reached"](
+        ("face.part:start",), {"face": face, "face.part": part, "main": parse(MAIN)}
+    )
+    assert found.keys() == {"face.part.start", "main.inner"}
+
+
 def test_a_start_that_is_nowhere_is_an_error():
     with pytest.raises(ValueError, match="nothing is reached from"):
         PROVENANCE["fingerprint"](Depends("", ("main:gone",)), {"main": parse(MAIN)})
