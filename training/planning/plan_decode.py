@@ -1,5 +1,6 @@
 """Planning of generation: the decoding program compiled for a slice that need not be there."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
