@@ -77,7 +77,9 @@ def make_decode_plan(
     lowered = generate.run.lower(
         parts.definition, trainable, frozen, tokens, tokens, limits, key, config=config, mesh=mesh
     )
-    analysis: Any = lowered.compile(compiler_options=compiler_options).memory_analysis()
+    analysis: Any = lowered.compile(
+        compiler_options=dict(compiler_options) if compiler_options else None
+    ).memory_analysis()
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     position = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * jnp.dtype(dtype).itemsize
     memory = {
