@@ -37,8 +37,6 @@ from jaxmoe.model.shapes import Array, Bool, Float, Int
 from jaxmoe.model.transformer import Decoder
 
 FinishReason = Literal["stop", "length", "cancelled"]
-# stop tokens that a row may have; -1 fills up
-MOST_STOPS = 8
 # alternatives to a token that may be asked for
 MOST_ALTERNATIVES = 20
 # prefixes shorter than this are read again rather than copied
@@ -283,10 +281,6 @@ class Engine:
             raise ValueError(f"token ids must lie in 0..{vocabulary - 1}; got {wrong}")
         if request.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1; got {request.max_new_tokens}")
-        if len(request.stop_tokens) > MOST_STOPS:
-            raise ValueError(
-                f"a request has at most {MOST_STOPS} stop tokens; got {len(request.stop_tokens)}"
-            )
         if isinstance(request.experts, str) and request.experts not in self._adapters:
             known = ", ".join(self._adapters) or "True and False"
             raise ValueError(f"experts must be one of {known}; got {request.experts!r}")

@@ -94,7 +94,7 @@ def main(config: ServeConfig) -> None:
     if lm.experts:
         names[f"{name}-base"] = False
     ends = stop_tokens(tokenizer, lm.stop_tokens)
-    model = ServedModel(names, tokenizer, ends, config.engine.max_length, lm.config.vocab_size)
+    model = ServedModel(names, tokenizer, ends, config.engine.max_length)
     with EngineWorker(lambda: Engine(lm, config.engine, runs), config.most_waiting) as worker:
         app = make_app(worker, model, config.limits, key)
         print(

@@ -72,7 +72,6 @@ class ServedModel:
     tokenizer: "PreTrainedTokenizerBase"
     stop_tokens: tuple[int, ...]
     max_length: int
-    vocab_size: int
 
 
 class ServerMetrics:

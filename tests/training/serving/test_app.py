@@ -48,7 +48,7 @@ class Served:
         self.lm = LanguageModel(config, params.split(model), params.single_device_mesh(), experts)
         # no token ends a text: lengths are then known
         names = {"tiny": True, "tiny-base": False}
-        self.model = ServedModel(names, self.tokenizer, (), ENGINE.max_length, config.vocab_size)
+        self.model = ServedModel(names, self.tokenizer, (), ENGINE.max_length)
         self.worker = EngineWorker(self.engine, most_waiting=50)
         self.address = ""
 
