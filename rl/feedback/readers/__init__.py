@@ -104,7 +104,7 @@ def load_problems(path: str | Path, *, bad: Literal["error", "skip"] = "error") 
             faults.append(f"{name}: {_in_one_line(error)}")
             continue
         if wrong:
-            faults.append(f"{_in_one_line(problem.id)}: {wrong}")
+            faults.append(f"{_in_one_line(problem.id)}: {_in_one_line(wrong)}")
         else:
             problems[problem.id] = problem
     if faults:
@@ -123,4 +123,5 @@ def _in_one_line(said: object) -> str:
         return f"lacks the field {said}"
     if isinstance(said, (RecursionError, MemoryError)):
         return "is nested too deep"
-    return " ".join(str(said).split())[:300]
+    text = " ".join(str(said).split())[:300]
+    return text.encode(errors="backslashreplace").decode()  # half a surrogate pair cannot be printed

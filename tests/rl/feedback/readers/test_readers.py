@@ -353,6 +353,15 @@ def outcome(path: Path, bad) -> tuple[int, str]:
         return 0, str(error)
 
 
+def test_what_is_said_of_a_row_can_be_printed(tmp_path: Path, caplog):
+    """An id with half a surrogate pair would end the run in the stream that the line is written to."""
+    path = tmp_path / "f.jsonl"
+    rows = [APPS_PLUS, APPS_PLUS | {"id": "\udc9b", "inputs": []}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    load_problems(path, bad="skip")
+    assert "\\udc9b: has" in caplog.text.encode().decode()
+
+
 def test_any_file_gives_problems_or_one_line(tmp_path: Path):
     rng = random.Random(0)
     path = tmp_path / "f.jsonl"
@@ -362,7 +371,7 @@ def test_any_file_gives_problems_or_one_line(tmp_path: Path):
         count, said = outcome(path, rng.choice(("error", "skip")))
         read += count
         assert "\n" not in said
-        assert len(said) < 8000
+        assert len(said.encode()) < 8000
     assert read > FUZZED // 10
 
 
