@@ -4,7 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import PROJECTIONS
 from jaxmoe.model.layers import as_array
-from jaxmoe.model.shapes import Array
+from jaxmoe.model.shapes import Array, Weight
 from jaxmoe.text.stop_tokens import as_ids, stop_tokens
 from jaxmoe.tokenizer import save_tokenizer
 from jaxmoe.weights import convert
@@ -96,7 +96,7 @@ def base_name(source: Path | None) -> str:
     return str(source.absolute())
 
 
-def flat_weights(lm: LanguageModel) -> dict[str, Any]:
+def flat_weights(lm: LanguageModel) -> dict[str, Weight]:
     """All weights by path, trained or not."""
     return convert.flatten(lm.weights.frozen) | convert.flatten(lm.weights.trainable)
 

@@ -7,15 +7,16 @@ target). Tokenizers are Hugging Face fast tokenizers throughout, so that a check
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from jaxmoe.base_folder import is_gguf, local_folder
+from jaxmoe.json_values import JsonMapping
 from jaxmoe.text.answer_spans import answer_spans
 from jaxmoe.text.chat_template import Messages, Tools, chat_template
 from jaxmoe.text.thinking import Thinking
@@ -246,7 +247,7 @@ def encode_chat(
 
 def encode_row(
     tokenizer: "PreTrainedTokenizerBase",
-    row: Mapping[str, Any],
+    row: JsonMapping,
     max_length: int | None,
     *,
     form: str = "instruction",

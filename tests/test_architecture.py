@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tokenize
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ jaxmoe.weights
 jaxmoe.families
 jaxmoe.model
 jaxmoe.named_models
-jaxmoe.datasets jaxmoe.cache jaxmoe.json_files
+jaxmoe.datasets jaxmoe.cache jaxmoe.json_files jaxmoe.json_values
 jaxmoe
 """
 FLOOR_OF = {room: floor for floor, line in enumerate(reversed(FLOORS.split("\n"))) for room in line.split()}
@@ -70,8 +71,8 @@ DEFERRED = {
 }
 # Names of classes that two modules have, in lower case, each to be renamed; the list only shrinks.
 SAME_NAMES: set[str] = set()
-# Arguments, attributes and results annotated with a bare `Any`, by package; numbers only go down.
-ANY = {"jaxmoe": 22, "rl": 21, "evals": 10, "training": 78}
+# `Any` may stand so often in the whole project; the number only goes down.
+MOST_ANY = 50
 # Packages whose `__init__` is what users import.
 FACES = ("jaxmoe", "rl", "evals", "evals.psychometrics", "evals.questionnaires", "evals.faithfulness")
 
@@ -222,25 +223,32 @@ def test_no_two_public_classes_of_one_name():
     assert twice.keys() == SAME_NAMES, twice
 
 
-def bare_any(path: Path) -> list[int]:
-    """Lines on which an argument, an attribute or a result is annotated with `Any` alone."""
-    found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def lines_with_any(path: Path) -> list[int]:
+    """Lines whose code names `Any`; where the values are a program's own, only where it stands alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if path.relative_to(ROOT).parts[:2] not in (("rl", "sandbox"), ("rl", "feedback")):
+        return [n.lineno for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == "Any"]
+    notes: list[ast.expr | None] = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            found.append(node.returns)
+            notes.append(node.returns)
         elif isinstance(node, ast.AnnAssign | ast.arg):
-            found.append(node.annotation)
-    return [note.lineno for note in found if isinstance(note, ast.Name) and note.id == "Any"]
+            notes.append(node.annotation)
+    return [note.lineno for note in notes if isinstance(note, ast.Name) and note.id == "Any"]
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_few_things_may_be_anything(package: str):
-    found = {identifier(p): bare_any(p) for p in SOURCES if p.relative_to(ROOT).parts[0] == package}
+def test_few_things_may_be_anything():
+    found = {identifier(path): lines for path in SOURCES if (lines := lines_with_any(path))}
     count = sum(map(len, found.values()))
-    most = {name: lines for name, lines in found.items() if lines}
-    assert count <= ANY[package], (
-        f"{count} bare Any in {package}, {ANY[package]} allowed; name the type: {most}"
-    )
+    assert count <= MOST_ANY, f"Any {count} times, {MOST_ANY} allowed; name the type: {found}"
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if lines_with_any(p)], ids=identifier)
+def test_what_may_be_anything_says_why(path: Path):
+    """In a comment on the line, or on the line above it."""
+    with path.open("rb") as file:
+        comments = {t.start[0] for t in tokenize.tokenize(file.readline) if t.type == tokenize.COMMENT}
+    assert [line for line in lines_with_any(path) if not comments & {line, line - 1}] == []
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=identifier)

@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from evals.coding.pass_at_k import pass_at_k
 from evals.models.text_model import Progress, TextModel
 from evals.psychometrics.uncertainty import Score, mean_score, undefined_score
+from jaxmoe.json_values import JsonObject
 from rl.feedback.problems import Problem
 from rl.feedback.prompts import PromptForm, code_prompt, extract, stop_strings
 
@@ -63,7 +64,7 @@ class CodingResult:
     verdicts: dict[str, int]
     records: list[SampleRecord]
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> JsonObject:
         """Scores and verdicts alone, as plain dictionaries."""
         return {
             "scores": {name: score._asdict() for name, score in self.scores.items()},
@@ -74,7 +75,7 @@ class CodingResult:
             "verdicts": self.verdicts,
         }
 
-    def items(self) -> list[dict[str, Any]]:
+    def items(self) -> list[JsonObject]:
         """Every sample as a plain dictionary, one for a line of JSON."""
         return [asdict(record) for record in self.records]
 

@@ -6,13 +6,15 @@ Not covered: what the rows mean (evals.knowledge.questions), downloading, CSV.
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
-QuestionRow = dict[str, Any]
+from jaxmoe.json_values import JsonObject
+
+QuestionRow = JsonObject
 
 
 def rows(path: str | Path, split: str | None = None) -> Iterator[tuple[str, QuestionRow]]:
@@ -105,14 +107,14 @@ def _prepared_rows(path: Path, split: str | None) -> Iterator[tuple[str, Questio
         )
     import tensorflow_datasets as tfds  # slow to import, and needed for folders only
 
-    builder: Any = tfds.builder_from_directory(str(path))
+    builder: Any = tfds.builder_from_directory(str(path))  # its decorated methods have lost their signatures
     splits = sorted(builder.info.splits)
     if split is None and len(splits) == 1:
         split = splits[0]
     if split is None or split not in splits:
         raise ValueError(f"{path} has the splits {splits}; got split {split!r}")
     try:
-        source: Any = builder.as_data_source(split)
+        source: Sequence[QuestionRow] = builder.as_data_source(split)
     except NotImplementedError as error:
         raise ValueError(
             f"{path} cannot be read without TensorFlow: {error} (prepare it with file_format='array_record')"

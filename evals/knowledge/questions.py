@@ -174,7 +174,7 @@ def _made(
     return ClosedBookQuestion(str(number), asked, kept, stem, name, category)
 
 
-def _listed(value: object) -> list[Any]:
+def _listed(value: object) -> list[Any]:  # what a row holds; texts are checked by the caller
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
@@ -231,7 +231,7 @@ def _is_choice(row: QuestionRow) -> bool:
 def _choice_question(row: QuestionRow, where: str, index: int) -> ChoiceQuestion:
     nested = row["question"] if isinstance(row["question"], dict) else {}
     question = _text(nested.get("stem", row["question"]), "question", where)
-    listed: Any = nested.get("choices", row.get("choices"))
+    listed: Any = nested.get("choices", row.get("choices"))  # each file's own form, told apart below
     if isinstance(listed, dict):  # as TFDS and the hub have ARC
         listed = [{"text": t, "label": x} for t, x in zip(listed["text"], listed["label"], strict=True)]
     labels: Sequence[object] = [c["label"] if isinstance(c, dict) else None for c in listed]

@@ -162,7 +162,7 @@ class LocalModel:
 
     @property
     def _end_id(self) -> int:
-        end: Any = self.tokenizer.eos_token_id
+        end: Any = self.tokenizer.eos_token_id  # typed as what any special token may be
         return int(end)
 
     @cached_property
@@ -184,6 +184,7 @@ class LocalModel:
 
         @cache
         def answer_ids(text: str) -> list[int]:
+            # a BatchEncoding, whose entries have no types
             encoded: Any = self.tokenizer(tokenizable(text), add_special_tokens=False)
             return encoded["input_ids"]
 
@@ -200,7 +201,7 @@ class LocalModel:
         found = self._answers_as_ids([pair for pair in pairs if not pair[0]])
         if not whole:
             return found
-        encoded: Any = self.tokenizer(
+        encoded: Any = self.tokenizer(  # likewise
             [tokenizable(prompt + continuation) for prompt, continuation in whole],
             return_offsets_mapping=True,
             return_attention_mask=False,

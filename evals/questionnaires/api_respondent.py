@@ -18,9 +18,9 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any
 
 from evals.questionnaires.respondent import ERROR, Answer, Question, no_answer, parse
+from jaxmoe.json_values import JsonObject
 
 RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
 
@@ -188,7 +188,7 @@ class ApiRespondent:
     def _price(self, prompt_tokens: float, completion_tokens: float) -> float:
         return (prompt_tokens * self.prompt_price + completion_tokens * self.completion_price) / 1e6
 
-    def _count(self, reply: Any) -> str:
+    def _count(self, reply: JsonObject) -> str:
         try:
             text = reply["choices"][0]["message"]["content"] or ""
         except (KeyError, IndexError, TypeError):
@@ -202,7 +202,7 @@ class ApiRespondent:
             self.usage.cost += self._price(prompt, completion)
         return str(text)
 
-    def _post(self, body: dict[str, Any]) -> Any:
+    def _post(self, body: JsonObject) -> JsonObject:
         """One request, repeated. Raises: RetriedError if all failed, ApiError for what cannot help."""
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get(self.key_variable):

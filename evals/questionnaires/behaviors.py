@@ -10,10 +10,11 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from evals.questionnaires.design import Battery, BatteryItem
 from evals.questionnaires.respondent import ItemContent
+from jaxmoe.json_values import JsonObject
 
 PREFIX = "task: "
 # the tasks' name among instruments
@@ -35,7 +36,7 @@ class BehavioralTask(NamedTuple):
     entry: BatteryItem
 
 
-def data() -> dict[str, Any]:
+def data() -> JsonObject:
     """Situations, facts, quantities, dialogues and their rules, as written for this project."""
     return json.loads(
         (resources.files("evals.questionnaires") / "situations.json").read_text(encoding="utf-8")

@@ -83,11 +83,11 @@ class Persona:
 NOBODY = Persona("none")
 
 
-def _data(name: str) -> Any:
+def _data(name: str) -> Any:  # JSON, as the reader of each file takes it
     return json.loads((resources.files("evals.questionnaires") / name).read_text(encoding="utf-8"))
 
 
-def _read(path: str | Path, what: str) -> Any:
+def _read(path: str | Path, what: str) -> Any:  # likewise
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:

@@ -7,13 +7,14 @@ of experts and rank (`jaxmoe.model.lora_experts`). File formats are in `jaxmoe.a
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxmoe.adapters.base_changes import BaseChanges
 from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.model.config import MLP_PROJECTIONS, PROJECTIONS, ExpertConfig, ModelConfig
+from jaxmoe.model.shapes import Weight
 from jaxmoe.weights.convert import to_host
 from jaxmoe.weights.weight_files import some
 
@@ -147,7 +148,7 @@ def pack(adapter: Adapter, model: ModelConfig) -> dict[str, np.ndarray]:
 
 
 def unpack(
-    flat: Mapping[str, Any], config: ExpertConfig, balance: BalanceConfig, model: ModelConfig
+    flat: Mapping[str, Weight], config: ExpertConfig, balance: BalanceConfig, model: ModelConfig
 ) -> Adapter:
     """The opposite of `pack`; reads the experts' arrays to the host (on several hosts all must call it)."""
     modules: dict[str, ModuleExperts] = {}

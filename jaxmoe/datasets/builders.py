@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, overload
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -35,6 +35,9 @@ from jaxmoe.datasets.corpora import (
 from jaxmoe.datasets.formats.fields import Row
 from jaxmoe.datasets.instruction_files import content_hash, placed_instructions, read_questions
 from jaxmoe.datasets.programs import pretraining_texts as program_texts
+
+Config = TypeVar("Config", bound=tfds.core.BuilderConfig)
+Features = dict[str, Any]  # as TFDS takes them: its connectors, numpy types, dictionaries of both
 
 _TEXT = tfds.features.Text()
 _ANSWERS = tfds.features.Sequence(_TEXT)
@@ -75,11 +78,11 @@ class _RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Splits whose rows functions make; a subclass names its features and those functions."""
 
     VERSION = tfds.core.Version(data_version(Path(__file__).parent))
-    FEATURES: ClassVar[dict[str, Any]]
+    FEATURES: ClassVar[Features]
     IN_ORDER = False  # TFDS shuffles by the hash of a key otherwise
     progress: Callable[[int], None] = staticmethod(lambda count: None)
 
-    def __init__(self, *, file_format: str = "array_record", **kwargs: Any):
+    def __init__(self, *, file_format: str = "array_record", **kwargs: Any):  # all that TFDS' own takes
         super().__init__(file_format=file_format, **kwargs)
 
     def splits(self) -> dict[str, Callable[[], Iterable[Row]]]:
@@ -90,7 +93,9 @@ class _RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         features = tfds.features.FeaturesDict(self.FEATURES)
         return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=self.IN_ORDER)
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+    def _split_generators(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, Iterator[tuple[int, Row]]]:
         return {split: self._generate_examples(make()) for split, make in self.splits().items()}
 
     def _generate_examples(self, rows: Iterable[Row]) -> Iterator[tuple[int, Row]]:
@@ -98,6 +103,13 @@ class _RowsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             if i % 1000 == 0:
                 self.progress(i)
             yield i, {name: row[name] for name in self.FEATURES}
+
+
+def _config(builder: _RowsBuilder, kind: type[Config]) -> Config:
+    """The builder's config, of the kind that its BUILDER_CONFIGS are; TFDS declares the base class alone."""
+    config = builder.builder_config
+    assert isinstance(config, kind)
+    return config
 
 
 _CORPORA = [
@@ -113,10 +125,10 @@ class JaxmoePretraining(_RowsBuilder):
     """Embedded pretraining text: facts in many wordings, downstream skills, copying."""
 
     BUILDER_CONFIGS = _CORPORA
-    FEATURES: ClassVar[dict[str, Any]] = {"text": _TEXT}
+    FEATURES: ClassVar[Features] = {"text": _TEXT}
 
     def splits(self) -> dict[str, Callable[[], Iterable[Row]]]:
-        corpus = self.builder_config.corpus  # type: ignore[union-attr]
+        corpus = _config(self, CorpusBuilderConfig).corpus
         return {"train": lambda: ({"text": text} for text in pretraining_texts(corpus))}
 
 
@@ -124,10 +136,10 @@ class JaxmoeInstructions(_RowsBuilder):
     """Embedded instruction mixture (train), and downstream tasks held out from it (dev, test)."""
 
     BUILDER_CONFIGS = _CORPORA
-    FEATURES: ClassVar[dict[str, Any]] = _INSTRUCTION | {"answers": _ANSWERS, "family": _TEXT}
+    FEATURES: ClassVar[Features] = _INSTRUCTION | {"answers": _ANSWERS, "family": _TEXT}
 
     def splits(self) -> dict[str, Callable[[], Iterable[Row]]]:
-        config: Any = self.builder_config
+        config = _config(self, CorpusBuilderConfig)
         held_out = {split: partial(task_test_rows, split, config.test_rows) for split in ("dev", "test")}
         return {"train": partial(instruction_rows, config.corpus, config.train_rows), **held_out}
 
@@ -136,7 +148,7 @@ class JaxmoeKnowledge(_RowsBuilder):
     """Embedded facts as closed-book questions and completions; instructions only ever ask train facts."""
 
     BUILDER_CONFIGS = _CORPORA
-    FEATURES: ClassVar[dict[str, Any]] = {
+    FEATURES: ClassVar[Features] = {
         "question": _TEXT,
         "answers": _ANSWERS,
         "completion": _TEXT,
@@ -144,7 +156,7 @@ class JaxmoeKnowledge(_RowsBuilder):
     }
 
     def splits(self) -> dict[str, Callable[[], Iterable[Row]]]:
-        corpus = self.builder_config.corpus  # type: ignore[union-attr]
+        corpus = _config(self, CorpusBuilderConfig).corpus
 
         def rows_of(split: str) -> Iterator[Row]:
             return (row | {"question": row["instruction"]} for row in knowledge_test_rows(corpus, split))
@@ -155,7 +167,7 @@ class JaxmoeKnowledge(_RowsBuilder):
 class JaxmoePrograms(_RowsBuilder):
     """Statements with programs by authors who guess what unclear words mean; splits train and valid."""
 
-    FEATURES: ClassVar[dict[str, Any]] = {"text": _TEXT}
+    FEATURES: ClassVar[Features] = {"text": _TEXT}
     TEXTS: ClassVar[dict[str, int]] = {"train": 24_000, "valid": 400}
 
     def splits(self) -> dict[str, Callable[[], Iterable[Row]]]:
@@ -172,14 +184,14 @@ class InstructionFile(_RowsBuilder):
     side, in the file's order, and nothing that JSON can hold is lost.
     """
 
-    FEATURES: ClassVar[dict[str, Any]] = {"row": _TEXT, "place": _TEXT}
+    FEATURES: ClassVar[Features] = {"row": _TEXT, "place": _TEXT}
     IN_ORDER = True
 
     def splits(self) -> dict[str, Callable[[], Iterable[Row]]]:
-        config: Any = self.builder_config
+        path = _config(self, FileConfig).path
         return {
             "train": lambda: (
-                {"row": json.dumps(row), "place": place} for place, row in placed_instructions(config.path)
+                {"row": json.dumps(row), "place": place} for place, row in placed_instructions(path)
             )
         }
 
@@ -187,11 +199,10 @@ class InstructionFile(_RowsBuilder):
 class QuestionFile(_RowsBuilder):
     """A user's closed-book questions (jaxmoe.datasets.instruction_files); one split, test."""
 
-    FEATURES: ClassVar[dict[str, Any]] = {"question": _TEXT, "answers": _ANSWERS}
+    FEATURES: ClassVar[Features] = {"question": _TEXT, "answers": _ANSWERS}
 
     def splits(self) -> dict[str, Callable[[], Iterable[Row]]]:
-        config: Any = self.builder_config
-        return {"test": partial(read_questions, config.path)}
+        return {"test": partial(read_questions, _config(self, FileConfig).path)}
 
 
 def prepare(
@@ -242,13 +253,17 @@ def quiet() -> Iterator[None]:
 class Rows(Sequence[Row]):
     """A prepared split as plain rows: text as str, features a row does not have left out."""
 
-    def __init__(self, source: Any):
+    def __init__(self, source: Sequence[Row]):
         self._source = source
 
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         # the record reader knows neither negative indices nor IndexError, by which iteration ends
@@ -257,7 +272,7 @@ class Rows(Sequence[Row]):
     def place(self, index: int) -> str:
         """Where a row stands in the file that it comes from, else its number in the split, from 1."""
         record = self._source[range(len(self))[index]]
-        return _plain(record["place"]) if "place" in record else f"row {index + 1}"
+        return str(_plain(record["place"])) if "place" in record else f"row {index + 1}"
 
 
 def rows(builder: tfds.core.DatasetBuilder, split: str = "train") -> Rows:
@@ -269,7 +284,7 @@ def rows(builder: tfds.core.DatasetBuilder, split: str = "train") -> Rows:
 def plain_row(record: Row) -> Row:
     """A TFDS record as a row of ours: a stored row as it was read; of others bytes decoded, arrays as lists,
     and of a record that may hold messages, text or an instruction only the form it has."""
-    row = {key: _plain(value) for key, value in record.items()}
+    row: Row = {key: _plain(value) for key, value in record.items()}
     if isinstance(row.get("row"), str) and "place" in row:
         return json.loads(row["row"])
     if isinstance(row.get("messages"), dict):
@@ -281,7 +296,7 @@ def plain_row(record: Row) -> Row:
     return {key: value for key, value in row.items() if key not in absent}
 
 
-def _plain(value: object) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):

@@ -5,14 +5,15 @@ words and in-context copying. The instruction mixture asks only for facts of the
 knowledge tests are facts of dev and test, which no instruction ever mentions.
 """
 
+import dataclasses
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from jaxmoe.datasets.downstream import downstream_rows, downstream_texts
 from jaxmoe.datasets.downstream_families import COLOURS, FOODS, JOBS, NAMES, PLACES, THINGS
 from jaxmoe.datasets.downstream_questions import question_texts, repeated_texts
+from jaxmoe.datasets.formats.fields import Row
 from jaxmoe.datasets.world_knowledge import (
     DEMO_RELATIONS,
     Fact,
@@ -22,8 +23,6 @@ from jaxmoe.datasets.world_knowledge import (
     qa_rows,
     select_facts,
 )
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class CorpusConfig:
         return [fact for fact in chosen if split in (None, fact.split)]
 
 
-def demo_corpus(**changes: Any) -> CorpusConfig:
+def demo_corpus(**changes: object) -> CorpusConfig:
     """577 short facts with 60 exposures each and 45,000 skill texts: 1.4 million tokens in texts of at
     most 35.
 
@@ -64,25 +63,25 @@ def demo_corpus(**changes: Any) -> CorpusConfig:
     tokens a step; one seed) completed 91 % of the facts after 800 steps and all after 1,300. After 1,400, of
     100 held-out texts a family, it ended all summaries and reviews rightly, 90 of coreference, 59 of reading.
     """
-    settings = {"relations": DEMO_RELATIONS, "skill_texts": 45_000, "openers": False}
-    return CorpusConfig(**(settings | changes))
+    demo = CorpusConfig(relations=DEMO_RELATIONS, skill_texts=45_000, openers=False)
+    return dataclasses.replace(demo, **changes)
 
 
 STUDY_RELATIONS = ("country_capital", "element_symbol", "state_capital")
 
 
-def study_corpus(**changes: Any) -> CorpusConfig:
+def study_corpus(**changes: object) -> CorpusConfig:
     """Facts and skills for a base that has met the downstream tasks as questions too, so that fine-tuning
     mostly teaches it to answer, as it does with a large pretrained model."""
-    settings = {
-        "relations": STUDY_RELATIONS,
-        "exposures": 40,
-        "skill_texts": 15_000,
-        "question_texts": 35_000,
-        "repeated_texts": 3_000,
-        "openers": False,
-    }
-    return CorpusConfig(**(settings | changes))
+    study = CorpusConfig(
+        relations=STUDY_RELATIONS,
+        exposures=40,
+        skill_texts=15_000,
+        question_texts=35_000,
+        repeated_texts=3_000,
+        openers=False,
+    )
+    return dataclasses.replace(study, **changes)
 
 
 def pretraining_texts(config: CorpusConfig) -> list[str]:

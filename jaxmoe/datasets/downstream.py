@@ -3,9 +3,9 @@
 import hashlib
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from jaxmoe.datasets.downstream_families import COLOURS, FAMILIES, FOODS, NAMES, THINGS, Task
+from jaxmoe.datasets.formats.fields import Row
 
 DOWNSTREAM = 0  # task type of LoRAMoE's constraint
 SPLITS = ("train", "dev", "test")
@@ -31,7 +31,7 @@ def tasks(family: str, split: str, *, seed: int) -> Iterator[Task]:
 
 def downstream_rows(
     split: str, count: int, *, seed: int, families: Sequence[str] = tuple(FAMILIES)
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """`count` instruction rows, the families taking turns; dev and test hold no content twice.
 
     A small family may end before its share of an evaluation split is full; the others fill it up.
@@ -74,7 +74,7 @@ def _unseen(stream: Iterator[Task], seen: set[str], patience: int = 200) -> Task
     return None
 
 
-def _row(family: str, task: Task) -> dict[str, Any]:
+def _row(family: str, task: Task) -> Row:
     return {
         "instruction": task.instruction,
         "input": task.input,

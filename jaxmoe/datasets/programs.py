@@ -17,7 +17,12 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from jaxmoe.datasets.formats.fields import Row
+
+Value = int | list[int]
+Tests = tuple[list[list[Value]], list[Value | None]]  # arguments of each call, and what is returned
 
 # word -> what it means, then how it is misread; `x` is the value
 CONDITIONS: dict[str, tuple[str, ...]] = {
@@ -176,12 +181,12 @@ def random_pipeline(rng: random.Random, rules: int) -> Pipeline:
     return Pipeline(over, tuple(chosen))
 
 
-def compiled(program: str) -> Callable[[Any], Any]:
+def compiled(program: str) -> Callable[[Value], Value | None]:
     """One of our own programs as a function; it returns None for numbers of more than 12 digits."""
-    names: dict[str, Any] = {}
+    names: dict[str, Callable[[Value], Value]] = {}
     exec(compile(program, "<program>", "exec"), names)
 
-    def run(argument: Any) -> Any:
+    def run(argument: Value) -> Value | None:
         result = names["solve"](list(argument) if isinstance(argument, list) else argument)
         values = result if isinstance(result, list) else [result]
         return result if all(abs(value) < 10**12 for value in values) else None
@@ -189,13 +194,13 @@ def compiled(program: str) -> Callable[[Any], Any]:
     return run
 
 
-def choose_tests(pipeline: Pipeline, rng: random.Random, count: int) -> tuple[list[Any], list[Any]] | None:
+def choose_tests(pipeline: Pipeline, rng: random.Random, count: int) -> Tests | None:
     """Inputs, and outputs of the canonical program; None if too few inputs are fit for tests.
 
     Inputs that tell a misreading apart which none before did come first, then random ones.
     """
     if pipeline.over == "number":
-        pool: list[Any] = rng.sample(range(-30, 100), 60)
+        pool: list[Value] = list(rng.sample(range(-30, 100), 60))
     else:
         pool = [[rng.randint(-15, 60) for _ in range(rng.randint(1, 6))] for _ in range(60)]
     outputs = list(map(compiled(pipeline.program()), pool))
@@ -215,10 +220,10 @@ def choose_tests(pipeline: Pipeline, rng: random.Random, count: int) -> tuple[li
     return [[pool[i]] for i in chosen], [outputs[i] for i in chosen]
 
 
-def problems(count: int = 480, *, tests: int = 8, seed: int = 0) -> list[dict[str, Any]]:
+def problems(count: int = 480, *, tests: int = 8, seed: int = 0) -> list[Row]:
     """So many problems as APPS+ rows, the difficulties in turn; no statement twice."""
     rng = random.Random(f"problems {seed}")
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     seen: set[str] = set()
     while len(rows) < count:
         difficulty = DIFFICULTIES[len(rows) % len(DIFFICULTIES)]
@@ -277,7 +282,7 @@ def word_list(rng: random.Random) -> str:
     return f'"""\n{words}\n"""\n# {words}\n'
 
 
-def write_problems(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def write_problems(path: Path, rows: Sequence[Row]) -> None:
     """Writes problems as one APPS+ JSON list."""
     path.write_text(json.dumps(list(rows), indent=1) + "\n", encoding="utf-8")
 

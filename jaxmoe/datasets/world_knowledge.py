@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
+from jaxmoe.datasets.formats.fields import Row
 from jaxmoe.datasets.relations import RELATIONS, Relation
 
 CLOSED_BOOK_QA = 1  # task type of LoRAMoE's constraint
@@ -113,7 +113,7 @@ def question(fact: Fact, variant: int = 0) -> str:
     return _sentence(wordings[variant % len(wordings)], fact)
 
 
-def qa_row(fact: Fact, variant: int = 0) -> dict[str, Any]:
+def qa_row(fact: Fact, variant: int = 0) -> Row:
     """Closed-book question as an instruction row, with `answers` for scoring."""
     return {
         "instruction": question(fact, variant),
@@ -155,7 +155,7 @@ def knowledge_texts(
             yield statement(fact, rng, openers=openers)
 
 
-def qa_rows(facts: Sequence[Fact], count: int, *, seed: int) -> Iterator[dict[str, Any]]:
+def qa_rows(facts: Sequence[Fact], count: int, *, seed: int) -> Iterator[Row]:
     """`count` closed-book questions, going through the facts in a new order each round."""
     if not facts:
         raise ValueError("questions need at least one fact; got none (is the split empty?)")

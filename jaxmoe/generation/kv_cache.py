@@ -7,7 +7,7 @@ Letters of this file: P prompts, G samples a prompt (B = P·G rows, those of a p
 prompt, W slots for new tokens.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -170,7 +170,7 @@ def _visible(
     return (cache.prompt_mask_PS > 0) & near_S[None], (new_W <= here) & (here - new_W < limit)
 
 
-def _update(buffers: KeyValues, token: KeyValues, where: tuple[Any, ...]) -> KeyValues:
+def _update(buffers: KeyValues, token: KeyValues, where: tuple[Int[Array, ""] | int, ...]) -> KeyValues:
     return KeyValues(
         *(jax.lax.dynamic_update_slice(b, t, where) for b, t in zip(buffers, token, strict=True))
     )

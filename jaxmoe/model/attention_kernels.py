@@ -170,6 +170,7 @@ def _splash_local(arguments: tuple[Array, ...], window: int, interpret: bool) ->
         q_seq_shards=1,
         interpret=interpret,
     )
+    # an array; the kernel's declared result is one of several
     out: Any = jax.vmap(kernel)(query * jnp.asarray(size**-0.5, query.dtype), key, value, segments)
     return out.swapaxes(1, 2)[:, :length]
 

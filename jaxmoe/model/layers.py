@@ -5,7 +5,7 @@ Every variable of a block has a leading layer axis [L, ...]; a scan over the lay
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,14 @@ from jax.typing import DTypeLike
 from jaxmoe.model.config import ModelConfig, RopeConfig
 from jaxmoe.model.lora_experts import ExpertCall, LoraExperts, apply_experts, dora_factor
 from jaxmoe.model.router import RouterStatistics
-from jaxmoe.model.shapes import Array, Float, Int
+from jaxmoe.model.shapes import Array, Float, Int, PyTree, Weight
 
 
 class BaseParam(nnx.Param):
     """A weight of the pretrained model: frozen while an adapter is trained."""
 
 
-def as_array(kernel: Any, dtype: DTypeLike) -> Array:
+def as_array(kernel: Weight, dtype: DTypeLike) -> Array:
     """A kernel in compute dtype; a quantised one (qwix QArray) is dequantised where it is used."""
     if hasattr(kernel, "qvalue"):
         from qwix import dequantize
@@ -259,7 +259,7 @@ class FeedForward(nnx.Module):
 
 
 # Queries [B, T, N, H], keys and values [B, T, M, H] -> attention's output [B, T, N, H], and what to keep
-Mixer = Callable[[Array, Array, Array], tuple[Array, Any]]
+Mixer = Callable[[Array, Array, Array], tuple[Array, PyTree]]
 
 
 class Block(nnx.Module):
@@ -273,7 +273,7 @@ class Block(nnx.Module):
 
     def __call__(
         self, x_BTD: Float[Array, "B T D"], turn: Rotation, mixer: Mixer, call: ExpertCall
-    ) -> tuple[Float[Array, "B T D"], Statistics, Any]:
+    ) -> tuple[Float[Array, "B T D"], Statistics, PyTree]:
         """The block's output, its routers' statistics, and what the mixer keeps of keys and values."""
         query, key, value, collected = self.self_attn.heads(self.input_norm(x_BTD), turn, call)
         mixed, kept = mixer(query, key, value)

@@ -1,7 +1,7 @@
 """Weights as plain pytrees: the frozen/trainable split, mesh placement, the quantised base."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -10,9 +10,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxmoe.model.config import ExpertConfig, ModelConfig
 from jaxmoe.model.lora_experts import ExpertParam
+from jaxmoe.model.shapes import Weight
 from jaxmoe.model.transformer import Decoder, attach_experts
 
-Params = dict[str, Any]
+Params = dict[str, Weight]
 Train = Literal["experts", "all", "none"]
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -44,7 +45,7 @@ def split(model: nnx.Module, train: Train = "experts") -> ModelParams:
 
     "experts" trains every ExpertParam, "all" every Param (without experts: full fine-tuning), "none" nothing.
     """
-    kinds: dict[str, Any] = {"experts": ExpertParam, "all": nnx.Param, "none": nnx.Nothing()}
+    kinds: dict[str, nnx.filterlib.Filter] = {"experts": ExpertParam, "all": nnx.Param, "none": nnx.Nothing()}
     definition, trainable, frozen = nnx.split(model, kinds[train], ...)
     return ModelParams(definition, nnx.to_pure_dict(trainable), nnx.to_pure_dict(frozen))
 

@@ -9,7 +9,11 @@ A variable's suffix spells its axes (`hidden_BTD`); a file may add letters in it
 Masks are 1 where something counts.
 """
 
+from typing import Any
+
 from jax import Array
 from jaxtyping import Bool, Float, Int, PyTree
 
-__all__ = ["Array", "Bool", "Float", "Int", "PyTree"]
+__all__ = ["Array", "Bool", "Float", "Int", "PyTree", "Weight"]
+
+Weight = Any  # a jax.Array, a numpy array, or qwix' QArray, which shares no base class with them

@@ -7,9 +7,10 @@ has letters only, so no template trims or splits it, and special tokens within a
 its end.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
+from jaxmoe.json_values import JsonMapping, JsonObject
 from jaxmoe.text import thinking
 from jaxmoe.text.chat_template import PROBE, ChatTemplate, Messages, Tools
 
@@ -77,7 +78,7 @@ class _Turn(NamedTuple):
         return self.turn == len(self.messages) - 1
 
     @property
-    def message(self) -> Mapping[str, Any]:
+    def message(self) -> JsonMapping:
         return self.messages[self.turn]
 
     def prompted(self) -> int | None:
@@ -126,7 +127,7 @@ class _Turn(NamedTuple):
             own = behind[: self.template.shared(behind, alone)]
         return AnswerSpan(self.turn, self.start(first), last + len(self.ending(own)), last + len(own))
 
-    def around_answer(self, messages: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    def around_answer(self, messages: Sequence[JsonMapping]) -> tuple[str, str]:
         """The text before the word of our own and behind it."""
         before, found, behind = self.template.render(messages, self.tools).partition(ANSWER)
         if not found or ANSWER in behind:
@@ -163,7 +164,7 @@ class _Turn(NamedTuple):
         return before + found if found else own.rstrip()
 
 
-def _with_answer_replaced(message: Mapping[str, Any]) -> dict[str, Any]:
+def _with_answer_replaced(message: JsonMapping) -> JsonObject:
     """The message with another answer: of what it says, its thinking stays; of a call, its arguments do."""
     content, calls = message.get("content") or "", message.get("tool_calls")
     if calls:

@@ -8,16 +8,17 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
+from jaxmoe.json_values import JsonMapping, JsonObject
 from jaxmoe.text import thinking as thoughts
 from jaxmoe.text.thinking import Thinking
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Messages = Sequence[Mapping[str, Any]]  # [{"role": ..., "content": ...}, ...]
-Tools = Sequence[Mapping[str, Any]] | None  # JSON schemas of the functions that the model may call
+Messages = Sequence[JsonMapping]  # [{"role": ..., "content": ...}, ...]
+Tools = Sequence[JsonMapping] | None  # JSON schemas of the functions that the model may call
 _GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
 # letters that no template trims, splits or escapes
 PROBE = "QZXJKVWQ"
@@ -186,5 +187,5 @@ def _known(
     return ChatTemplate(tokenizer, thinking)
 
 
-def _listed(tools: Tools) -> list[Any] | None:
+def _listed(tools: Tools) -> list[JsonObject] | None:
     return None if tools is None else [dict(tool) for tool in tools]

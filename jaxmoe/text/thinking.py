@@ -10,7 +10,9 @@ it in training is a choice:
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
+
+from jaxmoe.json_values import JsonMapping, JsonObject
 
 Thinking = Literal["template", "keep", "drop"]
 # the names under which templates know the switch
@@ -20,7 +22,7 @@ _FIELDS = ("reasoning_content", "reasoning", "thinking")
 _EMPTY = re.compile(rf"{OPEN}\s*{CLOSE}\s*\Z")
 
 
-def split(message: Mapping[str, Any]) -> tuple[str, str]:
+def split(message: JsonMapping) -> tuple[str, str]:
     """The thinking of an assistant's message, and its answer.
 
     >>> split({"role": "assistant", "content": "<think>\\n2 + 2\\n</think>\\n\\n4"})
@@ -35,7 +37,7 @@ def split(message: Mapping[str, Any]) -> tuple[str, str]:
     return thought.strip("\n"), content
 
 
-def without(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def without(messages: Sequence[JsonMapping]) -> list[JsonObject]:
     """The conversation without the assistant's thinking."""
     return [
         {key: value for key, value in message.items() if key not in _FIELDS} | {"content": split(message)[1]}

@@ -6,7 +6,7 @@ ever holds a whole model.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 
 from jaxmoe.families import family_of
 from jaxmoe.model.config import MLP_PROJECTIONS, PROJECTIONS, ModelConfig
+from jaxmoe.model.shapes import Weight
 from jaxmoe.weights.weight_files import StoredTensor, compare_names, compare_shapes, same_values
 
 Path = tuple[str, ...]
@@ -72,15 +73,15 @@ def is_leaf(value: object) -> bool:
     return hasattr(value, "qvalue")
 
 
-def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+def flatten(tree: Mapping[str, Weight]) -> dict[str, Weight]:
     """{"a": {"b": x}} -> {"a.b": x}."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
     return {".".join(str(key.key) for key in path): leaf for path, leaf in leaves}
 
 
-def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+def unflatten(flat: Mapping[str, Weight]) -> dict[str, Weight]:
     """{"a.b": x} -> {"a": {"b": x}}."""
-    tree: dict[str, Any] = {}
+    tree: dict[str, Weight] = {}
     for path, leaf in flat.items():
         *parents, last = path.split(".")
         node = tree
@@ -202,7 +203,7 @@ def load_base(
     }
 
 
-def to_host(array: Any) -> np.ndarray:
+def to_host(array: Weight) -> np.ndarray:
     """An array's values on this host; on several hosts all must call it, since they exchange their shards."""
     if is_leaf(array):
         from qwix import dequantize
@@ -226,7 +227,7 @@ class CheckpointTensor(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
-def checkpoint_tensors(table: WeightTable, flat: Mapping[str, Any]) -> Iterator[CheckpointTensor]:
+def checkpoint_tensors(table: WeightTable, flat: Mapping[str, Weight]) -> Iterator[CheckpointTensor]:
     """Every tensor of the checkpoint, layer by layer; nothing is read yet.
 
     Args:
@@ -241,7 +242,7 @@ def checkpoint_tensors(table: WeightTable, flat: Mapping[str, Any]) -> Iterator[
     yield from (_tensor(e, v) for e, v in single if e.path != "embedding")
 
 
-def _tensor(weight: WeightName, value: Any, layer: int | None = None) -> CheckpointTensor:
+def _tensor(weight: WeightName, value: Weight, layer: int | None = None) -> CheckpointTensor:
     def read() -> np.ndarray:
         part = value if layer is None else jax.tree.map(lambda leaf: leaf[layer], value)
         array = to_host(part)

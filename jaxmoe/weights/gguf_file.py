@@ -5,13 +5,13 @@ dequantized when they are read, one at a time, so that a file of 4 bits a weight
 """
 
 import struct
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
+from jaxmoe.json_values import JsonMapping, JsonObject
 from jaxmoe.weights.weight_files import StoredTensor
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ LAYER_NAMES = {
 MODEL_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
+Fields = dict[str, Any]  # numbers, text, and lists of both, each of the type that the file says
+
+
 class GGUF(NamedTuple):
     """A GGUF file's contents.
 
@@ -47,9 +50,9 @@ class GGUF(NamedTuple):
       name: what the file calls the model; empty if it does not.
     """
 
-    config: dict[str, Any]
+    config: JsonObject
     tensors: dict[str, StoredTensor]
-    tokenizer: dict[str, Any]
+    tokenizer: Fields
     name: str
 
 
@@ -109,7 +112,7 @@ def hf_name(name: str) -> str | None:
     return f"model.layers.{int(layer)}.{LAYER_NAMES[part]}.{kind}"
 
 
-def _open(path: Path) -> tuple[dict[str, Any], list["ReaderTensor"]]:
+def _open(path: Path) -> tuple[Fields, list["ReaderTensor"]]:
     """All fields by name, and the tensors as the gguf package describes them."""
     import gguf  # only those who have such files need it
 
@@ -130,9 +133,7 @@ def _open(path: Path) -> tuple[dict[str, Any], list["ReaderTensor"]]:
     return fields, list(reader.tensors)
 
 
-def _config(
-    architecture: str, own: Mapping[str, Any], fields: Mapping[str, Any], path: Path
-) -> dict[str, Any]:
+def _config(architecture: str, own: Fields, fields: Fields, path: Path) -> JsonObject:
     def needed(key: str) -> int | float:
         if key not in own:
             raise ValueError(f"{path} lacks the field {architecture}.{key}")
@@ -150,7 +151,7 @@ def _config(
         raise ValueError(
             f"{path} turns {own['rope.dimension_count']} of {head_dim} dimensions; all must turn"
         )
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": own.get("rope.freq_base", 10000.0)}
+    rope: JsonObject = {"rope_type": "default", "rope_theta": own.get("rope.freq_base", 10000.0)}
     if scaling != "none":
         rope |= {"rope_type": scaling, "factor": needed("rope.scaling.factor")}
         if scaling == "yarn":
@@ -175,7 +176,7 @@ def _config(
     return config
 
 
-def _rotary_heads(name: str, config: Mapping[str, Any]) -> int | None:
+def _rotary_heads(name: str, config: JsonMapping) -> int | None:
     """Heads of a projection whose rows llama.cpp has interleaved for its rotary layout; None for others."""
     if ".q_proj." in name:
         return config["num_attention_heads"]

@@ -8,10 +8,10 @@ template.
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from jaxmoe.json_values import JsonObject
 from jaxmoe.weights.gguf_file import GGUF, read_gguf
 from jaxmoe.weights.gguf_tokenizer import build_tokenizer
 
@@ -79,7 +79,7 @@ def _build(model: GGUF) -> PreTrainedTokenizerFast:
     fields = model.tokenizer
     tokens = fields.get("ggml.tokens") or []
     built = build_tokenizer(fields)
-    named: dict[str, Any] = {
+    named: JsonObject = {
         name: tokens[fields[f"ggml.{key}_token_id"]]
         for name, key in (("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"))
         if fields.get(f"ggml.{key}_token_id") is not None

@@ -6,9 +6,10 @@ elsewhere than in training, and nothing would say so.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from jaxmoe.weights.gguf_file import Fields
 
 CONTROL, USER_DEFINED = 3, 4
 
@@ -59,7 +60,7 @@ PRE_TOKENIZERS = {
 }
 
 
-def build_tokenizer(fields: Mapping[str, Any]) -> Tokenizer:
+def build_tokenizer(fields: Fields) -> Tokenizer:
     """The tokenizer that the fields of a GGUF file describe.
 
     Args:
@@ -95,7 +96,7 @@ def build_tokenizer(fields: Mapping[str, Any]) -> Tokenizer:
     return tokenizer
 
 
-def _byte_level(fields: Mapping[str, Any], tokens: Sequence[str]) -> Tokenizer:
+def _byte_level(fields: Fields, tokens: Sequence[str]) -> Tokenizer:
     name = fields.get("ggml.pre", "default")
     if name not in PRE_TOKENIZERS:
         raise ValueError(
@@ -112,7 +113,7 @@ def _byte_level(fields: Mapping[str, Any], tokens: Sequence[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=whole))
     spaced = bool(fields.get("ggml.add_space_prefix", False))
     bytes_of = pre_tokenizers.ByteLevel(add_prefix_space=spaced, use_regex=rule in ("gpt2", "digits"))
-    before: dict[str, Any] = {"digits": pre_tokenizers.Digits(individual_digits=True)}
+    before: dict[str, pre_tokenizers.PreTokenizer] = {"digits": pre_tokenizers.Digits(individual_digits=True)}
     before |= {key: pre_tokenizers.Split(Regex(split), "isolated") for key, split in SPLITS.items()}
     tokenizer.pre_tokenizer = (
         pre_tokenizers.Sequence([before[rule], bytes_of]) if rule in before else bytes_of
@@ -123,7 +124,7 @@ def _byte_level(fields: Mapping[str, Any], tokens: Sequence[str]) -> Tokenizer:
     return tokenizer
 
 
-def _sentence_piece(fields: Mapping[str, Any], tokens: Sequence[str]) -> Tokenizer:
+def _sentence_piece(fields: Fields, tokens: Sequence[str]) -> Tokenizer:
     scores = fields.get("ggml.scores")
     if scores is None or len(scores) != len(tokens):
         raise ValueError(f"tokenizer.ggml.scores must have {len(tokens)} entries, one for each token")
@@ -134,9 +135,9 @@ def _sentence_piece(fields: Mapping[str, Any], tokens: Sequence[str]) -> Tokeniz
         models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
     )
     spaced = bool(fields.get("ggml.add_space_prefix", True))
-    steps: list[Any] = [normalizers.Prepend("▁")] if spaced else []
+    steps: list[normalizers.Normalizer] = [normalizers.Prepend("▁")] if spaced else []
     tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
-    ends: list[Any] = [decoders.Strip(" ", 1, 0)] if spaced else []
+    ends: list[decoders.Decoder] = [decoders.Strip(" ", 1, 0)] if spaced else []
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *ends]
     )

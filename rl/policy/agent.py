@@ -8,8 +8,9 @@ Log-probabilities here are those of the policy that is trained: logits divided b
 over the whole vocabulary. With the sampler's temperature and no nucleus that is the sampled distribution.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +41,7 @@ class ForwardConfig:
         which there are flash attention kernels.
     """
 
-    precision: str = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
     remat: Remat = "none"
     scan_layers: bool = True
     loss_chunk: int = 128
@@ -236,7 +237,9 @@ def join_rows(tree: PyTree, pieces: int, prompts: int) -> PyTree:
     return jax.tree.map(one, tree)
 
 
-def make_score(agent: Agent, pieces: int, samples: int) -> Any:
+def make_score(
+    agent: Agent, pieces: int, samples: int
+) -> Callable[[params.Params, params.Params | None, Weights, Rollout], PolicyScores]:
     """The jitted function (policy, critic, weights, rollout) -> PolicyScores.
 
     It goes through pieces of the shape in which the rollout will be learned from: the old log-probabilities

@@ -1,9 +1,8 @@
 """From a scored rollout to what is learned from it: advantages, value targets, importance weights, masks."""
 
-from typing import Any
-
 import jax.numpy as jnp
 
+from jaxmoe.json_values import JsonObject
 from jaxmoe.model.shapes import Array, Float
 from rl.policy import losses
 from rl.policy.advantages import RoundSignals, whiten
@@ -12,7 +11,7 @@ from rl.policy.config import RLConfig
 from rl.policy.losses import masked_mean
 from rl.policy.trajectory import Experience, Outcomes, PolicyScores, Rollout
 
-RoundMetrics = dict[str, Any]
+RoundMetrics = JsonObject
 
 
 def prepare(

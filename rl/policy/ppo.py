@@ -8,7 +8,7 @@ of rl.policy.algorithms; all the rest is shared.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -178,7 +178,7 @@ def update(
 def _step(
     optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
     state: AgentState,
-    grads: tuple[Any, Any],
+    grads: tuple[PyTree, PyTree],
     metrics: RoundMetrics,
 ) -> tuple[AgentState, RoundMetrics]:
     policy_grad, critic_grad = grads

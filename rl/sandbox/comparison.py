@@ -79,6 +79,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float, complex)) or type(value).__name__ in ("Decimal", "Fraction")
 
 
+# numbers of any kind, a class of the program's own among them
 def _same_numbers(expected: Any, actual: Any, rule: CompareRule) -> bool:
     try:
         if expected == actual:

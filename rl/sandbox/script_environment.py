@@ -80,6 +80,7 @@ def _open(
     name = os.fspath(file) if isinstance(file, os.PathLike) else file
     if type(name) is str and name in _kept:
         return _kept[name].reopened(mode, encoding)
+    # whatever the program calls open with
     place: Any = os.dup(_STREAMS[name]) if type(name) is str and name in _STREAMS else file
     return _real_open(place, mode, buffering, encoding, errors, newline, closefd, opener)
 

@@ -94,7 +94,7 @@ class Yielded:
         return f"<iterable of {list(self.items)!r}>"
 
 
-def encode(value: Any) -> object:
+def encode(value: Any) -> object:  # any value of a program
     """The JSON-able form of a value.
 
     Raises: RecursionError for a value that contains itself; BufferError for an iterator without end;
@@ -118,6 +118,7 @@ def encode(value: Any) -> object:
     return _encode_rare(kind, value)
 
 
+# any value of a program
 def _encode_rare(kind: type, value: Any) -> object:
     if kind in _ITERATORS:
         items = list(itertools.islice(value, _MOST_ITEMS + 1))
@@ -180,7 +181,7 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def decode(form: object) -> Any:
+def decode(form: object) -> Any:  # likewise
     """The value of an encoded form.
 
     Raises: KeyError, ValueError, TypeError, AttributeError, ArithmeticError or RecursionError for a forged

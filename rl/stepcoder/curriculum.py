@@ -21,10 +21,10 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from jaxmoe.json_values import JsonObject
 from rl.feedback.problems import Problem
 from rl.sandbox.execution_trace import SourceOffsets, parse, statements
 
@@ -235,14 +235,14 @@ class Curriculum:
         """How many problems are at each stage."""
         return dict(sorted(Counter(progress.stage for progress in self._progress.values()).items()))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         """The stage table as plain JSON: {"stages": {id: int}, "averages": .., "rounds": .., "due": ..}."""
         return {
             plural: {name: getattr(progress, field) for name, progress in self._progress.items()}
             for plural, field in _SAVED.items()
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: JsonObject) -> None:
         """Restores a stage table.
 
         Raises: ValueError if it belongs to other problems or settings, or lacks a part.

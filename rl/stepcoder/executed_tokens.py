@@ -4,8 +4,7 @@ Reward for code that no test ran is noise: the policy loss leaves such tokens ou
 advantages and KL keep them). Reference: Dou et al. 2024, arXiv:2402.01391, section 3.2.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from rl.feedback.language import Executed
 from rl.sandbox.execution_trace import overlaps
@@ -48,7 +47,13 @@ def mask(
     return kept
 
 
-def token_offsets(tokenizer: Callable[..., Any], text: str) -> list[tuple[int, int]]:
+Encoded = Mapping[str, Sequence[tuple[int, int]]]  # what a tokenizer returns, by name
+
+
+Encoded = Mapping[str, Sequence[tuple[int, int]]]  # what a tokenizer returns, by name
+
+
+def token_offsets(tokenizer: Callable[..., Encoded], text: str) -> list[tuple[int, int]]:
     """The [start, end) of each token of a text, special tokens left out.
 
     Args:

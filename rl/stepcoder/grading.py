@@ -79,8 +79,9 @@ class Grading:
           kind: fgo leaves tokens that no test executed out of the policy's loss, response keeps them.
         """
         mask = self._sampled.rollout.response_mask_BW
+        # numpy on the host, where a record of a step says jax.Array
         rewards: Any = np.zeros(len(mask), np.float32)
-        policy_mask: Any = np.zeros(mask.shape, np.float32)
+        policy_mask: Any = np.zeros(mask.shape, np.float32)  # likewise
         verdicts = np.zeros(len(mask), np.int32)
         feedback = {row: future.result() for row, future in self._futures.items()}
         for row, told in feedback.items():
@@ -95,7 +96,7 @@ class Grading:
             shares = multihost_utils.process_allgather((rewards, verdicts, policy_mask))
             rewards, verdicts, policy_mask = (np.asarray(share).sum(0) for share in shares)
         waits = np.asarray(self._ended or [self._began]) - self._began
-        truncated: Any = self._sampled.truncated_B.astype(np.float32)
+        truncated: Any = self._sampled.truncated_B.astype(np.float32)  # likewise
         return Graded(
             Outcomes(rewards, policy_mask, truncated),
             verdicts,

@@ -104,7 +104,7 @@ class Sampler:
         logprobs = None
         if done.sampler_logprobs_BW is not None:
             logprobs = _fitted(np.asarray(done.sampler_logprobs_BW)[:kept], width, 0.0) * mask
-        host: Any = (
+        host: Any = (  # numpy, where the record of a step says jax.Array
             prompts[: len(tasks)],
             prompt_mask[: len(tasks)],
             np.where(mask > 0, _fitted(tokens, width, self._pad), self._pad).astype(np.int32),
@@ -136,7 +136,7 @@ class Sampler:
         self,
         policy: params.Params,
         frozen: params.Params,
-        arrays: list[Any],
+        arrays: list[jax.Array],
         key: jax.Array,
         decode: DecodeConfig,
         tasks: list[RolloutTask],

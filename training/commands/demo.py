@@ -23,6 +23,7 @@ from evals.knowledge.questions import ClosedBookQuestion
 from evals.models.local_model import LocalModel
 from evals.psychometrics.uncertainty import Score
 from jaxmoe.datasets.corpora import DEMO_RELATIONS, task_test_rows
+from jaxmoe.json_values import JsonObject
 from jaxmoe.language_model import LanguageModel
 from rl.sandbox.worker import SandboxError
 from training.commands.demo_behavior import questionnaire
@@ -55,6 +56,7 @@ ROWS = {
     "loramoe": DemoModel("LoRAMoE", "fine-tune routed LoRA experts instead"),
 }
 # stage -> its config's schema, its command, the stage whose export it starts from
+# each command's `main` takes a config of its own class
 SCHEMAS: dict[str, tuple[type, Callable[[Any], Finished], str | None]] = {
     "base": (PretrainConfig, pretrain, None),
     "full_sft": (SftConfig, sft, "base"),
@@ -91,7 +93,7 @@ class DemoConfig:
             raise ValueError(f"tasks must be at least 1; got {self.tasks}")
 
 
-def main(config: DemoConfig) -> dict[str, Any]:
+def main(config: DemoConfig) -> JsonObject:
     """Runs the stages one after the other and prints the comparison."""
     console, started = Console(markup=False, emoji=False), time.perf_counter()
     folder = Path(config.output)
@@ -138,7 +140,7 @@ def main(config: DemoConfig) -> dict[str, Any]:
     return results
 
 
-def _stopped(console: Console) -> dict[str, Any]:
+def _stopped(console: Console) -> JsonObject:
     console.print("stopped; the same command resumes it")
     return {}
 
@@ -176,7 +178,7 @@ def task_questions(count: int) -> list[ClosedBookQuestion]:
     ]
 
 
-def compare(models: dict[str, LanguageModel], folder: Path, config: DemoConfig) -> dict[str, Any]:
+def compare(models: dict[str, LanguageModel], folder: Path, config: DemoConfig) -> JsonObject:
     """Exact-match scores of every model: facts completed, facts asked, tasks; each with its 95 % interval."""
     tokenizer = tokenizer_of(folder)
     facts = closed_book_questions("test", DEMO_RELATIONS, config.facts)
@@ -186,7 +188,7 @@ def compare(models: dict[str, LanguageModel], folder: Path, config: DemoConfig) 
         "facts, asked": (facts, "instruction", "instruction"),
         "tasks": (tasks, "instruction", "instruction"),
     }
-    rows: dict[str, Any] = {}
+    rows: JsonObject = {}
     for name, lm in models.items():
         rows[name] = {}
         for title, (questions, style, form) in asked.items():
@@ -203,7 +205,7 @@ def _as_row(score: Score) -> dict[str, float]:
     return {"value": score.value, "low": score.low, "high": score.high}
 
 
-def comparison_table(results: dict[str, Any]) -> Table:
+def comparison_table(results: JsonObject) -> Table:
     """Knowledge kept and tasks learned, a column a model."""
     rows = results["rows"]
     table = Table(
@@ -223,7 +225,7 @@ def comparison_table(results: dict[str, Any]) -> Table:
     return table
 
 
-def code_scores(run: Path) -> dict[str, Any]:
+def code_scores(run: Path) -> JsonObject:
     """pass@1 on held-out problems before and after, with standard errors, as the run measured them."""
     told = [record for record in read_lines(run / "metrics.jsonl") if "held_out_pass_at_1" in record]
     keys = [key for key in told[0] if key.startswith("held_out_")]
@@ -232,7 +234,7 @@ def code_scores(run: Path) -> dict[str, Any]:
     return {moment: {short[k]: record[k] for k in keys} for moment, record in moments.items()}
 
 
-def code_table(scores: dict[str, Any]) -> Table:
+def code_table(scores: JsonObject) -> Table:
     """pass@1 before and after, a row a difficulty."""
     table = Table(title="held-out pass@1, %")
     table.add_column("")

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,6 +21,7 @@ from rich.table import Table
 
 from evals.psychometrics.uncertainty import Comparison, Score, compare
 from jaxmoe.datasets.json_rows import dump_json, lines, read_text
+from jaxmoe.json_values import JsonMapping, JsonObject
 from jaxmoe.text.vocabulary import check_vocabulary
 from jaxmoe.tokenizer import load_tokenizer
 from training.commands.export import open_model
@@ -92,7 +93,7 @@ class EvalConfig:
             raise ValueError(f"confidence must lie between 0 and 1; got {self.confidence}")
 
 
-def main(config: EvalConfig) -> dict[str, Any]:
+def main(config: EvalConfig) -> JsonObject:
     """Runs one evaluation; returns what results.json holds."""
     distributed.start(config.distributed)
     folder = Path(config.output)
@@ -157,7 +158,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
         raise ValueError(f"{folder} is not empty and holds no evaluation; choose another output=...")
 
 
-def write(folder: Path, results: Mapping[str, Any], sets: list[ItemSet]) -> None:
+def write(folder: Path, results: JsonMapping, sets: list[ItemSet]) -> None:
     """results.json and items.jsonl, each whole or not at all; numbers that are not finite become null."""
     lines = (dump_json(_as_json(item)) for found in sets for item in found.lines())
     for name, text in {
@@ -167,7 +168,7 @@ def write(folder: Path, results: Mapping[str, Any], sets: list[ItemSet]) -> None
         write_whole(folder / name, text)
 
 
-def _as_json(value: object) -> Any:
+def _as_json(value: object) -> object:
     if isinstance(value, Score | Comparison):
         return _as_json(value._asdict())
     if isinstance(value, Mapping):
@@ -177,11 +178,11 @@ def _as_json(value: object) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _summary(found: ItemSet) -> dict[str, Any]:
+def _summary(found: ItemSet) -> JsonObject:
     return {"scores": found.scores, "by_category": found.by_category, **found.more}
 
 
-Items = dict[str, list[dict[str, Any]]]
+Items = dict[str, list[JsonObject]]
 
 
 def read_items(folder: Path) -> Items:
@@ -230,7 +231,7 @@ def compare_items(new: Items, old: Items, confidence: float) -> dict[str, dict[s
 
 
 def _compared(
-    here: list[dict[str, Any]], there: list[dict[str, Any]], score: str, named: bool, confidence: float
+    here: list[JsonObject], there: list[JsonObject], score: str, named: bool, confidence: float
 ) -> Comparison:
     """One score on the items that have it in both evaluations: a questionnaire may go unanswered."""
     pairs = [

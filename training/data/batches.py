@@ -12,14 +12,15 @@ Shapes: B rows of the global batch (or this process's share), T tokens, S segmen
 import copy
 import json
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import grain
 
+from jaxmoe.json_values import JsonMapping, JsonObject
 from training.data.batch import Batch, BatchConfig, Sample
-from training.data.packing import bucket_of, make_packer, rows_of
+from training.data.packing import PackedBatches, bucket_of, make_packer, rows_of
 
 
 class Batches(Iterator[Batch]):
@@ -66,7 +67,7 @@ class Batches(Iterator[Batch]):
         self._iterator = make_packer(stream, config, pad_id)
         # one worker keeps the order; Grain's own prefetch threads abort the interpreter at exit
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self._ahead: deque[Future[tuple[Batch, dict[str, Any]] | None]] = deque()
+        self._ahead: deque[Future[tuple[Batch, JsonObject] | None]] = deque()
         self._depth = max(1, config.prefetch)
         self._batches, self._position = 0, self._iterator.get_state()
 
@@ -81,12 +82,12 @@ class Batches(Iterator[Batch]):
         self._batches += 1
         return Batch(*(array[self._rows] for array in batch))
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> JsonObject:
         """The position after the last batch handed out, as plain JSON; the same on every process."""
         state = {"identity": self._identity, "batches": self._batches, "position": self._position}
         return json.loads(json.dumps(state))
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: JsonMapping) -> None:
         """Go on behind the batch after which `state` was taken.
 
         Raises: ValueError if the state belongs to other data or other batching.
@@ -127,12 +128,15 @@ def _ordered(sources, weights, seed: int, epochs: int | None) -> grain.MapDatase
     return shuffled[0] if len(shuffled) == 1 else grain.MapDataset.mix(shuffled, weights)
 
 
-def _advance(iterator: Any) -> tuple[Batch, dict[str, Any]] | None:
-    batch = next(iterator, None)
-    return None if batch is None else (batch, copy.deepcopy(iterator.get_state()))
+def _advance(iterator: PackedBatches) -> tuple[Batch, JsonObject] | None:
+    try:
+        batch = next(iterator)
+    except StopIteration:
+        return None
+    return batch, copy.deepcopy(iterator.get_state())
 
 
-def _tuples(value: object) -> Any:
+def _tuples(value: Any) -> Any:  # as deep as the state's own form, which is Grain's
     """JSON turns tuples into lists; Grain compares slices with tuples."""
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}

@@ -5,11 +5,12 @@ nothing. What is cut, dropped or left out is counted, and said when a run starts
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from jaxmoe.json_values import JsonMapping
 from jaxmoe.text.forms import resolve_form
 from jaxmoe.text.thinking import Thinking, split
 from jaxmoe.tokenizer import Encoded, encode_row
@@ -18,7 +19,7 @@ from training.data.batch import NO_TASK, Sample
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Row = Mapping[str, Any]
+Row = JsonMapping
 Bad = Literal["error", "skip"]
 
 
@@ -188,7 +189,7 @@ def encode_all(
     return samples
 
 
-def kind_of(row: Row) -> tuple[Any, ...] | None:
+def kind_of(row: Row) -> tuple[object, ...] | None:
     """What a chat template's refusals mostly depend on: who speaks in what order, and how.
 
     None for rows that no template is asked about.

@@ -5,16 +5,27 @@ plain JSON, from which `set_state` goes on exactly.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Protocol
 
 import grain
 import numpy as np
 from grain.experimental import ConcatThenSplitIterDataset
 
+from jaxmoe.json_values import JsonObject
 from training.data.batch import NO_TASK, Batch, BatchConfig, Sample
 
 
-def make_packer(stream: grain.MapDataset, config: BatchConfig, pad_id: int) -> Any:
+class PackedBatches(Protocol):
+    """An iterator of batches whose place in the data can be saved."""
+
+    def __next__(self) -> Batch: ...
+
+    def get_state(self) -> JsonObject: ...
+
+    def set_state(self, state: JsonObject) -> None: ...
+
+
+def make_packer(stream: grain.MapDataset, config: BatchConfig, pad_id: int) -> PackedBatches:
     """The iterator of batches that `config.packing` names."""
     kinds = {"none": _Bucketed, "first_fit": _FirstFit, "concat": _concatenated}
     return kinds[config.packing](stream, config, pad_id)
@@ -66,7 +77,7 @@ class _FirstFit:
         self.set_state({"next": self._next, "placed": self._waiting, "waiting": []})
         return batch
 
-    def _place(self, index: int, sample: Any) -> bool:
+    def _place(self, index: int, sample: Sample) -> bool:
         size = len(sample.tokens)
         bucket_of(size, (self._config.length,))
         for r, room in enumerate(self._room):
@@ -77,10 +88,10 @@ class _FirstFit:
                 return True
         return False
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> JsonObject:
         return {"next": self._next, "placed": list(self._placed), "waiting": list(self._waiting)}
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: JsonObject) -> None:
         self._next, self._waiting = state["next"], list(state["waiting"])
         self._rows: list[list[Sample]] = [[] for _ in range(self._config.batch_size)]
         self._room = [self._config.length] * self._config.batch_size
@@ -117,14 +128,15 @@ class _Bucketed:
         raise StopIteration
 
     def _flush(self, length: int) -> Batch:
-        samples: Any = [self._stream[i] for i in self._waiting[length]]
+        found = (self._stream[i] for i in self._waiting[length])
+        samples = [sample for sample in found if sample is not None]  # none waits that holds nothing
         self._waiting[length] = []
         return rows_of(samples, self._config.batch_size, length, self._pad_id)
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> JsonObject:
         return {"next": self._next, "waiting": [list(self._waiting[n]) for n in self._config.lengths]}
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: JsonObject) -> None:
         self._next = state["next"]
         self._waiting = {n: list(w) for n, w in zip(self._config.lengths, state["waiting"], strict=True)}
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.text import Text
@@ -11,6 +11,7 @@ from rich.text import Text
 from jaxmoe.base_folder import local_folder
 from jaxmoe.cache import cache_folder
 from jaxmoe.datasets.json_rows import lines, read_text
+from jaxmoe.json_values import JsonObject
 from jaxmoe.text.chat_template import chat_template
 from jaxmoe.text.forms import resolve_form
 from jaxmoe.tokenizer import load_tokenizer, pad_id, save_tokenizer, train_bpe
@@ -20,14 +21,17 @@ from training.data.config import DataConfig, SourceConfig
 from training.data.encode import EncodedRows, Encoder, Tally, encode_all, kind_of, pieces, shown
 
 if TYPE_CHECKING:
+    from tensorflow_datasets.core import DatasetBuilder
     from transformers import PreTrainedTokenizerBase
+
+    from jaxmoe.datasets.builders import Rows as PreparedRows
 
 # Sets up to this many rows are encoded before training starts; larger ones when they are read.
 ENCODE_AT_ONCE = 500_000
 # Of larger ones so many rows tell beforehand how much is cut.
 LOOKED_AT = 2_000
 
-Rows = Sequence[dict[str, Any]]
+Rows = Sequence[JsonObject]
 
 
 class SourceRows(NamedTuple):
@@ -82,7 +86,7 @@ def _named_rows(source: SourceConfig, config: DataConfig) -> SourceRows:
     return SourceRows(rows, lambda i: f"{source.label}, {rows.place(i)}")
 
 
-def _prepared(builder: Any, name: str, split: str) -> Any:
+def _prepared(builder: "DatasetBuilder", name: str, split: str) -> "PreparedRows":
     """The rows of a builder's split; while it is prepared, a terminal shows one line with their number."""
     from jaxmoe.datasets import builders
 
@@ -99,7 +103,7 @@ def _data_dir(config: DataConfig) -> str:
     return str(cache_folder("data")) if config.data_dir is None else config.data_dir
 
 
-def _named_builder(source: SourceConfig, config: DataConfig) -> Any:
+def _named_builder(source: SourceConfig, config: DataConfig) -> "DatasetBuilder":
     import tensorflow_datasets as tfds
 
     for module in config.modules:
@@ -130,7 +134,7 @@ def _exists(source: SourceConfig) -> bool:
     return True
 
 
-def row_text(row: dict[str, Any]) -> str:
+def row_text(row: JsonObject) -> str:
     """All text of a row, for training a tokenizer."""
     if "messages" in row:
         return "\n".join(message["content"] for message in row["messages"])

@@ -6,7 +6,10 @@ NVIDIA's data sheets (A100 80GB SXM, H100 SXM, H200 SXM).
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import jax
 
 GIB = 1 << 30
 
@@ -79,7 +82,7 @@ def parse(text: str) -> Topology:
     return Topology(text, count, CHIPS[name], "tpu" if name in TPU_TYPES else "cpu")
 
 
-def devices(topology: Topology) -> list[Any]:
+def devices(topology: Topology) -> "list[jax.Device]":
     """The slice's devices: described by the TPU compiler, or as many CPU devices; before anything touches
     JAX.
 

@@ -77,6 +77,7 @@ def make_decode_plan(
     lowered = generate.run.lower(
         parts.definition, trainable, frozen, tokens, tokens, limits, key, config=config, mesh=mesh
     )
+    # "some simple data structure", says JAX: the compiler's own
     analysis: Any = lowered.compile(
         compiler_options=dict(compiler_options) if compiler_options else None
     ).memory_analysis()

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -15,6 +15,9 @@ from training.ppo.config import PPORunConfig
 from training.runtime import config as configs
 from training.runtime import run_folder, shipped
 from training.supervised.config import PretrainConfig, SftConfig
+
+if TYPE_CHECKING:
+    import jax
 
 SCHEMAS = {"pretrain": PretrainConfig, "sft": SftConfig}
 PLANNED = (*SCHEMAS, "ppo")
@@ -87,7 +90,11 @@ def plan_run(
 
 
 def _plan_rollouts(
-    name: str | Path, overrides: Sequence[str], topology: Topology, devices: list[Any], save: Path | None
+    name: str | Path,
+    overrides: Sequence[str],
+    topology: Topology,
+    devices: "list[jax.Device]",
+    save: Path | None,
 ) -> None:
     """The rollouts of a PPO run: a row a sample, its prompt and its response at their longest."""
     config = configs.load(PPORunConfig, name, overrides)

@@ -80,7 +80,7 @@ def experts_of(source: ModelSource, shape: ModelConfig) -> ExpertConfig | None:
     return model.adapter_experts(source.adapter, source.experts, source.lora, shape)
 
 
-def make_mesh(config: MeshConfig, devices: list[Any]) -> Mesh:
+def make_mesh(config: MeshConfig, devices: list[jax.Device]) -> Mesh:
     """The run's mesh over a slice's devices."""
     return params.make_mesh(config.data, config.fsdp, config.tensor, devices=devices)
 
@@ -187,7 +187,10 @@ def abstract_arguments(
     )
 
 
-def memory_by_kind(arguments: tuple[TrainState, params.Params, Batch, Any], analysis: Any) -> dict[str, int]:
+def memory_by_kind(
+    arguments: tuple[TrainState, params.Params, Batch, jax.ShapeDtypeStruct],
+    analysis: Any,  # "some simple data structure", says JAX: the compiler's own
+) -> dict[str, int]:
     """Bytes on one chip: arguments by their shards, the rest as the compiler says."""
 
     def shard_bytes(tree: PyTree) -> int:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from jaxmoe.json_values import JsonObject
 
 # Colours that people with any colour vision tell apart (Okabe and Ito).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8B6914")
@@ -20,7 +21,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     return path
 
 
-def series(records: Sequence[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+def series(records: Sequence[JsonObject], key: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of the records that have the key; what was not finite is a gap."""
     found = [(r["step"], np.nan if r[key] is None else r[key]) for r in records if key in r]
     steps, values = zip(*found, strict=True) if found else ((), ())
@@ -37,7 +38,7 @@ def smoothed(values: np.ndarray, width: int) -> np.ndarray:
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
-def loss_figure(metrics: Sequence[dict[str, Any]], title: str) -> Figure:
+def loss_figure(metrics: Sequence[JsonObject], title: str) -> Figure:
     """Loss (with the held-out one), balance loss, gradient norm and learning rate over steps."""
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     axes = figure.subplots(2, 2)
@@ -58,7 +59,7 @@ def loss_figure(metrics: Sequence[dict[str, Any]], title: str) -> Figure:
     return figure
 
 
-def share_figure(record: dict[str, Any], title: str) -> Figure:
+def share_figure(record: JsonObject, title: str) -> Figure:
     """Share of the routing weight by expert (columns) and layer (rows), for each projection and task type."""
     rows = record["rows"]
     projections = list(dict.fromkeys(row["projection"] for row in rows))
@@ -87,7 +88,7 @@ def share_figure(record: dict[str, Any], title: str) -> Figure:
     return figure
 
 
-def routing_figure(records: Sequence[dict[str, Any]], title: str) -> Figure:
+def routing_figure(records: Sequence[JsonObject], title: str) -> Figure:
     """CV, entropy and dead experts over steps, by task type, averaged over layers and projections."""
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     axes = figure.subplots(1, 3)
@@ -107,7 +108,7 @@ def routing_figure(records: Sequence[dict[str, Any]], title: str) -> Figure:
     return figure
 
 
-def comparison(results: dict[str, Any], path: Path) -> Path:
+def comparison(results: JsonObject, path: Path) -> Path:
     """Bars of the demo's comparison: facts kept and tasks learned by each model, with 95 % intervals."""
     rows = results["rows"]
     titles = [title for title in next(iter(rows.values())) if title != "by family"]

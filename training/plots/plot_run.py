@@ -5,8 +5,8 @@ python -m training plot RUN
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from jaxmoe.json_values import JsonObject
 from training.plots.figures import loss_figure, routing_figure, save_figure, share_figure
 from training.plots.ppo import learning_figure, verdict_figure
 from training.runtime.metrics import read_lines
@@ -32,7 +32,7 @@ def plot_run(folder: Path) -> list[Path]:
     return made
 
 
-def _plot_rounds(metrics: Sequence[dict[str, Any]], title: str, out: Path) -> list[Path]:
+def _plot_rounds(metrics: Sequence[JsonObject], title: str, out: Path) -> list[Path]:
     return [
         save_figure(learning_figure(metrics, title), out / "learning.png"),
         save_figure(verdict_figure(metrics, title), out / "verdicts.png"),

@@ -1,16 +1,16 @@
 """Plots of a PPO run: what it learned, what it was rewarded for, where its curriculum stands."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jaxmoe.json_values import JsonObject
 from rl.feedback.rewards import VERDICTS
 from training.plots.figures import COLOURS, series, smoothed
 
-Records = Sequence[dict[str, Any]]
+Records = Sequence[JsonObject]
 
 
 def learning_figure(metrics: Records, title: str) -> Figure:

@@ -1,10 +1,11 @@
 """What a checkpoint of a PPO run holds, and how the run is resumed from it."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from jaxmoe.json_values import JsonObject
 from rl.policy.critic import CriticParams
 from rl.policy.ppo import AgentState
 from rl.stepcoder.curriculum import Curriculum
@@ -35,7 +36,7 @@ class RunCheckpoints:
     run: RunFolder
     checkpoints: Checkpoints
     shardings: AgentState
-    meta: dict[str, Any]
+    meta: JsonObject
 
     def save(self, at: RoundState, curriculum: Curriculum | None) -> None:
         """Begins to write everything that the next round depends on."""
@@ -93,7 +94,7 @@ class RunCheckpoints:
         self.checkpoints.wait()
 
 
-def _learned(agent: AgentState) -> dict[str, Any]:
+def _learned(agent: AgentState) -> JsonObject:
     """All that is learned besides the policy's weights, without what this agent does not have."""
     out = {"policy_optimizer": agent.policy_optimizer}
     if agent.critic is not None:

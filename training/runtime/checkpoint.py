@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -26,6 +26,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import args as ocp_args
 
+from jaxmoe.json_values import JsonObject
 from jaxmoe.model.shapes import PyTree
 from training.runtime import checksums
 
@@ -60,8 +61,8 @@ class Saved(NamedTuple):
 
     trainable: PyTree
     optimizer: PyTree
-    data: dict[str, Any]
-    meta: dict[str, Any]
+    data: JsonObject
+    meta: JsonObject
 
 
 class DiskFullError(ValueError):
@@ -128,7 +129,7 @@ class Checkpoints:
                 f"{_full(self.folder)} (a checkpoint takes {needed:,} bytes, {free:,} are free)"
             )
 
-    def meta(self, step: int) -> dict[str, Any]:
+    def meta(self, step: int) -> JsonObject:
         """The `meta` item alone: cheap, and independent of the model."""
         return self._manager.restore(step, args=ocp_args.Composite(meta=ocp_args.JsonRestore()))["meta"]
 
@@ -275,7 +276,7 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def refuse_another_run(folder: Path, differences: Mapping[str, tuple[Any, Any]]) -> None:
+def refuse_another_run(folder: Path, differences: Mapping[str, tuple[object, object]]) -> None:
     """Raises ValueError naming the first settings in which the run in the folder differs from this one."""
     if differences:
         shown = "; ".join(

@@ -8,12 +8,13 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+from jaxmoe.json_values import JsonMapping, JsonObject
 from training.runtime import shipped, yaml_values
 from training.runtime.atomic import write_whole
 
@@ -41,7 +42,7 @@ def load(schema: type[Schema], path: str | Path | None, overrides: Sequence[str]
     return parse(schema, values, "the config" if path is None else str(path))
 
 
-def read(path: str | Path) -> dict[str, Any]:
+def read(path: str | Path) -> JsonObject:
     """A YAML file, by path or short name, as a dictionary; an empty file is an empty one."""
     path = shipped.find(path)
     try:
@@ -61,7 +62,7 @@ def read(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def _override(values: dict[str, Any], override: str) -> None:
+def _override(values: JsonObject, override: str) -> None:
     key, equals, text = override.partition("=")
     names = key.strip().split(".")
     if not equals or not all(names):
@@ -70,7 +71,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         value = yaml_values.parse(text)
     except ValueError as error:
         raise ValueError(f"the value of the override {override!r:.80} is not valid YAML: {error}") from None
-    place: Any = values
+    place: Any = values  # a section or a list, as deep as the key goes
     for depth, name in enumerate(names[:-1]):
         place = _enter(place, name, ".".join(names[: depth + 1]))
     if isinstance(place, list):
@@ -79,7 +80,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         place[names[-1]] = value
 
 
-def _enter(place: Any, name: str, so_far: str) -> Any:
+def _enter(place: Any, name: str, so_far: str) -> Any:  # likewise
     if isinstance(place, list):
         return place[_index(place, name, so_far)]
     if place.get(name) is None:
@@ -95,7 +96,7 @@ def _index(place: list, name: str, so_far: str) -> int:
     return int(name)
 
 
-def parse(schema: type[Schema], values: Mapping[str, Any], where: str = "the config") -> Schema:
+def parse(schema: type[Schema], values: JsonMapping, where: str = "the config") -> Schema:
     """Plain values -> the schema; lists become tuples, numbers are converted where nothing is lost."""
     try:
         _refuse_switches(schema, dict(values), [])
@@ -130,7 +131,7 @@ def _refuse_switches(annotation: object, value: object, location: list[str]) -> 
             raise ValueError(f"{'.'.join(location)}: should be a number; got {str(value).lower()}")
 
 
-def _leaves(annotation: object) -> set[Any]:
+def _leaves(annotation: object) -> set[object]:
     """The types that an annotation allows, those inside unions, tuples and literals' own."""
     if typing.get_origin(annotation) is typing.Literal:
         return {type(choice) for choice in typing.get_args(annotation)}
@@ -178,18 +179,19 @@ def _suggestion(schema: type, location: list[str]) -> str:
     return f"; {prefix or 'the top level'} has {', '.join(names)}"
 
 
-def section_at(schema: Any, location: Sequence[str]) -> type | None:
+def section_at(schema: type, location: Sequence[str]) -> type | None:
     """The dataclass that a dotted place of the config is read into; None where it is a plain value."""
     names = iter(location)
     for name in names:
         if name.isdigit():
             continue
         hints = typing.get_type_hints(schema)
-        schema = _dataclass_in(hints[name]) if name in hints else None
-        if name in hints and typing.get_origin(hints[name]) is dict:
-            next(names, None)  # a name that the user gave
-        if schema is None:
+        inner = _dataclass_in(hints[name]) if name in hints else None
+        if inner is None:
             return None
+        if typing.get_origin(hints[name]) is dict:
+            next(names, None)  # a name that the user gave
+        schema = inner
     return schema
 
 
@@ -218,12 +220,12 @@ def dotted_keys(schema: type, prefix: str = "") -> list[str]:
     return out
 
 
-def to_dict(config: "DataclassInstance") -> dict[str, Any]:
+def to_dict(config: "DataclassInstance") -> JsonObject:
     """The resolved config as plain YAML and JSON values: dictionaries, lists, numbers, strings."""
     return _plain(dataclasses.asdict(config))
 
 
-def _plain(value: object) -> Any:
+def _plain(value: Any) -> Any:  # of any nesting
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -231,16 +233,14 @@ def _plain(value: object) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def save(settings: Mapping[str, Any], path: Path) -> None:
+def save(settings: JsonMapping, path: Path) -> None:
     """Writes a resolved config (`to_dict`) whole or not at all; `load` reads the same config back."""
     write_whole(path, yaml_values.dump(dict(settings)))
 
 
-def differences(
-    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
-) -> dict[str, tuple[Any, Any]]:
+def differences(old: JsonMapping, new: JsonMapping, prefix: str = "") -> dict[str, tuple[object, object]]:
     """Dotted keys whose values differ between two plain configs, each with the old and the new value."""
-    out: dict[str, tuple[Any, Any]] = {}
+    out: dict[str, tuple[object, object]] = {}
     for key in dict.fromkeys([*old, *new]):
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):

@@ -10,12 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jaxmoe.json_values import JsonMapping, JsonObject
 from training.runtime.atomic import write_whole
+
+if TYPE_CHECKING:
+    import tensorboardX
 
 # Without a terminal a line is printed so often.
 SECONDS_BETWEEN_LINES = 30.0
@@ -54,7 +58,7 @@ class JsonLines:
         write_whole(path, "".join(kept))
         self._file: TextIO = path.open("a", encoding="utf-8")
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, record: JsonMapping) -> None:
         """Appends one record; numbers that are not finite become null."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         self._file.write(json.dumps(clean) + "\n")
@@ -64,7 +68,7 @@ class JsonLines:
         self._file.close()
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[JsonObject]:
     """The records of a JSON lines file; none if there is no file."""
     return [json.loads(line) for line in _complete_lines(path)]
 
@@ -94,7 +98,7 @@ class Recorder:
             return
         self._metrics = JsonLines(folder / "metrics.jsonl", resume_at)
         self._routing = JsonLines(folder / "routing.jsonl", resume_at)
-        self._board: Any = None
+        self._board: tensorboardX.SummaryWriter | None = None
         if config.tensorboard:
             from tensorboardX import SummaryWriter
 
@@ -155,7 +159,7 @@ class Recorder:
             self._printed = now
             self._console.print(f"step {step}/{self._steps}  {status}", highlight=False, soft_wrap=True)
 
-    def event(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+    def event(self, step: int, kind: str, values: JsonMapping) -> None:
         """Other records of metrics.jsonl, such as a held-out loss."""
         if not self._main:
             return
@@ -164,7 +168,7 @@ class Recorder:
             for name, value in values.items():
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
-    def routing(self, step: int, rows: list[dict[str, Any]], summary: Mapping[str, float]) -> None:
+    def routing(self, step: int, rows: list[JsonObject], summary: Mapping[str, float]) -> None:
         """Routing telemetry since the last report."""
         if not self._main or not rows:
             return

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxmoe.json_values import JsonObject
 from jaxmoe.language_model import LanguageModel
 from training.runtime import checkpoint, distributed
 from training.runtime import config as configs
@@ -98,7 +99,7 @@ class RunFolder:
 
     path: Path
     command: str
-    settings: dict[str, Any]
+    settings: JsonObject
     changed: bool
 
     def claim(self) -> None:
@@ -199,7 +200,7 @@ def command_of(folder: Path) -> str:
         ) from error
 
 
-def _saved_config(folder: Path, schema: type[RunSettings]) -> dict[str, Any]:
+def _saved_config(folder: Path, schema: type[RunSettings]) -> JsonObject:
     """The folder's config as plain values; keys that are newer than the run have their defaults."""
     values = configs.read(folder / "config.yaml")
     try:

@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from jaxmoe.json_values import JsonObject
+
 MOST_CHARACTERS = 1_000_000
 MOST_BRACKETS = 200
 MOST_VALUES = 100_000  # of a file whose aliases are written out
@@ -33,7 +35,7 @@ _RESOLVERS = {
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 scalars, no number with a leading zero, no key twice."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as PyYAML declares it; filled below
+    yaml_implicit_resolvers: JsonObject = {}  # noqa: RUF012 - as PyYAML declares it; filled below
 
     def close(self) -> None:
         """PyYAML's name for it is dispose."""
@@ -63,7 +65,7 @@ def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
     return loader.construct_yaml_int(node)
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, object]:
     seen: set[Hashable] = set()
     for key_node, _ in node.value:
         if key_node.tag == "tag:yaml.org,2002:merge":
@@ -82,7 +84,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
-def parse(text: str) -> Any:
+def parse(text: str) -> Any:  # whatever a YAML text may hold; readers check it
     """The values of a YAML text: dictionaries with text for keys, lists, text, numbers, true, false, None.
 
     Raises: ValueError, in one line and with the number of the line where there is one, for what is not valid,
@@ -143,7 +145,7 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
     return total
 
 
-def _copied(value: object) -> Any:
+def _copied(value: object) -> Any:  # likewise
     if isinstance(value, dict):
         return {str(key): _copied(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -2,9 +2,10 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jaxmoe.generation.engine import NewToken
+from jaxmoe.json_values import JsonObject
 from training.serving.protocol import ChatRequest, TextRequest
 
 if TYPE_CHECKING:
@@ -28,16 +29,16 @@ class TextShape:
     ):
         self._tokenizer, self._asked, self._prompts = tokenizer, asked, prompts
 
-    def opening(self, index: int) -> dict[str, Any] | None:
+    def opening(self, index: int) -> JsonObject | None:
         if not self._asked.echo:
             return None
         return self.piece(index, as_written(self._tokenizer, self._prompts[index // self._asked.n]), [])
 
-    def piece(self, index: int, text: str, tokens: list[NewToken]) -> dict[str, Any]:
+    def piece(self, index: int, text: str, tokens: list[NewToken]) -> JsonObject:
         scored = text_logprobs(self._tokenizer, [], [], tokens) if self._asked.logprobs is not None else None
         return {"index": index, "text": text, "logprobs": scored, "finish_reason": None}
 
-    def ending(self, index: int, reason: str) -> dict[str, Any]:
+    def ending(self, index: int, reason: str) -> JsonObject:
         return {"index": index, "text": "", "logprobs": None, "finish_reason": reason}
 
 
@@ -47,14 +48,14 @@ class ChatShape:
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", asked: ChatRequest):
         self._tokenizer, self._asked = tokenizer, asked
 
-    def opening(self, index: int) -> dict[str, Any]:
+    def opening(self, index: int) -> JsonObject:
         return {"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
 
-    def piece(self, index: int, text: str, tokens: list[NewToken]) -> dict[str, Any]:
+    def piece(self, index: int, text: str, tokens: list[NewToken]) -> JsonObject:
         scored = chat_logprobs(self._tokenizer, tokens) if self._asked.logprobs else None
         return {"index": index, "delta": {"content": text}, "logprobs": scored, "finish_reason": None}
 
-    def ending(self, index: int, reason: str) -> dict[str, Any]:
+    def ending(self, index: int, reason: str) -> JsonObject:
         return {"index": index, "delta": {}, "finish_reason": reason}
 
 
@@ -73,7 +74,7 @@ def text_logprobs(
     first: list[int],
     before: Sequence[NewToken | None],
     tokens: Sequence[NewToken],
-) -> dict[str, Any]:
+) -> JsonObject:
     """The log-probabilities of a text completion; the very first token of a prompt has none."""
     every = [*before, *tokens]
     ids = [first[0] if one is None else one.token for one in every]
@@ -96,8 +97,8 @@ def text_logprobs(
     }
 
 
-def chat_logprobs(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[NewToken]) -> dict[str, Any]:
-    def one(id: int, logprob: float) -> dict[str, Any]:
+def chat_logprobs(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[NewToken]) -> JsonObject:
+    def one(id: int, logprob: float) -> JsonObject:
         text = as_written(tokenizer, [id])
         return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "surrogatepass"))}
 

@@ -12,10 +12,10 @@ import math
 import queue
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
@@ -26,6 +26,7 @@ from starlette.routing import Route
 from jaxmoe.generation.engine import Completion, NewToken
 from jaxmoe.generation.engine import Request as EngineRequest
 from jaxmoe.generation.sampling import Sampling
+from jaxmoe.json_values import JsonMapping, JsonObject
 from jaxmoe.tokenizer import encode_chat_prompt
 from training.serving.answers import (
     ChatShape,
@@ -42,6 +43,9 @@ from training.serving.worker import EngineWorker, Event, Failed, Ticket
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,7 @@ class _Server:
         ]
         return JSONResponse({"object": "list", "data": models})
 
-    def _guarded(self, route: str, handle: Callable[[Request], Any]) -> Callable[[Request], Any]:
+    def _guarded(self, route: str, handle: Handler) -> Handler:
         """A route behind the key, whose faults are answers."""
 
         async def guarded(request: Request) -> Response:
@@ -272,11 +276,11 @@ class _Server:
 
     def _text_choice(
         self, index: int, asked: TextRequest, prompt: list[int], answer: FinishedChoice
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         tokens, text = (answer.tokens, answer.text) if asked.max_tokens else ([], "")
         if asked.echo:
             text = as_written(self._model.tokenizer, prompt) + text
-        choice: dict[str, Any] = {
+        choice: JsonObject = {
             "index": index,
             "text": text,
             "finish_reason": answer.reason,
@@ -419,7 +423,7 @@ class _Server:
 
     def _stream(
         self,
-        identity: dict[str, Any],
+        identity: JsonObject,
         choices: Sequence[_Choice],
         shape: "TextShape | ChatShape",
         usage: bool,
@@ -429,7 +433,7 @@ class _Server:
         start = time.monotonic()
 
         async def chunks() -> AsyncIterator[str]:
-            def line(content: Mapping[str, Any]) -> str:
+            def line(content: JsonMapping) -> str:
                 return f"data: {json.dumps({**identity, **content})}\n\n"
 
             held: dict[int, list[NewToken]] = {choice.index: [] for choice in choices}
@@ -455,7 +459,7 @@ class _Server:
 
         return StreamingResponse(chunks(), media_type="text/event-stream")
 
-    def _identity(self, prefix: str, kind: str, model: str) -> dict[str, Any]:
+    def _identity(self, prefix: str, kind: str, model: str) -> JsonObject:
         return {
             "id": f"{prefix}-{uuid.uuid4().hex}",
             "object": kind,

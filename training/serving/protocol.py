@@ -1,8 +1,10 @@
 """What clients ask for, in OpenAI's words: checked, and what is not supported refused by name."""
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from jaxmoe.json_values import JsonObject
 
 MOST_SAMPLES = 128
 
@@ -26,7 +28,7 @@ class RequestError(Exception):
         super().__init__(message)
         self.status, self.kind, self.parameter = status, kind, parameter
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> JsonObject:
         """The JSON that OpenAI's clients read."""
         return {
             "error": {"message": str(self), "type": self.kind, "param": self.parameter, "code": self.status}
@@ -56,7 +58,7 @@ class _Asked(BaseModel):
 
     @field_validator("temperature", "top_p", mode="before")
     @classmethod
-    def _number(cls, value: object) -> Any:
+    def _number(cls, value: object) -> object:
         return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     @property
@@ -92,13 +94,13 @@ class ResponseFormat(BaseModel):
 class ChatRequest(_Asked):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: Annotated[list[JsonObject], Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: list[JsonObject] | None = None
 
     @property
     def most_tokens(self) -> int | None:

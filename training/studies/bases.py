@@ -1,10 +1,10 @@
 """The models that a study starts from: pretrained by one config, a seed each, or checkpoints."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from jaxmoe.json_values import JsonMapping, JsonObject
 from training.runtime import config as configs
 from training.studies.cells import StoppedError, digest
 from training.supervised.config import PretrainConfig
@@ -32,9 +32,9 @@ class Bases:
     out: Path
     name: str = ""
     scale: float = 1.0
-    depends: Mapping[str, Any] = field(default_factory=dict)
+    depends: JsonMapping = field(default_factory=dict)
 
-    def pretraining(self, number: int) -> dict[str, Any]:
+    def pretraining(self, number: int) -> JsonObject:
         """The resolved config, as plain values, of a base that is pretrained here."""
         values = configs.to_dict(configs.load(PretrainConfig, self.config))
         if values["steps"] is not None:
@@ -45,7 +45,7 @@ class Bases:
         values["data"]["seed"] += number
         return values
 
-    def settings(self, number: int) -> dict[str, Any]:
+    def settings(self, number: int) -> JsonObject:
         """All that a base depends on, as plain JSON."""
         if self.checkpoints:
             return {"checkpoint": self.checkpoints[number]}
@@ -75,7 +75,7 @@ class Bases:
         """Whether no pretraining is to be done."""
         return bool(self.checkpoints) or (self.folder(number) / "export").exists()
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> JsonObject:
         """For the page: what number 0 is."""
         if self.checkpoints:
             return {"checkpoints": list(self.checkpoints)}

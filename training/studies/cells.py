@@ -14,17 +14,18 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from jaxmoe.json_values import JsonMapping, JsonObject
 from training.runtime.atomic import write_whole
 from training.studies.page import Page
 
-Result = dict[str, Any]
+Result = JsonObject
 # by the name of the cell
 Results = Mapping[str, Result]
 Stopped = Callable[[], bool]
 # what the cells of a study say together, as plain JSON
-StudySummary = Mapping[str, Any]
+StudySummary = JsonMapping
 
 
 class StoppedError(Exception):
@@ -43,7 +44,7 @@ class StudyCell:
     """
 
     name: str
-    settings: Mapping[str, Any]
+    settings: JsonMapping
     title: str
     cost: float = 1.0
 
@@ -53,7 +54,7 @@ class StudyCell:
         return f"{self.name}-{digest(self.settings)}.json"
 
 
-def digest(settings: Mapping[str, Any]) -> str:
+def digest(settings: JsonMapping) -> str:
     """Eight characters that tell these settings from others."""
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -82,11 +83,11 @@ class PaperStudy(Protocol):
         """A finished cell's result in a few words."""
         ...
 
-    def summary(self, results: Results) -> dict[str, Any]:
+    def summary(self, results: Results) -> JsonObject:
         """What the cells say together, as plain JSON: tables, statistics, verdicts. Some may be missing."""
         ...
 
-    def page(self, summary: Mapping[str, Any]) -> Page:
+    def page(self, summary: JsonMapping) -> Page:
         """Tables, figures and verdicts of a summary."""
         ...
 

@@ -1,14 +1,14 @@
 """Means over runs with their intervals: as JSON, as a verdict, in words; the same in every study."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from evals.psychometrics.uncertainty import Score, mean_score
+from jaxmoe.json_values import JsonMapping, JsonObject
 from training.studies.page import ClaimOutcome
 
 
-def interval(values: Sequence[float]) -> dict[str, Any]:
+def interval(values: Sequence[float]) -> JsonObject:
     """Mean with its 95 % t interval over runs as JSON: null where there is none, as with one run."""
     kept = [value for value in values if math.isfinite(value)]
     score: Score = mean_score(kept, interval="t")
@@ -16,7 +16,7 @@ def interval(values: Sequence[float]) -> dict[str, Any]:
     return {k: round(v, 4) if math.isfinite(v) else None for k, v in numbers.items()} | {"n": len(kept)}
 
 
-def judged(difference: Mapping[str, Any] | None) -> ClaimOutcome:
+def judged(difference: JsonMapping | None) -> ClaimOutcome:
     """Shown where the whole interval lies above 0, refuted where it lies below, else not shown."""
     if difference is None or difference["low"] is None:
         return "not shown"
@@ -25,7 +25,7 @@ def judged(difference: Mapping[str, Any] | None) -> ClaimOutcome:
     return "refuted at this scale" if difference["high"] < 0 else "not shown"
 
 
-def points(score: Mapping[str, Any], *, signed: bool = False) -> str:
+def points(score: JsonMapping, *, signed: bool = False) -> str:
     """A score in percent with its interval, if there is one. That of a share ends at 0 and 100; a difference
     has a sign and a decimal."""
     if score["mean"] is None:

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from html import escape
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jinja2
 import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+
+from jaxmoe.json_values import JsonObject
 
 ClaimOutcome = Literal["shown", "not shown", "refuted at this scale"]
 
@@ -72,7 +74,7 @@ class Page:
 
     title: str
     question: str
-    card: dict[str, Any]
+    card: JsonObject
     sections: list[PageSection] = field(default_factory=list)
     warning: str = ""
 

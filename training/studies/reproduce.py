@@ -13,7 +13,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from importlib import import_module
@@ -24,6 +24,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
+from jaxmoe.json_values import JsonMapping, JsonObject
 from training.runtime import config as configs
 from training.runtime.atomic import write_whole
 from training.runtime.config_help import config_of
@@ -80,7 +81,7 @@ def compiled_kept(folder: Path) -> Iterator[None]:
         _update(before)
 
 
-def _update(settings: Mapping[str, Any]) -> None:
+def _update(settings: JsonMapping) -> None:
     for name, value in settings.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()  # else the first program compiled has decided for all
@@ -121,7 +122,7 @@ def run_study(study: PaperStudy, out: Path, *, report_only: bool = False) -> tup
     return len(results) == len(cells), page
 
 
-def run_card(done: int, cells: int, seconds: float) -> dict[str, Any]:
+def run_card(done: int, cells: int, seconds: float) -> JsonObject:
     """By whom a result can be had again: command, commit, machine, date, and how much of it is there."""
     words = [shlex.quote(word) for word in sys.argv[1:] if word != "--report-only"]  # that runs nothing
     return {

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import numpy as np
 
+from jaxmoe.json_values import JsonObject
 from jaxmoe.model.shapes import PyTree
 from training.data.batches import Batch
 from training.runtime.allocator import keep_memory
@@ -22,7 +23,7 @@ from training.supervised.step import StepMetrics, TrainState, TrainStep, leaf_na
 class ResumableBatches(Iterator[Batch], Protocol):
     """What the loop asks of the data."""
 
-    def state(self) -> dict[str, Any]: ...
+    def state(self) -> JsonObject: ...
 
 
 class DivergedError(RuntimeError):
@@ -42,7 +43,7 @@ class _Pending(NamedTuple):
 
     step: int
     metrics: StepMetrics
-    data: dict[str, Any]
+    data: JsonObject
 
 
 @dataclass
@@ -62,7 +63,7 @@ class Loop:
     place: Callable[[Batch], Batch]
     checkpoints: Checkpoints
     recorder: Recorder
-    meta: dict[str, Any]
+    meta: JsonObject
     layer_experts: dict[str, tuple[int, ...]]
     checkpoint: CheckpointConfig
     watch: WatchConfig
@@ -131,7 +132,7 @@ class Loop:
         )
         return state._replace(routing=empty)
 
-    def _save(self, step: int, state: TrainState, data: dict[str, Any]) -> None:
+    def _save(self, step: int, state: TrainState, data: JsonObject) -> None:
         optimizer = {"optimizer": state.optimizer, "routing": state.routing}
         self.checkpoints.save(step, Saved(state.trainable, optimizer, data, self.meta | {"step": step}))
 

@@ -85,9 +85,10 @@ class StepMetrics(NamedTuple):
     failed: Int[Array, ""]
 
 
-# A Batch whose arrays are on the device.
-DeviceBatch = Any
-TrainStep = Callable[[TrainState, params.Params, DeviceBatch, Any], tuple[TrainState, StepMetrics]]
+DeviceBatch = Any  # a Batch, whose fields are numpy arrays on the host and jax.Arrays in a step
+TrainStep = Callable[
+    [TrainState, params.Params, DeviceBatch, Int[Array, ""] | np.int32], tuple[TrainState, StepMetrics]
+]
 
 
 class _Parts(NamedTuple):

@@ -3,11 +3,12 @@
 Letters: K task kinds (`TASKS`), else as in jaxmoe.model.shapes.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmoe.json_values import JsonObject
 from jaxmoe.model.layers import Statistics
 from jaxmoe.model.shapes import Array, Float, Int, PyTree
 
@@ -59,7 +60,7 @@ def add(
     return {name: one(sums[name], statistics[name]) for name in sums}
 
 
-def report(sums: dict[str, RoutingSums], layer_experts: dict[str, tuple[int, ...]]) -> list[dict[str, Any]]:
+def report(sums: dict[str, RoutingSums], layer_experts: dict[str, tuple[int, ...]]) -> list[JsonObject]:
     """One row for each projection, layer and task kind that saw tokens.
 
     Keys: `share` of the routing weight and `chosen` share of the choices by expert; `cv`, the standard
@@ -77,7 +78,7 @@ def report(sums: dict[str, RoutingSums], layer_experts: dict[str, tuple[int, ...
     return rows
 
 
-def _describe(sums: RoutingSums, layer: int, kind: int, count: int) -> dict[str, Any]:
+def _describe(sums: RoutingSums, layer: int, kind: int, count: int) -> JsonObject:
     tokens = float(sums.tokens_K[kind])
     share = sums.weight_LKE[layer, kind, :count] / max(float(sums.weight_LKE[layer, kind].sum()), 1e-30)
     chosen = sums.chosen_LKE[layer, kind, :count] / max(float(sums.chosen_LKE[layer, kind].sum()), 1e-30)
@@ -93,7 +94,7 @@ def _describe(sums: RoutingSums, layer: int, kind: int, count: int) -> dict[str,
     }
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
+def summary(rows: list[JsonObject]) -> dict[str, float]:
     """The report in three numbers: mean CV, mean entropy, and the most dead experts that one router has."""
     if not rows:
         return {}

@@ -3,13 +3,14 @@
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from jaxmoe.json_values import JsonObject
 from jaxmoe.language_model import layer_experts
 from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig
@@ -178,7 +179,7 @@ def starting_state(
     parts: Machinery,
     checkpoints: Checkpoints,
     batches: Batches,
-    identity: dict[str, Any] | None,
+    identity: JsonObject | None,
 ) -> tuple[TrainState, int]:
     """A new state at step 0, or that of the newest checkpoint on this run's mesh; the data then follow it.
 

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # JSON as it was read; the functions here check what they hand out
 TASK_TYPES = (-1, 0, 1)
 
 

@@ -27,7 +27,7 @@ class RowFormat(NamedTuple):
     read: Callable[[Row, str], Problem]
 
 
-def read_json(text: str) -> Any:
+def read_json(text: str) -> Any:  # JSON, checked by the reader of its format
     """json.loads for text with numbers of any length up to 100,000 digits.
 
     Raises: ValueError; RecursionError for one nested too deep.

@@ -1,12 +1,12 @@
 """The figures of the LoRAMoE study, drawn from its summary."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from jaxmoe.json_values import JsonMapping, JsonObject
 from training.plots.figures import COLOURS
 from training.studies.cells import StudySummary
 from training.studies.loramoe.summary import CONSTRAINED, KNOWLEDGE, OTHER
@@ -26,7 +26,7 @@ def _figure(panels: int, *, height: float = 3.6) -> tuple[Figure, list[Axes]]:
     return figure, list(axes)
 
 
-def _style(number: int) -> dict[str, Any]:
+def _style(number: int) -> JsonObject:
     return {
         "color": COLOURS[number % len(COLOURS)],
         "marker": MARKERS[number % len(MARKERS)],
@@ -38,7 +38,7 @@ def _legend(figure: Figure, axis: Axes, columns: int) -> None:
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False)
 
 
-def _percent(scores: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+def _percent(scores: Sequence[JsonMapping], key: str) -> list[float]:
     return [100 * (score["mean"] if score[key] is None else score[key]) for score in scores]
 
 

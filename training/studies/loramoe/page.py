@@ -3,9 +3,9 @@
 Figures of the paper are quoted from reading notes, not from its text; they are marked as second hand.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
+from jaxmoe.json_values import JsonMapping
 from training.studies.cells import StudySummary
 from training.studies.intervals import judged, points, whole
 from training.studies.loramoe import figures as loramoe_figures
@@ -77,7 +77,7 @@ def _card(summary: StudySummary) -> dict[str, str]:
 def _verdicts(summary: StudySummary) -> PageSection:
     equal = "at equal downstream accuracy"
 
-    def found(a: str, b: str, what: str) -> Mapping[str, Any] | None:
+    def found(a: str, b: str, what: str) -> JsonMapping | None:
         match = (d for d in summary["differences"] if (d["a"], d["b"], d["what"]) == (a, b, what))
         return next((d for d in match if d["n"]), None)
 
@@ -173,13 +173,13 @@ def _at_best_rate(summary: StudySummary, a: str, b: str) -> ClaimVerdict:
     return ClaimVerdict(text, "not shown", said)
 
 
-def _signed(difference: Mapping[str, Any] | None, sign: float) -> Mapping[str, Any] | None:
+def _signed(difference: JsonMapping | None, sign: float) -> JsonMapping | None:
     if difference is None or difference["low"] is None or sign > 0:
         return difference
     return {**difference, "low": -difference["high"], "high": -difference["low"]}
 
 
-def _said(difference: Mapping[str, Any] | None) -> str:
+def _said(difference: JsonMapping | None) -> str:
     if difference is None:
         return "no runs to compare yet"
     where = f" where both reach {difference['level']:.2f} of the tasks" if "level" in difference else ""
@@ -235,7 +235,7 @@ def _design(summary: StudySummary) -> PageSection:
     return PageSection("Design", text, tables=[PageTable(caption, columns, rows)])
 
 
-def _origin(base: Mapping[str, Any]) -> str:
+def _origin(base: JsonMapping) -> str:
     if "checkpoints" in base:
         return f"A base is a checkpoint: {', '.join(base['checkpoints'])}."
     model = base["model"]
@@ -246,7 +246,7 @@ def _origin(base: Mapping[str, Any]) -> str:
     )
 
 
-def _entry(bases: Mapping[str, Any]) -> str:
+def _entry(bases: JsonMapping) -> str:
     """What the bases bring, at their weakest."""
     facts = min(scores["completed"] for scores in bases.values())
     skills = [(scores["skills"][f], f) for scores in bases.values() for f in scores["skills"]]
@@ -369,7 +369,7 @@ def _routing(summary: StudySummary) -> PageSection:
     return PageSection("Routing", [text], pictures=[loramoe_figures.routing(summary)], tables=[table])
 
 
-def _plain(score: Mapping[str, Any]) -> str:
+def _plain(score: JsonMapping) -> str:
     return "–" if score["mean"] is None else f"{score['mean']:.2f}"
 
 
@@ -377,7 +377,7 @@ def _sweep(summary: StudySummary) -> PageSection:
     reference = {n: summary["rows"][n] for n in (LORA, FREE, CONSTRAINED) if n in summary["rows"]}
     seeds = sorted({seed for row in summary["sweep"].values() for seed in row["seeds"]})
 
-    def of_same_runs(row: Mapping[str, Any], measure: str) -> str:
+    def of_same_runs(row: JsonMapping, measure: str) -> str:
         kept = [path[-1][measure] for path in row["paths"][: len(seeds)]]
         return f"{100 * sum(kept) / len(kept):.0f}"
 

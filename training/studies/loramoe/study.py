@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from evals.knowledge.embedded_questions import closed_book_questions
 from evals.knowledge.questions import ClosedBookQuestion
 from jaxmoe.datasets.corpora import STUDY_RELATIONS, instruction_rows, study_corpus, task_test_rows
 from jaxmoe.datasets.downstream_questions import question_stem
+from jaxmoe.json_values import JsonMapping, JsonObject
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import ExpertConfig
@@ -60,7 +61,7 @@ class LoramoeStudy:
         self.config = config
         corpus = {"corpus": configs.to_dict(study_corpus())}
         self.bases = Bases(config.base, config.checkpoints, out, scale=config.scale, depends=corpus)
-        self._tokenizers: dict[int, Any] = {}
+        self._tokenizers: dict[int, PreTrainedTokenizerBase] = {}
         self._streams: dict[tuple[int, int, float], Stream] = {}
         self._exams: dict[tuple[int, str], greedy.Exam] = {}
 
@@ -133,7 +134,7 @@ class LoramoeStudy:
         """Snapshots, in samples."""
         return [self.config.scaled(self.config.samples * times) for times in self.config.volumes]
 
-    def _exam_settings(self) -> dict[str, Any]:
+    def _exam_settings(self) -> JsonObject:
         config = self.config
         counts = {name: config.scaled(getattr(config, name)) for name in ("tasks", "dev_tasks")}
         return counts | {"facts": self._fact_limit()}
@@ -254,7 +255,7 @@ class LoramoeStudy:
 
     # what they say
 
-    def summary(self, results: Results) -> dict[str, Any]:
+    def summary(self, results: Results) -> JsonObject:
         """See `loramoe_summary`."""
         runs = loramoe_summary.TunedRuns()
         chosen = self.chosen_rates(results)
@@ -276,7 +277,7 @@ class LoramoeStudy:
         found |= {"base": self.bases.about(), "sizes": sizes}
         return found | loramoe_summary.summarise(runs, list(self.config.rows), self.volumes)
 
-    def page(self, summary: Mapping[str, Any]) -> Page:
+    def page(self, summary: JsonMapping) -> Page:
         """See `loramoe_page`."""
         return loramoe_page.page(self.title, summary)
 

@@ -9,10 +9,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from jaxmoe.json_values import JsonMapping, JsonObject
 from training.studies.intervals import interval
 
 MEASURES = ("completed", "asked", "tasks")
@@ -46,7 +47,7 @@ class TunedRun(NamedTuple):
     base: int
     seed: int
     rate: float
-    result: dict[str, Any]
+    result: JsonObject
 
     def last(self, measure: str) -> float:
         """A measure at the largest volume."""
@@ -57,7 +58,7 @@ class TunedRun(NamedTuple):
 class TunedRuns:
     """All there is: test scores of the bases, runs with the chosen learning rates, runs with others."""
 
-    bases: dict[int, dict[str, Any]] = field(default_factory=dict)
+    bases: dict[int, JsonObject] = field(default_factory=dict)
     final: list[TunedRun] = field(default_factory=list)
     tried: list[TunedRun] = field(default_factory=list)
 
@@ -66,7 +67,7 @@ class TunedRuns:
         return [run for run in self.final if run.row == row]
 
 
-def summarise(runs: TunedRuns, main: Sequence[str], volumes: Sequence[int]) -> dict[str, Any]:
+def summarise(runs: TunedRuns, main: Sequence[str], volumes: Sequence[int]) -> JsonObject:
     """Everything that the page shows, as plain JSON."""
     level = common_level(runs, [run for row in main for run in runs.of(row)])
     names = list(dict.fromkeys(run.row for run in runs.final))
@@ -106,10 +107,10 @@ def common_level(runs: TunedRuns, compared: Sequence[TunedRun]) -> float | None:
     return round(steps * STEP, 10) if steps > 0 else None
 
 
-def _learning_rates(runs: TunedRuns, level: float | None) -> dict[str, list[dict[str, Any]]]:
+def _learning_rates(runs: TunedRuns, level: float | None) -> dict[str, list[JsonObject]]:
     """By row, of base 0 and seed 0: every rate that was tried, its dev accuracy, its path on the test, and
     the facts completed where that reaches the common level."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[JsonObject]] = {}
     for run in sorted([*runs.final, *runs.tried], key=lambda run: (run.row, run.rate)):
         if run.base == run.seed == 0:
             path = trajectory(runs, run)
@@ -120,7 +121,7 @@ def _learning_rates(runs: TunedRuns, level: float | None) -> dict[str, list[dict
     return found
 
 
-def _row(runs: TunedRuns, name: str, level: float | None) -> dict[str, Any]:
+def _row(runs: TunedRuns, name: str, level: float | None) -> JsonObject:
     mine = runs.of(name)
     snapshots = range(len(mine[0].result["snapshots"]))
     curves = {
@@ -152,7 +153,7 @@ def _row(runs: TunedRuns, name: str, level: float | None) -> dict[str, Any]:
     }
 
 
-def differences(runs: TunedRuns, sweep: Sequence[tuple[str, str]] = ()) -> list[dict[str, Any]]:
+def differences(runs: TunedRuns, sweep: Sequence[tuple[str, str]] = ()) -> list[JsonObject]:
     """Paired by base and seed: b − a at the largest volume, and of knowledge at equal downstream accuracy:
     the highest level that all runs of a and b reach.
 
@@ -180,7 +181,7 @@ def differences(runs: TunedRuns, sweep: Sequence[tuple[str, str]] = ()) -> list[
     return out
 
 
-def routing(runs: Sequence[TunedRun]) -> dict[str, Any]:
+def routing(runs: Sequence[TunedRun]) -> JsonObject:
     """Where the routing weight went over the last stretch of training: by layer and task type the share of
     the first half of the experts (mean over projections and runs), and the CV of the experts' shares.
 
@@ -190,7 +191,7 @@ def routing(runs: Sequence[TunedRun]) -> dict[str, Any]:
     if not rows:
         return {}
 
-    def first_half(row: Mapping[str, Any]) -> float:
+    def first_half(row: JsonMapping) -> float:
         return float(sum(row["share"][: len(row["share"]) // 2]))
 
     layers = sorted({row["layer"] for row in rows})
@@ -200,7 +201,7 @@ def routing(runs: Sequence[TunedRun]) -> dict[str, Any]:
         chosen = [r for r in rows if r["task"] == task and layer in (None, r["layer"])]
         return _by_run([(r["run"], first_half(r)) for r in chosen])
 
-    def mean(measure: str) -> dict[str, Any]:
+    def mean(measure: str) -> JsonObject:
         return interval([*_by_run([(row["run"], row[measure]) for row in rows]).values()])
 
     knowledge, other = share(KNOWLEDGE), share(OTHER)

@@ -6,9 +6,9 @@ data. A run of half a minute would else compile for ten seconds. The rate is con
 that a snapshot is what a run of that volume would have ended with.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,12 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from jaxmoe.json_values import JsonMapping, JsonObject
 from jaxmoe.language_model import LanguageModel, layer_experts
 from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.model.config import ExpertConfig
+from jaxmoe.model.shapes import PyTree
 from jaxmoe.tokenizer import pad_id
 from training.data.batch import Batch, BatchConfig, Sample
 from training.data.batches import Batches
@@ -67,11 +69,11 @@ class TunedSnapshot(NamedTuple):
     seen: int
     lm: LanguageModel
     loss: float
-    routing: list[dict[str, Any]]
+    routing: list[JsonObject]
 
 
 def stream(
-    rows: Sequence[Mapping[str, Any]], tokenizer: "PreTrainedTokenizerBase", config: BatchConfig, volume: int
+    rows: Sequence[JsonMapping], tokenizer: "PreTrainedTokenizerBase", config: BatchConfig, volume: int
 ) -> Stream:
     """Batches of at least `volume` samples, each row at most once an epoch."""
     return stream_of(encode_samples(rows, tokenizer, config.length), tokenizer, config, volume)
@@ -97,7 +99,7 @@ class Tuner:
 
     def __init__(self, mesh: Mesh, step: StepConfig):
         self.mesh, self._step = mesh, step
-        self._compiled: dict[Any, _Program] = {}
+        self._compiled: dict[Hashable, _Program] = {}
 
     def run(
         self,
@@ -162,12 +164,15 @@ def _adam(config: OptimizerConfig) -> optax.GradientTransformation:
     )
 
 
+Sums = dict[str, telemetry.RoutingSums]
+
+
 class _Program(NamedTuple):
     """A compiled step, what makes its first optimizer state, and where empty routing sums lie."""
 
-    step: Callable[..., Any]
-    start: Callable[[params.Params], Any]
-    empty: Callable[[], Any]
+    step: Callable[..., tuple[params.Params, PyTree, Sums, jax.Array]]
+    start: Callable[[params.Params], PyTree]
+    empty: Callable[[], Sums]
 
 
 def _make_program(

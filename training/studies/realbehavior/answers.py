@@ -9,10 +9,10 @@ Letters: P described people, C conditions (wording x order of options).
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,7 @@ from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.local_respondent import ScoringRespondent
 from evals.questionnaires.null_respondents import simulated_respondent
 from evals.questionnaires.response_table import ResponseCube
+from jaxmoe.json_values import JsonMapping
 from jaxmoe.language_model import LanguageModel
 from training.studies.cells import Result, Stopped, StoppedError
 from training.studies.realbehavior.config import AskedConfig
@@ -37,7 +38,7 @@ from training.studies.realbehavior.config import AskedConfig
 # [P, C] by scale, which is named INSTRUMENT/CONSTRUCT
 ScaleScores = dict[str, list[list[float]]]
 # plain JSON, as results are filed: whoever reads it knows what lies where
-JsonRecord = Mapping[str, Any]
+JsonRecord = JsonMapping
 # of a model's answers as a whole
 STYLES = ("acquiescence", "extremity", "midpoint", "position")
 

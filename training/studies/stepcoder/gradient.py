@@ -14,7 +14,7 @@ the many, the same for both gradients.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -192,7 +192,7 @@ class _Batches:
             after, _ = update(agent, "rloo", rl, (keep, keep), state, weights, experience, zero, True)
             return ravel_pytree(after.policy_optimizer)[0]
 
-        self._gradient: Callable[..., Any] = jax.jit(gradient)
+        self._gradient: Callable[..., jax.Array] = jax.jit(gradient)
 
     def sample(self, number: int) -> Sampled:
         """A round's programs, of problems asked as whole tasks."""

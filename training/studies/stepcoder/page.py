@@ -4,8 +4,8 @@ Figures of the paper are quoted from reading notes, not from its text; they are 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from jaxmoe.json_values import JsonMapping
 from training.studies.cells import StudySummary
 from training.studies.intervals import judged, points
 from training.studies.page import ClaimVerdict, Page, PageSection, PageTable, plumbing
@@ -123,7 +123,7 @@ def _design(summary: StudySummary) -> PageSection:
     return PageSection("Design", text)
 
 
-def _origin(base: Mapping[str, Any]) -> str:
+def _origin(base: JsonMapping) -> str:
     if "checkpoints" in base:
         return f"A base is a checkpoint: {', '.join(base['checkpoints'])}."
     model = base["model"]
@@ -260,7 +260,7 @@ def _gradient(summary: StudySummary) -> PageSection:
     return PageSection("The gradient", [text], verdicts=verdicts, tables=[PageTable(caption, columns, rows)])
 
 
-def _plain(score: Mapping[str, Any], *, signed: bool = False) -> str:
+def _plain(score: JsonMapping, *, signed: bool = False) -> str:
     if score["mean"] is None:
         return "–"
     sign = "+" if signed else ""

@@ -6,7 +6,7 @@ spells out what the unclear words of its statement mean.
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -61,8 +61,7 @@ def fine_tune(
         length = -(-max(len(sample.tokens) for sample in samples) // 16) * 16
         data = stream_of(samples, tokenizer, BatchConfig(ROWS, length, seed=seed), rounds * programs)
         recipe = Recipe(source.adapter, source.experts, source.lora)
-        precision: Any = forward.precision
-        step = StepConfig(precision, remat=forward.remat, scan_layers=forward.scan_layers)
+        step = StepConfig(forward.precision, remat=forward.remat, scan_layers=forward.scan_layers)
 
         measured = partial(_measured, exam, rollout, tokenizer, seed)
         points = [measured(make_model(source, tokenizer, mesh).lm, 0)]  # not kept: training loads its own

@@ -10,13 +10,13 @@ No setting is chosen by the held-out problems: all rows share those of the PPO c
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from jaxmoe.datasets import programs
+from jaxmoe.json_values import JsonMapping, JsonObject
 from rl.feedback.problems import Problem, split_problems
 from training.ppo import train as ppo
 from training.ppo.config import PPORunConfig
@@ -116,7 +116,7 @@ class StepcoderStudy:
         return len(self.config.checkpoints) or max(self.config.tries, self.config.bases)
 
     @cached_property
-    def _exam(self) -> dict[str, Any]:
+    def _exam(self) -> JsonObject:
         """What a base's entry depends on."""
         found = configs.to_dict(self._first)
         return {key: found[key] for key in ("rollout", "evaluation", "problems")}
@@ -234,9 +234,9 @@ class StepcoderStudy:
     # what they say
 
     @cached_property
-    def _sizes(self) -> dict[str, Any]:
+    def _sizes(self) -> JsonObject:
         """How many problems there are of each difficulty: held out, and to practise on in each regime."""
-        sizes: dict[str, Any] = {}
+        sizes: JsonObject = {}
         for name, regime in self.config.regimes.items():
             practice, held_out = embedded(regime.problems)
             limit = self._shared.evaluation.limit
@@ -245,7 +245,7 @@ class StepcoderStudy:
             sizes[name] = counted([p for p in practice if not wanted or p.difficulty in wanted])
         return sizes
 
-    def summary(self, results: Results) -> dict[str, Any]:
+    def summary(self, results: Results) -> JsonObject:
         """See `stepcoder_summary`."""
         runs = []
         for cell in self.cells(results):
@@ -267,12 +267,12 @@ class StepcoderStudy:
             **stepcoder_summary.summarize(runs, list(config.rows), list(config.regimes)),
         }
 
-    def page(self, summary: Mapping[str, Any]) -> Page:
+    def page(self, summary: JsonMapping) -> Page:
         """See `stepcoder_page`."""
         return stepcoder_page.page(self.title, summary)
 
 
-def read_run(records: Sequence[Mapping[str, Any]]) -> Result:
+def read_run(records: Sequence[JsonMapping]) -> Result:
     """What the study keeps of a run's metrics: held-out pass@1, KEPT and the stages of every round.
 
     Args:

@@ -5,10 +5,11 @@ base of its own an interval speaks of other bases, other orders of problems and 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from jaxmoe.json_values import JsonMapping, JsonObject
 from training.studies.intervals import interval
 
 # rows as the claims name them
@@ -34,7 +35,7 @@ class StepcoderRun(NamedTuple):
     row: str
     regime: str
     seed: int
-    result: dict[str, Any]
+    result: JsonObject
 
     def scores(self, what: str) -> list[float]:
         """Held-out pass@1 of a difficulty, or of all, at every measurement."""
@@ -48,9 +49,9 @@ class StepcoderRun(NamedTuple):
         return float(np.trapezoid(self.scores("all"), at) / (at[-1] - at[0]))
 
 
-def summarize(runs: Sequence[StepcoderRun], rows: Sequence[str], regimes: Sequence[str]) -> dict[str, Any]:
+def summarize(runs: Sequence[StepcoderRun], rows: Sequence[str], regimes: Sequence[str]) -> JsonObject:
     """Everything that the page shows, as plain JSON."""
-    by_regime: dict[str, Any] = {}
+    by_regime: JsonObject = {}
     for regime in regimes:
         here = {row: [r for r in runs if (r.row, r.regime) == (row, regime)] for row in rows}
         here = {row: found for row, found in here.items() if found}
@@ -65,14 +66,14 @@ def summarize(runs: Sequence[StepcoderRun], rows: Sequence[str], regimes: Sequen
     return {"difficulties": sorted(kinds, key=order.index), "regimes": by_regime}
 
 
-def _start(rows: Mapping[str, Sequence[StepcoderRun]]) -> dict[str, Any]:
+def _start(rows: Mapping[str, Sequence[StepcoderRun]]) -> JsonObject:
     """The bases before the first round; every row of a seed starts from the same one."""
     by_seed = {run.seed: run for found in rows.values() for run in found}
     kinds = [kind for kind in next(iter(by_seed.values())).result["held_out"][0] if kind != "round"]
     return {kind: interval([run.scores(kind)[0] for run in by_seed.values()]) for kind in kinds}
 
 
-def _row(runs: Sequence[StepcoderRun]) -> dict[str, Any]:
+def _row(runs: Sequence[StepcoderRun]) -> JsonObject:
     points = runs[0].result["held_out"]
     kinds = [kind for kind in points[0] if kind != "round"]
     return {
@@ -112,7 +113,7 @@ def _stages(runs: Sequence[StepcoderRun]) -> dict[str, list[float]]:
     return {name: [round(float(share), 5) for share in found] for name, found in shares.items()}
 
 
-def differences(rows: Mapping[str, Sequence[StepcoderRun]]) -> list[dict[str, Any]]:
+def differences(rows: Mapping[str, Sequence[StepcoderRun]]) -> list[JsonObject]:
     """Paired by seed: b − a at the end, by difficulty, and of the pace."""
     out = []
     for a, b in PAIRS:
@@ -128,12 +129,12 @@ def differences(rows: Mapping[str, Sequence[StepcoderRun]]) -> list[dict[str, An
     return out
 
 
-def gradients(measured: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def gradients(measured: Sequence[JsonMapping]) -> dict[str, JsonObject]:
     """By number of tests (0 is all): the means over the batches of a base, with intervals over bases.
 
     `gain` is the cosine with the mask less that without, of the same batch.
     """
-    out: dict[str, dict[str, Any]] = {}
+    out: dict[str, JsonObject] = {}
     for tests in measured[0]["batches"] if measured else ():
         bases = [
             [
