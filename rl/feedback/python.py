@@ -80,6 +80,7 @@ class _Run:
 
     def close(self) -> None:
         """Closes what the processes shared with this one."""
+        self.worker.end_program()
         for fd in (self.flags, self.call_file, *self.call_pipe):
             if fd >= 0:
                 os.close(fd)
@@ -145,20 +146,25 @@ class _Run:
         self.loaded, self.ended, self.calling, self.stopped = False, None, False, False
         is_stdin = problem.kind == "stdin"
         stdin = memory_file(problem.inputs[index].encode(errors="surrogateescape") if is_stdin else b"")
-        request = memory_file(self.request() + self.code)
         tests = 1 if is_stdin else problem.test_count - index
         if any(test.parts is None for test in self.asserts[index:]):
             tests = math.ceil(tests * _CALLING_TEST)
             self.open_calls()
         kernel = KernelLimits(limits.memory_bytes, math.ceil(self.time_s * (tests + 1)), limits.threads)
         calls = (self.call_pipe[0], self.call_file) if self.call_file >= 0 else ()
+        request = -1
+        if not is_stdin or index == 0:
+            request = memory_file(self.request() + self.code)
+        if is_stdin and index == 0:
+            self.worker.start_program(request, self.flags, kernel)
         job = Job(kernel, self.time_s, limits.output_bytes, request, stdin, self.flags, calls=calls)
         self.clock = time.monotonic()
         try:
             outcome = self.worker.run(job, self.on_frame)
         finally:
             os.close(stdin)
-            os.close(request)
+            if request >= 0:
+                os.close(request)
         self.cpu_s += outcome.cpu_s
         self.take_flags()
         if self.calling:

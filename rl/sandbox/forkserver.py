@@ -2,12 +2,17 @@
 
 It is started by rl/sandbox/worker.py with a clean environment and one socket. As process 1 of its own pid
 namespace (where the kernel allows) it cannot be signalled by what it starts. It passes descriptors on
-without reading them, so that no program's memory, forked from it, holds another's text or answers.
+without reading them, so that no program's memory, forked from it, holds another's text or answers. A
+program with many tests on standard input gets a server of its own (rl/sandbox/program_server.py).
 
-Messages (SOCK_SEQPACKET). First in: the configuration; out: the layers. Then in: JSON of a job with its
-descriptors, JSON {"service": name, "limits", "modules"} with a socket for a service that is to be started
-anew, JSON {"stop": name}, b"kill", b"cpu" or b"alive?"; out: JSON of how a job ended, or of the CPU time it
-has had, with a descriptor of its process. Kept small: every page it touches is copied by each fork.
+Messages (SOCK_SEQPACKET). First in, as JSON: the configuration; out, as JSON: the layers. Then in, marshalled
+(that touches the fewest pages): a job with its descriptors, {"service": name, "limits", "modules"} with
+those of a service that is to be started anew, {"program": limits} with those of a program's own server,
+{"stop": name}, b"kill", b"process" or b"alive?"; out: REPORT of how a job ended, or a descriptor of its
+process.
+
+Kept small: every page that it or its child touches is copied by each fork. Descriptors come as 0, 1, 2, ..
+(the server keeps those free), so that a child need not move them.
 """
 
 import base64
@@ -15,20 +20,20 @@ import ctypes
 import gc
 import importlib
 import json
+import marshal
 import os
 import resource
-import select
 import signal
 import socket
 import sys
-import time
 import types
 from collections.abc import Callable
 
-from rl.sandbox import isolation, linux, program, script_environment
+from rl.sandbox import isolation, linux, program, program_server, script_environment
+from rl.sandbox.program_server import CONTROL_FD, FAILED_TO_ENTER
 
-MAX_DESCRIPTORS = 8
-FAILED_TO_ENTER = 97
+_DESCRIPTORS_SPACE = socket.CMSG_SPACE(8 * 4)
+_MESSAGE_BYTES = 1 << 18
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 # os.fork would run hooks in each child that reseed `random` and touch a hundred pages. The server has one
 # thread and keeps the interpreter's lock (PyDLL), so that plain fork(2) leaves the child in order.
@@ -79,64 +84,65 @@ class Server:
         gc.freeze()
         gc.disable()
         while True:
-            message, descriptors, _, _ = socket.recv_fds(self._control, 1 << 18, MAX_DESCRIPTORS)
+            message, descriptors, _, _ = self._control.recvmsg(_MESSAGE_BYTES, _DESCRIPTORS_SPACE)
             if not message:
                 return
             if message == b"alive?":
                 self._control.send(b"yes")
                 continue
-            if message in (b"kill", b"cpu"):
+            if message in (b"kill", b"process"):
                 continue  # for a job that ended by itself in the meantime
-            job = json.loads(message)
+            job = marshal.loads(message)
+            count = len(descriptors[0][2]) // 4 if descriptors else 0
             if "service" in job:
                 self._stop(job["service"])
-                self._services[job["service"]] = self._spawn(job, descriptors)
+                self._services[job["service"]] = self._spawn(job, count)
+            elif "program" in job:
+                self._stop("program")
+                self._services["program"] = self._spawn(job, count)
             elif "stop" in job:
                 self._stop(job["stop"])
             else:
-                self._run(job, descriptors)
+                self._run(job, count)
 
-    def _spawn(self, job: dict, descriptors: list[int]) -> int:
+    def _spawn(self, job: dict, count: int) -> int:
         child = _fork()
         if child == 0:
             try:
-                gc.enable()
-                self._become(job, descriptors)
+                os.closerange(count, 1024)
+                self._become(job)
             except BaseException as error:
                 os.write(2, f"{type(error).__name__}: {error}\n".encode())
             finally:
                 os._exit(FAILED_TO_ENTER)
-        for fd in descriptors:
-            os.close(fd)
+        os.closerange(0, count)
         if child < 0:
             raise OSError("the fork server cannot fork")
+        if "program" in job:
+            os.setpgid(child, child)  # so that it and what it starts can be ended together
         return child
 
-    def _become(self, job: dict, descriptors: list[int]) -> None:
-        """In the forked child: takes its descriptors, isolates itself for good and runs the job."""
+    def _become(self, job: dict) -> None:
+        """In the forked child, which has its descriptors: isolates itself for good and runs the job."""
         if self._profile == "tool":
             os.setsid()  # what it starts is ended with it
         if not self._isolated.layers["pid"]:  # in a pid namespace all end with the server
             isolation.die_with_parent()
-        service = "service" in job
-        targets = [program.RESULT_FD] if service else range(len(descriptors))
-        # First above the targets, so that none is overwritten while it is still needed.
-        raised = [os.dup2(fd, 20 + i, inheritable=False) for i, fd in enumerate(descriptors)]
-        for target, fd in zip(targets, raised, strict=True):
-            os.dup2(fd, target)
-        os.closerange(targets[-1] + 1, 1024)
-        limits = isolation.KernelLimits(**job["limits"])
+        if "program" in job:
+            self._become_program_server(job["program"])
+        limits = job["limits"]
 
         def enter() -> None:
             isolation.enter_program(self._isolated, limits, self._address_space)
 
-        if service:
+        gc.enable()
+        if self._profile == "program" and "service" not in job:
+            program.Program().run(enter)
+        elif "service" in job:
             serve, channel = _load(job["modules"]), socket.socket(fileno=program.RESULT_FD)
             enter()
             serve(channel)
             os._exit(0)
-        if self._profile == "program":
-            program.run(enter)
         if self._profile == "tool":
             os.chdir(job["directory"])
             enter()
@@ -144,46 +150,38 @@ class Server:
         enter()
         os.execve(program.REQUEST_FD, job["argv"], {})
 
+    def _become_program_server(self, limits: tuple[int, ...]) -> None:
+        isolated, alone = self._isolated, not self._isolated.layers["pid"]
+        isolation.limit_resources(isolated, limits, self._address_space)
+
+        def enter() -> None:
+            if alone:
+                isolation.die_with_parent()
+            isolation.limit_cpu_and_calls(isolated, limits)
+
+        program_server.serve(enter, _fork)
+
     def _stop(self, name: str) -> None:
-        """Ends a service, whatever it is busy with."""
+        """Ends a service, whatever it is busy with, or a program's server with the program."""
         child = self._services.pop(name, None)
-        if child is not None:
+        if child is None:
+            return
+        if name != "program":
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-
-    def _run(self, job: dict, descriptors: list[int]) -> None:
-        child = self._spawn(job, descriptors)
-        status, usage = self._wait(child)
-        report = {
-            "status": status,
-            "cpu_s": usage.ru_utime + usage.ru_stime,
-            "max_rss": usage.ru_maxrss * 1024,
-        }
-        self._control.send(json.dumps(report).encode())
-
-    def _wait(self, child: int) -> tuple[int, resource.struct_rusage]:
-        """Lets a job run until it ends or the other side says kill (or is gone)."""
-        pidfd = os.pidfd_open(child)
-        poll = select.poll()
-        poll.register(self._control, select.POLLIN)
-        poll.register(pidfd, select.POLLIN)
+            return
+        os.killpg(child, signal.SIGKILL)
         try:
-            while True:
-                if pidfd in {fd for fd, _ in poll.poll()}:
-                    break
-                message = self._control.recv(64)
-                if message == b"cpu":
-                    # the clock id of a process's CPU time, as clock_getcpuclockid(3) makes it
-                    spent = {"cpu_s": time.clock_gettime(~child << 3 | 2)}
-                    socket.send_fds(self._control, [json.dumps(spent).encode()], [pidfd])
-                    continue
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                if not message:
-                    os._exit(0)
-                break
-            return self._reap(child)
-        finally:
-            os.close(pidfd)
+            while True:  # a program that its server left comes to this process
+                os.waitpid(-child, 0)
+        except ChildProcessError:
+            return
+
+    def _run(self, job: dict, count: int) -> None:
+        child = self._spawn(job, count)
+        program_server.wait(child, self._control)
+        status, usage = self._reap(child)
+        self._control.send(program_server.report(status, usage))
 
     def _reap(self, child: int) -> tuple[int, resource.struct_rusage]:
         """Waits for a job's process, kills and reaps what it left; its status and rusage."""
@@ -199,6 +197,14 @@ class Server:
             except ChildProcessError:
                 pass
         return status, usage
+
+
+def _out_of_the_way(control: socket.socket) -> socket.socket:
+    """The socket at a number where it leaves the first ones to the descriptors that come."""
+    os.dup2(control.detach(), CONTROL_FD, inheritable=False)
+    os.closerange(0, CONTROL_FD)
+    os.closerange(CONTROL_FD + 1, 1024)
+    return socket.socket(fileno=CONTROL_FD)
 
 
 def main(control_fd: int) -> None:
@@ -225,6 +231,7 @@ def main(control_fd: int) -> None:
     else:
         linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
     control.send(json.dumps({"layers": isolated.layers, "reasons": isolated.reasons}).encode())
+    control = _out_of_the_way(control)
     server = Server(control, isolated, config["profile"], address_space)
     del config, plan
     if not isolation.missing_layers(isolated.layers):

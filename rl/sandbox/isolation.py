@@ -16,7 +16,7 @@ import contextlib
 import os
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from rl.sandbox import landlock, linux
@@ -24,7 +24,9 @@ from rl.sandbox import landlock, linux
 # An id that owns nothing. Not 65534: that is "nobody", whose files and processes do exist.
 UNPRIVILEGED_ID = 64_999
 REQUIRED = ("no_new_privs", "seccomp", "files", "unprivileged")
-_SERVER_PROCESSES = 3  # the server, its outer half, the compiler
+# server and its outer half, compiler, judge, a program's own server, the one before it, its next test
+_SERVER_PROCESSES = 7
+_setrlimit, _RLIMIT_CPU = resource.setrlimit, resource.RLIMIT_CPU
 _NAMESPACES = {"pid": linux.CLONE_NEWPID, "net": linux.CLONE_NEWNET, "ipc": linux.CLONE_NEWIPC}
 
 
@@ -199,6 +201,12 @@ def enter_server(plan: IsolationPlan) -> Isolated:
         os.close(rules)
     if plan.filter:
         linux.prepare_seccomp(plan.filter)
+    for which, most in (
+        (resource.RLIMIT_NOFILE, 64),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_MEMLOCK, 0),
+    ):
+        _limit(which, most)
     layers = {name: bool(flags & flag) for name, flag in _NAMESPACES.items()}
     layers |= {"user": not reasons.get("user"), "mounts": rooted, "landlock": rules is not None}
     layers |= {"bwrap": plan.inside_bwrap, "files": rooted or plan.inside_bwrap or rules is not None}
@@ -225,22 +233,35 @@ def _leave_root(pid_namespace: int, reasons: dict[str, str], proc: int, must_rea
         _enter_user_namespace(0, proc)
 
 
-def enter_program(isolated: Isolated, limits: KernelLimits, address_space: int) -> None:
-    """Takes this process behind the per-program layers, for ever. Call it after the fork."""
-    for which, most in (
-        (resource.RLIMIT_AS, address_space + limits.memory_bytes),
-        (resource.RLIMIT_CPU, limits.cpu_s),
-        (resource.RLIMIT_FSIZE, limits.file_bytes),
-        (resource.RLIMIT_NOFILE, 64),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_MEMLOCK, 0),
-    ):
-        resource.setrlimit(which, (most, most))
+def enter_program(isolated: Isolated, limits: Sequence[int], address_space: int) -> None:
+    """Takes this process behind the per-program layers, for ever. Call it after the fork.
+
+    Args:
+      limits: KernelLimits, or its fields.
+      address_space: of the fork server, in bytes, which no program is charged for.
+    """
+    limit_resources(isolated, limits, address_space)
+    limit_cpu_and_calls(isolated, limits)
+
+
+def limit_resources(isolated: Isolated, limits: Sequence[int], address_space: int) -> None:
+    """What a process can take on before it forks programs: limits of memory, files and threads."""
+    memory_bytes, _, threads, file_bytes = limits
+    _limit(resource.RLIMIT_AS, address_space + memory_bytes)
+    _limit(resource.RLIMIT_FSIZE, file_bytes)
     if isolated.layers["user"]:
         # Counted for each user of a namespace: the server's own processes are in there too.
-        most = limits.threads + _SERVER_PROCESSES
-        resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+        _limit(resource.RLIMIT_NPROC, threads + _SERVER_PROCESSES)
+
+
+def limit_cpu_and_calls(isolated: Isolated, limits: Sequence[int]) -> None:
+    """What is left to each program's own process: its CPU time, and system calls."""
+    _setrlimit(_RLIMIT_CPU, (limits[1], limits[1]))
     linux.install_seccomp(isolated.filter)
+
+
+def _limit(which: int, most: int) -> None:
+    resource.setrlimit(which, (most, most))
 
 
 def missing_layers(layers: dict[str, bool]) -> list[str]:

@@ -7,7 +7,6 @@ nothing by it. Where the kernel does not tell, limits are those of the clock on 
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import select
@@ -21,6 +20,7 @@ from typing import NamedTuple
 
 from rl.sandbox.isolation import KernelLimits
 from rl.sandbox.program import HEADER
+from rl.sandbox.program_server import REPORT
 
 _STRETCH = 10.0  # no job gets more than this times its limit
 _SAMPLE_S = 0.05
@@ -202,7 +202,7 @@ class Watch:
             events = poll.poll(left_ms)
             if not events:
                 self._asked = True
-                self._send(b"cpu")
+                self._send(b"process")
             for fd, _ in events:
                 if fd in readers:
                     if not readers[fd]():
@@ -241,8 +241,7 @@ class Watch:
             raise WorkerDiedError from error
         if not text:
             raise WorkerDiedError
-        message = json.loads(text)
-        if "status" not in message:
+        if len(text) != REPORT.size:  # a descriptor of the job's process, asked for
             self._asked = False
             for process in processes:
                 self._waited_s = waited_s(process)
@@ -252,8 +251,8 @@ class Watch:
                 self._kill()
             return False
         outcome = self._outcome
-        outcome.status = os.waitstatus_to_exitcode(message["status"])
-        outcome.cpu_s, outcome.max_rss = message["cpu_s"], message["max_rss"]
+        status, outcome.cpu_s, outcome.max_rss = REPORT.unpack(text)
+        outcome.status = os.waitstatus_to_exitcode(status)
         killed = outcome.status in (-signal.SIGXCPU, -signal.SIGKILL)
         outcome.timed_out |= killed and outcome.cpu_s >= self._job.limits.cpu_s
         return True

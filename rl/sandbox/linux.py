@@ -129,4 +129,5 @@ def install_seccomp(program: bytes) -> None:
     """Puts a classic BPF program (array of struct sock_filter) before every system call."""
     if program not in _filters:
         prepare_seccomp(program)
-    _check(_prctl(*_filters[program][2]), "seccomp")
+    if _prctl(*_filters[program][2]):
+        _check(-1, "seccomp")

@@ -33,6 +33,8 @@ from rl.sandbox import script_environment, values
 RESULT_FD, REQUEST_FD, FLAGS_FD, CALLS_FD, CALL_FD = 3, 4, 5, 6, 7
 HEADER = struct.Struct("=IcI")  # of a frame: its length after these bytes, its kind, the number of the test
 _COUNT = struct.Struct("=I")
+_EXIT_0 = b'{"exit": 0}'
+_ENDED_WELL = HEADER.pack(len(_EXIT_0), b"D", 0) + _EXIT_0
 Send = Callable[..., None]
 
 
@@ -212,8 +214,11 @@ def _run_to_the_end(code: types.CodeType, names: dict) -> int:
     """Runs a program as `python program.py` would; returns its exit code, lets its exceptions out."""
     try:
         exec(code, names)
-        threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
-        atexit._run_exitfuncs()
+        # both only where there is something to do: they touch many pages
+        if len(threading._active) > 1 or threading._threading_atexits:  # pyright: ignore[reportAttributeAccessIssue]
+            threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+        if atexit._ncallbacks():
+            atexit._run_exitfuncs()
     except SystemExit as stop:
         sys.stdout.flush()
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
@@ -221,41 +226,54 @@ def _run_to_the_end(code: types.CodeType, names: dict) -> int:
     return 0
 
 
-def run(enter_sandbox: Callable[[], None]) -> None:
-    """The life of one program's process; never returns."""
-    content = os.pread(REQUEST_FD, os.fstat(REQUEST_FD).st_size, 0)
-    (length,) = _COUNT.unpack_from(content)
-    request = marshal.loads(memoryview(content)[4 : 4 + length])
-    code, setup, expressions, instructions, imports, place = marshal.loads(memoryview(content)[4 + length :])
-    send, leave, explain = _sender(), os._exit, describe
-    if request["trace"]:
-        code = _traced(code, instructions, place)
-    os.close(REQUEST_FD)
-    os.close(FLAGS_FD)
-    script_environment.limit_stacks(request["memory_bytes"])
-    name = "__main__" if request["mode"] == "stdin" else "solution"
-    module = types.ModuleType(name)
-    module.__file__ = script_environment.PROGRAM_FILE
-    sys.modules[name] = module
-    names = module.__dict__
-    tests = _Tests(request, names, send)
-    enter_sandbox()
-    try:
-        _import_for(names, imports)
-        if request["mode"] == "stdin":
-            send(b"D", 0, {"exit": _run_to_the_end(code, names)})
+class Program:
+    """A program with its tests, read from REQUEST_FD and connected to FLAGS_FD, which are closed then."""
+
+    def __init__(self) -> None:
+        content = os.pread(REQUEST_FD, os.fstat(REQUEST_FD).st_size, 0)
+        (length,) = _COUNT.unpack_from(content)
+        self._request = request = marshal.loads(memoryview(content)[4 : 4 + length])
+        code, self._setup, self._expressions, instructions, self._imports, place = marshal.loads(
+            memoryview(content)[4 + length :]
+        )
+        self._code = _traced(code, instructions, place) if request["trace"] else code
+        os.close(REQUEST_FD)
+        os.close(FLAGS_FD)
+        script_environment.limit_stacks(request["memory_bytes"])
+        name = "__main__" if request["mode"] == "stdin" else "solution"
+        module = types.ModuleType(name)
+        module.__file__ = script_environment.PROGRAM_FILE
+        sys.modules[name] = module
+        self._names = module.__dict__
+        self._send = _sender()
+        self._tests = _Tests(request, self._names, self._send)
+
+    def run(self, enter_sandbox: Callable[[], None]) -> None:
+        """The life of the program's process; never returns."""
+        # bound now, before the program can replace them
+        send, leave, explain, request, names = self._send, os._exit, describe, self._request, self._names
+        write = os.write
+        enter_sandbox()
+        try:
+            _import_for(names, self._imports)
+            if request["mode"] == "stdin":
+                status = _run_to_the_end(self._code, names)
+                if status:
+                    send(b"D", 0, {"exit": status})
+                else:
+                    write(RESULT_FD, _ENDED_WELL)
+                leave(0)
+            exec(self._code, names)
+            if request["mode"] == "assert":
+                _prepare_asserts(request["name"], self._setup, names)
+            send(b"L", 0, {})
+            if request["mode"] == "call":
+                self._tests.call_all(request["tests"], request["first"])
+            else:
+                self._tests.evaluate_all(self._expressions, request["first"])
+            sys.stdout.flush()
+            send(b"D", 0, {"exit": 0})
             leave(0)
-        exec(code, names)
-        if request["mode"] == "assert":
-            _prepare_asserts(request["name"], setup, names)
-        send(b"L", 0, {})
-        if request["mode"] == "call":
-            tests.call_all(request["tests"], request["first"])
-        else:
-            tests.evaluate_all(expressions, request["first"])
-        sys.stdout.flush()
-        send(b"D", 0, {"exit": 0})
-        leave(0)
-    except BaseException as error:
-        send(b"E", 0, explain(error))
-    leave(1)
+        except BaseException as error:
+            send(b"E", 0, explain(error))
+        leave(1)

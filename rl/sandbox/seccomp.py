@@ -11,6 +11,8 @@ import errno
 import platform
 import struct
 
+from rl.sandbox.program_server import JOBS_FD
+
 # (x86_64, aarch64); None where an architecture lacks the call.
 _PLAIN: dict[str, tuple[int | None, int | None]] = {
     "read": (0, 63),
@@ -154,6 +156,7 @@ _ARGUMENT_CHECKED = {
     "ioctl": (16, 29),
     "prctl": (157, 167),
     "socketpair": (53, 199),
+    "recvmsg": (47, 212),
     "clone3": (435, 435),
 }
 
@@ -236,6 +239,7 @@ def _argument_checks() -> dict[str, list[bytes]]:
         "ioctl": _one_of(1, _IOCTL_REQUESTS),
         "prctl": _one_of(0, _PRCTL_OPTIONS),
         "socketpair": unix_stream_only,
+        "recvmsg": _one_of(0, (JOBS_FD,)),
         "clone3": [_instruction(_RETURN, _refuse(errno.ENOSYS))],
     }
 

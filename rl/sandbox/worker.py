@@ -7,6 +7,7 @@ returns an Outcome; only a sandbox that cannot be started raises.
 import base64
 import contextlib
 import json
+import marshal
 import os
 import resource
 import shutil
@@ -91,6 +92,8 @@ class Worker:
         self._services: dict[Service, socket.socket] = {}
         self._lost: list[Service] = []
         self._has_job = False
+        self._null = -1
+        self._program: tuple[socket.socket, socket.socket] | None = None  # of its server: control, jobs
         self.prepared: set[str] = set()  # set-ups that the judge has run since it was started
         self.layers: dict[str, bool] = {}
         self.reasons: dict[str, str] = {}
@@ -123,6 +126,7 @@ class Worker:
 
     def _launch(self, *, inside_bwrap: bool) -> None:
         configuration = self._configuration(inside_bwrap=inside_bwrap)
+        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-P", "-s", "-S", "-B", "-c", _BOOT, _ROOT, str(theirs.fileno())]
         # The hash seed is fixed so that a program's output is the same in every run.
@@ -228,7 +232,7 @@ class Worker:
         assert self._control is not None, "the worker is closed"
         while self._lost:
             try:
-                self._control.send(json.dumps({"stop": self._lost.pop()}).encode())
+                self._control.send(marshal.dumps({"stop": self._lost.pop()}))
                 self._control.send(b"alive?")
                 if not self._control.recv(1 << 10):
                     raise WorkerDiedError
@@ -241,8 +245,9 @@ class Worker:
         ours, theirs = socket.socketpair()
         limits = KernelLimits(memory_bytes, resource.RLIM_INFINITY, 0)
         try:
-            message = {"service": service, "limits": limits._asdict(), "modules": _SERVICES[service]}
-            socket.send_fds(self._control, [json.dumps(message).encode()], [theirs.fileno()])
+            message = {"service": service, "limits": tuple(limits), "modules": _SERVICES[service]}
+            descriptors = [self._null, self._null, self._null, theirs.fileno()]
+            socket.send_fds(self._control, [marshal.dumps(message)], descriptors)
         except OSError as error:
             ours.close()
             raise WorkerDiedError from error
@@ -252,8 +257,43 @@ class Worker:
         if service == "judge":
             self.prepared.clear()
 
+    def start_program(self, request: int, flags: int, limits: KernelLimits) -> None:
+        """Starts the server of a program whose tests on standard input follow, each by `run`.
+
+        Args:
+          request: rl.sandbox.program's, of mode stdin.
+          flags: shared by all its tests.
+          limits: of each test.
+        Raises: WorkerDiedError.
+        """
+        assert self._control is not None, "the worker is closed"
+        self.end_program()
+        self._end_lost_services()
+        kind = socket.SOCK_SEQPACKET
+        (control, its_control), (jobs, its_jobs) = (socket.socketpair(type=kind) for _ in range(2))
+        self._program = control, jobs
+        descriptors = [self._null, self._null, self._null, its_control.fileno(), request, flags]
+        message = marshal.dumps({"program": tuple(limits)})
+        try:
+            socket.send_fds(self._control, [message], [*descriptors, its_jobs.fileno()])
+        except OSError as error:
+            raise WorkerDiedError from error
+        finally:
+            its_control.close()
+            its_jobs.close()
+
+    def end_program(self) -> None:
+        """Ends the server of a program, if there is one."""
+        for channel in self._program or ():
+            channel.close()
+        self._program = None
+
     def close(self) -> None:
         """Ends the server and everything that runs in it."""
+        self.end_program()
+        if self._null >= 0:
+            os.close(self._null)
+            self._null = -1
         for channel in self._services.values():
             channel.close()
         self._services.clear()
@@ -285,33 +325,38 @@ class Worker:
         Raises: WorkerDiedError if the server ended meanwhile; run it again after close() and start().
         """
         assert self._control is not None, "the worker is closed"
-        self._end_lost_services()
+        if self._lost:
+            self._end_lost_services()
+        control, jobs = self._program or (self._control, self._control)
         output_r, output_w = os.pipe2(os.O_CLOEXEC)
         result_r, result_w = os.pipe2(os.O_CLOEXEC)
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        message = {
-            "limits": job.limits._asdict(),
-            "argv": job.argv,
-            "directory": job.directory,
-            "environment": job.environment,
-        }
+        errors = output_w if job.show_errors else self._null
+        descriptors, message = [job.stdin, output_w, errors, result_w], b"job"
+        if self._program is None:
+            descriptors += [job.request, job.flags, *job.calls]
+            message = marshal.dumps(
+                {
+                    "limits": tuple(job.limits),
+                    "argv": job.argv,
+                    "directory": job.directory,
+                    "environment": job.environment,
+                }
+            )
         try:
             os.set_blocking(output_r, False)
             os.set_blocking(result_r, False)
-            errors = output_w if job.show_errors else null
-            descriptors = [job.stdin, output_w, errors, result_w, job.request, job.flags, *job.calls]
             try:
-                socket.send_fds(self._control, [json.dumps(message).encode()], descriptors)
+                socket.send_fds(jobs, [message], descriptors)
             except OSError as error:
                 raise WorkerDiedError from error
             os.close(output_w)
             os.close(result_w)
             output_w = result_w = -1
             self._has_job = True
-            return Watch(job, self._control, output_r, result_r, on_frame).to_the_end()
+            return Watch(job, control, output_r, result_r, on_frame).to_the_end()
         finally:
             self._has_job = False
-            for fd in (output_r, output_w, result_r, result_w, null):
+            for fd in (output_r, output_w, result_r, result_w):
                 if fd >= 0:
                     os.close(fd)
 

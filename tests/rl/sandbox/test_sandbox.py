@@ -22,6 +22,7 @@ from rl.feedback.pool import Limits, Pool
 from rl.feedback.problems import Problem
 from rl.sandbox import __main__ as check
 from rl.sandbox.jobs import WorkerDiedError
+from rl.sandbox.worker import Worker
 
 CALL = Problem("call", "", fn_name="f", inputs=[[3], [21], [212121]], outputs=[6, 42, 424242])
 STDIN = Problem("stdin", "", inputs=["3\n", "21\n", "212121\n"], outputs=["6\n", "42\n", "424242\n"])
@@ -326,6 +327,31 @@ ATTACKS: dict[str, tuple[Problem, str, str]] = {
         was = all(memory[i] for i in range(len(memory)))
         for i in range(len(memory)): memory[i] = 1
         print("I remember" if was else 2 * n)
+        """,
+    ),
+    "memory between tests in the interpreter": (
+        STDIN,
+        "pass",
+        """
+        import builtins, sys
+        n = int(input())
+        was = hasattr(builtins, "seen") or "seen" in globals() or "seen" in sys.modules
+        builtins.seen = seen = sys.modules["seen"] = True
+        print("I remember" if was else 2 * n)
+        """,
+    ),
+    "descriptors of the server that forked it": (
+        STDIN,
+        "pass",
+        """
+        import os, socket
+        def is_open(fd):
+            try: return bool(os.fstat(fd))
+            except OSError: return False
+        n, found = int(input()), [fd for fd in range(4, 64) if is_open(fd)]
+        ours, theirs = socket.socketpair()
+        os.dup2(ours.fileno(), 41)
+        print(found or 2 * n)
         """,
     ),
     "an error that is no text": (
@@ -786,6 +812,15 @@ def test_early_stop_and_reward_schemes():
     assert (feedback.executed.tests_run, feedback.executed.tests_total) == (len(feedback.tests), 3)
     with Pool(1, LIMITS, reward="pass_ratio") as pool:
         assert pool.grade(CALL, program).reward == pytest.approx(2 / 3)
+
+
+def test_tests_on_standard_input_share_what_is_made_ready(pool: Pool, monkeypatch: pytest.MonkeyPatch):
+    started = []
+    start = Worker.start_program
+    monkeypatch.setattr(Worker, "start_program", lambda *a: (started.append(1), start(*a))[1])
+    many = replace(STDIN, inputs=[f"{n}\n" for n in range(20)], outputs=[f"{2 * n}\n" for n in range(20)])
+    assert pool.grade(many, "print(2 * int(input()))").verdict == "pass"
+    assert len(started) == 1
 
 
 def descendants(root: int) -> list[int]:

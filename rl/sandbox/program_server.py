@@ -1,0 +1,118 @@
+"""A fork server of one program: made ready once, it forks a process for each test on standard input.
+
+What a program's tests have in common (reading, unmarshalling, connecting the flags) is done here once, and no
+statement of the program runs in this process, so that a test finds nothing of the tests before it. The next
+test's process is forked and enters the sandbox while the grader is busy with the last one's answer; then it
+waits for its descriptors on a socket of its own, which it closes. Standard library only.
+"""
+
+import gc
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+from collections.abc import Callable
+
+from rl.sandbox import program
+
+CONTROL_FD, JOBS_FD = 40, 41  # rl.sandbox.seccomp lets a process read messages from the latter alone
+_STARTED_FD, _START_FD = 42, 43  # a pipe: a process tells that it has its test
+FAILED_TO_ENTER = 97
+REPORT = struct.Struct("=idq")  # how a job ended: status, CPU seconds, bytes of resident memory at most
+_SENT_JOBS_FD = 6
+_DESCRIPTORS_SPACE = socket.CMSG_SPACE(4 * 4)
+
+
+def report(status: int, usage: resource.struct_rusage) -> bytes:
+    """How a job ended, as a message."""
+    return REPORT.pack(status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+
+
+def wait(child: int, control: socket.socket) -> None:
+    """Lets a job run until it ends or the other side says kill (or is gone)."""
+    pidfd = os.pidfd_open(child)
+    try:
+        _serve_until(pidfd, pidfd, control)
+    finally:
+        os.close(pidfd)
+
+
+def _serve_until(event: int, pidfd: int, control: socket.socket) -> bool:
+    """Answers the other side until a descriptor can be read; whether that was before it said kill."""
+    poll = select.poll()
+    for fd in {event, pidfd, CONTROL_FD}:
+        poll.register(fd, select.POLLIN)
+    while True:
+        ready = [fd for fd, _ in poll.poll()]
+        if event in ready:
+            return True
+        message = b"" if pidfd in ready else control.recv(64)
+        if message == b"process":
+            socket.send_fds(control, [b"it"], [pidfd])
+            continue
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        if not message:
+            os._exit(0)
+        return False
+
+
+def serve(enter: Callable[[], None], fork: Callable[[], int]) -> None:
+    """Runs tests of one program until the grader closes its ends; never returns.
+
+    Args:
+      enter: takes a child behind the layers that are put on by each program.
+      fork: fork(2).
+    """
+    made = program.Program()
+    os.dup2(program.RESULT_FD, CONTROL_FD, inheritable=False)
+    os.dup2(_SENT_JOBS_FD, JOBS_FD, inheritable=False)
+    os.closerange(0, CONTROL_FD)
+    for fd, place in zip(os.pipe(), (_STARTED_FD, _START_FD), strict=True):
+        os.dup2(fd, place, inheritable=False)
+        os.close(fd)
+    control, jobs = socket.socket(fileno=CONTROL_FD), socket.socket(fileno=JOBS_FD)
+    gc.freeze()
+
+    def next_test() -> int:
+        child = fork()
+        if child == 0:
+            _run_one(made, jobs, enter)
+        if child < 0:
+            os._exit(FAILED_TO_ENTER)
+        return child
+
+    child = next_test()
+    while True:
+        pidfd = os.pidfd_open(child)
+        if not _serve_until(_STARTED_FD, pidfd, control):
+            os._exit(FAILED_TO_ENTER)  # it had all its time, and never began: no fault of the program's
+        os.read(_STARTED_FD, 1)
+        following = next_test()
+        _serve_until(pidfd, pidfd, control)
+        os.close(pidfd)
+        _, status, usage = os.wait4(child, 0)
+        control.send(report(status, usage))
+        child = following
+
+
+def _run_one(made: program.Program, jobs: socket.socket, enter: Callable[[], None]) -> None:
+    """In the forked child: enters the sandbox, waits for its test, and runs it."""
+    try:
+        os.closerange(0, JOBS_FD)  # the next test's descriptors are to be 0 to 3
+        os.close(_STARTED_FD)
+        enter()
+        message, *_ = jobs.recvmsg(16, _DESCRIPTORS_SPACE)
+        os.close(JOBS_FD)
+        if message:
+            os.write(_START_FD, b".")
+            os.close(_START_FD)
+            gc.enable()
+            made.run(_nothing)
+    finally:
+        os._exit(FAILED_TO_ENTER)
+
+
+def _nothing() -> None:
+    """The process is in the sandbox already."""
