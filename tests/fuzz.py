@@ -5,11 +5,14 @@
 
 import copy
 import json
+import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+INPUTS = int(os.environ.get("FUZZ_INPUTS", "2000"))  # benchmarks/fuzz_readers.py asks for more
+SEED = int(os.environ.get("FUZZ_SEED", "0"))
 ODD: list[Any] = [
     None,
     True,
@@ -47,7 +50,7 @@ def damaged(
     rows: list[Any], count: int, *, seed: int, lines: bool = True, share: float = 0.5
 ) -> Iterator[bytes]:
     """Files that hold these rows as JSON, each damaged in another way; a row changes with chance `share`."""
-    rng = random.Random(seed)
+    rng = random.Random(f"{SEED} {seed}")
     for _ in range(count):
         changed = [_changed(row, rng) if rng.random() < share else row for row in rows]
         as_ascii = rng.random() < 0.3
@@ -59,7 +62,7 @@ def damaged(
 
 def scratched(data: bytes, count: int, *, seed: int, snippets: Iterable[bytes] = ()) -> Iterator[bytes]:
     """Files like this one with bytes changed, left out, repeated and put in."""
-    rng = random.Random(seed)
+    rng = random.Random(f"{SEED} {seed}")
     for _ in range(count):
         yield _scratched(data, rng, [*SNIPPETS, *snippets])
 

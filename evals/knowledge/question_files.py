@@ -3,15 +3,15 @@
 Not covered: what the rows mean (evals.knowledge.questions), downloading, CSV.
 """
 
-import gzip
+import io
 import json
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
+from jaxmoe.gzip_files import open_gzip
 from jaxmoe.json_values import JsonObject
 
 QuestionRow = JsonObject
@@ -40,13 +40,13 @@ def rows(path: str | Path, split: str | None = None) -> Iterator[tuple[str, Ques
     with _opened(path) as file:
         try:
             yield from _json_rows(file, path)
-        except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} cannot be read ({error}); is it complete, and UTF-8?") from error
 
 
 def _opened(path: Path) -> TextIO:
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig")
+        return io.TextIOWrapper(open_gzip(path), encoding="utf-8-sig")
     return path.open(encoding="utf-8-sig")
 
 
@@ -66,11 +66,10 @@ def _json_rows(file: TextIO, path: Path) -> Iterator[tuple[str, QuestionRow]]:
         yield f"{path}:{number}", first
         yield from _later_lines(file, path, number + 1)
         return
+    text = head + file.read()
     try:
-        document = json.loads(head + file.read())
+        document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, UnicodeDecodeError):
-            raise
         raise ValueError(f"{path} is neither JSON nor JSON lines: {error}") from None
     found = document.get("Data", document.get("data")) if isinstance(document, dict) else document
     if not isinstance(found, list):

@@ -1,19 +1,17 @@
 """Rows of problem files: JSON, JSON lines, either compressed by gzip. Bounded in memory by the file's own
-size.
+size, and what jaxmoe.gzip_files allows.
 """
 
-import gzip
 import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxmoe.gzip_files import open_gzip
 from rl.feedback.readers.row_format import read_json
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
-_MOST_RATIO = 200  # a gzip file larger than this is no text
-_SMALL = 64 << 20
 
 
 def is_problem_file(path: Path) -> bool:
@@ -56,18 +54,9 @@ def _reason(error: Exception) -> str:
 
 def _text_of(path: Path) -> str:
     """The text of a file; bytes that are no UTF-8 survive as surrogates. Raises: ValueError for a gzip
-    bomb.
+    file that is damaged, or a bomb.
     """
     if path.suffix != ".gz":
         return path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    most = max(_SMALL, _MOST_RATIO * path.stat().st_size)
-    try:
-        with gzip.open(path, "rb") as file:
-            content = file.read(most + 1)
-    except (EOFError, OSError) as error:
-        raise ValueError(f"{path.name} is no whole gzip file: {error}") from error
-    if len(content) > most:
-        raise ValueError(
-            f"{path.name} grows to more than {_MOST_RATIO} times its size; unpack it if that is right"
-        )
-    return content.decode("utf-8-sig", errors="surrogateescape")
+    with open_gzip(path) as file:
+        return file.read().decode("utf-8-sig", errors="surrogateescape")

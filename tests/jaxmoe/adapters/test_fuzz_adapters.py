@@ -12,6 +12,7 @@ from jaxmoe.adapters.files import read_adapter, write_adapter
 from jaxmoe.adapters.record import pack
 from jaxmoe.model.config import ExpertConfig, ModelConfig
 from jaxmoe.weights.weight_files import open_weights
+from tests.fuzz import INPUTS, SEED
 from tests.fuzzing import assert_read_or_refused, changed_bytes, changed_json
 from tests.tiny_checkpoints import random_adapter
 
@@ -44,14 +45,14 @@ def folders(goldens, tmp_path_factory):
 
 def test_adapter_folders(folders, goldens, tmp_path):
     logging.disable(logging.WARNING)
-    rng = random.Random(2)
+    rng = random.Random(f"{SEED} 2")
     base = open_weights(goldens / "peft" / "base-plain")
     cases = sorted(path.name for path in folders.iterdir())
     configs = {case: (folders / case / "adapter_config.json").read_bytes() for case in cases}
     for case in cases:
         shutil.copytree(folders / case, tmp_path / case)
     good = 0
-    for number in range(2000):
+    for number in range(INPUTS):
         case = cases[number % len(cases)]
         path = tmp_path / case / "adapter_config.json"
         if rng.random() < 0.8:
@@ -66,7 +67,7 @@ def test_adapter_folders(folders, goldens, tmp_path):
 
         good += assert_read_or_refused(read)
     logging.disable(logging.NOTSET)
-    assert 200 < good < 1800
+    assert INPUTS // 10 < good < 0.9 * INPUTS
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from safetensors.numpy import save_file
 from jaxmoe.json_files import MAX_JSON_BYTES, read_json
 from jaxmoe.weights.torch_pickle import read_tensors, write_tensors
 from jaxmoe.weights.weight_files import open_weights
+from tests.fuzz import INPUTS, SEED
 from tests.fuzzing import assert_read_or_refused, changed_bytes, changed_json
 
-INPUTS = 2000
 TENSORS = {f"layers.{i}.w": np.arange(6, dtype=np.float32).reshape(2, 3) for i in range(3)}
 
 
@@ -70,7 +70,7 @@ def test_the_hand_made_tensor_is_good(tmp_path):
 
 def test_torch_pickles(tmp_path):
     """Changed archives, and changed pickles inside whole archives."""
-    rng = random.Random(0)
+    rng = random.Random(f"{SEED} 0")
     path = tmp_path / "x.bin"
     write_tensors(path, TENSORS)
     whole = path.read_bytes()
@@ -87,7 +87,7 @@ def test_torch_pickles(tmp_path):
 
 
 def test_safetensors_and_their_index(tmp_path):
-    rng = random.Random(1)
+    rng = random.Random(f"{SEED} 1")
     names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     halves = dict(zip(names, (list(TENSORS)[:1], list(TENSORS)[1:]), strict=True))
     for file, tensors in halves.items():

@@ -7,7 +7,7 @@ import pytest
 from jaxmoe.datasets.formats import FORMATS, read_row
 from jaxmoe.datasets.instruction_files import read_instructions, read_questions
 from jaxmoe.datasets.json_rows import dump_json, lines, read_json_rows
-from tests.fuzz import check, damaged
+from tests.fuzz import INPUTS, check, damaged
 
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
 SAID = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
@@ -190,8 +190,8 @@ def test_damaged_instruction_files(tmp_path):
         file.write_bytes(data)
         return read_instructions(file)
 
-    read_well = check(read_bytes, damaged(FUZZED, 2000, seed=1), (ValueError,))
-    assert 100 < read_well < 1900
+    read_well = check(read_bytes, damaged(FUZZED, INPUTS, seed=1), (ValueError,))
+    assert INPUTS // 40 < read_well < 0.95 * INPUTS
 
 
 def test_damaged_question_files(tmp_path):
@@ -202,5 +202,5 @@ def test_damaged_question_files(tmp_path):
         return read_questions(file)
 
     rows = [{"question": "Who?", "answers": ["A", "B"]}, {"question": "Where?", "answer": "here"}]
-    read_well = check(read_bytes, damaged(rows, 2000, seed=2), (ValueError,))
-    assert 100 < read_well < 1900
+    read_well = check(read_bytes, damaged(rows, INPUTS, seed=2), (ValueError,))
+    assert INPUTS // 40 < read_well < 0.95 * INPUTS
