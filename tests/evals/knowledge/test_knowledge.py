@@ -173,7 +173,7 @@ def test_templates_say_what_is_wrong():
         TEMPLATES["completion"].prompt(ClosedBookQuestion("4", "Capital of Chad", ("N'Djamena",)))
     with pytest.raises(ValueError, match=r"may hold \{question\}"):
         PromptTemplate("Q: {query}")
-    with pytest.raises(ValueError, match="qa, completion, instruction, chat; got 'q'"):
+    with pytest.raises(ValueError, match="qa, completion, instruction, auto, chat; got 'q'"):
         template("q")
     with pytest.raises(ValueError, match="at least one question"):
         closed_book(TableModel(), [], TEMPLATES["qa"])

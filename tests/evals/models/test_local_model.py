@@ -245,7 +245,7 @@ def test_what_cannot_be_scored_is_refused(lm, tokenizer, model):
         model.logprob(["who"], [""])
     with pytest.raises(ValueError, match="leaves no room for a prompt in 96 tokens"):
         model.generate(["who"], 96)
-    with pytest.raises(ValueError, match="form must be one of text, instruction, chat; got 'plain'"):
+    with pytest.raises(ValueError, match="form must be one of auto, text, instruction, chat; got 'plain'"):
         LocalModel(lm, tokenizer, form="plain")  # type: ignore[arg-type]
 
 

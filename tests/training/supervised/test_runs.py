@@ -90,6 +90,20 @@ def unbroken(corpus, tmp_path_factory) -> Path:
     return folder
 
 
+RUNNING: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def none_left_running():
+    """A test that fails leaves no process and no open pipe to the next."""
+    yield
+    while RUNNING:
+        process = RUNNING.pop()
+        process.kill()
+        with contextlib.suppress(ValueError):  # its pipes are closed: the test has read them
+            process.communicate()
+
+
 def started(
     values: dict[str, Any], folder: Path, *more: str, limit_kib: int | None = None
 ) -> subprocess.Popen:
@@ -101,9 +115,11 @@ def started(
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     if limit_kib is not None:  # a limit set after the fork would fork without exec, which JAX warns of
         command = ["bash", "-c", f'ulimit -f {limit_kib}; exec "$@"', "bash", *command]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
+    RUNNING.append(process)
+    return process
 
 
 def wait_for_step(process: subprocess.Popen, folder: Path, step: int) -> None:
