@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from rl.feedback.cpp import line_spans
 from rl.feedback.pool import Limits, Pool
 from rl.feedback.problems import Problem
 
@@ -123,19 +122,6 @@ def test_executed_lines_are_joined_over_tests_and_survive_a_kill(pool: Pool):
     assert "never" not in text
 
 
-def test_lines_without_code_go_with_the_next_that_has_some():
-    program = "a\nb\nc\nd\ne\n"
-    assert line_spans(program, {2: 1, 4: 0}) == ((0, 4),)
-    assert line_spans(program, {2: 0, 4: 1}) == ((4, 10),)
-    assert line_spans(program, {2: 1, 4: 1}) == ((0, 10),)
-
-
-def test_lines_are_those_that_a_compiler_counts():
-    program = 'a("\u2028");\x0c\nb;\nc;'
-    assert line_spans(program, {1: 0, 2: 1, 3: 0}) == ((program.index("b"), program.index("c")),)
-    assert line_spans(program, {}) == ()
-
-
 def test_a_call_problem_is_refused(pool: Pool):
     problem = Problem("p", "", fn_name="f", inputs=[[1]], outputs=[1], language="cpp")
     with pytest.raises(ValueError, match="graded on standard input; p is of kind call"):
@@ -148,3 +134,72 @@ def test_a_problems_own_checker_decides(pool: Pool):
     )
     assert pool.grade(DOUBLE, near).verdict == "fail"
     assert pool.grade(replace(DOUBLE, checker=CHECKER), near).verdict == "pass"
+
+
+FORGERIES = {
+    "line directives": """
+int never(int n) {
+    return n * 3;
+}
+int main() { int n; scanf("%d", &n); if (n == 77) return never(n);
+/* back to the lines above */ %: line 3
+    printf("%d", 2 * n);
+}
+""",
+    "a symbol by its name": """
+extern long long forged[] asm("__gcov0._Z5neveri");
+int never(int n) {
+    return n * 3;
+}
+int main() { int n; scanf("%d", &n); if (n == 77) return never(n); forged[0] = 1; printf("%d", 2 * n); }
+""",
+    "assembler out of two halves": """
+#define JOINED(a, b) a##b
+int never(int n) {
+    return n * 3;
+}
+int main() {
+    int n; scanf("%d", &n); if (n == 77) return never(n);
+    JOINED(as, m) volatile("movq $1, __gcov0._Z5neveri(%rip)");
+    printf("%d", 2 * n);
+}
+""",
+    "all that looks like a counter": """
+static long long here[1];
+extern "C" char _end;
+int never(int n) {
+    return n * 3;
+}
+int main() {
+    int n; scanf("%d", &n); if (n == 77) return never(n);
+    printf("%d", 2 * n); fflush(stdout); here[0] = 1;
+    for (long long *p = here - 40; p < here + 40; p++) if (*p == 0) *p = 1;
+}
+""",
+    "the memory that it shares with the grader": """
+#include <sys/mman.h>
+int never(int n) {
+    return n * 3;
+}
+int main() {
+    int n; scanf("%d", &n); if (n == 77) return never(n);
+    if (mmap(nullptr, 4096, PROT_READ, MAP_SHARED, 5, 0) != MAP_FAILED) return never(n);
+    printf("%d", 2 * n);
+}
+""",
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_no_program_marks_its_own_lines_executed(name: str, pool: Pool):
+    program = "#include <cstdio>\n" + FORGERIES[name].lstrip()
+    feedback = pool.grade(DOUBLE, program)
+    assert feedback.verdict == "pass"
+    assert feedback.executed is not None
+    assert "n * 3" not in "".join(program[start:end] for start, end in feedback.executed.spans)
+
+
+def test_messages_name_the_program_by_its_usual_name(pool: Pool):
+    message = pool.grade(DOUBLE, "int main() { return x; }").message
+    assert "program.cpp:1" in message
+    assert pool.grade(DOUBLE, '#include "none.h"\nint main() {}').message.startswith("program.cpp:1")
