@@ -9,6 +9,8 @@ from typing import Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from jaxmoe.json_values import is_object
+
 Schema = TypeVar("Schema")
 # The largest that are honestly met are weight indexes of some 10 MB.
 MAX_JSON_BYTES = 1 << 25
@@ -34,12 +36,12 @@ def read_json(path: Path) -> dict[str, object]:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     try:
-        value = json.loads(text)
+        value: object = json.loads(text)
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deeply") from error
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {_one_line(error)}") from error
-    if not isinstance(value, dict):
+    if not is_object(value):
         raise ValueError(f"{path} must hold a JSON object; got a {type(value).__name__}")
     return value
 

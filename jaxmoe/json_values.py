@@ -5,7 +5,12 @@ is an error where it is used, or is refused where it is checked (`jaxmoe.json_fi
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 JsonObject = dict[str, Any]  # a union of all that JSON may hold would need a cast at each use
 JsonMapping = Mapping[str, Any]  # the same, only read
+
+
+def is_object(value: object) -> TypeGuard[dict[str, object]]:
+    """Whether a value that was read from JSON is an object: its keys are text then."""
+    return isinstance(value, dict)

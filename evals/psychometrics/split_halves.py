@@ -143,10 +143,18 @@ def form_coefficients(stack: np.ndarray, forms: np.ndarray) -> np.ndarray:
         return 1 - flat @ forms.reshape(len(forms), -1).T / flat.sum(axis=1, keepdims=True)
 
 
-def guttman_lambda4(responses: npt.ArrayLike, *, standardized: bool = True, **options) -> Estimate:
+def guttman_lambda4(
+    responses: npt.ArrayLike,
+    *,
+    standardized: bool = True,
+    splits: Literal["all", "psych"] = "all",
+    confidence: float = 0.95,
+    n_bootstrap: int = 1000,
+    seed: int = 0,
+) -> Estimate:
     """Guttman's λ4, the best split half of a scale.
 
-    λ4 = max over splits of 1 − s'Rs / ΣR; the options and the interval are those of split_half.
+    λ4 = max over splits of 1 − s'Rs / ΣR; the interval is that of split_half.
 
     Args:
       responses: persons x items in the direction of the scale, NaN where missing (listwise deletion).
@@ -161,7 +169,15 @@ def guttman_lambda4(responses: npt.ArrayLike, *, standardized: bool = True, **op
       >>> print(guttman_lambda4(simulate_responses(200, [0.7, 0.6, 0.5, 0.8])))
       0.746 [0.670, 0.813], n = 200
     """
-    return split_half(responses, standardized=standardized, **options).maximum
+    found = split_half(
+        responses,
+        standardized=standardized,
+        splits=splits,
+        confidence=confidence,
+        n_bootstrap=n_bootstrap,
+        seed=seed,
+    )
+    return found.maximum
 
 
 def _odd_even(

@@ -52,10 +52,10 @@ class BaseChanges:
       tokens: single rows of the embedding or the head.
     """
 
-    replaced: Mapping[str, StoredTensor] = dataclasses.field(default_factory=dict)
-    copied: Mapping[str, StoredTensor] = dataclasses.field(default_factory=dict)
-    low_rank: Mapping[str, LowRank] = dataclasses.field(default_factory=dict)
-    tokens: Mapping[str, TokenRows] = dataclasses.field(default_factory=dict)
+    replaced: Mapping[str, StoredTensor] = dataclasses.field(default_factory=dict[str, StoredTensor])
+    copied: Mapping[str, StoredTensor] = dataclasses.field(default_factory=dict[str, StoredTensor])
+    low_rank: Mapping[str, LowRank] = dataclasses.field(default_factory=dict[str, LowRank])
+    tokens: Mapping[str, TokenRows] = dataclasses.field(default_factory=dict[str, TokenRows])
 
     @property
     def names(self) -> tuple[str, ...]:

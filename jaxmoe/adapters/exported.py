@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxmoe.adapters.record import Adapter, ModuleExperts, module_specs
 from jaxmoe.json_files import parse
+from jaxmoe.json_values import is_object
 from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.model.config import ExpertConfig, ModelConfig
 from jaxmoe.weights.weight_files import StoredTensor, compare_names, compare_shapes
@@ -54,7 +55,7 @@ def read_exported(
     Raises: ValueError for a malformed section, and for tensors that are missing or have another shape.
     """
     values = json_config[EXPORT_KEY]
-    if not isinstance(values, dict):
+    if not is_object(values):
         raise ValueError(
             f"{EXPORT_KEY} in config.json of {where} must be an object; got {str(values)[:80]!r}"
         )

@@ -5,16 +5,13 @@ import logging
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from safetensors.numpy import save_file
-
 from jaxmoe.adapters import loramoe, moe_peft, peft
 from jaxmoe.adapters.record import Adapter
 from jaxmoe.adapters.tensors import CONFIG_FILE, AdapterFolder, FileFormat
 from jaxmoe.json_files import read_json
 from jaxmoe.model.config import ModelConfig
 from jaxmoe.weights.torch_pickle import write_tensors
-from jaxmoe.weights.weight_files import open_weights, some
+from jaxmoe.weights.weight_files import open_weights, some, write_safetensors
 
 AdapterFormat = Literal["loramoe", "moe-peft", "peft"]
 FORMATS: dict[str, FileFormat] = {
@@ -89,9 +86,8 @@ def write_adapter(
     Raises: ValueError for settings that the format cannot express.
     """
     config, tensors = FORMATS[format].write(adapter, model, base)
-    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     text = json.dumps(config, indent=2, sort_keys=True)
     (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
-    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    write_safetensors(folder / "adapter_model.safetensors", tensors)
     if FORMATS[format].needs_bin:
         write_tensors(folder / "adapter_model.bin", tensors)

@@ -26,6 +26,7 @@ from jaxmoe.adapters.tensors import (
     uniform,
 )
 from jaxmoe.json_files import parse
+from jaxmoe.json_values import is_object
 from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.model.config import MLP_PROJECTIONS, ExpertConfig, ModelConfig
 
@@ -75,7 +76,7 @@ def _read(folder: AdapterFolder, model: ModelConfig) -> Adapter:
     check_settings(folder, [*_fields(_Settings), "merge_weights", SECTION], _FIXED)
     section = folder.config.get(SECTION)
     changes = BaseChanges()
-    if isinstance(section, dict):
+    if is_object(section):
         own = parse(_Section, section, f"{where}: {SECTION}", extra="forbid")
         experts = parse(ExpertConfig, own.experts, f"{where}: {SECTION}.experts", extra="forbid")
         balance = parse(BalanceConfig, own.balance, f"{where}: {SECTION}.balance", extra="forbid")

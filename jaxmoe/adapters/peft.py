@@ -304,7 +304,9 @@ def _write(adapter: Adapter, model: ModelConfig, base: str) -> Files:
             f"the peft format holds plain LoRA (routing none); these experts are routed ({experts.routing}): "
             "use format 'loramoe' or 'hf'"
         )
-    joined, ranks, alphas = {}, {}, {}
+    joined: dict[str, ModuleExperts] = {}
+    ranks: dict[str, int] = {}
+    alphas: dict[str, int | float] = {}
     for name, spec in module_specs(experts, model).items():
         module = join(adapter.modules[name])
         rank = module.a_ERI.shape[1]

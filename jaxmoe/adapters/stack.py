@@ -49,7 +49,7 @@ def stack_adapters(adapters: Mapping[str, Adapter], model: ModelConfig) -> Stack
     rank = max(module.b_EOR.shape[2] for own in parts.values() for module in own.values())
     # alpha / rank = 1
     config = ExpertConfig(num_experts=first, rank=rank, alpha=float(rank), targets=targets)
-    modules = {}
+    modules: dict[str, ModuleExperts] = {}
     for key, spec in module_specs(config, model).items():
         a = np.zeros((first, rank, spec.in_features), np.float32)
         b = np.zeros((first, spec.out_features, rank), np.float32)
@@ -77,7 +77,7 @@ def _dense_modules(name: str, adapter: Adapter, model: ModelConfig) -> dict[str,
     }
     if wrong := [problem for problem, holds in problems.items() if holds]:
         raise ValueError(f"adapter {name} {wrong[0]}: it cannot be served beside others, only alone")
-    modules = {}
+    modules: dict[str, ModuleExperts] = {}
     for key, spec in module_specs(experts, model).items():
         module = adapter.modules[key]
         count = len(module.b_EOR)

@@ -9,10 +9,15 @@ A variable's suffix spells its axes (`hidden_BTD`); a file may add letters in it
 Masks are 1 where something counts.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jax import Array
-from jaxtyping import Bool, Float, Int, PyTree
+from jaxtyping import Bool, Float, Int
+
+if TYPE_CHECKING:
+    PyTree = Any  # arrays in dictionaries, tuples and records of any nesting; jaxtyping's name is no type
+else:
+    from jaxtyping import PyTree
 
 __all__ = ["Array", "Bool", "Float", "Int", "PyTree", "Weight"]
 

@@ -44,6 +44,11 @@ class Surroundings(NamedTuple):
     last_ending: str
 
 
+def has_chat_template(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether chats can be put to a model with this tokenizer; transformers declares no type for it."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
 class ChatTemplate:
     """The chat template of a tokenizer, as functions of a conversation.
 
@@ -54,7 +59,7 @@ class ChatTemplate:
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", thinking: Thinking = "template"):
-        if not tokenizer.chat_template:
+        if not has_chat_template(tokenizer):
             raise ValueError(
                 "the tokenizer has no chat template; put chat_template.jinja into its folder "
                 "or use instructions"
@@ -77,7 +82,8 @@ class ChatTemplate:
         return self._rendered(messages, tools, answering)
 
     def _with_thinking(self, messages: Messages, tools: Tools, answering: bool) -> str:
-        put, kept = [dict(message) for message in messages], []
+        put = [dict(message) for message in messages]
+        kept: list[tuple[str, str, str]] = []
         for turn, (message, bare) in enumerate(zip(messages, thoughts.without(messages), strict=True)):
             thought, answer = thoughts.split(message) if message["role"] == "assistant" else ("", "")
             if thought:
@@ -104,7 +110,8 @@ class ChatTemplate:
 
         None where the template has no such block, or does not know of thinking that was put into its text.
         """
-        template = self._tokenizer.get_chat_template(tools=_listed(tools))
+        template = self._untyped("get_chat_template")(tools=_listed(tools))
+        assert isinstance(template, str)
         if self._thinking == "keep" or not _GENERATION.search(template):
             return None
         drop = self._thinking == "drop"
@@ -118,10 +125,14 @@ class ChatTemplate:
         )
         return cast("Mapping[str, Sequence[int]]", said)["assistant_masks"]
 
+    def _untyped(self, method: str) -> Callable[..., object]:
+        """A method of the tokenizer for which transformers declares no types."""
+        return getattr(self._tokenizer, method)
+
     def _applied(self, messages: Messages, tools: Tools, **options: bool) -> object:
         try:
             with _ONE_AT_A_TIME:
-                apply = cast("Callable[..., object]", self._tokenizer.apply_chat_template)
+                apply = self._untyped("apply_chat_template")
                 return apply([dict(message) for message in messages], tools=_listed(tools), **options)
         except Exception as error:  # whatever a foreign program raises
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -176,7 +187,7 @@ def chat_template(tokenizer: "PreTrainedTokenizerBase", thinking: Thinking = "te
 
     Raises: ValueError if it has none.
     """
-    return _known(tokenizer, thinking, str(tokenizer.chat_template), len(tokenizer))
+    return _known(tokenizer, thinking, str(getattr(tokenizer, "chat_template", None)), len(tokenizer))
 
 
 @lru_cache(maxsize=8)

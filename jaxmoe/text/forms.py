@@ -11,6 +11,8 @@ the first token of an answer is 20.1 nats there, and 4.4 in its own form.
 
 from typing import TYPE_CHECKING, Literal, get_args
 
+from jaxmoe.text.chat_template import has_chat_template
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -36,8 +38,8 @@ def resolve_form(tokenizer: "PreTrainedTokenizerBase", form: str, otherwise: str
     ('instruction', 'completion')
     """
     if form == "auto":
-        return "chat" if tokenizer.chat_template else otherwise
-    if form == "chat" and not tokenizer.chat_template:
+        return "chat" if has_chat_template(tokenizer) else otherwise
+    if form == "chat" and not has_chat_template(tokenizer):
         others = [name for name in get_args(Form) if name != "chat"]
         raise ValueError(
             "form chat needs a chat template, and the tokenizer has none: put chat_template.jinja into its "

@@ -8,9 +8,9 @@ the chat template. A model stops at each of them.
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from jaxmoe.text.chat_template import chat_template
+from jaxmoe.text.chat_template import chat_template, has_chat_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,7 +32,7 @@ def stop_tokens(
     True
     """
     found = {*as_ids(model), *as_ids(tokenizer.eos_token_id)}
-    if tokenizer.chat_template:
+    if has_chat_template(tokenizer):
         found |= {*chat_template(tokenizer).end_ids()}
     return tuple(sorted(found))
 
@@ -66,7 +66,7 @@ def as_ids(value: object) -> tuple[int, ...]:
     """
     if value is None:
         return ()
-    several: list[object] = list(value) if isinstance(value, Iterable) else [value]
+    several: list[object] = list(cast("Iterable[object]", value)) if isinstance(value, Iterable) else [value]
     if any(isinstance(token, bool) or not isinstance(token, int) or token < 0 for token in several):
         raise ValueError(f"token ids must be whole numbers from 0; got {several}")
     return tuple(token for token in several if isinstance(token, int))

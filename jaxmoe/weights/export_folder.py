@@ -11,9 +11,9 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from safetensors.numpy import save_file
 
 from jaxmoe.weights.convert import CheckpointTensor
+from jaxmoe.weights.weight_files import write_safetensors
 
 MAX_SHARD_BYTES = 5 * 10**9
 # What an export wrote: a later export may replace exactly that.
@@ -104,7 +104,7 @@ def write_shards(
     for name, shard in zip(names, shards, strict=True):
         arrays = {tensor.name: tensor.read() for tensor in shard}
         if folder is not None:
-            save_file(arrays, folder / name, {"format": "pt"})
+            write_safetensors(folder / name, arrays)
     if folder is not None and len(shards) > 1:
         where = {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
         index = {"metadata": {"total_size": sum(sizes)}, "weight_map": where}

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from jaxmoe.json_files import read_json
 from jaxmoe.weights.torch_pickle import read_tensors
@@ -57,6 +58,12 @@ def open_weights(
     raise ValueError(
         f"{folder} holds no weights: no {stem}.safetensors, no {bin_stem or stem}.bin, no index of either"
     )
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes a file as transformers and PEFT do, marked as torch's; on its way, arrays become contiguous."""
+    arrays = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    save_file(arrays, path, {"format": "pt"})
 
 
 def compare_names(found: Iterable[str], expected: Mapping[str, tuple[int, ...]], where: object) -> None:

@@ -39,15 +39,12 @@ def mask(
     if executed is None or (incomplete and keep_if_incomplete):
         return [1] * len(offsets)
     spans = executed.spans
-    kept = []
+    kept: list[int] = []
     for start, end in offsets:
         start, end = start + shift, end + shift
         inside = start < end and end > 0 and start < len(program)
         kept.append(int(not inside or overlaps(spans, start, end)))
     return kept
-
-
-Encoded = Mapping[str, Sequence[tuple[int, int]]]  # what a tokenizer returns, by name
 
 
 Encoded = Mapping[str, Sequence[tuple[int, int]]]  # what a tokenizer returns, by name

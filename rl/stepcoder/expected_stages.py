@@ -54,7 +54,8 @@ def expected_stages(
     part = curriculum.among(chosen)
     staged = [name for name, count in part.stages.items() if count > 1]
     count = max(1, round(rounds * len(chosen) / len(names)))
-    rng, finished, done = np.random.default_rng(seed), [], 0
+    rng, done = np.random.default_rng(seed), 0
+    finished: list[float] = []
     for share in at:
         for number in range(done, max(done, round(share * count))):
             for name in part.choose(prompts, round_number=number, seed=seed):

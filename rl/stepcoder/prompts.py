@@ -5,6 +5,7 @@ What a prompt says, and which program an answer amounts to: rl.feedback.prompts.
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from jaxmoe.text.decoding import decode
 from jaxmoe.tokenizer import encode_chat_prompt, encode_prompt, plain_ids
 from rl.feedback.problems import Problem
 from rl.feedback.prompts import PromptForm, code_prompt
@@ -69,24 +70,20 @@ class ResponseDecoder:
         if ids not in self._pieces:
             if len(self._pieces) > 200_000:
                 self._pieces.clear()
-            self._pieces[ids] = self._plain([*ids])
+            self._pieces[ids] = decode(self._tokenizer, ids)
         return self._pieces[ids]
-
-    def _plain(self, ids: list[int]) -> str:
-        """Of one list of ids the library returns one text, though its type says either."""
-        text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return str(text)
 
     def text(self, prompt_ids: list[int], ids: list[int]) -> str:
         """The text of `ids`, as the continuation of a prompt."""
         start = tuple(prompt_ids[-self._context :])
-        return self._plain([*start, *ids])[len(self._decode(start)) :]
+        return decode(self._tokenizer, [*start, *ids])[len(self._decode(start)) :]
 
     def __call__(self, prompt_ids: list[int], ids: list[int]) -> Response:
         """Text and offsets of `ids`, as the continuation of a prompt."""
         start = tuple(prompt_ids[-self._context :])
         text = self.text(prompt_ids, ids)
-        offsets, place = [], 0
+        offsets: list[tuple[int, int]] = []
+        place = 0
         history = [*start]
         for token in ids:
             if token in self._special:

@@ -25,6 +25,7 @@ from evals.psychometrics.uncertainty import Score
 from jaxmoe.datasets.corpora import DEMO_RELATIONS, task_test_rows
 from jaxmoe.json_values import JsonObject
 from jaxmoe.language_model import LanguageModel
+from jaxmoe.tokenizer import load_tokenizer
 from rl.sandbox.worker import SandboxError
 from training.commands.demo_behavior import questionnaire
 from training.plots import figures
@@ -160,9 +161,7 @@ def run_stage(config: DemoConfig, name: str) -> Finished:
 
 def tokenizer_of(folder: Path) -> "PreTrainedTokenizerBase":
     """The tokenizer of the demo's base."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder / "base" / "export", trust_remote_code=False)
+    return load_tokenizer(folder / "base" / "export")
 
 
 def task_questions(count: int) -> list[ClosedBookQuestion]:
@@ -253,7 +252,7 @@ def samples(folder: Path) -> list[str]:
     exports = {"full SFT": folder / "full_sft" / "export", "LoRAMoE": folder / "loramoe-hf"}
     loaded = {name: jaxmoe.load(path) for name, path in exports.items()}
     questions = [closed_book_questions("test", DEMO_RELATIONS)[0], *task_questions(2)]
-    lines = []
+    lines: list[str] = []
     for question in questions:
         lines.append(f"> {question.question}")
         for name, lm in loaded.items():

@@ -13,6 +13,7 @@ import uvicorn
 
 from jaxmoe.generation.engine import Engine, EngineConfig
 from jaxmoe.pretrained import load_adapters
+from jaxmoe.text.chat_template import has_chat_template
 from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.tokenizer import load_tokenizer
 from training.commands.export import open_model
@@ -52,7 +53,7 @@ class ServeConfig:
     step: int | None = None
     base: str | None = None
     adapter: str | None = None
-    adapters: dict[str, str] = field(default_factory=dict)
+    adapters: dict[str, str] = field(default_factory=dict[str, str])
     name: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
@@ -98,7 +99,7 @@ def main(config: ServeConfig) -> None:
     with EngineWorker(lambda: Engine(lm, config.engine, runs), config.most_waiting) as worker:
         app = make_app(worker, model, config.limits, key)
         print(
-            _greeting(config, next(iter(names)), bool(tokenizer.chat_template), key is not None),
+            _greeting(config, next(iter(names)), has_chat_template(tokenizer), key is not None),
             file=sys.stderr,
         )
         uvicorn.run(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from jaxmoe.json_values import JsonMapping
+from jaxmoe.text.decoding import decode
 from jaxmoe.text.forms import resolve_form
 from jaxmoe.text.thinking import Thinking, split
 from jaxmoe.tokenizer import Encoded, encode_row
@@ -226,7 +227,7 @@ def shown(tokenizer: "PreTrainedTokenizerBase", sample: Sample, limit: int = 240
     turns = np.flatnonzero(np.diff(sample.loss_mask > 0)) + 1
     parts = []
     for run in np.split(np.arange(len(sample.tokens)), turns):
-        text = str(tokenizer.decode(sample.tokens[run].tolist(), clean_up_tokenization_spaces=False))
+        text = decode(tokenizer, sample.tokens[run].tolist(), special_tokens=True)
         if len(text) > limit:
             text = f"{text[: limit // 2]} .. {text[len(text) - limit // 2 :]}"
         parts.append(f"«{text}»" if sample.loss_mask[run[0]] else text)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from jaxmoe.generation.engine import NewToken
 from jaxmoe.json_values import JsonObject
+from jaxmoe.text.decoding import decode
 from training.serving.protocol import ChatRequest, TextRequest
 
 if TYPE_CHECKING:
@@ -65,8 +66,7 @@ def mean_logprob(answer: FinishedChoice) -> float:
 
 def as_written(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
     """Text of tokens, special ones too."""
-    text = tokenizer.decode(list(ids))
-    return text if isinstance(text, str) else "".join(text)
+    return decode(tokenizer, ids, special_tokens=True)
 
 
 def text_logprobs(

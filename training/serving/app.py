@@ -27,6 +27,7 @@ from jaxmoe.generation.engine import Completion, NewToken
 from jaxmoe.generation.engine import Request as EngineRequest
 from jaxmoe.generation.sampling import Sampling
 from jaxmoe.json_values import JsonMapping, JsonObject
+from jaxmoe.text.chat_template import has_chat_template
 from jaxmoe.tokenizer import encode_chat_prompt
 from training.serving.answers import (
     ChatShape,
@@ -112,7 +113,7 @@ class _Choice:
     events: "asyncio.Queue[tuple[int, str, Event]]"
     loop: asyncio.AbstractEventLoop
     ticket: Ticket | None = None
-    tokens: list[NewToken] = field(default_factory=list)
+    tokens: list[NewToken] = field(default_factory=list[NewToken])
 
     def emit(self, event: Event) -> bool:
         """Runs in the engine's thread; True ends the text."""
@@ -243,7 +244,7 @@ class _Server:
                 identity, choices, shape, asked.usage_in_stream, sum(map(len, prompts)), "completions"
             )
         answers = await self._gather(request, choices)
-        shown = []
+        shown: list[JsonObject] = []
         for number, prompt in enumerate(prompts):
             own = answers[number * samples : (number + 1) * samples]
             if samples > asked.n:
@@ -256,21 +257,20 @@ class _Server:
         return JSONResponse({**identity, "choices": shown, "usage": usage})
 
     def _prompts(self, asked: TextRequest) -> list[list[int]]:
-        given = asked.prompt
-        if isinstance(given, str) or (given and isinstance(given[0], int)):
-            given = [given]  # type: ignore[list-item]
+        given = asked.prompts
         if not given or len(given) > self._limits.prompts:
             raise RequestError(
                 f"a request has 1 to {self._limits.prompts} prompts; got {len(given)}", parameter="prompt"
             )
-        encoded = [self._encode(p) if isinstance(p, str) else list(p) for p in given]  # type: ignore[arg-type]
+        encoded = [self._encode(p) if isinstance(p, str) else p for p in given]
         if any(not ids for ids in encoded):
             raise RequestError("a prompt must have at least one token", parameter="prompt")
         return encoded
 
     def _encode(self, text: str) -> list[int]:
         try:
-            return self._model.tokenizer.encode(text)
+            # transformers declares no type for what it takes
+            return self._model.tokenizer.encode(text)  # pyright: ignore[reportUnknownMemberType]
         except (TypeError, UnicodeEncodeError) as error:  # lone surrogates
             raise RequestError(f"the prompt cannot be encoded: {error!s:.100}", parameter="prompt") from None
 
@@ -298,7 +298,7 @@ class _Server:
         asked = parsed(ChatRequest, await self._body(request))
         experts = self._experts(asked.model)
         tokenizer = self._model.tokenizer
-        if not tokenizer.chat_template:
+        if not has_chat_template(tokenizer):
             raise RequestError("this model has no chat template; use /v1/completions", 400)
         if asked.tools:
             raise RequestError("tools are not supported", parameter="tools")

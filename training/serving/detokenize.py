@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from jaxmoe.text.decoding import decode
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -55,8 +57,7 @@ class Detokenizer:
         return self._give(final=True)
 
     def _decode(self, ids: list[int]) -> str:
-        text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text if isinstance(text, str) else "".join(text)
+        return decode(self._tokenizer, ids)
 
     def _give(self, *, final: bool) -> str:
         """Moves what is certain from the pending text to the given one."""

@@ -52,8 +52,8 @@ class _Asked(BaseModel):
     seed: int | None = None
     user: str | None = None
     # accepted where they ask for nothing
-    frequency_penalty: Literal[0, 0.0] | None = None
-    presence_penalty: Literal[0, 0.0] | None = None
+    frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
+    presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
 
     @field_validator("temperature", "top_p", mode="before")
@@ -82,6 +82,14 @@ class TextRequest(_Asked):
     echo: bool = False
     best_of: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = None
     suffix: Literal[""] | None = None
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """One or several, as texts or as token ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        ids = [item for item in self.prompt if isinstance(item, int)]
+        return [ids] if ids else [item for item in self.prompt if not isinstance(item, int)]
 
 
 class ResponseFormat(BaseModel):

@@ -82,7 +82,7 @@ def coding(config: CodingConfig, seed: int, confidence: float) -> SuiteRun:
         form = cast("PromptForm", resolve_form(loaded.tokenizer, config.form, otherwise="completion"))
         model = loaded.text_model(MODEL_FORMS[form])
         workers = config.workers or os.cpu_count() or 1
-        sets = []
+        sets: list[ItemSet] = []
         with _pool(workers, limits) as pool, bar(loaded.progress) as start:
             for name, problems in read.items():
                 result = evaluate(

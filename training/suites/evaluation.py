@@ -39,7 +39,7 @@ class ItemSet:
     scores: dict[str, Score]
     by_category: dict[str, dict[str, Score]]
     items: list[ScoredItem]
-    more: dict[str, object] = field(default_factory=dict)
+    more: dict[str, object] = field(default_factory=dict[str, object])
 
     def lines(self) -> Iterator[dict[str, object]]:
         """Each item as one object, for a line of JSON."""

@@ -111,7 +111,7 @@ def knowledge(config: KnowledgeConfig, seed: int, confidence: float) -> SuiteRun
 
     def run(loaded: Loaded) -> list[ItemSet]:
         models = {name: loaded.text_model(FORMS[name]) for name in config.templates}
-        sets = []
+        sets: list[ItemSet] = []
         with bar(loaded.progress) as start:
             for source, questions, shots in read:
                 for name, model in models.items():
