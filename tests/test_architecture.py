@@ -46,7 +46,8 @@ jaxmoe.weights
 jaxmoe.families
 jaxmoe.model
 jaxmoe.named_models
-jaxmoe.datasets jaxmoe.cache jaxmoe.gzip_files jaxmoe.json_files jaxmoe.json_values
+jaxmoe.datasets jaxmoe.cache jaxmoe.gzip_files jaxmoe.json_files
+jaxmoe.json_values
 jaxmoe
 """
 FLOOR_OF = {room: floor for floor, line in enumerate(reversed(FLOORS.split("\n"))) for room in line.split()}
