@@ -66,6 +66,11 @@ def _study(name: str, *configs: str) -> Depends:
 
 
 RESULTS = {
+    "answers.json": Depends(
+        "python -m evals.questionnaires.reading_accuracy tests/goldens/answers.jsonl",
+        ("evals.questionnaires.reading_accuracy",),
+        ("tests/goldens/answers.jsonl", "evals/questionnaires/templates.json"),
+    ),
     "demo.json": Depends("make demo", ("training.commands.demo",), ("configs/demo/*.yaml", *EMBEDDED)),
     "null_study.json": Depends(
         "python -m evals.faithfulness.null_study --seeds 100",

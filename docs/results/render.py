@@ -105,6 +105,20 @@ def null_study() -> str:
     return "\n".join(lines)
 
 
+def answers() -> str:
+    """How well written answers are read, and how well each part was at first sight."""
+    found = read("answers.json")
+    head = ("part", "answers", "name an option", "read", "right", "precision", "recall", "first sight")
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for row in found["parts"]:
+        counts = " | ".join(str(row[name]) for name in ("answers", "readable", "read", "right"))
+        first = found["first sight"].get(row["part"])
+        seen = f"{first['precision']:.3f}, {first['recall']:.3f}" if first else ""
+        lines.append(f"| {row['part']} | {counts} | {row['precision']:.3f} | {row['recall']:.3f} | {seen} |")
+    lines.append(f"\n`{found['command']}`, {found['date']}.")
+    return "\n".join(lines)
+
+
 IN_SHORT = """\
 {seeds} seeds on each of {bases} bases of {weights:,} weights, {facts} facts that no instruction asks, {tasks}
 held-out task samples. Differences in points, paired by run:
@@ -210,6 +224,7 @@ TABLES = {
     "docs/results/reproduce/loramoe/loramoe.json": lambda: study_page("loramoe"),
     "docs/results/reproduce/stepcoder/stepcoder.json": lambda: study_page("stepcoder"),
     "docs/results/reproduce/realbehavior/realbehavior.json": lambda: study_page("realbehavior"),
+    "docs/results/answers.json": answers,
     "docs/results/demo.json": demo,
     "docs/results/ppo_quickstart.json": quickstart,
     "docs/results/null_study.json": null_study,

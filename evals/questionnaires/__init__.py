@@ -25,7 +25,8 @@ from evals.questionnaires.behaviors import battery as behavioral_battery
 from evals.questionnaires.design import Battery, Design, battery
 from evals.questionnaires.instrument import Instrument, Scale, load_instrument, shipped_instruments
 from evals.questionnaires.null_respondents import simulated_respondent
-from evals.questionnaires.respondent import Answer, Question, Respondent, parse
+from evals.questionnaires.reading import parse
+from evals.questionnaires.respondent import Answer, Question, Respondent
 from evals.questionnaires.response_table import read_responses
 from evals.questionnaires.scoring import keyed_responses, score
 from evals.questionnaires.wording import Persona, Template, composed_personas, named_templates

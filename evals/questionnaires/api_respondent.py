@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
-from evals.questionnaires.respondent import ERROR, Answer, Question, no_answer, parse
+from evals.questionnaires.reading import parse
+from evals.questionnaires.respondent import ERROR, Answer, Question, no_answer
 from jaxmoe.json_values import JsonObject
 
 RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)

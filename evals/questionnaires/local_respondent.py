@@ -15,7 +15,8 @@ import numpy as np
 from evals.models import shared_prefix
 from evals.models.local_model import LocalModel
 from evals.models.text_model import TextModel
-from evals.questionnaires.respondent import Answer, Question, from_probabilities, parse
+from evals.questionnaires.reading import parse
+from evals.questionnaires.respondent import Answer, Question, from_probabilities
 
 Scored = Literal["label", "words"]
 Length = Literal["none", "tokens", "characters"]
@@ -157,7 +158,7 @@ def uniform(question: Question) -> float:
 
 @dataclass(frozen=True)
 class WritingRespondent:
-    """Answers by writing: sampled text is read by `respondent.parse`.
+    """Answers by writing: sampled text is read by `reading.parse`.
 
     Attributes:
       temperature: 0 writes the most probable text, and then seeds make no difference.

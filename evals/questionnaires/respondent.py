@@ -5,7 +5,6 @@ are in local_respondent, servers in api_respondent, simulated respondents in nul
 """
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -137,65 +136,3 @@ def from_probabilities(question: Question, probabilities: Sequence[float], posit
 def no_answer(code: str, text: str = "") -> Answer:
     """No value, for a reason."""
     return Answer(math.nan, -1, code, text)
-
-
-_REFUSALS = re.compile(
-    r"\b(as an? (ai|language|artificial)|i am an ai|i'm an ai|language model"
-    r"|i (cannot|can't|can not|won't|will not|do not have|don't have|am unable|am not able|decline)"
-    r"|i'm (unable|not able|sorry)|sorry, )",
-    re.IGNORECASE,
-)
-
-
-def parse(question: Question, text: str) -> Answer:
-    """Reads a written answer: a label at the beginning, else the words of exactly one option.
-
-    An answer that names a label or an option is taken even after an apology; else a refusal is a refusal.
-    A text that names several options is unreadable, never guessed.
-
-    Args:
-      question: as it was asked, for its labels and options.
-      text: what was written.
-    Returns: an Answer; without a value it says whether it was empty, refused or unreadable.
-    Raises: nothing.
-
-    Example:
-      >>> from evals.questionnaires import Question, named_templates, parse
-      >>> from evals.questionnaires.wording import Choice
-      >>> options = (Choice(1.0, "Inaccurate", "A"), Choice(2.0, "Accurate", "B"))
-      >>> asked = Question("i1", "Like parties.", "", options, named_templates(["form"])[0])
-      >>> parse(asked, "(B) Accurate").value, parse(asked, "A or B").refusal
-      (2.0, 'unreadable')
-    """
-    said = text.strip()
-    if not said:
-        return no_answer(EMPTY)
-    labels = "|".join(re.escape(choice.label) for choice in question.choices)
-    # "A", "A.", "(A)", "[A]", "Answer: A" but not the article in "A person who .."
-    first = re.match(
-        r"(?i:(?:my |the )?(?:answer|mark|code|number|choice)(?: is)?[:\s]*)?[\"'(\[*]*"
-        rf"((?i:{labels}))(?=$|[\s\"')\].,:;*])(?! +[a-z])",
-        said,
-    )
-    if first:
-        wanted = first.group(1).casefold()
-        position = next(i for i, c in enumerate(question.choices) if c.label.casefold() == wanted)
-        return chosen(question, position, text)
-    named = _options_named(question, said)
-    if len(named) == 1:
-        return chosen(question, named[0], text)
-    if _REFUSALS.search(said):
-        return no_answer(REFUSED, text)
-    return no_answer(UNREADABLE, text)
-
-
-def _options_named(question: Question, said: str) -> list[int]:
-    """Options whose words occur, longest first, so that "Agree" is not found inside "Disagree strongly"."""
-    rest = said.casefold()
-    found = []
-    for place in sorted(range(len(question.choices)), key=lambda i: -len(question.choices[i].words)):
-        words = re.escape(question.choices[place].words.casefold())
-        rest, count = re.subn(rf"(?<!\w){words}(?!\w)", " ", rest)
-        if count:
-            found.append(place)
-    return found

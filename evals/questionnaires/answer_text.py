@@ -1,0 +1,68 @@
+"""What a model wrote, reduced to plain words: no thoughts, markup, LaTeX, nor other scripts' digits.
+
+Not covered: which option it names (reading).
+"""
+
+import re
+import unicodedata
+
+_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>.*?(</\1>|\Z)", re.DOTALL | re.IGNORECASE)
+# a chat template may open the thought itself, so that the text only closes it
+_CLOSED = re.compile(r"\A.*</(think|thinking|thought|reasoning)>", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"</?[a-zA-Z][^<>\n]{0,80}>")
+_LATEX = re.compile(r"\\[a-zA-Z]+\*?|\\[()\[\],;!]|[{}$]")
+_LINE_MARKS = re.compile(r"^[ \t]*(?:[#>]+|[-*+•](?=\s))[ \t]*", re.MULTILINE)
+_QUOTES = re.compile(r"[\"“”„‟«»‹›「」『』]|(?<!\w)'|'(?!\w)")
+_EAST_ASIAN = re.compile(r"([぀-ヿ㐀-鿿가-힯])")
+# begins the next item where a base model goes on with the questionnaire by itself
+_NEXT_ITEM = re.compile(
+    r"\n\s*(?:(?:next )?(?:statement|question|item|line|text|description|interviewer|user|human)"
+    r"(?: \d+)?\s*:)",
+    re.IGNORECASE,
+)
+
+
+def without_thoughts(text: str) -> str:
+    """The text without <think> blocks; one that never ends takes the rest with it.
+
+    Example:
+      >>> without_thoughts("<think>Maybe B.</think>C")
+      'C'
+    """
+    return _CLOSED.sub("", _THOUGHT.sub("", text)).strip()
+
+
+def plain(text: str) -> str:
+    r"""Words and punctuation alone, in compatibility form, with ASCII digits; only the first item's answer.
+
+    Args:
+      text: what was written after the question.
+    Returns: the text without thoughts, tags, Markdown, LaTeX commands and quotation marks; what a base
+      model writes of further items is cut off.
+
+    Example:
+      >>> plain("**Option**  \\boxed{\\text{B}}").split()
+      ['Option', 'B']
+    """
+    said = _TAG.sub(" ", without_thoughts(text))
+    said = "".join(_plain_character(c) for c in said)
+    said = unicodedata.normalize("NFKC", said).replace("\r\n", "\n").replace("’", "'")
+    said = _LATEX.sub(" ", said)
+    said = _LINE_MARKS.sub("", said)
+    said = re.sub(r"[*`]+|(?<!\w)_+|_+(?!\w)", "", said)
+    said = _EAST_ASIAN.sub(r" \1 ", _QUOTES.sub(" ", said))
+    said = said.strip()
+    following = _NEXT_ITEM.search(said)
+    return said[: following.start()] if following else said
+
+
+def _plain_character(character: str) -> str:
+    kind = unicodedata.category(character)
+    if kind in ("Nd", "No") and (digit := unicodedata.digit(character, None)) is not None:
+        # a raised or circled digit stands alone; those of a number stay together
+        return str(digit) if kind == "Nd" else f" {digit} "
+    if kind == "No":
+        # ½ after a whole number is a fraction, not a digit more
+        return f" {unicodedata.normalize('NFKC', character)} "
+    # joiners, marks of direction and of emoji, surrogates without their other half
+    return "" if kind in ("Cf", "Cs", "Me") or character == "\ufe0f" else character

@@ -1,0 +1,73 @@
+"""Written answers against the labels that a person gave them."""
+
+from pathlib import Path
+
+import pytest
+
+from evals.questionnaires.answer_text import plain, without_thoughts
+from evals.questionnaires.reading import parse
+from evals.questionnaires.reading_accuracy import accuracy, labelled_answers, read_label
+from evals.questionnaires.respondent import Question
+from evals.questionnaires.wording import Choice, named_templates
+
+GOLDEN = Path(__file__).parents[2] / "goldens" / "answers.jsonl"
+ANSWERS = labelled_answers(GOLDEN)
+
+
+def test_the_corpus_is_large_varied_and_half_of_it_names_no_option():
+    assert len(ANSWERS) >= 300
+    assert len({(one.answer, one.labels, tuple(one.words)) for one in ANSWERS}) == len(ANSWERS)
+    assert sum(one.reads is None for one in ANSWERS) >= 200
+    assert len({tuple(one.words) for one in ANSWERS}) >= 6
+
+
+@pytest.mark.parametrize("part", sorted({one.part for one in ANSWERS}))
+def test_answers_are_read_right_or_not_at_all(part):
+    rows = [one for one in ANSWERS if one.part == part]
+    found = accuracy(rows)
+    wrong = [(one.answer, read_label(one), one.reads) for one in rows if read_label(one) != one.reads]
+    assert found.precision >= 0.995, wrong
+    assert found.recall >= 0.97, wrong
+
+
+def asked(words, labels):
+    choices = tuple(Choice(float(n), w, x) for n, (w, x) in enumerate(zip(words, labels, strict=True)))
+    return Question("i", "Like parties.", "", choices, named_templates(["form"])[0])
+
+
+def test_numbers_in_the_words_of_options_are_words():
+    question = asked(["42 coins for certain", "60 coins with a chance of 20 percent"], "12")
+    assert parse(question, "60 coins with a chance of 20 percent").position == 1
+    assert parse(question, "2").position == 1
+    assert parse(question, "60").position == -1
+
+
+def test_an_option_that_reads_like_another_label_is_not_guessed():
+    # under numbers as labels, "2" is the second label and the words of the first option
+    assert parse(asked(["2", "1"], "12"), "2").refusal == "unreadable"
+
+
+def test_why_nothing_was_read_is_said():
+    question = asked(["Inaccurate", "Accurate"], "AB")
+    assert parse(question, "<think>A</think>").refusal == "empty"
+    assert parse(question, "As an AI, I have no such traits.").refusal == "refused"
+    assert parse(question, "A or B").refusal == "unreadable"
+    # what was written is kept as it was
+    assert parse(question, "<think>A</think> B").text == "<think>A</think> B"
+
+
+def test_text_is_reduced_to_words():
+    assert without_thoughts("so B? </think> C") == "C"
+    assert plain("４½").split() == ["4", "1⁄2"]
+    assert plain("B\nStatement: x\nAnswer: C") == "B"
+    assert plain("\ud800B\u2028") == "B"
+
+
+def test_labelled_answers_that_make_no_sense_are_named(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"part": "x", "labels": "AB", "words": ["a", "b"], "answer": "C", "reads": "C"}\n')
+    with pytest.raises(ValueError, match=r"a.jsonl:1: as many labels as words"):
+        labelled_answers(file)
+    file.write_text('\n{"part": "x"}\n')
+    with pytest.raises(ValueError, match=r"a.jsonl:2 is no labelled answer"):
+        labelled_answers(file)
