@@ -26,7 +26,9 @@ class Feedback(Protocol):
     """What grading says of a program."""
 
     @property
-    def verdict(self) -> str: ...
+    def verdict(self) -> str:
+        """Such as "passed"."""
+        ...
 
 
 class BatchGrader(Protocol):
@@ -99,10 +101,19 @@ def evaluate(
     """Draws `samples` programs for every problem, grades them and estimates pass@k.
 
     Args:
+      model: that writes the programs.
+      problems: with their tests.
+      grader: such as an `rl.Pool`.
+      samples: programs for each problem.
+      max_new_tokens: of a program.
+      seed: of the draw.
+      confidence: of the intervals, in (0, 1).
+      progress: told how many problems of how many are done.
       form: completion for base models, instruction or chat for those that answer (rl.feedback.prompts).
       ks: of pass@k; one above `samples` gives NaN with the reason.
       temperature, top_p: of the draw; 0.2 and 0.95 as usual for pass@1, 0.8 for larger k.
       chunk: problems that are generated, then graded, at a time.
+    Returns: pass@k, and a record for each program.
     Raises: ValueError without problems, for ids that repeat, samples below 1 or k below 1.
     """
     _check(problems, samples, ks)
@@ -141,6 +152,12 @@ def summarise(
     The mean over problems; its error is that of the problems as a sample of problems, the error of a
     problem's own estimate included. Intervals are Wilson's where every problem's estimate is 0 or 1 (one
     sample each), else bootstrap percentiles over problems.
+
+    Args:
+      records: of any number of problems.
+      ks: of pass@k.
+      confidence: of the intervals, in (0, 1).
+    Returns: pass@k with its error, over all and by difficulty.
     """
     if not records:
         raise ValueError("pass@k needs at least one graded sample; got none")

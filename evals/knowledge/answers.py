@@ -43,6 +43,11 @@ def normalize(text: str, normalization: Normalization = "squad") -> str:
     A text of nothing but those (the answer "A", the band "!!!") stays as it is in lower case: else every
     empty response would match it.
 
+    Args:
+      text: an answer.
+      normalization: whose rules.
+    Returns: the text as it is compared.
+
     Raises: ValueError for an unknown normalization.
     """
     if normalization not in get_args(Normalization):
@@ -62,6 +67,10 @@ def token_f1(prediction: Sequence[str], gold: Sequence[str]) -> float:
     """Harmonic mean of precision and recall of words, counted with their multiplicity: 2 |P∩G| / (|P|+|G|).
 
     Two empty sequences agree (1).
+
+    Args:
+      prediction, gold: words.
+    Returns: in [0, 1].
     """
     if not prediction and not gold:
         return 1.0
@@ -79,10 +88,14 @@ def match(
     """Exact match and F1 with the best of several gold answers.
 
     Args:
+      prediction: the model's answer.
+      answers: all that count as right.
+      normalization: of both sides.
       extent: "line" compares the whole prediction. "prefix" compares only as many of its words as the gold
         answer has: for completions, which go on after the answer ("is Paris, which lies ..."). It asks
         nothing of how an answer ends, the thing that fine-tuning changes first; it is the more lenient of
         the two.
+    Returns: the best of the comparisons.
     Raises: ValueError without gold answers.
     """
     if not answers:

@@ -61,11 +61,18 @@ def closed_book(
     questions have any.
 
     Args:
+      model: that is asked.
+      questions: in the order of the records.
+      template: how a question is put.
+      max_new_tokens: of a response.
+      confidence: of the intervals, in (0, 1).
+      progress: told how many questions of how many are done.
       shots: solved examples before each question (`evals.knowledge.prompts.draw_shots`).
       normalization: TriviaQA's figures are published with "triviaqa", the others with "squad".
       score_answers: also score the canonical answer's tokens, at the price of a forward pass. It moves before
         exact match does.
       chunk: questions handed to the model at a time, between which progress is reported.
+    Returns: scores over all, by category, and a record for each question.
     Raises: ValueError without questions, or where the template needs a stem that a question lacks.
     """
     if not questions:

@@ -17,6 +17,12 @@ def closed_book_questions(
 ) -> list[ClosedBookQuestion]:
     """One question a fact, with its statement's beginning as stem; the category is the relation.
 
+    Args:
+      split: train, dev or test.
+      relations: all of them if not given.
+      limit: facts of the whole world that are known; None is all.
+    Returns: the questions, in the facts' order.
+
     Raises: ValueError for an unknown split or relation, or where no fact is left.
     """
     return [
@@ -42,6 +48,12 @@ def choice_questions(
     """The same facts with choices, the wrong ones being answers of the same relation.
 
     A relation with fewer different answers (solid, liquid, gas) has as many choices as those.
+
+    Args:
+      split, relations, limit: as of `closed_book_questions`.
+      choices: of each question.
+      seed: of the wrong choices and the order.
+    Returns: the questions, in the facts' order.
 
     Raises: ValueError as `closed_book_questions`, or for fewer than 2 choices.
     """

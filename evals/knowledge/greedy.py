@@ -71,8 +71,12 @@ def prepare(
     """Encodes questions: as statements to complete (form "text") or as instructions (form "instruction").
 
     Args:
+      tokenizer: the model's.
+      questions: in the order of the marks.
+      form: how they are put.
       lm: any model with this tokenizer; for its window only.
       lengths: padded lengths, each of which compiles once; longer texts make their own.
+    Returns: the exam, ready for any model with this tokenizer.
     """
     wording = template("completion" if form == "text" else "instruction")
     owners, prompts, answers = [], [], []
@@ -121,7 +125,13 @@ def _part(rows: Sequence[tuple[list[int], int, int]], length: int, most: int, pa
 
 
 def take(lm: LanguageModel, exam: Exam) -> Marks:
-    """Puts an exam to a model."""
+    """Puts an exam to a model.
+
+    Args:
+      lm: on its mesh.
+      exam: of `prepare`.
+    Returns: what was right, question by question.
+    """
     right, ended = np.zeros(exam.count, bool), np.zeros(exam.count, bool)
     run = partial(_wrong, lm.weights.definition, lm.dtype, lm.mesh, lm.weights.trainable, lm.weights.frozen)
     for part in exam.parts:

@@ -67,6 +67,16 @@ def multiple_choice(
     the last takes out how common a choice is anyway. Right choices that tie with k − 1 others count 1/k, so
     a model without preference scores chance and not the share of right answers that stand first.
 
+    Args:
+      model: that scores the choices.
+      questions: in the order of the records.
+      template: how a question is put.
+      shots: solved examples before each.
+      confidence: of the intervals, in (0, 1).
+      chunk: questions handed to the model at a time.
+      progress: told how many questions of how many are done.
+    Returns: scores by rule, by category, and a record for each question.
+
     Raises: ValueError without questions, or where the template needs a stem that a question lacks.
     Reference: Brown et al. 2020, arXiv:2005.14165, section 2.4; Holtzman et al. 2021, arXiv:2104.08315.
     """

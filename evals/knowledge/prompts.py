@@ -48,6 +48,11 @@ class PromptTemplate:
     def prompt(self, question: KnowledgeQuestion, shots: Sequence[ClosedBookQuestion] = ()) -> str:
         """The examples with their canonical answers, then the question.
 
+        Args:
+          question: that is asked.
+          shots: solved examples.
+        Returns: the prompt.
+
         Raises: ValueError if the template needs a stem and the question has none.
         """
         solved = [self._filled(shot) + self.continuation(shot.answers[0]) for shot in shots]
@@ -96,6 +101,13 @@ def draw_shots(
     seed: int = 0,
 ) -> list[ClosedBookQuestion]:
     """Random examples for few-shot prompts, none of which is asked or shares a cluster with what is asked.
+
+    Args:
+      pool: to draw from.
+      count: of examples.
+      against: what is asked.
+      seed: of the draw.
+    Returns: the examples, in the order of the draw.
 
     Raises: ValueError if fewer than `count` are left.
     """

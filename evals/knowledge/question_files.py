@@ -25,7 +25,9 @@ def rows(path: str | Path, split: str | None = None) -> Iterator[tuple[str, Ques
     becomes str.
 
     Args:
+      path: of a file or folder.
       split: for a TFDS folder only; may be left out if it has a single one.
+    Returns: place and row, one after the other.
     Raises: ValueError for a missing, empty or malformed file (with line), a folder that TFDS did not prepare,
       or an unknown split.
     """

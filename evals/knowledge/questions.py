@@ -76,10 +76,12 @@ def load_questions(
     """Reads questions from a file (JSON, JSON lines, gzipped or not) or a folder prepared by TFDS.
 
     Args:
+      path: of the file or folder.
       split: of a TFDS folder.
       limit: stop after so many questions, counted in the file's order.
       max_answer_tokens: for the original Natural Questions: longer short answers are not taken, and
         questions left without any are skipped, as in its open form (Lee et al. 2019, arXiv:1906.00300).
+    Returns: the questions, and how many rows had no usable answer.
     Raises: ValueError for a row of no known format, or without a single question; the message names the row.
     """
     if limit is not None and limit < 1:

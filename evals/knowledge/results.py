@@ -14,13 +14,19 @@ class QuestionRecord(Protocol):
     """One question that was put to a model."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """Of the question, in its set."""
+        ...
 
     @property
-    def cluster(self) -> str | None: ...
+    def cluster(self) -> str | None:
+        """What dependent questions have in common."""
+        ...
 
     @property
-    def category(self) -> str: ...
+    def category(self) -> str:
+        """By which scores are also given."""
+        ...
 
     @property
     def scores(self) -> Mapping[str, float]:
@@ -64,7 +70,10 @@ def summarize(
     """Means of the metrics with their error, over all records and by category.
 
     Args:
+      records: in the order of the values.
+      confidence: of the intervals, in (0, 1).
       metrics: by name, a value for each record.
+    Returns: the means.
     """
     clusters = _clusters(records)
 
@@ -89,7 +98,10 @@ def compare_results(
     """Model b against model a on the same questions, paired; see `evals.psychometrics.uncertainty.compare`.
 
     Args:
+      a, b: results of two models.
+      confidence: of the interval, in (0, 1).
       metric: exact_match or f1, or a choice rule.
+    Returns: b − a with its error, interval and p.
     Raises: ValueError if the two did not answer the same questions in the same order, or lack the metric.
     """
     if [r.id for r in a.records] != [r.id for r in b.records]:

@@ -95,7 +95,12 @@ class LocalModel:
         samples: int = 1,
         seed: int = 0,
     ) -> list[str]:
-        """The text after each prompt; what is sampled depends on the seed and on the call's other prompts."""
+        """The text after each prompt; what is sampled depends on the seed and on the call's other prompts.
+
+        Args:
+          prompts, max_new_tokens, stop, temperature, top_p, samples, seed: as of `TextModel.generate`.
+        Returns: the texts, those of a prompt together.
+        """
         room = self.window - max_new_tokens
         if room < 1:
             raise ValueError(
@@ -130,6 +135,10 @@ class LocalModel:
     def logprob(self, prompts: Sequence[str], continuations: Sequence[str]) -> ContinuationScores:
         """Σ log p of each continuation's tokens right after its prompt.
 
+        Args:
+          prompts, continuations: pairs, in the same order.
+        Returns: nats and numbers of tokens, one a pair.
+
         Raises: ValueError for a continuation without tokens, or one longer than the model's window.
         """
         texts = self.scored_ids(prompts, continuations)
@@ -146,7 +155,12 @@ class LocalModel:
         return ContinuationScores(sums.tolist(), [len(text.ids) - text.start for text in texts])
 
     def scored_ids(self, prompts: Sequence[str], continuations: Sequence[str]) -> list[ScoredIds]:
-        """Each prompt with its continuation as ids within the window; see `logprob` for the errors."""
+        """Each prompt with its continuation as ids within the window; see `logprob` for the errors.
+
+        Args:
+          prompts, continuations: pairs, in the same order.
+        Returns: ids of both, and where the continuation begins.
+        """
         pairs = list(zip(prompts, continuations, strict=True))
         encode = self._texts_as_ids if self.form == "text" else self._answers_as_ids
         found = encode(dict.fromkeys(pairs))
@@ -343,6 +357,15 @@ def span_sums(
     """Σ log p of tokens start .. start + count − 1 (count ≤ slots) from the state before each token.
 
     Only these places meet the vocabulary, which costs as much as a layer or two of a small model.
+
+    Args:
+      before_BTD: final hidden state before each token.
+      head_DV: output projection.
+      tokens_BT: ids.
+      start_B: first token that counts.
+      count_B: tokens that count.
+      slots: room for the largest count.
+    Returns: in nats.
     """
     place = jnp.arange(slots, dtype=start_B.dtype)[None]
     spans_BC = jnp.minimum(start_B[:, None] + place, tokens_BT.shape[1] - 1)

@@ -67,8 +67,11 @@ def logprob(
     """`LocalModel.logprob`, with shared beginnings computed once.
 
     Args:
+      model: that scores.
+      prompts, continuations: pairs, in the same order.
       heads: texts with the same value are grouped; None groups all of them.
       progress: called with the number of texts scored since the last call.
+    Returns: nats and numbers of tokens, one a pair.
     Raises: ValueError as `LocalModel.logprob`.
     """
     texts = model.scored_ids(prompts, continuations)

@@ -35,17 +35,34 @@ class TextModel(Protocol):
         """The text after each prompt, up to the first stop string (left out), end of sequence or limit.
 
         Args:
+          prompts: texts.
+          max_new_tokens: of each response.
+          stop: strings that end a response.
+          top_p: mass of the nucleus from which tokens are drawn.
+          seed: of the draw.
           temperature: 0 takes the most probable token.
           samples: responses to each prompt, drawn independently; those of a prompt stand together.
+        Returns: the texts, without their prompts.
         """
         ...
 
     def logprob(self, prompts: Sequence[str], continuations: Sequence[str]) -> ContinuationScores:
-        """How probable each continuation is right after its prompt; the end of the sequence is not scored."""
+        """How probable each continuation is right after its prompt; the end of the sequence is not scored.
+
+        Args:
+          prompts, continuations: pairs, in the same order.
+        Returns: nats and numbers of tokens, one a pair.
+        """
         ...
 
 
 def cut_at(text: str, stops: Sequence[str]) -> str:
-    """The text before the first of the stop strings."""
+    """The text before the first of the stop strings.
+
+    Args:
+      text: of a response.
+      stops: strings that end it.
+    Returns: all of it where none occurs.
+    """
     found = [at for stop in stops if (at := text.find(stop)) >= 0]
     return text[: min(found)] if found else text

@@ -284,6 +284,12 @@ def noncentral_t_cdf(t: float, df: float, noncentrality: float) -> float:
     """P(T ≤ t) of the noncentral t: the mean of Φ(ts − δ) over s = √(χ²/df), by quadrature.
 
     scipy's own is NaN at some ordinary arguments (seen at 1.17).
+
+    Args:
+      t: where it is taken.
+      df: degrees of freedom.
+      noncentrality: δ.
+    Returns: a probability.
     """
     nodes, weights = QUANTILE_NODES
     spread = np.sqrt(stats.chi2.ppf(nodes, df) / df)
@@ -291,7 +297,14 @@ def noncentral_t_cdf(t: float, df: float, noncentrality: float) -> float:
 
 
 def noncentral_t_interval(t: float, df: float, confidence: float = 0.95) -> tuple[float, float]:
-    """The noncentralities at which an observed t is the upper and the lower tail quantile."""
+    """The noncentralities at which an observed t is the upper and the lower tail quantile.
+
+    Args:
+      t: observed.
+      df: degrees of freedom.
+      confidence: of the interval, in (0, 1).
+    Returns: lower and upper δ.
+    """
     reach = 10 + 10 * abs(t)
 
     def bound(probability: float) -> float:

@@ -94,6 +94,12 @@ def code_table(long_table: pd.DataFrame, design: GStudyDesign, score: str) -> Co
     """Codes the levels of every effect, adds repeats where cells have several scores, checks balance.
 
     Rows without a score are dropped and counted.
+
+    Args:
+      long_table: a row for each score, with a column for each facet.
+      design: persons and facets, crossed or nested.
+      score: column of the scores.
+    Returns: scores with the codes [N] of every effect's levels.
     """
     columns = [*design.facets, score]
     if missing := [column for column in columns if column not in long_table.columns]:

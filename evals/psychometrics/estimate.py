@@ -43,12 +43,23 @@ class Estimate(NamedTuple):
 
 
 def undefined(reason: str, n: int = 0) -> Estimate:
-    """NaN with the reason it is NaN."""
+    """NaN with the reason it is NaN.
+
+    Args:
+      reason: in words, for reports.
+      n: cases that there were.
+    Returns: an Estimate without a value.
+    """
     return Estimate(math.nan, math.nan, math.nan, n, reason)
 
 
 def as_matrix(responses: npt.ArrayLike, *, name: str = "responses") -> np.ndarray:
     """Responses as float64 [persons, items], NaN where missing (None counts as missing).
+
+    Args:
+      responses: persons x items.
+      name: of the argument, for messages.
+    Returns: a new array.
 
     Raises: ValueError for another number of axes, text, or an infinite value.
     """
@@ -87,7 +98,13 @@ def constant_columns(matrix: np.ndarray) -> np.ndarray:
 
 
 def why_no_variance(matrix: np.ndarray, n_rows: int) -> str:
-    """Why no coefficient of consistency exists for these complete cases; empty where one may exist."""
+    """Why no coefficient of consistency exists for these complete cases; empty where one may exist.
+
+    Args:
+      matrix: complete cases [persons, items].
+      n_rows: cases before incomplete ones were left out.
+    Returns: the reason, or "".
+    """
     n, k = matrix.shape
     if k < 2:
         return f"fewer than 2 items (got {k})"
@@ -140,7 +157,14 @@ def pearson(x: npt.ArrayLike, y: npt.ArrayLike, *, confidence: float = 0.95) -> 
 
 
 def fisher_interval(r: float, n: int, *, confidence: float = 0.95) -> Estimate:
-    """A correlation r from n pairs, with the interval of Fisher's z."""
+    """A correlation r from n pairs, with the interval of Fisher's z.
+
+    Args:
+      r: in [-1, 1].
+      n: pairs.
+      confidence: of the interval, in (0, 1).
+    Returns: the estimate; without an interval where n is below 4.
+    """
     if n < 4:
         return Estimate(r, n=n, reason=f"no interval: Fisher's needs at least 4 pairs (got {n})")
     if abs(r) > 1 - 1e-15:
@@ -150,7 +174,15 @@ def fisher_interval(r: float, n: int, *, confidence: float = 0.95) -> Estimate:
 
 
 def percentile_estimate(value: float, draws: np.ndarray, n: int, *, confidence: float = 0.95) -> Estimate:
-    """A value with the percentile interval of its bootstrap draws; undefined draws are counted and named."""
+    """A value with the percentile interval of its bootstrap draws; undefined draws are counted and named.
+
+    Args:
+      value: of the whole sample.
+      draws: of the bootstrap, NaN where undefined.
+      n: cases.
+      confidence: of the interval, in (0, 1).
+    Returns: the estimate.
+    """
     if math.isnan(value):
         return undefined("undefined for these responses", n)
     usable = draws[np.isfinite(draws)]

@@ -22,7 +22,13 @@ class AnswerVariance(NamedTuple):
     error: float
 
     def covariance(self, conditions: int, items: int) -> np.ndarray:
-        """Σ of one person's answers, [C·J, C·J], conditions outermost."""
+        """Σ of one person's answers, [C·J, C·J], conditions outermost.
+
+        Args:
+          conditions: C.
+          items: J.
+        Returns: the matrix.
+        """
         same_item = np.kron(np.ones((conditions, conditions)), np.eye(items))
         same_condition = np.kron(np.eye(conditions), np.ones((items, items)))
         size = conditions * items

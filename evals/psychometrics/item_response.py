@@ -47,7 +47,14 @@ class GradedResponse(NamedTuple):
 def category_probabilities(
     theta: npt.ArrayLike, discrimination: float, thresholds: npt.ArrayLike
 ) -> np.ndarray:
-    """P(X = c | θ), [points, categories], from the lowest answer to the highest."""
+    """P(X = c | θ), [points, categories], from the lowest answer to the highest.
+
+    Args:
+      theta: points on the trait, in standard deviations.
+      discrimination: a, the slope.
+      thresholds: b, ascending, one less than categories.
+    Returns: probabilities that sum to 1 in each row.
+    """
     cumulative = expit(discrimination * (np.asarray(theta, float)[:, None] - np.asarray(thresholds, float)))
     edges = np.column_stack([np.ones(len(cumulative)), cumulative, np.zeros(len(cumulative))])
     return edges[:, :-1] - edges[:, 1:]
@@ -55,6 +62,12 @@ def category_probabilities(
 
 def item_information(theta: npt.ArrayLike, discrimination: float, thresholds: npt.ArrayLike) -> np.ndarray:
     """Fisher information of one item about θ: Σ_c (∂P_c/∂θ)² / P_c.
+
+    Args:
+      theta: points on the trait, in standard deviations.
+      discrimination: a, the slope.
+      thresholds: b, ascending.
+    Returns: information at each point.
 
     Reference: Samejima 1969, Psychometrika Monograph 17.
     """

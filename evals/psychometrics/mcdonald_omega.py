@@ -119,6 +119,11 @@ def omega_of_stack(complete: np.ndarray, n_factors: int) -> Callable[[np.ndarray
     """A function of correlations [b, k, k] near those of complete responses: ω_total and ω_h, [b] each.
 
     NaN where the responses have too few items or persons for the factors.
+
+    Args:
+      complete: responses [persons, items] without gaps.
+      n_factors: group factors.
+    Returns: the function, for a bootstrap's samples.
     """
     n, k = complete.shape
     if k < max(3, n_factors + 1) or n <= k or not np.isfinite(correlations(covariance(complete))).all():

@@ -39,6 +39,11 @@ def lengthening(reliability: float, target: float) -> float:
     """How many times as long a test must be for a target reliability: t(1 − r) / (r(1 − t)).
 
     NaN where the reliability is not positive. Raises: ValueError for a target outside (0, 1).
+
+    Args:
+      reliability: r, of the test as it is.
+      target: t.
+    Returns: the factor; below 1 the test may be shortened.
     """
     if not 0 < target < 1:
         raise ValueError(f"target must lie between 0 and 1; got {target}")

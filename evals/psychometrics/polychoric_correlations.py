@@ -41,6 +41,11 @@ def bivariate_normal_cdf(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
     """Φ₂(x, y; r) elementwise, ±inf allowed.
 
     Φ₂ = Φ(x)Φ(y) + ∫₀^asin r exp(−(x² + y² − 2xy sin t)/(2 cos² t)) dt / 2π (Sheppard; Plackett).
+
+    Args:
+      x, y: of one shape.
+      r: correlation, in (-1, 1).
+    Returns: probabilities, of that shape.
     """
     inside = np.isfinite(x) & np.isfinite(y)
     u, v = np.where(inside, x, 0.0), np.where(inside, y, 0.0)

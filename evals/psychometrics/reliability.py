@@ -119,7 +119,13 @@ def cronbach_alpha(
 
 
 def alpha_standard_error(cov: np.ndarray, n: int) -> float:
-    """The asymptotic standard error of alpha for normal items (Duhachek & Iacobucci 2004, eq. 2)."""
+    """The asymptotic standard error of alpha for normal items (Duhachek & Iacobucci 2004, eq. 2).
+
+    Args:
+      cov: covariances [k, k] of the items.
+      n: persons.
+    Returns: the standard error.
+    """
     k = len(cov)
     total, trace, product = cov.sum(), np.trace(cov), cov @ cov
     bracket = total * (np.trace(product) + trace**2) - 2 * trace * product.sum()

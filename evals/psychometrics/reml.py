@@ -53,6 +53,10 @@ class _Problem(NamedTuple):
 def fit_reml(score: np.ndarray, codes: list[np.ndarray]) -> Reml:
     """Estimates the variance of each effect (codes [N] of its levels) and of the residual, all ≥ 0.
 
+    Args:
+      score: [N].
+      codes: of each effect the level [N] to which a score belongs.
+
     Returns: Reml; components in the order of codes, then the residual.
     Reference: Patterson & Thompson 1971; Bates et al. 2015 for the parametrisation.
     """

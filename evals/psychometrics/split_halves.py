@@ -122,6 +122,11 @@ def split_half(
 def split_forms(cov: np.ndarray, splits: str = "all", seed: int = 0) -> tuple[np.ndarray, np.ndarray, bool]:
     """The forms ss' [3, k, k] of the best and the worst split and the mean of all; every split's coefficient.
 
+    Args:
+      cov: covariances [k, k].
+      splits: see `split_half`.
+      seed: of the sample of splits where they are too many.
+
     Returns: (forms, coefficients [splits], whether these are all splits there are).
     """
     signs, exhaustive = _splits(len(cov), splits, seed)
@@ -137,7 +142,13 @@ def split_forms(cov: np.ndarray, splits: str = "all", seed: int = 0) -> tuple[np
 
 
 def form_coefficients(stack: np.ndarray, forms: np.ndarray) -> np.ndarray:
-    """1 − s'Cs / ΣC of covariances [b, k, k] and forms ss' [f, k, k], as [b, f]."""
+    """1 − s'Cs / ΣC of covariances [b, k, k] and forms ss' [f, k, k], as [b, f].
+
+    Args:
+      stack: C, one a sample.
+      forms: ss', one a split.
+    Returns: one coefficient a sample and split.
+    """
     flat = stack.reshape(len(stack), -1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return 1 - flat @ forms.reshape(len(forms), -1).T / flat.sum(axis=1, keepdims=True)

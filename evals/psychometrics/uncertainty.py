@@ -63,7 +63,13 @@ class Comparison(NamedTuple):
 
 
 def undefined_score(reason: str, n: int = 0) -> Score:
-    """NaN with the reason it is NaN."""
+    """NaN with the reason it is NaN.
+
+    Args:
+      reason: in words, for reports.
+      n: items that there were.
+    Returns: a Score without a value.
+    """
     return Score(math.nan, math.nan, math.nan, math.nan, n, n, "none", reason)
 
 
@@ -73,7 +79,10 @@ def wilson(mean: float, n: float, *, confidence: float = 0.95) -> tuple[float, f
     (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n)
 
     Args:
+      mean: p, the observed share.
+      confidence: of the interval, in (0, 1).
       n: trials; an effective number need not be whole.
+    Returns: lower and upper end.
     Raises: ValueError if p lies outside [0, 1] or n is not positive.
     Reference: Wilson 1927, JASA 22, 209-212.
     """
@@ -101,12 +110,15 @@ def mean_score(
     SE² = C/(C−1) · Σ_c (Σ_{i∈c} (sᵢ − s̄))² / N², which without clusters is the usual s²/N.
 
     Args:
+      scores: of N items.
+      confidence: of the interval, in (0, 1).
       clusters: of each item; items of one cluster are resampled together.
       interval: "wilson" for right-or-wrong scores, N divided by the design effect of the clusters (never less
         than 1; all of a cluster alike counts as one trial where every score is equal); "bootstrap"
         percentiles over clusters; "t" with C − 1 degrees of freedom; "auto" is Wilson for scores of 0 and 1,
         else bootstrap.
       draws: bootstrap samples; seed makes them reproducible.
+    Returns: the mean, its error and interval.
     Raises: ValueError for a NaN score, or clusters of another length, or Wilson for scores outside [0, 1].
     Reference: Miller 2024, arXiv:2411.00640, eq. 4.
     """
@@ -149,6 +161,14 @@ def compare(
     the two differ, b's share is Binomial(½) under no difference. With clusters, or scores between 0 and 1,
     the sign of each cluster's summed difference is flipped at random: p = (1 + #{|Σ±d| ≥ |Σd|}) / (1 +
     draws).
+
+    Args:
+      a, b: scores of the same items, in the same order.
+      clusters: of each item; None takes items as independent.
+      confidence: of the interval, in (0, 1).
+      draws: bootstrap samples and random sign flips.
+      seed: of both.
+    Returns: b − a with its error, interval and p.
 
     Raises: ValueError if a and b do not pair up.
     Reference: McNemar 1947, Psychometrika 12, 153-157; Fisher 1935, Design of Experiments, section 21.

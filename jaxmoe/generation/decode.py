@@ -102,10 +102,14 @@ def decode(
     Each prompt is read once and its cache shared by its samples. The loop ends when every row has.
 
     Args:
+      model: merged within the trace.
+      config: slots, samples, sampling and stop tokens.
+      mesh: None on one device.
       tokens_PS: prompts, padded on the left.
       mask_PS: 1 for real tokens.
       limits_B: most new tokens of each row; a row with 0 gets none.
       key: may be None if sampling is greedy.
+    Returns: tokens, their number and log-probabilities, by row.
     """
     state = begin(model, tokens_PS, mask_PS, limits_B, config, key=key, mesh=mesh)
     return advance(model, state, limits_B, config, key=key, until=config.slots).decoded
@@ -121,7 +125,12 @@ def begin(
     key: Array | None,
     mesh: Mesh | None = None,
 ) -> Decoding:
-    """Reads the prompts and chooses the first token of each row; arguments as of `decode`."""
+    """Reads the prompts and chooses the first token of each row; arguments as of `decode`.
+
+    Args:
+      model, tokens_PS, mask_PS, limits_B, config, key, mesh: as of `decode`.
+    Returns: the state from which `advance` goes on.
+    """
     call = ExpertCall(enabled=config.enabled)
     first_P = jnp.argmax(mask_PS > 0, axis=1)
     positions_PS = jnp.maximum(jnp.arange(mask_PS.shape[1])[None, :] - first_P[:, None], 0)
@@ -157,7 +166,10 @@ def advance(
     """Chooses tokens until every row has ended, or has `until` of them; the tokens do not depend on `until`.
 
     Args:
+      model, limits_B, config, key: as of `begin`.
+      state: of `begin`, or of an earlier call.
       until: tokens, at most `config.slots`.
+    Returns: the state after those tokens.
     """
     call = ExpertCall(enabled=config.enabled)
     blocks = kv_cache.blocks(model, unrolled=config.unrolled)
@@ -210,7 +222,13 @@ def _choose(
 
 
 def bucket(length: int, smallest: int = 1) -> int:
-    """The least of 1, 2, 3, 4, 6, 8, 12, 16, .. not below `length` or `smallest`: two sizes an octave."""
+    """The least of 1, 2, 3, 4, 6, 8, 12, 16, .. not below `length` or `smallest`: two sizes an octave.
+
+    Args:
+      length: in tokens or rows.
+      smallest: size below which none is made.
+    Returns: the size, so that few programs are compiled.
+    """
     power = 1 << (max(length, 1) - 1).bit_length()
     return max(smallest, power * 3 // 4 if length <= power * 3 // 4 else power)
 
@@ -228,7 +246,13 @@ def run(
     config: DecodeConfig,
     mesh: Mesh,
 ) -> Decoded:
-    """`decode` as a program of its own; the result is whole on every device, also of other processes."""
+    """`decode` as a program of its own; the result is whole on every device, also of other processes.
+
+    Args:
+      definition, trainable, frozen: the model taken apart, see `params.split`.
+      tokens_PS, mask_PS, limits_B, key, config, mesh: as of `decode`.
+    Returns: what `decode` gives.
+    """
     model = params.merge(params.ModelParams(definition, trainable, frozen))
     result = decode(model, tokens_PS, mask_PS, limits_B, config, key=key, mesh=mesh)
     return jax.lax.with_sharding_constraint(result, params.replicated(mesh))
@@ -247,7 +271,13 @@ def run_begin(
     config: DecodeConfig,
     mesh: Mesh,
 ) -> Decoding:
-    """`begin` as a program of its own."""
+    """`begin` as a program of its own.
+
+    Args:
+      definition, trainable, frozen: the model taken apart, see `params.split`.
+      tokens_PS, mask_PS, limits_B, key, config, mesh: as of `decode`.
+    Returns: what `begin` gives.
+    """
     model = params.merge(params.ModelParams(definition, trainable, frozen))
     state = begin(model, tokens_PS, mask_PS, limits_B, config, key=key, mesh=mesh)
     return _whole(state, mesh)
@@ -266,7 +296,13 @@ def run_until(
     config: DecodeConfig,
     mesh: Mesh,
 ) -> Decoding:
-    """`advance` as a program of its own; the state is donated. One program serves every `until`."""
+    """`advance` as a program of its own; the state is donated. One program serves every `until`.
+
+    Args:
+      definition, trainable, frozen: the model taken apart, see `params.split`.
+      state, limits_B, key, until, config, mesh: as of `advance`.
+    Returns: what `advance` gives.
+    """
     model = params.merge(params.ModelParams(definition, trainable, frozen))
     return _whole(advance(model, state, limits_B, config, key=key, until=until), mesh)
 

@@ -168,7 +168,13 @@ class Alternatives(NamedTuple):
     logprobs_BK: Float[Array, "B K"]
 
     def of(self, row: int, count: int) -> tuple[tuple[int, float], ...]:
-        """A row's first `count`; call it on arrays that have been fetched."""
+        """A row's first `count`; call it on arrays that have been fetched.
+
+        Args:
+          row: of the batch.
+          count: of alternatives, at most as many as were kept.
+        Returns: token ids and log-probabilities in nats, the likeliest first.
+        """
         ids, logprobs = self.tokens_BK[row, :count], self.logprobs_BK[row, :count]
         return tuple((int(i), float(p)) for i, p in zip(ids, logprobs, strict=True))
 
@@ -209,13 +215,24 @@ class Served(Protocol):
     """What an engine needs of a model; `jaxmoe.LanguageModel` is one."""
 
     @property
-    def config(self) -> ModelConfig: ...
+    def config(self) -> ModelConfig:
+        """The model's shape."""
+        ...
+
     @property
-    def weights(self) -> params.ModelParams: ...
+    def weights(self) -> params.ModelParams:
+        """The model taken apart."""
+        ...
+
     @property
-    def mesh(self) -> Mesh: ...
+    def mesh(self) -> Mesh:
+        """Where the weights lie."""
+        ...
+
     @property
-    def dtype(self) -> DTypeLike: ...
+    def dtype(self) -> DTypeLike:
+        """Of activations and products."""
+        ...
 
 
 class Engine:

@@ -53,12 +53,14 @@ def start(
     """The cache of prompts that the decoder has just read.
 
     Args:
+      prompt_mask_PS: 1 for real tokens.
       kept: keys and values [L, P, S, M, H] from `Decoder(..., keep=True)`.
       samples: continuations of each prompt.
       slots: room for new tokens.
       unrolled: one buffer a layer, never copied, quickest on CPU; else stacked buffers for a scan over the
         layers, which compiles faster and reads the stacked weights where they are.
       mesh: rows are split over data and fsdp, heads over tensor where it divides them.
+    Returns: the cache, its new tokens' part empty.
     """
     layers, prompts, _, heads, size = kept.key_BSMH.shape
     prompt = KeyValues(*(_place(x.swapaxes(2, 3), mesh) for x in kept))
@@ -90,7 +92,13 @@ class Blocks(NamedTuple):
 
 
 def blocks(model: Decoder, *, unrolled: bool) -> Blocks:
-    """Call it before the loop over steps: inside, a layer's weights would be copied at every step."""
+    """Call it before the loop over steps: inside, a layer's weights would be copied at every step.
+
+    Args:
+      model: whose layers are to be run one step at a time.
+      unrolled: as of the cache.
+    Returns: the layers' weights, one entry a layer or stacked.
+    """
     definition, stacked = nnx.split(model.blocks)
     if not unrolled:
         return Blocks(definition, stacked)
@@ -108,7 +116,18 @@ def step(
     dtype: DTypeLike = jnp.float32,
     call: ExpertCall = ExpertCall(),  # noqa: B008 - an immutable tuple
 ) -> tuple[Float[Array, "B D"], KVCache]:
-    """Reads one token a row: its final hidden state, and the cache with its keys and values."""
+    """Reads one token a row: its final hidden state, and the cache with its keys and values.
+
+    Args:
+      model: merged within the trace.
+      blocks: of `blocks`.
+      tokens_B: the last token of each row.
+      positions_B: where it stands in its text.
+      cache: of the tokens before.
+      dtype: of activations and products.
+      call: of the experts.
+    Returns: the hidden states and the cache.
+    """
     config = model.config
     turn = rotation(config, positions_B[:, None], dtype)
     hidden = model.embedding[...].astype(dtype)[tokens_B][:, None]

@@ -47,7 +47,10 @@ def choose(logits_BV: Float[Array, "B V"], settings: RowSampling, steps_B: Int[A
     """One token a row.
 
     Args:
+      logits_BV: of the next token.
+      settings: temperature, top-k, top-p and seed of each row.
       steps_B: how many tokens the row has drawn before; with the seed it names the random numbers.
+    Returns: tokens and their log-probabilities.
     """
     logits_BV = logits_BV.astype(jnp.float32)
     greedy_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)

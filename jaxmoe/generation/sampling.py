@@ -49,6 +49,12 @@ def sample(logits_BV: Float[Array, "B V"], settings: Sampling, *, key: Array | N
     """One token a row; `key` may be None if `settings` is greedy.
 
     The choice in a row does not depend on the rows after it.
+
+    Args:
+      logits_BV: of the next token.
+      settings: of all rows.
+      key: of the random numbers.
+    Returns: token ids.
     """
     if settings.temperature == 0.0:
         return greedy(logits_BV)
@@ -68,7 +74,15 @@ def greedy(logits_BV: Float[Array, "B V"]) -> Int[Array, " B"]:
 
 
 def top_k(logits_BV: Float[Array, "B V"], k: int, p: float = 1.0, *, key: Array) -> Int[Array, " B"]:
-    """Draws among the k largest logits, within the nucleus of mass p of those."""
+    """Draws among the k largest logits, within the nucleus of mass p of those.
+
+    Args:
+      logits_BV: divided by the temperature.
+      k: tokens that may be drawn.
+      p: mass of the nucleus among those.
+      key: of the random numbers.
+    Returns: token ids.
+    """
     logits_BC, tokens_BC = jax.lax.top_k(logits_BV.astype(jnp.float32), min(k, logits_BV.shape[-1]))
     logits_BC = jnp.where(nucleus(jax.nn.softmax(logits_BC), p), logits_BC, -jnp.inf)
     chosen_B = jax.random.categorical(key, logits_BC)
@@ -81,6 +95,11 @@ def nucleus(sorted_BC: Float[Array, "B C"], p: float) -> Bool[Array, "B C"]:
     A token belongs to it if the strictly likelier ones sum to less than p of the total: the fewest likeliest
     tokens that reach p (Holtzman et al. 2020, arXiv:1904.09751), except that equally likely ones come in or
     stay out together.
+
+    Args:
+      sorted_BC: probabilities of C candidates, descending.
+      p: mass, in (0, 1].
+    Returns: True for those in it.
     """
     before_BC = jnp.cumsum(sorted_BC, axis=-1) - sorted_BC
     # a run of equal probabilities has the mass before its first
@@ -92,7 +111,14 @@ def nucleus(sorted_BC: Float[Array, "B C"], p: float) -> Bool[Array, "B C"]:
 
 
 def top_p(logits_BV: Float[Array, "B V"], p: float, *, key: Array) -> Int[Array, " B"]:
-    """Draws within the nucleus of mass p (see `nucleus`) of the vocabulary; p = 1 draws from all of it."""
+    """Draws within the nucleus of mass p (see `nucleus`) of the vocabulary; p = 1 draws from all of it.
+
+    Args:
+      logits_BV: divided by the temperature.
+      p: mass of the nucleus, in (0, 1].
+      key: of the random numbers.
+    Returns: token ids.
+    """
     weights_BXY = blocks_of(logits_BV)
     total_BY = jnp.sum(weights_BXY, axis=1)
     tokens_B = _draw(weights_BXY, total_BY, jax.random.fold_in(key, 0))
@@ -120,7 +146,13 @@ def top_p(logits_BV: Float[Array, "B V"], p: float, *, key: Array) -> Int[Array,
 
 
 def log_probability(logits_BV: Float[Array, "B V"], tokens_B: Int[Array, " B"]) -> Float[Array, " B"]:
-    """log softmax(logits)[token], in float32."""
+    """log softmax(logits)[token], in float32.
+
+    Args:
+      logits_BV: of the next token.
+      tokens_B: ids.
+    Returns: in nats.
+    """
     logits_BV = logits_BV.astype(jnp.float32)
     chosen_B = jnp.take_along_axis(logits_BV, tokens_B[:, None], axis=-1)[:, 0]
     return chosen_B - jax.nn.logsumexp(logits_BV, axis=-1)

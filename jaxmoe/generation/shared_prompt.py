@@ -36,8 +36,16 @@ def response_states(
     """Final hidden states before each response token: what predicts it, and what a critic reads.
 
     Args:
+      model: merged within the trace.
+      prompt_mask_PS: 1 for real tokens.
+      dtype: of activations and products.
+      call: of the experts.
+      mesh: None on one device.
+      remat: what the backward pass computes again.
+      scan_layers: compile one block and scan it.
       prompts_PS: padded on the left, so that the last slot is real.
       responses_BW: a prompt's samples together, padded on the right.
+    Returns: of the position before each response token.
     """
     prompts, slots = prompts_PS.shape
     rows, length = responses_BW.shape
@@ -68,7 +76,11 @@ def shared_attention(
     """Attention of rows [S + G·W]: the prompt causally, each response to the prompt and causally to itself.
 
     Args:
+      prompt_mask_PS: 1 for real tokens.
+      samples: G, responses of a prompt.
+      length: W, tokens of each response.
       windows: each layer's sliding window in slots, 0 for unlimited.
+    Returns: a function (layer, query, key, value) -> out.
     """
     slots = prompt_mask_PS.shape[1]
     segments = (prompt_mask_PS > 0).astype(jnp.int32)
@@ -98,7 +110,17 @@ def attend_shared(
     visible_WW: Array,
     samples: int,
 ) -> Float[Array, "P G*W N H"]:
-    """`attend` for responses, whose keys and values are their prompt's and their own."""
+    """`attend` for responses, whose keys and values are their prompt's and their own.
+
+    Args:
+      query: of the responses of each prompt, one after the other.
+      prompt: keys and values of the prompt.
+      own: keys and values of the responses.
+      visible_PWS: True where response position w sees prompt slot s.
+      visible_WW: the same within a response.
+      samples: G.
+    Returns: the values mixed.
+    """
     prompts, joined, heads, size = query.shape
     kv_heads, slots = prompt[0].shape[2], prompt[0].shape[1]
     length, group = joined // samples, heads // kv_heads

@@ -40,10 +40,13 @@ def empty_cache(
     """A cache of zeros.
 
     Args:
+      config: the model's shape.
+      dtype: of keys and values.
       slots: texts at a time.
       length: positions of each.
       unrolled: one buffer a layer, quickest on CPU; else stacked ones for a scan over the layers.
       mesh: slots are split over data and fsdp, heads over tensor, where they divide.
+    Returns: the cache.
     """
     shape = (slots, config.num_kv_heads, length, config.head_dim)
     layers = config.num_layers
@@ -69,7 +72,13 @@ def length_of(cache: SlotCache) -> int:
 
 
 def resized(cache: SlotCache, length: int) -> SlotCache:
-    """The same content with room for other lengths; positions beyond the new end are lost."""
+    """The same content with room for other lengths; positions beyond the new end are lost.
+
+    Args:
+      cache: of any length.
+      length: positions of each slot.
+    Returns: a new cache.
+    """
     now = length_of(cache)
     if length <= now:
         return jax.tree.map(lambda x: x[..., :length, :], cache)
@@ -77,7 +86,13 @@ def resized(cache: SlotCache, length: int) -> SlotCache:
 
 
 def copy_slot(cache: SlotCache, source: Int[Array, ""], target: Int[Array, ""]) -> SlotCache:
-    """Writes one slot's keys and values over another's."""
+    """Writes one slot's keys and values over another's.
+
+    Args:
+      cache: with both slots.
+      source, target: their numbers.
+    Returns: a new cache.
+    """
 
     def one(x: Array) -> Array:
         axis = x.ndim - 4
@@ -134,6 +149,16 @@ def read_chunk(
 
     A chunk that is not full is padded behind its end: what it writes there is written over by what comes
     next, and nothing before that sees it.
+
+    Args:
+      model: merged within the trace.
+      blocks: of `kv_cache.blocks`.
+      tokens_C: a part of the prompt.
+      start: position of its first token.
+      slot: number of the slot.
+      cache: changed at that slot alone.
+      dtype: of activations and products.
+      call: of the experts.
 
     Returns: final hidden states [C, D], and the cache.
     """
@@ -211,7 +236,14 @@ def _visible(
 def attend_slots(
     query_BTNH: Float[Array, "B T N H"], kept: KeyValues, visible_BTS: Bool[Array, "B T S"]
 ) -> Float[Array, "B T N H"]:
-    """softmax(q kᵀ / √H) v over slots [B, M, S, H]; query heads share key/value heads in runs of N / M."""
+    """softmax(q kᵀ / √H) v over slots [B, M, S, H]; query heads share key/value heads in runs of N / M.
+
+    Args:
+      query_BTNH: rotated.
+      kept: keys and values of every slot.
+      visible_BTS: True where query t sees slot position s.
+    Returns: the values mixed.
+    """
     batch, length, heads, size = query_BTNH.shape
     key, value = kept
     kv_heads = key.shape[1]

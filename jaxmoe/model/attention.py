@@ -44,6 +44,11 @@ def attend(
 
     Plain products on [B, M, (N/M)·T, H]: on CPU about twice as fast, forward and backward, as
     `jax.nn.dot_product_attention`. (B and M stay two axes: the TPU compiler crashes on their product.)
+
+    Args:
+      query_BTNH, key_BSMH, value_BSMH: with their positions turned in already.
+      mask_BTS: True where query t sees key s.
+    Returns: for each query the mixed values.
     """
     batch, length, heads, size = query_BTNH.shape
     kv_heads = key_BSMH.shape[2]
@@ -72,6 +77,14 @@ def attend_cached(
 
     Rows are in runs of B / P that continue the same prompt: their queries meet its keys in one product, so a
     prompt is read once however many samples continue it.
+
+    Args:
+      query_BTNH: one query a row, T = 1.
+      prompt: keys and values of the P prompts.
+      new: keys and values of each row's own tokens.
+      visible_PS: True where a prompt's slot is seen.
+      visible_W: True where a slot of the own tokens is seen.
+    Returns: the values mixed.
     """
     (prompt_key, prompt_value), (key, value) = prompt, new
     prompts, kv_heads, slots, size = prompt_key.shape

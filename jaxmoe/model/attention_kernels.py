@@ -40,6 +40,14 @@ def choose(wanted: KernelChoice, mesh: Mesh | None, dtype: DTypeLike, head_dim: 
     """The kernel to use; "auto" takes the fastest that can run these shapes.
 
     "splash" runs on any platform, off TPU in Pallas's interpreter, which is slow and meant for tests.
+
+    Args:
+      wanted: a kernel by name, or "auto".
+      mesh: on which it is to run.
+      dtype: of queries, keys and values.
+      head_dim: H.
+      length: T, in tokens.
+    Returns: the kernel's name.
     Raises: ValueError for an unknown name, or for cudnn with a dtype or head size that it lacks.
     """
     if wanted not in get_args(KernelChoice):
@@ -70,8 +78,12 @@ def by_layer(kernel: Kernel, mask: AttentionMask, windows: Sequence[int], mesh: 
     """Attention of layer l as a function (l, query, key, value) -> out; l may be traced.
 
     Args:
+      kernel: its name.
+      mask: which keys a query sees.
+      mesh: None on one device.
       windows: each layer's window, 0 for unlimited. Kernels take it as a constant, so layers that differ are
         branches of a switch.
+    Returns: a function (l, query, key, value) -> out.
     """
     distinct = sorted(set(windows))
     which_L = np.array([distinct.index(window) for window in windows])
@@ -100,7 +112,15 @@ def cudnn(
     window: int,
     mesh: Mesh | None,
 ) -> Float[Array, "B T N H"]:
-    """cuDNN's flash attention; it partitions itself over rows and heads."""
+    """cuDNN's flash attention; it partitions itself over rows and heads.
+
+    Args:
+      query_BTNH, key_BTMH, value_BTMH: in half precision, rotated.
+      mask: which keys a query sees.
+      window: positions back that a query sees, 0 for all.
+      mesh: the kernel needs none; taken since all kernels are called alike.
+    Returns: the values mixed.
+    """
     return jax.nn.dot_product_attention(
         query_BTNH,
         key_BTMH,
@@ -123,6 +143,13 @@ def splash(
     """Pallas's splash attention: blocks that no query of theirs sees are never visited.
 
     The length is filled up to a multiple of 128. On a mesh each device runs the kernel on its rows and heads.
+
+    Args:
+      query_BTNH, key_BTMH, value_BTMH: rotated.
+      mask: which keys a query sees.
+      window: positions back that a query sees, 0 for all.
+      mesh: rows are split over data and fsdp, heads over tensor; None on one device.
+    Returns: the values mixed.
     """
     arguments = (query_BTNH, key_BTMH, value_BTMH, *mask)
 

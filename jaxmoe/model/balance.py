@@ -63,6 +63,13 @@ def importance(
 
     The first ⌊E/2⌋ experts are for world knowledge (type 1), the others for the rest (type 0); a sample of
     any other type has 1 − δ everywhere. `matched_gets_more` swaps the two values.
+
+    Args:
+      task_types_N: 1 for world knowledge, 0 for the rest, anything else for neither.
+      experts: E.
+      delta: δ, in [0, 1).
+      matched_gets_more: see `BalanceConfig`.
+    Returns: the coefficients I.
     """
     knowledge_E = jnp.arange(experts) < experts // 2
     wanted_N = task_types_N[:, None]
@@ -97,7 +104,13 @@ def localized_balancing(
 
 
 def switch_balance(statistics: RouterStatistics, experts: Float[Array, ""]) -> Float[Array, ""]:
-    """E Σᵢ fᵢ Pᵢ: fᵢ the share of choices that fell on expert i, Pᵢ its mean probability; 1 when even."""
+    """E Σᵢ fᵢ Pᵢ: fᵢ the share of choices that fell on expert i, Pᵢ its mean probability; 1 when even.
+
+    Args:
+      statistics: one projection's sums.
+      experts: E of its layer.
+    Returns: the loss of that layer, at least 1 in expectation.
+    """
     chosen_E = statistics.chosen_BZE.sum((0, 1))
     probability_E = statistics.probability_BZE.sum((0, 1))
     share_E = chosen_E / jnp.maximum(chosen_E.sum(), 1.0)
@@ -124,9 +137,12 @@ def balance_loss(
     """All router losses of a forward pass.
 
     Args:
+      task_types_BZ: of the samples packed into a row.
+      config: which loss, and its weight.
       statistics: by projection, every array with a leading [L].
       tokens_BZ: tokens that each sample counted; samples with none are left out.
       layer_experts: by projection, the number of experts in each layer.
+    Returns: the sum, and each term apart.
     """
     localized = z = switch = jnp.zeros(())
     routers = sum(sum(c > 0 for c in layer_experts[name]) for name in statistics)

@@ -161,7 +161,13 @@ class ExpertConfig:
         return _per_layer(self.rank, num_layers, "rank")
 
     def layers_with(self, projection: str, num_layers: int) -> tuple[bool, ...]:
-        """Which layers' `projection` carries experts: it matches a target and the layer has any."""
+        """Which layers' `projection` carries experts: it matches a target and the layer has any.
+
+        Args:
+          projection: such as "up_proj".
+          num_layers: L.
+        Returns: one entry a layer.
+        """
         part = "mlp" if projection in MLP_PROJECTIONS else "self_attn"
         counts = self.layer_counts(num_layers)
         return tuple(
@@ -195,6 +201,11 @@ class ExpertConfig:
 
 def matches(pattern: str, name: str) -> bool:
     """Whether a regular expression matches all of a module's name.
+
+    Args:
+      pattern: of Python's `re`, from an adapter's config.
+      name: a module's, such as "layers.0.mlp.up_proj".
+    Returns: whether all of the name matches.
 
     Raises: ValueError for a malformed expression, and for one that has not decided within seconds: adapter
       files of strangers bring such expressions.

@@ -34,8 +34,12 @@ def token_scores(
     devices stays split.
 
     Args:
+      hidden_BTD: final hidden states.
+      head_DV: output projection.
+      targets_BT: token ids.
       chunk: positions of each row in a chunk; a device with b rows holds 4·b·chunk·V bytes of logits.
       temperature: divides the logits.
+    Returns: log-probability and entropy of each position, in nats, float32.
     """
     batch, length, width = hidden_BTD.shape
     chunk = min(chunk, length)
@@ -76,9 +80,14 @@ def cross_entropy(
     count.
 
     Args:
+      hidden_BTD: final hidden states.
+      head_DV: output projection.
+      tokens_BT: token ids; token t is predicted from position t − 1.
+      chunk: positions of each row whose logits exist at once.
       loss_mask_BT: 1 where token t counts as a target; position 0 has no predecessor and never counts.
       most_targets: no row has more of them; logits are then computed at so many positions of each row only.
         The sum is NaN where a row has more after all.
+    Returns: the sum in nats, and the number of targets.
     """
     targets_BT = next_token_targets(tokens_BT)
     weight_BT = jnp.pad(loss_mask_BT[:, 1:], ((0, 0), (0, 1))).astype(jnp.float32)

@@ -24,7 +24,13 @@ class BaseParam(nnx.Param):
 
 
 def as_array(kernel: Weight, dtype: DTypeLike) -> Array:
-    """A kernel in compute dtype; a quantised one (qwix QArray) is dequantised where it is used."""
+    """A kernel in compute dtype; a quantised one (qwix QArray) is dequantised where it is used.
+
+    Args:
+      kernel: an array or a QArray.
+      dtype: of the result.
+    Returns: the kernel's values.
+    """
     if hasattr(kernel, "qvalue"):
         from qwix import dequantize
 
@@ -38,7 +44,10 @@ def product(
     """x @ kernel over flattened rows: XLA's CPU backend differentiates a 2-D product up to twice as fast.
 
     Args:
+      x_BTI: activations.
+      kernel_IO: weight.
       dtype: of the sums and the result; x's unless given.
+    Returns: [B, T, O].
     """
     batch, length, width = x_BTI.shape
     out = jnp.dot(x_BTI.reshape(batch * length, width), kernel_IO, preferred_element_type=dtype)
@@ -46,7 +55,14 @@ def product(
 
 
 def rms_norm(x: Float[Array, "... D"], weight: Float[Array, " D"], eps: float) -> Float[Array, "... D"]:
-    """w · x / √(mean(x²) + ε), the mean in float32 (arXiv:1910.07467)."""
+    """w · x / √(mean(x²) + ε), the mean in float32 (arXiv:1910.07467).
+
+    Args:
+      x: any leading axes.
+      weight: w.
+      eps: ε, added to the mean of squares.
+    Returns: of x's shape and dtype.
+    """
     wide = x.astype(jnp.float32)
     normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
     return weight.reshape((1,) * (x.ndim - 1) + (-1,)).astype(x.dtype) * normed.astype(x.dtype)
@@ -70,7 +86,11 @@ def rope_frequencies(
     """Angular frequencies θᵢ and the factor on cos and sin.
 
     Args:
+      config: base θ and scaling.
+      head_dim: H.
+      max_positions: that the model was trained for.
       length: number of positions in use; matters to "dynamic" only.
+    Returns: θ in radians a position, and the factor.
     Reference: RoFormer (arXiv:2104.09864); YaRN (arXiv:2309.00071); Llama 3.1 as released.
     """
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / head_dim
@@ -135,7 +155,14 @@ class Rotation(NamedTuple):
 
 
 def rotation(config: ModelConfig, positions_BT: Int[Array, "B T"], dtype: DTypeLike) -> Rotation:
-    """Angles m θᵢ for text positions m; both halves of a head turn by the same angles."""
+    """Angles m θᵢ for text positions m; both halves of a head turn by the same angles.
+
+    Args:
+      config: with base θ, scaling and H.
+      positions_BT: m.
+      dtype: of cos and sin; angles are computed in float32.
+    Returns: cos and sin [B, T, H], times the factor of `rope_frequencies`.
+    """
     frequencies, factor = rope_frequencies(
         config.rope, config.head_dim, config.max_positions, jnp.max(positions_BT) + 1
     )
@@ -145,7 +172,13 @@ def rotation(config: ModelConfig, positions_BT: Int[Array, "B T"], dtype: DTypeL
 
 
 def rotate(x_BTNH: Float[Array, "B T N H"], turn: Rotation) -> Float[Array, "B T N H"]:
-    """x cos + (−x₂, x₁) sin, with x₁ and x₂ the halves of a head, as in Hugging Face's Llama."""
+    """x cos + (−x₂, x₁) sin, with x₁ and x₂ the halves of a head, as in Hugging Face's Llama.
+
+    Args:
+      x_BTNH: queries or keys.
+      turn: of `rotation`.
+    Returns: of x's shape and dtype.
+    """
     first, second = jnp.split(x_BTNH, 2, axis=-1)
     turned = jnp.concatenate([-second, first], axis=-1)
     return x_BTNH * turn.cos_BTH[:, :, None, :] + turned * turn.sin_BTH[:, :, None, :]
@@ -181,7 +214,13 @@ class Linear(nnx.Module):
 
     def combine(self, out_BTO: Array, delta_BTO: Array) -> Array:
         """The frozen part's output with the experts'; with DoRA both are scaled by output, but not
-        the bias."""
+        the bias.
+
+        Args:
+          out_BTO: W0 x, with the bias if there is one.
+          delta_BTO: the experts' output.
+        Returns: their sum.
+        """
         experts = self.experts
         if experts is None or experts.magnitude is None:
             return out_BTO + delta_BTO
@@ -197,7 +236,14 @@ Statistics = dict[str, RouterStatistics]
 
 
 def project(x_BTI: Array, linears: dict[str, Linear], call: ExpertCall) -> tuple[list[Array], Statistics]:
-    """Runs projections that read the same x; their experts share one product."""
+    """Runs projections that read the same x; their experts share one product.
+
+    Args:
+      x_BTI: what all of them read.
+      linears: by name.
+      call: mask, dropout and samples of the experts.
+    Returns: the outputs in the order of `linears`, and the routers' statistics by name.
+    """
     outputs = {name: linear.base(x_BTI) for name, linear in linears.items()}
     routed = {n: lin.experts for n, lin in linears.items() if lin.experts is not None} if call.enabled else {}
     collected: Statistics = {}
@@ -225,7 +271,14 @@ class Attention(nnx.Module):
         self.head_dim = h
 
     def heads(self, x_BTD: Array, turn: Rotation, call: ExpertCall) -> tuple[Array, Array, Array, Statistics]:
-        """Rotated queries [B, T, N, H], rotated keys and values [B, T, M, H]."""
+        """Rotated queries [B, T, N, H], rotated keys and values [B, T, M, H].
+
+        Args:
+          x_BTD: normed input.
+          turn: the rotary embedding of its positions.
+          call: of the experts.
+        Returns: queries, keys, values, and the routers' statistics.
+        """
         linears = {"q_proj": self.q_proj, "k_proj": self.k_proj, "v_proj": self.v_proj}
         flat, collected = project(x_BTD, linears, call)
         query, key, value = (f.reshape(*f.shape[:2], -1, self.head_dim) for f in flat)
@@ -234,7 +287,13 @@ class Attention(nnx.Module):
         return rotate(query, turn), rotate(key, turn), value, collected
 
     def output(self, mixed_BTNH: Array, call: ExpertCall) -> tuple[Array, Statistics]:
-        """Joins the heads again."""
+        """Joins the heads again.
+
+        Args:
+          mixed_BTNH: what attention gave.
+          call: of the experts.
+        Returns: [B, T, D], and the router's statistics.
+        """
         (out,), collected = project(
             mixed_BTNH.reshape(*mixed_BTNH.shape[:2], -1), {"o_proj": self.o_proj}, call
         )

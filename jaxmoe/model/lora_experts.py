@@ -134,7 +134,14 @@ def mix(
     weight_BTE: Float[Array, "B T E"],
     b_ERO: Float[Array, "E R O"],
 ) -> Float[Array, "B T O"]:
-    """Σᵢ ωᵢ Bᵢ (Aᵢ x) as one product with the stacked B's."""
+    """Σᵢ ωᵢ Bᵢ (Aᵢ x) as one product with the stacked B's.
+
+    Args:
+      low_BTER: Aᵢ x, times the experts' scale.
+      weight_BTE: ωᵢ, of the router.
+      b_ERO: the stacked Bᵢ.
+    Returns: the experts' output.
+    """
     mixed_BTER = low_BTER * weight_BTE[..., None].astype(low_BTER.dtype)
     batch, length = low_BTER.shape[:2]
     out = b_ERO.shape[-1]
@@ -148,6 +155,12 @@ def apply_experts(
     """Runs the experts of projections that share their input, in one layer (no leading L here).
 
     With dropout the experts see dropout(x), the router sees x, as in the paper's code.
+
+    Args:
+      x_BTI: what the projections read.
+      group: the experts of each projection.
+      call: which experts a row may use, what the statistics count, the dropout key.
+    Returns: one entry a projection: the sum of its experts, and its router's statistics.
     """
     dropped = [_dropout(x_BTI, experts, call, i) for i, experts in enumerate(group)]
     # one [I, n] product for every router, and every A that sees the undropped x
@@ -227,6 +240,11 @@ def dora_factor(experts: LoraExperts, kernel_IO: Float[Array, "I O"]) -> Float[A
     """What weight-decomposed LoRA multiplies each output by, in one layer: mₒ / ‖(W0 + scale · A B)ₒ‖.
 
     No gradient flows through the norm, as in the paper. 1 in a layer without experts.
+
+    Args:
+      experts: of one projection in one layer, with `magnitude`.
+      kernel_IO: W0.
+    Returns: one factor an output.
     Reference: Liu et al. 2024, arXiv:2402.09353, section 4.3.
     """
     assert experts.magnitude is not None

@@ -44,6 +44,11 @@ def split(model: nnx.Module, train: Train = "experts") -> ModelParams:
     """Takes a model apart by Variable type, never by name.
 
     "experts" trains every ExpertParam, "all" every Param (without experts: full fine-tuning), "none" nothing.
+
+    Args:
+      model: with or without experts.
+      train: what is trained.
+    Returns: definition, trainable part and frozen part, the last two as plain dictionaries.
     """
     kinds: dict[str, nnx.filterlib.Filter] = {"experts": ExpertParam, "all": nnx.Param, "none": nnx.Nothing()}
     definition, trainable, frozen = nnx.split(model, kinds[train], ...)
@@ -59,6 +64,13 @@ def make_mesh(
     data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
     """A mesh of data x fsdp x tensor devices, with automatic axes; -1 for one axis takes what is left.
+
+    Args:
+      data: copies of the model that each see a part of the batch.
+      fsdp: parts into which weights and the batch are split.
+      tensor: parts into which the columns of weights are split.
+      devices: all of this process's backend if not given.
+    Returns: the mesh, its axes named data, fsdp and tensor.
 
     Raises: ValueError if the axes do not multiply to the number of devices.
     """
@@ -81,7 +93,14 @@ def single_device_mesh() -> Mesh:
 
 
 def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """Logical axis names -> mesh axes; an axis that its mesh axis does not divide stays whole."""
+    """Logical axis names -> mesh axes; an axis that its mesh axis does not divide stays whole.
+
+    Args:
+      axes: logical name of each axis; None for one that is never split.
+      shape: of the array.
+      mesh: whose axes divide it.
+    Returns: one entry an axis.
+    """
     chosen: list[str | None] = []
     for name, size in zip(axes, shape, strict=True):
         axis = RULES[name]
@@ -91,7 +110,14 @@ def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: M
 
 
 def shardings(model: nnx.Module, mesh: Mesh, train: Train = "experts") -> tuple[Params, Params]:
-    """NamedShardings of the trainable and the frozen part, shaped like `split(model)`."""
+    """NamedShardings of the trainable and the frozen part, shaped like `split(model)`.
+
+    Args:
+      model: an abstract one is enough.
+      mesh: to split over.
+      train: as of `split`.
+    Returns: trainable and frozen part.
+    """
 
     def one(variable: nnx.Variable) -> NamedSharding:
         value = variable.get_raw_value()
@@ -119,7 +145,15 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def build(
     config: ModelConfig, experts: ExpertConfig | None = None, *, seed: int = 0, std: float = 0.02
 ) -> Decoder:
-    """A new model with random weights; under `nnx.eval_shape` an abstract one."""
+    """A new model with random weights; under `nnx.eval_shape` an abstract one.
+
+    Args:
+      config: the model's shape.
+      experts: beside its projections; None for none.
+      seed: of all weights.
+      std: of the normal distribution from which weights are drawn.
+    Returns: the model, float32.
+    """
     model = Decoder(config, rngs=nnx.Rngs(seed), std=std)
     if experts is not None:
         attach_experts(model, experts, rngs=nnx.Rngs(seed + 1))
@@ -127,7 +161,13 @@ def build(
 
 
 def abstract(config: ModelConfig, experts: ExpertConfig | None = None) -> Decoder:
-    """The model with ShapeDtypeStructs for weights: shapes and axes without memory."""
+    """The model with ShapeDtypeStructs for weights: shapes and axes without memory.
+
+    Args:
+      config: the model's shape.
+      experts: beside its projections; None for none.
+    Returns: the model without values.
+    """
     return nnx.eval_shape(lambda: build(config, experts))
 
 

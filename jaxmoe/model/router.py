@@ -35,6 +35,11 @@ def top_k(logits_E: Float[Array, "... E"], k: int) -> Float[Array, "... E"]:
     """Softmax over the k largest logits, 0 elsewhere; of equal logits the lower index wins.
 
     k = E is `dense`; k = 1 gives the best expert weight 1.
+
+    Args:
+      logits_E: of the router.
+      k: experts chosen.
+    Returns: weights that sum to 1.
     Raises: ValueError if k lies outside 1..E.
     """
     experts = logits_E.shape[-1]
@@ -49,6 +54,11 @@ def top_p(logits_E: Float[Array, "... E"], p: float) -> Float[Array, "... E"]:
     """Softmax over the fewest likeliest experts whose probabilities sum to at least p, 0 elsewhere.
 
     p = 1 is `dense`; p -> 0 gives the best expert weight 1.
+
+    Args:
+      logits_E: of the router.
+      p: probability mass, in (0, 1].
+    Returns: weights that sum to 1.
     """
     order = jnp.argsort(logits_E.astype(jnp.float32), axis=-1, descending=True)
     ordered = jnp.take_along_axis(dense(logits_E), order, axis=-1)
@@ -58,7 +68,13 @@ def top_p(logits_E: Float[Array, "... E"], p: float) -> Float[Array, "... E"]:
 
 
 def route(logits_E: Float[Array, "... E"], config: ExpertConfig) -> Float[Array, "... E"]:
-    """Expert weights under the configured routing; they sum to 1 (under "none" each is 1)."""
+    """Expert weights under the configured routing; they sum to 1 (under "none" each is 1).
+
+    Args:
+      logits_E: of the router.
+      config: routing, and its k or p.
+    Returns: weights of the experts.
+    """
     match config.routing:
         case "dense":
             return dense(logits_E)
@@ -79,9 +95,12 @@ def statistics(
     """Sums over tokens, by sample.
 
     Args:
+      logits_BTE: of the router.
+      config: routing.
       weight_BTE: applied weights, in the dtype in which they were applied. As in the original code their
         sum is rounded to it too, which under bfloat16 moves the balancing constraint by about 0.6 %.
       samples_BTZ: 1 where token t counts for sample z of its row.
+    Returns: the sums over the tokens of each sample.
     """
     applied = weight_BTE.dtype
     logits_BTE = logits_BTE.astype(jnp.float32)

@@ -113,7 +113,13 @@ class Decoder(nnx.Module):
 
     def head_kernel(self, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None) -> Float[Array, "D V"]:
         """The output projection; the embedding's transpose if tied. On a mesh it is gathered over fsdp
-        once."""
+        once.
+
+        Args:
+          dtype: of the result.
+          mesh: None on one device.
+        Returns: the projection as an array.
+        """
         kernel = self.embedding[...].astype(dtype).T if self.head is None else as_array(self.head[...], dtype)
         if mesh is None or kernel.shape[1] % mesh.shape["tensor"]:
             return kernel
@@ -126,7 +132,13 @@ class Decoder(nnx.Module):
 
 
 def by_rows(hidden_BTD: Float[Array, "B T D"], mesh: Mesh | None) -> Float[Array, "B T D"]:
-    """Activations split along the batch over data and fsdp, if it divides."""
+    """Activations split along the batch over data and fsdp, if it divides.
+
+    Args:
+      hidden_BTD: activations.
+      mesh: None leaves them as they are.
+    Returns: the same values.
+    """
     if mesh is None or hidden_BTD.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
         return hidden_BTD
     rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
@@ -138,6 +150,11 @@ def attach_experts(model: Decoder, config: ExpertConfig, *, rngs: nnx.Rngs) -> N
 
     Before: blocks.mlp.up_proj {kernel}. After: blocks.mlp.up_proj {kernel, experts {a, b, router, scale}};
     with DoRA also `magnitude`.
+
+    Args:
+      model: changed in place.
+      config: of the experts.
+      rngs: whose `params` stream draws A and the router; B is zero.
     Raises: ValueError for a target that matches nothing.
     """
     layers = model.config.num_layers

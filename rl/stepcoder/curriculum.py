@@ -216,6 +216,10 @@ class Curriculum:
     def update(self, problem_id: str, passed: Sequence[bool]) -> int:
         """Takes in which samples of a round passed.
 
+        Args:
+          problem_id: of a problem that was asked in the round.
+          passed: one entry a sample.
+
         Returns: the stage from now on.
         Raises: ValueError for a round without samples.
         """

@@ -25,7 +25,15 @@ MaskKind = Literal["fgo", "response"]
 class ProgramGrader(Protocol):
     """What grades programs; rl.feedback.pool.Pool."""
 
-    def submit(self, problem: Problem, program: str) -> "Future[CompilerFeedback]": ...
+    def submit(self, problem: Problem, program: str) -> "Future[CompilerFeedback]":
+        """Hands in a program; its feedback comes when it has run.
+
+        Args:
+          problem: with its tests.
+          program: that is to pass them.
+        Returns: the feedback to come.
+        """
+        ...
 
 
 class Graded(NamedTuple):

@@ -74,7 +74,13 @@ class ResponseDecoder:
         return self._pieces[ids]
 
     def text(self, prompt_ids: list[int], ids: list[int]) -> str:
-        """The text of `ids`, as the continuation of a prompt."""
+        """The text of `ids`, as the continuation of a prompt.
+
+        Args:
+          prompt_ids: of the prompt.
+          ids: of the response.
+        Returns: the response alone.
+        """
         start = tuple(prompt_ids[-self._context :])
         return decode(self._tokenizer, [*start, *ids])[len(self._decode(start)) :]
 

@@ -76,9 +76,16 @@ class Sampler:
         """`samples` responses to each task, a task's together; each prompt is read once.
 
         Args:
+          policy: trained part of the policy's weights.
+          frozen: the rest.
+          tasks: prompts with their limits.
+          config: sizes of a round.
+          samples: of each task.
+          key: of the random numbers.
           sampling: how tokens are drawn; not necessarily the config's.
           for_learning: also take the log-probabilities with which tokens were drawn.
           spare_slot: leave a slot behind the longest response, for the value there.
+        Returns: the rollout as arrays, and each response as text.
         """
         began = time.perf_counter()
         prompts, prompt_mask, limits = self._padded(tasks, config)

@@ -84,7 +84,12 @@ class Bases:
 
 
 def check(checkpoints: Sequence[str], bases: int) -> None:
-    """Raises ValueError unless there are as many checkpoints as bases, or none."""
+    """Raises ValueError unless there are as many checkpoints as bases, or none.
+
+    Args:
+      checkpoints: given ones, in the bases' order.
+      bases: that the study needs.
+    """
     if checkpoints and len(checkpoints) != bases:
         raise ValueError(
             f"checkpoints must name one for each of the {bases} bases, or none; got {len(checkpoints)}"

@@ -76,11 +76,23 @@ class PaperStudy(Protocol):
         ...
 
     def run(self, cell: StudyCell, stopped: Stopped) -> Result:
-        """Does the work of one cell; raises StoppedError soon after `stopped()` turns true."""
+        """Does the work of one cell; raises StoppedError soon after `stopped()` turns true.
+
+        Args:
+          cell: of `cells`.
+          stopped: whether the run is to end.
+        Returns: what is kept of the cell, as plain JSON.
+        """
         ...
 
     def describe(self, cell: StudyCell, result: Result) -> str:
-        """A finished cell's result in a few words."""
+        """A finished cell's result in a few words.
+
+        Args:
+          cell: of `cells`.
+          result: of `run`.
+        Returns: one line, for the terminal.
+        """
         ...
 
     def summary(self, results: Results) -> JsonObject:
@@ -109,7 +121,13 @@ class Store:
             raise ValueError(f"{path} holds no result of a cell; delete it to run the cell again") from error
 
     def write(self, cell: StudyCell, result: Result, seconds: float) -> None:
-        """Leaves the file whole or not at all."""
+        """Leaves the file whole or not at all.
+
+        Args:
+          cell: that is done.
+          result: as plain JSON.
+          seconds: that it took.
+        """
         record = {"name": cell.name, "settings": dict(cell.settings), "seconds": round(seconds, 2)}
         write_whole(self.folder / cell.file, json.dumps(record | {"result": result}, indent=1) + "\n")
 
@@ -120,7 +138,13 @@ class Store:
 
 
 def finished(study: PaperStudy, store: Store) -> tuple[dict[str, Result], list[StudyCell]]:
-    """Results that are there, by name, and the cells that can be told from them: until no more come up."""
+    """Results that are there, by name, and the cells that can be told from them: until no more come up.
+
+    Args:
+      study: whose cells may follow from earlier results.
+      store: of their files.
+    Returns: results by name, and cells in their order.
+    """
     results: dict[str, Result] = {}
     while True:
         cells = study.cells(results)
@@ -134,7 +158,11 @@ def run_cells(study: PaperStudy, store: Store, say: Callable[[str], None], stopp
     """Runs every cell that has no file yet; returns whether all have one now.
 
     Args:
+      study: whose cells are run.
+      store: of their files.
+      stopped: whether to end before the next cell.
       say: takes one line after each cell.
+    Returns: whether every cell has its file.
     """
     spent = expected = 0.0
     results, cells = finished(study, store)

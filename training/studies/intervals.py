@@ -27,7 +27,13 @@ def judged(difference: JsonMapping | None) -> ClaimOutcome:
 
 def points(score: JsonMapping, *, signed: bool = False) -> str:
     """A score in percent with its interval, if there is one. That of a share ends at 0 and 100; a difference
-    has a sign and a decimal."""
+    has a sign and a decimal.
+
+    Args:
+      score: mean with its interval, in [0, 1].
+      signed: it is a difference.
+    Returns: such as "91 [88, 93]".
+    """
     if score["mean"] is None:
         return "–"
     if score["low"] is None:
@@ -37,5 +43,11 @@ def points(score: JsonMapping, *, signed: bool = False) -> str:
 
 
 def whole(share: float, signed: bool) -> str:
-    """In percent, a difference with its sign and a decimal."""
+    """In percent, a difference with its sign and a decimal.
+
+    Args:
+      share: in [0, 1].
+      signed: it is a difference.
+    Returns: such as "91" or "+1.2".
+    """
     return f"{100 * share:+.1f}".replace("-", "−") if signed else f"{round(100 * share)}"

@@ -89,7 +89,13 @@ def plumbing(scale: float) -> str:
 
 
 def write(pages: Sequence[Page], path: Path, figures: Path) -> None:
-    """Writes the page of one study or several to `path`, and every figure into a folder."""
+    """Writes the page of one study or several to `path`, and every figure into a folder.
+
+    Args:
+      pages: in their order.
+      path: of the HTML file.
+      figures: folder of the figures.
+    """
     figures.mkdir(parents=True, exist_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn: dict[str, str] = {}
@@ -102,7 +108,13 @@ def write(pages: Sequence[Page], path: Path, figures: Path) -> None:
 
 
 def svg(figure: Figure, description: str) -> str:
-    """A figure as SVG with text that stays text; the same bits for the same figure."""
+    """A figure as SVG with text that stays text; the same bits for the same figure.
+
+    Args:
+      figure: any.
+      description: for readers who cannot see it.
+    Returns: the element, to be put into a page.
+    """
     FigureCanvasSVG(figure)
     out = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "jaxmoe"}):

@@ -40,7 +40,12 @@ def reproduce(
     """Runs a study, or all, and writes its files; returns whether every cell is done.
 
     Args:
+      name: of a study, or "all".
+      out: folder of all files.
+      config: file or short name; the study's own if not given.
+      overrides: key=value.
       report_only: run nothing; write what the finished cells say.
+    Returns: whether every cell is done.
     Raises: ValueError for an unknown study, or overrides with `all`.
     """
     if name not in (*STUDIES, "all"):
@@ -88,7 +93,15 @@ def _update(settings: JsonMapping) -> None:
 
 
 def make(name: str, out: Path, config: str | Path | None, overrides: Sequence[str]) -> PaperStudy:
-    """The study with its config."""
+    """The study with its config.
+
+    Args:
+      name: of a study.
+      out: folder of all files.
+      config: file or short name; the study's own if not given.
+      overrides: key=value.
+    Returns: the study.
+    """
     module = import_module(STUDIES[name])
     where = config_of(STUDIES[name], "make")
     assert where is not None, f"{STUDIES[name]} has no make(config: ...)"
@@ -97,7 +110,14 @@ def make(name: str, out: Path, config: str | Path | None, overrides: Sequence[st
 
 
 def run_study(study: PaperStudy, out: Path, *, report_only: bool = False) -> tuple[bool, pages.Page]:
-    """Runs what is missing of a study, then writes its JSON, figures and page."""
+    """Runs what is missing of a study, then writes its JSON, figures and page.
+
+    Args:
+      study: with its config.
+      out: folder of its files.
+      report_only: run nothing.
+    Returns: whether every cell is done, and the page.
+    """
     console = Console(markup=False, emoji=False, soft_wrap=True)
     store = Store(out / "cells" / study.name)
 
@@ -123,7 +143,14 @@ def run_study(study: PaperStudy, out: Path, *, report_only: bool = False) -> tup
 
 
 def run_card(done: int, cells: int, seconds: float) -> JsonObject:
-    """By whom a result can be had again: command, commit, machine, date, and how much of it is there."""
+    """By whom a result can be had again: command, commit, machine, date, and how much of it is there.
+
+    Args:
+      done: cells that have a result.
+      cells: of the study.
+      seconds: that they took together.
+    Returns: plain JSON.
+    """
     words = [shlex.quote(word) for word in sys.argv[1:] if word != "--report-only"]  # that runs nothing
     return {
         "command": " ".join(["python -m training", *words]),

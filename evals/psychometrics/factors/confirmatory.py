@@ -59,7 +59,14 @@ def parse(model: FactorModel) -> dict[str, list[str]]:
 
 
 def structure_of(model: dict[str, list[str]], items: Sequence[str], *, orthogonal: bool) -> Structure:
-    """Positions of the free parameters of a model over items."""
+    """Positions of the free parameters of a model over items.
+
+    Args:
+      model: items of each factor.
+      items: in the order of the covariances.
+      orthogonal: factors do not correlate.
+    Returns: the structure.
+    """
     position = {item: i for i, item in enumerate(items)}
     pairs = [(position[i], f) for f, names in enumerate(model.values()) for i in names]
     rows, columns = np.array(pairs).T
@@ -229,6 +236,13 @@ def fit_indices(cov: np.ndarray, implied: np.ndarray, n: int, n_parameters: int)
 
     χ² = n F;  RMSEA = √(max(χ² − df, 0)/(n df));  CFI, TLI against independent items;
     SRMR over the lower triangle with its diagonal;  GFI = 1 − tr (Σ⁻¹S − I)² / tr (Σ⁻¹S)².
+
+    Args:
+      cov: observed [k, k].
+      implied: by the model [k, k].
+      n: persons.
+      n_parameters: free ones.
+    Returns: the indices by name.
     """
     k = len(cov)
     ratio = np.linalg.solve(implied, cov)

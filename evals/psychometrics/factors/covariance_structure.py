@@ -64,6 +64,11 @@ def fit_ml(cov: np.ndarray, structure: Structure) -> MaximumLikelihood:
     """Fisher scoring on F = ln|Σ| + tr SΣ⁻¹ − ln|S| − k; information for one respondent.
 
     ∂F/∂θₐ = tr Σ⁻¹(Σ − S)Σ⁻¹Σₐ;   information Iₐᵦ = ½ tr Σ⁻¹ΣₐΣ⁻¹Σᵦ.
+
+    Args:
+      cov: S [k, k].
+      structure: which parameters are free.
+    Returns: estimates, their information, and whether the search converged.
     """
     theta = _start(cov, structure)
     value, converged = _discrepancy(cov, structure.implied(theta)), False

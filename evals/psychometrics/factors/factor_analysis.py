@@ -48,6 +48,11 @@ def minres(corr: np.ndarray, n_factors: int) -> tuple[np.ndarray, bool]:
 
     Over the uniquenesses ψ the best loadings are the first m eigenvectors of R − diag ψ, so that
     f(ψ) = ½ Σ_{j>m} ω²ⱼ of its other eigenvalues; ∂f/∂ψᵢ = −Σ_{j>m} ωⱼ v²ᵢⱼ.
+
+    Args:
+      corr: R [k, k].
+      n_factors: m.
+    Returns: loadings and convergence.
     Reference: Harman & Jones 1966; Jöreskog 1977.
     """
     k = len(corr)
@@ -214,6 +219,12 @@ def noncentrality(chi2: float, df: float, quantile: float) -> float:
     """The λ at which a noncentral χ²(df, λ) has its quantile at the observed χ²; 0 where none is.
 
     Gives the bounds of the RMSEA: quantile 0.95 for the lower one of 90 %, 0.05 for the upper.
+
+    Args:
+      chi2: observed.
+      df: degrees of freedom.
+      quantile: in (0, 1).
+    Returns: λ.
     """
     if not math.isfinite(chi2):
         return math.nan

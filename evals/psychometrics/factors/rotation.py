@@ -28,6 +28,7 @@ def varimax(loadings: np.ndarray, *, kaiser: bool = True) -> Rotated:
     Args:
       loadings: unrotated [k, m].
       kaiser: rows are scaled to length 1 for the search (Kaiser's normalization, the usual form).
+    Returns: rotated loadings; the factors stay uncorrelated.
     Reference: Kaiser 1958; the iteration is the singular value form of Horst 1965.
     """
     k, m = loadings.shape
@@ -123,6 +124,10 @@ def congruence(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def align(loadings: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The order and signs of columns that make loadings most like a target.
+
+    Args:
+      loadings: [k, m].
+      target: [k, m].
 
     Returns: (order, signs) with loadings[:, order] * signs ≈ target.
     """

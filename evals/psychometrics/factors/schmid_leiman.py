@@ -40,6 +40,11 @@ def schmid_leiman(corr: np.ndarray, n_factors: int = 3) -> SchmidLeiman:
 
     With pattern P, factor correlations Φ and their loadings γ on one general factor, items load Pγ on
     the general and P √(1 − γ²) on the group factors. Two factors do not determine γ: it is √φ for both.
+
+    Args:
+      corr: [k, k].
+      n_factors: group factors, at least 2.
+    Returns: general and group loadings, uniquenesses.
     Reference: Schmid & Leiman 1957, Psychometrika 22, 53-61.
     """
     loadings, converged = minres(corr, n_factors)
@@ -68,6 +73,11 @@ def nearby_general(corr: np.ndarray, start: SchmidLeiman) -> tuple[np.ndarray, n
     """General loadings and uniquenesses [b, k] of correlations [b, k, k] like those that start solves.
 
     All samples are iterated together, from the given solution. NaN where a sample has no correlations.
+
+    Args:
+      corr: of b samples, such as a bootstrap's.
+      start: the solution of the whole sample.
+    Returns: general loadings and uniquenesses.
     """
     usable = np.isfinite(corr).all(axis=(1, 2))
     general, uniqueness = (np.full(corr.shape[:2], np.nan) for _ in range(2))

@@ -47,7 +47,13 @@ CHANCE = {
 
 
 def page(title: str, summary: StudySummary) -> Page:
-    """Everything, from the summary alone."""
+    """Everything, from the summary alone.
+
+    Args:
+      title: of the page.
+      summary: of `summarise`.
+    Returns: the page with its figures.
+    """
     question = (
         "Does fine-tuning on more and more instructions overwrite what a model knows, and do routed LoRA "
         "experts on the frozen base keep it while they learn the tasks as well?"

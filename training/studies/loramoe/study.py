@@ -47,7 +47,13 @@ if TYPE_CHECKING:
 
 
 def make(config: LoramoeConfig, out: Path) -> "LoramoeStudy":
-    """The study, with its bases in a folder."""
+    """The study, with its bases in a folder.
+
+    Args:
+      config: of the study.
+      out: folder of its files.
+    Returns: the study.
+    """
     return LoramoeStudy(config, out)
 
 
@@ -106,11 +112,21 @@ class LoramoeStudy:
         return chosen
 
     def base_cell(self, number: int) -> StudyCell:
+        """The pretraining of a base."""
         settings = {"base": self.bases.settings(number), "exam": self._exam_settings()}
         cost = 3 if self.bases.there(number) else 250 * self.config.scale
         return StudyCell(f"base{number}", settings, f"base {number}: pretraining", cost)
 
     def tuned_cell(self, name: str, row: TuningRow, base: int, seed: int, rate: float) -> StudyCell:
+        """One fine-tuning.
+
+        Args:
+          name: of the row, which `row` describes.
+          base: number of the base.
+          seed: of the rows' order, new weights and dropout.
+          rate: learning rate.
+        Returns: the cell; what it does is in its settings.
+        """
         config = self.config
         settings = {
             "base": self.bases.settings(base),
@@ -127,6 +143,7 @@ class LoramoeStudy:
         return StudyCell(f"{name}-b{base}-s{seed}-lr{rate:g}", settings, title, cost=12 * config.scale)
 
     def knowledge_share(self, row: TuningRow) -> float:
+        """The share of world knowledge among a row's instructions."""
         return self.config.knowledge_share if row.knowledge_share is None else row.knowledge_share
 
     @property
@@ -148,7 +165,13 @@ class LoramoeStudy:
     # running them
 
     def run(self, cell: StudyCell, stopped: Stopped) -> Result:
-        """Pretrains a base, or fine-tunes one and looks at it at every volume."""
+        """Pretrains a base, or fine-tunes one and looks at it at every volume.
+
+        Args:
+          cell: a base's or a fine-tuning's.
+          stopped: whether the run is to end.
+        Returns: its measures, as plain JSON.
+        """
         if cell.name.startswith("base"):
             return self._run_base(int(cell.name.removeprefix("base")))
         name, base, seed, _ = cell.name.split("-", 3)
@@ -181,13 +204,20 @@ class LoramoeStudy:
         return {"snapshots": snapshots, **last}
 
     def describe(self, cell: StudyCell, result: Result) -> str:
-        """Knowledge and tasks, at the end."""
+        """Knowledge and tasks, at the end.
+
+        Args:
+          cell: that is done.
+          result: of `run`.
+        Returns: one line.
+        """
         found = result["test"] if "test" in result else result["snapshots"][-1]
         facts = f"facts completed {found['completed']:.2f}, asked {found['asked']:.2f}"
         return f"{facts}; tasks {found['tasks']:.2f}"
 
     @cached_property
     def tuner(self) -> Tuner:
+        """What trains, made once so that programs are compiled once."""
         return Tuner(self.config.mesh.make(), self.config.step)
 
     def _tokenizer(self, base: int) -> "PreTrainedTokenizerBase":
@@ -196,7 +226,14 @@ class LoramoeStudy:
         return self._tokenizers[base]
 
     def instructions(self, base: int, seed: int, share: float) -> Stream:
-        """The instructions of a seed, the same for every row."""
+        """The instructions of a seed, the same for every row.
+
+        Args:
+          base: number of the base, whose tokenizer encodes them.
+          seed: of the rows and their order.
+          share: of world knowledge among them.
+        Returns: batches.
+        """
         key = (base, seed, share)
         if key not in self._streams:
             corpus = study_corpus(seed=seed, knowledge_share=share)
@@ -293,6 +330,7 @@ def choose_rate(dev: Mapping[float, float], items: int, tolerance: float) -> flo
 
     Args:
       dev: accuracy by rate; items: n, samples that it rests on; tolerance: z.
+    Returns: the learning rate.
     """
     best = max(dev.values())
     error = math.sqrt(best * (1 - best) / items)
@@ -305,7 +343,13 @@ def finite(value: float) -> float | None:
 
 
 def task_questions(split: str, count: int) -> list[ClosedBookQuestion]:
-    """Held-out task samples, by family."""
+    """Held-out task samples, by family.
+
+    Args:
+      split: dev or test.
+      count: of all families together.
+    Returns: the questions.
+    """
     return [
         ClosedBookQuestion(
             id=f"{row['family']}/{number}",

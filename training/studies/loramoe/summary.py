@@ -68,7 +68,14 @@ class TunedRuns:
 
 
 def summarise(runs: TunedRuns, main: Sequence[str], volumes: Sequence[int]) -> JsonObject:
-    """Everything that the page shows, as plain JSON."""
+    """Everything that the page shows, as plain JSON.
+
+    Args:
+      runs: with their bases.
+      main: names of the rows that are compared.
+      volumes: numbers of samples, ascending.
+    Returns: plain JSON.
+    """
     level = common_level(runs, [run for row in main for run in runs.of(row)])
     names = list(dict.fromkeys(run.row for run in runs.final))
     return {
@@ -84,7 +91,13 @@ def summarise(runs: TunedRuns, main: Sequence[str], volumes: Sequence[int]) -> J
 
 
 def trajectory(runs: TunedRuns, run: TunedRun) -> list[dict[str, float]]:
-    """The measures of a run from its base (volume 0) on."""
+    """The measures of a run from its base (volume 0) on.
+
+    Args:
+      runs: with their bases.
+      run: one of them.
+    Returns: a point for each volume.
+    """
     base = runs.bases[run.base]
     points = [{"volume": 0, **{measure: base[measure] for measure in MEASURES}}]
     return points + [{k: point[k] for k in ("volume", *MEASURES)} for point in run.result["snapshots"]]
@@ -92,7 +105,14 @@ def trajectory(runs: TunedRuns, run: TunedRun) -> list[dict[str, float]]:
 
 def knowledge_at(points: Sequence[Mapping[str, float]], level: float, measure: str) -> float:
     """A measure of knowledge where downstream accuracy first reaches a level, on straight lines between the
-    snapshots; NaN where it never does."""
+    snapshots; NaN where it never does.
+
+    Args:
+      points: of `trajectory`.
+      level: downstream accuracy, in [0, 1].
+      measure: of knowledge.
+    Returns: in the measure's units.
+    """
     for before, after in pairwise(points):
         if before["tasks"] < level <= after["tasks"]:
             share = (level - before["tasks"]) / (after["tasks"] - before["tasks"])
@@ -101,7 +121,13 @@ def knowledge_at(points: Sequence[Mapping[str, float]], level: float, measure: s
 
 
 def common_level(runs: TunedRuns, compared: Sequence[TunedRun]) -> float | None:
-    """The highest multiple of STEP that the downstream accuracy of every one of these runs reaches."""
+    """The highest multiple of STEP that the downstream accuracy of every one of these runs reaches.
+
+    Args:
+      runs: with their bases.
+      compared: the runs in question.
+    Returns: in [0, 1]; None if some run reaches no multiple.
+    """
     tops = [max(point["tasks"] for point in trajectory(runs, run)) for run in compared]
     steps = math.floor(min(tops, default=0.0) / STEP + 1e-9)
     return round(steps * STEP, 10) if steps > 0 else None
@@ -158,6 +184,11 @@ def differences(runs: TunedRuns, sweep: Sequence[tuple[str, str]] = ()) -> list[
     the highest level that all runs of a and b reach.
 
     The first are against the runs' own bases, the last those of the sweep.
+
+    Args:
+      runs: with their bases.
+      sweep: pairs of rows (a, b).
+    Returns: one entry a pair and measure, with its interval.
     """
     out = []
     for name in (FULL, CONSTRAINED):

@@ -75,14 +75,30 @@ class TunedSnapshot(NamedTuple):
 def stream(
     rows: Sequence[JsonMapping], tokenizer: "PreTrainedTokenizerBase", config: BatchConfig, volume: int
 ) -> Stream:
-    """Batches of at least `volume` samples, each row at most once an epoch."""
+    """Batches of at least `volume` samples, each row at most once an epoch.
+
+    Args:
+      rows: of training data.
+      tokenizer: of the base.
+      config: of the batches.
+      volume: samples.
+    Returns: the batches.
+    """
     return stream_of(encode_samples(rows, tokenizer, config.length), tokenizer, config, volume)
 
 
 def stream_of(
     samples: Sequence[Sample], tokenizer: "PreTrainedTokenizerBase", config: BatchConfig, volume: int
 ) -> Stream:
-    """As `stream`, of samples that are encoded already."""
+    """As `stream`, of samples that are encoded already.
+
+    Args:
+      samples: encoded.
+      tokenizer: whose padding token fills rows up.
+      config: of the batches.
+      volume: samples.
+    Returns: the batches.
+    """
     source = Batches([samples], config, pad_id=pad_id(tokenizer))
     batches, seen, total = [], [], 0
     while total < volume:
@@ -115,7 +131,14 @@ class Tuner:
         """Trains, and yields the model at every volume; its weights are gone once the run goes on.
 
         Args:
+          base: folder.
+          recipe: what is trained beside it, and how it is balanced.
+          data: the batches.
+          optimizer: its schedule ends with the data.
+          volumes: numbers of samples after which to look.
+          stopped: whether to end before the next step.
           seed: of new weights and dropout.
+        Returns: snapshots, in the order of the volumes.
         """
         model = load_model(base, recipe.adapter, recipe.experts, recipe.lora, self.mesh, seed=seed)
         weights = model.lm.weights

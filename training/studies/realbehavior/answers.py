@@ -84,7 +84,13 @@ class Questionnaire:
         )
 
     def of_model(self, lm: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> Result:
-        """All that is kept of a model's answers: scores, style, verdicts."""
+        """All that is kept of a model's answers: scores, style, verdicts.
+
+        Args:
+          lm: that is asked.
+          tokenizer: its own.
+        Returns: plain JSON.
+        """
         config = replace(lm.config, max_positions=max(lm.config.max_positions, self.config.window))
         asked = LocalModel(replace(lm, config=config), tokenizer, self.config.form, self.config.batch_size)
         table = administer(ScoringRespondent(asked), self.batteries, self.design)
@@ -101,6 +107,12 @@ class Questionnaire:
 
         One that gave the same answers before (constant, midpoint) is not judged again; `distinct` counts the
         different sheets of answers.
+
+        Args:
+          name: of a simulated respondent.
+          seeds: how many.
+          stopped: whether to end before the next seed.
+        Returns: plain JSON.
         """
         found: dict[bytes, list[Result]] = {}
         judged = []
@@ -136,7 +148,9 @@ class Questionnaire:
         Unlike `evals.questionnaires.response_table.cube` it takes values between the options.
 
         Args:
+          table: long table of answers.
           column: of the long table that holds the answers' values.
+        Returns: by scale.
         """
         people = pd.Index([person.name for person in self.personas])
         found = {}

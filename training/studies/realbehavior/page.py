@@ -14,7 +14,13 @@ from training.studies.realbehavior.summary import BASE, CODE_BASE, REINFORCED, V
 
 
 def page(title: str, summary: BehaviorSummary) -> Page:
-    """Everything, from the summary alone."""
+    """Everything, from the summary alone.
+
+    Args:
+      title: of the page.
+      summary: of `summarize`.
+    Returns: the page with its figures.
+    """
     question = (
         "Can a model's answers to personality tests be believed, does training move or restrict the "
         "characteristics that they show, and does the judging recognize simulated respondents?"
@@ -97,7 +103,13 @@ def believed(summary: BehaviorSummary) -> ClaimVerdict:
 
 
 def moved(summary: BehaviorSummary, name: str) -> ClaimVerdict:
-    """Is the mean |Δ| at the end above the least that counts?"""
+    """Is the mean |Δ| at the end above the least that counts?
+
+    Args:
+      summary: of `summarize`.
+      name: of a row.
+    Returns: the verdict with its reason.
+    """
     row, least = summary["rows"][name], summary["settings"]["drift"]
     found = row["drift"][-1]
     difference = dict(found)
@@ -116,7 +128,13 @@ def moved(summary: BehaviorSummary, name: str) -> ClaimVerdict:
 
 
 def restricted(summary: BehaviorSummary, name: str) -> ClaimVerdict:
-    """Does the ratio of dispersions at the end lie below 1?"""
+    """Does the ratio of dispersions at the end lie below 1?
+
+    Args:
+      summary: of `summarize`.
+      name: of a row.
+    Returns: the verdict with its reason.
+    """
     row = summary["rows"][name]
     found = row["dispersion"][-1]
     difference = dict(found)
@@ -141,7 +159,13 @@ def _over(row: JsonRecord) -> str:
 
 
 def sound(summary: BehaviorSummary, right: str) -> ClaimVerdict:
-    """Are conclusions wrong no more often than the goal, of respondents whose right conclusion is known?"""
+    """Are conclusions wrong no more often than the goal, of respondents whose right conclusion is known?
+
+    Args:
+      summary: of `summarize`.
+      right: the right conclusion of the respondents that are counted.
+    Returns: the verdict with its reason.
+    """
     goal = summary["settings"]["goal"]
     labels = labels_of(summary)
     found = {labels[n]: f for n, f in summary["nulls"].items() if f["right"] == right}
@@ -173,7 +197,13 @@ def sound(summary: BehaviorSummary, right: str) -> ClaimVerdict:
 
 
 def number(score: JsonRecord, *, signed: bool = False) -> str:
-    """A mean with its interval, if there is one."""
+    """A mean with its interval, if there is one.
+
+    Args:
+      score: mean with its interval.
+      signed: it is a difference.
+    Returns: such as "0.41 [0.32, 0.50]".
+    """
     if score["mean"] is None:
         return "–"
     sign = "+" if signed else ""

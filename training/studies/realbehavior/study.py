@@ -40,7 +40,13 @@ ASKING_TEXT, ASKING_CODE, JUDGING = 13.0, 28.0, 0.5
 
 
 def make(config: RealbehaviorConfig, out: Path) -> "RealbehaviorStudy":
-    """The study; its bases lie where the other studies have them."""
+    """The study; its bases lie where the other studies have them.
+
+    Args:
+      config: of the study.
+      out: folder of its files.
+    Returns: the study.
+    """
     return RealbehaviorStudy(config, out)
 
 
@@ -141,7 +147,13 @@ class RealbehaviorStudy:
     # running them
 
     def run(self, cell: StudyCell, stopped: Stopped) -> Result:
-        """Asks one base, one fine-tuning or one run of reinforcement learning on its way, or one null."""
+        """Asks one base, one fine-tuning or one run of reinforcement learning on its way, or one null.
+
+        Args:
+          cell: of `cells`.
+          stopped: whether the run is to end.
+        Returns: its answers, as plain JSON.
+        """
         if cell.name.startswith("null-"):
             return self._questionnaire.of_simulated(
                 cell.settings["respondent"], cell.settings["seeds"], stopped
@@ -215,7 +227,13 @@ class RealbehaviorStudy:
         checkpoints.close()
 
     def describe(self, cell: StudyCell, result: Result) -> str:
-        """How many constructs may be believed."""
+        """How many constructs may be believed.
+
+        Args:
+          cell: that is done.
+          result: of `run`.
+        Returns: one line.
+        """
         if cell.name.startswith("null-"):
             counts = {
                 verdict: sum(seed.get(verdict, 0) for seed in result["conclusions"])

@@ -48,7 +48,15 @@ def summarize(
     nulls: Mapping[str, JsonRecord],
     key: ScoringKey,
 ) -> Result:
-    """Everything that the page shows, as plain JSON."""
+    """Everything that the page shows, as plain JSON.
+
+    Args:
+      bases: by number.
+      runs: on their way from these bases.
+      nulls: results of simulated respondents, by name.
+      key: which answers are desirable, and what descriptions say.
+    Returns: plain JSON.
+    """
     names = list(dict.fromkeys(run.row for run in runs))
     by_row = {name: [run for run in runs if run.row == name] for name in names}
     asked = {BASE: list(bases.values())}
@@ -65,13 +73,25 @@ def summarize(
 
 
 def scores(snapshot: AnswerSnapshot, kind: str = "expected") -> np.ndarray:
-    """All scales of a snapshot [K, P, C]; kind is expected or chosen."""
+    """All scales of a snapshot [K, P, C]; kind is expected or chosen.
+
+    Args:
+      snapshot: of one model.
+      kind: "expected" over options, or the option "chosen".
+    Returns: the array.
+    """
     return np.asarray(list(snapshot[kind].values()), np.float64)
 
 
 def deltas(base: AnswerSnapshot, tuned: AnswerSnapshot, kind: str = "expected") -> np.ndarray:
     """Δ = (mean of tuned − mean of base) / SD of base, by scale [K]; means and SD (n − 1) are over all people
-    and conditions. NaN where the base's scores do not vary."""
+    and conditions. NaN where the base's scores do not vary.
+
+    Args:
+      base, tuned: of the same people.
+      kind: as of `scores`.
+    Returns: in standard deviations of the base.
+    """
     pairs = zip(scores(base, kind), scores(tuned, kind), strict=True)
     return np.asarray(
         [
@@ -82,7 +102,13 @@ def deltas(base: AnswerSnapshot, tuned: AnswerSnapshot, kind: str = "expected") 
 
 
 def drift(base: AnswerSnapshot, tuned: AnswerSnapshot, kind: str = "expected") -> float:
-    """Mean |Δ| over scales. It has no noise: the same people answer, and an unchanged model answers alike."""
+    """Mean |Δ| over scales. It has no noise: the same people answer, and an unchanged model answers alike.
+
+    Args:
+      base, tuned: of the same people.
+      kind: as of `scores`.
+    Returns: in standard deviations of the base.
+    """
     return _mean(np.abs(deltas(base, tuned, kind)))
 
 
@@ -91,13 +117,24 @@ def dispersion(base: AnswerSnapshot, tuned: AnswerSnapshot, kind: str = "expecte
 
     Below 1 described people are told apart less than by the base: characteristics are restricted. Pooled, so
     that a scale on which the base hardly varies does not decide. NaN where the base does not vary at all.
+
+    Args:
+      base, tuned: of the same people.
+      kind: as of `scores`.
+    Returns: the ratio.
     """
     before, after = (scores(s, kind).mean(axis=2).var(axis=1, ddof=1).sum() for s in (base, tuned))
     return math.sqrt(after / before) if before > ROUNDING**2 else math.nan
 
 
 def signal(snapshot: AnswerSnapshot, key: ScoringKey) -> float:
-    """Mean r over scales of people's scores with what their descriptions say; 0 where scores do not vary."""
+    """Mean r over scales of people's scores with what their descriptions say; 0 where scores do not vary.
+
+    Args:
+      snapshot: of one model.
+      key: what descriptions say.
+    Returns: in [-1, 1].
+    """
     found = []
     for name, matrix in snapshot["expected"].items():
         r = pearson(np.asarray(matrix).mean(axis=1), np.asarray(key.traits[name])).value
@@ -106,7 +143,13 @@ def signal(snapshot: AnswerSnapshot, key: ScoringKey) -> float:
 
 
 def flattering(base: AnswerSnapshot, tuned: AnswerSnapshot, key: ScoringKey) -> float:
-    """Mean Δ over the scales that can flatter, positive towards what is desirable."""
+    """Mean Δ over the scales that can flatter, positive towards what is desirable.
+
+    Args:
+      base, tuned: of the same people.
+      key: which direction is desirable.
+    Returns: in standard deviations of the base.
+    """
     towards = np.asarray([key.flattering[name] for name in base["expected"]], np.float64)
     return _mean((deltas(base, tuned) * towards)[towards != 0])
 
@@ -183,6 +226,10 @@ def within(base: AnswerSnapshot, tuned: AnswerSnapshot) -> Result:
     """Drift and dispersion of one run with percentile intervals of a bootstrap over described people.
 
     A draw has the same people of base and tuned model. Such intervals are of other people, not of other runs.
+
+    Args:
+      base, tuned: of the same people.
+    Returns: plain JSON.
     """
     before, after = scores(base), scores(tuned)
     people = before.shape[1]
@@ -224,6 +271,11 @@ def wrong(name: str, result: JsonRecord) -> Result:
 
     The constructs of one seed are one cluster. A respondent that answers alike with every seed has no
     sampling error: its rate is exact, and has no interval.
+
+    Args:
+      name: of the simulated respondent.
+      result: its verdicts, counted over seeds.
+    Returns: plain JSON.
     """
     right = "faithful" if name == "faithful" else "not faithful"
     marks, seeds = [], []

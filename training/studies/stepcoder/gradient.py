@@ -74,8 +74,12 @@ def measure(
     """Cosines of every batch, by number of tests.
 
     Args:
+      forward: how the policy computes.
+      gradient: batches and numbers of tests.
+      stopped: whether to end before the next batch.
       setup: of a run that would start here; its problems are not used, its seed draws the batches.
       rl: of that run; there is no KL penalty here.
+    Returns: plain JSON.
     Raises: StoppedError between two batches.
     """
     tokenizer = load_tokenizer(setup.base)
@@ -132,7 +136,14 @@ def _compare(
 
 
 def fewer(problem: Problem, tests: int, seed: int) -> Problem:
-    """The problem with so many of its tests, drawn at random; those for a larger number include them."""
+    """The problem with so many of its tests, drawn at random; those for a larger number include them.
+
+    Args:
+      problem: with all of its tests.
+      tests: to be kept.
+      seed: of the draw.
+    Returns: a new problem.
+    """
     rng = np.random.default_rng([seed, *problem.id.encode()])
     kept = rng.permutation(len(problem.inputs))[:tests]
     inputs, outputs = ([values[i] for i in kept] for values in (problem.inputs, problem.outputs))
@@ -140,7 +151,12 @@ def fewer(problem: Problem, tests: int, seed: int) -> Problem:
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Cosine of two vectors; None where one is 0."""
+    """Cosine of two vectors; None where one is 0.
+
+    Args:
+      a, b: of one length.
+    Returns: in [-1, 1].
+    """
     lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / lengths if lengths > 0 and math.isfinite(lengths) else None
 

@@ -47,7 +47,13 @@ CLAIMS = (
 
 
 def page(title: str, summary: StudySummary) -> Page:
-    """Everything, from the summary alone."""
+    """Everything, from the summary alone.
+
+    Args:
+      title: of the page.
+      summary: of `summarize`.
+    Returns: the page with its figures.
+    """
     question = (
         "Does a curriculum of completion subtasks help PPO on code to explore, and does learning from the "
         "executed tokens alone help it to learn from the right ones?"

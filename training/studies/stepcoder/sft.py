@@ -105,7 +105,14 @@ def _measured(
 
 
 def encoded(problem: Problem, form: PromptForm, tokenizer: "PreTrainedTokenizerBase") -> Sample:
-    """Prompt, the rest of the canonical solution, end; what follows the prompt is to be predicted."""
+    """Prompt, the rest of the canonical solution, end; what follows the prompt is to be predicted.
+
+    Args:
+      problem: with a canonical solution.
+      form: of the prompt.
+      tokenizer: of the base.
+    Returns: tokens, and which are targets.
+    """
     prompt = make_prompt(tokenizer, problem, "", form)
     rest = problem.canonical_solution[len(prompt.given) :]
     target = [*tokenizer(rest, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]

@@ -51,7 +51,13 @@ INCIDENTAL = ("output", "base", "resume", "export", "watch", "checkpoint", "dist
 
 
 def make(config: StepcoderConfig, out: Path) -> "StepcoderStudy":
-    """The study, with its bases and the run in progress in a folder."""
+    """The study, with its bases and the run in progress in a folder.
+
+    Args:
+      config: of the study.
+      out: folder of its files.
+    Returns: the study.
+    """
     return StepcoderStudy(config, out)
 
 
@@ -129,6 +135,11 @@ class StepcoderStudy:
     def taken(self, results: Results, among: int | None = None) -> list[int]:
         """The numbers of the bases that may enter, in order.
 
+        Args:
+          results: of the cells that are done.
+          among: look at the first so many tries only.
+        Returns: numbers, ascending.
+
         Raises: ValueError if all tries are used up and there are not enough.
         """
         tries = range(self._tries if among is None else among)
@@ -155,6 +166,14 @@ class StepcoderStudy:
         return replace(found, batches=scaled(found.batches), reference=scaled(found.reference))
 
     def run_cell(self, row: str, regime: str, seed: int, base: int) -> StudyCell:
+        """One run of reinforcement learning, or of fine-tuning on the solutions.
+
+        Args:
+          row, regime: by name.
+          seed: of everything that is drawn.
+          base: number of the base.
+        Returns: the cell; what it does is in its settings.
+        """
         found = configs.to_dict(self.ppo_config(row, regime, seed))
         settings = {key: value for key, value in found.items() if key not in INCIDENTAL}
         settings |= {"base": self.bases.settings(base)}
@@ -180,6 +199,13 @@ class StepcoderStudy:
         )
 
     def ppo_config(self, row: str, regime: str, seed: int) -> PPORunConfig:
+        """The config of a run, but for its base and folder.
+
+        Args:
+          row, regime: by name.
+          seed: of everything that is drawn.
+        Returns: the shared config with what the row and the regime change.
+        """
         way, where = self.config.rows[row], self.config.regimes[regime]
         return replace(
             self._shared,
@@ -193,7 +219,13 @@ class StepcoderStudy:
     # running them
 
     def run(self, cell: StudyCell, stopped: Stopped) -> Result:
-        """Pretrains a base, or runs PPO from one; a run that was stopped is resumed."""
+        """Pretrains a base, or runs PPO from one; a run that was stopped is resumed.
+
+        Args:
+          cell: of `cells`.
+          stopped: whether the run is to end.
+        Returns: its measures, as plain JSON.
+        """
         if cell.name.startswith("base"):
             export = self.bases.export(int(cell.name.removeprefix("base")))
             return {"start": measure_base(setup_of(replace(self._first, base=export)))}
@@ -218,7 +250,13 @@ class StepcoderStudy:
         return result
 
     def describe(self, cell: StudyCell, result: Result) -> str:
-        """Held-out pass@1 at the start and at the end, or cosines of the gradients."""
+        """Held-out pass@1 at the start and at the end, or cosines of the gradients.
+
+        Args:
+          cell: that is done.
+          result: of `run`.
+        Returns: one line.
+        """
         if "batches" in result:
             few = str(self._gradient.tests[0])
             found = stepcoder_summary.gradients([result])[few]

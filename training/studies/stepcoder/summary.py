@@ -50,7 +50,14 @@ class StepcoderRun(NamedTuple):
 
 
 def summarize(runs: Sequence[StepcoderRun], rows: Sequence[str], regimes: Sequence[str]) -> JsonObject:
-    """Everything that the page shows, as plain JSON."""
+    """Everything that the page shows, as plain JSON.
+
+    Args:
+      runs: of all rows and regimes.
+      rows: in the order of the tables.
+      regimes: in the order of the tables.
+    Returns: plain JSON.
+    """
     by_regime: JsonObject = {}
     for regime in regimes:
         here = {row: [r for r in runs if (r.row, r.regime) == (row, regime)] for row in rows}
@@ -91,7 +98,13 @@ def _row(runs: Sequence[StepcoderRun]) -> JsonObject:
 
 
 def per_round(runs: Sequence[StepcoderRun], key: str) -> list[float | None]:
-    """Mean over seeds of a number of every round; null where no seed has it."""
+    """Mean over seeds of a number of every round; null where no seed has it.
+
+    Args:
+      runs: of one row.
+      key: of the number.
+    Returns: one entry a round.
+    """
     table = [[np.nan if v is None else v for v in run.result["rounds"][key]] for run in runs]
     kept = np.asarray(table, np.float64)
     counts = np.isfinite(kept).sum(0)

@@ -1,0 +1,105 @@
+"""What a public function's docstring tells: the rule of docs/contributing.md."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("jaxmoe", "rl", "evals", "training")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+# Public functions that do not yet hold to the rule, by room; numbers only go down.
+LACKING = {
+    "evals.administer": 1,
+    "evals.faithfulness": 27,
+    "evals.questionnaires": 59,
+    "evals.score": 2,
+    "evals.study": 1,
+    "jaxmoe.adapters": 15,
+    "jaxmoe.base_folder": 1,
+    "jaxmoe.datasets": 37,
+    "jaxmoe.families": 3,
+    "jaxmoe.json_files": 1,
+    "jaxmoe.language_model": 1,
+    "jaxmoe.pretrained": 3,
+    "jaxmoe.text": 6,
+    "jaxmoe.tokenizer": 10,
+    "jaxmoe.weights": 20,
+    "rl.feedback": 22,
+    "rl.sandbox": 33,
+    "training.__main__": 2,
+    "training.commands": 12,
+    "training.data": 19,
+    "training.planning": 14,
+    "training.plots": 9,
+    "training.ppo": 7,
+    "training.runtime": 38,
+    "training.serving": 13,
+    "training.suites": 8,
+    "training.supervised": 14,
+}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def public_functions(body: list[ast.stmt], prefix: str = "") -> Iterator[tuple[str, Function]]:
+    """Functions, and methods of public classes; not what a decorator makes an attribute or a declaration."""
+    for node in body:
+        if isinstance(node, ast.ClassDef) and node.name[0] != "_":
+            yield from public_functions(node.body, f"{node.name}.")
+        elif isinstance(node, Function) and node.name[0] != "_":
+            decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
+            if not decorators & {"overload", "property", "cached_property"}:
+                yield prefix + node.name, node
+
+
+def lacks(function: Function) -> list[str]:
+    """The parts that the rule wants of this function and its docstring has not."""
+    told = ast.get_docstring(function)
+    if told is None:
+        return ["a docstring"]
+    named = (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
+    arguments = [one.arg for one in named if one.arg not in ("self", "cls")]
+    if len(arguments) < 2:
+        return []  # one sentence says what is made of one argument
+    gives = function.returns is not None and ast.unparse(function.returns) != "None"
+    return ["Args"] * ("Args:" not in told) + ["Returns"] * (gives and "Returns:" not in told)
+
+
+def room(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts[:2])
+
+
+def found() -> dict[str, list[str]]:
+    lacking: dict[str, list[str]] = {}
+    for path in SOURCES:
+        for name, function in public_functions(ast.parse(path.read_text(encoding="utf-8")).body):
+            if parts := lacks(function):
+                where = f"{path.relative_to(ROOT)}:{function.lineno} {name} lacks {' and '.join(parts)}"
+                lacking.setdefault(room(path), []).append(where)
+    return lacking
+
+
+def test_docstrings_tell_arguments_and_results():
+    lacking = found()
+    more = {name: places for name, places in lacking.items() if len(places) > LACKING.get(name, 0)}
+    assert more == {}
+    fewer = {
+        name: len(lacking.get(name, ())) for name in LACKING if len(lacking.get(name, ())) < LACKING[name]
+    }
+    assert fewer == {}, "write these lower numbers into LACKING"
+
+
+@pytest.mark.parametrize(
+    ("source", "parts"),
+    [
+        ("def f(x: int) -> int:\n  '''Twice x.'''", []),
+        ("def f(x: int) -> int: ...", ["a docstring"]),
+        ("def f(x: int, y: int) -> int:\n  '''x + y.'''", ["Args", "Returns"]),
+        ("def f(x: int, y: int) -> None:\n  '''Adds.\n\n  Args:\n    x: one.\n  '''", []),
+    ],
+)
+def test_the_rule(source: str, parts: list[str]):
+    [(_, function)] = public_functions(ast.parse(source).body)
+    assert lacks(function) == parts
