@@ -45,6 +45,8 @@ def fuzz(inputs: int, seed: int) -> dict[str, dict[str, object]]:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
         subprocess.run([*command, *tests], cwd=ROOT, env=environment, check=False, capture_output=True)
         cases = list(ElementTree.parse(report).iter("testcase"))
+    if len(cases) != len(READERS):
+        raise SystemExit(f"{len(cases)} of {len(READERS)} tests ran; has one been renamed?")
     readers = {test: reader for reader, test in READERS.items()}
     found: dict[str, dict[str, object]] = {}
     for case in cases:
@@ -56,6 +58,12 @@ def fuzz(inputs: int, seed: int) -> dict[str, dict[str, object]]:
             "failure": None if failure is None else (failure.get("message") or "")[:500],
         }
     return found
+
+
+def commit() -> str:
+    """The commit whose readers are tried."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main() -> int:
@@ -76,7 +84,12 @@ def main() -> int:
             failed |= row["failure"] is not None
             reached[reader] += options.inputs if row["failure"] is None else 0
         if options.file and not failed:
-            content = {"outcome": "a result or one line for every file", "inputs": reached}
+            content = {
+                "outcome": "a result or one line for every file",
+                "command": f"python -m benchmarks.fuzz_readers --inputs {options.inputs}",
+                "commit": commit(),
+                "inputs": reached,
+            }
             RESULT.write_text(json.dumps(content, indent=1) + "\n")
     print(json.dumps({"inputs": reached, "failed": failed}))
     return int(failed)

@@ -65,6 +65,8 @@ def _study(name: str, *configs: str) -> Depends:
     return Depends(f"python -m training reproduce {name} --out runs/reproduce", start, (*files, *EMBEDDED))
 
 
+# Benchmarks with a result of their own, and what they start.
+APART = ("fuzz_readers", "sandbox", "sandbox_peers")
 RESULTS = {
     "answers.json": Depends(
         "python -m evals.questionnaires.reading_accuracy tests/goldens/answers.jsonl",
@@ -88,8 +90,21 @@ RESULTS = {
     "reproduce/loramoe/loramoe.json": _study("loramoe", "base"),
     "reproduce/realbehavior/realbehavior.json": _study("realbehavior", "base", "code_base"),
     "reproduce/stepcoder/stepcoder.json": _study("stepcoder", "code_base"),
+    "sandbox.json": Depends(
+        "python -m benchmarks.sandbox --problems HumanEval.jsonl.gz --peers PYTHON --file",
+        ("benchmarks.sandbox",),
+    ),
+    # of the code at its commit: whatever changed since was tried with fewer files, by the tests
+    "fuzz_readers.json": Depends("python -m benchmarks.fuzz_readers --file", ("benchmarks.fuzz_readers",)),
     "speed.json": Depends(
-        "make bench", tuple(sorted(f"benchmarks.{path.stem}" for path in (ROOT / "benchmarks").glob("*.py")))
+        "make bench",
+        tuple(
+            sorted(
+                f"benchmarks.{path.stem}"
+                for path in (ROOT / "benchmarks").glob("*.py")
+                if path.stem not in APART
+            )
+        ),
     ),
 }
 

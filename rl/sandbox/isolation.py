@@ -26,7 +26,6 @@ UNPRIVILEGED_ID = 64_999
 REQUIRED = ("no_new_privs", "seccomp", "files", "unprivileged")
 # server and its outer half, compiler, judge, a program's own server, the one before it, its next test
 _SERVER_PROCESSES = 7
-_setrlimit, _RLIMIT_CPU = resource.setrlimit, resource.RLIMIT_CPU
 _NAMESPACES = {"pid": linux.CLONE_NEWPID, "net": linux.CLONE_NEWNET, "ipc": linux.CLONE_NEWIPC}
 
 
@@ -241,7 +240,7 @@ def enter_program(isolated: Isolated, limits: Sequence[int], address_space: int)
       address_space: of the fork server, in bytes, which no program is charged for.
     """
     limit_resources(isolated, limits, address_space)
-    limit_cpu_and_calls(isolated, limits)
+    last_step(isolated, limits)()
 
 
 def limit_resources(isolated: Isolated, limits: Sequence[int], address_space: int) -> None:
@@ -254,10 +253,20 @@ def limit_resources(isolated: Isolated, limits: Sequence[int], address_space: in
         _limit(resource.RLIMIT_NPROC, threads + _SERVER_PROCESSES)
 
 
-def limit_cpu_and_calls(isolated: Isolated, limits: Sequence[int]) -> None:
-    """What is left to each program's own process: its CPU time, and system calls."""
-    _setrlimit(_RLIMIT_CPU, (limits[1], limits[1]))
-    linux.install_seccomp(isolated.filter)
+def last_step(isolated: Isolated, limits: Sequence[int]) -> Callable[[], None]:
+    """What limits a process's CPU time and its system calls: left to each program's own.
+
+    It is called after a fork, where each object that it touches costs a page: so it holds all it needs.
+    """
+    setrlimit, which, cpu = resource.setrlimit, resource.RLIMIT_CPU, (limits[1], limits[1])
+    prctl, arguments = linux.seccomp_call(isolated.filter)
+
+    def enter() -> None:
+        setrlimit(which, cpu)
+        if prctl(*arguments):
+            raise OSError("seccomp could not be entered")
+
+    return enter
 
 
 def _limit(which: int, most: int) -> None:

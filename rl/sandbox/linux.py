@@ -8,6 +8,7 @@ import ctypes
 import os
 import platform
 import struct
+from collections.abc import Callable
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _prctl = _libc.prctl
@@ -127,7 +128,12 @@ def prepare_seccomp(program: bytes) -> None:
 
 def install_seccomp(program: bytes) -> None:
     """Puts a classic BPF program (array of struct sock_filter) before every system call."""
+    prctl, arguments = seccomp_call(program)
+    _check(prctl(*arguments), "seccomp")
+
+
+def seccomp_call(program: bytes) -> tuple[Callable[..., int], tuple[ctypes.c_long, ...]]:
+    """A function and its arguments that together do what install_seccomp does; it returns 0 if it did."""
     if program not in _filters:
         prepare_seccomp(program)
-    if _prctl(*_filters[program][2]):
-        _check(-1, "seccomp")
+    return _prctl, _filters[program][2]
