@@ -96,7 +96,7 @@ class ProblemsConfig:
     """What to practise on.
 
     Attributes:
-      path: APPS folders, or a JSON or JSON lines file in APPS+, HumanEval or MBPP format; null takes the
+      path: APPS folders, or a JSON, JSON lines or Parquet file in a format of rl.feedback.readers; null takes the
         embedded problems.
       held_out: share of the problems that is only measured on, chosen by their ids.
       held_out_path: problems to measure on instead.

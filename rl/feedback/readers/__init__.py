@@ -7,6 +7,10 @@ fields.
 | APPS+           | numeric  | as APPS; a row may name compare, tolerance, checker, preamble                |
 | HumanEval, MBPP | python   | the tests' own operators decide; numpy arrays count as lists               |
 | HumanEval+, MBPP+ | python | as above; every test of the row is run                                     |
+| LiveCodeBench, DeepCoder, verl | numeric | as APPS                                                      |
+| CodeContests    | numeric  | lines count, where its own grader compares words                            |
+| Codeforces      | numeric  | problems with a checker program or a judge are refused                       |
+| KodCode         | python   | tests that use pytest itself are refused                                     |
 """
 
 import logging
@@ -15,14 +19,36 @@ from pathlib import Path
 from typing import Literal
 
 from rl.feedback.problems import Problem, fault_of
-from rl.feedback.readers import apps, apps_plus, humaneval, mbpp
+from rl.feedback.readers import (
+    apps,
+    apps_plus,
+    code_contests,
+    codeforces,
+    deepcoder,
+    humaneval,
+    kodcode,
+    livecodebench,
+    mbpp,
+    verl,
+)
 from rl.feedback.readers.problem_files import SUFFIXES, is_problem_file, rows_of
 from rl.feedback.readers.row_format import RowFormat
 
 log = logging.getLogger(__name__)
 
 # The first whose fields a row has reads it.
-FORMATS: tuple[RowFormat, ...] = (humaneval.FORMAT, mbpp.FORMAT, apps.FORMAT, apps_plus.FORMAT)
+FORMATS: tuple[RowFormat, ...] = (
+    humaneval.FORMAT,
+    mbpp.FORMAT,
+    apps.FORMAT,
+    apps_plus.FORMAT,
+    livecodebench.FORMAT,
+    code_contests.FORMAT,
+    codeforces.FORMAT,
+    deepcoder.FORMAT,
+    kodcode.FORMAT,
+    verl.FORMAT,
+)
 _NAMES = ", ".join(form.name for form in FORMATS)
 _BAD_ROW = (
     KeyError,
@@ -70,7 +96,8 @@ def _readings(path: Path) -> Iterator[tuple[str, Callable[[], Problem]]]:
 
 
 def load_problems(path: str | Path, *, bad: Literal["error", "skip"] = "error") -> list[Problem]:
-    """Reads all problems at a path: an APPS folder, a folder of those, a JSON or JSON lines file (or .gz).
+    """Reads all problems at a path: an APPS folder, a folder of those, a JSON or JSON lines
+    file (or .gz), or a Parquet file.
 
     Args:
       path: the folder or file.

@@ -1,5 +1,6 @@
-"""Rows of problem files: JSON, JSON lines, either compressed by gzip. Bounded in memory by the file's own
-size, and what jaxmoe.gzip_files allows.
+"""Rows of problem files: JSON, JSON lines, either compressed by gzip, and Parquet.
+
+Bounded in memory by the file's own size, and what jaxmoe.gzip_files allows.
 """
 
 import io
@@ -8,10 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pyarrow import ArrowException, parquet
+
 from jaxmoe.gzip_files import open_gzip
 from rl.feedback.readers.row_format import read_json
 
-SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
+_ROWS = 256  # of a Parquet file held at once
 
 
 def is_problem_file(path: Path) -> bool:
@@ -26,6 +30,9 @@ def rows_of(path: Path) -> Iterator[tuple[int, Any]]:
 
     Raises: ValueError naming the file, and the line, that is no JSON.
     """
+    if path.suffix == ".parquet":
+        yield from enumerate(_rows_of_parquet(path))
+        return
     text = _text_of(path)
     try:
         whole = read_json(text)
@@ -46,6 +53,15 @@ def rows_of(path: Path) -> Iterator[tuple[int, Any]]:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path.name}, line {place}, is no JSON: {_reason(error)}") from error
         number += 1
+
+
+def _rows_of_parquet(path: Path) -> Iterator[Any]:
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(_ROWS):
+                yield from batch.to_pylist()
+    except (ArrowException, OSError, ValueError) as error:
+        raise ValueError(f"{path.name} is no whole Parquet file: {' '.join(str(error).split())}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -248,7 +248,7 @@ def test_files_that_cannot_be_read_are_named(content: bytes, tmp_path: Path):
 def test_missing_places_and_other_files(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="expected an APPS folder"):
         load_problems(tmp_path / "nowhere")
-    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    (tmp_path / "x.arrow").write_bytes(b"ARROW1")
     with pytest.raises(ValueError, match="no problem at"):
         load_problems(tmp_path)
 
