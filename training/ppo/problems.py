@@ -96,8 +96,8 @@ class ProblemsConfig:
     """What to practise on.
 
     Attributes:
-      path: APPS folders, or a JSON, JSON lines or Parquet file in a format of rl.feedback.readers; null takes the
-        embedded problems.
+      path: APPS folders, or a JSON, JSON lines or Parquet file of a format in rl.feedback.readers; null
+        takes the embedded problems.
       held_out: share of the problems that is only measured on, chosen by their ids.
       held_out_path: problems to measure on instead.
       difficulties: which to practise on; empty takes all.
