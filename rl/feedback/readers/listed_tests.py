@@ -8,7 +8,7 @@ from typing import Any
 from rl.feedback.readers.row_format import Row, read_json, tests_of, text_of
 
 
-def loaded(value: object) -> Any:
+def loaded(value: object) -> Any:  # JSON, checked by the reader of its format
     """A field that holds JSON, as text or already read."""
     return read_json(value) if isinstance(value, str) else value
 

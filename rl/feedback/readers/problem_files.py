@@ -55,7 +55,7 @@ def rows_of(path: Path) -> Iterator[tuple[int, Any]]:
         number += 1
 
 
-def _rows_of_parquet(path: Path) -> Iterator[Any]:
+def _rows_of_parquet(path: Path) -> Iterator[object]:
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(_ROWS):
