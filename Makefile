@@ -1,9 +1,10 @@
-# make demo · make test · make test-reference · make lint · make docs · make dist · make bench · make goldens
+# make demo · make test · make test-reference · make lint · make docs · make dist · make bench · make faults
+# make goldens
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-reference lint docs dist bench goldens clean
+.PHONY: demo test test-reference lint docs dist bench faults goldens clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m training demo
@@ -38,8 +39,14 @@ dist: $(VENV)/.installed-dist
 	cd build/try/empty && ../bin/python -m evals.score --help > /dev/null
 	cd build/try/empty && ../bin/jaxmoe pretrain --config pretrain/tiny && ../bin/jaxmoe sft --config sft/tiny
 
+# what measures speed; the others take an hour or have their own tests
+LONG := benchmarks/faults.py benchmarks/fuzz_readers.py
+BENCHMARKS := $(filter-out $(LONG),$(wildcard benchmarks/*.py))
 bench: $(VENV)/.installed-test
-	for b in $(filter-out benchmarks/fuzz_readers.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$b || exit 1; done
+	for b in $(BENCHMARKS); do $(BIN)/python $$b || exit 1; done
+
+faults: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/faults.py
 
 # Reference values of R for the tests of statistics; tests/goldens/psych/make.R says which packages it needs.
 goldens:

@@ -15,7 +15,11 @@ from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.null_respondents import simulated_respondent
 from evals.questionnaires.respondent import Respondent
 
+# a traceback shows no local variables: one of them may be a server's key
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
+
+@app.command()
 def main(
     folder: Annotated[Path, typer.Argument(help="where answers go, and resume from")],
     instrument: Annotated[list[str], typer.Option(help="shipped instruments, or paths; repeat the option")],
@@ -98,4 +102,4 @@ def _local(source: str, form: str, answers: str, calibrated: bool, temperature: 
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -11,6 +11,11 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Annotated, Any
 
+from training.runtime.ctrl_c import end_at_once
+
+if __name__ == "__main__":  # first of all: importing the rest takes a while
+    end_at_once()
+
 import typer
 from rich.console import Console
 from typer.core import TyperCommand
@@ -40,6 +45,7 @@ CONFIGS = {name: found for name, module in COMMANDS.items() if (found := config_
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
+    pretty_exceptions_show_locals=False,  # one of them may be a key
     rich_markup_mode=None,
     help="Train, fine-tune, export and try language models with LoRA experts.\n\n"
     "Every command reads one YAML file and takes overrides: "
@@ -172,6 +178,7 @@ for _name, _module in COMMANDS.items():
 
 def main() -> None:
     """The program `jaxmoe`, and python -m training."""
+    end_at_once()
     one_heap()
     app(prog_name="jaxmoe" if os.path.basename(sys.argv[0]) == "jaxmoe" else "python -m training")
 

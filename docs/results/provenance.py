@@ -66,7 +66,7 @@ def _study(name: str, *configs: str) -> Depends:
 
 
 # Benchmarks with a result of their own, and what they start.
-APART = ("fuzz_readers", "sandbox", "sandbox_peers")
+APART = ("faults", "fuzz_readers", "sandbox", "sandbox_peers")
 RESULTS = {
     "answers.json": Depends(
         "python -m evals.questionnaires.reading_accuracy tests/goldens/answers.jsonl",

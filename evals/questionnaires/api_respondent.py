@@ -11,9 +11,11 @@ import json
 import math
 import os
 import random
+import re
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -24,6 +26,11 @@ from evals.questionnaires.respondent import ERROR, Answer, Question, no_answer
 from jaxmoe.json_values import JsonObject
 
 RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
+# of what a server says of an error: bytes that are read, characters that are shown
+READ, SHOWN = 1 << 16, 300
+HIDDEN = "[key]"
+# a shorter word, as servers without keys take ("EMPTY"), is no secret, and may stand in an answer
+SECRET_LENGTH = 16
 
 
 class ApiError(ValueError):
@@ -49,8 +56,9 @@ class ApiRespondent:
     """Asks a server's chat completions.
 
     Attributes:
-      url: base address, as "http://localhost:8000/v1".
-      key_variable: the environment variable that holds the key; none is sent if it is unset.
+      url: base address, as "http://localhost:8000/v1"; it is written down, so it must hold no key.
+      key_variable: the environment variable that holds the key; none is sent if it is unset. The key goes to
+        `url` alone, not where a server redirects to, and is cut out of whatever a server says.
       concurrency: requests side by side.
       attempts: tries of one request; wait_s, longest_wait_s: the first pause and the longest, in seconds.
       give_up_after: failed questions in a row after which the server counts as broken.
@@ -75,8 +83,11 @@ class ApiRespondent:
     sleep: Callable[[float], None] = time.sleep
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"url must begin with http:// or https://; got {self.url!r}")
+        _check_address(self.url)
+        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", self.key_variable):
+            raise ValueError(
+                "key_variable must name an environment variable that holds the key, not be the key"
+            )
         if self.concurrency < 1 or self.attempts < 1:
             raise ValueError(
                 f"concurrency and attempts must be at least 1; got {self.concurrency} and {self.attempts}"
@@ -193,7 +204,11 @@ class ApiRespondent:
         try:
             text = reply["choices"][0]["message"]["content"] or ""
         except (KeyError, IndexError, TypeError):
-            raise ApiError(f"{self.url} does not answer as chat completions do: {str(reply)[:200]}") from None
+            said = hidden(str(reply), self._key())[:SHOWN]
+            raise ApiError(f"{self.url} does not answer as chat completions do: {said}") from None
+        key = self._key()
+        if len(key) >= SECRET_LENGTH:
+            text = hidden(str(text), key)
         used = reply.get("usage") or {}
         prompt, completion = used.get("prompt_tokens", 0), used.get("completion_tokens", 0)
         with self._lock:
@@ -205,33 +220,84 @@ class ApiRespondent:
 
     def _post(self, body: JsonObject) -> JsonObject:
         """One request, repeated. Raises: RetriedError if all failed, ApiError for what cannot help."""
-        headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(self.key_variable):
-            headers["Authorization"] = f"Bearer {key}"
+        key = self._key()
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         address = f"{self.url.rstrip('/')}/chat/completions"
         request = urllib.request.Request(address, json.dumps(body).encode(), headers)
         pause, said = self.wait_s, ""
         for attempt in range(self.attempts):
             asked: float | None = None
             try:
-                with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
-                    return json.loads(response.read())
+                return self._send(request)
             except urllib.error.HTTPError as error:
                 with error:
-                    detail = error.read(300).decode("utf-8", "replace").strip()
-                said = f"HTTP {error.code} {detail}"
+                    said = f"HTTP {error.code} {error.read(READ).decode('utf-8', 'replace').strip()}"
+                said = hidden(said, key)[:SHOWN]
+                if 300 <= error.code < 400:
+                    raise ApiError(_redirected(address, error.headers.get("Location"))) from None
                 if error.code not in RETRIED:
                     raise ApiError(f"{address} refuses the request: {said}") from None
                 asked = retry_after(error.headers.get("Retry-After"))
             except (urllib.error.URLError, http.client.HTTPException, TimeoutError, OSError) as error:
-                said = f"{type(error).__name__}: {error}"
-            except json.JSONDecodeError as error:
-                said = f"no JSON: {error}"
+                said = hidden(f"{type(error).__name__}: {error}", key)[:SHOWN]
+            except ValueError as error:  # not JSON, not UTF-8
+                said = f"no JSON: {hidden(str(error), key)}"[:SHOWN]
             if attempt + 1 < self.attempts:
                 # some randomness, so that requests that failed together do not come back together
                 self.sleep(asked if asked is not None else pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, self.longest_wait_s)
         raise RetriedError(f"no answer after {self.attempts} attempts; the last: {said}")
+
+    def _send(self, request: urllib.request.Request) -> Any:
+        opener = urllib.request.build_opener(_Stay)
+        with opener.open(request, timeout=self.timeout_s) as response:
+            return json.loads(response.read())
+
+    def _key(self) -> str:
+        """What the environment variable holds; empty if it is unset."""
+        key = os.environ.get(self.key_variable, "").strip()
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise ApiError(
+                f"the key in {self.key_variable} must be printable ASCII without spaces or line breaks; "
+                "set it again"
+            )
+        return key
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Goes nowhere else: urllib would send the key along, to whatever host a server names."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _redirected(address: str, location: str | None) -> str:
+    """That a server sends us on, and to which host; the rest of its address may hold anything."""
+    try:
+        host = urllib.parse.urlsplit(urllib.parse.urljoin(address, location or "")).hostname
+    except ValueError:
+        host = None
+    host = host or "nowhere"
+    return f"{address} redirects to {host}; the key is not sent there: give the right address as url"
+
+
+def hidden(text: str, key: str) -> str:
+    """A text without the key, also where it stands as part of an address."""
+    for form in (key, urllib.parse.quote(key, safe="")):
+        text = text.replace(form, HIDDEN) if form else text
+    return text
+
+
+def _check_address(url: str) -> None:
+    """Raises ValueError, which shows nothing of an address that may hold a secret."""
+    host = re.split("[/?#]", url.partition("://")[2] or url)[0]
+    if "@" in host or "?" in url or "#" in url:
+        raise ValueError(
+            "url must hold no user, password, query or fragment, as it is written down; put the key into the "
+            "environment variable that key_variable names"
+        )
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"url must begin with http:// or https://; got {url!r}")
 
 
 class RetriedError(ApiError):

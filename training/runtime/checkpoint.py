@@ -30,12 +30,11 @@ from jaxmoe.json_values import JsonObject
 from jaxmoe.model.shapes import PyTree
 from training.runtime import checksums
 
-# Orbax logs the tracebacks of a failed save and raises it too: what is raised is enough.
-_RAISED_TOO = ("Save Finalize thread", "_SignalingThread.run()")
-logging.getLogger("absl").addFilter(lambda record: not any(t in record.getMessage() for t in _RAISED_TOO))
-
 # A full disk, a used-up quota, a limit on file size.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+# Orbax logs the tracebacks of a failed save and raises it too: what is raised is enough.
+_RAISED_TOO = ("Save Finalize thread", "_SignalingThread.run()")
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int = 2, *, read_only: bool = False):
+        quiet_late_callbacks()
         self.folder, self._read_only = folder, read_only
         self._damaged = _find_damaged(folder.parent, move=not read_only)
         options = ocp.CheckpointManagerOptions(
@@ -234,7 +234,7 @@ def disk_full_explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _is_full(error):
+        if isinstance(error, DiskFullError) or not _is_full(error):
             raise
         raise DiskFullError(_full(folder)) from error
 
@@ -255,6 +255,31 @@ def _is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _worth_logging(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not (_is_full(error) or any(text in record.getMessage() for text in _RAISED_TOO))
+
+
+logging.getLogger("absl").addFilter(_worth_logging)
+
+
+def quiet_late_callbacks() -> None:
+    """From now on, what TensorStore tells an event loop that Orbax has closed is dropped.
+
+    After a failed save its C++ threads still report to the loop. The error has nowhere to go, and Python
+    prints a traceback that begins in the loop's own method, since no Python called it.
+    """
+    shown = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        trace = unraisable.exc_traceback
+        if trace is None or trace.tb_frame.f_code.co_name != "call_soon_threadsafe":
+            shown(unraisable)
+
+    if getattr(shown, "__module__", "") != __name__:
+        sys.unraisablehook = hook
 
 
 def fingerprint(folder: Path) -> str:

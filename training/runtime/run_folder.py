@@ -105,16 +105,17 @@ class RunFolder:
     def claim(self) -> None:
         """Makes the folder this run's, once nothing can go wrong any more with what the user gave."""
         if distributed.is_main():
-            with checkpoint.disk_full_explained(self.path):
-                record = {"command": self.command, "jaxmoe": version()}
-                write_whole(self.path / "run.json", json.dumps(record, indent=2) + "\n")
-                configs.save(self.settings, self.path / "config.yaml")
+            record = {"command": self.command, "jaxmoe": version()}
+            write_whole(self.path / "run.json", json.dumps(record, indent=2) + "\n")
+            configs.save(self.settings, self.path / "config.yaml")
         barrier("claimed")
 
 
 @contextmanager
 def open_run(command: str, config: RunSettings) -> Iterator[RunFolder]:
     """The run folder of a config, locked while the block runs; nothing of the run is written yet.
+
+    A full disk ends the block with a DiskFullError.
 
     Args:
       command: name of the command, which the folder records when it is claimed.
@@ -129,7 +130,8 @@ def open_run(command: str, config: RunSettings) -> Iterator[RunFolder]:
             _check_run(folder, command, config)
         barrier("folder")
         settings = configs.to_dict(config)
-        yield RunFolder(folder, command, settings, config.resume == "changed")
+        with checkpoint.disk_full_explained(folder):
+            yield RunFolder(folder, command, settings, config.resume == "changed")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import jax
 
 
 class StopRequest:
-    """While entered, SIGTERM and Ctrl-C ask the run to save and end; a second Ctrl-C ends it at once.
+    """While entered, SIGTERM and Ctrl-C ask the run to save and end; a second Ctrl-C does what it did before.
 
     Args:
       agreed: with several processes, whether they have agreed to stop after this step (Orbax's
@@ -38,7 +38,9 @@ class StopRequest:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            signal.signal(number, self._before[number])  # type: ignore[arg-type]
+            signal.raise_signal(number)
+            return
         self._asked = True
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import jaxmoe
 from jaxmoe.export import Format
-from training.runtime import checkpoint, distributed
+from training.runtime import distributed
 from training.runtime.model import AdapterKind
 from training.runtime.run_folder import Finished
 
@@ -25,8 +25,7 @@ def finish(
       plots: draw the run's curves into OUTPUT/plots.
     """
     if format is not None:
-        with checkpoint.disk_full_explained(done.folder):
-            jaxmoe.save(done.lm, done.folder / "export", format, tokenizer=tokenizer)
+        jaxmoe.save(done.lm, done.folder / "export", format, tokenizer=tokenizer)
     if plots and distributed.is_main():
         from training.plots.plot_run import plot_run
 

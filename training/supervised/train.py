@@ -23,7 +23,6 @@ from training.runtime import distributed
 from training.runtime.checkpoint import (
     CheckpointConfig,
     Checkpoints,
-    disk_full_explained,
     refuse_another_run,
     structure,
 )
@@ -54,8 +53,7 @@ def run_tokenizer(folder: Path, data: DataConfig, base: str | None) -> "PreTrain
     def make() -> "PreTrainedTokenizerBase":
         if distributed.is_main() and not begun(folder):
             (kept / "tokenizer.json").unlink(missing_ok=True)
-        with disk_full_explained(folder):
-            return sources.make_tokenizer(data, base, kept)
+        return sources.make_tokenizer(data, base, kept)
 
     return main_first("tokenizer", make)
 
@@ -139,7 +137,6 @@ def train(
     run.claim()
     identity = {"base": model.fingerprint, "data": sources.identity(data)}
     with contextlib.ExitStack() as stack:
-        stack.enter_context(disk_full_explained(run.path))
         checkpoints = Checkpoints(run.path / "checkpoints", checkpoint.keep)
         stack.callback(checkpoints.close)
         state, first = starting_state(model, parts, checkpoints, batches, None if run.changed else identity)

@@ -1,15 +1,27 @@
 """Checkpoints: every flipped bit and lost file is found, and the checkpoint before is taken, with a word."""
 
+import asyncio
+import errno
+import logging
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
 from training.runtime import checksums
-from training.runtime.checkpoint import Checkpoints, Saved, structure
+from training.runtime.checkpoint import (
+    Checkpoints,
+    DiskFullError,
+    Saved,
+    disk_full_explained,
+    quiet_late_callbacks,
+    structure,
+)
 
 
 def saved_at(step: int) -> Saved:
@@ -149,3 +161,38 @@ def test_sums_go_with_their_checkpoints(run):
     checkpoints.close()
     assert checksums.steps_of(run) == [30, 40]
     assert {p.stem for p in (run / "checksums").iterdir()} == {"30", "40"}
+
+
+def test_a_full_disk_is_raised_and_not_logged_as_well(caplog):
+    """Orbax logs the traceback of what it raises too."""
+    log = logging.getLogger("absl")
+    log.error("commit failed", exc_info=OSError(errno.ENOSPC, "No space left on device"))
+    log.error("commit failed", exc_info=OSError(errno.EIO, "Input/output error"))
+    assert [str(record.exc_info[1]) for record in caplog.records] == ["[Errno 5] Input/output error"]
+
+
+def test_the_folder_named_is_that_of_the_first_who_met_the_full_disk(tmp_path):
+    def write() -> None:
+        with disk_full_explained(tmp_path), disk_full_explained(tmp_path / "checkpoints"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DiskFullError, match=f"^the disk of {tmp_path / 'checkpoints'} is full"):
+        write()
+
+
+def test_reports_to_a_closed_loop_are_dropped_and_nothing_else(monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    quiet_late_callbacks()
+    quiet_late_callbacks()
+    loop = asyncio.new_event_loop()
+    loop.close()
+    with pytest.raises(RuntimeError, match="Event loop is closed") as caught:
+        loop.call_soon_threadsafe(print)
+    here = caught.value.__traceback__
+    assert here is not None
+    from_python, from_cpp = (SimpleNamespace(exc_traceback=trace) for trace in (here, here.tb_next))
+    sys.unraisablehook(from_python)
+    sys.unraisablehook(from_cpp)
+    sys.unraisablehook(SimpleNamespace(exc_traceback=None))
+    assert shown == [from_python, SimpleNamespace(exc_traceback=None)]
