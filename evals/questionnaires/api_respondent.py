@@ -248,7 +248,7 @@ class ApiRespondent:
                 pause = min(2 * pause, self.longest_wait_s)
         raise RetriedError(f"no answer after {self.attempts} attempts; the last: {said}")
 
-    def _send(self, request: urllib.request.Request) -> Any:
+    def _send(self, request: urllib.request.Request) -> JsonObject:
         opener = urllib.request.build_opener(_Stay)
         with opener.open(request, timeout=self.timeout_s) as response:
             return json.loads(response.read())
@@ -267,7 +267,7 @@ class ApiRespondent:
 class _Stay(urllib.request.HTTPRedirectHandler):
     """Goes nowhere else: urllib would send the key along, to whatever host a server names."""
 
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, *_: object) -> None:
         return None
 
 
