@@ -32,7 +32,7 @@ LACKING = {
     "training.commands": 12,
     "training.data": 19,
     "training.planning": 14,
-    "training.plots": 9,
+    "training.plots": 8,
     "training.ppo": 7,
     "training.runtime": 38,
     "training.serving": 13,

@@ -133,7 +133,8 @@ def main(config: DemoConfig) -> JsonObject:
     console.print(f"report, for a browser: {report}", highlight=False)
     results["seconds"] = round(time.perf_counter() - started, 1)
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    drawn = [figures.comparison(results, folder / "comparison.png")]
+    labels = {name: row.title for name, row in ROWS.items()}
+    drawn = [figures.comparison(results, labels, folder / "comparison.png")]
     drawn += [path for name in SCHEMAS for path in sorted((folder / name / "plots").glob("*.png"))]
     console.print(f"{results['seconds']:.0f} s. Results: {folder / 'results.json'}; plots:")
     for path in drawn:

@@ -1,6 +1,6 @@
 """The figures of a run, and what every plot of the project shares."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jaxmoe.json_values import JsonObject
-
-# Colours that people with any colour vision tell apart (Okabe and Ito).
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8B6914")
+from training.plots.rows import BLUE, COLORS, SKY, VERMILION, row_styles
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
@@ -47,13 +45,13 @@ def loss_figure(metrics: Sequence[JsonObject], title: str) -> Figure:
     panels += (("grad_norm", "gradient norm"), ("lr", "learning rate"))
     for axis, (key, label) in zip(axes.flat, panels, strict=True):
         steps, values = series(metrics, key)
-        axis.plot(steps, values, color=COLOURS[5], linewidth=0.8, alpha=0.7)
+        axis.plot(steps, values, color=SKY, linewidth=0.8, alpha=0.7)
         if key != "lr":
-            axis.plot(steps, smoothed(values, max(1, len(values) // 50)), color=COLOURS[0], label="smoothed")
+            axis.plot(steps, smoothed(values, max(1, len(values) // 50)), color=BLUE, label="smoothed")
         if key == "loss":
             held_steps, held = series(metrics, "valid_loss")
             if len(held):
-                axis.plot(held_steps, held, "o-", color=COLOURS[1], markersize=3, label="held out")
+                axis.plot(held_steps, held, "o-", color=VERMILION, markersize=3, label="held out")
             axis.legend()
         axis.set(xlabel="step", ylabel=label)
     return figure
@@ -96,33 +94,39 @@ def routing_figure(records: Sequence[JsonObject], title: str) -> Figure:
     tasks = list(dict.fromkeys(row["task"] for record in records for row in record["rows"]))
     labels = {"cv": "CV of the shares", "entropy": "entropy / ln E", "dead": "dead experts a router"}
     for axis, (key, label) in zip(axes, labels.items(), strict=True):
-        for colour, task in zip(COLOURS, tasks, strict=False):
+        for color, task in zip(COLORS, tasks, strict=False):
             points = [
                 (record["step"], np.mean([row[key] for row in record["rows"] if row["task"] == task]))
                 for record in records
                 if any(row["task"] == task for row in record["rows"])
             ]
-            axis.plot(*zip(*points, strict=True), "o-", markersize=3, color=colour, label=task)
+            axis.plot(*zip(*points, strict=True), "o-", markersize=3, color=color, label=task)
         axis.set(xlabel="step", ylabel=label)
         axis.legend()
     return figure
 
 
-def comparison(results: JsonObject, path: Path) -> Path:
-    """Bars of the demo's comparison: facts kept and tasks learned by each model, with 95 % intervals."""
+def comparison(results: JsonObject, labels: Mapping[str, str], path: Path) -> Path:
+    """Bars of the demo's comparison: facts kept and tasks learned by each model, with 95 % intervals.
+
+    Args:
+      results: of the demo.
+      labels: the name of each row, by its key.
+      path: of the PNG file.
+    Returns: the path.
+    """
     rows = results["rows"]
     titles = [title for title in next(iter(rows.values())) if title != "by family"]
     figure = Figure(figsize=(8, 4), layout="constrained")
     axis = figure.subplots()
     width = 0.8 / len(rows)
+    styles = row_styles(labels)
     for number, (name, row) in enumerate(rows.items()):
         values = np.array([row[title]["value"] for title in titles])
         low, high = (np.array([row[title][end] for title in titles]) for end in ("low", "high"))
         at = np.arange(len(titles)) + (number - (len(rows) - 1) / 2) * width
         errors = np.maximum([values - low, high - values], 0.0)
-        axis.bar(
-            at, values, width, yerr=errors, label=name.replace("_", " "), color=COLOURS[number], capsize=3
-        )
+        axis.bar(at, values, width, yerr=errors, label=labels[name], color=styles[name].color, capsize=3)
     axis.set(ylabel="exact match", ylim=(0, 1.02), title="what was kept, what was learned")
     axis.set_xticks(np.arange(len(titles)), titles)
     figure.legend(loc="outside lower center", ncols=len(rows), frameon=False)

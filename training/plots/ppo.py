@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from jaxmoe.json_values import JsonObject
 from rl.feedback.rewards import VERDICTS
-from training.plots.figures import COLOURS, series, smoothed
+from training.plots.figures import series, smoothed
+from training.plots.rows import COLORS
 
 Records = Sequence[JsonObject]
 
@@ -27,11 +28,11 @@ def learning_figure(metrics: Records, title: str) -> Figure:
         (1, 2): (("sample_s", "grade_s", "learn_s"), "seconds a round"),
     }
     for place, (keys, label) in panels.items():
-        for colour, key in zip(COLOURS, keys, strict=False):
+        for color, key in zip(COLORS, keys, strict=False):
             steps, values = series(metrics, key)
             if len(values):
                 line = smoothed(values, max(1, len(values) // 20))
-                axes[place].plot(steps, line, color=colour, label=key.replace("_", " "))
+                axes[place].plot(steps, line, color=color, label=key.replace("_", " "))
         axes[place].set(xlabel="round", title=label)
         if axes[place].lines:
             axes[place].legend(fontsize="small")
@@ -40,11 +41,11 @@ def learning_figure(metrics: Records, title: str) -> Figure:
 
 def _held_out(axis: Axes, metrics: Records) -> None:
     names = {k for record in metrics for k in record if k.startswith("held_out_pass_at_1")}
-    for colour, name in zip(COLOURS, sorted(names), strict=False):
+    for color, name in zip(COLORS, sorted(names), strict=False):
         steps, values = series(metrics, name)
         _, errors = series(metrics, name.replace("pass_at_1", "standard_error"))
         label = name.removeprefix("held_out_pass_at_1").removeprefix("_") or "all"
-        axis.errorbar(steps, values, yerr=1.96 * errors, color=colour, marker="o", markersize=3, label=label)
+        axis.errorbar(steps, values, yerr=1.96 * errors, color=color, marker="o", markersize=3, label=label)
     axis.set(xlabel="round", title="held-out pass@1 (95 %)", ylim=(0, 1))
     if names:
         axis.legend(fontsize="small")
@@ -67,7 +68,7 @@ def _stack(axis: Axes, rounds: Records, keys: list[str], title: str) -> None:
     steps = np.asarray([record["step"] for record in rounds])
     shares = np.asarray([[record.get(key) or 0.0 for record in rounds] for key in keys])
     labels = [key.removeprefix("share_").replace("_", " ") for key in keys]
-    axis.stackplot(steps, shares, labels=labels, colors=COLOURS[: len(keys)], alpha=0.8)
+    axis.stackplot(steps, shares, labels=labels, colors=COLORS[: len(keys)], alpha=0.8)
     axis.set(xlabel="round", title=title)
     # beside the areas, which fill the whole panel; in the order in which they are stacked
     axis.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1), reverse=True)

@@ -7,13 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxmoe.json_values import JsonMapping, JsonObject
-from training.plots.figures import COLOURS
+from training.plots.rows import COLORS, PLAIN, REFERENCE, row_styles
 from training.studies.cells import StudySummary
 from training.studies.loramoe.summary import CONSTRAINED, KNOWLEDGE, OTHER
 from training.studies.page import Picture
 
 TITLES = {"completed": "facts completed", "asked": "facts asked", "tasks": "downstream tasks"}
-MARKERS = "osD^vPX*"
 PANELS = 4  # side by side
 
 
@@ -26,12 +25,9 @@ def _figure(panels: int, *, height: float = 3.6) -> tuple[Figure, list[Axes]]:
     return figure, list(axes)
 
 
-def _style(number: int) -> JsonObject:
-    return {
-        "color": COLOURS[number % len(COLOURS)],
-        "marker": MARKERS[number % len(MARKERS)],
-        "markersize": 4.5,
-    }
+def _styles(summary: StudySummary) -> dict[str, JsonObject]:
+    styles = row_styles({name: summary["labels"][name] for name in summary["rows"]})
+    return {name: {**style._asdict(), "markersize": 4.5} for name, style in styles.items()}
 
 
 def _legend(figure: Figure, axis: Axes, columns: int) -> None:
@@ -50,15 +46,16 @@ def _base(summary: StudySummary, measure: str) -> float | None:
 def volumes(summary: StudySummary) -> Picture:
     """Knowledge and tasks against the number of instruction samples."""
     figure, axes = _figure(3)
+    styles = _styles(summary)
     for axis, (measure, title) in zip(axes, TITLES.items(), strict=True):
-        for number, (name, row) in enumerate(summary["rows"].items()):
-            curve, style = row["curves"][measure], _style(number)
+        for name, row in summary["rows"].items():
+            curve, style = row["curves"][measure], styles[name]
             axis.plot(summary["volumes"], _percent(curve, "mean"), label=summary["labels"][name], **style)
             low, high = (np.clip(_percent(curve, end), 0, 100) for end in ("low", "high"))
             axis.fill_between(summary["volumes"], low, high, color=style["color"], alpha=0.12, linewidth=0)
         before = _base(summary, measure)
         if before is not None:
-            axis.axhline(before, color="#555", linestyle="--", linewidth=1, label="base")
+            axis.axhline(before, color=REFERENCE, linestyle="--", linewidth=1, label="base")
         axis.set(xscale="log", xlabel="instruction samples", title=title, ylim=(-3, 103))
     axes[0].set_ylabel("right, %")
     _legend(figure, axes[0], 4)
@@ -74,9 +71,10 @@ def frontier(summary: StudySummary) -> Picture:
     """Knowledge against downstream accuracy: the fair comparison."""
     figure, axes = _figure(2, height=4.4)
     figure.set_size_inches(10.4, 4.4)
+    styles = _styles(summary)
     for axis, measure in zip(axes, ("completed", "asked"), strict=True):
-        for number, (name, row) in enumerate(summary["rows"].items()):
-            style = _style(number)
+        for name, row in summary["rows"].items():
+            style = styles[name]
             for path in row["paths"]:
                 xs, ys = _along(path, measure)
                 axis.plot(xs, ys, color=style["color"], alpha=0.25, linewidth=0.8)
@@ -108,7 +106,7 @@ def rates(summary: StudySummary) -> Picture:
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
     for axis, name in zip(axes.flat, names, strict=False):
-        style = _style(list(summary["rows"]).index(name))
+        style = _styles(summary)[name]
         for entry in tried.get(name, ()):
             chosen = entry["rate"] == summary["rows"][name]["rate"]
             xs, ys = _along(entry["path"], "completed")
@@ -147,9 +145,16 @@ def routing(summary: StudySummary) -> Picture:
             below = [m - v for m, v in zip(means, _percent(scores, "low"), strict=True)]
             above = [v - m for m, v in zip(means, _percent(scores, "high"), strict=True)]
             axis.errorbar(
-                range(len(means)), means, yerr=[below, above], label=label, capsize=3, **_style(number)
+                range(len(means)),
+                means,
+                yerr=[below, above],
+                label=label,
+                capsize=3,
+                color=COLORS[number],
+                marker="os"[number],
+                markersize=4.5,
             )
-        axis.axhline(50, color="#555", linestyle="--", linewidth=1)
+        axis.axhline(50, color=REFERENCE, linestyle="--", linewidth=1)
         axis.set(title=summary["labels"][name], xlabel="layer", xticks=range(len(means)), ylim=(25, 75))
     axes[0].set_ylabel("first half's share, %")
     _legend(figure, axes[0], 2)
@@ -170,11 +175,14 @@ def sweep(summary: StudySummary) -> Picture:
     for axis, (measure, title) in zip(axes, TITLES.items(), strict=True):
         for place, name in enumerate(names):
             values = [100 * path[-1][measure] for path in rows[name]["paths"][:seeds]]
-            mean, colour = sum(values) / len(values), COLOURS[0] if name == CONSTRAINED else "#444"
-            axis.plot(values, [place] * len(values), ".", color=colour, alpha=0.45, markersize=5)
-            axis.plot(mean, place, "D", color=colour, markersize=5)
+            mean, color = (
+                sum(values) / len(values),
+                row_styles(summary["labels"])[name].color if name == CONSTRAINED else PLAIN,
+            )
+            axis.plot(values, [place] * len(values), ".", color=color, alpha=0.45, markersize=5)
+            axis.plot(mean, place, "D", color=color, markersize=5)
             if name == CONSTRAINED:
-                axis.axvline(mean, color=colour, linestyle="--", linewidth=1)
+                axis.axvline(mean, color=color, linestyle="--", linewidth=1)
         axis.set(title=title, xlabel="%", yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5))
         axis.set_yticklabels([summary["labels"][name] for name in names] if axis is axes[0] else [])
     return Picture(

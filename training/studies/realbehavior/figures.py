@@ -8,13 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from evals.faithfulness.verdicts import CRITERIA
-from training.plots.figures import COLOURS
+from training.plots.rows import EMPTY, GREEN, REFERENCE, RULE, VERMILION, RowStyle, row_styles
 from training.studies.page import Picture
 from training.studies.realbehavior.answers import JsonRecord
 from training.studies.realbehavior.summary import REINFORCED, VERDICTS, BehaviorSummary
 
-MARKERS = "osD^vPX*"
-FILLS = dict(zip(VERDICTS, ("#009E73", "#C9C9C4", "#D55E00"), strict=True))
+FILLS = dict(zip(VERDICTS, (GREEN, EMPTY, VERMILION), strict=True))
 
 
 def verdicts(summary: BehaviorSummary, labels: Mapping[str, str]) -> Picture:
@@ -43,7 +42,7 @@ def verdicts(summary: BehaviorSummary, labels: Mapping[str, str]) -> Picture:
     axis.set_yticks(np.arange(len(names)) + 0.5, [labels[name] for name in names])
     models = sum(name in summary["respondents"] for name in names)
     if 0 < models < len(names):
-        axis.axhline(models, color="#333", linewidth=1.2)
+        axis.axhline(models, color=RULE, linewidth=1.2)
     axis.set(xlim=(-0.1, len(CRITERIA) * (width + gap)), ylim=(len(names), -0.9))
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
@@ -76,7 +75,7 @@ def drift(summary: BehaviorSummary) -> Picture:
     apart = summary["between_bases"]
     figure = _along(summary, "drift", "mean |Δ|, SD of the base", None if apart is None else apart["drift"])
     for axis in figure.axes:
-        axis.axhline(summary["settings"]["drift"], color="#555", linestyle=":", linewidth=1.2)
+        axis.axhline(summary["settings"]["drift"], color=REFERENCE, linestyle=":", linewidth=1.2)
         axis.set_ylim(bottom=0)
     return Picture(
         "realbehavior_drift",
@@ -90,7 +89,7 @@ def dispersion(summary: BehaviorSummary) -> Picture:
     """How much described people are told apart, against the base, along training."""
     figure = _along(summary, "dispersion", "SD over people, ratio to the base", None)
     for axis in figure.axes:
-        axis.axhline(1.0, color="#555", linewidth=1.2)
+        axis.axhline(1.0, color=REFERENCE, linewidth=1.2)
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter("{x:g}")
@@ -106,7 +105,7 @@ def dispersion(summary: BehaviorSummary) -> Picture:
 def _along(summary: BehaviorSummary, what: str, label: str, dashed: float | None) -> Figure:
     """A panel of fine-tuning, and one of reinforcement learning where there is any; steps stand side by side,
     whatever lies between them."""
-    rows = summary["rows"]
+    rows, styles = summary["rows"], row_styles(summary["labels"])
     groups = [[n for n in rows if n != REINFORCED], [n for n in rows if n == REINFORCED]]
     titles = ("fine-tuning on instructions", "reinforcement learning from tests")
     units = ("instruction samples", "rounds")
@@ -118,24 +117,22 @@ def _along(summary: BehaviorSummary, what: str, label: str, dashed: float | None
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.3)
         for name in names:
-            number = list(rows).index(name)
-            _line(axis, rows[name], what, summary["labels"][name], number)
+            _line(axis, rows[name], what, summary["labels"][name], styles[name])
         steps = rows[names[0]]["steps"]
         axis.set_xticks(range(len(steps)), ["base", *(f"{step:,}" for step in steps[1:])])
         if dashed is not None and REINFORCED not in names:
-            axis.axhline(dashed, color="#555", linestyle="--", linewidth=1, label="another base")
+            axis.axhline(dashed, color=REFERENCE, linestyle="--", linewidth=1, label="another base")
         axis.set(title=title, xlabel=unit)
         axis.legend(frameon=False, fontsize=9)
     figure.axes[0].set_ylabel(label)
     return figure
 
 
-def _line(axis: Axes, row: JsonRecord, what: str, label: str, number: int) -> None:
-    color = COLOURS[number % len(COLOURS)]
+def _line(axis: Axes, row: JsonRecord, what: str, label: str, style: RowStyle) -> None:
+    color, marker = style
     for path in row["paths"][what] if row["runs"] > 1 else ():
         axis.plot(range(len(path)), _numbers(path), color=color, alpha=0.3, linewidth=0.8)
     mean, low, high = (_numbers([s[end] for s in row[what]]) for end in ("mean", "low", "high"))
-    marker = MARKERS[number % len(MARKERS)]
     axis.plot(range(len(mean)), mean, color=color, marker=marker, markersize=5, label=label)
     axis.fill_between(range(len(mean)), low, high, color=color, alpha=0.12, linewidth=0)
 
@@ -146,19 +143,19 @@ def _numbers(values: Sequence[float | None]) -> np.ndarray:
 
 def profile(summary: BehaviorSummary) -> Picture:
     """Shift of every scale at the end of training."""
-    rows = summary["rows"]
+    rows, styles = summary["rows"], row_styles(summary["labels"])
     scales = list(next(iter(rows.values()))["deltas"])
     figure = Figure(figsize=(7.6, 0.36 * len(scales) + 1.4), layout="constrained")
     axis = figure.subplots()
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.3)
-    axis.axvline(0, color="#555", linewidth=1.2)
+    axis.axvline(0, color=REFERENCE, linewidth=1.2)
     for number, (name, row) in enumerate(rows.items()):
         y = np.arange(len(scales)) + 0.22 * (number - (len(rows) - 1) / 2)
         mean, low, high = (
             _numbers([row["deltas"][s][end] for s in scales]) for end in ("mean", "low", "high")
         )
-        color, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        color, marker = styles[name]
         axis.hlines(y, low, high, color=color, linewidth=1.6)
         axis.plot(mean, y, marker, color=color, markersize=5.5, label=summary["labels"][name])
     names = [f"{s.partition('/')[2]}, {s.partition('/')[0].replace('_', '-')}" for s in scales]

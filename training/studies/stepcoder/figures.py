@@ -5,11 +5,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from training.plots.figures import COLOURS
+from training.plots.rows import COLORS, row_styles
 from training.studies.cells import StudySummary
 from training.studies.page import Picture
-
-MARKERS = "osD^vPX*"
 
 
 def _panels(rows: int, columns: int, *, height: float = 2.9) -> tuple[Figure, list[list[Axes]]]:
@@ -27,25 +25,22 @@ def _legend(figure: Figure, axis: Axes) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
 
 
-def _colour(summary: StudySummary, row: str) -> str:
-    return COLOURS[list(summary["labels"]).index(row) % len(COLOURS)]
-
-
 def curves(summary: StudySummary) -> Picture:
     """Held-out pass@1 over rounds: a line of panels a regime, a panel a difficulty."""
     regimes, kinds = summary["regimes"], summary["difficulties"]
     figure, axes = _panels(len(regimes), len(kinds))
+    styles = row_styles(summary["labels"])
     for line, (name, regime) in zip(axes, regimes.items(), strict=True):
         for axis, kind in zip(line, kinds, strict=True):
-            for number, (row, found) in enumerate(regime["rows"].items()):
+            for row, found in regime["rows"].items():
                 scores = found["curves"][kind]
                 mean = np.asarray([100 * s["mean"] for s in scores])
                 ends = [[s["mean"] if s[end] is None else s[end] for s in scores] for end in ("low", "high")]
                 low, high = np.clip(100 * np.asarray(ends), 0, 100)
-                colour, marker = _colour(summary, row), MARKERS[number % len(MARKERS)]
+                color, marker = styles[row]
                 label = summary["labels"][row]
-                axis.plot(found["measured"], mean, color=colour, marker=marker, markersize=4.5, label=label)
-                axis.fill_between(found["measured"], low, high, color=colour, alpha=0.1, linewidth=0)
+                axis.plot(found["measured"], mean, color=color, marker=marker, markersize=4.5, label=label)
+                axis.fill_between(found["measured"], low, high, color=color, alpha=0.1, linewidth=0)
             axis.set(title=f"{summary['regime_labels'][name]}: {kind}", xlabel="round", ylim=(-3, 103))
         line[0].set_ylabel("held-out pass@1, %")
     _legend(figure, axes[0][0])
@@ -73,7 +68,7 @@ def stages(summary: StudySummary) -> Picture | None:
         rounds = np.arange(1, len(next(iter(shares.values()))) + 1)
         stack = [100 * np.asarray(shares.get(name, [0.0] * len(rounds))) for name in names]
         labels = [f"stage {name}" + (" (whole task)" if name == "0" else "") for name in names]
-        axis.stackplot(rounds, *stack, labels=labels, colors=COLOURS[: len(names)], alpha=0.8)
+        axis.stackplot(rounds, *stack, labels=labels, colors=COLORS[: len(names)], alpha=0.8)
         title = f"{summary['labels'][row]}, {summary['regime_labels'][regime]}"
         axis.set(xlabel="round", ylim=(0, 100))
         axis.set_title(title, fontsize="medium")
@@ -92,6 +87,7 @@ def practice(summary: StudySummary) -> Picture:
     regimes = summary["regimes"]
     titles = {"pass_rate": "practice programs that pass, %", "masked_share": "tokens left out, %"}
     figure, axes = _panels(len(titles), len(regimes))
+    styles = row_styles(summary["labels"])
     for line, (key, title) in zip(axes, titles.items(), strict=True):
         for axis, (name, regime) in zip(line, regimes.items(), strict=True):
             for row, found in regime["rows"].items():
@@ -100,7 +96,7 @@ def practice(summary: StudySummary) -> Picture:
                     continue
                 rounds = np.arange(1, len(values) + 1)
                 label = summary["labels"][row]
-                axis.plot(rounds, values, color=_colour(summary, row), label=label, marker=".", markersize=3)
+                axis.plot(rounds, values, color=styles[row].color, label=label, marker=".", markersize=3)
             axis.set(title=summary["regime_labels"][name], xlabel="round")
             axis.set_ylim(bottom=0)
         line[0].set_ylabel(title)
