@@ -155,11 +155,11 @@ class _Run:
         request = -1
         if not is_stdin or index == 0:
             request = memory_file(self.request() + self.code)
-        if is_stdin and index == 0:
-            self.worker.start_program(request, self.flags, kernel)
         job = Job(kernel, self.time_s, limits.output_bytes, request, stdin, self.flags, calls=calls)
-        self.clock = time.monotonic()
         try:
+            if is_stdin and index == 0:
+                self.worker.start_program(request, self.flags, kernel)
+            self.clock = time.monotonic()  # what is made ready once is no time of a test
             outcome = self.worker.run(job, self.on_frame)
         finally:
             os.close(stdin)

@@ -151,14 +151,16 @@ class Server:
         os.execve(program.REQUEST_FD, job["argv"], {})
 
     def _become_program_server(self, limits: tuple[int, ...]) -> None:
-        isolation.limit_resources(self._isolated, limits, self._address_space)
         enter = isolation.last_step(self._isolated, limits)
+
+        def limit() -> None:
+            isolation.limit_resources(self._isolated, limits, self._address_space)
 
         def enter_alone() -> None:
             isolation.die_with_parent()
             enter()
 
-        program_server.serve(enter if self._isolated.layers["pid"] else enter_alone, _fork)
+        program_server.serve(limit, enter if self._isolated.layers["pid"] else enter_alone, _fork)
 
     def _stop(self, name: str) -> None:
         """Ends a service, whatever it is busy with, or a program's server with the program."""

@@ -1,9 +1,10 @@
 """A fork server of one program: made ready once, it forks a process for each test on standard input.
 
-What a program's tests have in common (reading, unmarshalling, connecting the flags) is done here once, and no
-statement of the program runs in this process, so that a test finds nothing of the tests before it. The next
-test's process is forked and enters the sandbox while the grader is busy with the last one's answer; then it
-waits for its descriptors on a socket of its own, which it closes. Standard library only.
+What a program's tests have in common (reading, unmarshalling, connecting the flags, importing well-known
+modules) is done here once, and no statement of the program runs in this process, so that a test finds nothing
+of the tests before it. The next test's process is forked and enters the sandbox while the grader is busy with
+the last one's answer; then it waits for its descriptors on a socket of its own, which it closes. Standard
+library only.
 """
 
 import gc
@@ -20,6 +21,7 @@ from rl.sandbox import program
 CONTROL_FD, JOBS_FD = 40, 41  # rl.sandbox.seccomp lets a process read messages from the latter alone
 _STARTED_FD, _START_FD = 42, 43  # a pipe: a process tells that it has its test
 FAILED_TO_ENTER = 97
+READY = b"ready"  # the first message: the program is loaded
 REPORT = struct.Struct("=idq")  # how a job ended: status, CPU seconds, bytes of resident memory at most
 _SENT_JOBS_FD = 6
 _DESCRIPTORS_SPACE = socket.CMSG_SPACE(4 * 4)
@@ -58,14 +60,17 @@ def _serve_until(event: int, pidfd: int, control: socket.socket) -> bool:
         return False
 
 
-def serve(enter: Callable[[], None], fork: Callable[[], int]) -> None:
+def serve(limit: Callable[[], None], enter: Callable[[], None], fork: Callable[[], int]) -> None:
     """Runs tests of one program until the grader closes its ends; never returns.
 
     Args:
+      limit: limits what this process and its children use; called when the program is loaded.
       enter: takes a child behind the layers that are put on by each program.
       fork: fork(2).
     """
     made = program.Program()
+    made.import_ahead()
+    limit()
     os.dup2(program.RESULT_FD, CONTROL_FD, inheritable=False)
     os.dup2(_SENT_JOBS_FD, JOBS_FD, inheritable=False)
     os.closerange(0, CONTROL_FD)
@@ -84,6 +89,7 @@ def serve(enter: Callable[[], None], fork: Callable[[], int]) -> None:
         return child
 
     child = next_test()
+    control.send(READY)
     while True:
         pidfd = os.pidfd_open(child)
         if not _serve_until(_STARTED_FD, pidfd, control):

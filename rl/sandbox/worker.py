@@ -33,6 +33,7 @@ from rl.sandbox import (
 )
 from rl.sandbox.isolation import IsolationPlan, KernelLimits, missing_layers
 from rl.sandbox.jobs import Frame, Job, Outcome, Then, Watch, WorkerDiedError
+from rl.sandbox.program_server import READY
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 _BOOT = (
@@ -281,6 +282,14 @@ class Worker:
         finally:
             its_control.close()
             its_jobs.close()
+        control.settimeout(_STARTED_S)
+        try:
+            ready = control.recv(len(READY))
+        except OSError as error:
+            raise WorkerDiedError from error
+        if ready != READY:
+            raise WorkerDiedError
+        control.settimeout(None)
 
     def end_program(self) -> None:
         """Ends the server of a program, if there is one."""

@@ -823,6 +823,26 @@ def test_tests_on_standard_input_share_what_is_made_ready(pool: Pool, monkeypatc
     assert len(started) == 1
 
 
+def test_tests_on_standard_input_find_slow_modules_imported(pool: Pool):
+    program = """
+    import sys
+    n, ready = int(input()), "numpy" in sys.modules and "fractions" in sys.modules
+    import numpy as np
+    def later():
+        from fractions import Fraction
+        return Fraction(2 * n, 1)
+    np.seen = getattr(np, "seen", 0) + 1
+    print(later() if ready and np.seen == 1 else [ready, np.seen])
+    """
+    assert pool.grade(STDIN, textwrap.dedent(program)).verdict == "pass"
+
+
+def test_what_is_made_ready_takes_no_time_of_a_test():
+    program = "import numpy, decimal, statistics, concurrent.futures\nprint(2 * int(input()))"
+    with Pool(1, Limits(time_s=0.1)) as pool:
+        assert pool.grade(STDIN, program).verdict == "pass"
+
+
 def descendants(root: int) -> list[int]:
     """The processes below a process."""
     parents = {}
