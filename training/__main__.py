@@ -32,11 +32,18 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 # What is wrong with the input, said in one line; anything else is our mistake and keeps its traceback.
 INPUT_ERRORS = (ValueError, OSError)
 EXIT_BAD_INPUT, EXIT_FAILED = 2, 1
-OUT_OF_MEMORY = (
-    "the device's memory does not suffice: raise step.accumulate, set step.remat=full, "
-    "step.precision=bfloat16 or base_dtype=bfloat16, lower data.batch_size, or spread the weights by "
-    "mesh.fsdp (--traceback shows where)"
+OUT_OF_MEMORY = "the device's memory does not suffice: {remedy} (--traceback shows where)"
+_SMALLER_STEPS = (
+    "raise step.accumulate, set step.remat=full or step.precision=bfloat16, lower data.batch_size, "
+    "or raise mesh.fsdp"
 )
+REMEDIES = {
+    "pretrain": _SMALLER_STEPS,
+    "sft": f"{_SMALLER_STEPS}; base_dtype=bfloat16 halves a frozen base",
+    "ppo": "raise ppo.accumulate, set forward.remat=full, forward.precision=bfloat16 or base_dtype=bfloat16, "
+    "lower rollout.prompts or rollout.samples, or raise mesh.fsdp",
+}
+OTHER_REMEDY = "set dtype=bfloat16 where the command has that key, or lower its batch size"
 # which extra of the package brings a library that not everyone needs
 EXTRAS = {"uvicorn": "serve", "starlette": "serve", "prometheus_client": "serve", "qwix": "quantized"}
 # of commands that read a config: its module and class
@@ -81,24 +88,25 @@ def with_keys(configs: dict[str, tuple[str, str]]) -> type[TyperCommand]:
     return WithKeys
 
 
-def guarded(run: Callable[[], object], traceback: bool) -> None:
+def guarded(run: Callable[[], object], traceback: bool, command: str) -> None:
     """Runs a command; bad input ends in one line and exit code 2.
 
     Args:
       traceback: let errors pass, so that Python shows where they arose.
+      command: its name; what helps against a lack of memory depends on it.
     """
     try:
         run()
     except Exception as error:
         if not is_loss(error):
-            _explain(error, traceback)
+            _explain(error, traceback, command)
             raise
         _say(LOST)
         sys.stderr.flush()
         os._exit(EXIT_FAILED)  # JAX would wait for the others at the end
 
 
-def _explain(error: Exception, traceback: bool) -> None:
+def _explain(error: Exception, traceback: bool, command: str) -> None:
     """Ends the program with one line where the error needs no more."""
     try:
         raise error
@@ -121,7 +129,7 @@ def _explain(error: Exception, traceback: bool) -> None:
         diverged = type(error).__name__ == "DivergedError"
         if traceback or not (diverged or "RESOURCE_EXHAUSTED" in str(error)):
             raise
-        said = str(error) if diverged else OUT_OF_MEMORY
+        said = str(error) if diverged else OUT_OF_MEMORY.format(remedy=REMEDIES.get(command, OTHER_REMEDY))
         _say(f"stopped: {said}")
         sys.exit(EXIT_FAILED)
 
@@ -152,7 +160,7 @@ def register_config(name: str, module: str, declared: tuple[str, str]) -> None:
             schema = getattr(import_module(declared[0]), declared[1])
             return import_module(module).main(load(schema, config, overrides or ()))
 
-        guarded(load_and_run, traceback)
+        guarded(load_and_run, traceback, name)
 
     app.command(name, help=summary(module), cls=with_keys({name: declared}))(run)
 
@@ -163,7 +171,7 @@ def register_command(name: str, module: str) -> None:
 
     @functools.wraps(loaded.command)
     def run(**arguments: Any) -> None:  # whatever the command declares
-        guarded(lambda: loaded.command(**arguments), bool(arguments.get("traceback")))
+        guarded(lambda: loaded.command(**arguments), bool(arguments.get("traceback")), name)
 
     configs: dict[str, tuple[str, str]] = getattr(loaded, "CONFIGS", {})
     app.command(name, help=summary(module), cls=with_keys(configs))(run)

@@ -285,7 +285,7 @@ def problem(name: str) -> str:
 def note(name: str) -> str:
     """What a page says of a stale result; empty for one that is not."""
     reason = record().get(name, {}).get("stale", "")
-    return f"*Not run with today's code: {reason}.*" if reason else ""
+    return f"*Not measured with the current code: {reason}.*" if reason else ""
 
 
 def notes(pattern: str) -> str:

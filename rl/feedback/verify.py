@@ -1,4 +1,4 @@
-"""python -m rl.feedback.verify FOLDER: runs every canonical solution of a problem set."""
+"""python -m rl.feedback.verify PATH: runs every canonical solution of a problem set."""
 
 import argparse
 import logging

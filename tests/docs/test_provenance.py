@@ -105,5 +105,5 @@ def test_pages_say_what_is_stale(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     record = tmp_path / "provenance.json"
     record.write_text(json.dumps({"demo.json": {"hash": "", "stale": "the data changed"}}))
     monkeypatch.setitem(PROVENANCE["note"].__globals__, "RECORD", record)
-    assert PROVENANCE["notes"]("demo.json") == "*Not run with today's code: the data changed.*"
+    assert PROVENANCE["notes"]("demo.json") == "*Not measured with the current code: the data changed.*"
     assert PROVENANCE["notes"]("speed*.json") == ""
