@@ -8,7 +8,8 @@ from jaxmoe.named_models import NAMED_MODELS, named_model
 from jaxmoe.weights.gguf_folder import gguf_folder
 
 # one download serves every use: weights, tokenizer, chat template, generation config
-HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+SMALL_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
+HUB_FILES = (*SMALL_FILES, "*.safetensors")
 
 
 def is_gguf(base: str | Path) -> bool:
@@ -27,7 +28,7 @@ def local_folder(base_dir: str | Path, revision: str | None = None) -> Path:
     """The checkpoint folder that a base's name stands for, fetched once where it is not here.
 
     Args:
-      base_dir: a folder, a GGUF file, a named model or a hub id (owner/name).
+      base_dir: a folder, a GGUF file, a named model or a hub id (owner/name, or owner/name@revision).
       revision: commit, branch or tag on the hub; the main branch if not given.
     Returns: a folder with config.json and tokenizer; of a GGUF file it notes where the weights are; of the
       hub it is named by its commit.
@@ -49,26 +50,52 @@ def local_folder(base_dir: str | Path, revision: str | None = None) -> Path:
 
 
 def is_hub_id(name: str | Path) -> bool:
-    """Whether a name has the form of a hub id, owner/name."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)) is not None
+    """Whether a name has the form of a hub id, owner/name or owner/name@revision."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", str(name)) is not None
 
 
-def hub_folder(hub_id: str, revision: str | None = None) -> Path:
+def pinned(name: str, before: str | None = None, *, weights: bool = True) -> str:
+    """A name that stands for the same bytes from now on: of a hub id, owner/name@commit.
+
+    Args:
+      name: as `local_folder` takes it.
+      before: what the name was pinned to; it stays so, unless the name has a revision of its own.
+      weights: whether they are wanted too, and fetched.
+    Returns: the name with its commit; of a folder, GGUF file or named model the name as it is.
+    Raises: ValueError, in one line, if the repository cannot be fetched.
+
+    >>> pinned("smollm2-135m-instruct")
+    'smollm2-135m-instruct'
+    """
+    if Path(name).exists() or is_gguf(name) or not is_hub_id(name):
+        return name
+    if before is not None and before.partition("@")[0] == name:
+        return before
+    return f"{name.partition('@')[0]}@{hub_folder(name, weights=weights).name}"
+
+
+def hub_folder(hub_id: str, revision: str | None = None, *, weights: bool = True) -> Path:
     """A repository on the hub as a folder, fetched once; it is named by its commit.
 
     Args:
-      hub_id: owner/name.
+      hub_id: owner/name or owner/name@revision.
       revision: commit, branch or tag; the main branch if not given.
-    Raises: ValueError, in one line, if it cannot be fetched.
+      weights: fetch them too; a tokenizer needs none.
+    Raises: ValueError, in one line, if it cannot be fetched, or two revisions are given.
     """
     from huggingface_hub import snapshot_download
 
+    given = hub_id
+    hub_id, _, named = hub_id.partition("@")
+    if named and revision not in (None, named):
+        raise ValueError(f"{hub_id}@{named} names a revision; got {revision!r} besides")
+    revision, patterns = named or revision, HUB_FILES if weights else SMALL_FILES
     try:
-        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(HUB_FILES)))
-        if not list(folder.glob("*.safetensors*")):
+        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(patterns)))
+        if weights and not list(folder.glob("*.safetensors*")):
             patterns = [*HUB_FILES, "*.bin"]  # of the same commit: a branch may have moved on in between
             folder = Path(snapshot_download(hub_id, revision=folder.name, allow_patterns=patterns))
     except Exception as error:  # the hub's client raises many kinds
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ValueError(f"there is no folder {hub_id}, and as a hub id: {reason}") from error
+        raise ValueError(f"there is no folder {given}, and as a hub id: {reason}") from error
     return folder

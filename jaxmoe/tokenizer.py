@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from jaxmoe.base_folder import is_gguf, local_folder
+from jaxmoe.base_folder import hub_folder, is_gguf, is_hub_id, local_folder
 from jaxmoe.json_values import JsonMapping
 from jaxmoe.text.answer_spans import answer_spans
 from jaxmoe.text.chat_template import Messages, Tools, chat_template
@@ -111,7 +111,9 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
     if is_gguf(path):
         path = local_folder(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        hub = is_hub_id(path) and not Path(path).exists()
+        folder = hub_folder(str(path), weights=False) if hub else path  # all files of one commit
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and others here
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(

@@ -29,6 +29,7 @@ from training.runtime import checkpoint, distributed
 from training.runtime import config as configs
 from training.runtime.atomic import write_whole
 from training.runtime.distributed import DistributedConfig, MeshConfig
+from training.runtime.pinned import pin
 from training.suites.behavior import BehaviorConfig, behavior
 from training.suites.coding import CodingConfig, coding
 from training.suites.evaluation import ItemSet, Loaded, SuiteRun
@@ -96,6 +97,7 @@ class EvalConfig:
 def main(config: EvalConfig) -> JsonObject:
     """Runs one evaluation; returns what results.json holds."""
     distributed.start(config.distributed)
+    config = pin(config)  # what is written down with the results is what was measured
     folder = Path(config.output)
     _check_folder(folder, config.overwrite)
     # whatever is missing is said before a model is loaded

@@ -5,6 +5,7 @@ curriculum=none mask=response is plain PPO; cccs and fgo add StepCoder's two par
 """
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxmoe.language_model import LanguageModel
@@ -25,6 +26,7 @@ from training.runtime import distributed, run_folder
 from training.runtime.checkpoint import CheckpointConfig, Checkpoints
 from training.runtime.metrics import Recorder, WatchConfig
 from training.runtime.model import TrainableModel, make_model, report
+from training.runtime.pinned import pin
 from training.runtime.run_folder import Finished, RunFolder
 from training.supervised.finish import FORMATS, finish
 
@@ -42,6 +44,7 @@ def main(config: PPORunConfig) -> Finished:
       round is not finite.
     """
     distributed.start(config.distributed)
+    config = pin(config, Path(config.output))
     mesh = config.mesh.make()
     tokenizer = load_tokenizer(config.base)
     rollout = resolved(config.rollout, tokenizer)

@@ -1,6 +1,9 @@
 """Fine-tuning on instructions: routed LoRA experts, plain LoRA or every weight, from one code path."""
 
+from pathlib import Path
+
 from training.runtime import distributed, run_folder
+from training.runtime.pinned import pin
 from training.runtime.run_folder import Finished
 from training.supervised.config import SftConfig
 from training.supervised.finish import FORMATS, finish
@@ -10,6 +13,7 @@ from training.supervised.train import train
 def main(config: SftConfig) -> Finished:
     """Runs one fine-tuning config to its end, or until it is stopped."""
     distributed.start(config.distributed)
+    config = pin(config, Path(config.output))
     with run_folder.open_run("sft", config) as run:
         done, tokenizer = train(
             run,
