@@ -1,19 +1,31 @@
-"""python -m evals.administer: ask a respondent every question of a design, once, into a long table."""
+"""python -m evals.administer: ask a respondent every question of a design, once, into a long table.
+
+Local models, models behind a server and simulated respondents do the same: questionnaires, behavioral tasks,
+scripted dialogues, verdicts and the report.
+"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
+import pandas as pd
 import typer
 from rich.console import Console
 from rich.progress import Progress as RichProgress
 
-from evals.questionnaires import wording
+from evals.faithfulness.report import write_report
+from evals.faithfulness.study import FaithfulnessStudy
+from evals.questionnaires import behaviors, dialogues, wording
 from evals.questionnaires.administration import administer
-from evals.questionnaires.api_respondent import ApiRespondent
+from evals.questionnaires.api_scoring import Route
+from evals.questionnaires.api_server import Answers, ServerConfig
 from evals.questionnaires.design import Design, battery
 from evals.questionnaires.instrument import load_instrument
+from evals.questionnaires.judge import JudgedRespondent
 from evals.questionnaires.null_respondents import simulated_respondent
-from evals.questionnaires.respondent import Respondent
+from evals.questionnaires.respondent import Respondent, settings_of
+
+# what a line in a dialogue needs
+LINE_TOKENS = 60
 
 # a traceback shows no local variables: one of them may be a server's key
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
@@ -27,7 +39,13 @@ def main(
         str, typer.Option(help="a model folder or hub id, http(s)://.../v1, or null:NAME")
     ] = "null:faithful",
     model: Annotated[str, typer.Option(help="name of the model on the server")] = "",
-    answers: Annotated[str, typer.Option(help="label, words (log-probabilities) or written")] = "label",
+    name: Annotated[
+        str, typer.Option(help="of the respondent in tables; what it is called if left out")
+    ] = "",
+    answers: Annotated[
+        str, typer.Option(help="label or words (log-probabilities), or written; servers: written if left out")
+    ] = "",
+    route: Annotated[str, typer.Option(help="of a server's log-probabilities: chat or completions")] = "chat",
     calibrated: Annotated[bool, typer.Option(help="divide by the options' bare probability")] = False,
     form: Annotated[str, typer.Option(help="of a local model: text, instruction or chat")] = "text",
     template: Annotated[list[str] | None, typer.Option(help="templates; all if left out")] = None,
@@ -36,10 +54,32 @@ def main(
     personas: Annotated[str, typer.Option(help="none, people, a number composed, or a JSON file")] = "none",
     seeds: Annotated[int, typer.Option(help="repetitions with other seeds")] = 1,
     items_per_prompt: Annotated[int, typer.Option(help="statements listed in each prompt")] = 1,
+    task: Annotated[
+        list[str] | None, typer.Option(help="families of behavioral tasks, as conduct; repeat the option")
+    ] = None,
+    task_count: Annotated[int, typer.Option(help="scenarios of each family")] = 6,
+    write_dialogues: Annotated[
+        bool, typer.Option("--dialogues", help="also replies in scripted dialogues, rated by rules")
+    ] = False,
+    report: Annotated[bool, typer.Option("--report", help="verdicts and report in the folder")] = False,
     temperature: Annotated[float, typer.Option(help="of written answers")] = 1.0,
-    cost_ceiling: Annotated[float | None, typer.Option(help="most to spend on a server")] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="of a written answer, thoughts included; reasoning models need thousands")
+    ] = 16,
+    tokens_name: Annotated[
+        str, typer.Option(help="max_tokens, or max_completion_tokens where the server wants that")
+    ] = "max_tokens",
+    key_variable: Annotated[str, typer.Option(help="environment variable with the key")] = "OPENAI_API_KEY",
+    concurrency: Annotated[int, typer.Option(help="requests side by side")] = 8,
+    cost_ceiling: Annotated[
+        float | None, typer.Option(help="most to spend on a server for this folder, over all sessions")
+    ] = None,
     prompt_price: Annotated[float, typer.Option(help="of a million tokens")] = 0.0,
     completion_price: Annotated[float, typer.Option(help="of a million tokens")] = 0.0,
+    judge: Annotated[
+        str, typer.Option(help="http(s)://.../v1 of a model that reads what rules cannot; none if left out")
+    ] = "",
+    judge_model: Annotated[str, typer.Option(help="its name there")] = "",
 ) -> None:
     """Asks a respondent every question of a crossed design, into FOLDER/responses.parquet."""
     try:
@@ -51,29 +91,56 @@ def main(
             tuple(range(seeds)),
             items_per_prompt,
         )
-        batteries = [battery(load_instrument(name)) for name in instrument]
+        instruments = [load_instrument(one) for one in instrument]
+        batteries = [battery(one) for one in instruments]
+        if task:
+            batteries.append(behaviors.battery(task, task_count))
+        writer: dialogues.Writer | None = None
         if respondent.startswith("null:"):
             who: Respondent = simulated_respondent(respondent.removeprefix("null:"))
         elif respondent.startswith(("http://", "https://")):
-            who = ApiRespondent(
+            server = ServerConfig(
                 respondent,
                 model,
-                temperature,
-                cost_ceiling=cost_ceiling,
-                prompt_price=prompt_price,
-                completion_price=completion_price,
+                _one_of("route", route, Route),
+                key_variable,
+                max_new_tokens,
+                tokens_name,
+                concurrency,
+                cost_ceiling,
+                prompt_price,
+                completion_price,
             )
+            if calibrated:
+                raise ValueError("calibrated needs a local model; leave it out for a server")
+            who = server.respondent(_one_of("answers", answers or "written", Answers), name, temperature)
+            writer = server.client(name, temperature, LINE_TOKENS)
         else:
-            who = _local(respondent, form, answers, calibrated, temperature)
+            how = _one_of("answers", answers or "label", Answers)
+            who, writer = _local(
+                respondent, name or respondent, form, how, calibrated, temperature, max_new_tokens
+            )
+        if write_dialogues and writer is None:
+            raise ValueError(f"{who.name} does not write; leave --dialogues out")
+        if judge:
+            who = JudgedRespondent(who, ServerConfig(judge, judge_model).client("", 0.0))
         with RichProgress(console=Console(markup=False, emoji=False, stderr=True)) as shown:
-            task = shown.add_task("answers", total=None)
+            bar = shown.add_task("answers", total=None)
             table = administer(
                 who,
                 batteries,
                 design,
                 folder,
-                progress=lambda done, total: shown.update(task, completed=done, total=total),
+                progress=lambda done, total: shown.update(bar, completed=done, total=total),
             )
+        replies: dict[str, pd.DataFrame] = {}
+        if write_dialogues and writer is not None:
+            replies[who.name] = dialogues.kept(writer, design.personas, folder)
+        if report:
+            card = {"asked by": answers or "default", **settings_of(who)}
+            study = FaithfulnessStudy(instruments, batteries, design)
+            page = write_report(study.report({who.name: table}, card, replies=replies), folder)
+            typer.echo(f"report: {page}")
     except ValueError as error:
         Console(markup=False, emoji=False, stderr=True).print(
             f"error: {error}", style="red", markup=False, soft_wrap=True
@@ -82,12 +149,26 @@ def main(
     refused = (table["refusal"] != "").mean()
     typer.echo(
         f"{len(table)} answers of {who.name} in {folder / 'responses.parquet'}, {refused:.1%} unreadable"
+        + _judged(table)
     )
 
 
-def _local(source: str, form: str, answers: str, calibrated: bool, temperature: float) -> Respondent:
-    if answers not in ("label", "words", "written"):
-        raise ValueError(f"answers must be label, words or written; got {answers!r}")
+def _one_of(what: str, value: str, kind: object) -> Any:
+    """The value, once it is known to be one of a Literal's."""
+    known = get_args(kind)
+    if value not in known:
+        raise ValueError(f"{what} must be one of {', '.join(known)}; got {value!r}")
+    return value
+
+
+def _judged(table: pd.DataFrame) -> str:
+    by_judge = table.loc[table["read_by"] != "", "read_by"]
+    return f"; {len(by_judge)} read by {by_judge.iloc[0]}" if len(by_judge) else ""
+
+
+def _local(
+    source: str, name: str, form: str, answers: str, calibrated: bool, temperature: float, max_new_tokens: int
+) -> tuple[Respondent, dialogues.Writer]:
     # jax only where there is a model
     import jaxmoe
     from evals.models.local_model import LocalModel
@@ -95,10 +176,12 @@ def _local(source: str, form: str, answers: str, calibrated: bool, temperature: 
     from jaxmoe.tokenizer import load_tokenizer
 
     text_model = LocalModel(jaxmoe.load(source), load_tokenizer(source), form)  # type: ignore[arg-type]
+    most = max(max_new_tokens, LINE_TOKENS)
+    writer = WritingRespondent(text_model, name, temperature, max_new_tokens=most)
     if answers == "written":
-        return WritingRespondent(text_model, source, temperature)
+        return WritingRespondent(text_model, name, temperature, max_new_tokens=max_new_tokens), writer
     length = "tokens" if answers == "words" else "none"
-    return ScoringRespondent(text_model, source, answers, length, calibrated)  # type: ignore[arg-type]
+    return ScoringRespondent(text_model, name, answers, length, calibrated), writer  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     FOLDER/answers.jsonl      every answer as it came, a line each; a killed administration resumes from it
     FOLDER/design.json        who is asked what; another design in the same folder is refused
     FOLDER/responses.parquet  the long table, when all is answered
+    FOLDER/usage.json         what a server was paid for all of it, over all sessions
 
 Not covered: what is asked (administration), who answers (respondent), what it means (faithfulness).
 """
@@ -14,14 +15,14 @@ import os
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TextIO, TypedDict
+from typing import NotRequired, TextIO, TypedDict
 
 import pandas as pd
 
 from evals.models.text_model import Progress
 from evals.questionnaires.design import KEY, Battery, Design, battery, questions
 from evals.questionnaires.instrument import Instrument
-from evals.questionnaires.respondent import ERROR, Answer, Question, Respondent
+from evals.questionnaires.respondent import ERROR, Answer, Paid, Question, Respondent, settings_of
 
 COLUMNS = (
     "model",
@@ -33,6 +34,7 @@ COLUMNS = (
     "refusal",
     "text",
     "probabilities",
+    "read_by",
 )
 # columns with the traits of the personas: what scores are held against
 DESCRIBED = "described_"
@@ -86,6 +88,9 @@ def administer(
             "keep one, or let answers be sampled"
         )
     total = sum(design.size(asked) for asked in batteries)
+    if folder is not None and isinstance(respondent, Paid):
+        folder.mkdir(parents=True, exist_ok=True)
+        respondent.account(folder / "usage.json")
     answers = _Answers(folder, _fingerprint(respondent, batteries, design), respondent.name)
     with answers:
         pending = (
@@ -131,7 +136,13 @@ def _fingerprint(respondent: Respondent, batteries: Sequence[Battery], design: D
     ]
     digest = hashlib.sha256(json.dumps(wording).encode()).hexdigest()[:16]
     names = [asked.name for asked in batteries]
-    return {"model": respondent.name, "instruments": names, **design.describe(), "wording": digest}
+    return {
+        "model": respondent.name,
+        **settings_of(respondent),
+        "instruments": names,
+        **design.describe(),
+        "wording": digest,
+    }
 
 
 class AnswerRow(TypedDict):
@@ -145,6 +156,7 @@ class AnswerRow(TypedDict):
     refusal: str
     text: str
     probabilities: list[float]
+    read_by: NotRequired[str]
 
 
 class _Answers:
@@ -199,6 +211,7 @@ class _Answers:
             # a reply may hold half a character, which no file of text can
             "text": answer.text.encode("utf-8", "replace").decode("utf-8"),
             "probabilities": list(answer.probabilities),
+            "read_by": answer.read_by,
         }
         if self._journal is not None:
             # one write a line: a kill loses at most the answer that was on its way
@@ -208,7 +221,9 @@ class _Answers:
 
 
 def _refuse_other(old: dict[str, object], new: dict[str, object], folder: Path) -> None:
-    for name, value in new.items():
+    # an older record lacks what was not written down then; what only the older one has differs too
+    for name in [*new, *(name for name in old if name not in new)]:
+        value = new.get(name)
         if old.get(name) != value:
             raise ValueError(
                 f"{folder} holds another administration: {name} is {old.get(name)!r} there, {value!r} here; "
@@ -220,4 +235,6 @@ def long_table(model: str, rows: Iterable[AnswerRow]) -> pd.DataFrame:
     """The answers as a frame with COLUMNS."""
     kept = [dict(zip(KEY, row["key"], strict=True)) | dict(row) for row in rows]
     frame = pd.DataFrame(kept, columns=pd.Index(COLUMNS)).assign(model=model)
+    # answers of before there were judges
+    frame["read_by"] = frame["read_by"].fillna("").astype(str)
     return frame.astype({"response": "float64", "expected": "float64", "position": "int64"})

@@ -6,12 +6,15 @@ are the same for every model, which a judge is not.
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 
+from evals.questionnaires.answer_text import without_thoughts
 from evals.questionnaires.behaviors import data
+from evals.questionnaires.respondent import Paid
 from evals.questionnaires.wording import Persona
 
 
@@ -61,7 +64,10 @@ def hold(
         for construct, scripts in data()["dialogues"].items()
         for number, script in enumerate(scripts)
     ]
-    texts = writer.write([_prompt(persona, script) for persona, _, _, script in asked], seed)
+    texts = [
+        without_thoughts(text)
+        for text in writer.write([_prompt(persona, script) for persona, _, _, script in asked], seed)
+    ]
     replies = [
         Reply(
             persona.name,
@@ -74,6 +80,26 @@ def hold(
         for (persona, construct, number, script), text in zip(asked, texts, strict=True)
     ]
     return pd.DataFrame(replies, columns=pd.Index(Reply._fields))
+
+
+def kept(writer: Writer, personas: Sequence[Persona], folder: Path, *, seed: int = 0) -> pd.DataFrame:
+    """As `hold`, once: what an earlier session wrote is not written again.
+
+    Args:
+      writer, personas, seed: as those of `hold`.
+      folder: where the replies are kept, in replies.parquet.
+    Returns: a row a reply, with the fields of Reply.
+    """
+    path = folder / "replies.parquet"
+    if path.is_file():
+        return pd.read_parquet(path)
+    if isinstance(writer, Paid):
+        writer.account(folder / "usage.json")
+    replies = hold(writer, personas, seed=seed)
+    part = folder / "replies.parquet.part"
+    replies.to_parquet(part, index=False)
+    part.replace(path)
+    return replies
 
 
 def _prompt(persona: Persona, script: str) -> str:

@@ -47,6 +47,21 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
+def continuation(question: Question, place: int, scored: Scored) -> str:
+    """What follows the prompt where an option is taken.
+
+    Args:
+      question: as asked.
+      place: of the option, as shown.
+      scored: its label, or its words.
+    Returns: the text, with a blank before it where one belongs.
+    """
+    choice = question.choices[place]
+    text = choice.label if scored == "label" else choice.words
+    # a blank belongs to the answer, as tokenizers have it; none after a bracket or a blank
+    return text if question.prompt[-1:] in "[( \n" else f" {text}"
+
+
 @dataclass(frozen=True)
 class ScoringRespondent:
     """Answers by how probable each option is.
@@ -77,6 +92,17 @@ class ScoringRespondent:
                 raise ValueError(f"{what} must be one of {', '.join(known)}; got {value!r}")
 
     @property
+    def settings(self) -> dict[str, object]:
+        """What answers depend on."""
+        return {
+            "mode": f"log-probabilities of {self.scored}",
+            "length": self.length,
+            "calibrated": self.calibrated,
+            "choose": self.choose,
+            "form": getattr(self.model, "form", None),
+        }
+
+    @property
     def repeats_itself(self) -> bool:
         """Only draws depend on the seed."""
         return self.choose == "most_probable"
@@ -84,7 +110,9 @@ class ScoringRespondent:
     def probabilities(self, questions: Sequence[Question]) -> list[np.ndarray]:
         """The options' probabilities of each question, as shown."""
         rows = [
-            (q.prompt, self._continuation(q, place)) for q in questions for place in range(len(q.choices))
+            (q.prompt, continuation(q, place, self.scored))
+            for q in questions
+            for place in range(len(q.choices))
         ]
         heads = [(q.head, len(q.choices)) for q in questions for _ in q.choices]
         sums, tokens = self._logprobs(rows, heads)
@@ -113,12 +141,6 @@ class ScoringRespondent:
                 position = min(int((probabilities.cumsum() <= draw).sum()), len(probabilities) - 1)
             yield number, from_probabilities(question, probabilities.tolist(), position)
 
-    def _continuation(self, question: Question, place: int) -> str:
-        choice = question.choices[place]
-        text = choice.label if self.scored == "label" else choice.words
-        # a blank belongs to the answer, as tokenizers have it; none after a bracket or a blank
-        return text if question.prompt[-1:] in "[( \n" else f" {text}"
-
     def _context(self, question: Question) -> tuple[str, str]:
         return question.head, question.template.tail
 
@@ -128,7 +150,9 @@ class ScoringRespondent:
         for question in questions:
             first.setdefault(self._context(question), question)
         asked = [replace(q, text=nothing) for q in first.values() for nothing in NOTHING_ASKED]
-        rows = [(q.prompt, self._continuation(q, place)) for q in asked for place in range(len(q.choices))]
+        rows = [
+            (q.prompt, continuation(q, place, self.scored)) for q in asked for place in range(len(q.choices))
+        ]
         sums, tokens = self._logprobs(rows, [q.head for q in asked for _ in q.choices])
         characters = np.array([len(text.strip()) for _, text in rows], float)
         scores = logits(sums, tokens, characters, self.length, None)
@@ -169,6 +193,17 @@ class WritingRespondent:
     temperature: float = 1.0
     top_p: float = 1.0
     max_new_tokens: int = 16
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What answers depend on."""
+        return {
+            "mode": "written",
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_new_tokens": self.max_new_tokens,
+            "form": getattr(self.model, "form", None),
+        }
 
     @property
     def repeats_itself(self) -> bool:

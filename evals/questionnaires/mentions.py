@@ -67,7 +67,13 @@ class Mention(NamedTuple):
 
 
 def mentions(choices: Sequence[Choice], said: str) -> list[Mention]:
-    """All mentions in their order; a label with its own words is one."""
+    """All options that a text names, meant or not.
+
+    Args:
+      choices: as shown.
+      said: of `answer_text.plain`.
+    Returns: mentions in their order; a label with its own words is one.
+    """
     found, hidden = _word_mentions(choices, said)
     hidden = re.sub(r"\b[nN]/[aA]\b", lambda m: " " * len(m.group()), hidden)
     if all(choice.label.isdigit() for choice in choices):

@@ -170,7 +170,13 @@ def parse(question: Question, text: str) -> Answer:
 
 
 def named(choices: Sequence[Choice], said: str) -> int | None:
-    """The place of the option that a plain text names, or None."""
+    """The option that a text means.
+
+    Args:
+      choices: as shown.
+      said: of `answer_text.plain`.
+    Returns: its place; None where none is meant, or several are.
+    """
     if _CUT_OFF.search(said):
         return None
     said = _without_listing(choices, said)

@@ -8,7 +8,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from evals.questionnaires.wording import NOBODY, Choice, Persona, Template
 
@@ -92,6 +93,7 @@ class Answer(NamedTuple):
       text: what was written, or why it failed.
       probabilities: of the options as shown, if known; () otherwise.
       expected: Σ p·value, NaN where unknown.
+      read_by: the judge who read the text, where rules did not; empty otherwise.
     """
 
     value: float
@@ -100,6 +102,7 @@ class Answer(NamedTuple):
     text: str = ""
     probabilities: tuple[float, ...] = ()
     expected: float = math.nan
+    read_by: str = ""
 
 
 class Respondent(Protocol):
@@ -121,8 +124,29 @@ class Respondent(Protocol):
         ...
 
 
+@runtime_checkable
+class Paid(Protocol):
+    """A respondent that costs money."""
+
+    def account(self, path: Path) -> None:
+        """Counts what earlier sessions spent, and goes on in the same file."""
+        ...
+
+
+def settings_of(respondent: Respondent) -> dict[str, object]:
+    """What its answers depend on besides its name, where it tells: address, temperature, how it is asked."""
+    return dict(getattr(respondent, "settings", {}))
+
+
 def chosen(question: Question, position: int, text: str = "") -> Answer:
-    """The answer that takes the option at a place."""
+    """The answer that takes an option.
+
+    Args:
+      question: as asked.
+      position: place of the option, as shown.
+      text: what was written, if anything.
+    Returns: the answer.
+    """
     return Answer(question.choices[position].value, position, "", text)
 
 
@@ -134,5 +158,11 @@ def from_probabilities(question: Question, probabilities: Sequence[float], posit
 
 
 def no_answer(code: str, text: str = "") -> Answer:
-    """No value, for a reason."""
+    """No value, for a reason.
+
+    Args:
+      code: refused, unreadable, empty or error.
+      text: what was written, or why it failed.
+    Returns: the answer.
+    """
     return Answer(math.nan, -1, code, text)

@@ -10,7 +10,7 @@ With `against`, the items are compared one by one with those of another evaluati
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -32,7 +32,7 @@ from training.runtime.distributed import DistributedConfig, MeshConfig
 from training.runtime.pinned import pin
 from training.suites.behavior import BehaviorConfig, behavior
 from training.suites.coding import CodingConfig, coding
-from training.suites.evaluation import ItemSet, Loaded, SuiteRun
+from training.suites.evaluation import ItemSet, Loaded
 from training.suites.knowledge import KnowledgeConfig, knowledge
 
 Suite = Literal["knowledge", "coding", "behavior"]
@@ -85,8 +85,15 @@ class EvalConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
+    @property
+    def served(self) -> bool:
+        """Whether the model tested is behind a server, and none is loaded here."""
+        return self.suite == "behavior" and self.behavior.server is not None
+
     def __post_init__(self) -> None:
-        if (self.run is None) == (self.base is None):
+        if self.served and (self.run, self.base) != (None, None):
+            raise ValueError("behavior.server takes the place of base and run; leave them out")
+        if not self.served and (self.run is None) == (self.base is None):
             raise ValueError("give either run (the folder of a training run) or base (a checkpoint)")
         if self.run is not None and self.adapter is not None:
             raise ValueError("adapter goes with base; a run has its own")
@@ -104,9 +111,16 @@ def main(config: EvalConfig) -> JsonObject:
     other = None if config.against is None else read_items(Path(config.against))
     run = _suite(config, folder)
     started = time.perf_counter()
-    model = _load(config)
-    loaded_s = time.perf_counter() - started
-    sets = run(model)
+    loaded_s = 0.0
+
+    def load() -> Loaded:
+        nonlocal loaded_s
+        begun = time.perf_counter()
+        model = _load(config)
+        loaded_s = time.perf_counter() - begun
+        return model
+
+    sets = run(load)
     compared = None if other is None else compare_items(_by_set(sets), other, config.confidence)
     results = {
         "suite": config.suite,
@@ -125,9 +139,11 @@ def main(config: EvalConfig) -> JsonObject:
     return results
 
 
-def _suite(config: EvalConfig, folder: Path) -> SuiteRun:
+def _suite(config: EvalConfig, folder: Path) -> Callable[[Callable[[], Loaded]], list[ItemSet]]:
+    """The suite made ready; it loads the model when it needs one."""
     if config.suite != "behavior":
-        return SUITES[config.suite](getattr(config, config.suite), config.seed, config.confidence)
+        run = SUITES[config.suite](getattr(config, config.suite), config.seed, config.confidence)
+        return lambda load: run(load())
     against = None if config.against is None else Path(config.against)
     return behavior(config.behavior, config.seed, config.confidence, folder / "behavior", against)
 
@@ -252,7 +268,8 @@ def show(
     console: Console,
 ) -> None:
     """The scores as a table, a section a set; categories where there are few, all are in results.json."""
-    subject = str(config.run or config.base)
+    server = config.behavior.server if config.served else None
+    subject = str(config.run or config.base) if server is None else f"{server.model} at {server.url}"
     if config.adapter is not None:
         subject += f" + {config.adapter}"
     table = Table(title=f"{config.suite}: {subject}", title_justify="left")

@@ -7,7 +7,7 @@ OUTPUT/behavior/report.html, tables/, tables.json  the report
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -25,13 +25,19 @@ from evals.models.local_model import Form
 from evals.psychometrics.uncertainty import mean_score
 from evals.questionnaires import behaviors, dialogues, wording
 from evals.questionnaires.administration import administer
+from evals.questionnaires.api_server import ServerConfig
 from evals.questionnaires.design import FACETS, Design, battery
 from evals.questionnaires.instrument import load_instrument
+from evals.questionnaires.judge import JudgedRespondent
 from evals.questionnaires.local_respondent import ScoringRespondent, WritingRespondent
 from evals.questionnaires.null_respondents import NULLS
+from evals.questionnaires.respondent import Respondent
 from evals.questionnaires.response_table import ResponseCube
 from jaxmoe.tokenizer import load_tokenizer
-from training.suites.evaluation import ItemSet, Loaded, ScoredItem, SuiteRun, bar
+from training.suites.evaluation import ItemSet, Loaded, ScoredItem, bar
+
+# tokens of a line in a dialogue
+LINE_TOKENS = 60
 
 
 @dataclass(frozen=True)
@@ -50,13 +56,19 @@ class Beside:
       name: in the report.
       base, adapter, tokenizer: as those of the evaluation; a null tokenizer is the base's own.
       form: text, instruction or chat; null takes that of the first.
+      server: where the model is behind a server, in place of base.
     """
 
     name: str
-    base: str
+    base: str | None = None
     adapter: str | None = None
     tokenizer: str | None = None
     form: Form | None = None
+    server: ServerConfig | None = None
+
+    def __post_init__(self) -> None:
+        if (self.base is None) == (self.server is None):
+            raise ValueError(f"behavior.beside: {self.name} needs either base or server")
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,8 @@ class BehaviorConfig:
 
     Attributes:
       name: of the model, in the report.
+      server: a model behind an OpenAI-compatible server is tested, in place of base or run.
+      judge: a model behind a server that reads written answers which rules cannot; null for none.
       beside: further models, each compared with the first: fine-tunings of it, as a rule.
       instruments: shipped questionnaires or paths; two that measure the same constructs allow external
         consistency.
@@ -89,6 +103,8 @@ class BehaviorConfig:
     """
 
     name: str = "this model"
+    server: ServerConfig | None = None
+    judge: ServerConfig | None = None
     beside: tuple[Beside, ...] = ()
     instruments: tuple[str, ...] = ("ipip_neo_120", "ipip_50")
     templates: tuple[str, ...] = ()
@@ -119,6 +135,12 @@ class BehaviorConfig:
             raise ValueError(f"behavior.seeds must be at least 1; got {self.seeds}")
         if self.earlier and self.step is None:
             raise ValueError("behavior.earlier needs behavior.step, the training step of this model")
+        if self.server is not None and (self.calibrated or self.choose == "drawn"):
+            raise ValueError(
+                "behavior.calibrated and choose=drawn need a local model; leave them out for a server"
+            )
+        if self.server is not None and any(other.server is None for other in self.beside):
+            raise ValueError("beside a model behind a server stand models behind servers; got a base")
         names = [self.name, *(other.name for other in self.beside), *self.nulls]
         if repeated := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"every model needs a name of its own; {repeated[0]!r} is repeated")
@@ -133,14 +155,14 @@ class ModelAnswers(NamedTuple):
 
 def behavior(
     config: BehaviorConfig, seed: int, confidence: float, folder: Path, against: Path | None = None
-) -> SuiteRun:
+) -> Callable[[Callable[[], Loaded]], list[ItemSet]]:
     """Reads instruments, wordings and earlier answers; what is returned asks the models and reports."""
     study = prepare(config, seed, confidence)
     base = None if against is None else _answers(against)
     earlier = {point.step: _answers(Path(point.output)) for point in config.earlier}
 
-    def run(loaded: Loaded) -> list[ItemSet]:
-        asked = ask(study, config, _models(config, loaded), folder)
+    def run(load: Callable[[], Loaded]) -> list[ItemSet]:
+        asked = ask(study, config, _models(config, load), folder)
         first = asked.answers[config.name]
         steps = {**earlier, config.step: first} if config.step is not None else {}
         report = study.report(
@@ -184,13 +206,16 @@ def prepare(config: BehaviorConfig, seed: int, confidence: float) -> Faithfulnes
 
 
 def ask(
-    study: FaithfulnessStudy, config: BehaviorConfig, models: Iterable[tuple[str, Loaded, Form]], folder: Path
+    study: FaithfulnessStudy,
+    config: BehaviorConfig,
+    models: Iterable[tuple[str, Loaded | ServerConfig, Form]],
+    folder: Path,
 ) -> ModelAnswers:
     """Every question of every model, one model after the other; the first answers into the folder itself."""
     asked = ModelAnswers({}, {})
     for name, loaded, form in models:
         place = folder if not asked.answers else folder / re.sub(r"[^\w.-]+", "_", name)
-        with bar(loaded.progress) as start:
+        with bar(isinstance(loaded, ServerConfig) or loaded.progress) as start:
             asked.answers[name] = administer(
                 _respondent(config, loaded, form, name),
                 study.batteries,
@@ -199,15 +224,24 @@ def ask(
                 progress=start(f"questions to {name}"),
             )
         if config.dialogues:
-            writer = WritingRespondent(loaded.text_model(form), name, config.temperature, 1.0, 60)
-            asked.replies[name] = dialogues.hold(writer, study.design.personas, seed=study.seed)
+            writer = _writer(config, loaded, form, name)
+            asked.replies[name] = dialogues.kept(writer, study.design.personas, place, seed=study.seed)
     return asked
 
 
-def _models(config: BehaviorConfig, loaded: Loaded) -> Iterator[tuple[str, Loaded, Form]]:
+def _models(
+    config: BehaviorConfig, load: Callable[[], Loaded]
+) -> Iterator[tuple[str, Loaded | ServerConfig, Form]]:
     """The first model, then the others, each loaded when its turn comes."""
-    yield config.name, loaded, config.form
+    first = config.server or load()
+    yield config.name, first, config.form
     for other in config.beside:
+        if other.server is not None:
+            yield other.name, other.server, other.form or config.form
+            continue
+        assert isinstance(first, Loaded)
+        assert other.base is not None
+        loaded = first
         lm = jaxmoe.load(other.base, other.adapter, np.dtype(loaded.lm.dtype).name, loaded.lm.mesh)
         tokenizer = load_tokenizer(other.tokenizer or lm.source or other.base)
         yield other.name, loaded._replace(lm=lm, tokenizer=tokenizer), other.form or config.form
@@ -220,14 +254,25 @@ def _answers(folder: Path) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
-def _respondent(
-    config: BehaviorConfig, loaded: Loaded, form: Form, name: str
-) -> ScoringRespondent | WritingRespondent:
+def _respondent(config: BehaviorConfig, loaded: Loaded | ServerConfig, form: Form, name: str) -> Respondent:
+    who = _unjudged(config, loaded, form, name)
+    return who if config.judge is None else JudgedRespondent(who, config.judge.client("", 0.0))
+
+
+def _unjudged(config: BehaviorConfig, loaded: Loaded | ServerConfig, form: Form, name: str) -> Respondent:
+    if isinstance(loaded, ServerConfig):
+        return loaded.respondent(config.answers, name, config.temperature)
     model = loaded.text_model(form)
     if config.answers == "written":
         return WritingRespondent(model, name, config.temperature)
     length = "tokens" if config.answers == "words" else "none"
     return ScoringRespondent(model, name, config.answers, length, config.calibrated, config.choose)
+
+
+def _writer(config: BehaviorConfig, loaded: Loaded | ServerConfig, form: Form, name: str) -> dialogues.Writer:
+    if isinstance(loaded, ServerConfig):
+        return loaded.client(name, config.temperature, LINE_TOKENS)
+    return WritingRespondent(loaded.text_model(form), name, config.temperature, 1.0, LINE_TOKENS)
 
 
 def card(study: FaithfulnessStudy, config: BehaviorConfig) -> dict[str, object]:
@@ -238,8 +283,20 @@ def card(study: FaithfulnessStudy, config: BehaviorConfig) -> dict[str, object]:
         "models": ", ".join(forms),
         "asked by": f"{config.answers}, {'calibrated' if config.calibrated else 'not calibrated'}",
         "form": form if len(set(forms.values())) > 1 else config.form,
+        **_servers(config),
         **{name.replace("_", " "): listed(value) for name, value in study.design.describe().items()},
         "personas are": "descriptions written for this project; not people",
+    }
+
+
+def _servers(config: BehaviorConfig) -> dict[str, object]:
+    """Which models are behind servers, and who judges; nothing where all are local and nobody does."""
+    places = {config.name: config.server} | {other.name: other.server for other in config.beside}
+    known = [f"{name}: {one.model} at {one.url}" for name, one in places.items() if one is not None]
+    judge = config.judge
+    return {
+        **({"servers": ", ".join(known)} if known else {}),
+        **({"unreadable answers read by": f"{judge.model} at {judge.url}"} if judge else {}),
     }
 
 

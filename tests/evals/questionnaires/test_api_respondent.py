@@ -1,8 +1,6 @@
 """A server on this machine that is slow, busy, broken or dear."""
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import contextlib
 
 import pytest
 
@@ -10,66 +8,18 @@ from evals.questionnaires.administration import administer
 from evals.questionnaires.api_respondent import ApiError, ApiRespondent, CostCeilingError, retry_after
 from evals.questionnaires.design import Design, battery, questions
 from evals.questionnaires.instrument import load_instrument
-
-
-class Server(ThreadingHTTPServer):
-    """Answers by `reply(number of the request, body)` -> (status, headers, text or object)."""
-
-    def __init__(self, reply):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.reply, self.requests, self.lock, self.busy, self.most = reply, [], threading.Lock(), 0, 0
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.lock:
-            self.server.busy += 1
-            self.server.most = max(self.server.most, self.server.busy)
-            number = len(self.server.requests)
-            self.server.requests.append(body)
-        status, headers, said = self.server.reply(number, body)
-        with self.server.lock:
-            self.server.busy -= 1
-        data = (said if isinstance(said, str) else json.dumps(said)).encode()
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(data))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
-
-
-def completion(text):
-    return {
-        "choices": [{"message": {"content": text}}],
-        "usage": {"prompt_tokens": 100, "completion_tokens": 2},
-    }
+from tests.http_stub import completion, serving
 
 
 @pytest.fixture
 def serve():
-    running = []
-
-    def start(reply):
-        server = Server(reply)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        running.append((server, thread))
-        return server
-
-    yield start
-    for server, thread in running:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with contextlib.ExitStack() as running:
+        yield lambda reply: running.enter_context(serving(reply))
 
 
 def client(server, waits=None, **settings):
     return ApiRespondent(
-        f"http://127.0.0.1:{server.server_port}/v1",
+        server.url,
         "m",
         sleep=(waits if waits is not None else []).append,
         **settings,
@@ -128,8 +78,8 @@ def test_a_broken_server_and_a_wrong_key_are_named(serve, asked):
         dict(client(wrong).answer(asked))
     assert len(wrong.requests) <= 8
     odd = serve(lambda n, body: (200, {}, {"text": "A"}))
-    with pytest.raises(ApiError, match="does not answer as chat completions do"):
-        dict(client(odd).answer(asked[:1]))
+    with pytest.raises(ApiError, match=r"in a row; .* does not answer as completions do"):
+        dict(client(odd).answer(asked))
 
 
 def test_nobody_there_is_named(asked):

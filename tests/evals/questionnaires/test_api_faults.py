@@ -1,0 +1,148 @@
+"""What servers send that is no answer costs one answer at most, and never the administration."""
+
+import json
+
+import pytest
+
+from evals.questionnaires.administration import administer
+from evals.questionnaires.api_respondent import ApiError, ApiRespondent, CostCeilingError
+from evals.questionnaires.design import Design, battery, questions
+from evals.questionnaires.instrument import load_instrument
+from tests.http_stub import completion, serving
+
+GAD = battery(load_instrument("gad_7"))
+ASKED = list(questions(GAD, Design(option_orders=("forward", "reversed"))))
+FILTER = {"error": {"message": "blocked by the content management policy", "code": "content_filter"}}
+
+
+def client(server, waits=None, said=None, **settings):
+    return ApiRespondent(
+        server.url,
+        "m",
+        concurrency=1,
+        sleep=(waits if waits is not None else []).append,
+        say=(said if said is not None else []).append,
+        **settings,
+    )
+
+
+@pytest.mark.parametrize(
+    ("odd", "code", "says"),
+    [
+        ((400, {}, FILTER), "refused", "content management policy"),
+        ((400, {}, "bad prompt"), "error", "HTTP 400 bad prompt"),
+        ((200, {}, {"error": {"message": "model overloaded"}}), "error", "model overloaded"),
+        ((200, {}, "[" * 100_000), "error", "no JSON"),
+        ((200, {}, '{"choices": [{"mess'), "error", "no JSON"),
+        ((200, {}, "[]"), "error", "no JSON object"),
+        ((200, {}, {"choices": []}), "error", "does not answer as completions do"),
+        ((200, {}, {"choices": [None]}), "error", "does not answer as completions do"),
+        ((200, {}, completion(None)), "empty", ""),
+        ((200, {}, completion("", "length")), "error", "raise max_new_tokens"),
+        ((200, {}, completion("<think>A or B? Let me", "length")), "error", "raise max_new_tokens"),
+        ((200, {}, completion("", "content_filter")), "refused", "content filter"),
+        ((200, {}, completion("<think>A?</think>B")), "", ""),
+        ((200, {}, completion([{"type": "text", "text": "B"}])), "", ""),
+        ((200, {}, completion("B", usage=None)), "", ""),
+        ((200, {}, completion("B", usage=[1, 2])), "", ""),
+        ((200, {}, completion("B", usage={"prompt_tokens": None})), "", ""),
+        ((200, {}, completion("B\ud800 \u2028 because")), "", ""),
+    ],
+)
+def test_one_odd_reply_costs_one_answer_at_most(tmp_path, odd, code, says):
+    with serving(
+        lambda n, body: (
+            odd if body["messages"][0]["content"] == ASKED[2].prompt else (200, {}, completion("B"))
+        )
+    ) as server:
+        design = Design(option_orders=("forward", "reversed"))
+        table = administer(client(server, attempts=2), [GAD], design, tmp_path)
+        assert table["refusal"].tolist() == [code if n == 2 else "" for n in range(14)]
+        assert says in table["text"][2]
+        lines = (tmp_path / "answers.jsonl").read_text(encoding="utf-8").rstrip("\n").split("\n")
+        assert [json.loads(line)["refusal"] for line in lines] == table["refusal"].tolist()
+        # what failed is asked again, and nothing else
+        before = len(server.requests)
+        administer(client(server, attempts=1), [GAD], design, tmp_path)
+        assert len(server.requests) - before == (code == "error")
+
+
+def test_what_every_question_fails_of_ends_the_administration():
+    with serving(lambda n, body: (200, {}, completion("", "length"))) as server:
+        with pytest.raises(ApiError, match=r"failed 5 questions in a row; .* raise max_new_tokens"):
+            list(client(server).answer(ASKED))
+        assert len(server.requests) == 5
+
+
+def test_a_server_may_not_ask_to_wait_for_a_day():
+    waits, said = [], []
+    replies = {0: (429, {"Retry-After": "86400"}, "busy"), 1: (429, {"Retry-After": "9999999"}, "busy")}
+    with serving(lambda n, body: replies.get(n, (200, {}, completion("A")))) as server:
+        found = dict(client(server, waits, said).answer(ASKED[:1]))
+    assert found[0].position == 0
+    assert waits == [300.0, 300.0]
+    assert "asks to wait 86400 s (Retry-After); tried again after 300 s" in said[0]
+
+
+def test_unknown_usage_is_counted_at_the_most_and_said_once():
+    said = []
+    with serving(lambda n, body: (200, {}, completion("A", usage=None))) as server:
+        dear = client(server, said=said, cost_ceiling=100.0, prompt_price=1000.0)
+        list(dear.answer(ASKED[:3]))
+    assert dear.usage.prompt_tokens == sum(len(q.prompt.encode()) + 16 for q in ASKED[:3])
+    assert len(said) == 1
+    assert "does not say how many tokens it used" in said[0]
+
+
+def test_the_ceiling_counts_what_earlier_sessions_spent_in_the_folder(tmp_path):
+    with serving(lambda n, body: (200, {}, completion("A"))) as server:
+        # 100 tokens are 0.1; seven answers would be 0.7
+        def session():
+            return client(server, cost_ceiling=0.5, prompt_price=1000.0)
+
+        with pytest.raises(CostCeilingError):
+            administer(session(), [GAD], Design(), tmp_path)
+        spent = json.loads((tmp_path / "usage.json").read_text())
+        assert 0 < spent["cost"] <= 0.5
+        before = len(server.requests)
+        again = session()
+        with pytest.raises(CostCeilingError, match=f"spent {spent['cost']:.4g} in {spent['requests']}"):
+            administer(again, [GAD], Design(), tmp_path)
+        assert len(server.requests) == before
+        (tmp_path / "usage.json").write_text("[]")
+        with pytest.raises(ValueError, match="no record of what was spent"):
+            administer(session(), [GAD], Design(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"temperature": 0.5}, "temperature is 1.0 there, 0.5 here"),
+        ({"model": "other"}, "model is 'm' there, 'other' here"),
+        ({"max_new_tokens": 99}, "max_new_tokens is 16 there, 99 here"),
+        ({"url": "http://127.0.0.1:9/v1"}, "url is "),
+    ],
+)
+def test_a_resumed_administration_is_the_same_one(tmp_path, change, named):
+    with serving(lambda n, body: (200, {}, completion("A"))) as server:
+        first = client(server)
+        administer(first, [GAD], Design(), tmp_path)
+        settings = {"url": server.url, "model": "m", **change}
+        with pytest.raises(ValueError, match=f"holds another administration: {named}"):
+            administer(ApiRespondent(**settings), [GAD], Design(), tmp_path)
+
+
+def test_texts_that_fail_are_empty_and_said():
+    said = []
+    with serving(
+        lambda n, body: (400, {}, FILTER) if n == 1 else (200, {}, completion("<think>x</think>Hi."))
+    ) as server:
+        assert client(server, said=said).write(["a", "b", "c"]) == ["Hi.", "", "Hi."]
+    assert "content management policy" in said[0]
+
+
+def test_the_limit_has_the_name_that_the_server_knows():
+    with serving(lambda n, body: (200, {}, completion("A"))) as server:
+        list(client(server, tokens_name="max_completion_tokens", max_new_tokens=4000).answer(ASKED[:1]))
+    assert server.requests[0]["max_completion_tokens"] == 4000
+    assert "max_tokens" not in server.requests[0]

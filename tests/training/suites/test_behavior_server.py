@@ -1,0 +1,125 @@
+"""suite=behavior and evals.administer on a model behind a server do what they do on a local one."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from evals import administer as command
+from evals.models.local_model import LocalModel
+from evals.questionnaires.administration import administer
+from evals.questionnaires.api_server import ServerConfig
+from evals.questionnaires.design import Design, battery
+from evals.questionnaires.instrument import load_instrument
+from evals.questionnaires.local_respondent import ScoringRespondent
+from evals.questionnaires.wording import named_templates
+from jaxmoe.generation.engine import Engine
+from tests.http_stub import completion, serving
+from tests.training.serving.test_app import ENGINE, Served
+from training.commands.evaluate import EvalConfig, main
+from training.runtime import config as configs
+
+
+def reply(number, body):
+    """An answer to a question, a line to a dialogue, and none that can be read to every ninth."""
+    prompt = body["messages"][0]["content"]
+    if "Letter:" in prompt:
+        return 200, {}, completion("B")
+    if "Continue the conversation" in prompt:
+        return 200, {}, completion("<think>hm</think>I would love to come along!")
+    return 200, {}, completion("So-so." if "life of the party" in prompt else "ABCDE"[hash(prompt) % 2 + 1])
+
+
+def test_the_suite_tests_a_model_behind_a_server(tmp_path):
+    with serving(reply) as server, serving(reply) as judge:
+        settings = [
+            f"output={tmp_path / 'out'}",
+            "suite=behavior",
+            "progress=false",
+            "behavior.instruments=[mini_ipip]",
+            "behavior.templates=[form]",
+            "behavior.personas='4'",
+            "behavior.tasks=[conduct]",
+            "behavior.task_count=1",
+            "behavior.nulls=[random]",
+            "behavior.answers=written",
+            "behavior.dialogues=true",
+            f"behavior.server={{url: '{server.url}', model: served}}",
+            f"behavior.judge={{url: '{judge.url}', model: reader}}",
+        ]
+        found = main(configs.load(EvalConfig, None, settings))
+    folder = tmp_path / "out" / "behavior"
+    assert (folder / "report.html").is_file()
+    verdicts = found["sets"]["mini_ipip"]["verdicts"]
+    assert {row["construct"] for row in verdicts} >= {"extraversion", "agreeableness"}
+    table = pd.read_parquet(folder / "responses.parquet")
+    assert set(table["instrument"]) == {"mini_ipip", "behavior"}
+    judged = table[table["read_by"] == "reader"]
+    # one item, four personas, two option orders
+    assert len(judged) == len(judge.requests) == 8
+    assert set(judged["text"]) == {"So-so."}
+    replies = pd.read_parquet(folder / "replies.parquet")
+    assert set(replies["text"]) == {"I would love to come along!"}
+    card = (folder / "report.html").read_text()
+    assert f"this model: served at {server.url}" in card
+    assert f"reader at {judge.url}" in card
+    spent = json.loads((folder / "usage.json").read_text())
+    assert spent["requests"] == len(server.requests)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["base=somewhere"], "behavior.server takes the place of base and run"),
+        (["behavior.calibrated=true"], "need a local model"),
+        (
+            ["behavior.beside=[{name: x, base: y}]"],
+            "beside a model behind a server stand models behind servers",
+        ),
+        (["behavior.beside=[{name: x}]"], "x needs either base or server"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_named(tmp_path, more, message):
+    server = "behavior.server={url: 'http://x/v1', model: m}"
+    with pytest.raises(ValueError, match=message):
+        configs.load(EvalConfig, None, [f"output={tmp_path}", "suite=behavior", server, *more])
+
+
+def test_the_command_asks_tasks_and_dialogues_and_reports(tmp_path):
+    with serving(reply) as server:
+        args = [str(tmp_path), "--instrument", "mini_ipip", "--respondent", server.url, "--model", "served"]
+        args += ["--template", "form", "--personas", "2", "--task", "conduct", "--task-count", "1"]
+        args += ["--dialogues", "--report", "--name", "Served", "--max-new-tokens", "20"]
+        done = CliRunner().invoke(command.app, args)
+    assert done.exit_code == 0, done.output
+    assert "report.html" in done.output
+    assert "answers of Served in" in done.output
+    table = pd.read_parquet(tmp_path / "responses.parquet")
+    assert set(table["instrument"]) == {"mini_ipip", "behavior"}
+    assert len(pd.read_parquet(tmp_path / "replies.parquet")) > 0
+    assert {body["max_tokens"] for body in server.requests} == {20, 60}
+
+
+class Longer(Served):
+    """The same, with room for a question."""
+
+    def engine(self, slots: int = 4) -> Engine:
+        return Engine(self.lm, replace(ENGINE, slots=slots, max_length=768))
+
+
+def test_a_served_model_scores_as_the_same_model_here():
+    made = Longer()
+    gad = battery(load_instrument("gad_7"))
+    gad = replace(gad, entries=gad.entries[:3])
+    design = Design(named_templates(["terse"]))
+    with made.worker, made.serving() as address:
+        server = ServerConfig(f"{address}/v1", "tiny", "completions", concurrency=2)
+        for scored, length in (("label", "none"), ("words", "tokens")):
+            there = administer(server.respondent(scored), [gad], design)
+            local = LocalModel(made.lm, made.tokenizer, "text")
+            here = administer(ScoringRespondent(local, "tiny", scored, length), [gad], design)
+            found = np.stack(there["probabilities"].tolist())
+            np.testing.assert_allclose(found, np.stack(here["probabilities"].tolist()), atol=1e-4)
