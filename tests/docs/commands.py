@@ -112,9 +112,10 @@ def check_module(module: str, arguments: list[str]) -> None:
     """`python -m module ...`: it exists, and its options are those that it has."""
     loaded = import_module(f"{module}.__main__" if module == "rl.sandbox" else module)
     text = Path(loaded.__file__ or "").read_text()
-    if "typer.run(main)" in text:
-        single = typer.Typer()
-        single.command()(loaded.main)
+    if "typer.run(main)" in text or isinstance(getattr(loaded, "app", None), typer.Typer):
+        single = getattr(loaded, "app", None) or typer.Typer()
+        if not single.registered_commands:
+            single.command()(loaded.main)
         if "--help" not in arguments:
             typer.main.get_command(single).make_context(module, list(arguments))
         return
