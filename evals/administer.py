@@ -153,7 +153,7 @@ def main(
     )
 
 
-def _one_of(what: str, value: str, kind: object) -> Any:
+def _one_of(what: str, value: str, kind: object) -> Any:  # a type checker does not follow get_args
     """The value, once it is known to be one of a Literal's."""
     known = get_args(kind)
     if value not in known:
