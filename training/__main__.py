@@ -23,7 +23,7 @@ from typer.core import TyperCommand
 from training.commands import COMMANDS
 from training.runtime.allocator import one_heap
 from training.runtime.config_help import config_of, summary, text
-from training.runtime.lost_process import LOST, is_loss
+from training.runtime.lost_process import LOST, is_loss, say_lost
 from training.runtime.version import version
 
 # transformers would tell every user that torch is missing; nothing here needs it
@@ -101,8 +101,8 @@ def guarded(run: Callable[[], object], traceback: bool, command: str) -> None:
         if not is_loss(error):
             _explain(error, traceback, command)
             raise
-        _say(LOST)
-        sys.stderr.flush()
+        if not say_lost():
+            _say(LOST)
         os._exit(EXIT_FAILED)  # JAX would wait for the others at the end
 
 

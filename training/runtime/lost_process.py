@@ -4,6 +4,7 @@ JAX ends them from C++, with a stack trace of a hundred lines that names no caus
 small process that passes on everything else. What Python writes does not take that way.
 """
 
+import contextlib
 import os
 import re
 import subprocess
@@ -18,6 +19,7 @@ FAILED = re.compile(
     r"gloo|coordination service|heartbeat|connection (closed|reset)|barrier|UNAVAILABLE", re.I
 )
 
+_FATAL = "JAX distributed service detected fatal errors"
 # Lines of the coordination service are held back: a fatal one follows, or what Python says of the loss.
 _FILTER = """
 import re, signal, sys
@@ -25,7 +27,7 @@ for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, signal.SIG_IGN)
 lost = quiet = False
 for line in sys.stdin.buffer:
-    if b"JAX distributed service detected fatal errors" in line and not lost:
+    if sys.argv[2].encode() in line and not lost:
         sys.stdout.buffer.write(sys.argv[1].encode() + b"\\n")
         lost = True
     quiet = lost or quiet or bool(re.match(rb"[EW]\\d{4} .*(coordination_service|preemption)", line))
@@ -33,19 +35,33 @@ for line in sys.stdin.buffer:
         sys.stdout.buffer.write(line)
     sys.stdout.buffer.flush()
 """
+_readers: list[subprocess.Popen[bytes]] = []  # the small process, once it runs
 
 
 def report_in_one_line() -> None:
     """From now on, what C++ writes to standard error is filtered; before JAX's distributed service starts."""
     sys.stderr.flush()
     terminal = os.dup(2)
-    command = [sys.executable, "-S", "-E", "-c", _FILTER, LOST]
+    command = [sys.executable, "-S", "-E", "-c", _FILTER, LOST, _FATAL]
     reader = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=terminal)
     assert reader.stdin is not None
     os.dup2(reader.stdin.fileno(), 2)
     reader.stdin.close()
+    _readers.append(reader)
     os.set_inheritable(terminal, False)
     sys.stderr = os.fdopen(terminal, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+
+
+def say_lost() -> bool:
+    """Says LOST, unless C++ has led to it already: the small process says it once. False without one."""
+    if not _readers:
+        return False
+    os.write(2, f"{_FATAL}\n".encode())
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)  # the end of what the small process reads
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        _readers[0].wait(timeout=5)
+    return True
 
 
 def is_loss(error: BaseException) -> bool:
