@@ -74,6 +74,7 @@ RESULTS = {
         ("tests/goldens/answers.jsonl", "evals/questionnaires/templates.json"),
     ),
     "demo.json": Depends("make demo", ("training.commands.demo",), ("configs/demo/*.yaml", *EMBEDDED)),
+    "faults.json": Depends("make faults", ("benchmarks.faults",)),
     "null_study.json": Depends(
         "python -m evals.faithfulness.null_study --seeds 100",
         ("evals.faithfulness.null_study",),

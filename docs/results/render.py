@@ -122,6 +122,32 @@ def quickstart() -> str:
     return "\n".join(lines)
 
 
+def faults() -> str:
+    """Runs that were ended early, by fault and by what they were doing."""
+    found = read("faults.json")
+    moments = {
+        "start": "starting",
+        "steps": "between saves",
+        "saving": "saving",
+        "end": "after the last step",
+    }
+    lines = [f"| run, fault | {' | '.join(moments.values())} |", "|---|" + "---|" * len(moments)]
+    for row in found["rows"]:
+        for fault, at in row["by fault"].items():
+            cells = " | ".join(str(at.get(moment, 0)) for moment in moments)
+            lines.append(f"| {row['kind']}, {fault} | {cells} |")
+    kills, runs, wrong = (
+        sum(count(row) for row in found["rows"])
+        for count in (lambda r: r["kills"], lambda r: r["runs"], lambda r: len(r["wrong"]))
+    )
+    lines.append(
+        f"\n{kills} faults in {runs} runs; wrong in anything that is held: {wrong}. The disk was a "
+        f"{found['rows'][0]['disk']}. `{found['command']}` ({kills} of the 200 in that time), "
+        f"{found['date']}, on {found['machine']}."
+    )
+    return "\n".join(lines)
+
+
 def null_study() -> str:
     """What is concluded of simulated respondents."""
     rows = read("null_study.json")
@@ -260,6 +286,7 @@ TABLES = {
     "docs/results/answers.json": answers,
     "docs/results/demo.json": demo,
     "docs/results/ppo_quickstart.json": quickstart,
+    "docs/results/faults.json": faults,
     "docs/results/null_study.json": null_study,
     "docs/results/plan_llama2_7b_*.json": plans,
     "docs/results/speed.json": speed,
