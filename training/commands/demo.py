@@ -101,12 +101,12 @@ def main(config: DemoConfig) -> JsonObject:
     models: dict[str, LanguageModel] = {}
     for number, (name, what) in enumerate(ROWS.items(), 1):
         console.rule(f"{number}/{PARTS} {what.stage}")
-        done = run_stage(config, name)
+        done = run_stage(name, config.output, config.configs, config.steps_scale)
         if not done.finished:
             return _stopped(console)
         models[name] = done.lm
     console.rule(f"4/{PARTS} what was kept, what was learned")
-    results = compare(models, folder, config)
+    results = compare(models, folder, config.facts, config.tasks)
     console.print(comparison_table(results))
     console.rule(f"5/{PARTS} export to Hugging Face format, generate from the exports")
     # with its own modelling code; those of base and full SFT are there already
@@ -118,7 +118,7 @@ def main(config: DemoConfig) -> JsonObject:
     console.rule(f"6/{PARTS} a small code model, taught by tests")
     for name in ("code_base", "code_rl"):
         try:
-            done = run_stage(config, name)
+            done = run_stage(name, config.output, config.configs, config.steps_scale)
         except SandboxError as error:
             console.print(f"left out: {error}", markup=False)
             break
@@ -147,16 +147,24 @@ def _stopped(console: Console) -> JsonObject:
     return {}
 
 
-def run_stage(config: DemoConfig, name: str) -> Finished:
-    """Runs a stage, its folders moved to where the demo wants them, or finds it finished."""
+def run_stage(name: str, output: str, stages: str, steps_scale: float) -> Finished:
+    """Runs a stage, its folders moved to where the demo wants them, or finds it finished.
+
+    Args:
+      name: of the stage.
+      output: folder of the demo.
+      stages: folder with a config for each stage, or the name of a shipped one.
+      steps_scale: share of the steps to do, in (0, 1].
+    Returns: what the stage's command gives.
+    """
     schema, main_of, base = SCHEMAS[name]
-    path = f"{config.configs}/{name}"
-    overrides = [f"output={config.output}/{name}"]
+    path = f"{stages}/{name}"
+    overrides = [f"output={output}/{name}"]
     if base is not None:
-        overrides.append(f"base={config.output}/{base}/export")
+        overrides.append(f"base={output}/{base}/export")
     steps = "rounds" if schema is PPORunConfig else "steps"
     count = getattr(configs.load(schema, path), steps)
-    overrides.append(f"{steps}={max(1, round(count * config.steps_scale))}")
+    overrides.append(f"{steps}={max(1, round(count * steps_scale))}")
     return main_of(configs.load(schema, path, overrides))
 
 
@@ -178,11 +186,19 @@ def task_questions(count: int) -> list[ClosedBookQuestion]:
     ]
 
 
-def compare(models: dict[str, LanguageModel], folder: Path, config: DemoConfig) -> JsonObject:
-    """Exact-match scores of every model: facts completed, facts asked, tasks; each with its 95 % interval."""
+def compare(models: dict[str, LanguageModel], folder: Path, known: int | None, count: int) -> JsonObject:
+    """Exact-match scores of every model: facts completed, facts asked, tasks; each with its 95 % interval.
+
+    Args:
+      models: by row.
+      folder: of the demo.
+      known: facts to ask for; None is all that are held out.
+      count: of tasks.
+    Returns: plain JSON.
+    """
     tokenizer = tokenizer_of(folder)
-    facts = closed_book_questions("test", DEMO_RELATIONS, config.facts)
-    tasks = task_questions(config.tasks)
+    facts = closed_book_questions("test", DEMO_RELATIONS, known)
+    tasks = task_questions(count)
     asked = {
         "facts, completed": (facts, "completion", "text"),
         "facts, asked": (facts, "instruction", "instruction"),

@@ -99,7 +99,14 @@ def main(config: ServeConfig) -> None:
     with EngineWorker(lambda: Engine(lm, config.engine, runs), config.most_waiting) as worker:
         app = make_app(worker, model, config.limits, key)
         print(
-            _greeting(config, next(iter(names)), has_chat_template(tokenizer), key is not None),
+            _greeting(
+                config.host,
+                config.port,
+                config.engine,
+                next(iter(names)),
+                has_chat_template(tokenizer),
+                key is not None,
+            ),
             file=sys.stderr,
         )
         uvicorn.run(
@@ -112,15 +119,15 @@ def main(config: ServeConfig) -> None:
         )
 
 
-def _greeting(config: ServeConfig, name: str, chat: bool, key: bool) -> str:
+def _greeting(at: str, port: int, engine: EngineConfig, name: str, chat: bool, key: bool) -> str:
     """Where the server is, and a line to try it with."""
-    host = "localhost" if config.host in LOCAL else config.host
-    address = f"http://{host}:{config.port}"
+    host = "localhost" if at in LOCAL else at
+    address = f"http://{host}:{port}"
     asked = {"messages": [{"role": "user", "content": "Hello"}]} if chat else {"prompt": "Hello"}
     route = "chat/completions" if chat else "completions"
     header = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if key else ""
     return (
-        f"serving {name} at {address}/v1 ({config.engine.slots} slots of {config.engine.max_length} tokens); "
+        f"serving {name} at {address}/v1 ({engine.slots} slots of {engine.max_length} tokens); "
         f"a page to chat at {address}/\n"
         f"  curl {address}/v1/{route} -H 'Content-Type: application/json'{header} "
         f"-d '{json.dumps({'model': name, **asked})}'"

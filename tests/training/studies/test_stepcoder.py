@@ -31,6 +31,7 @@ from training.studies.stepcoder import sft as stepcoder_sft
 from training.studies.stepcoder import study as stepcoder
 from training.studies.stepcoder import summary as stepcoder_summary
 from training.studies.stepcoder.config import StepcoderConfig
+from training.studies.stepcoder.setup import PolicySetup
 from training.studies.stepcoder.summary import PACE, StepcoderRun
 
 FILE = Path("configs/reproduce/stepcoder.yaml")
@@ -349,7 +350,16 @@ def test_the_gradient_is_that_of_the_policys_objective(plumbing, monkeypatch):
     export = next((plumbing / "out" / "bases").glob("*/export"))
     config = configs.load(ppo.PPORunConfig, plumbing / "ppo.yaml", [f"base={export}"])
     problems = stepcoder.embedded(ProblemsConfig(embedded=EmbeddedConfig(count=6)))[0]
-    setup = stepcoder.setup_of(config)
+    setup = PolicySetup(
+        config.source,
+        config.base,
+        config.mesh,
+        config.problems,
+        config.rollout,
+        config.sandbox,
+        config.evaluation,
+        config.seed,
+    )
     batches = stepcoder_gradient._Batches(
         setup, config.ppo, config.forward, load_tokenizer(config.base), problems
     )

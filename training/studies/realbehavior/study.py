@@ -19,8 +19,9 @@ from jaxmoe.tokenizer import load_tokenizer
 from training.ppo import train as ppo
 from training.runtime import config as configs
 from training.runtime.checkpoint import CheckpointConfig, Checkpoints, structure
+from training.runtime.distributed import MeshConfig
 from training.runtime.metrics import read_lines
-from training.runtime.model import LoraConfig, load_model, make_model
+from training.runtime.model import LoraConfig, ModelSource, load_model, make_model
 from training.runtime.optimizer import OptimizerConfig
 from training.studies.cells import Result, Results, Stopped, StoppedError, StudyCell
 from training.studies.loramoe.config import LoramoeConfig
@@ -203,21 +204,29 @@ class RealbehaviorStudy:
         config = replace(config, base=export, output=str(folder), checkpoint=saving)
         if not ppo.main(config).finished:
             raise StoppedError
-        snapshots = list(self._policies(config, folder, stopped))
+        snapshots = list(self._policies(config.source, export, config.mesh, config.rounds, folder, stopped))
         held_out = read_run(read_lines(folder / "metrics.jsonl"))["held_out"]
         shutil.rmtree(folder)
         return {"snapshots": snapshots, "held_out": held_out}
 
-    def _policies(self, config: ppo.PPORunConfig, folder: Path, stopped: Stopped) -> Iterator[Result]:
+    def _policies(
+        self,
+        source: ModelSource,
+        base: str,
+        where: MeshConfig,
+        rounds: int,
+        folder: Path,
+        stopped: Stopped,
+    ) -> Iterator[Result]:
         """Answers before the first round, and of the policy in every checkpoint."""
-        run, mesh, tokenizer = self.config.reinforced, config.mesh.make(), load_tokenizer(config.base)
-        model = make_model(config.source, tokenizer, mesh)
+        run, mesh, tokenizer = self.config.reinforced, where.make(), load_tokenizer(base)
+        model = make_model(source, tokenizer, mesh)
         weights = model.lm.weights
         like = structure(weights.trainable, params.shardings(model.abstract, mesh, model.train)[0])
         checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
         yield {"at": 0, **self._questionnaire.of_model(model.lm, tokenizer)}
         # one that was stopped in between has saved there too
-        due = [step for step in checkpoints.steps() if not step % run.every or step == config.rounds]
+        due = [step for step in checkpoints.steps() if not step % run.every or step == rounds]
         for step in due:
             if stopped():
                 raise StoppedError

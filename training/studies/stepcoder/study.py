@@ -61,20 +61,6 @@ def make(config: StepcoderConfig, out: Path) -> "StepcoderStudy":
     return StepcoderStudy(config, out)
 
 
-def setup_of(config: PPORunConfig) -> PolicySetup:
-    """A run's policy and what it is asked, without how it learns."""
-    return PolicySetup(
-        config.source,
-        config.base,
-        config.mesh,
-        config.problems,
-        config.rollout,
-        config.sandbox,
-        config.evaluation,
-        config.seed,
-    )
-
-
 class StepcoderStudy:
     """See `training.studies.cells.PaperStudy`."""
 
@@ -131,6 +117,20 @@ class StepcoderStudy:
     def _first(self) -> PPORunConfig:
         """Any run's config; all have the same held-out problems."""
         return self.ppo_config(next(iter(self.config.rows)), next(iter(self.config.regimes)), 0)
+
+    def _setup(self, base: str, problems: ProblemsConfig, seed: int) -> PolicySetup:
+        """A run's policy and what it is asked, without how it learns."""
+        shared = replace(self._shared, base=base)  # the source names the base too
+        return PolicySetup(
+            shared.source,
+            base,
+            shared.mesh,
+            problems,
+            shared.rollout,
+            shared.sandbox,
+            shared.evaluation,
+            seed,
+        )
 
     def taken(self, results: Results, among: int | None = None) -> list[int]:
         """The numbers of the bases that may enter, in order.
@@ -228,22 +228,21 @@ class StepcoderStudy:
         """
         if cell.name.startswith("base"):
             export = self.bases.export(int(cell.name.removeprefix("base")))
-            return {"start": measure_base(setup_of(replace(self._first, base=export)))}
+            return {"start": measure_base(self._setup(export, self._first.problems, 0))}
         if cell.name.startswith("gradient"):
             number = int(cell.name.removeprefix("gradient"))
-            config = replace(self._shared, seed=number, base=self.bases.export(number))
-            return measure(setup_of(config), config.ppo, config.forward, self._gradient, stopped)
+            shared = self._shared
+            setup = self._setup(self.bases.export(number), shared.problems, number)
+            return measure(setup, shared.ppo, shared.forward, self._gradient, stopped)
         regime, row, seed = cell.name.rsplit("-", 2)
         config = self.ppo_config(row, regime, int(seed[1:]))
         number = next(n for n in range(self._tries) if self.bases.settings(n) == cell.settings["base"])
-        config = replace(config, base=self.bases.export(number))
+        base = self.bases.export(number)
         if self.config.rows[row].method == "sft":
-            return fine_tune(setup_of(config), config.optimizer, config.forward, config.rounds, stopped)
-        return self._run_ppo(cell, config)
-
-    def _run_ppo(self, cell: StudyCell, config: PPORunConfig) -> Result:
+            setup = self._setup(base, config.problems, config.seed)
+            return fine_tune(setup, config.optimizer, config.forward, config.rounds, stopped)
         folder = self._out / "running" / cell.file.removesuffix(".json")
-        if not ppo.main(replace(config, output=str(folder))).finished:
+        if not ppo.main(replace(config, base=base, output=str(folder))).finished:
             raise StoppedError
         result = read_run(read_lines(folder / "metrics.jsonl"))
         shutil.rmtree(folder)
