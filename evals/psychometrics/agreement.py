@@ -38,7 +38,6 @@ _ALIASES = {
     **{f"{i},{j}": f"ICC{i}{'k' if j == 'k' else ''}" for i in "123" for j in "1k"},
 }
 
-IccForm = Literal["ICC1", "ICC2", "ICC3", "ICC1k", "ICC2k", "ICC3k"]
 Level = Literal["nominal", "ordinal", "interval", "ratio"]
 
 

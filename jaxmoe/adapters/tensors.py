@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxmoe.adapters.record import Adapter, ModuleExperts, ModuleSpec, module_name
+from jaxmoe.adapters.record import Adapter, ModuleExperts, ModuleSpec
 from jaxmoe.model.config import PROJECTIONS, ExpertConfig, ModelConfig
 from jaxmoe.weights.weight_files import StoredTensor, compare_names, compare_shapes, some
 
@@ -215,8 +215,3 @@ def uniform(experts: ExpertConfig, model: ModelConfig) -> tuple[int, int] | None
 def number(value: float) -> int | float:
     """Whole numbers as integers, as these programs write and expect them."""
     return int(value) if float(value).is_integer() else float(value)
-
-
-def all_module_names(model: ModelConfig) -> list[str]:
-    """Every projection of every layer, by name."""
-    return [module_name(layer, projection) for layer in range(model.num_layers) for projection in PROJECTIONS]

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from rl.sandbox import values
@@ -219,8 +219,3 @@ def fingerprint(problems: Iterable[Problem]) -> str:
         told |= {name: [*told[name]] for name in ("inputs", "outputs", "asserts")}
         digest.update(json.dumps(values.encode(told), sort_keys=True).encode())
     return digest.hexdigest()
-
-
-def without_solution(problem: Problem) -> Problem:
-    """The problem without its canonical solution."""
-    return replace(problem, canonical_solution="")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rl.feedback import verify
-from rl.feedback.problems import Problem, fault_of, fingerprint, split_problems, without_solution
+from rl.feedback.problems import Problem, fault_of, fingerprint, split_problems
 
 CALL = Problem("double", "Double.", "def f(n):", "def f(n):\n    return n * 2\n", "f", [[3]], [6])
 STDIN = Problem("echo", "Echo.", "", "print(input())\n", None, ["a\n"], ["a\n"])
@@ -108,10 +108,6 @@ def test_the_fingerprint_is_of_the_order_and_not_of_what_is_measured():
     assert fingerprint([CALL]) == fingerprint([replace(CALL, **told)])
     assert fingerprint([CALL]) == fingerprint([replace(CALL, inputs=((3,),) and [[3]], outputs=(6,))])
     assert fingerprint([replace(CALL, outputs=[10**5000])]) != fingerprint([CALL])
-
-
-def test_a_problem_without_its_solution():
-    assert without_solution(CALL) == replace(CALL, canonical_solution="")
 
 
 def test_verify_lists_what_does_not_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -21,8 +21,6 @@ from training.studies.realbehavior.answers import STYLES, JsonRecord, ScoringKey
 
 BASE, CODE_BASE, REINFORCED = "base", "code_base", "reinforced"
 VERDICTS = ("faithful", "undetermined", "not faithful")
-# what is followed along training, besides style
-FOLLOWED = ("drift", "flattering", "dispersion", "signal")
 # dispersion ratios below count as this, so that their logarithm has a mean
 LEAST_RATIO = 1e-3
 # scores that differ by less are the same, in points of the scale
