@@ -438,7 +438,13 @@ def _redirected(address: str, location: str | None) -> str:
 
 
 def hidden(text: str, key: str) -> str:
-    """A text without the key, also where it stands as part of an address."""
+    """A text without the key, also where it stands as part of an address.
+
+    Args:
+      text: what a server said.
+      key: to be cut out; nothing if empty.
+    Returns: the text, with HIDDEN in its place.
+    """
     for form in (key, urllib.parse.quote(key, safe="")):
         text = text.replace(form, HIDDEN) if form else text
     return text
