@@ -62,7 +62,9 @@ class ResponseCube:
         """Scale means [P, C] in the direction of the construct; NaN where an item is missing.
 
         Args:
+          scale: of the instrument.
           without: ids of items to leave out.
+        Returns: an entry a person and condition.
         """
         items = self.instrument.items
         places = np.array([n for n in self.columns(scale.name) if items[n].id not in without], int)

@@ -189,13 +189,24 @@ def _composed(pattern: tuple[int, ...], phrases: Mapping[str, Mapping[str, str]]
 def option_order(name: str, count: int) -> list[int]:
     """Which option stands at each place: forward, reversed, or shuffled-N (the same for every item).
 
+    Args:
+      name: of the order.
+      count: of options.
+    Returns: for each place, the option's number.
+
     Raises: ValueError for another name.
     """
     return _order(name, count, "option order")
 
 
 def item_order(name: str, count: int) -> list[int]:
-    """In which order items are listed: forward, reversed or shuffled-N."""
+    """In which order items are listed: forward, reversed or shuffled-N.
+
+    Args:
+      name: of the order.
+      count: of items.
+    Returns: for each place, the item's number.
+    """
     return _order(name, count, "item order")
 
 

@@ -180,7 +180,13 @@ def _suggestion(schema: type, location: list[str]) -> str:
 
 
 def section_at(schema: type, location: Sequence[str]) -> type | None:
-    """The dataclass that a dotted place of the config is read into; None where it is a plain value."""
+    """The dataclass that a dotted place of the config is read into; None where it is a plain value.
+
+    Args:
+      schema: dataclass of the whole config.
+      location: names from the top, numbers of a list's items among them.
+    Returns: the section's dataclass.
+    """
     names = iter(location)
     for name in names:
         if name.isdigit():
@@ -207,7 +213,13 @@ def _dataclass_in(annotation: object) -> type | None:
 
 
 def dotted_keys(schema: type, prefix: str = "") -> list[str]:
-    """Every dotted key of a schema."""
+    """Every dotted key of a schema.
+
+    Args:
+      schema: dataclass of a config.
+      prefix: of its keys, with the dot.
+    Returns: the keys, a section's before those within it.
+    """
     out = []
     for name, annotation in typing.get_type_hints(schema).items():
         if name not in {f.name for f in dataclasses.fields(schema)}:
@@ -239,7 +251,13 @@ def save(settings: JsonMapping, path: Path) -> None:
 
 
 def differences(old: JsonMapping, new: JsonMapping, prefix: str = "") -> dict[str, tuple[object, object]]:
-    """Dotted keys whose values differ between two plain configs, each with the old and the new value."""
+    """Dotted keys whose values differ between two plain configs, each with the old and the new value.
+
+    Args:
+      old, new: as `to_dict` gives them.
+      prefix: of the keys, with the dot.
+    Returns: by key, the old and the new value.
+    """
     out: dict[str, tuple[object, object]] = {}
     for key in dict.fromkeys([*old, *new]):
         before, after = old.get(key), new.get(key)
