@@ -61,7 +61,7 @@ def write_work(folder: Path) -> Path:
         "problems": {"path": str(folder / "problems.json")},
         "rollout": rollout | {"room": 1.0, "smallest_bucket": 512, "form": "completion"},
         "critic": {"body": "frozen"},
-        "evaluation": {"every": 2},
+        "evaluation": {"every": 0},
         "sandbox": {"workers": 1},
     }
     todo = {}
