@@ -28,16 +28,6 @@ LACKING = {
     "jaxmoe.weights": 20,
     "rl.feedback": 23,
     "rl.sandbox": 33,
-    "training.__main__": 2,
-    "training.commands": 10,
-    "training.data": 19,
-    "training.planning": 14,
-    "training.plots": 8,
-    "training.ppo": 7,
-    "training.runtime": 38,
-    "training.serving": 13,
-    "training.suites": 8,
-    "training.supervised": 14,
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

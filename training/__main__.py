@@ -139,7 +139,13 @@ def _say(line: str) -> None:
 
 
 def register_config(name: str, module: str, declared: tuple[str, str]) -> None:
-    """Adds a command that reads a config."""
+    """Adds a command that reads a config.
+
+    Args:
+      name: as users type it.
+      module: dotted name of the command's module, imported when the command runs.
+      declared: module and class of its config.
+    """
 
     def run(
         config: Annotated[
@@ -166,7 +172,12 @@ def register_config(name: str, module: str, declared: tuple[str, str]) -> None:
 
 
 def register_command(name: str, module: str) -> None:
-    """Adds a command with arguments and options of its own."""
+    """Adds a command with arguments and options of its own.
+
+    Args:
+      name: as users type it.
+      module: dotted name of the command's module, imported now; its `CONFIGS`, if any, are shown by --help.
+    """
     loaded = import_module(module)
 
     @functools.wraps(loaded.command)

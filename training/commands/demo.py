@@ -151,11 +151,11 @@ def run_stage(name: str, output: str, stages: str, steps_scale: float) -> Finish
     """Runs a stage, its folders moved to where the demo wants them, or finds it finished.
 
     Args:
-      name: of the stage.
+      name: of the stage, a key of `SCHEMAS`.
       output: folder of the demo.
       stages: folder with a config for each stage, or the name of a shipped one.
       steps_scale: share of the steps to do, in (0, 1].
-    Returns: what the stage's command gives.
+    Returns: the stage's model; `finished` is False if it was told to stop.
     """
     schema, main_of, base = SCHEMAS[name]
     path = f"{stages}/{name}"
@@ -191,10 +191,10 @@ def compare(models: dict[str, LanguageModel], folder: Path, known: int | None, c
 
     Args:
       models: by row.
-      folder: of the demo.
+      folder: of the demo; the base's tokenizer is in it.
       known: facts to ask for; None is all that are held out.
       count: of tasks.
-    Returns: plain JSON.
+    Returns: the numbers of facts and tasks, and the scores by model and kind of question.
     """
     tokenizer = tokenizer_of(folder)
     facts = closed_book_questions("test", DEMO_RELATIONS, known)

@@ -27,6 +27,11 @@ def questionnaire(
     Answers are kept in the folder, and what was answered there is not asked again. The models are given, so
     the config's own base, beside and output are not read.
 
+    Args:
+      models: by the name under which the report shows them.
+      tokenizer: of all the models.
+      folder: for answers and report.
+      config: YAML file or name of a shipped config, of the command eval.
     Returns: the path of report.html.
     """
     settings = configs.load(EvalConfig, config)

@@ -177,7 +177,13 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
 
 
 def write(folder: Path, results: JsonMapping, sets: list[ItemSet]) -> None:
-    """results.json and items.jsonl, each whole or not at all; numbers that are not finite become null."""
+    """results.json and items.jsonl, each whole or not at all; numbers that are not finite become null.
+
+    Args:
+      folder: where the files go; earlier ones are replaced.
+      results: content of results.json.
+      sets: their items make items.jsonl, one a line.
+    """
     lines = (dump_json(_as_json(item)) for found in sets for item in found.lines())
     for name, text in {
         "items.jsonl": "".join(f"{line}\n" for line in lines),
@@ -226,9 +232,12 @@ def _by_set(sets: list[ItemSet]) -> Items:
 
 
 def compare_items(new: Items, old: Items, confidence: float) -> dict[str, dict[str, Comparison]]:
-    """Every score of every set that both evaluations have, paired by item; positive where the new one is
-    higher.
+    """Compares every score that two evaluations have in common, paired by item.
 
+    Args:
+      new, old: items by set, as from `read_items`.
+      confidence: of the intervals, such as 0.95.
+    Returns: by set and score the comparison, positive where the new evaluation is higher.
     Raises: ValueError if they have no set in common, or different items in one.
     """
     shared = [name for name in new if name in old]
@@ -267,7 +276,12 @@ def show(
     config: EvalConfig,
     console: Console,
 ) -> None:
-    """The scores as a table, a section a set; categories where there are few, all are in results.json."""
+    """Prints the scores as a table, a section a set; categories where there are few, all are in results.json.
+
+    Args:
+      compared: from `compare_items`; None if nothing was compared.
+      config: names the suite, the model and the folder.
+    """
     server = config.behavior.server if config.served else None
     subject = str(config.run or config.base) if server is None else f"{server.model} at {server.url}"
     if config.adapter is not None:

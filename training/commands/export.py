@@ -84,7 +84,18 @@ def open_model(
     mesh: Mesh,
     dtype: str = "float32",
 ) -> tuple[LanguageModel, "PreTrainedTokenizerBase"]:
-    """A model and its tokenizer, from a run folder or from a base checkpoint with or without an adapter."""
+    """A model and its tokenizer, from a run folder or from a base checkpoint with or without an adapter.
+
+    Args:
+      run: a run's folder; None takes the base.
+      step: of the run's checkpoint; None takes the newest.
+      base: local folder or hub id, read where there is no run.
+      adapter: local folder or hub id; None for the base alone.
+      dtype: of the weights of a base; a run's keep the dtype of the run.
+    Returns: the model on the mesh, and its tokenizer.
+    Raises: ValueError if the run or the checkpoint is missing, the base is the folder of a run, or the model
+      has no rows for some of the tokenizer's tokens.
+    """
     if run is not None:
         return load_run(Path(run), mesh, step)
     if (Path(str(base)) / "run.json").is_file():
@@ -151,6 +162,7 @@ def load_run(
 
     Args:
       step: of the checkpoint; None takes the newest.
+    Returns: the model on the mesh, whatever mesh it was trained on, and the run's tokenizer.
     Raises: ValueError if the folder holds no run, or not that checkpoint.
     """
     saved = read_run(folder)

@@ -131,7 +131,16 @@ def read_prompts(path: Path) -> list[str]:
 def encode(
     tokenizer: "PreTrainedTokenizerBase", prompt: str, form: str, thinking: Thinking = "template"
 ) -> list[int]:
-    """Ids of a prompt, up to where the model is to go on."""
+    """Ids of a prompt, up to where the model is to go on.
+
+    Args:
+      prompt: what the user wrote.
+      form: chat makes it a user's turn by the chat template, text takes it as it is, anything else puts it as
+        LoRAMoE's instruction.
+      thinking: for chat; drop asks for an answer without thinking.
+    Returns: token ids.
+    Raises: ValueError for chat, if the tokenizer has no chat template.
+    """
     match form:
         case "chat":
             asked = [{"role": "user", "content": prompt}]
@@ -143,7 +152,13 @@ def encode(
 
 
 def left_padded(rows: list[list[int]], pad: int) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids [P, T] and mask [P, T], padding on the left."""
+    """Prompts as one batch, padded on the left so that all end together.
+
+    Args:
+      rows: token ids of P prompts, the longest of T tokens.
+      pad: token for padding.
+    Returns: token ids [P, T] and mask [P, T], both int32; the mask is 0 on padding.
+    """
     length = max(map(len, rows))
     tokens = np.full((len(rows), length), pad, np.int32)
     mask = np.zeros((len(rows), length), np.int32)

@@ -29,7 +29,11 @@ def command(
     ] = None,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
 ) -> None:
-    """Memory is the executable's own; times assume the chip's published peaks."""
+    """Memory is the executable's own; times assume the chip's published peaks.
+
+    Args: their annotations say what they are, and --help shows it.
+    Raises: ValueError, as `plan_run` does; it becomes one line on the terminal.
+    """
     from training.planning import plan_run
 
     plan_run.plan_run(config, overrides or [], topology, save, decode=decode, command=kind)

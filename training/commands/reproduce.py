@@ -29,7 +29,11 @@ def command(
     ] = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
 ) -> None:
-    """Run by run, restartable; a learning rate is chosen on dev splits only."""
+    """Run by run, restartable; a learning rate is chosen on dev splits only.
+
+    Args: their annotations say what they are, and --help shows it.
+    Raises: ValueError, as `reproduce` does; it becomes one line on the terminal.
+    """
     from training.studies import reproduce
 
     reproduce.reproduce(study, out, config, overrides or (), report_only=report_only)

@@ -108,8 +108,14 @@ class Batches(Iterator[Batch]):
 def in_order(
     samples: Sequence[Sample], batch_size: int, lengths: Sequence[int], *, pad_id: int
 ) -> Iterator[Batch]:
-    """Every sample once, unpacked and in order: batches for evaluation. Each has the shortest of `lengths`
-    that holds its longest sample; the last is filled up with empty rows."""
+    """Every sample once, unpacked and in order: batches for evaluation.
+
+    Args:
+      batch_size: rows of each batch; the last is filled up with empty rows.
+      lengths: tokens that a row may have; each batch takes the shortest that holds its longest sample.
+    Returns: batches of tokens [batch_size, length], made one at a time.
+    Raises: ValueError, when its batch is made, for a sample longer than all lengths.
+    """
     lengths = sorted(lengths)
     for start in range(0, len(samples), batch_size):
         chunk = samples[start : start + batch_size]

@@ -47,7 +47,12 @@ class Tally:
     refused: list[str] = dataclasses.field(default_factory=list)
 
     def count(self, row: Row, encoded: Encoded) -> None:
-        """Counts a row that was encoded."""
+        """Counts a row that was encoded.
+
+        Args:
+          row: as read; conversations are known by their `messages`.
+          encoded: the row's tokens; without a target it counts as dropped.
+        """
         if "messages" in row:
             self.chats += 1
             self.thinking += any(split(m)[0] != "" for m in row["messages"] if m["role"] == "assistant")
@@ -105,7 +110,12 @@ class Encoder:
 
 
 def as_sample(encoded: Encoded, row: Row) -> Sample | None:
-    """An encoded row with its task type; None if it has no target."""
+    """An encoded row with its task type.
+
+    Args:
+      row: where `task_type` is read; without one the sample has none (-1).
+    Returns: the sample; None if it has no target.
+    """
     task = int(row.get("task_type", NO_TASK))
     return Sample(encoded.ids, encoded.loss_mask, task) if encoded.loss_mask.any() else None
 
@@ -141,6 +151,7 @@ def encode_samples(
     """Encode all rows now (about 40 thousand short rows a second), leaving out those without a target.
 
     Args: see `Encoder`.
+    Returns: samples in the order of the rows.
     Raises: ValueError if there are no rows, or none of them has a target, or one is refused.
     """
     encoder = Encoder(tokenizer, max_length, resolve_form(tokenizer, form), thinking)
@@ -158,8 +169,10 @@ def encode_all(
     """Encode all rows, and count what becomes of them.
 
     Args:
+      tally: counts are added to it.
       place: where a row stands in its file, for messages.
       bad: what to do about a row that is refused: raise, or leave it out and note it in the tally.
+    Returns: samples in the order of the rows, without those that have no target.
     Raises: ValueError, naming the place, for a row that is refused; and if no row has a target.
     """
     known: dict[str, Encoded] = {}  # texts of the embedded corpora recur many times
@@ -207,6 +220,10 @@ def pieces(samples: Sequence[Sample], length: int) -> list[Sample]:
     """Samples split, where they are longer, into such of at most `length` tokens, as packing=concat does.
 
     The first token of a later piece is no target: it has no predecessor there.
+
+    Args:
+      length: tokens of a piece at most.
+    Returns: the pieces in order, without those that have no target.
     """
     found = []
     for sample in samples:
@@ -223,6 +240,7 @@ def shown(tokenizer: "PreTrainedTokenizerBase", sample: Sample, limit: int = 240
 
     Args:
       limit: characters of a stretch that are shown.
+    Returns: the text, special tokens included, with line ends written as \\n.
     """
     turns = np.flatnonzero(np.diff(sample.loss_mask > 0)) + 1
     parts = []

@@ -20,13 +20,23 @@ class PackedBatches(Protocol):
 
     def __next__(self) -> Batch: ...
 
-    def get_state(self) -> JsonObject: ...
+    def get_state(self) -> JsonObject:
+        """The place after the last batch, as plain JSON."""
+        ...
 
-    def set_state(self, state: JsonObject) -> None: ...
+    def set_state(self, state: JsonObject) -> None:
+        """Goes on from a place that `get_state` gave."""
+        ...
 
 
 def make_packer(stream: grain.MapDataset, config: BatchConfig, pad_id: int) -> PackedBatches:
-    """The iterator of batches that `config.packing` names."""
+    """The iterator of batches that `config.packing` names.
+
+    Args:
+      stream: samples in the order of training (None: skipped), with random access.
+      pad_id: token for padding.
+    Returns: whole global batches of config.batch_size rows, from the start of the stream.
+    """
     kinds = {"none": _Bucketed, "first_fit": _FirstFit, "concat": _concatenated}
     return kinds[config.packing](stream, config, pad_id)
 
@@ -142,7 +152,13 @@ class _Bucketed:
 
 
 def bucket_of(tokens: int, lengths: Sequence[int]) -> int:
-    """The shortest of the (ascending) lengths that holds so many tokens; ValueError if none does."""
+    """The row length that a sample of so many tokens takes.
+
+    Args:
+      lengths: tokens that a row may have, ascending.
+    Returns: the shortest of the lengths that holds the tokens.
+    Raises: ValueError if none does.
+    """
     for length in lengths:
         if tokens <= length:
             return length
@@ -178,6 +194,13 @@ def _batch_of(rows: Sequence[Sequence[Sample]], length: int, segments: int, pad_
 
 
 def rows_of(samples: Sequence[Sample], rows: int, length: int, pad_id: int) -> Batch:
-    """One sample a row, and empty rows (segment_ids 0) up to `rows`."""
+    """Puts each sample into a row of its own.
+
+    Args:
+      samples: at most `rows` of them, none longer than `length`.
+      rows: of the batch; those left over are empty (segment_ids 0).
+      length: tokens a row.
+    Returns: a batch of tokens [rows, length], in the samples' order.
+    """
     filled = [[sample] for sample in samples] + [[] for _ in range(rows - len(samples))]
     return _batch_of(filled, length, 1, pad_id)

@@ -44,6 +44,10 @@ class SourceRows(NamedTuple):
 def read_source(source: SourceConfig, config: DataConfig) -> SourceRows:
     """The rows of a source with their places, prepared by TFDS if they are not yet (text is read as it is).
 
+    Args:
+      source: the data set, and how many of its rows to take.
+      config: gives the folder and the modules of TFDS data sets.
+    Returns: the rows, and a function from a row's index to its place.
     Raises: ValueError, with file and line, for what is no row; and for an empty or unknown source.
     """
     if source.path is None:
@@ -58,7 +62,14 @@ def read_source(source: SourceConfig, config: DataConfig) -> SourceRows:
 
 
 def read_rows(source: SourceConfig, config: DataConfig) -> Rows:
-    """The rows of a source; see `read_source`."""
+    """The rows of a source without their places; see `read_source`.
+
+    Args:
+      source: the data set, and how many of its rows to take.
+      config: gives the folder and the modules of TFDS data sets.
+    Returns: rows as in the file.
+    Raises: ValueError, as `read_source` does.
+    """
     return read_source(source, config).rows
 
 
@@ -142,7 +153,15 @@ def row_text(row: JsonObject) -> str:
 
 
 def make_tokenizer(config: DataConfig, base: str | None, folder: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer of the config or the base, or one trained on the sources, which `folder` then keeps."""
+    """The tokenizer of the config or the base, or one trained on the sources, which `folder` then keeps.
+
+    Args:
+      config: with vocab_size a tokenizer is trained, unless the folder has one; with tokenizer it is loaded.
+      base: local folder or hub id, whose tokenizer is taken where the config names none.
+      folder: of a tokenizer that is trained here.
+    Returns: the tokenizer.
+    Raises: ValueError if neither the config nor a base gives one, or the base is missing.
+    """
     if config.vocab_size is not None:
         if not (folder / "tokenizer.json").exists():
             used = config.tokenizer_sources or config.sources
@@ -175,6 +194,10 @@ class EncodedSource(NamedTuple):
 def encode_source(source: SourceConfig, config: DataConfig, encoder: Encoder) -> EncodedSource:
     """A source's samples; rows of sets that are too large to hold are checked now, and encoded when read.
 
+    Args:
+      config: how to read the source, and what to do about bad rows.
+      encoder: from `encoder_of`.
+    Returns: the samples, and counts of what was cut or left out.
     Raises: ValueError, naming file and row, for a row that is refused (unless data.bad is skip); naming the
       source, where nothing is left to learn from.
     """
@@ -213,7 +236,13 @@ def _check_kinds(rows: Rows, encoder: Encoder, place: Callable[[int], str], conf
 
 
 def encoder_of(config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> Encoder:
-    """How the config encodes rows: with packing=concat they need not fit a row of a batch."""
+    """How the config encodes rows: with packing=concat they need not fit a row of a batch.
+
+    Args:
+      config: gives form, thinking and length.
+      tokenizer: its chat template decides where form is auto.
+    Returns: the encoder, its form resolved.
+    """
     length = None if config.packing == "concat" else config.length
     return Encoder(tokenizer, length, resolve_form(tokenizer, config.form), config.thinking)
 
@@ -225,6 +254,10 @@ def encode_sources(
 
     With packing=concat longer ones are split, as they are in training; else they are cut.
 
+    Args:
+      sources: data sets, such as config.valid.
+      config: how to read and encode them; its own sources are not read.
+    Returns: for each source its samples (None: left out).
     Raises: ValueError, as `encode_source` does.
     """
     encoder = encoder_of(config, tokenizer)
@@ -263,7 +296,14 @@ class Feed:
         return [*said, f"a sample, what is learned in «»: {shown(self._tokenizer, first)}"]
 
     def batches(self, shard_index: int = 0, shard_count: int = 1) -> Batches:
-        """A process's share of the stream."""
+        """A process's share of the stream, from its start.
+
+        Args:
+          shard_index: which run of rows of each global batch is ours, from 0.
+          shard_count: how many processes share a batch.
+        Returns: batches whose position can be saved and restored.
+        Raises: ValueError if the batch does not divide by the processes.
+        """
         return Batches(
             [source.samples for source in self._encoded],
             self._config,

@@ -30,6 +30,13 @@ def step_flops(
 
     Backward passes of frozen products cost one product (to the input), of trained ones two. The head's logits
     are always computed again, in chunks.
+
+    Args:
+      experts: beside the base; None for none.
+      train: whether all weights are trained or the experts alone.
+      batch: rows of the global batch.
+      remat: what the backward pass computes again.
+    Returns: floating-point operations on all devices together.
     """
     tokens, layers = batch * length, config.num_layers
     shapes = projection_sizes(config)

@@ -53,7 +53,18 @@ def make_decode_plan(
     dtype: str,
     compiler_options: Mapping[str, str | bool] | None = None,
 ) -> DecodePlan:
-    """Compiles generation of length / 2 tokens after prompts of length / 2, sampled at top-p 0.95."""
+    """Compiles generation of length / 2 tokens after prompts of length / 2, sampled at top-p 0.95.
+
+    Args:
+      decoder: abstract, with shapes and dtypes of its weights.
+      topology: gives the chip's memory and bandwidth, where they are published.
+      mesh: over the slice's devices.
+      rows: sequences generated at once, over the whole mesh.
+      length: tokens of a row, prompt and answer.
+      dtype: of products and of the cache.
+      compiler_options: of XLA.
+    Returns: bytes on one chip by kind, and the least seconds of a token.
+    """
     parts = params.split(decoder)
     places = params.shardings(decoder, mesh)
 
@@ -107,7 +118,13 @@ def _shard_bytes(tree: PyTree) -> int:
 
 
 def decode_table(plan: DecodePlan, title: str) -> Table:
-    """The plan as a table of one chip's share."""
+    """The plan as a table of one chip's share.
+
+    Args:
+      plan: from `make_decode_plan`.
+      title: above the table.
+    Returns: a table for rich's console: memory, and the speed at the memory's peak where that is known.
+    """
     out = Table(title=title, show_header=False)
     out.add_row("rows", f"{plan.rows}, {plan.prompt} prompt tokens, {plan.new_tokens} new ones")
     for kind, size in plan.memory.items():

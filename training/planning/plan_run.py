@@ -123,6 +123,13 @@ def command_for(
 
     A run folder records it, and shipped configs lie in folders of its name. Else the keys tell: fine-tuning
     names an adapter or a base.
+
+    Args:
+      name: YAML file, run folder or name of a shipped config.
+      overrides: `key=value`; their keys count as the config's.
+      wanted: what the user asked for; goes before everything else.
+    Returns: pretrain, sft or ppo, and the reason if it was guessed from the keys, else None.
+    Raises: ValueError if `wanted` is no command that can be planned, or there is no such config.
     """
     if wanted is not None:
         if wanted not in PLANNED:

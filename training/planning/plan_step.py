@@ -76,12 +76,25 @@ def shape_of(source: ModelSource) -> ModelConfig:
 
 
 def experts_of(source: ModelSource, shape: ModelConfig) -> ExpertConfig | None:
-    """The experts beside the base; None where every weight is trained."""
+    """The experts beside the base.
+
+    Args:
+      source: gives the adapter and its settings.
+      shape: of the base.
+    Returns: their settings; None where every weight is trained.
+    """
     return model.adapter_experts(source.adapter, source.experts, source.lora, shape)
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device]) -> Mesh:
-    """The run's mesh over a slice's devices."""
+    """The run's mesh over a slice's devices.
+
+    Args:
+      config: sizes of the axes data, fsdp and tensor; -1 takes what the others leave.
+      devices: all of the slice, which need not be attached.
+    Returns: a mesh with these three axes.
+    Raises: ValueError if the sizes do not multiply to the number of devices.
+    """
     return params.make_mesh(config.data, config.fsdp, config.tensor, devices=devices)
 
 
@@ -93,11 +106,13 @@ def compiler_options(topology: Topology) -> dict[str, str] | None:
 def plan_generation(
     source: ModelSource, topology: Topology, mesh: Mesh, *, rows: int, length: int, dtype: str
 ) -> DecodePlan:
-    """Generation with the run's model.
+    """Plans generation with the run's model.
 
     Args:
-      rows: sequences at once. length: tokens of each, half of them the prompt.
+      rows: sequences at once.
+      length: tokens of each, half of them the prompt.
       dtype: of weights and products.
+    Returns: what generation needs on one chip.
     """
     shape = shape_of(source)
     return make_decode_plan(
@@ -128,7 +143,11 @@ def plan_step(
     """Compiles the train step with abstract weights and reads off what it needs.
 
     Args:
+      source: the model; only its shape is read.
+      mesh: over the slice's devices.
+      data: gives the batch's shape; no data set is read.
       steps: of the run; None where it lasts data.epochs.
+    Returns: memory, operations and traffic of one chip, and times where the chip's figures are published.
     """
     shape = shape_of(source)
     experts = experts_of(source, shape)
@@ -157,7 +176,15 @@ def plan_step(
 def abstract_arguments(
     decoder: Decoder, train: params.Train, machinery: run.Machinery, mesh: Mesh, data: DataConfig
 ) -> tuple[TrainState, params.Params, Batch, jax.ShapeDtypeStruct]:
-    """The step's arguments as shapes with shardings."""
+    """The step's arguments as shapes with shardings.
+
+    Args:
+      decoder: abstract.
+      train: which part of the weights is trained.
+      machinery: gives the optimizer and the shardings of the state.
+      data: gives the batch's shape.
+    Returns: state, frozen weights, batch (tokens [data.batch_size, data.length]) and step number (int32 []).
+    """
     parts = params.split(decoder, train)
     _, frozen_shardings = params.shardings(decoder, mesh, train)
     optimizer_state = jax.eval_shape(machinery.optimizer.init, parts.trainable)
@@ -191,7 +218,13 @@ def memory_by_kind(
     arguments: tuple[TrainState, params.Params, Batch, jax.ShapeDtypeStruct],
     analysis: Any,  # "some simple data structure", says JAX: the compiler's own
 ) -> dict[str, int]:
-    """Bytes on one chip: arguments by their shards, the rest as the compiler says."""
+    """Bytes on one chip: arguments by their shards, the rest as the compiler says.
+
+    Args:
+      arguments: from `abstract_arguments`.
+      analysis: from `memory_analysis()` of the compiled step.
+    Returns: bytes of base, trainable, optimizer, batch, temporaries and program.
+    """
 
     def shard_bytes(tree: PyTree) -> int:
         return sum(
@@ -245,14 +278,27 @@ def expected_seconds(
 def utilisation(
     topology: Topology, flops: Flops, seconds: dict[str, float], devices: int
 ) -> tuple[float, float]:
-    """Model FLOPs utilisation with perfect overlap and with none."""
+    """Model FLOPs utilisation (MFU): model operations at the chip's peak, as a share of the step's time.
+
+    Args:
+      topology: of a chip whose peak is published.
+      flops: of the step on all devices together.
+      seconds: from `expected_seconds`.
+    Returns: MFU if compute, memory traffic and communication overlap perfectly, and if they do not at all.
+    """
     assert topology.chip is not None
     ideal = flops.model / devices / topology.chip.peak_flops
     return ideal / max(seconds.values()), ideal / sum(seconds.values())
 
 
 def table(plan: StepPlan, title: str) -> Table:
-    """The plan as a table of one chip's share."""
+    """The plan as a table of one chip's share.
+
+    Args:
+      plan: from `plan_step`.
+      title: above the table.
+    Returns: a table for rich's console: memory, traffic, operations, and expected times where they are known.
+    """
     out = Table(title=title, show_header=False)
     axes = " x ".join(f"{name} {size}" for name, size in plan.mesh.items())
     out.add_row("mesh", f"{axes} ({plan.devices} devices)")
@@ -279,7 +325,12 @@ def table(plan: StepPlan, title: str) -> Table:
 
 
 def advice(plan: StepPlan, source: ModelSource, data: DataConfig, step: StepConfig) -> list[str]:
-    """What to change if it does not fit, one line each."""
+    """What to change if the step does not fit, in the order in which to try it.
+
+    Args:
+      plan: from `plan_step`, of these settings.
+    Returns: lines for the user; a single one if the step fits, or the chip's memory is not known.
+    """
     if plan.available is None:
         return ["CPUs have no published figures: memory is that of the CPU's executable."]
     if plan.needed <= plan.available:

@@ -14,20 +14,38 @@ from training.plots.rows import BLUE, COLORS, SKY, VERMILION, row_styles
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
+    """Draws a figure into a file at 120 dots an inch.
+
+    Args:
+      path: of the picture; its ending names the format (.png).
+    Returns: the path.
+    """
     FigureCanvasAgg(figure)
     figure.savefig(path, dpi=120)
     return path
 
 
 def series(records: Sequence[JsonObject], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of the records that have the key; what was not finite is a gap."""
+    """Steps and values of the records that have the key; what was not finite is a gap.
+
+    Args:
+      records: lines of metrics.jsonl.
+      key: such as loss.
+    Returns: steps [N] and values [N], both float64, NaN where the record has null.
+    """
     found = [(r["step"], np.nan if r[key] is None else r[key]) for r in records if key in r]
     steps, values = zip(*found, strict=True) if found else ((), ())
     return np.asarray(steps, np.float64), np.asarray(values, np.float64)
 
 
 def smoothed(values: np.ndarray, width: int) -> np.ndarray:
-    """Mean of the last `width` values (of fewer at the start), gaps left out."""
+    """Mean of the last `width` values (of fewer at the start), gaps left out.
+
+    Args:
+      values: [N]; gaps are NaN.
+      width: number of values, at least 1.
+    Returns: means [N]; NaN where all of the values are gaps.
+    """
     present = np.isfinite(values)
     sums = np.cumsum(np.where(present, values, 0.0))
     counts = np.cumsum(present)
@@ -37,7 +55,13 @@ def smoothed(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def loss_figure(metrics: Sequence[JsonObject], title: str) -> Figure:
-    """Loss (with the held-out one), balance loss, gradient norm and learning rate over steps."""
+    """Loss (with the held-out one), balance loss, gradient norm and learning rate over steps.
+
+    Args:
+      metrics: lines of metrics.jsonl.
+      title: of the whole figure.
+    Returns: four panels.
+    """
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     axes = figure.subplots(2, 2)
     figure.suptitle(title)
@@ -58,7 +82,13 @@ def loss_figure(metrics: Sequence[JsonObject], title: str) -> Figure:
 
 
 def share_figure(record: JsonObject, title: str) -> Figure:
-    """Share of the routing weight by expert (columns) and layer (rows), for each projection and task type."""
+    """Share of the routing weight by expert (columns) and layer (rows), for each projection and task type.
+
+    Args:
+      record: a line of routing.jsonl.
+      title: of the whole figure; the record's step is added.
+    Returns: a panel for each projection (across) and task type (down), on one color scale from 0.
+    """
     rows = record["rows"]
     projections = list(dict.fromkeys(row["projection"] for row in rows))
     tasks = list(dict.fromkeys(row["task"] for row in rows))
@@ -87,7 +117,13 @@ def share_figure(record: JsonObject, title: str) -> Figure:
 
 
 def routing_figure(records: Sequence[JsonObject], title: str) -> Figure:
-    """CV, entropy and dead experts over steps, by task type, averaged over layers and projections."""
+    """CV, entropy and dead experts over steps, by task type, averaged over layers and projections.
+
+    Args:
+      records: lines of routing.jsonl.
+      title: of the whole figure.
+    Returns: three panels.
+    """
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     axes = figure.subplots(1, 3)
     figure.suptitle(title)

@@ -15,7 +15,13 @@ Records = Sequence[JsonObject]
 
 
 def learning_figure(metrics: Records, title: str) -> Figure:
-    """Held-out pass@1, reward and pass rate, KL and entropy, losses over rounds."""
+    """Held-out pass@1, reward and pass rate, KL and entropy, losses over rounds.
+
+    Args:
+      metrics: lines of metrics.jsonl.
+      title: of the whole figure.
+    Returns: six panels; curves are smoothed over a twentieth of the rounds.
+    """
     figure = Figure(figsize=(12, 7), layout="constrained")
     axes = figure.subplots(2, 3)
     figure.suptitle(title)
@@ -52,7 +58,13 @@ def _held_out(axis: Axes, metrics: Records) -> None:
 
 
 def verdict_figure(metrics: Records, title: str) -> Figure:
-    """Shares of the verdicts over rounds, and beside them how many problems are at each stage."""
+    """Shares of the verdicts over rounds, and beside them how many problems are at each stage.
+
+    Args:
+      metrics: lines of metrics.jsonl.
+      title: of the whole figure.
+    Returns: two panels; one for a run without a curriculum.
+    """
     stages = sorted({k for r in metrics for k in r if k.startswith("stage_")}, key=lambda k: int(k[6:]))
     figure = Figure(figsize=(7 + 6 * bool(stages), 3.8), layout="constrained")
     axes = figure.subplots(1, 1 + bool(stages), squeeze=False)[0]

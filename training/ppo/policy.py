@@ -117,7 +117,13 @@ class Learning(NamedTuple):
 
 
 def learner_temperature(rl: RLConfig, rollout: RolloutConfig) -> float:
-    """The temperature of the policy that is trained: its own, or the sampler's."""
+    """The temperature of the policy that is trained.
+
+    Args:
+      rl: its temperature, if it has one, goes first.
+      rollout: gives the sampler's.
+    Returns: the divisor of the logits in the policy's loss.
+    """
     return rollout.temperature if rl.temperature is None else rl.temperature
 
 

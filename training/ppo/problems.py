@@ -238,7 +238,12 @@ def known_limits(folder: Path) -> TimeLimits | None:
 
 
 def save_limits(limits: TimeLimits, folder: Path) -> None:
-    """Writes the time limits into a run's folder, whole or not at all."""
+    """Writes the time limits into a run's folder, whole or not at all.
+
+    Args:
+      limits: seconds of a test by problem, and the fingerprint of these problems.
+      folder: of the run.
+    """
     write_whole(folder / LIMITS, json.dumps(limits._asdict(), indent=1) + "\n")
 
 

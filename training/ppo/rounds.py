@@ -85,6 +85,10 @@ class Rounds:
     def run(self, at: RoundState, recorder: Recorder) -> RoundState:
         """Goes to the last round, or until it is told to stop.
 
+        Args:
+          at: the state to start from; at round 0 the held-out problems are measured first.
+          recorder: for metrics and lines to the person watching.
+        Returns: the state after the last round done, which has been saved.
         Raises: DivergedError after saving the state before a round that was not finite.
         """
         plan, curriculum = self.schedule, self.problems.curriculum

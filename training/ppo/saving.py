@@ -39,7 +39,12 @@ class RunCheckpoints:
     meta: JsonObject
 
     def save(self, at: RoundState, curriculum: Curriculum | None) -> None:
-        """Begins to write everything that the next round depends on."""
+        """Begins to write everything that the next round depends on.
+
+        Args:
+          at: the state; the number of its round becomes the checkpoint's.
+          curriculum: its table is saved too; None without one.
+        """
         host = {
             "round": at.round,
             "beta": at.beta,
@@ -53,6 +58,8 @@ class RunCheckpoints:
 
         Args:
           like: a state of the same structure; returned as it is if nothing has been saved yet.
+          curriculum: changed in place; None without one.
+        Returns: the state to resume from.
         Raises: ValueError if the checkpoint belongs to another run.
         """
         step = self.checkpoints.latest()
@@ -88,7 +95,12 @@ class RunCheckpoints:
         return RoundState(saved.data["round"], agent, saved.data["beta"])
 
     def save_before_failure(self, at: RoundState, curriculum: Curriculum | None) -> None:
-        """Writes the state before a step that failed, which kept every weight as it was."""
+        """Writes the state before a step that failed, which kept every weight, and waits until it is on disk.
+
+        Args:
+          at: the state, whose mark of failure is not saved.
+          curriculum: its table is saved too; None without one.
+        """
         agent = at.agent._replace(failed=np.int32(0))
         self.save(at._replace(agent=agent), curriculum)
         self.checkpoints.wait()

@@ -129,7 +129,14 @@ def claim(
 
 
 def make_sampler(learning: Learning, lm: LanguageModel, tokenizer: "PreTrainedTokenizerBase") -> Sampler:
-    """The sampler of a policy; responses end with any token that ends an answer of the model."""
+    """The sampler of a policy; responses end with any token that ends an answer of the model.
+
+    Args:
+      learning: gives the model's structure and the dtype of its products.
+      lm: gives the mesh, stop tokens and the token for padding.
+      tokenizer: gives further stop tokens, such as the end of a turn.
+    Returns: a sampler, to which each call brings the weights.
+    """
     ends, pad = stop_tokens(tokenizer, lm.stop_tokens), lm.config.pad_token_id
     if pad is None:
         pad = ends[0] if ends else 0

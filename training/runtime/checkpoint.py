@@ -105,7 +105,13 @@ class Checkpoints:
         return sorted(set(self._manager.all_steps()) - set(self._damaged))
 
     def save(self, step: int, saved: Saved) -> None:
-        """Copies the state from the devices and writes in the background; a step saved before is kept."""
+        """Copies the state from the devices and writes in the background; a step saved before is kept.
+
+        Args:
+          step: number under which the checkpoint is kept; for rounds of PPO, the round.
+          saved: arrays on the mesh, and plain JSON.
+        Raises: DiskFullError, before anything is written, if the disk has too little room.
+        """
         if step in self._manager.all_steps():
             return
         self._check_room(saved)
@@ -134,12 +140,24 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp_args.Composite(meta=ocp_args.JsonRestore()))["meta"]
 
     def trainable(self, step: int, like: PyTree) -> PyTree:
-        """The trained weights alone, placed as `like` (ShapeDtypeStructs with shardings)."""
+        """The trained weights of a checkpoint alone, without the optimizer state.
+
+        Args:
+          step: one of `steps()`.
+          like: ShapeDtypeStructs with shardings, as from `structure`.
+        Returns: the weights, placed as `like` says.
+        """
         items = ocp_args.Composite(trainable=ocp_args.StandardRestore(like))
         return self._manager.restore(step, args=items)["trainable"]
 
     def restore(self, step: int, trainable: PyTree, optimizer: PyTree) -> Saved:
-        """Everything, placed as the given ShapeDtypeStructs with shardings say, whatever mesh saved it."""
+        """Reads a whole checkpoint onto this run's mesh, whatever mesh saved it.
+
+        Args:
+          step: one of `steps()`.
+          trainable, optimizer: ShapeDtypeStructs with shardings, as from `structure`.
+        Returns: what was saved, its arrays placed as these shardings say.
+        """
         items = ocp_args.Composite(
             trainable=ocp_args.StandardRestore(trainable),
             optimizer=ocp_args.StandardRestore(optimizer),
@@ -224,7 +242,13 @@ def _warn(line: str) -> None:
 
 
 def structure(tree: PyTree, shardings: PyTree) -> PyTree:
-    """Shapes and dtypes of a tree with the shardings under which it is to be restored."""
+    """Shapes and dtypes of a tree with the shardings under which it is to be restored.
+
+    Args:
+      tree: arrays or ShapeDtypeStructs.
+      shardings: one for each leaf, in the same structure.
+    Returns: ShapeDtypeStructs, which need no memory.
+    """
     return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings)
 
 
@@ -302,7 +326,12 @@ def fingerprint(folder: Path) -> str:
 
 
 def refuse_another_run(folder: Path, differences: Mapping[str, tuple[object, object]]) -> None:
-    """Raises ValueError naming the first settings in which the run in the folder differs from this one."""
+    """Raises ValueError naming the first settings in which the run in the folder differs from this one.
+
+    Args:
+      folder: of the run.
+      differences: by dotted key, the value then and the value now; empty if the run may be resumed.
+    """
     if differences:
         shown = "; ".join(
             f"{key} was {old!r}, is now {new!r}" for key, (old, new) in [*differences.items()][:3]

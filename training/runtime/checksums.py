@@ -20,7 +20,13 @@ LAST = "_CHECKPOINT_METADATA"
 
 
 def sums_file(run: Path, step: int) -> Path:
-    """Where a checkpoint's sums are."""
+    """Where a checkpoint's sums are.
+
+    Args:
+      run: the run's folder.
+      step: of the checkpoint.
+    Returns: RUN/checksums/STEP.sha256, whether or not it exists.
+    """
     return run / "checksums" / f"{step}.sha256"
 
 
@@ -64,7 +70,13 @@ def _pending(run: Path) -> dict[int, Path]:
 
 
 def damage(run: Path, step: int) -> str | None:
-    """What is wrong with a checkpoint; None if it is whole."""
+    """Looks for missing and changed files of a checkpoint; every file is read.
+
+    Args:
+      run: the run's folder.
+      step: of a committed checkpoint.
+    Returns: what is wrong, in a few words; None if the checkpoint is whole, or complete and without sums.
+    """
     folder = run / "checkpoints" / str(step)
     path = sums_file(run, step)
     missing = [part for part in (*PARTS, LAST) if not (folder / part).is_file()]
@@ -86,7 +98,13 @@ def damage(run: Path, step: int) -> str | None:
 
 
 def set_aside(run: Path, step: int) -> Path:
-    """Moves a damaged checkpoint to RUN/damaged, so that its step can be saved again; returns the place."""
+    """Moves a damaged checkpoint to RUN/damaged, so that its step can be saved again, and deletes its sums.
+
+    Args:
+      run: the run's folder.
+      step: of the checkpoint.
+    Returns: its new folder: RUN/damaged/STEP, or STEP.1, STEP.2, ... where that is taken.
+    """
     folder = run / "damaged"
     folder.mkdir(exist_ok=True)
     count = sum(1 for path in folder.iterdir() if path.name.split(".")[0] == str(step))

@@ -31,8 +31,10 @@ def load(schema: type[Schema], path: str | Path | None, overrides: Sequence[str]
     """Reads a config file, applies overrides, checks everything.
 
     Args:
+      schema: the dataclass to fill.
       path: YAML file, run folder or name of a shipped config (sft/tiny); None starts from the defaults.
       overrides: `key=value` with dots for sections (`optimizer.lr=1e-4`); values are YAML.
+    Returns: the checked config, an instance of the schema.
     Raises: ValueError, in one line, for an unreadable file, an unknown key (with the nearest one), a value of
       the wrong type or one that a section refuses.
     """
@@ -97,7 +99,16 @@ def _index(place: list, name: str, so_far: str) -> int:
 
 
 def parse(schema: type[Schema], values: JsonMapping, where: str = "the config") -> Schema:
-    """Plain values -> the schema; lists become tuples, numbers are converted where nothing is lost."""
+    """Plain values -> the schema; lists become tuples, numbers are converted where nothing is lost.
+
+    Args:
+      schema: the dataclass to fill.
+      values: nested dictionaries, as from YAML.
+      where: the origin of the values, with which an error begins.
+    Returns: an instance of the schema.
+    Raises: ValueError, in one line, for an unknown key, a value of the wrong type or one that a section
+      refuses; TypeError if the schema itself is at fault.
+    """
     try:
         _refuse_switches(schema, dict(values), [])
     except ValueError as error:
@@ -180,12 +191,12 @@ def _suggestion(schema: type, location: list[str]) -> str:
 
 
 def section_at(schema: type, location: Sequence[str]) -> type | None:
-    """The dataclass that a dotted place of the config is read into; None where it is a plain value.
+    """The dataclass that a dotted place of the config is read into.
 
     Args:
-      schema: dataclass of the whole config.
-      location: names from the top, numbers of a list's items among them.
-    Returns: the section's dataclass.
+      schema: of the whole config.
+      location: the place taken apart at its dots, such as ("data", "sources", "0").
+    Returns: the dataclass; None where the place holds a plain value or does not exist.
     """
     names = iter(location)
     for name in names:
@@ -213,12 +224,12 @@ def _dataclass_in(annotation: object) -> type | None:
 
 
 def dotted_keys(schema: type, prefix: str = "") -> list[str]:
-    """Every dotted key of a schema.
+    """Every dotted key of a schema, sections before the keys that they hold.
 
     Args:
-      schema: dataclass of a config.
-      prefix: of its keys, with the dot.
-    Returns: the keys, a section's before those within it.
+      schema: a dataclass.
+      prefix: put before each key, with its dot.
+    Returns: keys such as `optimizer.lr`; NAME stands where users choose a name.
     """
     out = []
     for name, annotation in typing.get_type_hints(schema).items():
@@ -246,17 +257,21 @@ def _plain(value: Any) -> Any:  # of any nesting
 
 
 def save(settings: JsonMapping, path: Path) -> None:
-    """Writes a resolved config (`to_dict`) whole or not at all; `load` reads the same config back."""
+    """Writes a resolved config (`to_dict`) whole or not at all; `load` reads the same config back.
+
+    Args:
+      settings: plain values.
+      path: of the YAML file, which is replaced if it exists.
+    """
     write_whole(path, yaml_values.dump(dict(settings)))
 
 
 def differences(old: JsonMapping, new: JsonMapping, prefix: str = "") -> dict[str, tuple[object, object]]:
-    """Dotted keys whose values differ between two plain configs, each with the old and the new value.
+    """Compares two plain configs key by key, section by section.
 
     Args:
-      old, new: as `to_dict` gives them.
-      prefix: of the keys, with the dot.
-    Returns: by key, the old and the new value.
+      prefix: put before each key, with its dot.
+    Returns: by dotted key whose values differ, the old and the new value; None where a side lacks the key.
     """
     out: dict[str, tuple[object, object]] = {}
     for key in dict.fromkeys([*old, *new]):

@@ -55,7 +55,13 @@ def _find(module: str, name: str) -> tuple[str, ast.ClassDef | ast.FunctionDef |
 
 
 def config_of(module: str, function: str = "main") -> tuple[str, str] | None:
-    """Module and class of the config that a function takes first; None if the module has no such function."""
+    """The config that a function takes as its first argument, found in the source alone.
+
+    Args:
+      module: dotted name of a module of this project.
+    Returns: module and name of the config's class; None if the module has no such function, or it takes no
+      config.
+    """
     found = _find(module, function)
     if found is None or not isinstance(found[1], ast.FunctionDef) or not found[1].args.args:
         return None
@@ -74,7 +80,15 @@ def summary(module: str) -> str:
 
 
 def keys(module: str, schema: str, prefix: str = "") -> Iterator[ConfigKey]:
-    """Every key of a schema, sections followed by their keys, those of its base class first."""
+    """Every key of a schema, sections followed by their keys, those of its base class first.
+
+    Args:
+      module: dotted name of the module that declares or imports the schema.
+      schema: name of the dataclass.
+      prefix: put before each key, with its dot.
+    Returns: the keys with types, defaults and docs; in their names 0 stands for an item of a list, NAME for a
+      name that users choose.
+    """
     found = _find(module, schema)
     assert found is not None, f"{module} has no {schema}"
     module, node = found
@@ -167,7 +181,13 @@ def _comment(line: str) -> str:
 
 
 def text(module: str, schema: str) -> str:
-    """All keys as `key: type = default`, each with its doc below; plain keys first, then by section."""
+    """The keys of a config as --help shows them: plain keys first, then by section.
+
+    Args:
+      module: dotted name of the module that declares or imports the schema.
+      schema: name of the dataclass.
+    Returns: lines `key: type = default`, each with its doc below.
+    """
     sections: dict[str, list[str]] = {"": []}
     for key in keys(module, schema):
         if key.is_section:

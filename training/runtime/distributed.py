@@ -111,7 +111,13 @@ class Share(NamedTuple):
 def share_of_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> Share:
     """This process's share of every global batch.
 
-    Raises: ValueError if the batch does not divide by the devices that share it and by the micro-batches.
+    Args:
+      mesh: whose axes data and fsdp share the rows.
+      batch_size: rows of the global batch.
+      accumulate: micro-batches a step.
+    Returns: which run of rows this process feeds.
+    Raises: ValueError if the batch does not divide by the devices that share it and by the micro-batches, or
+      the devices of a process hold rows that are not neighbors.
     """
     spread = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size % (spread * accumulate):
@@ -132,7 +138,13 @@ def share_of_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> Share:
 
 
 def place_batch(batch: Batch, mesh: Mesh, share: Share) -> Batch:
-    """This process's rows as arrays of the whole mesh."""
+    """This process's rows as arrays of the whole mesh.
+
+    Args:
+      batch: host arrays [rows of this process, ...].
+      share: from `share_of_batch`.
+    Returns: a batch of jax.Arrays [rows of the global batch, ...], rows spread over data and fsdp.
+    """
     sharding = params.batch_sharding(mesh)
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)

@@ -65,6 +65,7 @@ class JsonLines:
         self._file.flush()
 
     def close(self) -> None:
+        """Closes the file; no more records can be written."""
         self._file.close()
 
 
@@ -131,7 +132,12 @@ class Recorder:
                 self._board.close()
 
     def step(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Metrics of one finished step, in order."""
+        """Records the metrics of a finished step, with its seconds and tokens a second.
+
+        Args:
+          step: steps done so far.
+          scalars: metrics by name; `tokens`, where given, is the step's count.
+        """
         now = time.perf_counter()
         seconds, self._last_time = now - self._last_time, now
         if not self._main:
@@ -160,7 +166,13 @@ class Recorder:
             self._console.print(f"step {step}/{self._steps}  {status}", highlight=False, soft_wrap=True)
 
     def event(self, step: int, kind: str, values: JsonMapping) -> None:
-        """Other records of metrics.jsonl, such as a held-out loss."""
+        """Other records of metrics.jsonl, such as a held-out loss.
+
+        Args:
+          step: steps done so far.
+          kind: put before each name: kind "valid" and value "loss" give `valid_loss`.
+          values: measurements by name.
+        """
         if not self._main:
             return
         self._metrics.write({"step": step, **{f"{kind}_{k}": v for k, v in values.items()}})
@@ -169,7 +181,13 @@ class Recorder:
                 self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def routing(self, step: int, rows: list[JsonObject], summary: Mapping[str, float]) -> None:
-        """Routing telemetry since the last report."""
+        """Routing telemetry since the last report; nothing is written if there are no rows.
+
+        Args:
+          step: steps done so far.
+          rows: from `telemetry.report`, for routing.jsonl.
+          summary: from `telemetry.summary`, for TensorBoard.
+        """
         if not self._main or not rows:
             return
         self._routing.write({"step": step, "rows": rows})

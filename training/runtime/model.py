@@ -50,7 +50,15 @@ class LoraConfig:
 def adapter_experts(
     adapter: AdapterKind, experts: ExpertConfig, lora: LoraConfig, model: ModelConfig
 ) -> ExpertConfig | None:
-    """The experts that an adapter stands for: as configured, one pair without a router, or none."""
+    """The experts that an adapter stands for.
+
+    Args:
+      experts: settings for adapter=loramoe, and what adapter=lora takes from them.
+      lora: settings for adapter=lora.
+      model: shape of the base.
+    Returns: for loramoe the experts as configured, for lora one pair a projection without a router, for none
+      None.
+    """
     match adapter:
         case "loramoe":
             return experts
@@ -72,6 +80,11 @@ def matched_rank(experts: ExpertConfig, model: ModelConfig) -> int:
     """Rank of plain LoRA with as many weights as these experts and their routers, as nearly as possible.
 
     r = Σ [E R (I + O) + E I] / Σ (I + O), over all targets (shared A: R I + E R O instead of E R (I + O))
+
+    Args:
+      experts: E experts of rank R in each layer.
+      model: shape of the base, which gives I inputs and O outputs of each projection.
+    Returns: r, rounded, and at least 1.
     """
     weights = widths = 0
     layers = model.num_layers
@@ -131,6 +144,7 @@ def make_model(source: ModelSource, tokenizer: "PreTrainedTokenizerBase", mesh: 
 
     Args:
       tokenizer: new weights get its special tokens; a base keeps its own.
+    Returns: the model, which of its weights are trained, and its abstract structure.
     Raises: ValueError if the base is missing or of another shape than the config promises, or the vocabulary
       does not hold the tokenizer's tokens.
     """
@@ -164,6 +178,9 @@ def make_model(source: ModelSource, tokenizer: "PreTrainedTokenizerBase", mesh: 
 def shaped_for(tokenizer: "PreTrainedTokenizerBase", model: ModelConfig) -> ModelConfig:
     """A new model's shape with the tokenizer's special tokens.
 
+    Args:
+      model: shape from the config; its vocabulary may be larger than the tokenizer's.
+    Returns: the shape with bos, eos and pad ids replaced.
     Raises: ValueError if the vocabulary is too small for the tokenizer.
     """
     needed = vocabulary_size(tokenizer)
@@ -194,7 +211,10 @@ def new_model(
     With experts the rest is frozen, in `base_dtype`; without, everything is trained in float32.
 
     Args:
+      experts: beside the base; None for none.
+      std: standard deviation of new weights.
       source: folder whose tokenizer is exported with it.
+    Returns: the model on the mesh.
     """
     train: params.Train = "all" if experts is None else "experts"
 
@@ -232,9 +252,13 @@ def load_model(
     """A base checkpoint with new experts, plain LoRA or nothing beside it, read straight into shards.
 
     Args:
+      base: local folder or hub id.
+      experts, lora: settings; the adapter decides which are read.
+      seed: of new experts.
       expected: the shape that the config promises, special tokens aside.
       vocabulary: tokens that there must be rows for; those that the checkpoint lacks begin as the mean of its
         rows.
+    Returns: the model on the mesh, with the base's fingerprint.
     Raises: ValueError if the checkpoint has another shape.
     """
     folder = local_folder(base)
@@ -261,7 +285,13 @@ def read_shape(folder: Path) -> ModelConfig:
 
 
 def check_shape(shape: ModelConfig, expected: ModelConfig, base: str) -> None:
-    """Raises ValueError, naming the first difference, if the checkpoint is not what the config promises."""
+    """Raises ValueError, naming the first difference, if the checkpoint is not what the config promises.
+
+    Args:
+      shape: of the checkpoint.
+      expected: from the config; ids of special tokens are not compared.
+      base: the checkpoint's name, for the message.
+    """
     for key in dataclasses.fields(ModelConfig):
         ours, theirs = getattr(expected, key.name), getattr(shape, key.name)
         if ours != theirs and not key.name.endswith("_token_id"):
@@ -269,7 +299,13 @@ def check_shape(shape: ModelConfig, expected: ModelConfig, base: str) -> None:
 
 
 def abstract_model(config: ModelConfig, experts: ExpertConfig | None, base_dtype: BaseDtype) -> Decoder:
-    """The structure that `load_model` fills: shapes, dtypes and axes without weights."""
+    """The structure that `load_model` fills: shapes, dtypes and axes without weights.
+
+    Args:
+      experts: beside the base; None for none.
+      base_dtype: of the pretrained weights.
+    Returns: a decoder whose parameters are ShapeDtypeStructs.
+    """
 
     def make() -> Decoder:
         decoder = params.build(config, experts)
@@ -280,7 +316,12 @@ def abstract_model(config: ModelConfig, experts: ExpertConfig | None, base_dtype
 
 
 def cast_base(model: Decoder, dtype: BaseDtype) -> None:
-    """Gives the pretrained weights another dtype; experts and constants keep theirs."""
+    """Gives the pretrained weights another dtype, in place; experts and constants keep theirs.
+
+    Args:
+      model: changed by the call.
+      dtype: of the pretrained weights afterwards.
+    """
     for _, variable in nnx.iter_graph(model):
         if isinstance(variable, BaseParam):
             variable.set_raw_value(variable.get_raw_value().astype(jnp.dtype(dtype)))

@@ -68,6 +68,10 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
         t < W:  lr (t + 1) / W        then with p = (t - W) / (steps - W)
         constant: lr      linear: lr (1 - (1 - f) p)      cosine: lr (f + (1 - f) (1 + cos π p) / 2)
 
+    Args:
+      config: gives lr, W (warmup_steps, else warmup_ratio of the steps) and f (final_ratio).
+      steps: of the whole run.
+    Returns: the function t -> learning rate.
     Raises: ValueError if the warm-up is longer than the run.
     """
     warmup = config.warmup_steps or round(config.warmup_ratio * steps)
@@ -88,9 +92,14 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def decayed(model: nnx.Module, config: OptimizerConfig, train: params.Train) -> PyTree:
-    """True for the weights that weight decay shrinks, shaped like the trainable part of `params.split`.
+    """Which weights weight decay shrinks: all, or matrices only, as `config.decay` says.
 
     A matrix has two or more axes besides the layer axis; norms and biases have one.
+
+    Args:
+      model: may be abstract.
+      train: which part of the weights is trained.
+    Returns: True or False for each weight, in the structure of the trainable part of `params.split`.
     """
     state = nnx.state(model)
 
@@ -114,7 +123,10 @@ def make_optimizer(
     m ← β₁m + (1 − β₁)g,  v ← β₂v + (1 − β₂)g²,  w ← w − lr (m̂ / (√v̂ + ε) + λw)
 
     Args:
+      steps: of the whole run, for the learning rate.
       decay_mask: from `decayed`; True shrinks every weight.
+    Returns: the optimizer; without config.clip_norm it does not clip.
+    Raises: ValueError if the warm-up is longer than the run.
     Reference: Loshchilov and Hutter 2019, arXiv:1711.05101.
     """
     adamw = optax.adamw(
@@ -136,7 +148,14 @@ def optimizer_shardings(
     shardings: PyTree,
     replicated: jax.sharding.NamedSharding,
 ) -> PyTree:
-    """Shardings of the optimizer state: as those of the weights it belongs to; counters are replicated."""
+    """Shardings of the optimizer state: as those of the weights it belongs to; counters are replicated.
+
+    Args:
+      trainable: the trained weights; may be abstract.
+      shardings: of these weights, in their structure.
+      replicated: sharding that puts an array on every device.
+    Returns: shardings in the structure of `optimizer.init(trainable)`.
+    """
     state = jax.eval_shape(optimizer.init, trainable)
     return optax.tree.map_params(
         optimizer, lambda _, sharding: sharding, state, shardings, transform_non_params=lambda _: replicated

@@ -21,6 +21,7 @@ def pin(config: Config, folder: Path | None = None) -> Config:
     Args:
       folder: of a run to be resumed: a name that was written down with its commit there keeps it, unless the
         config names a revision.
+    Returns: a new config; the given one is left as it is.
     Raises: ValueError, in one line, if a repository cannot be fetched.
     """
     before = configs.read(folder / "config.yaml") if folder is not None and begun(folder) else {}

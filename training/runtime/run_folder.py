@@ -122,6 +122,8 @@ def open_run(command: str, config: RunSettings) -> Iterator[RunFolder]:
 
     Args:
       command: name of the command, which the folder records when it is claimed.
+      config: its `output` is the folder; its `resume` says which run may be there already.
+    Returns: a context manager that gives the run folder.
     Raises: ValueError if another process works in the folder, or it holds another run or something else.
     """
     folder = Path(config.output)
@@ -230,7 +232,13 @@ Made = TypeVar("Made")
 
 
 def main_first(name: str, make: Callable[[], Made]) -> Made:
-    """Lets process 0 make something (and leave files) before the others make it (and find them)."""
+    """Lets process 0 make something (and leave files) before the others make it (and find them).
+
+    Args:
+      name: of the barrier, the same on every process.
+      make: called once on each process.
+    Returns: what `make` returned on this process.
+    """
     if not distributed.is_main():
         barrier(name)
     made = make()

@@ -31,15 +31,34 @@ class TextShape:
         self._tokenizer, self._asked, self._prompts = tokenizer, asked, prompts
 
     def opening(self, index: int) -> JsonObject | None:
+        """What a stream begins with: the prompt, if the client asked for it to be echoed.
+
+        `index` counts the choices of all prompts, n for each. None if there is no echo.
+        """
         if not self._asked.echo:
             return None
         return self.piece(index, as_written(self._tokenizer, self._prompts[index // self._asked.n]), [])
 
     def piece(self, index: int, text: str, tokens: list[NewToken]) -> JsonObject:
+        """A choice as one event of the stream.
+
+        Args:
+          index: of the choice.
+          text: what is new.
+          tokens: since the last piece, for log-probabilities where they were asked for.
+        Returns: the choice as JSON, not finished.
+        """
         scored = text_logprobs(self._tokenizer, [], [], tokens) if self._asked.logprobs is not None else None
         return {"index": index, "text": text, "logprobs": scored, "finish_reason": None}
 
     def ending(self, index: int, reason: str) -> JsonObject:
+        """The last event of a choice.
+
+        Args:
+          index: of the choice.
+          reason: stop or length.
+        Returns: the choice as JSON, without text.
+        """
         return {"index": index, "text": "", "logprobs": None, "finish_reason": reason}
 
 
@@ -50,22 +69,44 @@ class ChatShape:
         self._tokenizer, self._asked = tokenizer, asked
 
     def opening(self, index: int) -> JsonObject:
+        """What a stream begins with: the assistant's role, for the choice of that index."""
         return {"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
 
     def piece(self, index: int, text: str, tokens: list[NewToken]) -> JsonObject:
+        """A choice as one event of the stream.
+
+        Args:
+          index: of the choice.
+          text: what is new.
+          tokens: since the last piece, for log-probabilities where they were asked for.
+        Returns: the choice as JSON, not finished.
+        """
         scored = chat_logprobs(self._tokenizer, tokens) if self._asked.logprobs else None
         return {"index": index, "delta": {"content": text}, "logprobs": scored, "finish_reason": None}
 
     def ending(self, index: int, reason: str) -> JsonObject:
+        """The last event of a choice.
+
+        Args:
+          index: of the choice.
+          reason: stop or length.
+        Returns: the choice as JSON, without text.
+        """
         return {"index": index, "delta": {}, "finish_reason": reason}
 
 
 def mean_logprob(answer: FinishedChoice) -> float:
+    """Mean log-probability of an answer's tokens (nats); 0 for an empty answer. `best_of` ranks by it."""
     return sum(token.logprob for token in answer.tokens) / max(len(answer.tokens), 1)
 
 
 def as_written(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
-    """Text of tokens, special ones too."""
+    """Text of tokens, special ones too.
+
+    Args:
+      ids: tokens, decoded together.
+    Returns: the text, in which bytes that form no character become U+FFFD.
+    """
     return decode(tokenizer, ids, special_tokens=True)
 
 
@@ -75,7 +116,15 @@ def text_logprobs(
     before: Sequence[NewToken | None],
     tokens: Sequence[NewToken],
 ) -> JsonObject:
-    """The log-probabilities of a text completion; the very first token of a prompt has none."""
+    """The log-probabilities of a text completion; the very first token of a prompt has none.
+
+    Args:
+      first: ids of the prompt, of which the first is read where `before` has None.
+      before: the prompt's tokens, if they are echoed; None stands for the first.
+      tokens: of the answer.
+    Returns: OpenAI's object: lists of tokens, their log-probabilities (nats), the likeliest tokens in each
+      place, and at which character each token begins.
+    """
     every = [*before, *tokens]
     ids = [first[0] if one is None else one.token for one in every]
     written = [as_written(tokenizer, [id]) for id in ids]
@@ -98,6 +147,14 @@ def text_logprobs(
 
 
 def chat_logprobs(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[NewToken]) -> JsonObject:
+    """The log-probabilities of a chat completion.
+
+    Args:
+      tokens: of the answer.
+    Returns: OpenAI's object: under `content` for each token its text, log-probability (nats), UTF-8 bytes,
+      and the likeliest tokens in its place.
+    """
+
     def one(id: int, logprob: float) -> JsonObject:
         text = as_written(tokenizer, [id])
         return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "surrogatepass"))}

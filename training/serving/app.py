@@ -129,7 +129,15 @@ class _Choice:
 def make_app(
     worker: EngineWorker, model: ServedModel, limits: ServingLimits, api_key: str | None = None
 ) -> Starlette:
-    """The application: OpenAI's three routes, /health, /metrics, and a page to chat at /."""
+    """The application: OpenAI's three routes, /health, /metrics, and a page to chat at /.
+
+    Args:
+      worker: drives the engine; must have been entered before the first request.
+      model: the names under which it is served, its tokenizer and its length.
+      limits: what a request may cost.
+      api_key: that clients must send; None lets everyone in.
+    Returns: an ASGI application.
+    """
     return _Server(worker, model, limits, api_key).app
 
 

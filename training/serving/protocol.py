@@ -122,6 +122,10 @@ Asked = TypeVar("Asked", bound=_Asked)
 def parsed(kind: type[Asked], body: object) -> Asked:
     """A request from JSON.
 
+    Args:
+      kind: TextRequest or ChatRequest.
+      body: parsed JSON, of whatever type.
+    Returns: the checked request.
     Raises: RequestError naming the field, the rule and what was given.
     """
     if not isinstance(body, dict):

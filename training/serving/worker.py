@@ -74,6 +74,9 @@ class EngineWorker:
     def submit(self, request: Request, emit: Callable[[Event], bool | None]) -> Ticket:
         """Queues a request.
 
+        Args:
+          emit: called in the worker's thread with every event of the request; True for a token ends the text.
+        Returns: the ticket by which the request can be cancelled.
         Raises: queue.Full if too many wait; ValueError for a request that the engine would refuse.
         """
         self.engine.check(request)

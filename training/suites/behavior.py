@@ -156,7 +156,16 @@ class ModelAnswers(NamedTuple):
 def behavior(
     config: BehaviorConfig, seed: int, confidence: float, folder: Path, against: Path | None = None
 ) -> Callable[[Callable[[], Loaded]], list[ItemSet]]:
-    """Reads instruments, wordings and earlier answers; what is returned asks the models and reports."""
+    """Reads instruments, wordings and earlier answers, so that mistakes show before a model is loaded.
+
+    Args:
+      seed: first of the design's seeds.
+      confidence: of all intervals, such as 0.95.
+      folder: for answers and report.
+      against: output folder of an evaluation of the base; None for none.
+    Returns: a function that loads the models, asks them, writes the report and returns their scores.
+    Raises: ValueError for unknown names, and for a folder without answers.
+    """
     study = prepare(config, seed, confidence)
     base = None if against is None else _answers(against)
     earlier = {point.step: _answers(Path(point.output)) for point in config.earlier}
@@ -179,7 +188,14 @@ def behavior(
 
 
 def prepare(config: BehaviorConfig, seed: int, confidence: float) -> FaithfulnessStudy:
-    """What is to be asked, and how it is to be judged; raises ValueError for unknown names."""
+    """What is to be asked, and how it is to be judged.
+
+    Args:
+      seed: first of the design's seeds, also for drawing tasks and null models.
+      confidence: of all intervals, such as 0.95.
+    Returns: instruments, the batteries of their questions, and the design.
+    Raises: ValueError for unknown names.
+    """
     instruments = [load_instrument(name) for name in config.instruments]
     batteries = [battery(one) for one in instruments]
     if config.tasks:
@@ -211,7 +227,13 @@ def ask(
     models: Iterable[tuple[str, Loaded | ServerConfig, Form]],
     folder: Path,
 ) -> ModelAnswers:
-    """Every question of every model, one model after the other; the first answers into the folder itself."""
+    """Puts every question to every model, one model after the other.
+
+    Args:
+      models: name, the model or its server, and the form of its prompts; each is taken when its turn comes.
+      folder: for answers; the first model's are in the folder itself, the others' in one of their name.
+    Returns: answers by model, and replies in dialogues where config.dialogues asks for them.
+    """
     asked = ModelAnswers({}, {})
     for name, loaded, form in models:
         place = folder if not asked.answers else folder / re.sub(r"[^\w.-]+", "_", name)
@@ -276,7 +298,13 @@ def _writer(config: BehaviorConfig, loaded: Loaded | ServerConfig, form: Form, n
 
 
 def card(study: FaithfulnessStudy, config: BehaviorConfig) -> dict[str, object]:
-    """What a run card says of how was asked."""
+    """What the report says of how was asked.
+
+    Args:
+      study: gives the design.
+      config: gives models, forms and servers.
+    Returns: values by label, in the order in which they are shown.
+    """
     forms = {config.name: config.form} | {other.name: other.form or config.form for other in config.beside}
     form = ", ".join(f"{name}: {form}" for name, form in forms.items())
     return {

@@ -64,7 +64,14 @@ class CodingConfig:
 
 
 def coding(config: CodingConfig, seed: int, confidence: float) -> SuiteRun:
-    """Reads all problems; what is returned solves them."""
+    """Reads all problems, so that mistakes show before a model is loaded.
+
+    Args:
+      seed: of sampling.
+      confidence: of intervals, such as 0.95.
+    Returns: a function that solves the problems with a model and gives pass@k, a set for each file.
+    Raises: ValueError for no file, two of one name, or a problem that cannot be asked in the form.
+    """
     if not config.paths:
         raise ValueError("coding.paths must name at least one file of problems; got none")
     read: dict[str, list[Problem]] = {}

@@ -99,7 +99,15 @@ class KnowledgeConfig:
 
 
 def knowledge(config: KnowledgeConfig, seed: int, confidence: float) -> SuiteRun:
-    """Reads all questions; what is returned asks them."""
+    """Reads all questions, so that mistakes show before a model is loaded.
+
+    Args:
+      seed: of solved examples, and of the wrong choices where they are drawn.
+      confidence: of intervals, such as 0.95.
+    Returns: a function that asks a model and gives its scores, a set for each source, template and kind of
+      question.
+    Raises: ValueError, naming source and template, for a question that the template cannot put.
+    """
     read = [(source, *_questions(source, seed)) for source in config.sources]
     for source, questions, shots in read:
         for name in config.templates:
@@ -160,6 +168,14 @@ class Asking:
     confidence: float
 
     def closed_book(self, model: LocalModel, questions: QuestionSet, label: str, progress) -> ItemSet:
+        """Asks for answers in the model's own words, scored by exact match and F1.
+
+        Args:
+          questions: of which the closed-book ones are asked.
+          label: name of the set.
+          progress: called as answers come, to show how far it is.
+        Returns: scores, and each question with its answer.
+        """
         result = closed_book(
             model,
             questions.questions,
@@ -178,6 +194,14 @@ class Asking:
         return self._set(label, result, items, questions.skipped)
 
     def choices(self, model: LocalModel, questions: QuestionSet, label: str, progress) -> ItemSet:
+        """Asks multiple-choice questions, scored by each rule of which choice the model finds best.
+
+        Args:
+          questions: of which the multiple-choice ones are asked.
+          label: name of the set.
+          progress: called as answers come, to show how far it is.
+        Returns: scores, and each question with its answer.
+        """
         result = multiple_choice(
             model,
             questions.choice_questions,

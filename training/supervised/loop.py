@@ -23,7 +23,9 @@ from training.supervised.step import StepMetrics, TrainState, TrainStep, leaf_na
 class ResumableBatches(Iterator[Batch], Protocol):
     """What the loop asks of the data."""
 
-    def state(self) -> JsonObject: ...
+    def state(self) -> JsonObject:
+        """The place after the last batch that was handed out, as plain JSON."""
+        ...
 
 
 class DivergedError(RuntimeError):
@@ -74,6 +76,12 @@ class Loop:
     def run(self, state: TrainState, batches: ResumableBatches, first: int, steps: int) -> LoopEnd:
         """Goes from step `first` to `steps`, or to the end of the data, or until it is told to stop.
 
+        Args:
+          state: on the mesh; its arrays are donated to the first step.
+          batches: this process's rows, placed before the batch of step `first`.
+          first: steps done before.
+          steps: of the whole run.
+        Returns: steps done, whether the run is finished, and the state, which has been saved.
         Raises: DivergedError after saving the state before the first step that was not finite.
         """
         step, pending = first, None

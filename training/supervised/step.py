@@ -132,7 +132,14 @@ def _balance(statistics, batch: DeviceBatch, tokens_BZ, counts, config: BalanceC
 def make_loss(
     model: Decoder, config: StepConfig, balance: BalanceConfig, mesh: Mesh
 ) -> Callable[..., _Parts]:
-    """The function (definition, trainable, frozen, batch, key) -> parts of the loss of a micro-batch."""
+    """The loss of a micro-batch, as a function of its weights.
+
+    Args:
+      model: for its structure alone; may be abstract.
+      balance: which router losses there are, and their weights.
+    Returns: (definition, trainable, frozen, batch, key) -> parts: Σ −log p of target tokens (nats), balance
+      losses, routing sums. The key is for dropout; None for none.
+    """
     counts = layer_experts(model)
     dtype = jnp.float32 if config.precision == "float32" else jnp.bfloat16
 
@@ -171,7 +178,14 @@ def make_loss(
 
 
 def micro_batches(batch: DeviceBatch, count: int, mesh: Mesh) -> DeviceBatch:
-    """[count, B / count, ...]: micro-batch i has rows i, i + count, ...; no row changes its device."""
+    """Splits a batch; micro-batch i has rows i, i + count, ..., so that no row changes its device.
+
+    Args:
+      batch: arrays [B, ...].
+      count: of micro-batches; must divide B.
+      mesh: over which the rows are spread.
+    Returns: arrays [count, B / count, ...].
+    """
     spread = NamedSharding(mesh, PartitionSpec(None, params.BATCH_AXES))
 
     def one(array: Array) -> Array:
@@ -184,9 +198,14 @@ def micro_batches(batch: DeviceBatch, count: int, mesh: Mesh) -> DeviceBatch:
 def make_gradient(
     model: Decoder, definition: nnx.GraphDef, config: StepConfig, balance: BalanceConfig, mesh: Mesh
 ) -> Callable[..., tuple[_Parts, params.Params]]:
-    """The function (trainable, frozen, batch, key) -> (parts of the loss, its gradient).
+    """The gradient of a batch, summed over its micro-batches.
 
     The loss is Σ −log p / (target tokens of the whole batch) + mean balance loss of the micro-batches.
+
+    Args:
+      model: for its structure alone; may be abstract.
+      definition: of the model, from `params.split`.
+    Returns: (trainable, frozen, batch, key) -> (parts of the loss, gradient in the structure of trainable).
     """
     loss = make_loss(model, config, balance, mesh)
 
@@ -235,7 +254,11 @@ def make_train_step(
 
     Args:
       model: for its structure alone; may be abstract.
+      definition: of the model, from `params.split`.
+      learning_rate: only to report it; the optimizer has its own.
+      state_shardings, frozen_shardings: where the step's arguments lie.
       seed: dropout of step t draws from fold_in(key(seed), t), whatever came before.
+    Returns: (state, frozen, batch, step) -> (new state, metrics); the old state's memory is reused.
     """
     mesh = state_shardings.failed.mesh
     gradient = make_gradient(model, definition, config, balance, mesh)
@@ -279,7 +302,13 @@ def make_train_step(
 def state_shardings(
     model: Decoder, optimizer: optax.GradientTransformation, mesh: Mesh, train: params.Train
 ) -> TrainState:
-    """Where every part of the state lies; `model` may be abstract."""
+    """Where every part of the state lies.
+
+    Args:
+      model: for its structure alone; may be abstract.
+      train: which part of the weights is trained.
+    Returns: shardings in the structure of the state; counters and routing sums are on every device.
+    """
     trainable, _ = params.shardings(model, mesh, train)
     everywhere = params.replicated(mesh)
     optimizer_state = optimizer_shardings(
@@ -295,7 +324,14 @@ def init_state(
     optimizer: optax.GradientTransformation,
     shardings: TrainState,
 ) -> TrainState:
-    """The state before the first step; every array is made where it will lie."""
+    """The state before the first step; every array is made where it will lie.
+
+    Args:
+      trainable: weights, already on the mesh.
+      model: for its structure alone; may be abstract.
+      shardings: from `state_shardings`.
+    Returns: the weights with a new optimizer state and empty routing sums.
+    """
     optimizer_state = jax.jit(optimizer.init, out_shardings=shardings.optimizer)(trainable)
     routing = jax.device_put(telemetry.zeros(layer_experts(model)), shardings.routing)
     return TrainState(trainable, optimizer_state, routing, jax.device_put(np.int32(0), shardings.failed))

@@ -44,7 +44,15 @@ def add(
     task_types_BZ: Int[Array, "B Z"],
     tokens_BZ: Float[Array, "B Z"],
 ) -> dict[str, RoutingSums]:
-    """Adds what one forward pass collected."""
+    """Adds what one forward pass collected.
+
+    Args:
+      sums: by projection, since the last report.
+      statistics: of the same projections, by layer, row and sample.
+      task_types_BZ: of each sample; other than 0 and 1 counts as untyped.
+      tokens_BZ: real tokens of each sample.
+    Returns: new sums; the given ones are left as they are.
+    """
     kind_BZ = jnp.where((task_types_BZ == 0) | (task_types_BZ == 1), task_types_BZ, 2)
     kind_BZK = (kind_BZ[..., None] == jnp.arange(len(TASKS))[None, None, :]).astype(jnp.float32)
     tokens_K = jnp.einsum("BZ,BZK->K", tokens_BZ, kind_BZK)
@@ -63,9 +71,13 @@ def add(
 def report(sums: dict[str, RoutingSums], layer_experts: dict[str, tuple[int, ...]]) -> list[JsonObject]:
     """One row for each projection, layer and task kind that saw tokens.
 
-    Keys: `share` of the routing weight and `chosen` share of the choices by expert; `cv`, the standard
-    deviation of the shares (unbiased) over their mean; `entropy`, of a token's weights, mean, as a part of
-    ln E; `dead`, how many experts get less than a tenth of an even share.
+    Args:
+      sums: on the host, by projection.
+      layer_experts: by projection, experts in each layer.
+    Returns: rows. Their keys: `projection`, `layer`, `task`, `tokens`; `share` of the routing weight and
+      `chosen` share of the choices by expert; `cv`, the standard deviation of the shares (unbiased) over
+      their mean; `entropy`, of a token's weights, mean, as a part of ln E; `dead`, how many experts get less
+      than a tenth of an even share.
     """
     rows = []
     for projection, collected in sums.items():

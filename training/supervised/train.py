@@ -47,7 +47,14 @@ if TYPE_CHECKING:
 
 
 def run_tokenizer(folder: Path, data: DataConfig, base: str | None) -> "PreTrainedTokenizerBase":
-    """The run's tokenizer; a new one is trained once, and again only while the run has no checkpoint."""
+    """The run's tokenizer; a new one is trained once, and again only while the run has no checkpoint.
+
+    Args:
+      folder: of the run.
+      data: says which tokenizer, or what to train it on.
+      base: whose tokenizer is taken where the config names none; None for a new model.
+    Returns: the tokenizer, the same on every process.
+    """
     kept = folder / "tokenizer"
 
     def make() -> "PreTrainedTokenizerBase":
@@ -83,6 +90,7 @@ def make_machinery(
       train: which part of the weights is trained.
       steps: of the whole run, for the learning rate.
       seed: of dropout.
+    Returns: all three; nothing is compiled yet.
     """
     tx = make_optimizer(optimizer, steps, decayed(model, optimizer, train))
     shardings = state_shardings(model, tx, mesh, train)
@@ -181,7 +189,10 @@ def starting_state(
     """A new state at step 0, or that of the newest checkpoint on this run's mesh; the data then follow it.
 
     Args:
+      model: its new weights are deleted where saved ones take their place.
+      batches: set to the position of the checkpoint.
       identity: of base and data, which the checkpoint must share; None takes any checkpoint.
+    Returns: the state, and how many steps it has behind it.
     Raises: ValueError if the checkpoint is of another base or other data.
     """
     trainable = model.lm.weights.trainable

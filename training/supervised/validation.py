@@ -28,7 +28,14 @@ def make_validation(
     model: TrainableModel,
     share: Share,
 ) -> Callable[[TrainState], dict[str, float]]:
-    """The function state -> {"loss": mean −log p of a target token, "targets": their number}."""
+    """Makes the held-out loss of a run; the data are read and encoded now.
+
+    Args:
+      data: its `valid` names the data sets.
+      share: which rows of each batch this process feeds.
+    Returns: state -> {"loss": mean −log p of a target token (nats), "targets": their number}.
+    Raises: ValueError for data that cannot be read or encoded.
+    """
     encoded = encode_sources(data.valid, data, tokenizer)
     samples: list[Sample] = [sample for source in encoded for sample in source if sample is not None]
     mesh, weights = model.lm.mesh, model.lm.weights
