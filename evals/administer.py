@@ -81,7 +81,16 @@ def main(
     ] = "",
     judge_model: Annotated[str, typer.Option(help="its name there")] = "",
 ) -> None:
-    """Asks a respondent every question of a crossed design, into FOLDER/responses.parquet."""
+    """Asks a respondent every question of a crossed design, into FOLDER/responses.parquet.
+    \f
+    Args:
+      folder: where a killed administration left off, the next one goes on; another design is refused.
+      respondent: decides which options apply: model, route, tokens_name, key_variable, concurrency, prices
+        and cost_ceiling are of a server, form and calibrated of a local model.
+      write_dialogues: not for simulated respondents, which do not write.
+      judge: its key is that of the environment variable OPENAI_API_KEY.
+    Raises: typer.Exit with status 2, after a line on stderr, for what is refused.
+    """
     try:
         design = Design(
             wording.named_templates(template),

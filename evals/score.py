@@ -18,7 +18,13 @@ from evals.questionnaires.scoring import Answers, keyed_responses, score, tabula
 
 
 def summary(scores: pd.DataFrame, answers: Answers, instrument: Instrument) -> Table:
-    """Mean, SD and alpha of each scale over the respondents."""
+    """Mean, SD and alpha of each scale over the respondents.
+
+    Args:
+      scores: as `evals.questionnaires.score` returns them.
+      answers: what they were made from; alpha is of its keyed items.
+    Returns: a table to print, a row a scale, facets indented.
+    """
     table = Table(title=f"{instrument.title}: {len(answers.table)} respondents")
     for column in ("scale", "n", "mean", "SD", "alpha", "95 % CI", "note"):
         table.add_column(column)
@@ -44,7 +50,15 @@ def main(
     min_answered: Annotated[float, typer.Option(help="least share of items answered")] = 0.5,
     ipsatize: Annotated[bool, typer.Option(help="subtract each respondent's own mean")] = False,
 ) -> None:
-    """Scores questionnaire responses, collected here or elsewhere, human ones included."""
+    """Scores questionnaire responses, collected here or elsewhere, human ones included.
+    \f
+    Args:
+      output: if left out, scores go to stdout as CSV. The summary goes to stderr either way.
+      respondent: "respondent" if left out; several columns together name one.
+      include: flags, as "self_harm", not ids.
+      min_answered: of a scale; below, its score is missing.
+    Raises: typer.Exit with status 2, after a line on stderr, for what is refused.
+    """
     try:
         loaded = load_instrument(instrument, include=include or ())
         keys = respondent or ["respondent"]

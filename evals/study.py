@@ -26,7 +26,13 @@ def main(
     facets: Annotated[bool, typer.Option(help="also judge the narrower scales")] = False,
     confidence: Annotated[float, typer.Option(help="of all intervals")] = 0.95,
 ) -> None:
-    """Writes a report on answers of models or people, collected here or elsewhere."""
+    """Writes a report on answers of models or people, collected here or elsewhere.
+    \f
+    Args:
+      responses: without a NAME, the file's name is taken, or the folder's of a file called responses.
+      norm_group: of any of the instruments; the others show means.
+    Raises: typer.Exit with status 2, after a line on stderr, for what is refused.
+    """
     try:
         instruments = [load_instrument(name) for name in instrument]
         if norm_group and not any(norm_group in one.groups for one in instruments):

@@ -44,7 +44,13 @@ def _text(x: float, y: float, text: str, anchor: str = "start", css: str = "") -
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers that cover a range: steps of 1, 2 or 5 times a power of ten."""
+    """Round numbers inside a range: multiples of a step of 1, 2 or 5 times a power of ten.
+
+    Args:
+      low, high: ends of the range, low below high.
+      count: the range is cut into at most so many steps.
+    Returns: the multiples, ascending; ends of the range that are not round are not among them.
+    """
     span = (high - low) or 1.0
     raw = span / count
     power = 10 ** math.floor(math.log10(raw))
@@ -88,7 +94,16 @@ def dots(
 ) -> str:
     """A row a label: a dot a value, a line for its interval, dashed lines for references.
 
-    Undefined values say so. names: of the series, shown above where there are several.
+    Undefined values say so.
+
+    Args:
+      rows: from top to bottom.
+      axis: what values are, written below them.
+      bounds: ends of the axis; what lies beyond is drawn at the end. If left out, all values, interval ends
+        and references fit.
+      references: values of the dashed lines.
+      names: of the series, by `Dot.series`; a legend shows them where there are several.
+    Returns: an HTML figure with the drawing as SVG.
     """
     known = [v for row in rows for v in (row.value, row.low, row.high) if math.isfinite(v)] + list(references)
     low, high = bounds or ((min(known), max(known)) if known else (0.0, 1.0))
@@ -133,7 +148,14 @@ def dots(
 
 
 def bars(rows: Mapping[str, Sequence[float]], names: Sequence[str], title: str) -> str:
-    """Shares of a whole, a bar a row, its parts in the order of their names, with their percentages."""
+    """Shares of a whole, a bar a row, its parts in the order of their names, with their percentages.
+
+    Args:
+      rows: shares (0 to 1, together 1) by the label of the row, one for each name.
+      names: of the parts, shown in the legend.
+    Returns: an HTML figure with the drawing as SVG.
+    Raises: ValueError for a row with more or fewer shares than names.
+    """
 
     def swatch(x: float, y: float, number: int) -> str:
         return f'<rect x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10" class="part p{number % 6}"/>'
@@ -160,7 +182,13 @@ def bars(rows: Mapping[str, Sequence[float]], names: Sequence[str], title: str) 
 
 
 def heat_map(labels: Sequence[str], values: Sequence[Sequence[float]], title: str) -> str:
-    """A correlation matrix: blue negative, orange positive, each cell with its number."""
+    """A correlation matrix: blue negative, orange positive, each cell with its number.
+
+    Args:
+      labels: of rows and columns alike; columns carry the number of the row.
+      values: [labels, labels], symmetric: only the lower triangle is drawn. NaN is shown as a dash.
+    Returns: an HTML figure with the drawing as SVG.
+    """
     cell, top = 34, 24
     left = 34 + round(6.6 * max(map(len, labels), default=0))
     size = len(labels)
@@ -185,7 +213,13 @@ def heat_map(labels: Sequence[str], values: Sequence[Sequence[float]], title: st
 
 
 def lines(series: Mapping[str, Sequence[tuple[float, float]]], title: str, axes: tuple[str, str]) -> str:
-    """Lines over steps, each named at its end; told apart by color and by dashes."""
+    """Lines over steps, each named at its end; told apart by color and by dashes.
+
+    Args:
+      series: points (step, value) by the name of the line, in the order drawn; NaN values are passed over.
+      axes: what steps are, written below them, and what values are, written into the caption.
+    Returns: an HTML figure with the drawing as SVG; empty where no value is finite.
+    """
     points = [p for line in series.values() for p in line if math.isfinite(p[1])]
     if not points:
         return ""

@@ -117,7 +117,15 @@ def judged(statistic: str, estimate: Estimate, threshold: float, setting: Settin
 
 
 def undetermined(statistic: str, why: str, threshold: float, n: int = 0) -> Check:
-    """A check that cannot be made, and why."""
+    """A check that cannot be made, and why.
+
+    Args:
+      statistic: what would have been estimated.
+      why: the reason, shown in tables and reports.
+      threshold: what the estimate would have been held against.
+      n: respondents there are.
+    Returns: the check, its estimate NaN.
+    """
     return Check(statistic, undefined(why, n), threshold, "undetermined")
 
 
@@ -128,7 +136,11 @@ def indistinct(scores_PC: np.ndarray, statistic: str, threshold: float, setting:
     they. The statistic stays NaN. With a single person nothing can be said.
 
     Args:
-      scores_PC: persons x conditions.
+      scores_PC: [persons, conditions]; persons with a missing score are left out.
+      statistic, threshold: what the check is called, and held against.
+      setting: its least_respondents decides which verdict identical scores get.
+    Returns: not faithful from least_respondents persons on, undetermined of fewer or none; None where scores
+      of some condition vary.
     """
     complete = complete_cases(scores_PC)
     n, least = len(complete), setting.thresholds.least_respondents
@@ -167,7 +179,15 @@ def construct_of(scale: Scale) -> str:
 def person_means(
     one: ResponseCube, scale: Scale, persons: pd.Index, without: Collection[str] = ()
 ) -> np.ndarray:
-    """Scores over conditions, without some items, in the order of persons; NaN for one who is not there."""
+    """Scores of one scale, averaged over conditions.
+
+    Args:
+      one: the instrument's answers.
+      persons: who is wanted, as in `ResponseCube.persons`; decides the order.
+      without: ids of items to leave out.
+    Returns: [persons], in the direction of the construct; NaN for a person who is not there or lacks an
+      answer.
+    """
     mean = one.scores(scale, without).mean(axis=1)
     places = one.persons.get_indexer(persons)
     return np.where(places >= 0, mean[places], np.nan)
@@ -180,6 +200,10 @@ def pooled(checks: Sequence[Check], setting: Setting) -> Check:
     imputations, the half width becomes √(W² + z² (1 + 1/M) B). Where any of them is undefined, that one
     stands.
 
+    Args:
+      checks: one for each imputation, at least two, all of the same statistic and threshold.
+      setting: whose confidence gives z.
+    Returns: the check of the pooled estimate, or the first undefined one.
     Reference: Rubin 1987, Multiple Imputation for Nonresponse in Surveys, chapter 3.
     """
     for check in checks:

@@ -45,8 +45,15 @@ def generalizability(
 
 
 def g_table(one: ResponseCube, scale: Scale) -> tuple[pd.DataFrame, list[str]]:
-    """A long table of keyed answers and its facets, person first; at most three varying conditions are kept
-    apart, further ones are counted as one facet. Persons with a missing answer are left out."""
+    """Keyed answers to a scale as a long table, for an analysis of variance components.
+
+    At most three varying facets are kept apart; of more, the first two are, and the rest make one facet,
+    occasion.
+
+    Args:
+      one: the instrument's answers; persons with a missing answer to the scale are left out.
+    Returns: a row an answer (person, item, the facets, score), and the names of all facets, person first.
+    """
     values = one.keyed[:, :, one.columns(scale.name)]
     values = values[~np.isnan(values).any(axis=(1, 2))]
     people, count, items = values.shape
@@ -64,8 +71,15 @@ def g_table(one: ResponseCube, scale: Scale) -> tuple[pd.DataFrame, list[str]]:
 
 
 def g_study(one: ResponseCube, scale: Scale, setting: Setting) -> Estimate:
-    """G for the scale's items in one condition each, from variance components of persons x items x
-    conditions."""
+    """The G coefficient of a scale: its items as they are, in one condition of each facet.
+
+    From variance components of persons x items x conditions, persons being what is measured.
+
+    Args:
+      one: the instrument's answers; persons with a missing answer to the scale are left out.
+      setting: its confidence and, for the interval's draws, its seed.
+    Returns: G with its interval; undefined below 2 persons, or with 1 item in 1 condition.
+    """
     frame, facets = g_table(one, scale)
     levels = {name: len(set(frame[name].tolist())) for name in facets}
     persons = levels["person"]

@@ -56,10 +56,22 @@ def internal_consistency(one: ResponseCube, scale: Scale, setting: Setting) -> l
 
 
 def alpha_over_conditions(keyed_PCJ: np.ndarray, confidence: float = 0.95) -> Estimate:
-    """The mean of Cronbach's α over conditions; the α of verdicts and of the reliability table alike."""
+    """The mean of Cronbach's α over conditions; the α of verdicts and of the reliability table alike.
+
+    Args:
+      keyed_PCJ: answers in the direction of the scale, [persons, conditions, items].
+      confidence: of the interval, two-sided.
+    Returns: α, with the mean of the bounds as its interval (`mean_over_conditions`).
+    """
     return over_conditions(keyed_PCJ, lambda keyed: cronbach_alpha(keyed, confidence=confidence))
 
 
 def over_conditions(answers_PCJ: np.ndarray, statistic: Callable[[np.ndarray], Estimate]) -> Estimate:
-    """A coefficient of persons x items, averaged over conditions."""
+    """A coefficient of persons x items, averaged over conditions.
+
+    Args:
+      answers_PCJ: [persons, conditions, items], keyed or as given, whichever the statistic needs.
+      statistic: from the answers [persons, items] of one condition to an estimate.
+    Returns: the mean of values and of bounds (`mean_over_conditions`).
+    """
     return mean_over_conditions([statistic(answers_PCJ[:, c]) for c in range(answers_PCJ.shape[1])])

@@ -35,7 +35,14 @@ STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
 
 def design_for(rule: SimulatedRule, people: int = PEOPLE) -> Design:
-    """Two templates and two option orders, and what the rule needs to show itself."""
+    """Two templates and two option orders, and what the rule needs to show itself.
+
+    Args:
+      rule: its `needs` adds leading templates, or items in paraphrased words.
+      people: composed personas, 2 to 32.
+    Returns: the design.
+    Raises: ValueError for another number of people.
+    """
     leading = ("leading_yes", "leading_no") if rule.needs == "leading" else ()
     return Design(
         wording.named_templates(["form", "terse", *leading]),
@@ -129,7 +136,14 @@ def main(
     graded_curve: Annotated[bool, typer.Option("--curve", help="the graded respondent instead")] = False,
     people: Annotated[int, typer.Option(help="described people of the curve")] = PEOPLE,
 ) -> None:
-    """Prints how often each simulated respondent is judged wrongly, or the operating curve; a row a line."""
+    """Prints how often each simulated respondent is judged wrongly, or the operating curve; a row a line.
+    \f
+    Args:
+      respondent: names of `RULES`; all if left out. The curve takes no notice of it.
+      graded_curve: the operating curve (`curve`) instead of the study (`study`).
+      people: the study itself always asks 32.
+    Raises: KeyError for a respondent that is not in `RULES`.
+    """
     rows = curve(seeds, people=people) if graded_curve else study(seeds, respondent or tuple(RULES))
     for row in rows:
         typer.echo(str(pd.Series(row).to_json(force_ascii=False)))

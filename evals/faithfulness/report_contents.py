@@ -84,7 +84,13 @@ def _file_name(name: str) -> str:
 
 
 def combined(parts: Mapping[str, pd.DataFrame], column: str = "instrument") -> pd.DataFrame:
-    """Tables of several instruments (or models) under each other, which one in the first column."""
+    """Tables of several instruments (or models) under each other, which one in the first column.
+
+    Args:
+      parts: tables by name; empty ones are left out.
+      column: what the first column is called.
+    Returns: one table; empty if all parts are.
+    """
     rows = [table.assign(**{column: name}) for name, table in parts.items() if not table.empty]
     if not rows:
         return pd.DataFrame()

@@ -356,7 +356,14 @@ def _drift(report: Report) -> ReportSection:
 def shown(
     caption: str, table: pd.DataFrame, *, folded: bool = False, least_open: int = OPEN_ROWS
 ) -> list[ReportTable]:
-    """A table for the page, no table if it is empty; long ones are folded."""
+    """A table for the page, no table if it is empty; long ones are folded.
+
+    Args:
+      table: one row each; a column `reason` is left out where nothing is in it.
+      folded: folded however short it is.
+      least_open: more rows than this are folded.
+    Returns: a list with the table, or without any, to be joined with others.
+    """
     if table.empty:
         return []
     told = [name for name in table.columns if name != "reason" or any(table[name].tolist())]

@@ -37,12 +37,24 @@ def cubes(table: pd.DataFrame, instruments: Sequence[Instrument]) -> list[Respon
     """Each instrument's answers, persons the described people; missing ones are imputed once.
 
     Items that hardly anybody answered are left out of their scales.
+
+    Args:
+      table: a long table of one model, as `administer` returns it.
+    Returns: a cube for each instrument, [personas, conditions, items]; persons with too few answers to a
+      domain stay incomplete there.
+    Raises: ValueError as `evals.questionnaires.response_table.cube`.
     """
     return [completed(cube(table, one, PERSON)).imputed[0] for one in instruments]
 
 
 def given(table: pd.DataFrame, instruments: Sequence[Instrument]) -> list[ResponseCube]:
-    """Each instrument's answers as they were given, NaN where there is none."""
+    """Each instrument's answers as they were given, NaN where there is none.
+
+    Args:
+      table: a long table of one model, as `administer` returns it.
+    Returns: a cube for each instrument, [personas, conditions, items].
+    Raises: ValueError as `evals.questionnaires.response_table.cube`.
+    """
     return [cube(table, one, PERSON) for one in instruments]
 
 
@@ -59,7 +71,14 @@ def _estimate(found: Estimate) -> dict[str, object]:
 def profile(table: pd.DataFrame, instrument: Instrument, norm_group: str | None = None) -> pd.DataFrame:
     """Mean score of each scale over persons with a t interval; in T (50 + 10 z) where there is a norm group.
 
-    Columns: scale, title, metric (T or mean), value, low, high, sd, n, reason.
+    A person's score is the mean over conditions.
+
+    Args:
+      table: a long table of one model.
+      norm_group: one of the instrument's groups; None for means in the unit of the answers.
+    Returns: a row a scale, domains before their facets: scale, title, facet (whether it is one), metric (T or
+      mean), value, low, high, n (persons), reason, sd (over persons).
+    Raises: ValueError as `evals.questionnaires.scoring.score`.
     """
     own = pd.DataFrame(table[table["instrument"] == instrument.name])
     scores = score(
@@ -168,7 +187,11 @@ def traits_by_methods(found: Sequence[ResponseCube]) -> tuple[Mtmm | None, pd.Da
 def style(models: Mapping[str, pd.DataFrame], instruments: Sequence[Instrument]) -> pd.DataFrame:
     """Response style of each model (null responders among them), means over respondents and instruments.
 
-    Columns: model, the indices, position (distance of the positions' shares from equal ones), refused.
+    Args:
+      models: long tables by the name of the model, all of the same instruments.
+    Returns: a row a model: model, the indices, position (distance of the positions' shares from equal ones,
+      over questions with the most options), refused (share of questions without a readable answer).
+    Raises: ValueError as `evals.questionnaires.response_table.cube`.
     """
     rows = []
     for name, table in models.items():
@@ -268,8 +291,15 @@ def _differences(
 
 
 def drift(checkpoints: Mapping[int, pd.DataFrame], instrument: Instrument) -> pd.DataFrame:
-    """Scores over the steps of a training run: mean with interval, SD over persons, and how far scores lie
-    towards what flatters (0 to 1, over the scales that can flatter)."""
+    """Scores of each domain over the steps of a training run.
+
+    Args:
+      checkpoints: long tables by training step.
+    Returns: a row a step and domain: step, construct, value (mean over persons), low, high, n, reason, sd
+      (over persons), and flattering: how far the mean lies towards what flatters, 0 to 1, NaN for a scale
+      that cannot flatter.
+    Raises: ValueError as `evals.questionnaires.response_table.cube`.
+    """
     rows = []
     for step, table in sorted(checkpoints.items()):
         one = cube(table, instrument, PERSON)

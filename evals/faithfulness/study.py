@@ -60,6 +60,7 @@ class FaithfulnessStudy:
           base: answers to compare with; if absent, the first of several respondents is the base of the rest.
           checkpoints: answers by training step, for the plot over steps.
           replies: rated dialogues by respondent.
+        Returns: the report, for `evals.faithfulness.write_report`; tables of what was not asked are empty.
         Raises: ValueError as `evals.faithfulness.verdicts.assess`.
         """
         tested = self.instruments
@@ -182,7 +183,13 @@ class FaithfulnessStudy:
 
 
 def by_model(parts: Mapping[str, pd.DataFrame], *, always: bool = False) -> pd.DataFrame:
-    """Tables of several respondents under each other, named in the first column; one alone stays as it is."""
+    """Tables of several respondents under each other, named in the first column; one alone stays as it is.
+
+    Args:
+      parts: tables by the name of the respondent.
+      always: name a single respondent too.
+    Returns: one table, its first column `model` where respondents are named.
+    """
     if len(parts) == 1 and not always:
         return next(iter(parts.values()))
     return combined(parts, "model")
@@ -201,6 +208,15 @@ def completed(table: pd.DataFrame, instrument: Instrument, name: str) -> pd.Data
 
     Respondents (column respondent) are persons, asked once in one condition, unless the table says more. A
     wide table (a row a respondent, a column an item) becomes long.
+
+    Args:
+      table: of one model, or of people; left as it is.
+      instrument: whose items the columns of a wide table are, and whose answers those of a long one without a
+        column `instrument`.
+      name: of the model or people, for a table that does not say, and for the error.
+    Returns: a copy with persona, instrument, model, position, refusal, n_options and all facets; a facet that
+      the table does not tell is "as given".
+    Raises: ValueError for a table that is neither long nor wide.
     """
     frame = table.copy()
     if "item" not in frame.columns:

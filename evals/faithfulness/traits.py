@@ -28,7 +28,13 @@ class PersonTraits(NamedTuple):
 
 
 def described_traits(long_table: pd.DataFrame, persons: list[str]) -> PersonTraits | None:
-    """The traits of the personas, from the columns that `administer` writes; None where there are none."""
+    """The traits of the personas, from the columns that `administer` writes; None where there are none.
+
+    Args:
+      long_table: as `administer` returns it.
+      persons: the columns that tell persons apart.
+    Returns: persons x constructs, without constructs that no persona describes.
+    """
     names = [name for name in map(str, long_table.columns) if name.startswith(DESCRIBED)]
     if not names:
         return None

@@ -72,7 +72,13 @@ class Assessment(NamedTuple):
     refusals: pd.DataFrame
 
     def of(self, construct: str, criterion: str) -> FaithfulnessVerdict:
-        """The verdict of a construct on a criterion; the worst where several instruments measure it."""
+        """The verdict of a construct on a criterion; the worst where several instruments measure it.
+
+        Args:
+          construct: as in the column `construct` of `verdicts`.
+          criterion: one of `CRITERIA`.
+        Returns: the verdict; undetermined for a pair that was not assessed.
+        """
         rows = self.verdicts
         found = set(rows.loc[(rows.construct == construct) & (rows.criterion == criterion), "verdict"])
         return worst(found)
