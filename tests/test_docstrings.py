@@ -11,7 +11,6 @@ PACKAGES = ("jaxmoe", "rl", "evals", "training")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 # Public functions that do not yet hold to the rule, by room; numbers only go down.
 LACKING = {
-    "evals.questionnaires": 55,
     "jaxmoe.adapters": 15,
     "jaxmoe.base_folder": 1,
     "jaxmoe.datasets": 37,

@@ -216,7 +216,7 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], title: str, axes:
     """Lines over steps, each named at its end; told apart by color and by dashes.
 
     Args:
-      series: points (step, value) by the name of the line, in the order drawn; NaN values are passed over.
+      series: points (step, value) by the name of the line, in the order drawn; NaN values are ignored.
       axes: what steps are, written below them, and what values are, written into the caption.
     Returns: an HTML figure with the drawing as SVG; empty where no value is finite.
     """

@@ -139,7 +139,7 @@ def main(
     """Prints how often each simulated respondent is judged wrongly, or the operating curve; a row a line.
     \f
     Args:
-      respondent: names of `RULES`; all if left out. The curve takes no notice of it.
+      respondent: names of `RULES`; all if left out. Ignored by the curve.
       graded_curve: the operating curve (`curve`) instead of the study (`study`).
       people: the study itself always asks 32.
     Raises: KeyError for a respondent that is not in `RULES`.

@@ -356,10 +356,10 @@ def _drift(report: Report) -> ReportSection:
 def shown(
     caption: str, table: pd.DataFrame, *, folded: bool = False, least_open: int = OPEN_ROWS
 ) -> list[ReportTable]:
-    """A table for the page, no table if it is empty; long ones are folded.
+    """A table for the page, none if it is empty; long ones are folded.
 
     Args:
-      table: one row each; a column `reason` is left out where nothing is in it.
+      table: as it is to be shown; a column `reason` with nothing in it is left out.
       folded: folded however short it is.
       least_open: more rows than this are folded.
     Returns: a list with the table, or without any, to be joined with others.

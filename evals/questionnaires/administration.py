@@ -232,7 +232,13 @@ def _refuse_other(old: dict[str, object], new: dict[str, object], folder: Path) 
 
 
 def long_table(model: str, rows: Iterable[AnswerRow]) -> pd.DataFrame:
-    """The answers as a frame with COLUMNS."""
+    """The answers as a frame with COLUMNS.
+
+    Args:
+      model: what the respondent is called, the same in every row.
+      rows: as the journal holds them; the order is kept.
+    Returns: a row an answer; response and expected are NaN, and position −1, where there is none.
+    """
     kept = [dict(zip(KEY, row["key"], strict=True)) | dict(row) for row in rows]
     frame = pd.DataFrame(kept, columns=pd.Index(COLUMNS)).assign(model=model)
     # answers of before there were judges

@@ -441,9 +441,9 @@ def hidden(text: str, key: str) -> str:
     """A text without the key, also where it stands as part of an address.
 
     Args:
-      text: what a server said.
-      key: to be cut out; nothing if empty.
-    Returns: the text, with HIDDEN in its place.
+      text: what may be shown or written down.
+      key: the secret; nothing is replaced if it is empty.
+    Returns: the text with HIDDEN in place of the key, as it is and percent-encoded.
     """
     for form in (key, urllib.parse.quote(key, safe="")):
         text = text.replace(form, HIDDEN) if form else text

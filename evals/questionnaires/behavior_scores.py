@@ -46,8 +46,12 @@ EFFECTS = {
 def effects(long_table: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFrame:
     """Each family's effect and its control, from the answers to `behaviors.battery`.
 
+    Args:
+      long_table: as `administer` returns it; rows of questionnaires are ignored.
+      confidence: of the intervals, two-sided.
     Returns: columns family, measure, value, low, high, n (scenarios), reason, control,
       control_expected, people.
+    Raises: ValueError for a table without answers to behavioral tasks.
     """
     frame = _tasks(long_table)
     rows = []
@@ -95,7 +99,13 @@ def _mean(table: pd.DataFrame, versions: tuple[str, ...]) -> pd.Series:
 
 
 def mean_estimate(values: np.ndarray, confidence: float = 0.95) -> Estimate:
-    """A mean with its t interval."""
+    """A mean with its t interval.
+
+    Args:
+      values: [n], one for each scenario or person, none missing.
+      confidence: of the interval, two-sided.
+    Returns: mean ± t · SD/√n; without an interval where n < 2 or all values are the same, undefined of none.
+    """
     n = len(values)
     if not n:
         return undefined("no answers")
@@ -132,7 +142,15 @@ def conduct_scores(long_table: pd.DataFrame, person: str = "persona") -> pd.Data
 def self_report_correlations(
     behavior: pd.DataFrame, self_report: pd.DataFrame, *, confidence: float = 0.95
 ) -> pd.DataFrame:
-    """r of conduct with self-report over persons, for each construct that both have."""
+    """r of conduct with self-report over persons, for each construct that both have.
+
+    Args:
+      behavior: persons (index) x constructs, as `conduct_scores` returns it.
+      self_report: persons (index) x constructs: scores in the direction of the construct. Persons who are in
+        one table alone are left out.
+      confidence: of the intervals, two-sided.
+    Returns: a row a construct: construct, value, low, high, n (persons), reason.
+    """
     rows = []
     for construct in behavior.columns.intersection(self_report.columns):
         both = pd.concat([behavior[construct], self_report[construct]], axis=1, join="inner").to_numpy()

@@ -59,6 +59,11 @@ def framing(count: int, seed: int = 0) -> list[BehavioralTask]:
     """The same sure thing and gamble as gains or as losses; value 1 is the gamble.
 
     Control: a gamble that is worse in every case, so that taking it is no preference.
+
+    Args:
+      count: scenarios.
+      seed: of what is saved, how many of it, and the odds.
+    Returns: three tasks a scenario, versions gain, loss and control.
     """
     rng = random.Random(f"framing {seed}")
     places = [
@@ -95,6 +100,11 @@ def anchoring(count: int, seed: int = 0) -> list[BehavioralTask]:
     """An estimate after a number that was drawn by lot, low or high; control: no number.
 
     Values are the estimate's place among the answers, 0 to 1.
+
+    Args:
+      count: scenarios; there are four, and asking for more gives four.
+      seed: of the order of scenarios, and of the numbers drawn, which lie outside the answers.
+    Returns: three tasks a scenario, versions low, high and control.
     """
     rng = random.Random(f"anchoring {seed}")
     tasks = []
@@ -110,7 +120,12 @@ def anchoring(count: int, seed: int = 0) -> list[BehavioralTask]:
 def ultimatum(count: int, seed: int = 0) -> list[BehavioralTask]:
     """Accept or refuse a share of a sum, on which both get nothing if it is refused; value 1 accepts.
 
-    Control: nothing is lost by either when it is refused, and the share is the whole.
+    Control: the share is the whole, so that nobody gains by a refusal.
+
+    Args:
+      count: scenarios.
+      seed: of the sums, 20 to 300 coins.
+    Returns: five tasks a scenario, versions 10, 20, 30, 50 (percent offered) and control.
     """
     rng = random.Random(f"ultimatum {seed}")
     tasks = []
@@ -129,7 +144,14 @@ def ultimatum(count: int, seed: int = 0) -> list[BehavioralTask]:
 
 
 def dictator(count: int, seed: int = 0) -> list[BehavioralTask]:
-    """How much of a sum one gives away, as a share. Control: giving costs nothing."""
+    """How much of a sum one gives away, as a share from 0 to 0.5. Control: giving costs nothing.
+
+    Args:
+      count: scenarios.
+      seed: of the sums, 20 to 300 coins.
+    Returns: two tasks a scenario, versions version and control; in the first, giving
+      counts as agreeable conduct.
+    """
     rng = random.Random(f"dictator {seed}")
     tasks = []
     shares = (0.0, 0.1, 0.3, 0.5)
@@ -149,6 +171,11 @@ def reflection(count: int, seed: int = 0) -> list[BehavioralTask]:
     """Problems whose first answer is wrong; value 1 is right, −1 the lure, 0 another mistake.
 
     Control: the same numbers in a problem without a lure.
+
+    Args:
+      count: scenarios; three kinds of problem take turns.
+      seed: of the numbers.
+    Returns: two tasks a scenario, versions lure and control.
     """
     rng = random.Random(f"reflection {seed}")
     tasks = []
@@ -191,6 +218,11 @@ def false_belief(count: int, seed: int = 0) -> list[BehavioralTask]:
     """Where somebody will look for a thing that was moved; value 1 is right.
 
     Version false: they were away; control (true belief): they watched, and the other place is right.
+
+    Args:
+      count: scenarios.
+      seed: of people, things and places.
+    Returns: two tasks a scenario, versions false and control.
     """
     rng = random.Random(f"false belief {seed}")
     people, things = (
@@ -213,7 +245,13 @@ def false_belief(count: int, seed: int = 0) -> list[BehavioralTask]:
 
 
 def risk(count: int, seed: int = 0) -> list[BehavioralTask]:
-    """A sure sum against a gamble; value 1 gambles. Control: the gamble cannot win more than is sure."""
+    """A sure sum against a gamble; value 1 gambles. Control: the gamble cannot win more than is sure.
+
+    Args:
+      count: scenarios; the chance of winning takes turns among 20, 35, 50, 65 and 80 percent.
+      seed: of the prizes, 50 to 400 coins.
+    Returns: two tasks a scenario, versions even (same expectation, but for rounding) and control.
+    """
     rng = random.Random(f"risk {seed}")
     tasks = []
     for case in range(count):
@@ -230,7 +268,13 @@ def risk(count: int, seed: int = 0) -> list[BehavioralTask]:
 
 
 def sycophancy(count: int, seed: int = 0) -> list[BehavioralTask]:
-    """A fact asked by someone who believes what is wrong; value 1 is right. Control: they say nothing."""
+    """A fact asked by someone who believes what is wrong; value 1 is right. Control: they say nothing.
+
+    Args:
+      count: scenarios, at most as many as `data()` has facts.
+      seed: of which facts are asked, in which order.
+    Returns: two tasks a scenario, versions pressed and control.
+    """
     rng = random.Random(f"sycophancy {seed}")
     facts = data()["facts"]
     tasks = []
@@ -243,7 +287,13 @@ def sycophancy(count: int, seed: int = 0) -> list[BehavioralTask]:
 
 
 def conduct(count: int, seed: int = 0) -> list[BehavioralTask]:
-    """What one does in everyday situations, 0 (little of the construct) to 3, for each of five constructs."""
+    """What one does in everyday situations, 0 (little of the construct) to 3, for each of five constructs.
+
+    Args:
+      count: situations of each construct, at most as many as `data()` has.
+      seed: of which situations are asked, in which order.
+    Returns: one task a situation; its version is the construct.
+    """
     rng = random.Random(f"conduct {seed}")
     tasks = []
     for construct, situations in data()["conduct"].items():

@@ -168,7 +168,11 @@ def battery(instrument: Instrument) -> Battery:
 def questions(asked: Battery, design: Design) -> Iterator[Question]:
     """Every question of the design; those with the same head follow each other.
 
-    Raises: ValueError for more options than there are labels.
+    Args:
+      asked: the items; each is asked once in every condition.
+      design: the conditions, crossed.
+    Returns: the questions, one after another, `Design.size` of them.
+    Raises: ValueError for more options than there are labels, and as `Design.wordings_of`.
     """
     entries = asked.entries
     most = max(len(entry.options) for entry in entries)

@@ -22,7 +22,13 @@ class Writer(Protocol):
     """Whoever continues texts."""
 
     def write(self, prompts: Sequence[str], seed: int = 0) -> list[str]:
-        """What is written after each prompt."""
+        """What is written after each prompt.
+
+        Args:
+          prompts: whole texts; nothing is added to them.
+          seed: of the sampling.
+        Returns: a text for each prompt, in their order, without the prompt.
+        """
         ...
 
 
@@ -42,7 +48,14 @@ class Reply(NamedTuple):
 
 
 def rate(construct: str, reply: str) -> float:
-    """(more − less)/(more + less) over the phrases found; NaN if none is. Only the first paragraph counts."""
+    """(more − less)/(more + less) over the phrases found; NaN if none is. Only the first paragraph counts.
+
+    Args:
+      construct: one that there are rules for (`data()["rules"]`).
+      reply: what was written; case makes no difference.
+    Returns: −1 (little of the construct) to 1 (much).
+    Raises: KeyError for a construct without rules.
+    """
     said = reply.strip().split("\n\n")[0].casefold()
     rules = data()["rules"][construct]
     more, less = (sum(_occurs(phrase, said) for phrase in rules[side]) for side in ("more", "less"))
@@ -57,7 +70,15 @@ def _occurs(phrase: str, said: str) -> bool:
 def hold(
     writer: Writer, personas: Sequence[Persona], *, seed: int = 0, judge: Judge | None = None
 ) -> pd.DataFrame:
-    """Every persona's reply in every script, rated. Returns: a row a reply, with the fields of Reply."""
+    """Every persona's reply in every script, rated.
+
+    Args:
+      writer: who replies; thoughts are taken out of its texts.
+      personas: as whom it writes.
+      seed: of the sampling.
+      judge: rates each reply too; the column judged is NaN without one.
+    Returns: a row a reply, with the fields of Reply.
+    """
     asked = [
         (persona, construct, number, script)
         for persona in personas
@@ -108,7 +129,13 @@ def _prompt(persona: Persona, script: str) -> str:
 
 
 def scores(replies: pd.DataFrame, column: str = "rated") -> pd.DataFrame:
-    """Persons x constructs: mean rating, NaN where no reply could be rated."""
+    """Persons x constructs: mean rating, NaN where no reply could be rated.
+
+    Args:
+      replies: as `hold` returns them.
+      column: rated (by rules) or judged.
+    Returns: index the personas, columns the constructs, −1 (little of it) to 1.
+    """
     table = replies.pivot_table(
         index="persona", columns="construct", values=column, aggfunc="mean", dropna=False
     )

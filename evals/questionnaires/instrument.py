@@ -188,7 +188,13 @@ class Instrument(_Record):
         return tuple(item for item in self.items if scale in (item.scale, item.facet))
 
     def reverse(self, value: float, key: int) -> float:
-        """An answer in the direction of its scale: low + high − x where the key is −1."""
+        """An answer in the direction of its scale: low + high − x where the key is −1.
+
+        Args:
+          value: x, as given.
+          key: 1 or −1, of the item.
+        Returns: the keyed answer, in the same range.
+        """
         return value if key == 1 else self.low + self.high - value
 
 

@@ -28,11 +28,16 @@ NOTHING_ASKED = ("N/A", "...", "[no statement]")
 def logits(
     sums: np.ndarray, tokens: np.ndarray, characters: np.ndarray, length: Length, empty: np.ndarray | None
 ) -> np.ndarray:
-    """Option scores [Q, J] from log-probabilities, before the softmax.
+    """Option scores from log-probabilities, before the softmax.
 
-    length: none: Σ log p; tokens: Σ log p over the number of tokens; characters: over that of characters.
-    empty: scores where nothing is asked [E, J] or [Q, E, J]; log of their mean probability is subtracted
-    (Zhao et al. 2021, arXiv:2102.09690).
+    Args:
+      sums: Σ log p over the tokens of each option, [questions, options].
+      tokens, characters: how many each option has, [questions, options].
+      length: what the sums are divided by: nothing, tokens or characters.
+      empty: scores where nothing is asked, [contents, options] or [questions, contents, options]; the log of
+        their mean probability is subtracted. None subtracts nothing.
+    Returns: scores, [questions, options].
+    Reference: for the subtraction, Zhao et al. 2021, arXiv:2102.09690.
     """
     per = {"none": np.ones_like(tokens), "tokens": tokens, "characters": characters}[length]
     scores = sums / per
@@ -219,7 +224,13 @@ class WritingRespondent:
                 yield number, parse(questions[number], text)
 
     def write(self, prompts: Sequence[str], seed: int = 0) -> list[str]:
-        """What it writes after each prompt."""
+        """What it writes after each prompt.
+
+        Args:
+          prompts: whole texts; the form of the model may wrap them.
+          seed: of the sampling; makes no difference at temperature 0.
+        Returns: a text for each prompt, in their order, of at most max_new_tokens tokens.
+        """
         return self.model.generate(
             prompts, self.max_new_tokens, temperature=self.temperature, top_p=self.top_p, seed=seed
         )

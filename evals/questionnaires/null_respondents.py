@@ -41,7 +41,13 @@ def _normal(uniform: float) -> float:
 
 
 def nearest(question: Question, value: float) -> Answer:
-    """The option nearest to a value."""
+    """The option nearest to a value.
+
+    Args:
+      question: with at least one option.
+      value: on the scale of the options' values; it may lie outside them.
+    Returns: the answer; of two equally near options, the one shown first.
+    """
     return chosen(
         question,
         min(range(len(question.choices)), key=lambda i: abs(question.choices[i].value - value)),
@@ -49,7 +55,13 @@ def nearest(question: Question, value: float) -> Answer:
 
 
 def agreeing(question: Question, share: float) -> Answer:
-    """The option at a share of the range, 0 the lowest value and 1 the highest."""
+    """The option at a share of the range, 0 the lowest value and 1 the highest.
+
+    Args:
+      question: with at least one option.
+      share: below 0 it takes the lowest, above 1 the highest option.
+    Returns: the answer.
+    """
     return nearest(question, question.low + share * (question.high - question.low))
 
 
@@ -77,12 +89,24 @@ class Simulated:
 
 
 def constant(seed: int, question: Question) -> Answer:
-    """The same value always: one below the highest, a "4" of 5."""
+    """The same value always: one below the highest, a "4" of 5.
+
+    Args:
+      seed: not used.
+      question: only its options matter; of two, the higher is taken.
+    Returns: the option of that value, wherever it stands.
+    """
     return chosen(question, _by_value(question)[-2 if len(question.choices) > 2 else -1])
 
 
 def midpoint(seed: int, question: Question) -> Answer:
-    """The middle; of an even number of options the lower middle."""
+    """The middle; of an even number of options the lower middle.
+
+    Args:
+      seed: not used.
+      question: only its options matter.
+    Returns: the option in the middle by value, wherever it stands.
+    """
     return chosen(question, _by_value(question)[(len(question.choices) - 1) // 2])
 
 
@@ -91,17 +115,35 @@ def _by_value(question: Question) -> list[int]:
 
 
 def random(seed: int, question: Question) -> Answer:
-    """Any option, all as likely."""
+    """Any option, all equally likely.
+
+    Args:
+      seed: of the draw.
+      question: its key enters the draw, so every condition has its own.
+    Returns: the option drawn.
+    """
     return chosen(question, int(_fresh(seed, "random", *question.key) * len(question.choices)))
 
 
 def extreme(seed: int, question: Question) -> Answer:
-    """Either end, at random."""
+    """Either end, at random.
+
+    Args:
+      seed: of the draw.
+      question: its key enters the draw, so every condition has its own.
+    Returns: the option of the lowest or of the highest value.
+    """
     return agreeing(question, float(_fresh(seed, "extreme", *question.key) < 0.5))
 
 
 def own_style(seed: int, question: Question) -> Answer:
-    """At random, each person with a liking for some values of its own."""
+    """At random, each person with a liking for some values of its own.
+
+    Args:
+      seed: of the likings (exponential weights, one a value) and of the draw.
+      question: the persona has the liking; the question's key enters the draw.
+    Returns: the option drawn, each value as probable as it is liked.
+    """
     who = question.persona.name
     liking = [-math.log(1 - _stable(seed, "style", who, i)) for i in range(len(question.choices))]
     draw = _fresh(seed, "styled", *question.key) * sum(liking)
@@ -116,19 +158,37 @@ def own_style(seed: int, question: Question) -> Answer:
 
 
 def position(seed: int, question: Question) -> Answer:
-    """Whatever stands second."""
+    """Whatever stands second.
+
+    Args:
+      seed: not used.
+      question: the order of only its options matters.
+    Returns: the second option as shown, or the only one.
+    """
     return chosen(question, min(1, len(question.choices) - 1))
 
 
 def own_position(seed: int, question: Question) -> Answer:
-    """Each person's own place, three times of four; else at random."""
+    """Each person's own place, three times in four; else at random.
+
+    Args:
+      seed: of the places and of the draw.
+      question: the persona has the place; the question's key enters the draw.
+    Returns: the option that stands at that place, or any.
+    """
     if _fresh(seed, "place now", *question.key) > 0.75:
         return random(seed, question)
     return chosen(question, int(_stable(seed, "place", question.persona.name) * len(question.choices)))
 
 
 def label(seed: int, question: Question) -> Answer:
-    """The option called B or 2, four times of five; else at random."""
+    """The option called B or 2, four times in five; else at random.
+
+    Args:
+      seed: of the draw.
+      question: its labels matter; its key enters the draw.
+    Returns: the option so called, or any.
+    """
     for place, choice in enumerate(question.choices):
         if choice.label in ("B", "2") and _fresh(seed, "label", *question.key) < 0.8:
             return chosen(question, place)
@@ -139,26 +199,50 @@ def label(seed: int, question: Question) -> Answer:
 
 
 def acquiescent(seed: int, question: Question) -> Answer:
-    """Yes to everything, more or less by person."""
+    """Yes to everything, more or less by person.
+
+    Args:
+      seed: of each person's leaning (0.55 to 0.95 of the range) and of the noise (SD 0.15).
+      question: the persona has the leaning; keys make no difference.
+    Returns: the option nearest to leaning plus noise.
+    """
     leaning = 0.55 + 0.4 * _stable(seed, "leaning", question.persona.name)
     return agreeing(question, leaning + 0.15 * _normal(_fresh(seed, "yes", *question.key)))
 
 
 def desirable(seed: int, question: Question) -> Answer:
-    """What flatters, more or less by person; the upper middle where nothing does."""
+    """What flatters, more or less by person; the middle where nothing does.
+
+    Args:
+      seed: of each person's wish to flatter (0.5 to 1) and of the noise (SD 0.08 of the range).
+      question: `asked.desirable` tells which end flatters.
+    Returns: the option nearest to 0.5 ± wish/2 of the range, plus noise.
+    """
     wish = 0.5 + 0.5 * _stable(seed, "wish", question.persona.name)
     share = 0.5 + question.asked.desirable * wish / 2
     return agreeing(question, share + 0.08 * _normal(_fresh(seed, "desirable", *question.key)))
 
 
 def halo(seed: int, question: Question) -> Answer:
-    """One good or bad opinion of each person, in all answers."""
+    """One good or bad opinion of each person, in all answers.
+
+    Args:
+      seed: of the opinions (SD 1.2) and of the noise (SD 0.5).
+      question: `asked.desirable` tells which end a good opinion takes; described traits make no difference.
+    Returns: the option nearest to 0.5 + 0.2 (± opinion + noise) of the range.
+    """
     opinion = 1.2 * _normal(_stable(seed, "opinion", question.persona.name))
     return _leaning(seed, question, question.asked.desirable * opinion)
 
 
 def half_halo(seed: int, question: Question) -> Answer:
-    """Such an opinion and the described trait, about half and half."""
+    """Such an opinion and the described trait, about half and half.
+
+    Args:
+      seed: of the opinions (SD 1) and of the noise (SD 0.5).
+      question: a trait that its persona does not describe is 0.
+    Returns: the option nearest to 0.5 + 0.2 (± opinion ± 0.75 trait + noise) of the range.
+    """
     opinion = _normal(_stable(seed, "opinion", question.persona.name))
     trait = question.persona.traits.get(question.asked.construct, 0.0)
     return _leaning(
@@ -167,7 +251,13 @@ def half_halo(seed: int, question: Question) -> Answer:
 
 
 def sycophantic(seed: int, question: Question) -> Answer:
-    """A faithful person, who gives in to what the interviewer expects."""
+    """A faithful person, who gives in to what the interviewer expects.
+
+    Args:
+      seed: as for `faithful`; of the noise (SD 0.1 of the range) where something is expected.
+      question: `template.expects` tells what; only leading templates expect anything.
+    Returns: 0.15 or 0.85 of the range, plus noise, where something is expected; else the faithful answer.
+    """
     if not question.template.expects:
         return faithful(seed, question)
     return agreeing(
@@ -180,17 +270,36 @@ def sycophantic(seed: int, question: Question) -> Answer:
 
 
 def inverted(seed: int, question: Question) -> Answer:
-    """A faithful person's answers turned round, in everything."""
+    """A faithful person's answers turned around, in everything.
+
+    Args:
+      seed: as for `faithful`.
+      question: of a questionnaire or a behavioral task alike.
+    Returns: low + high − x for the faithful answer x.
+    """
     return nearest(question, question.low + question.high - faithful(seed, question).value)
 
 
 def inverted_reports(seed: int, question: Question) -> Answer:
-    """Turned round in questionnaires alone: says the opposite of what it does."""
+    """Turned around in questionnaires alone: says the opposite of what it does.
+
+    Args:
+      seed: as for `faithful`.
+      question: a behavioral task has a "/" in its item.
+    Returns: the faithful answer to a task, the inverted one to anything else.
+    """
     return faithful(seed, question) if "/" in question.item else inverted(seed, question)
 
 
 def other_trait(seed: int, question: Question) -> Answer:
-    """A described trait, but of another construct."""
+    """A described trait, but of another construct.
+
+    Args:
+      seed: of the noise (SD 0.5).
+      question: the trait is that of the construct before the one asked, in the order of CONSTRUCTS.
+    Returns: the option nearest to 0.5 + 0.2 (± trait + noise) of the range; any option where the construct
+      asked is none of CONSTRUCTS.
+    """
     asked = question.asked
     if asked.construct not in CONSTRUCTS:
         return random(seed, question)
@@ -199,7 +308,13 @@ def other_trait(seed: int, question: Question) -> Answer:
 
 
 def unrelated_traits(seed: int, question: Question) -> Answer:
-    """Stable traits that have nothing to do with the description."""
+    """Stable traits that have nothing to do with the description.
+
+    Args:
+      seed: of the traits (SD 1.2, one for each persona and construct) and of the noise (SD 0.5).
+      question: only the name of its persona matters.
+    Returns: the option nearest to 0.5 + 0.2 (± trait + noise) of the range.
+    """
     trait = 1.2 * _normal(_stable(seed, "unrelated", question.asked.construct, question.persona.name))
     return _leaning(seed, question, question.asked.towards * trait)
 
@@ -210,14 +325,26 @@ def _leaning(seed: int, question: Question, amount: float) -> Answer:
 
 
 def parrot(seed: int, question: Question) -> Answer:
-    """The description in other words, and nothing else."""
+    """The description in other words, and nothing else.
+
+    Args:
+      seed: not used.
+      question: a trait that its persona does not describe is 0.
+    Returns: the option nearest to 0.5 ± 0.3 trait of the range, in every condition the same.
+    """
     asked = question.asked
     described = question.persona.traits.get(asked.construct, 0.0)
     return agreeing(question, 0.5 + 0.3 * asked.towards * described)
 
 
 def noisy_parrot(seed: int, question: Question) -> Answer:
-    """The description in other words, with slips."""
+    """The description in other words, with slips.
+
+    Args:
+      seed: of the noise (SD 0.5).
+      question: a trait that its persona does not describe is 0.
+    Returns: the option nearest to 0.5 + 0.2 (± trait + noise) of the range.
+    """
     asked = question.asked
     return _leaning(seed, question, asked.towards * question.persona.traits.get(asked.construct, 0.0))
 
@@ -226,30 +353,60 @@ def noisy_parrot(seed: int, question: Question) -> Answer:
 
 
 def text_bound(seed: int, question: Question) -> Answer:
-    """Each person's own answer to each wording, whatever it means."""
+    """Each person's own answer to each wording, whatever it means.
+
+    Args:
+      seed: of the answers.
+      question: only the words of the item and the persona's name matter.
+    Returns: the same option whenever the words are the same, in whatever condition.
+    """
     return agreeing(question, _stable(seed, "words", question.text, question.persona.name))
 
 
 def memorized(seed: int, question: Question) -> Answer:
-    """A faithful person where the published words are known; else at random."""
+    """A faithful person where the published words are known; else at random.
+
+    Args:
+      seed: as for `faithful`, and of the random answers.
+      question: the last part of its key is the item wording; behavioral tasks are never known.
+    Returns: the faithful answer to published items, any to paraphrased ones and tasks.
+    """
     published = question.key[-1] == PUBLISHED and "/" not in question.item
     return faithful(seed, question) if published else random(seed, question)
 
 
 def careless_answers(seed: int, question: Question) -> Answer:
-    """Half of the answers of a faithful person, half at random."""
+    """Half of the answers of a faithful person, half at random.
+
+    Args:
+      seed: as for `faithful`, and of which answers are careless.
+      question: its key decides whether this one is.
+    Returns: the faithful answer, or any.
+    """
     attentive = _fresh(seed, "attention", *question.key) < 0.5
     return faithful(seed, question) if attentive else random(seed, question)
 
 
 def careless_persons(seed: int, question: Question) -> Answer:
-    """Half of the persons are faithful, half answer at random."""
+    """Half of the persons are faithful, half answer at random.
+
+    Args:
+      seed: as for `faithful`, and of who is careless.
+      question: the persona is careless in all questions or in none.
+    Returns: the faithful answer, or any.
+    """
     attentive = _stable(seed, "attentive", question.persona.name) < 0.5
     return faithful(seed, question) if attentive else random(seed, question)
 
 
 def one_trait(seed: int, question: Question) -> Answer:
-    """A faithful person in extraversion, random in all else."""
+    """A faithful person in extraversion, random in all else.
+
+    Args:
+      seed: as for `faithful`, and of the random answers.
+      question: the construct it asks about decides.
+    Returns: the faithful answer, or any.
+    """
     return faithful(seed, question) if question.asked.construct == ONE else random(seed, question)
 
 
@@ -263,7 +420,13 @@ def _refusing(share: float) -> Callable[[int, Question], Answer]:
 
 
 def refuses_topic(seed: int, question: Question) -> Answer:
-    """A faithful person who does not speak about neuroticism."""
+    """A faithful person who does not speak about neuroticism.
+
+    Args:
+      seed: as for `faithful`.
+      question: refused where it asks about neuroticism, unless it is a behavioral task.
+    Returns: a refusal, or the faithful answer.
+    """
     if question.asked.construct == TOPIC and "/" not in question.item:
         return no_answer(REFUSED, "I would rather not say.")
     return faithful(seed, question)
@@ -271,7 +434,13 @@ def refuses_topic(seed: int, question: Question) -> Answer:
 
 def faithful(seed: int, question: Question) -> Answer:
     """A person with traits: those that the persona describes, an individual deviation, noise by item and by
-    answer."""
+    answer.
+
+    Args:
+      seed: of the deviations (SD 0.5), and of the noise by item (SD 0.5) and by answer (SD 0.4).
+      question: `asked` tells construct and direction; a trait that the persona does not describe is 0.
+    Returns: the option nearest to 0.5 + 0.2 (± trait + noise) of the range.
+    """
     asked, person = question.asked, question.persona
     trait = _trait(seed, asked.construct, person.name, person.traits.get(asked.construct, 0.0))
     lasting = 0.5 * _normal(_stable(seed, "item", question.item, person.name))
@@ -383,5 +552,12 @@ def simulated_respondent(name: str, seed: int = 0) -> Simulated:
 
 
 def true_traits(seed: int, construct: str, persons: Sequence[tuple[str, float]]) -> np.ndarray:
-    """The traits that `faithful` answers from, for persons given as (name, described trait)."""
+    """The traits that `faithful` answers from: the described trait plus an individual deviation (SD 0.5).
+
+    Args:
+      seed: of the simulated respondent.
+      construct: each has deviations of its own.
+      persons: name and described trait of each persona.
+    Returns: [persons], in the unit of the described traits.
+    """
     return np.array([_trait(seed, construct, name, described) for name, described in persons])

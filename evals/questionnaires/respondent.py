@@ -151,7 +151,15 @@ def chosen(question: Question, position: int, text: str = "") -> Answer:
 
 
 def from_probabilities(question: Question, probabilities: Sequence[float], position: int) -> Answer:
-    """The answer at a place, with how probable all options were."""
+    """The answer at a place, with how probable all options were.
+
+    Args:
+      question: as asked.
+      probabilities: of the options, in the order shown.
+      position: place of the option taken, as shown; need not be the most probable.
+    Returns: the answer, with the expected value Σ p · value.
+    Raises: ValueError for more or fewer probabilities than options.
+    """
     values = [choice.value for choice in question.choices]
     expected = sum(p * v for p, v in zip(probabilities, values, strict=True))
     return Answer(values[position], position, "", "", tuple(probabilities), expected)

@@ -59,12 +59,12 @@ class ResponseCube:
         return {str(name): np.flatnonzero(names == name) for name in dict.fromkeys(names.tolist())}
 
     def scores(self, scale: Scale, without: Collection[str] = ()) -> np.ndarray:
-        """Scale means [P, C] in the direction of the construct; NaN where an item is missing.
+        """Scale means in the direction of the construct.
 
         Args:
-          scale: of the instrument.
           without: ids of items to leave out.
-        Returns: an entry a person and condition.
+        Returns: [persons, conditions], in the unit of the answers; NaN where an answer is missing or no item
+          is left.
         """
         items = self.instrument.items
         places = np.array([n for n in self.columns(scale.name) if items[n].id not in without], int)
@@ -77,7 +77,10 @@ class ResponseCube:
 def cube(long_table: pd.DataFrame, instrument: Instrument, persons: Sequence[str]) -> ResponseCube:
     """The answers to one instrument.
 
-    Args: persons: the columns that tell persons apart; all other facets are conditions.
+    Args:
+      long_table: as `administer` returns it; rows of other instruments are ignored.
+      persons: the columns that tell persons apart; all other facets are conditions.
+    Returns: the cube; NaN where a person was not asked in a condition, or there is no readable answer.
     Raises: ValueError for a missing column, several models that are not told apart, no rows of the
       instrument, and whatever `evals.questionnaires.scoring.tabulate` refuses.
     """

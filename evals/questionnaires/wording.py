@@ -190,10 +190,9 @@ def option_order(name: str, count: int) -> list[int]:
     """Which option stands at each place: forward, reversed, or shuffled-N (the same for every item).
 
     Args:
-      name: of the order.
-      count: of options.
-    Returns: for each place, the option's number.
-
+      name: of the order; N is the seed of the shuffle.
+      count: options.
+    Returns: the number of the option at each place, [count].
     Raises: ValueError for another name.
     """
     return _order(name, count, "option order")
@@ -203,9 +202,10 @@ def item_order(name: str, count: int) -> list[int]:
     """In which order items are listed: forward, reversed or shuffled-N.
 
     Args:
-      name: of the order.
-      count: of items.
-    Returns: for each place, the item's number.
+      name: of the order; N is the seed of the shuffle.
+      count: items.
+    Returns: the number of the item at each place, [count].
+    Raises: ValueError for another name.
     """
     return _order(name, count, "item order")
 
