@@ -14,6 +14,7 @@ from pyarrow import parquet
 from rl.feedback.pool import Limits, Pool
 from rl.feedback.problems import Problem
 from rl.feedback.readers import load_problems
+from tests.fuzz import INPUTS, check, damaged
 
 ECHO = [{"input": "3\n", "output": "6\n", "testtype": "stdin"}]
 CALLS = [{"input": "[1, 2]\n3", "output": "6", "testtype": "functional"}]
@@ -204,3 +205,14 @@ def test_parquet_files_hold_the_same_rows(tmp_path: Path):
     with pytest.raises(ValueError, match=r"p\.parquet is no whole Parquet file") as error:
         load_problems(path)
     assert "\n" not in str(error.value)
+
+
+def test_damaged_files_of_these_formats(tmp_path: Path):
+    rows = [row for row, *_ in SOLVED.values()]
+    path = tmp_path / "p.jsonl"
+
+    def read(data: bytes) -> object:
+        path.write_bytes(data)
+        return load_problems(path, bad="skip")
+
+    assert check(read, damaged(rows, INPUTS, seed=7), (ValueError,)) > INPUTS // 10
