@@ -81,6 +81,7 @@ def hub_folder(hub_id: str, revision: str | None = None, *, weights: bool = True
       hub_id: owner/name or owner/name@revision.
       revision: commit, branch or tag; the main branch if not given.
       weights: fetch them too; a tokenizer needs none.
+    Returns: the snapshot in the hub's cache.
     Raises: ValueError, in one line, if it cannot be fetched, or two revisions are given.
     """
     from huggingface_hub import snapshot_download

@@ -57,8 +57,10 @@ def parse(
 
     Args:
       schema: dataclass whose fields are converted as pydantic does: lists to tuples, 8.0 to 8 and "8" to 8.
+      values: the object, by key; fields with a default may be missing.
       where: what the values come from, for the error message.
       extra: whether keys that the schema lacks are ignored or errors.
+    Returns: an instance of `schema`.
     Raises: ValueError, in one line, for a missing key, a value of the wrong type, or one that the dataclass
       refuses.
     """

@@ -208,6 +208,7 @@ class LanguageModel:
           mesh: where the weights go; one device if not given.
           train: which part of the weights becomes `weights.trainable`.
           seed: of the weights.
+        Returns: the model, float32 throughout.
         Raises: ValueError for an expert target that matches nothing.
         """
         mesh = params.single_device_mesh() if mesh is None else mesh

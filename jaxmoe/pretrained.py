@@ -123,7 +123,11 @@ def load_adapters(
     """One base with several adapters, of which every request of an engine may use its own.
 
     Args:
+      base_dir: folder or hub id of the base.
       adapters: folders or hub ids, by the names that requests use.
+      dtype: of the frozen weights and of the computation, as for `load`.
+      mesh: where the weights go; one device if not given.
+    Returns: the model with all adapters' experts side by side, and which of them are whose.
     Raises: ValueError as `load` does, and for an adapter that cannot stand beside others.
     """
     config = read_model_config(local_folder(base_dir))
@@ -166,7 +170,22 @@ def assemble(
     seed: int,
     where: Path,
 ) -> params.ModelParams:
-    """Base from files, experts from an adapter or newly drawn, everything on the mesh."""
+    """Base from files, experts from an adapter or newly drawn, everything on the mesh.
+
+    Args:
+      config: shape of the base.
+      experts: what is attached to it; None for the base alone.
+      stored: the base's tensors by their names in the checkpoint.
+      adapter: brings the experts' values; None draws them anew.
+      mesh: where the weights go.
+      dtype: of frozen weights; trainable ones are float32.
+      train: which part of the weights is trainable.
+      seed: of new experts.
+      where: the base's folder, for error messages.
+    Returns: the weights, split into trainable and frozen.
+    Raises: ValueError for an expert target that matches nothing, and for missing, unexpected or wrongly
+      shaped tensors, listing them.
+    """
     if experts is not None:
         module_specs(experts, config)  # a wrong target or length is an error before anything is traced
     model = params.abstract(config, experts)
@@ -215,7 +234,12 @@ def draw_experts(
     """New experts by path, the same as `params.build` draws; the base is not drawn with them.
 
     Args:
+      config: shape of the base.
+      experts: to draw.
+      shardings: by path; those of the base are not used.
+      seed: of the whole model, as `params.build` takes it.
       kinds: an nnx filter for the variables wanted, such as ExpertConstant where an adapter brings the rest.
+    Returns: the arrays by path, placed by their shardings.
     """
 
     def draw() -> params.Params:

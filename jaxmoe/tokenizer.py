@@ -62,6 +62,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast
     Args:
       texts: the training text, one document an item.
       vocab_size: number of ids, special tokens and the 256 bytes included.
+    Returns: the tokenizer, which pads on the left.
     Raises: ValueError if the vocabulary cannot hold the bytes and special tokens, or there is no text.
     """
     special = [PAD, EOS, *(f"<|{role}|>" for role in ROLES)]
@@ -127,18 +128,35 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
 
 
 def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", path: str | Path) -> None:
-    """Write tokenizer.json, tokenizer_config.json and the chat template into a folder."""
+    """Write tokenizer.json, tokenizer_config.json and the chat template into a folder.
+
+    Args:
+      tokenizer: to save.
+      path: of the folder, made if it is missing.
+    """
     tokenizer.save_pretrained(str(path))
 
 
 def plain_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Ids of a text that starts a sequence: with the tokenizer's own bos if it has one, never an eos."""
+    """Ids of a text that starts a sequence: with the tokenizer's own bos if it has one, never an eos.
+
+    Args:
+      tokenizer: which may add a bos or an eos of its own accord.
+      text: lone surrogates in it are replaced.
+    Returns: the ids, not cut to any length.
+    """
     ids = _ids(tokenizer, text)
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
 
 def encode_text(tokenizer: "PreTrainedTokenizerBase", text: str) -> Encoded:
-    """Encode a document for pretraining: text + eos, every token but the first a target."""
+    """Encode a document for pretraining: text + eos, every token but the first a target.
+
+    Args:
+      tokenizer: with an end-of-sequence token.
+      text: one document.
+    Returns: ids [T] and a mask that is 1 everywhere but at position 0.
+    """
     ids = np.asarray([*plain_ids(tokenizer, text), tokenizer.eos_token_id], np.int32)
     return _targets(ids, np.ones(len(ids), np.float32))
 
@@ -148,6 +166,12 @@ def encode_prompt(tokenizer: "PreTrainedTokenizerBase", instruction: str, extra_
 
     The original separates prompt and answer by `</s>`, which is Llama's end of sequence; other
     tokenizers take their own.
+
+    Args:
+      tokenizer: with an end-of-sequence token.
+      instruction: what is asked.
+      extra_input: what it is asked of; "" if there is none.
+    Returns: the ids behind which the answer begins.
     """
     return [*plain_ids(tokenizer, instruction_text(instruction, extra_input)), _eos(tokenizer)]
 
@@ -164,6 +188,13 @@ def encode_instruction(
     Where the row is longer than `max_length`, the prompt gives way first, from its start (the question
     stands at its end), then the output from its end.
 
+    Args:
+      tokenizer: with an end-of-sequence token.
+      instruction: what is asked.
+      extra_input: what it is asked of; "" if there is none.
+      output: the answer to learn.
+      max_length: tokens that the result may have; None for any number.
+    Returns: ids [T], mask [T], and the number of tokens that were cut.
     Raises: ValueError if max_length leaves no room for a token of prompt and one of output.
     """
     prompt = encode_prompt(tokenizer, instruction, extra_input)
@@ -198,6 +229,7 @@ def encode_chat_prompt(
       messages: dicts with role and content, and what else the template reads.
       thinking: with drop, the template is asked for an answer without thinking.
       tools: JSON schemas of functions that the model may call.
+    Returns: the ids, with no bos or eos but the template's own.
     Raises: ValueError if there is no chat template, or it refuses the conversation.
     """
     text = chat_template(tokenizer, thinking).render(messages, tools, answering=True)
@@ -264,6 +296,7 @@ def encode_row(
       max_length: tokens that the result may have; None for any number.
       form: of instruction rows: chat puts them by the chat template, instruction in the LoRAMoE form.
       thinking: what becomes of an assistant's thinking (jaxmoe.text.thinking).
+    Returns: ids [T], mask [T], and the number of tokens that were cut.
     Raises: ValueError if the row has none of these keys, and as `encode_chat` does.
     """
     if "messages" in row:
@@ -287,7 +320,13 @@ def encode_row(
 
 
 def instruction_text(instruction: str, extra_input: str = "") -> str:
-    """What is asked: `instruction["\\n" + input]`."""
+    """What is asked: `instruction["\\n" + input]`.
+
+    Args:
+      instruction: what is asked.
+      extra_input: what it is asked of; "" adds nothing.
+    Returns: the text of a user's turn, or of a prompt before its end token.
+    """
     return f"{instruction}\n{extra_input}" if extra_input else instruction
 
 
@@ -297,7 +336,10 @@ def decode_answer(
     """Text of generated ids up to the first end token, without surrounding blanks.
 
     Args:
+      tokenizer: the one that the model was given.
+      ids: [T], generated, the prompt left out.
       ends: see `jaxmoe.text.stop_tokens`; None takes the tokenizer's end of sequence.
+    Returns: the text, without special tokens.
     """
     over = {_eos(tokenizer)} if ends is None else {*ends}
     ids = list(takewhile(lambda token: token not in over, (int(i) for i in ids)))

@@ -11,18 +11,6 @@ PACKAGES = ("jaxmoe", "rl", "evals", "training")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 # Public functions that do not yet hold to the rule, by room; numbers only go down.
 LACKING = {
-    "jaxmoe.adapters": 15,
-    "jaxmoe.base_folder": 1,
-    "jaxmoe.datasets": 37,
-    "jaxmoe.families": 3,
-    "jaxmoe.json_files": 1,
-    "jaxmoe.language_model": 1,
-    "jaxmoe.pretrained": 3,
-    "jaxmoe.text": 6,
-    "jaxmoe.tokenizer": 10,
-    "jaxmoe.weights": 20,
-    "rl.feedback": 23,
-    "rl.sandbox": 33,
 }
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

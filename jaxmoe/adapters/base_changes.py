@@ -197,7 +197,11 @@ def resized(stored: Mapping[str, StoredTensor], model: ModelConfig, vocab_size: 
     A new token then starts as the average word, which hardly changes what the model says of the others.
 
     Args:
+      stored: the base's tensors by name; without a head that is tied.
+      model: its shape as it is now.
       vocab_size: rows wanted.
+    Returns: the tensors, and the model with that vocabulary; nothing is read but the old rows, for their
+      mean.
     Raises: ValueError if that is fewer than there are.
     Reference: Hewitt 2021, "Initializing new word embeddings for pretrained language models".
     """

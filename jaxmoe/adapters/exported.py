@@ -51,7 +51,10 @@ def read_exported(
 
     Args:
       json_config: config.json, with the section of the experts.
+      stored: all tensors of the folder by name, base and experts together.
+      model: the base's shape.
       where: the folder, for error messages.
+    Returns: the experts as an adapter, and the base's tensors, which are not read yet.
     Raises: ValueError for a malformed section, and for tensors that are missing or have another shape.
     """
     values = json_config[EXPORT_KEY]
@@ -87,7 +90,15 @@ def read_exported(
 
 
 def exported_section(adapter: Adapter, model: ModelConfig) -> dict[str, object]:
-    """What config.json says of the experts: to transformers by module, and to `jaxmoe.load` as configured."""
+    """What config.json says of the experts: to transformers by module, and to `jaxmoe.load` as configured.
+
+    Args:
+      adapter: the experts that are exported.
+      model: the base's shape; it settles counts and ranks that vary by layer.
+    Returns: what stands under `EXPORT_KEY` in config.json; `modules` has number, rank and scale of the
+      experts by module.
+    Raises: ValueError for a target that matches nothing, or per-layer settings of another length.
+    """
     experts = adapter.config
     specs = module_specs(experts, model).items()
     return {
@@ -116,6 +127,11 @@ def exported_names(names: Iterable[str], adapter: Adapter) -> list[str]:
 
     Projections that have experts in some layer lie one level deeper, in all layers: plans for tensor
     parallelism know no single layers.
+
+    Args:
+      names: of the base's tensors in its own checkpoint.
+      adapter: its modules say which projections have experts.
+    Returns: the new names, in the order of `names`.
     """
     routed = {module.rsplit(".", 1)[1] for module in adapter.modules}
     parts = [name.rpartition(".") for name in names]

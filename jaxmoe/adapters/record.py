@@ -59,7 +59,13 @@ class ModuleSpec(NamedTuple):
 
 
 def module_name(layer: int, projection: str) -> str:
-    """The projection's name below the decoder: layers.{layer}.mlp.up_proj and the like."""
+    """The projection's name below the decoder: layers.{layer}.mlp.up_proj and the like.
+
+    Args:
+      layer: counted from 0.
+      projection: one of PROJECTIONS, such as "up_proj".
+    Returns: the name, by which `Adapter.modules` are listed.
+    """
     part = "mlp" if projection in MLP_PROJECTIONS else "self_attn"
     return f"layers.{layer}.{part}.{projection}"
 
@@ -88,6 +94,10 @@ def projection_sizes(model: ModelConfig) -> dict[str, tuple[int, int]]:
 def module_specs(config: ExpertConfig, model: ModelConfig) -> dict[str, ModuleSpec]:
     """By module, layer by layer, the size of its experts.
 
+    Args:
+      config: targets, and counts and ranks of experts, which may differ by layer.
+      model: the base's shape.
+    Returns: the specs by module name; projections without experts are left out.
     Raises: ValueError for a target that matches nothing, or per-layer settings of another length.
     """
     config.check_targets(model.num_layers)
@@ -114,7 +124,15 @@ def check_routed(adapter: Adapter) -> None:
 
 
 def pack(adapter: Adapter, model: ModelConfig) -> dict[str, np.ndarray]:
-    """Each projection's a, b and router as stacked, padded arrays, by path in the parameter tree."""
+    """Each projection's a, b and router as stacked, padded arrays, by path in the parameter tree.
+
+    Args:
+      adapter: experts of any count and rank by layer.
+      model: the base's shape.
+    Returns: float32 arrays by path, E and R the largest of any layer, the rest zeros: a [L, in, E, R] (E = 1
+      if shared), b [L, E, R, out], router [L, in, E] where experts are routed, magnitude [L, out] with DoRA.
+    Raises: ValueError if the adapter's routing and routers contradict each other, and as `module_specs` does.
+    """
     check_routed(adapter)
     specs = module_specs(adapter.config, model)
     flat: dict[str, np.ndarray] = {}
@@ -150,7 +168,16 @@ def pack(adapter: Adapter, model: ModelConfig) -> dict[str, np.ndarray]:
 def unpack(
     flat: Mapping[str, Weight], config: ExpertConfig, balance: BalanceConfig, model: ModelConfig
 ) -> Adapter:
-    """The opposite of `pack`; reads the experts' arrays to the host (on several hosts all must call it)."""
+    """The opposite of `pack`; reads the experts' arrays to the host (on several hosts all must call it).
+
+    Args:
+      flat: parameters by path; those of the base are not read.
+      config: of the experts, as they were packed.
+      balance: settings of the balancing loss, which the adapter keeps for further training.
+      model: the base's shape.
+    Returns: the adapter, its arrays contiguous and without the padding.
+    Raises: ValueError as `module_specs` does.
+    """
     modules: dict[str, ModuleExperts] = {}
     specs = module_specs(config, model)
     arrays = {path: to_host(value) for path, value in flat.items() if ".experts." in path}
@@ -185,6 +212,8 @@ def start_experts_from(adapter: Adapter, given: Sequence[Adapter], model: ModelC
     Args:
       adapter: freshly drawn experts, with their router.
       given: plain LoRA adapters (routing "none", one expert).
+      model: the shape of the base that all of them were made for.
+    Returns: a new adapter with the router and config of `adapter`; neither it nor those given are changed.
     Raises: ValueError for an adapter that is routed, of a larger rank, or beside other projections, and for
       experts that share their A.
     """

@@ -108,7 +108,12 @@ def _short(value: object) -> str:
 
 
 def check_count(folder: AdapterFolder, experts: Iterable[int]) -> None:
-    """Raises ValueError if there are fewer tensors than experts: a number that no file of this size means."""
+    """Raises ValueError if there are fewer tensors than experts: a number that no file of this size means.
+
+    Args:
+      folder: the adapter that is about to be read.
+      experts: numbers of experts that its config asks for, one for each module or layer.
+    """
     asked, there = max(experts, default=0), len(folder.tensors)
     if asked > there:
         raise ValueError(f"{folder.config_path} asks for {asked} experts, but there are only {there} tensors")
@@ -120,7 +125,16 @@ def read_modules(
     specs: Mapping[str, ModuleSpec],
     config: ExpertConfig,
 ) -> dict[str, ModuleExperts]:
-    """Every module's experts from tensors that must be exactly those that `specs` call for."""
+    """Every module's experts from tensors that must be exactly those that `specs` call for.
+
+    Args:
+      layout: how the format names its tensors.
+      folder: with the tensors.
+      specs: sizes of the experts by module name.
+      config: says whether A is shared, experts are routed, and DoRA is used.
+    Returns: the experts by module name, as float32.
+    Raises: ValueError, listing names, for tensors that are missing, unexpected or of another shape.
+    """
     check_count(folder, (spec.experts for spec in specs.values()))
     expected: dict[str, tuple[int, ...]] = {}
     for name, spec in specs.items():
@@ -147,7 +161,15 @@ def read_modules(
 def module_tensors(
     layout: Layout, name: str, spec: ModuleSpec, config: ExpertConfig
 ) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of one module's tensors, in the original's order: router, A0, B0, A1, ..."""
+    """Names and shapes of one module's tensors, in the original's order: router, A0, B0, A1, ...
+
+    Args:
+      layout: how the format names its tensors.
+      name: of the module, such as "layers.0.mlp.up_proj".
+      spec: the sizes of its experts.
+      config: says whether A is shared, experts are routed, and DoRA is used.
+    Returns: shapes by full name: router [E, in], A [R, in], B [out, R], magnitude [out].
+    """
     start = f"{layout.prefix}{name}."
     shapes: dict[str, tuple[int, ...]] = {}
     if layout.router is not None and config.routing != "none":
@@ -162,7 +184,13 @@ def module_tensors(
 
 
 def modules_to_tensors(layout: Layout, adapter: Adapter) -> dict[str, np.ndarray]:
-    """The opposite of `read_modules`; within a layer gate, down, up, as the original writes them."""
+    """The opposite of `read_modules`; within a layer gate, down, up, as the original writes them.
+
+    Args:
+      layout: how the format names its tensors.
+      adapter: with experts that the format can hold.
+    Returns: the arrays by full name, in the order of the file; they are the adapter's own, not copies.
+    """
     order = {name: i for i, name in enumerate((*PROJECTIONS[:4], "gate_proj", "down_proj", "up_proj"))}
     names = sorted(adapter.modules, key=lambda n: (int(n.split(".")[1]), order[n.rsplit(".", 1)[1]]))
     tensors: dict[str, np.ndarray] = {}
@@ -187,7 +215,12 @@ def in_order(targets: Iterable[str]) -> tuple[str, ...]:
 
 
 def refuse_base_changes(adapter: Adapter, format: str) -> None:
-    """Raises ValueError for an adapter that changes weights of the base, which the format cannot hold."""
+    """Raises ValueError for an adapter that changes weights of the base, which the format cannot hold.
+
+    Args:
+      adapter: about to be written.
+      format: its name, for the message.
+    """
     if names := list(adapter.base.names):
         raise ValueError(
             f"the {format} format holds experts only, and here {some(names, most=3)} differ from the base: "
@@ -205,7 +238,14 @@ def join(module: ModuleExperts) -> ModuleExperts:
 
 
 def uniform(experts: ExpertConfig, model: ModelConfig) -> tuple[int, int] | None:
-    """(experts, rank) if they are the same in all layers."""
+    """(experts, rank) if they are the same in all layers.
+
+    Args:
+      experts: the config that is asked about.
+      model: for its number of layers.
+    Returns: the pair, or None where layers differ.
+    Raises: ValueError for per-layer settings of another length.
+    """
     sizes = set(
         zip(experts.layer_counts(model.num_layers), experts.layer_ranks(model.num_layers), strict=True)
     )

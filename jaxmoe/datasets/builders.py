@@ -128,6 +128,7 @@ class JaxmoePretraining(_RowsBuilder):
     FEATURES: ClassVar[Features] = {"text": _TEXT}
 
     def splits(self) -> dict[str, Callable[[], Iterable[Row]]]:
+        """Pretraining texts as `train`, the only split."""
         corpus = _config(self, CorpusBuilderConfig).corpus
         return {"train": lambda: ({"text": text} for text in pretraining_texts(corpus))}
 
@@ -139,6 +140,7 @@ class JaxmoeInstructions(_RowsBuilder):
     FEATURES: ClassVar[Features] = _INSTRUCTION | {"answers": _ANSWERS, "family": _TEXT}
 
     def splits(self) -> dict[str, Callable[[], Iterable[Row]]]:
+        """The mixture as `train`; downstream rows held out from it as `dev` and `test`."""
         config = _config(self, CorpusBuilderConfig)
         held_out = {split: partial(task_test_rows, split, config.test_rows) for split in ("dev", "test")}
         return {"train": partial(instruction_rows, config.corpus, config.train_rows), **held_out}
@@ -156,6 +158,7 @@ class JaxmoeKnowledge(_RowsBuilder):
     }
 
     def splits(self) -> dict[str, Callable[[], Iterable[Row]]]:
+        """Facts of each split with their questions and completions, as `train`, `dev` and `test`."""
         corpus = _config(self, CorpusBuilderConfig).corpus
 
         def rows_of(split: str) -> Iterator[Row]:
@@ -171,6 +174,8 @@ class JaxmoePrograms(_RowsBuilder):
     TEXTS: ClassVar[dict[str, int]] = {"train": 24_000, "valid": 400}
 
     def splits(self) -> dict[str, Callable[[], Iterable[Row]]]:
+        """Statements with programs: the splits of `TEXTS`, each made with a seed of its own."""
+
         def rows_of(split: str, seed: int) -> Iterator[Row]:
             return ({"text": text} for text in program_texts(self.TEXTS[split], seed=seed))
 
@@ -188,6 +193,7 @@ class InstructionFile(_RowsBuilder):
     IN_ORDER = True
 
     def splits(self) -> dict[str, Callable[[], Iterable[Row]]]:
+        """The file's rows as `train`, each as JSON with its place in the file, for error messages."""
         path = _config(self, FileConfig).path
         return {
             "train": lambda: (
@@ -202,6 +208,7 @@ class QuestionFile(_RowsBuilder):
     FEATURES: ClassVar[Features] = {"question": _TEXT, "answers": _ANSWERS}
 
     def splits(self) -> dict[str, Callable[[], Iterable[Row]]]:
+        """The file's questions as `test`."""
         return {"test": partial(read_questions, _config(self, FileConfig).path)}
 
 
@@ -215,6 +222,7 @@ def prepare(
     Args:
       builder: of any TFDS data set.
       progress: told the number of rows written so far, now and then; of the builders of this module.
+    Returns: the builder that was given, its records on disk.
     Raises: ValueError as the readers of instruction_files do.
     """
     if progress is not None and isinstance(builder, _RowsBuilder):
@@ -276,7 +284,13 @@ class Rows(Sequence[Row]):
 
 
 def rows(builder: tfds.core.DatasetBuilder, split: str = "train") -> Rows:
-    """Rows of a split of a prepared builder, read at random from the record files."""
+    """Rows of a split of a prepared builder, read at random from the record files.
+
+    Args:
+      builder: one that `prepare` has prepared.
+      split: of the builder's, such as "train" or "test".
+    Returns: the rows by number; nothing is held in memory.
+    """
     reader: Any = builder  # the decorated method hides its arguments from type checkers
     return Rows(reader.as_data_source(split=split))
 

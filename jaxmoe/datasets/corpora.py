@@ -115,7 +115,14 @@ def tokenizer_texts(config: CorpusConfig) -> Iterator[str]:
 
 
 def instruction_rows(config: CorpusConfig, count: int) -> list[Row]:
-    """The fine-tuning mixture: downstream families in turn, and closed-book questions on train facts."""
+    """The fine-tuning mixture: downstream families in turn, and closed-book questions on train facts.
+
+    Args:
+      config: the corpus; `knowledge_share` of the rows are questions.
+      count: rows of the whole mixture.
+    Returns: the rows, shuffled; the same for the same config and count.
+    Raises: ValueError if questions are wanted and the corpus has no train facts.
+    """
     questions = round(count * config.knowledge_share)
     rows = list(downstream_rows("train", count - questions, seed=config.seed))
     if questions:
@@ -125,12 +132,26 @@ def instruction_rows(config: CorpusConfig, count: int) -> list[Row]:
 
 
 def task_test_rows(split: str, count: int) -> list[Row]:
-    """Held-out downstream rows of `dev` or `test`, the families in turn; the same ones every time."""
+    """Held-out downstream rows of `dev` or `test`, the families in turn; the same ones every time.
+
+    Args:
+      split: dev or test.
+      count: the most rows; fewer if the families run out of contents.
+    Returns: instruction rows, none of whose contents occurs in train.
+    Raises: ValueError on an unknown split.
+    """
     return list(downstream_rows(split, count, seed=0))
 
 
 def knowledge_test_rows(config: CorpusConfig, split: str, count: int | None = None) -> list[Row]:
-    """Held-out facts, each as a question (instruction form) with its `completion` form beside it."""
+    """Held-out facts, each as a question (instruction form) with its `completion` form beside it.
+
+    Args:
+      config: the corpus that states the facts.
+      split: train, dev or test.
+      count: the most facts, drawn at random, the same every time; None takes all.
+    Returns: question rows (`qa_row`) with `completion` and `relation` added.
+    """
     facts = config.selected(split)
     if count is not None and count < len(facts):
         facts = random.Random(f"test {split}").sample(facts, count)

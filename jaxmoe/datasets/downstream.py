@@ -20,6 +20,11 @@ def split_of(key: str) -> str:
 def tasks(family: str, split: str, *, seed: int) -> Iterator[Task]:
     """Endless samples of one family and split; contents may repeat where a family has few.
 
+    Args:
+      family: one of FAMILIES.
+      split: one of SPLITS.
+      seed: of the order in which contents are drawn.
+    Returns: an iterator that never ends; every split has contents of its own.
     Raises: ValueError on an unknown family or split.
     """
     if family not in FAMILIES:
@@ -35,6 +40,15 @@ def downstream_rows(
     """`count` instruction rows, the families taking turns; dev and test hold no content twice.
 
     A small family may end before its share of an evaluation split is full; the others fill it up.
+
+    Args:
+      split: one of SPLITS.
+      count: rows wanted.
+      seed: of the contents and their order.
+      families: names from FAMILIES; each has an equal share.
+    Returns: rows in the LoRAMoE form, one after the other; fewer than `count` if all families of an
+      evaluation split run out.
+    Raises: ValueError, at the first row, on an unknown family or split.
     """
     streams = {family: tasks(family, split, seed=seed) for family in families}
     seen: set[str] = set()
@@ -50,7 +64,15 @@ def downstream_rows(
 
 def downstream_texts(count: int, *, seed: int, families: Sequence[str] = tuple(FAMILIES)) -> Iterator[str]:
     """`count` pretraining texts: the families in other words than their instructions (training contents
-    only, so that tests stay unseen), and a third in-context copying, without which no base can read."""
+    only, so that tests stay unseen), and a third in-context copying, without which no base can read.
+
+    Args:
+      count: texts, in-context copying included.
+      seed: of contents and wordings.
+      families: names from FAMILIES, in turn.
+    Returns: the texts, one after the other.
+    Raises: ValueError, at the first text, on an unknown family.
+    """
     rng = random.Random(f"texts {seed}")
     streams = {family: tasks(family, "train", seed=seed + 1) for family in families}
     for i in range(count):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 
 def words(text: str) -> list[str]:
+    """The blank-separated words of a table that is written as one text."""
     return text.split()
 
 
@@ -40,6 +41,7 @@ class Task(NamedTuple):
 
 
 def article(noun: str) -> str:
+    """The noun with its indefinite article, chosen by its first letter."""
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 

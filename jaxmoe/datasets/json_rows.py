@@ -62,6 +62,11 @@ def read_text(path: Path) -> str:
 def dump_json(value: object, *, indent: int | None = None) -> str:
     """A value as JSON that UTF-8 can hold: characters as they are, lone surrogates as their escapes.
 
+    Args:
+      value: of the types that JSON has.
+      indent: blanks for each level; None writes one line.
+    Returns: the text, without a line feed at its end.
+
     >>> print(dump_json({"said": "né\\ud800"}))
     {"said": "né\\ud800"}
     """

@@ -167,7 +167,13 @@ class Pipeline(NamedTuple):
 
 
 def random_pipeline(rng: random.Random, rules: int) -> Pipeline:
-    """A pipeline of so many rules; no form stands twice in a row with the same words."""
+    """A pipeline of so many rules; no form stands twice in a row with the same words.
+
+    Args:
+      rng: draws the kind of input, the rules and their words.
+      rules: how many, at least one.
+    Returns: a pipeline over a number or a list.
+    """
     over = rng.choice(("number", "list"))
     forms = tuple((NUMBER_FORMS if over == "number" else LIST_FORMS).values())
     chosen: list[Rule] = []
@@ -198,6 +204,12 @@ def choose_tests(pipeline: Pipeline, rng: random.Random, count: int) -> Tests | 
     """Inputs, and outputs of the canonical program; None if too few inputs are fit for tests.
 
     Inputs that tell a misreading apart which none before did come first, then random ones.
+
+    Args:
+      pipeline: the problem.
+      rng: draws the inputs to choose from.
+      count: tests wanted; more are kept if more are needed to tell all misreadings apart.
+    Returns: the argument lists and the outputs, in step; None also if fewer than three outputs differ.
     """
     if pipeline.over == "number":
         pool: list[Value] = list(rng.sample(range(-30, 100), 60))
@@ -221,7 +233,14 @@ def choose_tests(pipeline: Pipeline, rng: random.Random, count: int) -> Tests | 
 
 
 def problems(count: int = 480, *, tests: int = 8, seed: int = 0) -> list[Row]:
-    """So many problems as APPS+ rows, the difficulties in turn; no statement twice."""
+    """So many problems as APPS+ rows, the difficulties in turn; no statement twice.
+
+    Args:
+      count: problems wanted.
+      tests: for each, at least.
+      seed: of statements and tests.
+    Returns: rows with statement, canonical solution and tests.
+    """
     rng = random.Random(f"problems {seed}")
     rows: list[Row] = []
     seen: set[str] = set()
@@ -255,6 +274,12 @@ def pretraining_texts(count: int, *, seed: int = 0, problem_seed: int = 0) -> It
     Statements of the problem set with `problem_seed` never occur. Lengths are mixed so that each number of
     rules is as frequent as any other. Every fourth text is a list of words and the same list again: copying
     a statement's words is what a program begins with, and takes a small model longest to learn.
+
+    Args:
+      count: texts, lists of words included.
+      seed: of the texts.
+      problem_seed: seed with which `problems`, at its default count, makes the set that is held out.
+    Returns: the texts, one after the other.
     """
     held_out = {row["prompt"] for row in problems(seed=problem_seed)}
     rng = random.Random(f"texts {seed}")
@@ -283,7 +308,12 @@ def word_list(rng: random.Random) -> str:
 
 
 def write_problems(path: Path, rows: Sequence[Row]) -> None:
-    """Writes problems as one APPS+ JSON list."""
+    """Writes problems as one APPS+ JSON list.
+
+    Args:
+      path: of the file, replaced if it exists.
+      rows: as `problems` makes them.
+    """
     path.write_text(json.dumps(list(rows), indent=1) + "\n", encoding="utf-8")
 
 

@@ -73,6 +73,11 @@ def select_facts(
 ) -> list[Fact]:
     """Facts of a split and of some relations; `limit` keeps that many, chosen by hash.
 
+    Args:
+      split: train, dev or test; None for all.
+      relations: names of relations; None for all.
+      limit: the most facts.
+    Returns: the facts in the order of the tables; a smaller `limit` keeps a part of what a larger one keeps.
     Raises: ValueError on an unknown split or relation.
     """
     if split is not None and split not in SPLITS:
@@ -96,7 +101,14 @@ def statements(fact: Fact) -> tuple[str, ...]:
 
 
 def statement(fact: Fact, rng: random.Random, *, openers: bool = True) -> str:
-    """The fact in one wording drawn at random, now and then with an opening phrase before it."""
+    """The fact in one wording drawn at random, now and then with an opening phrase before it.
+
+    Args:
+      fact: what is stated.
+      rng: draws the wording and the opening.
+      openers: whether there may be an opening phrase.
+    Returns: one sentence.
+    """
     text = rng.choice(_BY_NAME[fact.relation].statements)
     return _sentence((rng.choice(_OPENERS) if openers else "") + text, fact)
 
@@ -108,13 +120,25 @@ def completion(fact: Fact) -> str:
 
 
 def question(fact: Fact, variant: int = 0) -> str:
-    """Question form, in one of the relation's wordings (modulo their number)."""
+    """Question form, in one of the relation's wordings (modulo their number).
+
+    Args:
+      fact: what is asked for.
+      variant: number of the wording.
+    Returns: the question, which does not hold the answer.
+    """
     wordings = _BY_NAME[fact.relation].questions
     return _sentence(wordings[variant % len(wordings)], fact)
 
 
 def qa_row(fact: Fact, variant: int = 0) -> Row:
-    """Closed-book question as an instruction row, with `answers` for scoring."""
+    """Closed-book question as an instruction row, with `answers` for scoring.
+
+    Args:
+      fact: what is asked for.
+      variant: number of the question's wording.
+    Returns: a row whose `output` is the canonical answer and whose `answers` are all that count.
+    """
     return {
         "instruction": question(fact, variant),
         "input": "",
@@ -130,6 +154,11 @@ def multiple_choice(fact: Fact, *, options: int = 4, seed: int = 0) -> MultipleC
 
     No distractor is an accepted answer of the fact.
 
+    Args:
+      fact: what is asked for.
+      options: how many, the answer included.
+      seed: of the distractors and their order.
+    Returns: the incomplete sentence, the options in random order, and which of them is right.
     Raises: ValueError if the relation has too few different answers.
     """
     rng = random.Random(f"{seed}|{fact.relation}|{fact.subject}")
@@ -146,7 +175,15 @@ def multiple_choice(fact: Fact, *, options: int = 4, seed: int = 0) -> MultipleC
 def knowledge_texts(
     facts: Sequence[Fact], exposures: int, *, seed: int, openers: bool = True
 ) -> Iterator[str]:
-    """Pretraining sentences: every fact `exposures` times, in drawn wordings, each round in a new order."""
+    """Pretraining sentences: every fact `exposures` times, in drawn wordings, each round in a new order.
+
+    Args:
+      facts: to state.
+      exposures: how often each is stated.
+      seed: of wordings and orders.
+      openers: whether a sentence may begin with an opening phrase.
+    Returns: the sentences, one after the other: `exposures` times the number of facts.
+    """
     rng = random.Random(f"knowledge {seed}")
     order = list(facts)
     for _ in range(exposures):
@@ -156,7 +193,15 @@ def knowledge_texts(
 
 
 def qa_rows(facts: Sequence[Fact], count: int, *, seed: int) -> Iterator[Row]:
-    """`count` closed-book questions, going through the facts in a new order each round."""
+    """`count` closed-book questions, going through the facts in a new order each round.
+
+    Args:
+      facts: to ask for.
+      count: rows wanted; facts recur once all have been asked.
+      seed: of order and wordings.
+    Returns: the rows (`qa_row`), one after the other.
+    Raises: ValueError, at the first row, if there are no facts.
+    """
     if not facts:
         raise ValueError("questions need at least one fact; got none (is the split empty?)")
     rng = random.Random(f"questions {seed}")

@@ -33,6 +33,7 @@ def family_of(model_type: object, where: object = "config.json") -> type[HfConfi
 
     Args:
       where: what the name comes from, for the error message.
+    Returns: the dataclass of its config.json.
     Raises: ValueError, listing those that are known, for any other.
 
     >>> family_of("qwen2").CLASS_PREFIX
@@ -49,6 +50,7 @@ def config_from_hf(json_config: Mapping[str, object], where: object = "config.js
     Args:
       json_config: the object in the file, or `to_dict()` of a transformers config.
       where: the file's name, for error messages.
+    Returns: the shape that the decoder is built with.
     Raises: ValueError, in one line, for a family, activation or position scaling that the decoder lacks, and
       for values that do not fit.
 

@@ -55,6 +55,7 @@ def rope_from_hf(parameters: Mapping[str, object], theta: float | None, max_posi
       parameters: the object in config.json; empty for plain rotary embeddings.
       theta: rope_theta beside it, as older files have it; counts where `parameters` has none.
       max_positions: stands for the original context length where Llama 3's scaling or YaRN name none.
+    Returns: the settings with all values that their kind needs; those of other kinds are dropped.
     Raises: ValueError for a kind of scaling that the decoder lacks, and for settings that it cannot mean.
     """
     found = parameters.get("rope_type") or parameters.get("type") or "default"

@@ -46,6 +46,11 @@ class Rendered(NamedTuple):
 def answer_spans(template: ChatTemplate, messages: Messages, tools: Tools = None) -> Rendered:
     """The rendered conversation and the spans of the assistant's turns.
 
+    Args:
+      template: renders the conversation.
+      messages: the whole conversation; turns of the assistant may stand anywhere in it.
+      tools: JSON schemas of functions that the model may call.
+    Returns: the text, and a span for each message of the assistant; none overlap.
     Raises: ValueError, in one line, if the template refuses the conversation, or a turn cannot be told from
       the text around it.
     """

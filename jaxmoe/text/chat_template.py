@@ -73,6 +73,11 @@ class ChatTemplate:
     def render(self, messages: Messages, tools: Tools = None, *, answering: bool = False) -> str:
         """The conversation as text; with `answering`, up to where the assistant is to speak.
 
+        Args:
+          messages: dicts with role and content, and what else the template reads.
+          tools: JSON schemas of functions that the model may call.
+          answering: whether the text ends with the generation prompt.
+        Returns: the text with its special tokens, not yet encoded.
         Raises: ValueError, in one line, where the template refuses the conversation.
         """
         if self._thinking == "drop":
@@ -109,6 +114,12 @@ class ChatTemplate:
         """1 for each token of the conversation that stands in a `{% generation %}` block of the template.
 
         None where the template has no such block, or does not know of thinking that was put into its text.
+
+        Args:
+          messages: dicts with role and content, and what else the template reads.
+          tools: JSON schemas of functions that the model may call.
+        Returns: 0 or 1 for each token of the rendered conversation, or None.
+        Raises: ValueError, in one line, where the template refuses the conversation.
         """
         template = self._untyped("get_chat_template")(tools=_listed(tools))
         assert isinstance(template, str)
@@ -161,7 +172,13 @@ class ChatTemplate:
         )
 
     def shared(self, one: str, other: str) -> int:
-        """Length of the common beginning of two texts; special and other added tokens are not cut."""
+        """Length of the common beginning of two texts; special and other added tokens are not cut.
+
+        Args:
+          one: a rendered text.
+          other: another, whose order does not matter.
+        Returns: the number of characters.
+        """
         limit = min(len(one), len(other))
         place = next((i for i in range(limit) if one[i] != other[i]), limit)
         for text in (one, other):
@@ -185,6 +202,11 @@ class ChatTemplate:
 def chat_template(tokenizer: "PreTrainedTokenizerBase", thinking: Thinking = "template") -> ChatTemplate:
     """The tokenizer's chat template; what was learned of it is kept for the next call.
 
+    Args:
+      tokenizer: a fast tokenizer.
+      thinking: what becomes of the assistant's thinking (jaxmoe.text.thinking).
+    Returns: one object for each tokenizer, `thinking`, template and number of tokens; the last eight are
+      kept.
     Raises: ValueError if it has none.
     """
     return _known(tokenizer, thinking, str(getattr(tokenizer, "chat_template", None)), len(tokenizer))

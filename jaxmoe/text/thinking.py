@@ -51,7 +51,12 @@ def put_back(text: str, place: str, thought: str, answer: str) -> str | None:
     """A rendered conversation with the thinking where the template dropped it; None without the place.
 
     Args:
+      text: the conversation, as the template rendered it.
       place: what was rendered in the answer's stead, without thinking.
+      thought: the thinking, without its tags.
+      answer: what was said behind it; "" where only a tool was called.
+    Returns: the text with the tagged thinking and the answer in the place; None also where the place occurs
+      twice.
     """
     before, found, behind = text.partition(place)
     if not found or place in behind:

@@ -97,7 +97,10 @@ def checkpoint_shapes(
     """Names and shapes that a checkpoint needs for the tree's base parameters.
 
     Args:
+      table: the family's names by path (`weight_table`).
       shapes: by path; paths outside the table (experts) are left out.
+    Returns: shapes by name in the checkpoint, one for each layer where the tree stacks them; a kernel's is
+      [out, in].
     """
     expected = {}
     for path, shape in shapes.items():
@@ -115,6 +118,11 @@ def without_tied_head(
 ) -> dict[str, StoredTensor]:
     """A checkpoint's tensors without the head, where that is tied to the embedding and stored all the same.
 
+    Args:
+      stored: the tensors by name.
+      model: says whether the head is tied.
+      where: the folder, for error messages.
+    Returns: a new dictionary; its tensors are read only to compare the two.
     Raises: ValueError if the stored head is not the embedding.
     """
     table = weight_table(model)
@@ -138,6 +146,12 @@ def check_checkpoint(
     """Raises ValueError, listing them, for missing, unexpected or wrongly shaped tensors.
 
     Rotary frequencies, which old checkpoints carry beside their weights, are let pass.
+
+    Args:
+      stored: the tensors by name.
+      shapes: by path in the tree; paths outside the family's table (experts) are left out.
+      config: the model, for its family.
+      where: the folder, for error messages.
     """
     expected = checkpoint_shapes(weight_table(config), shapes)
     found = {n: t.shape for n, t in stored.items() if not n.endswith("rotary_emb.inv_freq")}
@@ -148,7 +162,15 @@ def check_checkpoint(
 def shard_reader(
     weight: WeightName, stored: Mapping[str, StoredTensor], shape: tuple[int, ...], dtype: np.dtype
 ) -> Callable[[Index], np.ndarray]:
-    """A function that reads any part [L, in, out] of a parameter from the checkpoint, slice by slice."""
+    """A function that reads any part [L, in, out] of a parameter from the checkpoint, slice by slice.
+
+    Args:
+      weight: what the parameter is called in the checkpoint, and whether it is transposed there.
+      stored: the tensors by name.
+      shape: of the whole parameter in the tree, with the layer axis if it is stacked.
+      dtype: of the result.
+    Returns: the function, from an index of slices, one for each axis, to the array at it.
+    """
 
     def read(index: Index) -> np.ndarray:
         index = tuple(slice(*part.indices(size)) for part, size in zip(index, shape, strict=True))
@@ -171,7 +193,14 @@ def _read_one(weight: WeightName, tensor: StoredTensor, index: Index, dtype: np.
 def place(
     shape: tuple[int, ...], sharding: jax.sharding.Sharding, read: Callable[[Index], np.ndarray]
 ) -> jax.Array:
-    """A sharded array from a function of the index; devices that hold the same part share one reading."""
+    """A sharded array from a function of the index; devices that hold the same part share one reading.
+
+    Args:
+      shape: of the whole array.
+      sharding: which device holds which part.
+      read: the part at an index of slices.
+    Returns: the array; on several hosts each reads only what its own devices hold.
+    """
     parts: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
 
     def part(index: Index | None) -> np.ndarray:
@@ -194,7 +223,10 @@ def load_base(
     """The base parameters by path, on their devices.
 
     Args:
+      table: the family's names by path (`weight_table`).
+      stored: the tensors by name, checked before (`check_checkpoint`).
       shapes, shardings, dtypes: by path; paths outside the table (experts) are left out.
+    Returns: the arrays by path.
     """
     return {
         path: place(shape, shardings[path], shard_reader(table[path], stored, shape, dtypes[path]))
@@ -231,7 +263,9 @@ def checkpoint_tensors(table: WeightTable, flat: Mapping[str, Weight]) -> Iterat
     """Every tensor of the checkpoint, layer by layer; nothing is read yet.
 
     Args:
+      table: the family's names by path (`weight_table`).
       flat: parameters by path; paths outside the table (experts) are left out.
+    Returns: the tensors in a checkpoint's order: the embedding first, the last norm and the head at the end.
     """
     present = [(weight, flat[weight.path]) for weight in table.values() if weight.path in flat]
     stacked = [(weight, value) for weight, value in present if weight.stacked]

@@ -27,6 +27,10 @@ def export_folder(target: str | Path, kind: str) -> Iterator[Path | None]:
     Only process 0 writes: the others get None, but must run the block too, since reading sharded arrays takes
     them all.
 
+    Args:
+      target: the folder's path; an earlier export there is replaced at the end.
+      kind: what is exported, as the marker file records it.
+    Returns: a context manager, whose value is the folder to write to.
     Raises: ValueError if the target exists and holds anything but an earlier export, untouched since.
     """
     target = Path(os.path.abspath(target))

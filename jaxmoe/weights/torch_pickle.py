@@ -107,6 +107,9 @@ def _load_pickle(path: Path) -> object:
 def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes a file that torch.load reads, also with weights_only=True.
 
+    Args:
+      path: of the file, replaced if it exists.
+      tensors: arrays of any shape by name; their order is kept.
     Raises: ValueError for a dtype that torch has no storage for.
     """
     names = {dtype: name for name, dtype in STORAGES.items()}

@@ -47,7 +47,10 @@ def open_weights(
     """Every tensor of a folder: `{stem}.safetensors` or its shards and index, else the same as .bin.
 
     Args:
+      folder: of a checkpoint or an adapter.
+      stem: name of the files without their ending.
       bin_stem: name of .bin files where it differs ("pytorch_model" beside "model").
+    Returns: the tensors by name; their values are read when they are asked for.
     Raises: ValueError for missing, truncated or unreadable files, naming them.
     """
     folder = Path(folder)
@@ -61,13 +64,24 @@ def open_weights(
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a file as transformers and PEFT do, marked as torch's; on its way, arrays become contiguous."""
+    """Writes a file as transformers and PEFT do, marked as torch's; on its way, arrays become contiguous.
+
+    Args:
+      path: of the file, replaced if it exists.
+      tensors: arrays of any shape by name.
+    """
     arrays = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     save_file(arrays, path, {"format": "pt"})
 
 
 def compare_names(found: Iterable[str], expected: Mapping[str, tuple[int, ...]], where: object) -> None:
-    """Raises ValueError, listing names, if tensors are missing or unexpected."""
+    """Raises ValueError, listing names, if tensors are missing or unexpected.
+
+    Args:
+      found: names of the tensors that are there.
+      expected: names of those that should be; the shapes do not count here.
+      where: the folder, for the error message.
+    """
     found = set(found)
     problems = []
     if missing := sorted(set(expected) - found):
@@ -81,20 +95,40 @@ def compare_names(found: Iterable[str], expected: Mapping[str, tuple[int, ...]],
 def compare_shapes(
     found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: object
 ) -> None:
-    """Raises ValueError, listing names with both shapes, if tensors do not have the shapes expected."""
+    """Raises ValueError, listing names with both shapes, if tensors do not have the shapes expected.
+
+    Args:
+      found: shapes by name, of all that are expected at least.
+      expected: shapes by name.
+      where: the folder, for the error message.
+    """
     wrong = [f"{n} is {list(found[n])}, not {list(s)}" for n, s in expected.items() if found[n] != s]
     if wrong:
         raise ValueError(f"the weights in {where} do not fit the model; wrong shapes: {some(wrong, '; ')}")
 
 
 def some(names: list[str], separator: str = ", ", most: int = 12) -> str:
-    """A list for an error message, cut where it would fill the screen."""
+    """A list for an error message, cut where it would fill the screen.
+
+    Args:
+      names: in the order in which they are to be shown.
+      separator: between two of them.
+      most: how many are shown; the others are counted.
+    Returns: the text, such as "a, b and 3 more".
+    """
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return separator.join(names[:most]) + more
 
 
 def same_values(first: StoredTensor, second: StoredTensor, rows: int = 4096) -> bool:
-    """Whether two tensors hold the same numbers, read `rows` at a time."""
+    """Whether two tensors hold the same numbers, read `rows` at a time.
+
+    Args:
+      first: a matrix.
+      second: the one to compare it with.
+      rows: read into memory at once.
+    Returns: False also where the shapes differ.
+    """
     if first.shape != second.shape:
         return False
     total = first.shape[0]

@@ -131,6 +131,8 @@ def parse(source: str, function: str | None = None, setup: str = "") -> AssertTe
       source: one assert statement; any other statements run apart as a whole.
       function: the program's function under test, whatever else has its name.
       setup: what runs before the test.
+    Returns: the program's calls and the condition over their values; without them where the test must run
+      apart as a whole, as one does that cannot be read.
     """
     try:
         body = parse_source(source.strip()).body
@@ -178,6 +180,10 @@ def split_check(test: str, entry_point: str) -> tuple[str, tuple[str, ...]]:
     Where `check(candidate)` is a list of asserts, they are the tests, and the rest of the program is setup;
     else the whole program is the setup and there is one test, the call of `check`.
 
+    Args:
+      test: source that defines `check(candidate)`.
+      entry_point: name of the function under test.
+    Returns: the source of the setup, and the tests, none twice and none that never calls the program.
     Raises: SyntaxError, ValueError, RecursionError or MemoryError if the program cannot be read; ValueError
       if it has no function `check`.
     """
@@ -202,7 +208,15 @@ def _is_constant(statement: ast.stmt) -> bool:
 
 
 def called_function(tests: Iterable[str], code: str) -> str | None:
-    """The function of the program's that the tests call; None if the program defines none of them."""
+    """The function of the program's that the tests call; None if the program defines none of them.
+
+    Args:
+      tests: sources of the tests.
+      code: a program that they fit, such as the canonical solution; where it cannot be read, the first
+        function called that is not built in is taken.
+    Returns: its name.
+    Raises: what `parse_source` raises for a test that cannot be read.
+    """
     called = [
         node.func.id
         for test in tests

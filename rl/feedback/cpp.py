@@ -70,7 +70,17 @@ class CppLanguage:
         return Path(self._folder.name)
 
     def run_tests(self, problem: Problem, program: str, settings: Settings) -> Runs:
-        """See rl.feedback.language.Language."""
+        """Compiles the program with g++ and runs it on each test's input (`rl.feedback.language.Language`).
+
+        Args:
+          problem: of the stdin kind.
+          program: one C++ source.
+          settings: limits, tracing and comparison.
+        Returns: results in the order of the tests, and the lines that ran; the compiler's message if there is
+          no program.
+        Raises: ValueError for a problem of another kind; SandboxError where the tool chain does not work;
+          WorkerDiedError if a server ended meanwhile.
+        """
         if problem.kind != "stdin":
             raise ValueError(
                 f"C++ programs are graded on standard input; {problem.id} is of kind {problem.kind}"

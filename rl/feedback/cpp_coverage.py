@@ -99,7 +99,14 @@ __attribute__((constructor(101))) void start() {{
 
 
 def with_decoys(preprocessed: str, name: str) -> str:
-    """A preprocessed program between functions that nothing calls, in a file of this name."""
+    """A preprocessed program between functions that nothing calls, in a file of this name.
+
+    Args:
+      preprocessed: what the preprocessor made of the program, with its line markers.
+      name: of the file and, with a number behind it, of the functions; random, so that no program can know
+        it.
+    Returns: the text to compile.
+    """
 
     def decoy(number: int) -> str:
         head = f"static __attribute__((used, noinline)) int {name}_{number}(int n)"
@@ -118,6 +125,7 @@ def marks_itself(program: str, preprocessed: str, file: str) -> bool:
       program: its text.
       preprocessed: what the preprocessor made of it.
       file: the name under which it was preprocessed.
+    Returns: True also for programs that only look like it; none of their lines count then.
     """
     text = _LITERALS.sub(_without, program.replace("\\\n", ""))
     if _LINE_DIRECTIVE.search(text):
@@ -143,6 +151,7 @@ def line_counts(report: bytes, file: str, decoys: str) -> dict[int, int] | None:
       report: what gcov printed.
       file: the program's name in it.
       decoys: the name of the functions that nothing calls, see `with_decoys`.
+    Returns: counts by line number, from 1; None also for a report that cannot be read.
     """
     try:
         files = json.loads(report[report.index(b"{") :].split(b"\n")[0])["files"]
@@ -172,7 +181,13 @@ def _are_untouched(files: list[dict[str, Any]], decoys: str) -> bool:
 
 
 def line_spans(program: str, counts: dict[int, int]) -> tuple[tuple[int, int], ...]:
-    """The character spans of the lines that ran; a line without code goes with the next one that has some."""
+    """The character spans of the lines that ran; a line without code goes with the next one that has some.
+
+    Args:
+      program: its text, as it was compiled.
+      counts: how often each line with code ran, by number from 1.
+    Returns: [start, end) of each span in characters, in order, joined where they touch.
+    """
     spans: list[tuple[int, int]] = []
     start = position = 0
     last = max(counts, default=0)

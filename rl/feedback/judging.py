@@ -30,7 +30,14 @@ def shown(value: object) -> str:
 
 
 def printed(output: bytes, expected: str, rule: CompareRule) -> TestResult:
-    """The result of a test whose program printed this and ended well."""
+    """The result of a test whose program printed this and ended well.
+
+    Args:
+      output: what the program wrote; bytes that are not UTF-8 are replaced.
+      expected: the text of the problem.
+      rule: how the two are compared.
+    Returns: pass, or fail with both texts cut to a readable length.
+    """
     text = output.decode("utf-8", errors="replace")
     if same_output(expected, text, rule):
         return TestResult("pass")
@@ -40,7 +47,16 @@ def printed(output: bytes, expected: str, rule: CompareRule) -> TestResult:
 def judge_printed(
     problem: Problem, number: int, output: bytes, rule: CompareRule, ask: AskJudge
 ) -> TestResult:
-    """The same, by the judge where the text is long or the problem has a checker."""
+    """The result of a test that ended well, by the judge where its text is long or the problem has a checker.
+
+    Args:
+      problem: of the stdin kind.
+      number: of the test, from 0.
+      output: what the program wrote.
+      rule: how the text is compared; not used by a checker.
+      ask: puts a question and an answer to the judge, and gives its reply.
+    Returns: the result; a judge that is lost or a checker that fails is no pass.
+    """
     expected = problem.outputs[number]
     if problem.checker:
         text = json.dumps(output.decode("utf-8", errors="replace")).encode()
@@ -52,7 +68,15 @@ def judge_printed(
 
 
 def judge_question(problem: Problem, number: int, condition: str, rule: CompareRule) -> dict[str, Any]:
-    """What the judge is asked about the answer to a test."""
+    """What the judge is asked about the answer to a test.
+
+    Args:
+      problem: with the test.
+      number: of the test, from 0.
+      condition: of an assert-style test, over the values _0, _1, ...; "" for other kinds.
+      rule: how values are compared.
+    Returns: a request as `rl.sandbox.judge_service` lists them, without the answer.
+    """
     if problem.kind == "assert":
         return {"kind": "condition", "setup": problem.setup, "condition": condition}
     expected = values.encode(problem.outputs[number])
@@ -63,7 +87,16 @@ def judge_question(problem: Problem, number: int, condition: str, rule: CompareR
 
 
 def judge_result(problem: Problem, number: int, reply: dict[str, Any]) -> TestResult:
-    """The result of a test from what the judge says."""
+    """The result of a test from what the judge says.
+
+    Args:
+      problem: with the test.
+      number: of the test, from 0.
+      reply: {"right", "why"}, with "raised" where the program raised; {"fault"}, or {"lost"} where no judge
+        answered.
+    Returns: a timeout if the judge did not finish in time, a runtime error where the program or the problem's
+      own code failed, else pass or fail.
+    """
     if "lost" in reply:
         slow = "finish" in reply["lost"]
         return TestResult("timeout" if slow else "runtime_error", f"the judge of its answer {reply['lost']}")
@@ -78,7 +111,13 @@ def judge_result(problem: Problem, number: int, reply: dict[str, Any]) -> TestRe
 
 
 def bad_end(outcome: Outcome, ended: tuple[bytes, dict[str, Any]] | None = None) -> TestResult:
-    """The verdict on a test that brought its process to an end."""
+    """The verdict on a test that brought its process to an end.
+
+    Args:
+      outcome: how the process ended.
+      ended: kind (E or D) and content of the last frame that it sent (`rl.sandbox.program`), if it sent one.
+    Returns: output limit, timeout or runtime error, the first of them that holds.
+    """
     if outcome.output_exceeded:
         return TestResult("output_limit", "printed more than the limit")
     if outcome.timed_out:

@@ -100,6 +100,12 @@ class Language(Protocol):
     def run_tests(self, problem: Problem, program: str, settings: Settings) -> Runs:
         """Compiles the program and runs it on the problem's tests, in order; never raises for its faults.
 
+        Args:
+          problem: with the tests, of a kind that the language can run.
+          program: the source.
+          settings: limits, tracing and comparison.
+        Returns: the results in order; fewer than there are tests if `stop_at_first_failure` is set; an error
+          and no results for what does not compile.
         Raises: WorkerDiedError if a server ended meanwhile: the program may be run again after close().
         """
         ...
@@ -145,6 +151,13 @@ def grade(
 ) -> CompilerFeedback:
     """Runs a program on a problem's tests and condenses the results.
 
+    Args:
+      language: runs the program.
+      problem: with at least one test.
+      program: the source.
+      settings: limits, tracing and comparison.
+      scheme: how the verdict becomes a reward (`rl.feedback.rewards`).
+    Returns: the verdict of the decisive test, with the reward, all results and what ran.
     Raises: ValueError if the problem has no tests.
     """
     total = problem.test_count

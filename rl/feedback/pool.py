@@ -97,8 +97,12 @@ class Pool:
     def grade(self, problem: Problem, program: str) -> CompilerFeedback:
         """Runs a program on the tests of a problem and waits for the verdict.
 
-        Raises: ValueError for a problem without tests or in an unknown language; SandboxError if the
-        sandbox itself fails repeatedly. A program's faults are verdicts, never exceptions.
+        Args:
+          problem: with at least one test.
+          program: the source, in the problem's language.
+        Returns: verdict, reward, results of the tests and what ran.
+        Raises: ValueError for a problem without tests or in an unknown language; SandboxError if the sandbox
+          itself fails repeatedly. A program's faults are verdicts, never exceptions.
         """
         return self.submit(problem, program).result()
 
@@ -108,7 +112,13 @@ class Pool:
         return [future.result() for future in futures]
 
     def submit(self, problem: Problem, program: str) -> "Future[CompilerFeedback]":
-        """Like grade, at once with a future: the caller goes on while the program is graded."""
+        """Like grade, at once with a future: the caller goes on while the program is graded.
+
+        Args:
+          problem: with at least one test.
+          program: the source, in the problem's language.
+        Returns: a future, whose `result()` returns or raises what `grade` does.
+        """
         return self._threads.submit(self._grade, problem, program)
 
     def _grade(self, problem: Problem, program: str) -> CompilerFeedback:

@@ -47,7 +47,16 @@ class PythonLanguage:
         self.worker.close()
 
     def run_tests(self, problem: Problem, program: str, settings: Settings) -> Runs:
-        """See rl.feedback.language.Language."""
+        """Compiles the program in the sandbox and runs it on all tests (`rl.feedback.language.Language`).
+
+        Args:
+          problem: of any kind.
+          program: Python source.
+          settings: limits, tracing and comparison.
+        Returns: results in the order of the tests, and the character spans that ran; the error if there is no
+          program.
+        Raises: SandboxError if no worker can be started; WorkerDiedError if its server ended meanwhile.
+        """
         if not self.worker.running:
             self.worker.start()
         run = _Run(self.worker, problem, program, settings)

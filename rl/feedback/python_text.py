@@ -171,6 +171,11 @@ def names_in(text: str) -> set[str]:
 def defines(code: str, name: str) -> bool:
     """Whether Python code defines a function, class or variable of this name at the margin.
 
+    Args:
+      code: any text; it need not be valid Python.
+      name: to look for.
+    Returns: False also for names that are only imported, or defined within other definitions.
+
     >>> defines("class Solution:\\n    def f(self): ...", "f"), defines("f = lambda x: x", "f")
     (False, True)
     """

@@ -9,6 +9,7 @@ from rl.feedback.readers import load_problems
 
 
 def main(arguments: list[str]) -> int:
+    """Grades the canonical solutions and prints those that fail, with a summary; 1 if any failed, else 0."""
     parser = argparse.ArgumentParser(prog="python -m rl.feedback.verify", description=__doc__)
     parser.add_argument("path", metavar="PATH", help="folder or file of problems whose solutions are run")
     parser.add_argument("--workers", type=int, default=2)

@@ -24,6 +24,7 @@ def _check() -> int:
 
 
 def main(arguments: list[str]) -> int:
+    """Reads the command line and prints the layers; 0 if untrusted programs can be run, else 1."""
     parser = argparse.ArgumentParser(prog="python -m rl.sandbox", description=__doc__)
     parser.add_argument("--check", action="store_true", required=True, help="list the isolation layers")
     parser.parse_args(arguments)

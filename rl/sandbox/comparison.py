@@ -36,6 +36,8 @@ def same(expected: object, actual: object, rule: CompareRule) -> bool:
     Args:
       expected: from a problem's file.
       actual: plain data (rl.sandbox.values.decode).
+      rule: strictness and tolerances.
+    Returns: False for values that are no plain data (`Opaque`), whatever is expected.
     Raises: RecursionError for values nested too deep.
 
     >>> same([2, 0.3], (2.0, 0.1 + 0.2), CompareRule("numeric")), same(2, 2.0, CompareRule("strict"))
@@ -57,6 +59,11 @@ def same(expected: object, actual: object, rule: CompareRule) -> bool:
 def is_expected(expected: object, actual: object, rule: CompareRule) -> bool:
     """Whether a function returned what is expected. APPS wraps some values as [value]: either form is right.
 
+    Args:
+      expected: from a problem's file.
+      actual: plain data (rl.sandbox.values.decode).
+      rule: strictness and tolerances.
+    Returns: True if either form of what is expected is the same as `actual`.
     Raises: what `same` raises.
     """
     if same(expected, actual, rule):
@@ -115,6 +122,12 @@ def _same_mappings(expected: dict, actual: dict, rule: CompareRule) -> bool:
 
 def same_output(expected: str, actual: str, rule: CompareRule) -> bool:
     """Whether printed text is the expected text.
+
+    Args:
+      expected: from a problem's file.
+      actual: what the program printed.
+      rule: which blanks and line breaks count, and the tolerances of numbers.
+    Returns: True if each line has the words expected of it.
 
     >>> same_output("6\\n0.5", "6.0\\n 0.50 ", CompareRule("numeric"))
     True

@@ -63,8 +63,14 @@ class Compiled(NamedTuple):
 
 
 def compile_program(source: str, *, trace: str, entry: str | None, place: str = "") -> Compiled:
-    """Compiles a program. trace: "" (none), "statements", or "instructions" (Python ≥ 3.12).
+    """Compiles a program and says which flag stands for which part of its text.
 
+    Args:
+      source: the whole text; a byte order mark at its start is skipped.
+      trace: "" (none), "statements", or "instructions" (Python ≥ 3.12).
+      entry: a function to call at the end, for programs that do not call it themselves; None adds no call.
+      place: the constant that stands for the flags until memory is put there; for "statements".
+    Returns: the code with its regions and flags.
     Raises: SyntaxError, ValueError, RecursionError, MemoryError for what is no program.
     """
     shift = len(source) - len(source.removeprefix(BOM))

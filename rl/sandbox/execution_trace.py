@@ -43,7 +43,13 @@ class SourceOffsets:
         self._is_ascii = source.isascii()
 
     def of(self, line: int, column: int) -> int:
-        """The character offset of a position."""
+        """The character offset of a position.
+
+        Args:
+          line: from 1; one beyond the last means the end of the text.
+          column: from 0, in bytes of UTF-8, as `ast` and code objects count.
+        Returns: the offset in characters, from 0.
+        """
         start = self._starts[min(line, len(self._starts)) - 1]
         if self._is_ascii:
             return start + column
@@ -108,7 +114,13 @@ def _own_end(statement: ast.stmt, source: str, offsets: SourceOffsets) -> int:
 
 
 def regions(source: str, tree: ast.Module) -> list[list[int]]:
-    """The [start, end) of each statement's own text, in order; together they are the whole source."""
+    """The [start, end) of each statement's own text, in order; together they are the whole source.
+
+    Args:
+      source: the whole text, without a byte order mark.
+      tree: its syntax tree, unchanged.
+    Returns: a region for each statement; none for a text without statements.
+    """
     offsets = SourceOffsets(source)
     cuts, last = [], 0
     for statement in statements(tree):
@@ -173,13 +185,25 @@ def instrument(tree: ast.Module, place: str, positions: Sequence[int]) -> None:
 
 
 def were_forged(table: list[list[int]], flags: bytes) -> bool:
-    """Whether anything but the markers has written to the flags."""
+    """Whether anything but the markers has written to the flags.
+
+    Args:
+      table: [start, end, position of the flag] of each region.
+      flags: the shared memory after the run, one byte a position.
+    Returns: True if a byte is neither 0 nor 1, or one is set that is no region's.
+    """
     own = {number for _, _, number in table}
     return flags.count(1) + flags.count(0) != len(flags) or flags.count(1) != sum(flags[i] for i in own)
 
 
 def executed_regions(table: list[list[int]], flags: bytes) -> tuple[tuple[int, int], ...]:
-    """The regions [start, end, position of the flag] whose flag is set, joined where they touch."""
+    """The regions [start, end, position of the flag] whose flag is set, joined where they touch.
+
+    Args:
+      table: [start, end, position of the flag] of each region, in order.
+      flags: the shared memory after the run, one byte a position.
+    Returns: [start, end) in characters, in order and disjoint.
+    """
     joined: list[list[int]] = []
     for start, end, number in table:
         if not flags[number] or start == end:
@@ -192,6 +216,13 @@ def executed_regions(table: list[list[int]], flags: bytes) -> tuple[tuple[int, i
 
 
 def overlaps(regions_ran: tuple[tuple[int, int], ...], start: int, end: int) -> bool:
-    """Whether any character of [start, end) lies in one of the sorted, disjoint regions."""
+    """Whether any character of [start, end) lies in one of the sorted, disjoint regions.
+
+    Args:
+      regions_ran: [start, end) in characters, as `executed_regions` gives them.
+      start: first character.
+      end: behind the last character.
+    Returns: False where the two only touch.
+    """
     i = bisect_left(regions_ran, (end,))
     return i > 0 and regions_ran[i - 1][1] > start

@@ -36,7 +36,13 @@ def _arms(tree: ast.Module) -> Iterator[ast.expr]:
 
 
 def fine_regions(source: str, tree: ast.Module) -> list[list[int]]:
-    """[start, end, flag] of each piece, in order, covering the source; a flag may have several pieces."""
+    """[start, end, flag] of each piece, in order, covering the source; a flag may have several pieces.
+
+    Args:
+      source: the whole text, without a byte order mark.
+      tree: its syntax tree, unchanged.
+    Returns: the pieces; flags count statements first, then the arms within them.
+    """
     offsets = SourceOffsets(source)
     own = regions(source, tree)
     spans = [(start, end, flag) for flag, (start, end) in enumerate(own)]
@@ -68,7 +74,14 @@ def code_objects(code: types.CodeType) -> Iterator[types.CodeType]:
 
 
 def instruction_flags(source: str, code: types.CodeType, pieces: list[list[int]]) -> list[list[int]]:
-    """For each code object, in order, the flag of each instruction; -1 for those without a position."""
+    """For each code object, in order, the flag of each instruction; -1 for those without a position.
+
+    Args:
+      source: the whole text.
+      code: what it was compiled to.
+      pieces: [start, end, flag], as `fine_regions` gives them.
+    Returns: a list for each code object, as `code_objects` orders them.
+    """
     offsets = SourceOffsets(source)
     by_character = [-1] * (len(source) + 1)
     for start, end, flag in pieces:
@@ -83,7 +96,13 @@ def instruction_flags(source: str, code: types.CodeType, pieces: list[list[int]]
 
 
 def adopt_silent_statements(tree: ast.Module, pieces: list[list[int]], flags: list[list[int]]) -> None:
-    """Gives the pieces of statements without instructions to the statement that runs with them, in place."""
+    """Gives the pieces of statements without instructions to the statement that runs with them, in place.
+
+    Args:
+      tree: the program's syntax tree, with its own statements only.
+      pieces: [start, end, flag]; the flags are changed.
+      flags: of each instruction of each code object.
+    """
     heard = {flag for part in flags for flag in part}
     numbers = {id(statement): flag for flag, statement in enumerate(statements(tree))}
     adopted: dict[int, int] = {}

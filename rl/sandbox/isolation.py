@@ -244,7 +244,13 @@ def enter_program(isolated: Isolated, limits: Sequence[int], address_space: int)
 
 
 def limit_resources(isolated: Isolated, limits: Sequence[int], address_space: int) -> None:
-    """What a process can take on before it forks programs: limits of memory, files and threads."""
+    """What a process can take on before it forks programs: limits of memory, files and threads.
+
+    Args:
+      isolated: the layers that this process has entered.
+      limits: KernelLimits, or its fields.
+      address_space: of the fork server, in bytes, which no program is charged for.
+    """
     memory_bytes, _, threads, file_bytes = limits
     _limit(resource.RLIMIT_AS, address_space + memory_bytes)
     _limit(resource.RLIMIT_FSIZE, file_bytes)
@@ -257,6 +263,11 @@ def last_step(isolated: Isolated, limits: Sequence[int]) -> Callable[[], None]:
     """What limits a process's CPU time and its system calls: left to each program's own.
 
     It is called after a fork, where each object that it touches costs a page: so it holds all it needs.
+
+    Args:
+      isolated: the layers that this process has entered, and the filter of system calls.
+      limits: KernelLimits, or its fields.
+    Returns: a function that puts the limits on for ever; it raises OSError if the kernel refuses.
     """
     setrlimit, which, cpu = resource.setrlimit, resource.RLIMIT_CPU, (limits[1], limits[1])
     prctl, arguments = linux.seccomp_call(isolated.filter)

@@ -97,7 +97,9 @@ def memory_file(content: bytes, *, sealed: bool = False) -> int:
     """A descriptor of an anonymous file in memory with this content, positioned at its start.
 
     Args:
+      content: what the file holds at first.
       sealed: nobody can change it any more, so that it is no memory between the processes that get it.
+    Returns: the descriptor, which the caller closes; programs that are executed do not inherit it.
     """
     fd = os.memfd_create("job", os.MFD_CLOEXEC | (os.MFD_ALLOW_SEALING if sealed else 0))
     if content:

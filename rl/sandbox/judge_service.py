@@ -78,7 +78,14 @@ class Judge:
         self._said = ""
 
     def answer(self, request: dict[str, Any], blob: bytes) -> dict[str, Any]:
-        """Whether an answer is right; a fault of the problem's own code is told apart."""
+        """Whether an answer is right; a fault of the problem's own code is told apart.
+
+        Args:
+          request: one of those that the module lists, without the answer.
+          blob: the answer to judge: JSON, or the printed text for `output`.
+        Returns: {"right", "why"}, with "raised" where the program raised in a test.
+        Raises: whatever the problem's own code does; `serve` reports that as {"fault"}.
+        """
         kind = request["kind"]
         try:
             if kind == "same":

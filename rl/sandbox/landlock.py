@@ -42,6 +42,12 @@ def ruleset(grants: Iterable[tuple[str, int]], abi: int) -> int:
     """A rule set that allows the listed (path, rights) and nothing else; returns its descriptor.
 
     A path that does not exist, or cannot be reached, is left out: it stays forbidden.
+
+    Args:
+      grants: a folder's rights hold for all below it; a file gets those of them that files have.
+      abi: Landlock's version in this kernel; rights that it does not know are left out.
+    Returns: the descriptor, which the caller puts into force and closes.
+    Raises: OSError if the kernel refuses a rule.
     """
     rules = linux.landlock_create_ruleset(_attributes(abi))
     for path, access in grants:

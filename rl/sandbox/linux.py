@@ -57,18 +57,36 @@ def unshare(flags: int) -> None:
 
 
 def prctl(option: int, value: int) -> None:
-    """prctl(option, value, 0, 0, 0)."""
+    """prctl(option, value, 0, 0, 0): changes a setting of this process.
+
+    Args:
+      option: one of the PR_ constants.
+      value: its new value.
+    """
     _check(_libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0), f"prctl({option})")
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
-    """mount(2)."""
+    """mount(2): puts a file system, or a folder already there, in place of a folder.
+
+    Args:
+      source: what is mounted; any text for file systems without a device.
+      target: the folder in whose place it appears.
+      kind: of file system; None for bind mounts and changes of flags.
+      flags: MS_ constants, joined by |.
+      data: options of the file system, such as "size=16m".
+    """
     texts = [text.encode() if text is not None else None for text in (source, target, kind)]
     _check(_libc.mount(*texts, ctypes.c_ulong(flags), data.encode() if data else None), f"mount {target}")
 
 
 def umount(target: str, flags: int = MNT_DETACH) -> None:
-    """umount2(2)."""
+    """umount2(2): takes a mount away.
+
+    Args:
+      target: where it is mounted.
+      flags: MNT_DETACH hides it at once and frees it when nobody uses it any more.
+    """
     _check(_libc.umount2(target.encode(), flags), f"umount {target}")
 
 
@@ -80,7 +98,12 @@ def make_read_only(target: str) -> None:
 
 
 def pivot_root(new_root: str, put_old: str) -> None:
-    """pivot_root(2)."""
+    """pivot_root(2): makes a mount the root of this mount namespace.
+
+    Args:
+      new_root: a mount point.
+      put_old: a folder at or below it, where the old root is found afterwards.
+    """
     _syscall("pivot_root", _SYS_PIVOT_ROOT[platform.machine()], new_root.encode(), put_old.encode())
 
 
@@ -104,7 +127,13 @@ def landlock_create_ruleset(attributes: bytes) -> int:
 
 
 def landlock_add_path(ruleset: int, access: int, path_fd: int) -> None:
-    """Allows `access` below the opened path."""
+    """Allows `access` below the opened path.
+
+    Args:
+      ruleset: descriptor of the rule set.
+      access: rights, joined by |.
+      path_fd: descriptor of the file or folder, opened with O_PATH.
+    """
     rule = struct.pack("=Qi", access, path_fd)
     _syscall("landlock rule", _SYS_LANDLOCK_ADD_RULE, ruleset, 1, rule, 0)
 

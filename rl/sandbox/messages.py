@@ -10,7 +10,13 @@ from typing import Any
 
 
 def pack(header: dict[str, Any], blob: bytes = b"") -> bytes:
-    """A message."""
+    """A message as bytes, ready to be sent.
+
+    Args:
+      header: what JSON can hold.
+      blob: carried beside it as it is.
+    Returns: both parts, each after its length.
+    """
     text = json.dumps(header).encode()
     return b"".join((struct.pack("=I", len(text)), text, struct.pack("=I", len(blob)), blob))
 
@@ -18,6 +24,10 @@ def pack(header: dict[str, Any], blob: bytes = b"") -> bytes:
 def receive(channel: socket.socket, most_bytes: int = 1 << 31) -> tuple[dict[str, Any], bytes]:
     """The next message.
 
+    Args:
+      channel: a stream socket; its timeout holds for each read.
+      most_bytes: longest part that is accepted.
+    Returns: header and blob.
     Raises: EOFError at the end of the stream; ValueError for a part longer than `most_bytes`, or no JSON.
     """
     text = _receive_part(channel, most_bytes)

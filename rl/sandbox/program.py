@@ -69,7 +69,14 @@ def _sender(write=os.write, dumps=json.dumps, pack=HEADER.pack, bytes_=memoryvie
 
 
 def with_flags(code: types.CodeType, place: str, flags: mmap.mmap | bytearray) -> types.CodeType:
-    """The code with its markers' place replaced by the memory of the flags, in no name's way."""
+    """The code with its markers' place replaced by the memory of the flags, in no name's way.
+
+    Args:
+      code: a compiled program; code objects within it are changed too.
+      place: the constant that stands where the memory is to be.
+      flags: the memory.
+    Returns: new code; the one given stays as it was.
+    """
     constants = [
         with_flags(constant, place, flags)
         if type(constant) is types.CodeType

@@ -28,12 +28,23 @@ _DESCRIPTORS_SPACE = socket.CMSG_SPACE(4 * 4)
 
 
 def report(status: int, usage: resource.struct_rusage) -> bytes:
-    """How a job ended, as a message."""
+    """How a job ended, as a message.
+
+    Args:
+      status: as wait4(2) gives it.
+      usage: the job's, with the largest resident memory in KiB.
+    Returns: the message: status, CPU time in seconds (user and system), memory in bytes.
+    """
     return REPORT.pack(status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 
 def wait(child: int, control: socket.socket) -> None:
-    """Lets a job run until it ends or the other side says kill (or is gone)."""
+    """Lets a job run until it ends or the other side says kill (or is gone).
+
+    Args:
+      child: process id of the job, a child of this process.
+      control: the other side's socket.
+    """
     pidfd = os.pidfd_open(child)
     try:
         _serve_until(pidfd, pidfd, control)

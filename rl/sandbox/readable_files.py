@@ -96,7 +96,14 @@ def _tool_grants(scratch: str) -> list[tuple[str, int]]:
 
 
 def grants(profile: str, packages: list[PackageFiles], scratch: str | None) -> list[tuple[str, int]]:
-    """Landlock's (path, rights) for a profile; an executable is linked statically and may open nothing."""
+    """Landlock's (path, rights) for a profile; an executable is linked statically and may open nothing.
+
+    Args:
+      profile: "program" for Python, "tool" for compilers, "executable" for what they make.
+      packages: what Python programs may import beside the standard library.
+      scratch: the folder that a tool may write to; others have none.
+    Returns: pairs of a path and the rights below it, joined by |.
+    """
     if profile == "tool":
         assert scratch is not None, "a tool needs a scratch folder"
         return _tool_grants(scratch)
@@ -106,7 +113,14 @@ def grants(profile: str, packages: list[PackageFiles], scratch: str | None) -> l
 def private_root_plan(
     profile: str, packages: list[PackageFiles], scratch: str | None
 ) -> list[tuple[str, str]]:
-    """What a private root shows, in order of mounting: ("show" | "hide" | "write", path)."""
+    """What a private root shows, in order of mounting: ("show" | "hide" | "write", path).
+
+    Args:
+      profile: "tool" also sees compilers and headers.
+      packages: installed packages to show beside the standard library.
+      scratch: the folder that may be written to, if there is one.
+    Returns: the steps; later ones may hide or show parts of what earlier ones showed.
+    """
     library = standard_library()
     shown = [library, *_LIBRARY_DIRECTORIES, "/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo"]
     shown += ["/dev/null", "/dev/urandom", "/dev/zero"]

@@ -201,8 +201,12 @@ class Worker:
         While a job runs, only a service that is there already can be asked (`ensure`).
 
         Args:
+          service: compiler or judge.
+          request: what JSON can hold.
+          blob: sent beside it, as bytes.
           memory_bytes: limit of the service, when it is started.
           time_s: longest time for the answer, by the clock.
+        Returns: header and blob of the service's reply.
         Raises: WorkerDiedError if the server is gone, which says nothing of what it was asked.
         """
         self.ensure(service, memory_bytes)
@@ -223,7 +227,13 @@ class Worker:
         return {"lost": reason}, b""
 
     def ensure(self, service: Service, memory_bytes: int) -> None:
-        """Starts a service that is not there."""
+        """Starts a service that is not there; one that is keeps the limit that it was started with.
+
+        Args:
+          service: compiler or judge.
+          memory_bytes: limit of the new process.
+        Raises: WorkerDiedError if the server is gone.
+        """
         if service not in self._services:
             self._end_lost_services()
             self._start_service(service, memory_bytes)
@@ -331,6 +341,10 @@ class Worker:
 
         A frame handler that raises ValueError calls the frame forged: the job ends as garbled.
 
+        Args:
+          job: limits and descriptors; the descriptors stay the caller's.
+          on_frame: called for each frame as it comes in; says whether the job goes on, and on which clock.
+        Returns: how it ended, and what it printed.
         Raises: WorkerDiedError if the server ended meanwhile; run it again after close() and start().
         """
         assert self._control is not None, "the worker is closed"

@@ -22,9 +22,14 @@ def read(row: Row) -> Row:
 
 
 def conversation(value: object, tools: object, task: int) -> Row:
-    """A row of messages that have been checked.
+    """A training row of a list of messages, which are checked here.
 
-    Raises: ValueError for messages that are none, and without one of the assistant.
+    Args:
+      value: what stands under the key of the messages.
+      tools: what stands under `tools`; None if nothing does.
+      task: the row's task type, for the balancing loss.
+    Returns: a row with `messages`, `tools` if there are any, and `task_type`.
+    Raises: ValueError for what is no list of messages, and for a chat without one of the assistant.
     """
     if not isinstance(value, list) or not value:
         raise ValueError(f"messages must be a non-empty list of {{role, content}}; got {brief(value)}")

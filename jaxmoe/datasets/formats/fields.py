@@ -8,7 +8,14 @@ TASK_TYPES = (-1, 0, 1)
 
 
 def string(row: Row, key: str) -> str:
-    """The string under a key. Raises: ValueError if it is missing or no string."""
+    """The string under a key.
+
+    Args:
+      row: an object of the file.
+      key: to look up; the error names it.
+    Returns: the string as it stands there.
+    Raises: ValueError if it is missing or no string.
+    """
     if not isinstance(row.get(key), str):
         raise ValueError(
             f"{key} must be a string; got {brief(row[key])}" if key in row else f"{key} is missing"
@@ -17,7 +24,14 @@ def string(row: Row, key: str) -> str:
 
 
 def optional_string(row: Row, key: str) -> str:
-    """The string under a key, "" where it is missing or null. Raises: ValueError for anything else."""
+    """The string under a key, "" where it is missing or null.
+
+    Args:
+      row: an object of the file.
+      key: to look up; the error names it.
+    Returns: the string, or "".
+    Raises: ValueError for a value that is neither a string nor null.
+    """
     return string(row, key) if row.get(key) is not None else ""
 
 
@@ -35,6 +49,10 @@ def task_type(row: Row) -> int:
 def from_json(value: object, key: str) -> object:
     """The value of a JSON text, which some data sets hold in the place of a list or an object.
 
+    Args:
+      value: any value; only strings are parsed.
+      key: under which it stands, for the error message.
+    Returns: the parsed value, or `value` itself if it is no string.
     Raises: ValueError if a string is not JSON.
     """
     if not isinstance(value, str):

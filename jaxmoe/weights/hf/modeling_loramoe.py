@@ -19,7 +19,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
 
 def route(logits: torch.Tensor, settings: dict) -> torch.Tensor:
-    """Weights of the experts, float32 [.., E]: softmax over all, the k best, or the fewest that reach p."""
+    """Weights of the experts, float32 [.., E]: softmax over all, the k best, or the fewest that reach p.
+
+    Args:
+      logits: the router's output [.., E].
+      settings: `routing` is "dense", "top_k" (with `top_k`) or "top_p" (with `top_p`).
+    Returns: weights that sum to 1, 0 for the experts left out.
+    """
     logits = logits.float()
     routing = settings["routing"]
     if routing in ("top_k", "top_p"):
@@ -53,6 +59,7 @@ class Mixture(nn.Module):
         self.router = nn.Linear(in_features, experts, bias=False) if routed else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """What the experts add to a projection's output, [.., out] from x [.., in]."""
         low = self.lora_a(x).unflatten(-1, (-1, self.rank)) * self.scale
         if self.router is not None:
             low = low * route(self.router(x), self.settings).to(x.dtype).unsqueeze(-1)
@@ -70,6 +77,7 @@ class RoutedLinear(nn.Module):
         self.mixture = None if module is None else Mixture(*sizes, settings, module)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The projection's output with what its experts add, [.., out] from x [.., in]."""
         out = self.base_layer(x)
         return out if self.mixture is None else out + self.mixture(x)
 
@@ -101,7 +109,12 @@ def routed_projections(config) -> dict[str, list[str]]:
 
 
 def add_experts(decoder: LlamaModel, config) -> None:
-    """Puts experts beside the projections that the config names; all layers get the same structure."""
+    """Puts experts beside the projections that the config names; all layers get the same structure.
+
+    Args:
+      decoder: a model of the base family, changed in place.
+      config: whose `loramoe` section lists the modules with experts.
+    """
     for part, projections in routed_projections(config).items():
         for number, layer in enumerate(decoder.layers):
             parent = getattr(layer, part)
@@ -118,6 +131,11 @@ def tensor_parallel_plan(config, base: dict[str, str]) -> dict[str, str]:
     splits its input, A and the router do too, and B is on every device. Experts come first: servers take the
     first entry whose name a module's begins with. "replicated_with_grad_allreduce" is what replicated layers
     are called in transformers; servers take it for "replicate".
+
+    Args:
+      config: whose `loramoe` section lists the modules with experts.
+      base: the base family's plan, styles by module name with * for the layer.
+    Returns: a new plan, styles by module name.
     """
     whole = "replicated_with_grad_allreduce"
     plan, rest = {}, dict(base)

@@ -66,7 +66,9 @@ def problem_of_row(row: object, name: str) -> Problem:
     """The problem of one row.
 
     Args:
+      row: as JSON gives it.
       name: its id, where it has none itself.
+    Returns: the problem, read by the first format whose fields the row has.
     Raises: ValueError for a row of no known format; what RowFormat.read raises for a bad one.
     """
     if isinstance(row, dict):

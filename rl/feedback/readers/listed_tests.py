@@ -22,6 +22,7 @@ def tests_of_list(tests: object, function: str | None) -> Row:
     Args:
       tests: the list.
       function: the function of functional tests that name none themselves.
+    Returns: `inputs` and `outputs`, and `fn_name` where the tests call a function.
     Raises: TypeError, KeyError or ValueError for what is no such list, or mixes both types.
     """
     if not isinstance(tests, list) or not all(isinstance(test, dict) for test in tests):
