@@ -31,7 +31,7 @@ def command(
 ) -> None:
     """Memory is the executable's own; times assume the chip's published peaks.
 
-    Args: their annotations say what they are, and --help shows it.
+    Args: described by their annotations, which --help shows.
     Raises: ValueError, as `plan_run` does; it becomes one line on the terminal.
     """
     from training.planning import plan_run

@@ -31,7 +31,7 @@ def command(
 ) -> None:
     """Run by run, restartable; a learning rate is chosen on dev splits only.
 
-    Args: their annotations say what they are, and --help shows it.
+    Args: described by their annotations, which --help shows.
     Raises: ValueError, as `reproduce` does; it becomes one line on the terminal.
     """
     from training.studies import reproduce

@@ -299,7 +299,7 @@ class Feed:
         """A process's share of the stream, from its start.
 
         Args:
-          shard_index: which run of rows of each global batch is ours, from 0.
+          shard_index: which part of each global batch's rows is ours, from 0.
           shard_count: how many processes share a batch.
         Returns: batches whose position can be saved and restored.
         Raises: ValueError if the batch does not divide by the processes.

@@ -127,7 +127,7 @@ def command_for(
     Args:
       name: YAML file, run folder or name of a shipped config.
       overrides: `key=value`; their keys count as the config's.
-      wanted: what the user asked for; goes before everything else.
+      wanted: what the user asked for; takes precedence.
     Returns: pretrain, sft or ppo, and the reason if it was guessed from the keys, else None.
     Raises: ValueError if `wanted` is no command that can be planned, or there is no such config.
     """

@@ -325,7 +325,7 @@ def table(plan: StepPlan, title: str) -> Table:
 
 
 def advice(plan: StepPlan, source: ModelSource, data: DataConfig, step: StepConfig) -> list[str]:
-    """What to change if the step does not fit, in the order in which to try it.
+    """What to change if the step does not fit, in the order to try it.
 
     Args:
       plan: from `plan_step`, of these settings.

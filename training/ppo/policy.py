@@ -120,7 +120,7 @@ def learner_temperature(rl: RLConfig, rollout: RolloutConfig) -> float:
     """The temperature of the policy that is trained.
 
     Args:
-      rl: its temperature, if it has one, goes first.
+      rl: its temperature, if it has one, takes precedence.
       rollout: gives the sampler's.
     Returns: the divisor of the logits in the policy's loss.
     """

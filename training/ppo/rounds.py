@@ -83,7 +83,7 @@ class Rounds:
     saving: RunCheckpoints
 
     def run(self, at: RoundState, recorder: Recorder) -> RoundState:
-        """Goes to the last round, or until it is told to stop.
+        """Runs to the last round, or until told to stop.
 
         Args:
           at: the state to start from; at round 0 the held-out problems are measured first.

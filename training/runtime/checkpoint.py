@@ -110,7 +110,7 @@ class Checkpoints:
         Args:
           step: number under which the checkpoint is kept; for rounds of PPO, the round.
           saved: arrays on the mesh, and plain JSON.
-        Raises: DiskFullError, before anything is written, if the disk has too little room.
+        Raises: DiskFullError, as a rule before anything is written, if the disk has too little room.
         """
         if step in self._manager.all_steps():
             return

@@ -195,7 +195,7 @@ def section_at(schema: type, location: Sequence[str]) -> type | None:
 
     Args:
       schema: of the whole config.
-      location: the place taken apart at its dots, such as ("data", "sources", "0").
+      location: the place split at its dots, such as ("data", "sources", "0").
     Returns: the dataclass; None where the place holds a plain value or does not exist.
     """
     names = iter(location)
@@ -270,6 +270,7 @@ def differences(old: JsonMapping, new: JsonMapping, prefix: str = "") -> dict[st
     """Compares two plain configs key by key, section by section.
 
     Args:
+      old, new: as `to_dict` gives them.
       prefix: put before each key, with its dot.
     Returns: by dotted key whose values differ, the old and the new value; None where a side lacks the key.
     """

@@ -115,9 +115,9 @@ def share_of_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> Share:
       mesh: whose axes data and fsdp share the rows.
       batch_size: rows of the global batch.
       accumulate: micro-batches a step.
-    Returns: which run of rows this process feeds.
+    Returns: which rows this process feeds.
     Raises: ValueError if the batch does not divide by the devices that share it and by the micro-batches, or
-      the devices of a process hold rows that are not neighbors.
+      the rows of a process's devices are not contiguous.
     """
     spread = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size % (spread * accumulate):

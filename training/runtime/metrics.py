@@ -132,11 +132,11 @@ class Recorder:
                 self._board.close()
 
     def step(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Records the metrics of a finished step, with its seconds and tokens a second.
+        """Takes the metrics of a finished step, in order; every watch.every-th step and the last are written.
 
         Args:
           step: steps done so far.
-          scalars: metrics by name; `tokens`, where given, is the step's count.
+          scalars: metrics by name; the seconds of the step and, from `tokens`, tokens per second are added.
         """
         now = time.perf_counter()
         seconds, self._last_time = now - self._last_time, now

@@ -92,7 +92,7 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def decayed(model: nnx.Module, config: OptimizerConfig, train: params.Train) -> PyTree:
-    """Which weights weight decay shrinks: all, or matrices only, as `config.decay` says.
+    """The weights that weight decay shrinks: all, or matrices only, as `config.decay` says.
 
     A matrix has two or more axes besides the layer axis; norms and biases have one.
 

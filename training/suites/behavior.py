@@ -298,7 +298,7 @@ def _writer(config: BehaviorConfig, loaded: Loaded | ServerConfig, form: Form, n
 
 
 def card(study: FaithfulnessStudy, config: BehaviorConfig) -> dict[str, object]:
-    """What the report says of how was asked.
+    """What the report says about how the questions were asked.
 
     Args:
       study: gives the design.

@@ -173,7 +173,7 @@ class Asking:
         Args:
           questions: of which the closed-book ones are asked.
           label: name of the set.
-          progress: called as answers come, to show how far it is.
+          progress: called with (done, total) as answers come.
         Returns: scores, and each question with its answer.
         """
         result = closed_book(
@@ -194,12 +194,12 @@ class Asking:
         return self._set(label, result, items, questions.skipped)
 
     def choices(self, model: LocalModel, questions: QuestionSet, label: str, progress) -> ItemSet:
-        """Asks multiple-choice questions, scored by each rule of which choice the model finds best.
+        """Asks multiple-choice questions and scores how often the right choice ranks first, by each rule.
 
         Args:
           questions: of which the multiple-choice ones are asked.
           label: name of the set.
-          progress: called as answers come, to show how far it is.
+          progress: called with (done, total) as answers come.
         Returns: scores, and each question with its answer.
         """
         result = multiple_choice(

@@ -74,7 +74,7 @@ class Loop:
     valid_every: int = 0
 
     def run(self, state: TrainState, batches: ResumableBatches, first: int, steps: int) -> LoopEnd:
-        """Goes from step `first` to `steps`, or to the end of the data, or until it is told to stop.
+        """Runs from step `first` to `steps`, to the end of the data, or until told to stop.
 
         Args:
           state: on the mesh; its arrays are donated to the first step.

@@ -192,7 +192,7 @@ def starting_state(
       model: its new weights are deleted where saved ones take their place.
       batches: set to the position of the checkpoint.
       identity: of base and data, which the checkpoint must share; None takes any checkpoint.
-    Returns: the state, and how many steps it has behind it.
+    Returns: the state, and the number of steps done.
     Raises: ValueError if the checkpoint is of another base or other data.
     """
     trainable = model.lm.weights.trainable

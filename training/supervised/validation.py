@@ -28,7 +28,7 @@ def make_validation(
     model: TrainableModel,
     share: Share,
 ) -> Callable[[TrainState], dict[str, float]]:
-    """Makes the held-out loss of a run; the data are read and encoded now.
+    """Builds the function that measures the held-out loss; the data are read and encoded now.
 
     Args:
       data: its `valid` names the data sets.
