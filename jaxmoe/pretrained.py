@@ -235,7 +235,6 @@ def draw_experts(
 
     Args:
       config: shape of the base.
-      experts: to draw.
       shardings: by path; those of the base are not used.
       seed: of the whole model, as `params.build` takes it.
       kinds: an nnx filter for the variables wanted, such as ExpertConstant where an adapter brings the rest.

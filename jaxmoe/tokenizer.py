@@ -131,8 +131,7 @@ def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", path: str | Path) -> No
     """Write tokenizer.json, tokenizer_config.json and the chat template into a folder.
 
     Args:
-      tokenizer: to save.
-      path: of the folder, made if it is missing.
+      path: of the folder, made if it is missing; its files of these names are replaced.
     """
     tokenizer.save_pretrained(str(path))
 

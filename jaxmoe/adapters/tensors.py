@@ -241,7 +241,7 @@ def uniform(experts: ExpertConfig, model: ModelConfig) -> tuple[int, int] | None
     """(experts, rank) if they are the same in all layers.
 
     Args:
-      experts: the config that is asked about.
+      experts: counts and ranks, given once or by layer.
       model: for its number of layers.
     Returns: the pair, or None where layers differ.
     Raises: ValueError for per-layer settings of another length.

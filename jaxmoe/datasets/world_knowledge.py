@@ -125,7 +125,7 @@ def question(fact: Fact, variant: int = 0) -> str:
     Args:
       fact: what is asked for.
       variant: number of the wording.
-    Returns: the question, which does not hold the answer.
+    Returns: one sentence, with the fact's subject in it.
     """
     wordings = _BY_NAME[fact.relation].questions
     return _sentence(wordings[variant % len(wordings)], fact)
@@ -178,7 +178,6 @@ def knowledge_texts(
     """Pretraining sentences: every fact `exposures` times, in drawn wordings, each round in a new order.
 
     Args:
-      facts: to state.
       exposures: how often each is stated.
       seed: of wordings and orders.
       openers: whether a sentence may begin with an opening phrase.
@@ -196,7 +195,7 @@ def qa_rows(facts: Sequence[Fact], count: int, *, seed: int) -> Iterator[Row]:
     """`count` closed-book questions, going through the facts in a new order each round.
 
     Args:
-      facts: to ask for.
+      facts: at least one.
       count: rows wanted; facts recur once all have been asked.
       seed: of order and wordings.
     Returns: the rows (`qa_row`), one after the other.

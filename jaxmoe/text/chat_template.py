@@ -175,8 +175,7 @@ class ChatTemplate:
         """Length of the common beginning of two texts; special and other added tokens are not cut.
 
         Args:
-          one: a rendered text.
-          other: another, whose order does not matter.
+          one, other: rendered texts, in either order.
         Returns: the number of characters.
         """
         limit = min(len(one), len(other))

@@ -173,7 +173,7 @@ def defines(code: str, name: str) -> bool:
 
     Args:
       code: any text; it need not be valid Python.
-      name: to look for.
+      name: an identifier, without dots.
     Returns: False also for names that are only imported, or defined within other definitions.
 
     >>> defines("class Solution:\\n    def f(self): ...", "f"), defines("f = lambda x: x", "f")

@@ -46,7 +46,7 @@ class SourceOffsets:
         """The character offset of a position.
 
         Args:
-          line: from 1; one beyond the last means the end of the text.
+          line: from 1.
           column: from 0, in bytes of UTF-8, as `ast` and code objects count.
         Returns: the offset in characters, from 0.
         """

@@ -74,7 +74,7 @@ def with_flags(code: types.CodeType, place: str, flags: mmap.mmap | bytearray) -
     Args:
       code: a compiled program; code objects within it are changed too.
       place: the constant that stands where the memory is to be.
-      flags: the memory.
+      flags: the memory, one byte a flag.
     Returns: new code; the one given stays as it was.
     """
     constants = [
