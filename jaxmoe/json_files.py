@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -39,8 +40,13 @@ def read_json(path: Path) -> dict[str, object]:
         value: object = json.loads(text)
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deeply") from error
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON: {_one_line(error)}") from error
+    except ValueError as error:  # valid JSON, but what Python takes too long to convert
+        limit = sys.get_int_max_str_digits()
+        raise ValueError(
+            f"{path} is not valid JSON here: an integer has more than {limit:,} digits"
+        ) from error
     if not is_object(value):
         raise ValueError(f"{path} must hold a JSON object; got a {type(value).__name__}")
     return value

@@ -7,7 +7,6 @@ turning answers into scores (scoring).
 import csv
 import difflib
 import io
-import json
 from collections.abc import Collection
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -23,6 +22,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from jaxmoe.json_files import read_json
 
 SHIPPED = resources.files("evals.questionnaires.instruments")
 
@@ -228,18 +229,16 @@ def load_instrument(name_or_path: str | Path, *, include: Collection[str] = ()) 
       (120, ['Neuroticism', 'Extraversion'], 30)
     """
     file, folder = _find(name_or_path)
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file.name} is not valid JSON: {error.msg} in line {error.lineno}") from None
-    if not isinstance(document, dict):
-        raise ValueError(f"{file.name} must hold one JSON object; got a {type(document).__name__}")
+    with resources.as_file(file) as path:
+        document = read_json(path)
     for part, reader in (("items", _items_from_csv), ("norms", _norms_from_csv)):
-        if isinstance(document.get(part), str):
-            source = folder / document[part]
-            if not source.is_file():
-                raise ValueError(f"{file.name}: {part} are in {document[part]!r}, which is not beside it")
-            document[part] = reader(source)
+        if isinstance(name := document.get(part), str):
+            if not _is_beside(folder, name):
+                raise ValueError(
+                    f"{file.name}: {part} are in {_short(name)}, which is not beside it; "
+                    "name a file of the same folder"
+                )
+            document[part] = reader(folder / name)
     document["scales"] = _with_implied_facets(document)
     try:
         instrument = Instrument.model_validate(document)
@@ -263,10 +262,20 @@ def _find(name_or_path: str | Path) -> tuple[Traversable, Traversable]:
     raise ValueError(f"no instrument or file named {text!r}; {hint}")
 
 
+def _is_beside(folder: Traversable, name: str) -> bool:
+    # someone else's instrument must not make us read, and perhaps print, files of other folders
+    try:
+        return Path(name).name == name and (folder / name).is_file()
+    except OSError:  # the name is too long for a file
+        return False
+
+
 def _rows(file: Traversable) -> list[dict[str, object]]:
-    return [
-        dict(row) for row in csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig"), newline=""))
-    ]
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        return [dict(row) for row in csv.DictReader(io.StringIO(text, newline=""))]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{file.name} is not a valid CSV file in UTF-8: {error}") from None
 
 
 def _number(text: object) -> object:
@@ -289,13 +298,20 @@ def _with_implied_facets(document: dict[str, object]) -> object:
     scales, items = document.get("scales"), document.get("items")
     if not isinstance(scales, list) or not isinstance(items, list):
         return scales
-    known = {scale.get("name") for scale in scales if isinstance(scale, dict)}
-    pairs = {i["facet"]: i.get("scale") for i in items if isinstance(i, dict) and i.get("facet")}
-    parents = {s.get("name"): s for s in scales if isinstance(s, dict)}
+    # what is no name is left to the check of types that follows
+    parents = {s["name"]: s for s in scales if isinstance(s, dict) and isinstance(s.get("name"), str)}
+    pairs = {
+        item["facet"]: item["scale"]
+        for item in items
+        if isinstance(item, dict)
+        and isinstance(item.get("facet"), str)
+        and isinstance(item.get("scale"), str)
+        and item["facet"]
+    }
     return scales + [
         {"name": facet, "parent": parent, "desirable": parents.get(parent, {}).get("desirable", 0)}
         for facet, parent in pairs.items()
-        if facet not in known
+        if facet not in parents
     ]
 
 
@@ -334,4 +350,9 @@ def _first_error(error: ValidationError) -> str:
             return f"unknown entry {place}" + (f"; did you mean {near[0]!r}?" if near else "")
         case "value_error":
             return (f"{place}: " if place else "") + first["msg"].removeprefix("Value error, ")
-    return f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}; got {first['input']!r}"
+    return f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}; got {_short(first['input'])}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]} .."

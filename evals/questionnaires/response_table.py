@@ -4,6 +4,7 @@ What the "respondents" of a statistic are is the caller's choice of columns: per
 models, conditions all that should not matter to them. Not covered: the statistics.
 """
 
+import csv
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import pandas as pd
 
 from evals.questionnaires.design import FACETS, PUBLISHED, WORDING
 from evals.questionnaires.instrument import Instrument, Scale
-from evals.questionnaires.scoring import tabulate
+from evals.questionnaires.scoring import refuse_nested, tabulate
 
 NEEDED = ("instrument", "item", "response", *(name for name in FACETS if name != WORDING))
 
@@ -124,7 +125,8 @@ def read_responses(path: Path) -> pd.DataFrame:
     Args:
       path: of the file; its suffix tells the format.
     Returns: the table as it stands there; only empty cells, NA and NaN are missing.
-    Raises: ValueError for other files, or one without rows.
+    Raises: ValueError, in one line that names the file, for other files, one without rows, text that is not
+      UTF-8, rows with more cells than the header, and cells that hold lists or objects.
 
     Example:
       >>> import tempfile, pathlib
@@ -138,18 +140,47 @@ def read_responses(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     readers = {
-        # only empty cells are missing: "None" may be an answer
-        ".csv": lambda p: pd.read_csv(p, keep_default_na=False, na_values=["", "NA", "NaN"]),
-        ".tsv": lambda p: pd.read_csv(p, sep="\t", keep_default_na=False, na_values=["", "NA", "NaN"]),
-        ".json": pd.read_json,
+        ".csv": lambda p: _read_separated(p, ","),
+        ".tsv": lambda p: _read_separated(p, "\t"),
+        ".json": _read_json_table,
         ".parquet": pd.read_parquet,
     }
     if path.suffix not in readers:
         raise ValueError(f"responses must be .csv, .tsv, .json or .parquet; got {path.name}")
     try:
         frame = readers[path.suffix](path)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+        refuse_nested(frame)
+    except (ValueError, OSError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     if frame.empty:
         raise ValueError(f"{path} holds no responses")
     return frame
+
+
+def _read_separated(path: Path, separator: str) -> pd.DataFrame:
+    _refuse_longer_rows(path, separator)
+    # only empty cells are missing: "None" may be an answer; without index_col, pandas may make ids an index
+    return pd.read_csv(
+        path, sep=separator, index_col=False, keep_default_na=False, na_values=["", "NA", "NaN"]
+    )
+
+
+def _refuse_longer_rows(path: Path, separator: str) -> None:
+    """Checks what pandas lets pass: a first row longer than the header would shift every answer."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.reader(file, delimiter=separator)
+        header = next((row for row in rows if len(row) > 1 or "".join(row).strip()), [])
+        for row in rows:
+            if len(row) > len(header):
+                raise ValueError(
+                    f"no row may have more cells than the header, which has {len(header)}; "
+                    f"line {rows.line_num} has {len(row)} "
+                    "(is there a separator at its end, or is the header cut off?)"
+                )
+
+
+def _read_json_table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_json(path)
+    except (TypeError, AttributeError, OverflowError) as error:  # what pandas does not check
+        raise ValueError(f"a JSON table must be a list of objects, one for each row ({error})") from None

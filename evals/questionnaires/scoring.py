@@ -37,9 +37,11 @@ def tabulate(
       respondent: the column or columns that tell respondents apart. A wide table may do without (its
         index serves).
     Returns: Answers; absent names the items of the instrument that the table does not have.
-    Raises: ValueError for unknown items, an item answered twice, answers out of range or unreadable.
+    Raises: ValueError for unknown items, an item answered twice, answers out of range or unreadable, and
+      cells that hold lists or objects.
     """
     frame = pd.DataFrame(responses)
+    refuse_nested(frame)
     if "instrument" in frame.columns:
         frame = pd.DataFrame(frame[frame["instrument"] == instrument.name])
     keys = [respondent] if isinstance(respondent, str) else list(respondent)
@@ -74,6 +76,23 @@ def tabulate(
     columns = {item: pd.Series(table.get(item, np.nan), index=table.index) for item in known}
     numbers = {item: _numbers(column, instrument, item) for item, column in columns.items()}
     return Answers(pd.DataFrame(numbers, index=table.index), absent)
+
+
+def refuse_nested(frame: pd.DataFrame) -> None:
+    """Checks that every cell is a single value.
+
+    Args:
+      frame: a table of responses.
+    Raises: ValueError for a cell that is a list, an array or an object, which JSON and Parquet may hold.
+    """
+    for name, column in frame.items():
+        if column.dtype != object:
+            continue
+        for value in column.tolist():
+            if not pd.api.types.is_hashable(value):
+                got = repr(value)
+                got = " ".join((got if len(got) <= 80 else f"{got[:80]} ..").split())
+                raise ValueError(f"every cell must be a text or a number; column {name!r} holds {got}")
 
 
 def _refuse_duplicates(index: pd.Index) -> None:

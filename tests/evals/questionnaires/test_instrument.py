@@ -140,6 +140,12 @@ def changed(part: str, **changes) -> dict:
         ({"norms": [{"group": "all", "scale": "Clam", "mean": 1, "sd": 1}]}, "did you mean 'Calm'"),
         ({"norms": [{"group": "all", "scale": "Calm", "mean": 1, "sd": 0}]}, r"norms\[0\].sd"),
         ({"items": "absent.csv"}, "not beside it"),
+        ({"items": "i" * 5000}, "not beside it"),
+        ({"scales": [*OWN["scales"], {"name": []}]}, r"scales\[1\].name"),
+        (changed("items", scale=[]), r"items\[0\].scale"),
+        (changed("items", scale=[], facet="Nerves"), r"items\[0\].scale"),
+        (changed("items", facet=[1]), r"items\[0\].facet"),
+        (changed("items", key="9" * 1000), r"items\[0\].key.* got '9{79} \.\.$"),
     ],
 )
 def test_mistakes_are_named(tmp_path, changes, message):
@@ -163,8 +169,49 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(ValueError, match="not valid JSON"):
         load_instrument(tmp_path / "broken.json")
     (tmp_path / "list.json").write_text("[]")
-    with pytest.raises(ValueError, match="one JSON object"):
+    with pytest.raises(ValueError, match="must hold a JSON object"):
         load_instrument(tmp_path / "list.json")
     (tmp_path / "items.csv").write_text("id,text\n")
     with pytest.raises(ValueError, match="must be a JSON file"):
         load_instrument(tmp_path / "items.csv")
+
+
+DEEP, LONG = "[" * 100_000 + "]" * 100_000, "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f'{{"items": {DEEP}}}', r"own\.json is nested too deeply"),
+        (f'{{"items": {LONG}}}', r"own\.json .*an integer has more than 4,300 digits"),
+        (b"\xff\xfe\x00", r"own\.json is not valid JSON"),
+    ],
+    ids=["deep", "digits", "bytes"],
+)
+def test_hostile_json_is_refused(tmp_path, text, message):
+    path = tmp_path / "own.json"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=message) as error:
+        load_instrument(path)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("part", ["items", "norms"])
+@pytest.mark.parametrize("content", [b"id,text\na," + b"x" * 200_000 + b"\n", b"id,text\na,caf\xe9\n"])
+def test_csv_files_that_cannot_be_read_are_named(tmp_path, part, content):
+    (tmp_path / "part.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"part\.csv is not a valid CSV file in UTF-8") as error:
+        load_instrument(write(tmp_path, **{part: "part.csv"}))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("part", ["items", "norms"])
+@pytest.mark.parametrize("where", ["../secret.csv", "{root}/secret.csv", "below/secret.csv"])
+def test_files_elsewhere_are_not_read(tmp_path, part, where):
+    folder = tmp_path / "folder"
+    (folder / "below").mkdir(parents=True)
+    for place in (tmp_path, folder / "below"):
+        (place / "secret.csv").write_text("id,secret\nme,hunter2\n")
+    with pytest.raises(ValueError, match="not beside it; name a file of the same folder"):
+        load_instrument(write(folder, **{part: where.format(root=tmp_path)}))
