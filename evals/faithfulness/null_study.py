@@ -142,8 +142,10 @@ def main(
       respondent: names of `RULES`; all if left out. Ignored by the curve.
       graded_curve: the operating curve (`curve`) instead of the study (`study`).
       people: the study itself always asks 32.
-    Raises: KeyError for a respondent that is not in `RULES`.
+    Raises: typer.BadParameter for a respondent that is not in `RULES`.
     """
+    if unknown := sorted({*(respondent or ())} - RULES.keys()):
+        raise typer.BadParameter(f"a simulated respondent is one of {', '.join(RULES)}; got {unknown[0]!r}")
     rows = curve(seeds, people=people) if graded_curve else study(seeds, respondent or tuple(RULES))
     for row in rows:
         typer.echo(str(pd.Series(row).to_json(force_ascii=False)))

@@ -17,6 +17,7 @@ from jaxmoe.datasets.formats.fields import Row
 from jaxmoe.datasets.world_knowledge import (
     DEMO_RELATIONS,
     Fact,
+    check_split,
     completion,
     knowledge_texts,
     qa_row,
@@ -50,7 +51,8 @@ class CorpusConfig:
                 raise ValueError(f"corpus.{name} must not be negative; got {getattr(self, name)}")
 
     def selected(self, split: str | None = None) -> list[Fact]:
-        """Facts of the corpus, in one split or all."""
+        """Facts of the corpus, in one split or all. Raises: ValueError for a split that there is not."""
+        check_split(split)
         chosen = select_facts(relations=self.relations, limit=self.facts)
         return [fact for fact in chosen if split in (None, fact.split)]
 

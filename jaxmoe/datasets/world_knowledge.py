@@ -68,6 +68,12 @@ def load_facts() -> tuple[Fact, ...]:
     return tuple(fact for relation in RELATIONS for fact in _facts_of(relation))
 
 
+def check_split(split: str | None) -> None:
+    """Raises: ValueError for a split that there is not."""
+    if split is not None and split not in SPLITS:
+        raise ValueError(f"a split is one of {', '.join(SPLITS)}; got {split!r}")
+
+
 def select_facts(
     split: str | None = None, relations: Sequence[str] | None = None, limit: int | None = None
 ) -> list[Fact]:
@@ -80,8 +86,7 @@ def select_facts(
     Returns: the facts in the order of the tables; a smaller `limit` keeps a part of what a larger one keeps.
     Raises: ValueError on an unknown split or relation.
     """
-    if split is not None and split not in SPLITS:
-        raise ValueError(f"a split is one of {', '.join(SPLITS)}; got {split!r}")
+    check_split(split)
     if unknown := set(relations or ()) - set(_BY_NAME):
         raise ValueError(f"unknown relations {sorted(unknown)}; there are {', '.join(_BY_NAME)}")
     chosen = [
