@@ -130,7 +130,7 @@ def step(
     """
     config = model.config
     turn = rotation(config, positions_B[:, None], dtype)
-    hidden = model.embedding[...].astype(dtype)[tokens_B][:, None]
+    hidden = model.embed(tokens_B, dtype)[:, None]
     windows = config.windows or (0,) * config.num_layers
 
     def layer(hidden, state, window, prompt, write):

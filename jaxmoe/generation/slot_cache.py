@@ -193,7 +193,7 @@ def _run(
     """The decoder over T tokens of some slots; their keys and values are written, then attended to."""
     config = model.config
     turn = rotation(config, positions_BT, dtype)
-    hidden = model.embedding[...].astype(dtype)[tokens_BT]
+    hidden = model.embed(tokens_BT, dtype)
     windows = config.windows or (0,) * config.num_layers
 
     def layer(

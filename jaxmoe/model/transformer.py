@@ -86,7 +86,7 @@ class Decoder(nnx.Module):
             the model width and add up activations of the whole batch instead.
         """
         turn = rotation(self.config, positions_BT, dtype)
-        hidden = by_rows(self.embedding[...].astype(dtype)[tokens_BT], mesh)
+        hidden = by_rows(self.embed(tokens_BT, dtype), mesh)
         count, size = self.config.num_layers, self.config.head_dim
         kernel = attention_kernels.choose(attention, mesh, dtype, size, tokens_BT.shape[1])
         windows = self.config.windows or (0,) * count
@@ -110,6 +110,15 @@ class Decoder(nnx.Module):
         inputs = (jnp.arange(count), blocks)
         hidden, (collected, kept) = jax.lax.scan(layer, hidden, inputs, unroll=1 if scan_layers else count)
         return DecoderOutput(self.norm(hidden), collected, kept)
+
+    def embed(self, tokens: Int[Array, "*L"], dtype: DTypeLike) -> Float[Array, "*L D"]:
+        """The first hidden states of tokens, for training and decoding alike.
+
+        Args:
+          dtype: of activations.
+        Returns: rows of the embedding.
+        """
+        return self.embedding[...].astype(dtype)[tokens]
 
     def head_kernel(self, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None) -> Float[Array, "D V"]:
         """The output projection; the embedding's transpose if tied. On a mesh it is gathered over fsdp
