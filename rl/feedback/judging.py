@@ -20,6 +20,14 @@ _SHOWN = 150
 AskJudge = Callable[[dict[str, Any], bytes], dict[str, Any]]
 
 
+def in_one_line(said: object) -> str:
+    """What a program says of itself, fit to be written anywhere: one line, at most 400 characters, control
+    characters and half surrogate pairs as escapes."""
+    text = " ".join(str(said)[:4000].split())[:400]
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text.encode(errors="backslashreplace").decode()
+
+
 def shown(value: object) -> str:
     """The beginning of a value in words."""
     try:
@@ -129,7 +137,7 @@ def bad_end(outcome: Outcome, ended: tuple[bytes, dict[str, Any]] | None = None)
         return TestResult("runtime_error", f"killed by signal {-outcome.status} ({name})")
     kind, content = ended or (b"", {})
     if kind == b"E":
-        return TestResult("runtime_error", str(content.get("error"))[:400])
+        return TestResult("runtime_error", in_one_line(content.get("error")))
     if kind == b"D":
         return TestResult("runtime_error", f"ended with exit code {shown(content.get('exit'))[:20]}")
     return TestResult("runtime_error", f"left without an answer (exit code {outcome.status})")

@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 from rl.feedback import assert_tests
-from rl.feedback.judging import bad_end, judge_printed, judge_question, judge_result, shown
+from rl.feedback.judging import bad_end, in_one_line, judge_printed, judge_question, judge_result, shown
 from rl.feedback.language import Executed, Runs, Settings, TestResult
 from rl.feedback.problems import Problem
 from rl.sandbox import values
@@ -424,4 +424,4 @@ def _read_object(body: bytes) -> dict[str, Any]:
 
 
 def _said(content: dict[str, Any]) -> str:
-    return str(content.get("error"))[:400]
+    return in_one_line(content.get("error"))

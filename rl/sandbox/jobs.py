@@ -219,6 +219,7 @@ class Watch:
         return bool(poll.poll(_QUICK_MS)) and self._take()
 
     def _collected(self) -> Outcome:
+        self._killed = True  # the job is over: a kill for what is left to read would meet the next one
         while self._read_frames():
             pass
         while self._read_output():

@@ -802,6 +802,35 @@ def test_reference_time_limits():
     assert timed[2].time_s is None
 
 
+LATE = {  # what is found only after the end of the process, while the next one stands ready
+    "junk on the channel": (
+        "import os\nos.write(3, b'junk junk junk junk')\nprint(2 * int(input()))",
+        "runtime_error",
+    ),
+    "text on the channel": ("import os\nos.fdopen(3, 'w').write('x' * 50)", "runtime_error"),
+    "too much output": ("print('x' * 20_000)", "output_limit"),
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_what_is_found_after_the_end_costs_the_next_test_nothing(name: str):
+    program, verdict = LATE[name]
+    with Pool(1, Limits(time_s=20, output_bytes=1000)) as pool:
+        for _ in range(4):
+            assert pool.grade(STDIN, program).verdict == verdict
+            assert pool.grade(STDIN, "print(2 * int(input()))").verdict == "pass"
+
+
+@pytest.mark.parametrize("said", ["\\ud800" * 300, "a\\nb\\x1b[2J\\r", "\\u2028"])
+def test_what_a_program_says_can_be_written_anywhere(said: str, pool: Pool):
+    for problem in (STDIN, CALL):
+        body = f"raise ValueError('{said}')"
+        program = body if problem is STDIN else f"def {CALL.fn_name}(*a): {body}"
+        message = pool.grade(problem, program).message
+        assert message.startswith("ValueError")
+        assert message.encode().decode().isprintable()
+
+
 def test_early_stop_and_reward_schemes():
     program = "def f(n): return n * 2 if n > 3 else 0"
     with Pool(1, LIMITS, stop_at_first_failure=True) as pool:
