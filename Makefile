@@ -1,10 +1,10 @@
-# make demo · make test · make test-reference · make lint · make docs · make dist · make bench · make faults
+# make demo · make test · make test-slow · make test-reference · make lint · make docs · make dist · make bench · make faults
 # make goldens
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-reference lint docs dist bench faults goldens clean
+.PHONY: demo test test-slow test-reference lint docs dist bench faults goldens clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m training demo
@@ -21,6 +21,10 @@ test-reference: $(VENV)/.installed-test
 	XLA_FLAGS="$(REFERENCE)" taskset -c 0 $(BIN)/python -m pytest -q tests/test_tolerances.py tests/jaxmoe/model \
 		tests/jaxmoe/generation tests/jaxmoe/adapters tests/jaxmoe/weights tests/jaxmoe/test_*.py tests/rl/policy \
 		tests/evals/models tests/training/supervised
+
+# What takes minutes, beside the docs' own.
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -m slow tests --ignore tests/docs
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

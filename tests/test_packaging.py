@@ -77,6 +77,7 @@ def test_installed_commands_help(installed, tmp_path, arguments):
     assert "Usage" in run(installed, tmp_path, "-m", *arguments)
 
 
+@pytest.mark.slow  # `make dist` does the same with the wheel
 def test_installed_it_trains_by_short_names(installed, tmp_path):
     """Pretraining and fine-tuning of the tiny configs, two steps each, in an empty folder."""
     few = ("steps=2", "watch.plots=false", "data.sources.0.limit=200", "data.length=64")

@@ -209,6 +209,7 @@ def fingerprint(problems: Iterable[Problem]) -> str:
     Returns: SHA-256 in hexadecimal.
     Raises: TypeError for a problem that holds what no file can.
 
+    >>> from dataclasses import replace
     >>> one = Problem("p", "Double.", fn_name="f", asserts=("assert f(1) == 2",))
     >>> fingerprint([one]) == fingerprint([replace(one, asserts=("assert f(1) == 3",))])
     False

@@ -163,7 +163,13 @@ def short_runs(tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("name", RUNNING)
+# these train what their pages train
+TRAINING = ("docs/getting-started.md", "docs/guides/rl.md")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in TRAINING)) for name in RUNNING]
+)
 def test_python_runs(name, tmp_path, short_runs):
     page = RUNNING[name].read_text()
     if wanted := needs(page):

@@ -107,6 +107,7 @@ def killed_after(values: dict, folder: Path, rounds: int) -> None:
     process.communicate()
 
 
+@pytest.mark.slow  # tests/training/test_faults.py holds the same for one device in every run
 def test_a_killed_run_repeats_an_unbroken_one_bitwise(base, tmp_path, capsys):
     """SIGKILL in the midst of a round, then to the end: weights, metrics, curriculum as without it."""
     whole = ppo.main(settings(base, tmp_path / "whole", rounds=6))

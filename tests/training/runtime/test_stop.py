@@ -14,6 +14,14 @@ from training.runtime.stop import StopRequest
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard():
+    """A shell starts what runs in the background deaf to Ctrl-C, and so would be what it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def never(step: int) -> bool:
     raise AssertionError("one process has nobody to ask")
 

@@ -131,6 +131,7 @@ def wait_for_step(process: subprocess.Popen, folder: Path, step: int) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow  # tests/training/test_faults.py holds the same for one device in every run
 def test_killed_and_stopped_run_repeats_the_unbroken_one_bitwise(corpus, unbroken, tmp_path):
     """SIGTERM, then SIGKILL, then to the end: the same losses and weights as without any of it."""
     folder = tmp_path / "run"
