@@ -27,6 +27,7 @@ from rl.sandbox.jobs import Job, Outcome, memory_file
 from rl.sandbox.worker import SandboxError, Worker
 
 _TOOL_LIMITS = KernelLimits(memory_bytes=4 << 30, cpu_s=120, threads=16, file_bytes=256 << 20)
+_MOST_PREPROCESSED = 16 << 20  # bytes; <bits/stdc++.h> brings 3 million
 _TOOL_SLOWER = 3.0  # a C++ compiler gets this times Limits.compile_s
 _COMPILE = ("-std=c++17", "-O1", "-pipe", "-w", "-fno-diagnostics-color", "-fmax-errors=5")
 
@@ -141,6 +142,10 @@ class CppLanguage:
             if outcome.timed_out or outcome.status != 0:
                 return _message(outcome), b"", False
             if step[0] == "-E":
+                size = (self._scratch / f"{name}.ii").stat().st_size
+                if size > _MOST_PREPROCESSED:
+                    said = f"with its headers and macros the program has {size:,} bytes"
+                    return f"{said}; up to {_MOST_PREPROCESSED:,} are compiled", b"", False
                 forged = self._add_decoys(program)
         return None, (self._scratch / "program").read_bytes(), forged
 

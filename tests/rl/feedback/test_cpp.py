@@ -1,8 +1,10 @@
 """C++ programs: verdicts, isolation of compiler and program, executed lines."""
 # ruff: noqa: E501 (the programs read best on one line)
 
+import re
 import shutil
 import textwrap
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -203,3 +205,15 @@ def test_messages_name_the_program_by_its_usual_name(pool: Pool):
     message = pool.grade(DOUBLE, "int main() { return x; }").message
     assert "program.cpp:1" in message
     assert pool.grade(DOUBLE, '#include "none.h"\nint main() {}').message.startswith("program.cpp:1")
+
+
+def test_macros_that_expand_without_end_cost_the_grader_little(pool: Pool):
+    """2^22 words from 23 lines: read whole, they took half a minute of the grader's own time."""
+    macros = "#define m0 1,1,1,1,1,1,1,1\n" + "".join(
+        f"#define m{i} m{i - 1},m{i - 1}\n" for i in range(1, 22)
+    )
+    began = time.monotonic()
+    feedback = pool.grade(DOUBLE, f"{macros}int xs[] = {{m21}};\nint main() {{}}\n")
+    assert feedback.verdict == "compile_error"
+    assert re.search(r"has [\d,]+ bytes; up to 16,777,216 are compiled", feedback.message)
+    assert time.monotonic() - began < 20
