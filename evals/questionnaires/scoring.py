@@ -41,10 +41,10 @@ def tabulate(
       cells that hold lists or objects.
     """
     frame = pd.DataFrame(responses)
-    refuse_nested(frame)
+    keys = [respondent] if isinstance(respondent, str) else list(respondent)
+    refuse_nested(frame, keys)
     if "instrument" in frame.columns:
         frame = pd.DataFrame(frame[frame["instrument"] == instrument.name])
-    keys = [respondent] if isinstance(respondent, str) else list(respondent)
     wide = not {ITEM, RESPONSE} <= set(frame.columns)
     if wide:
         present = [key for key in keys if key in frame.columns]
@@ -78,15 +78,18 @@ def tabulate(
     return Answers(pd.DataFrame(numbers, index=table.index), absent)
 
 
-def refuse_nested(frame: pd.DataFrame) -> None:
-    """Checks that every cell is a single value.
+def refuse_nested(frame: pd.DataFrame, keys: Sequence[str] = (RESPONDENT,)) -> None:
+    """Checks that every cell that is read is a single value.
 
     Args:
-      frame: a table of responses.
+      frame: a table of responses. A long one may have more columns, whose cells may be anything: a model's
+        answers bring the probabilities of the options.
+      keys: the columns that tell respondents apart.
     Raises: ValueError for a cell that is a list, an array or an object, which JSON and Parquet may hold.
     """
+    long = {ITEM, RESPONSE} <= set(frame.columns)
     for name, column in frame.items():
-        if column.dtype != object:
+        if column.dtype != object or (long and name not in {*keys, ITEM, RESPONSE, "instrument"}):
             continue
         for value in column.tolist():
             if not pd.api.types.is_hashable(value):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from evals.questionnaires import Design, administer, composed_personas, score, simulated_respondent
 from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.response_table import read_responses
 from evals.questionnaires.scoring import tabulate
@@ -94,3 +95,15 @@ def test_an_enormous_cell_is_refused(tmp_path):
 def test_lists_in_a_frame_are_refused():
     with pytest.raises(ValueError, match=r"column 'respondent' holds \['x'\]"):
         tabulate(pd.DataFrame([{**ANSWER, "respondent": ["x"]}]), GAD)
+
+
+def test_what_a_model_answered_is_read_with_all_that_it_brings(tmp_path: Path):
+    """Its probabilities are lists, in a column that no score reads."""
+    mini = load_instrument("mini_ipip")
+    design = Design(personas=tuple(composed_personas(2)))
+    answers = administer(simulated_respondent("random"), mini, design)
+    answers["probabilities"] = [[0.5, 0.5]] * len(answers)
+    answers.to_parquet(tmp_path / "responses.parquet")
+    read = read_responses(tmp_path / "responses.parquet")
+    one = read[(read["template"] == read["template"][0]) & (read["option_order"] == "forward")]
+    assert len(score(one, mini, respondent="persona")) == 10
