@@ -20,12 +20,15 @@ _SHOWN = 150
 AskJudge = Callable[[dict[str, Any], bytes], dict[str, Any]]
 
 
-def in_one_line(said: object) -> str:
-    """What a program says of itself, fit to be written anywhere: one line, at most 400 characters, control
-    characters and half surrogate pairs as escapes."""
-    text = " ".join(str(said)[:4000].split())[:400]
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return text.encode(errors="backslashreplace").decode()
+def in_one_line(said: object, most: int = 400) -> str:
+    """What a program or a file says, fit to be written anywhere.
+
+    Args:
+      most: characters of the result.
+    Returns: one line; control characters and half surrogate pairs stand as escapes.
+    """
+    text = " ".join(str(said)[:4000].split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)[:most]
 
 
 def shown(value: object) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from rl.feedback.judging import in_one_line
 from rl.feedback.problems import Problem, fault_of
 from rl.feedback.readers import (
     apps,
@@ -130,10 +131,10 @@ def load_problems(path: str | Path, *, bad: Literal["error", "skip"] = "error") 
             problem = reading()
             wrong = fault_of(problem) or ("repeats an id" if problem.id in problems else None)
         except _BAD_ROW as error:
-            faults.append(f"{name}: {_in_one_line(error)}")
+            faults.append(f"{name}: {_told(error)}")
             continue
         if wrong:
-            faults.append(f"{_in_one_line(problem.id)}: {_in_one_line(wrong)}")
+            faults.append(f"{_told(problem.id)}: {_told(wrong)}")
         else:
             problems[problem.id] = problem
     if faults:
@@ -147,10 +148,9 @@ def load_problems(path: str | Path, *, bad: Literal["error", "skip"] = "error") 
     return list(problems.values())
 
 
-def _in_one_line(said: object) -> str:
+def _told(said: object) -> str:
     if isinstance(said, KeyError):
         return f"lacks the field {said}"
     if isinstance(said, (RecursionError, MemoryError)):
         return "is nested too deep"
-    text = " ".join(str(said).split())[:300]
-    return text.encode(errors="backslashreplace").decode()  # half a surrogate pair cannot be printed
+    return in_one_line(said, 300)
