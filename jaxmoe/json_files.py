@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from jaxmoe.json_values import is_object
+from jaxmoe.json_values import is_object, shown
 
 Schema = TypeVar("Schema")
 # The largest that are honestly met are weight indexes of some 10 MB.
@@ -80,8 +80,7 @@ def parse(
         if first["type"] == "missing":
             raise ValueError(f"{where} lacks {'.'.join(map(str, first['loc']))!r}") from error
         key = ".".join(str(part) for part in first["loc"])
-        got = repr(first["input"])
-        got = got if len(got) <= 80 else f"{got[:80]} .."
+        got = shown(first["input"])
         message = _one_line(first["msg"].removeprefix("Value error, "))
         described = f"{key} is wrong: {message}; got {got}" if key else message
         raise ValueError(f"{where}: {described}") from error

@@ -11,6 +11,18 @@ JsonObject = dict[str, Any]  # a union of all that JSON may hold would need a ca
 JsonMapping = Mapping[str, Any]  # the same, only read
 
 
+def shown(value: object, most: int = 80) -> str:
+    """A value of a foreign file, as an error message shows it: Python's form, cut where it is long.
+
+    Args:
+      value: of any kind and size.
+      most: characters before the cut.
+    Returns: the text, with two dots where something is left out.
+    """
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]} .."
+
+
 def is_object(value: object) -> TypeGuard[dict[str, object]]:
     """Whether a value that was read from JSON is an object: its keys are text then."""
     return isinstance(value, dict)

@@ -1,12 +1,14 @@
 """Damaged files for readers: whatever comes of one is a result, or an error of one line, soon.
 
-`damaged` changes JSON values or bytes of a file here and there, by a seed; `check` asks a reader.
+`damaged` and `scratched` change JSON values or bytes of a file, by a seed; `check` asks a reader,
+`assert_read_or_refused` one whose memory counts too.
 """
 
 import copy
 import json
 import os
 import random
+import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -52,19 +54,19 @@ def damaged(
     """Files that hold these rows as JSON, each damaged in another way; a row changes with chance `share`."""
     rng = random.Random(f"{SEED} {seed}")
     for _ in range(count):
-        changed = [_changed(row, rng) if rng.random() < share else row for row in rows]
+        changed = [changed_json(row, rng) if rng.random() < share else row for row in rows]
         as_ascii = rng.random() < 0.3
         texts = [json.dumps(row, ensure_ascii=as_ascii) for row in changed]
         whole = "\n".join(texts) if lines and rng.random() < 0.7 else f"[{', '.join(texts)}]"
         data = whole.encode("utf-8", "surrogatepass")
-        yield _scratched(data, rng) if rng.random() < 0.5 else data
+        yield scratch(data, rng) if rng.random() < 0.5 else data
 
 
 def scratched(data: bytes, count: int, *, seed: int, snippets: Iterable[bytes] = ()) -> Iterator[bytes]:
     """Files like this one with bytes changed, left out, repeated and put in."""
     rng = random.Random(f"{SEED} {seed}")
     for _ in range(count):
-        yield _scratched(data, rng, [*SNIPPETS, *snippets])
+        yield scratch(data, rng, [*SNIPPETS, *snippets])
 
 
 def check(
@@ -88,6 +90,26 @@ def check(
     return read_well
 
 
+def assert_read_or_refused(read: Callable[[], object], seconds: float = 8.0, mib: int = 256) -> bool:
+    """A result, or one ValueError of one short line; in bounded time and memory.
+
+    Returns: whether there was a result.
+    """
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.process_time()
+    message = None
+    try:
+        read()
+    except ValueError as error:
+        message = str(error)
+    if message is not None:
+        assert "\n" not in message, repr(message)
+        assert 0 < len(message) < 3000, message
+    assert time.process_time() - start < seconds
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) >> 10 < mib
+    return message is None
+
+
 def _places(value: Any, path: tuple = ()) -> Iterator[tuple]:
     yield path
     if isinstance(value, dict):
@@ -98,7 +120,8 @@ def _places(value: Any, path: tuple = ()) -> Iterator[tuple]:
             yield from _places(value[index], (*path, index))
 
 
-def _changed(value: Any, rng: random.Random) -> Any:
+def changed_json(value: Any, rng: random.Random) -> Any:
+    """A copy of a JSON value with one or two of its parts replaced, removed or added."""
     value = copy.deepcopy(value)
     for _ in range(rng.choice([1, 1, 2])):
         *path, last = rng.choice(list(_places(value))) or (None,)
@@ -119,7 +142,8 @@ def _changed(value: Any, rng: random.Random) -> Any:
     return value
 
 
-def _scratched(data: bytes, rng: random.Random, snippets: list[bytes] = SNIPPETS) -> bytes:
+def scratch(data: bytes, rng: random.Random, snippets: list[bytes] = SNIPPETS) -> bytes:
+    """Bytes changed, left out, put in and cut off."""
     out = bytearray(data)
     for _ in range(rng.choice([1, 1, 2, 4])):
         at, act = rng.randrange(len(out) + 1), rng.random()

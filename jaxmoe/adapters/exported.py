@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxmoe.adapters.record import Adapter, ModuleExperts, module_specs
 from jaxmoe.json_files import parse
-from jaxmoe.json_values import is_object
+from jaxmoe.json_values import is_object, shown
 from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.model.config import ExpertConfig, ModelConfig
 from jaxmoe.weights.weight_files import StoredTensor, compare_names, compare_shapes
@@ -59,9 +59,7 @@ def read_exported(
     """
     values = json_config[EXPORT_KEY]
     if not is_object(values):
-        raise ValueError(
-            f"{EXPORT_KEY} in config.json of {where} must be an object; got {str(values)[:80]!r}"
-        )
+        raise ValueError(f"{EXPORT_KEY} in config.json of {where} must be an object; got {shown(values)}")
     section = parse(_Section, values, f"{where}: {EXPORT_KEY}")
     experts = parse(ExpertConfig, section.experts, f"{where}: {EXPORT_KEY}.experts", extra="forbid")
     balance = parse(BalanceConfig, section.balance, f"{where}: {EXPORT_KEY}.balance", extra="forbid")

@@ -34,6 +34,7 @@ from jaxmoe.adapters.tensors import (
     read_modules,
 )
 from jaxmoe.json_files import parse
+from jaxmoe.json_values import shown
 from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.model.config import PROJECTIONS, ExpertConfig, ModelConfig, matches
 from jaxmoe.weights.weight_files import StoredTensor
@@ -162,7 +163,7 @@ def _settings(folder: AdapterFolder) -> _Settings:
     start = read.init_lora_weights
     if isinstance(start, str) and start not in PLAIN_STARTS:
         raise ValueError(
-            f"init_lora_weights={start!r} in {where}: this start changes the base's weights (as PiSSA, "
+            f"init_lora_weights={shown(start)} in {where}: this start changes the base's weights (as PiSSA, "
             "OLoRA, CorDA, LoftQ and LoRA-GA do), and the folder does not hold them: save the adapter as "
             "plain LoRA with PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...)"
         )
@@ -242,7 +243,7 @@ def _take_base_changes(
     replaced, copied = _whole_tensors(tensors, read)
     for saved in read.modules_to_save or ():
         if not any(_is_saved(name, (saved,)) for name in copied):
-            raise ValueError(f"{folder.path} lacks {saved!r}, which modules_to_save says that it holds")
+            raise ValueError(f"{folder.path} lacks {shown(saved)}, which modules_to_save says that it holds")
     return folder._replace(tensors=tensors), BaseChanges(replaced, copied, low_rank, tokens)
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxmoe.adapters.record import Adapter, ModuleExperts, ModuleSpec
+from jaxmoe.json_values import shown
 from jaxmoe.model.config import PROJECTIONS, ExpertConfig, ModelConfig
 from jaxmoe.weights.weight_files import StoredTensor, compare_names, compare_shapes, some
 
@@ -94,17 +95,12 @@ def check_settings(folder: AdapterFolder, understood: Iterable[str], fixed: Mapp
         if key in fixed:
             same = value == fixed[key] or not (value or fixed[key])
             if not same:
-                raise ValueError(f"{key} must be {fixed[key]!r}; got {_short(value)} in {folder.config_path}")
+                raise ValueError(f"{key} must be {fixed[key]!r}; got {shown(value)} in {folder.config_path}")
         elif key not in known and not (value is None or value is False or value in ("", [], {})):
             raise ValueError(
-                f"{key}={_short(value)} in {folder.config_path} is not understood here, and may change what "
-                "the adapter computes: merge the adapter into its base with the program that made it"
+                f"{key[:80]}={shown(value)} in {folder.config_path} is not understood here, and may change "
+                "what the adapter computes: merge the adapter into its base with the program that made it"
             )
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]} .."
 
 
 def check_count(folder: AdapterFolder, experts: Iterable[int]) -> None:

@@ -15,6 +15,7 @@ from jaxmoe.families.mistral import Mistral
 from jaxmoe.families.qwen2 import Qwen2
 from jaxmoe.families.qwen3 import Qwen3
 from jaxmoe.json_files import parse
+from jaxmoe.json_values import shown
 from jaxmoe.model.config import ModelConfig
 
 FAMILIES: dict[str, type[HfConfig]] = {
@@ -40,7 +41,9 @@ def family_of(model_type: object, where: object = "config.json") -> type[HfConfi
     'Qwen2'
     """
     if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise ValueError(f"model_type must be one of {', '.join(FAMILIES)}; got {model_type!r} in {where}")
+        raise ValueError(
+            f"model_type must be one of {', '.join(FAMILIES)}; got {shown(model_type)} in {where}"
+        )
     return FAMILIES[model_type]
 
 

@@ -113,11 +113,11 @@ def some(names: list[str], separator: str = ", ", most: int = 12) -> str:
     Args:
       names: in the order in which they are to be shown.
       separator: between two of them.
-      most: how many are shown; the others are counted.
+      most: how many are shown, each to 200 characters; the others are counted.
     Returns: the text, such as "a, b and 3 more".
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return separator.join(names[:most]) + more
+    return separator.join(name[:200] for name in names[:most]) + more
 
 
 def same_values(first: StoredTensor, second: StoredTensor, rows: int = 4096) -> bool:
@@ -136,13 +136,19 @@ def same_values(first: StoredTensor, second: StoredTensor, rows: int = 4096) -> 
     return all(np.array_equal(first.read(part), second.read(part)) for part in parts)
 
 
+def _is_plain_name(name: str) -> bool:
+    """Whether a text names a file of a folder, and no way elsewhere."""
+    possible = 0 < len(name.encode(errors="surrogatepass")) < 256 and not {"\\", "\0"} & set(name)
+    return possible and name == Path(name).name and name not in (".", "..")
+
+
 def _open_shards(index: Path) -> dict[str, StoredTensor]:
     where = read_json(index).get("weight_map")
     if not isinstance(where, dict) or not all(isinstance(file, str) for file in where.values()):
         raise ValueError(f"{index} is no weight index: it has no weight_map from tensors to files")
     files = sorted({str(file) for file in where.values()})
     # a name is of a file beside the index, never a way to one elsewhere
-    if outside := [f for f in files if f != Path(f).name or f in ("", ".", "..") or "\\" in f or "\0" in f]:
+    if outside := [f for f in files if not _is_plain_name(f)]:
         raise ValueError(
             f"{index} must name files that lie beside it; got {some([repr(f[:80]) for f in outside], most=3)}"
         )

@@ -12,8 +12,7 @@ from jaxmoe.adapters.files import read_adapter, write_adapter
 from jaxmoe.adapters.record import pack
 from jaxmoe.model.config import ExpertConfig, ModelConfig
 from jaxmoe.weights.weight_files import open_weights
-from tests.fuzz import INPUTS, SEED
-from tests.fuzzing import assert_read_or_refused, changed_bytes, changed_json
+from tests.fuzz import INPUTS, SEED, assert_read_or_refused, changed_json, scratch
 from tests.tiny_checkpoints import random_adapter
 
 MODEL = ModelConfig(31, 16, 24, 2, 4, 2, 4)
@@ -58,7 +57,7 @@ def test_adapter_folders(folders, goldens, tmp_path):
         if rng.random() < 0.8:
             path.write_text(json.dumps(changed_json(json.loads(configs[case]), rng)))
         else:
-            path.write_bytes(changed_bytes(configs[case], rng))
+            path.write_bytes(scratch(configs[case], rng))
 
         def read(case=case):
             adapter = read_adapter(tmp_path / case, MODEL)

@@ -4,8 +4,7 @@ import json
 import random
 
 from jaxmoe.pretrained import read_model_config
-from tests.fuzz import INPUTS, SEED
-from tests.fuzzing import assert_read_or_refused, changed_bytes, changed_json
+from tests.fuzz import INPUTS, SEED, assert_read_or_refused, changed_json, scratch
 from tests.tiny_checkpoints import SIZES
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -32,6 +31,6 @@ def test_config_files(tmp_path):
         if rng.random() < 0.8:
             path.write_text(json.dumps(changed_json(file, rng)))
         else:
-            path.write_bytes(changed_bytes(json.dumps(file).encode(), rng))
+            path.write_bytes(scratch(json.dumps(file).encode(), rng))
         good += assert_read_or_refused(lambda: read_model_config(tmp_path))
     assert INPUTS // 10 < good < 0.95 * INPUTS

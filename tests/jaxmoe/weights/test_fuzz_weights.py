@@ -13,8 +13,7 @@ from safetensors.numpy import save_file
 from jaxmoe.json_files import MAX_JSON_BYTES, read_json
 from jaxmoe.weights.torch_pickle import read_tensors, write_tensors
 from jaxmoe.weights.weight_files import open_weights
-from tests.fuzz import INPUTS, SEED
-from tests.fuzzing import assert_read_or_refused, changed_bytes, changed_json
+from tests.fuzz import INPUTS, SEED, assert_read_or_refused, changed_json, scratch
 
 TENSORS = {f"layers.{i}.w": np.arange(6, dtype=np.float32).reshape(2, 3) for i in range(3)}
 
@@ -79,9 +78,9 @@ def test_torch_pickles(tmp_path):
     good = 0
     for number in range(INPUTS):
         if number % 2:
-            path.write_bytes(changed_bytes(whole, rng))
+            path.write_bytes(scratch(whole, rng))
         else:
-            archive_with(path, changed_bytes(body.replace(b"K\x06", b"K\x04"), rng))
+            archive_with(path, scratch(body.replace(b"K\x06", b"K\x04"), rng))
         good += assert_read_or_refused(lambda: read_tensors(path))
     assert 0 < good < INPUTS
 
@@ -104,9 +103,9 @@ def test_safetensors_and_their_index(tmp_path):
             case 0:
                 text = json.dumps(changed_json(index, rng)).encode()
             case 1:
-                text = changed_bytes(text, rng)
+                text = scratch(text, rng)
             case 2:
-                content = changed_bytes(first, rng)
+                content = scratch(first, rng)
             case _:
                 changed = json.dumps(changed_json(header, rng)).encode()
                 content = struct.pack("<Q", len(changed)) + changed + first[8 + header_length :]
