@@ -20,7 +20,7 @@ from evals.questionnaires.api_respondent import (
     RequestFailedError,
     ServerReply,
 )
-from evals.questionnaires.local_respondent import Scored, continuation, softmax
+from evals.questionnaires.option_scores import Scored, continuation, softmax
 from evals.questionnaires.respondent import (
     REFUSED,
     UNREADABLE,

@@ -15,10 +15,10 @@ import numpy as np
 from evals.models import shared_prefix
 from evals.models.local_model import LocalModel
 from evals.models.text_model import TextModel
+from evals.questionnaires.option_scores import Scored, continuation, softmax
 from evals.questionnaires.reading import parse
 from evals.questionnaires.respondent import Answer, Question, from_probabilities
 
-Scored = Literal["label", "words"]
 Length = Literal["none", "tokens", "characters"]
 Choose = Literal["most_probable", "drawn"]
 # what stands in the place of an item when nothing is asked
@@ -44,27 +44,6 @@ def logits(
     if empty is None:
         return scores
     return scores - np.log(softmax(empty).mean(axis=-2))
-
-
-def softmax(scores: np.ndarray) -> np.ndarray:
-    """Probabilities over the last axis."""
-    shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
-
-
-def continuation(question: Question, place: int, scored: Scored) -> str:
-    """What follows the prompt where an option is taken.
-
-    Args:
-      question: as asked.
-      place: of the option, as shown.
-      scored: its label, or its words.
-    Returns: the text, with a blank before it where one belongs.
-    """
-    choice = question.choices[place]
-    text = choice.label if scored == "label" else choice.words
-    # a blank belongs to the answer, as tokenizers have it; none after a bracket or a blank
-    return text if question.prompt[-1:] in "[( \n" else f" {text}"
 
 
 @dataclass(frozen=True)

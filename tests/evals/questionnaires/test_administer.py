@@ -1,6 +1,8 @@
 """The crossed design, wording, simulated respondents, and a killed administration that resumes."""
 
 import collections
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -212,3 +214,10 @@ def test_batteries_may_mix_numbers_of_options():
     )
     table = administer(simulated_respondent("random"), [asked], Design())
     assert table["n_options"].tolist() == [2, 3]
+
+
+def test_jax_is_loaded_for_a_model_alone():
+    """The command asks servers and simulated respondents, and reads --help, without a second of start-up."""
+    code = "import sys, evals.administer; print(sorted({'jax', 'transformers'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
