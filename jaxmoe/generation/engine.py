@@ -5,42 +5,26 @@
     done = engine.run()                      # {id: Completion}
 
 A slot holds one text. Prompts are read chunk by chunk between two decoding steps, one prompt at a time, so
-that texts in progress never wait for a long prompt. What a slot has read stays there until another text
-needs the slot: a request that begins like it takes over its keys and values instead of reading them again.
-The last token of a prompt is read by the decoding step, which so makes the first new token as every other.
+that texts in progress never wait for a long prompt. The last token of a prompt is read by the decoding step,
+which so makes the first new token as every other.
 
-One thread drives an engine. Three programs are compiled for each size of the cache: a step, a chunk, a copy.
+The engine decides what is read and decoded next. `PrefixCache` knows what each slot holds, so that a common
+beginning is read once; `ModelRunner` runs the programs on the device. One thread drives an engine.
 """
 
 import dataclasses
 import itertools
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Mapping
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax.sharding import Mesh
-from jax.typing import DTypeLike
 
-from jaxmoe.generation import kv_cache, row_sampling, slot_cache
+from jaxmoe.generation.engine_programs import StepRows
+from jaxmoe.generation.model_runner import ModelRunner, Served
+from jaxmoe.generation.prefix_cache import PrefixCache
+from jaxmoe.generation.requests import MOST_ALTERNATIVES, Completion, FinishReason, NewToken, Request
 from jaxmoe.generation.row_sampling import RowSampling
-from jaxmoe.generation.sampling import GREEDY, Sampling, log_probability
-from jaxmoe.generation.slot_cache import SlotCache
 from jaxmoe.model import params
-from jaxmoe.model.config import ModelConfig
-from jaxmoe.model.lora_experts import ExpertCall
-from jaxmoe.model.shapes import Array, Bool, Float, Int
-from jaxmoe.model.transformer import Decoder
-
-FinishReason = Literal["stop", "length", "cancelled"]
-# alternatives to a token that may be asked for
-MOST_ALTERNATIVES = 20
-# prefixes shorter than this are read again rather than copied
-LEAST_SHARED = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,72 +57,6 @@ class EngineConfig:
         return (*sorted(size for size in self.sizes if size < most), most)
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """One text to continue.
-
-    Attributes:
-      prompt: token ids; at least one.
-      max_new_tokens: most new tokens.
-      sampling: temperature, top-k and top-p.
-      seed: of the random numbers; the same seed and prompt give the same tokens, whatever else is decoded.
-      stop_tokens: the text ends with the first of these, which is kept.
-      experts: True uses all, False the base model alone, a name one of several adapters side by side.
-      prompt_logprobs: also the log-probability of each prompt token after the first.
-      alternatives: likeliest tokens to report beside each token.
-      on_token: called with every new token; True from it ends the text there.
-    """
-
-    prompt: Sequence[int]
-    max_new_tokens: int = 64
-    sampling: Sampling = GREEDY
-    seed: int = 0
-    stop_tokens: tuple[int, ...] = ()
-    experts: bool | str = True
-    prompt_logprobs: bool = False
-    alternatives: int = 0
-    on_token: "Callable[[NewToken], bool | None] | None" = dataclasses.field(default=None, compare=False)
-
-
-class NewToken(NamedTuple):
-    """A token of a text.
-
-    Attributes:
-      logprob: under the model as it is (temperature 1, whole vocabulary).
-      alternatives: the likeliest tokens in its place with theirs, as many as were asked for.
-    """
-
-    token: int
-    logprob: float
-    alternatives: tuple[tuple[int, float], ...] = ()
-
-
-class Completion(NamedTuple):
-    """What became of a request.
-
-    Attributes:
-      new: new tokens, a stop token included.
-      reason: stop (a stop token, or on_token), length, cancelled.
-      prompt: prompt tokens 1, 2, ..; None unless their log-probabilities were asked for.
-      reused: prompt tokens whose keys and values were there already.
-    """
-
-    new: list[NewToken]
-    reason: FinishReason
-    prompt: list[NewToken] | None = None
-    reused: int = 0
-
-    @property
-    def tokens(self) -> list[int]:
-        """Ids of the new tokens."""
-        return [one.token for one in self.new]
-
-    @property
-    def logprobs(self) -> list[float]:
-        """Log-probabilities of the new tokens."""
-        return [one.logprob for one in self.new]
-
-
 @dataclasses.dataclass
 class EngineStatistics:
     """What an engine has done: `wasted` counts slots that a decoding step ran empty."""
@@ -149,43 +67,6 @@ class EngineStatistics:
     prefilled: int = 0
     reused: int = 0
     finished: int = 0
-
-
-class StepRows(NamedTuple):
-    """What a decoding step is told of each slot; free slots have a position beyond the cache."""
-
-    tokens_B: Int[Array, " B"]
-    positions_B: Int[Array, " B"]
-    drawn_B: Int[Array, " B"]
-    sampling: RowSampling
-    experts_BE: Bool[Array, "B E"]
-
-
-class Alternatives(NamedTuple):
-    """The K likeliest tokens in each place, likeliest first."""
-
-    tokens_BK: Int[Array, "B K"]
-    logprobs_BK: Float[Array, "B K"]
-
-    def of(self, row: int, count: int) -> tuple[tuple[int, float], ...]:
-        """A row's first `count`; call it on arrays that have been fetched.
-
-        Args:
-          row: of the batch.
-          count: of alternatives, at most as many as were kept.
-        Returns: token ids and log-probabilities in nats, the likeliest first.
-        """
-        ids, logprobs = self.tokens_BK[row, :count], self.logprobs_BK[row, :count]
-        return tuple((int(i), float(p)) for i, p in zip(ids, logprobs, strict=True))
-
-
-class StepResult(NamedTuple):
-    """What a decoding step chose."""
-
-    tokens_B: Int[Array, " B"]
-    logprobs_B: Float[Array, " B"]
-    alternatives: Alternatives | None
-    cache: SlotCache
 
 
 @dataclasses.dataclass
@@ -209,30 +90,6 @@ class _Text:
     def last(self) -> int:
         """The token that is to be read next once the prompt is."""
         return self.new[-1].token if self.new else int(self.prompt[-1])
-
-
-class Served(Protocol):
-    """What an engine needs of a model; `jaxmoe.LanguageModel` is one."""
-
-    @property
-    def config(self) -> ModelConfig:
-        """The model's shape."""
-        ...
-
-    @property
-    def weights(self) -> params.ModelParams:
-        """The model taken apart."""
-        ...
-
-    @property
-    def mesh(self) -> Mesh:
-        """Where the weights lie."""
-        ...
-
-    @property
-    def dtype(self) -> DTypeLike:
-        """Of activations and products."""
-        ...
 
 
 class Engine:
@@ -261,19 +118,14 @@ class Engine:
                 "decode this model in batches (lm.generate)"
             )
         self.statistics = EngineStatistics()
-        self._lm = lm
-        self._weights: params.ModelParams = lm.weights
-        self._unrolled = next(iter(lm.mesh.devices.flat)).platform == "cpu"
+        self._vocabulary = lm.config.vocab_size
         self._ids = itertools.count()
         self._waiting: deque[_Text] = deque()
         self._reading: tuple[int, _Text] | None = None
         self._active: dict[int, _Text] = {}
-        # what is in each slot, whether a text uses it or not; with which experts it was read
-        self._held: list[tuple[np.ndarray, bool | str]] = [(np.zeros(0, np.int32), True)] * self.config.slots
-        self._used = [0] * self.config.slots
-        self._clock = itertools.count(1)
         self._cancelled: set[int] = set()
-        self._cache = self._empty(self.config.lengths()[0])
+        self._prefixes = PrefixCache(self.config.slots)
+        self._runner = ModelRunner(lm, self.config.slots, self.config.lengths()[0])
 
     # -- requests
 
@@ -292,10 +144,9 @@ class Engine:
         prompt = np.asarray(request.prompt, np.int64)
         if prompt.ndim != 1 or not len(prompt):
             raise ValueError("a prompt must be a list of at least one token id")
-        vocabulary = self._lm.config.vocab_size
-        if prompt.min() < 0 or prompt.max() >= vocabulary:
-            wrong = prompt[(prompt < 0) | (prompt >= vocabulary)][0]
-            raise ValueError(f"token ids must lie in 0..{vocabulary - 1}; got {wrong}")
+        if prompt.min() < 0 or prompt.max() >= self._vocabulary:
+            wrong = prompt[(prompt < 0) | (prompt >= self._vocabulary)][0]
+            raise ValueError(f"token ids must lie in 0..{self._vocabulary - 1}; got {wrong}")
         if request.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1; got {request.max_new_tokens}")
         if isinstance(request.experts, str) and request.experts not in self._adapters:
@@ -341,8 +192,8 @@ class Engine:
             raise ValueError(
                 "weights are changed between requests; some are in progress (run or cancel them)"
             )
-        self._weights = weights
-        self._held = [(np.zeros(0, np.int32), True)] * self.config.slots
+        self._runner.weights = weights
+        self._prefixes.forget()
 
     # -- the loop
 
@@ -383,31 +234,18 @@ class Engine:
             return
         text = self._waiting.popleft()
         self._fit(text.most)
-        slot, source, shared = self._place(text)
+        free = [slot for slot in range(self.config.slots) if slot not in self._active]
+        # the last token is read by a decoding step; tokens whose log-probability is asked for are read again
+        if self.config.prefix_reuse and not text.request.prompt_logprobs:
+            slot, source, shared = self._prefixes.place(text.prompt[:-1], text.request.experts, free)
+        else:
+            slot, source, shared = self._prefixes.oldest(free)
         if source is not None and source != slot:
-            self._cache = _copy(self._cache, np.int32(source), np.int32(slot))
+            self._runner.copy(source, slot)
         text.length = text.reused = shared
         self.statistics.reused += shared
         self._hold(slot, text)
         self._reading = (slot, text)
-
-    def _place(self, text: _Text) -> tuple[int, int | None, int]:
-        """A free slot, the slot whose beginning the text shares, and how many tokens of it."""
-        free = [slot for slot in range(self.config.slots) if slot not in self._active]
-        oldest = min(free, key=lambda slot: self._used[slot])
-        # the last token is read by a decoding step; tokens whose log-probability is asked for are read again
-        if not self.config.prefix_reuse or text.request.prompt_logprobs:
-            return oldest, None, 0
-        shared = [
-            _shared(held, text.prompt[:-1]) if experts == text.request.experts else 0
-            for held, experts in self._held
-        ]
-        best = max(range(self.config.slots), key=lambda slot: (shared[slot], slot in free))
-        if shared[best] < LEAST_SHARED:
-            return oldest, None, 0
-        # a slot that holds nothing else is taken as it is; a copy leaves another's text to later requests
-        taken = best in free and shared[best] == len(self._held[best][0])
-        return (best if taken else oldest), best, shared[best]
 
     def _read(self) -> None:
         """Reads the next chunk of the prompt at hand; a prompt that is read joins the texts in progress."""
@@ -420,29 +258,18 @@ class Engine:
             tokens[: len(part)] = part
             targets = np.zeros(chunk, np.int32)
             targets[: len(part)] = text.prompt[text.length + 1 : text.length + 1 + len(part)]
-            asked = text.request.prompt_logprobs
-            scored, self._cache = _read_chunk(
-                self._weights.definition,
-                self._weights.trainable,
-                self._weights.frozen,
+            count = text.request.alternatives
+            scored = self._runner.read(
                 tokens,
                 targets,
-                np.int32(text.length),
-                np.int32(slot),
-                self._cache,
-                self._allowed(text.request.experts)[None],
-                scored=asked,
-                alternatives=_compiled_for(text.request.alternatives) if asked else 0,
-                dtype=self._lm.dtype,
-                unrolled=self._unrolled,
+                text.length,
+                slot,
+                self._allowed(text.request.experts),
+                scored=text.request.prompt_logprobs,
+                alternatives=count,
             )
             if scored is not None:
-                count = text.request.alternatives
-                logprobs_C, others = jax.device_get(scored)
-                text.scored += [
-                    NewToken(int(targets[i]), float(logprobs_C[i]), others.of(i, count) if others else ())
-                    for i in range(len(part))
-                ]
+                text.scored += [scored.token(int(targets[i]), i, count) for i in range(len(part))]
             text.length += len(part)
             self.statistics.prefilled += len(part)
             self._hold(slot, text)
@@ -452,25 +279,13 @@ class Engine:
 
     def _decode(self) -> dict[int, Completion]:
         most = max(text.request.alternatives for text in self._active.values())
-        result = _step(
-            self._weights.definition,
-            self._weights.trainable,
-            self._weights.frozen,
-            self._rows(),
-            self._cache,
-            alternatives=_compiled_for(most),
-            dtype=self._lm.dtype,
-            unrolled=self._unrolled,
-        )
-        self._cache = result.cache
-        tokens, logprobs, others = jax.device_get(result[:3])
+        tokens, scored = self._runner.step(self._rows(), most)
         self.statistics.steps += 1
         self.statistics.decoded += len(self._active)
         self.statistics.wasted += self.config.slots - len(self._active)
         done = {}
         for slot, text in list(self._active.items()):
-            beside = others.of(slot, text.request.alternatives) if others else ()
-            token = NewToken(int(tokens[slot]), float(logprobs[slot]), beside)
+            token = scored.token(int(tokens[slot]), slot, text.request.alternatives)
             text.length += 1
             text.new.append(token)
             stopped = token.token in text.request.stop_tokens
@@ -483,9 +298,8 @@ class Engine:
 
     def _rows(self) -> StepRows:
         slots = self.config.slots
-        beyond = slot_cache.length_of(self._cache)
         tokens, drawn = np.zeros(slots, np.int32), np.zeros(slots, np.int32)
-        positions = np.full(slots, beyond, np.int32)
+        positions = np.full(slots, self._runner.length, np.int32)
         temperature, top_p = np.zeros(slots, np.float32), np.ones(slots, np.float32)
         top_k, seed = np.zeros(slots, np.int32), np.zeros(slots, np.int32)
         experts = np.ones((slots, self._columns), bool)
@@ -509,8 +323,7 @@ class Engine:
     def _hold(self, slot: int, text: _Text) -> None:
         """Notes what is in a slot and when it was last of use."""
         whole = np.concatenate([text.prompt, np.asarray([one.token for one in text.new], np.int32)])
-        self._held[slot] = (whole[: text.length], text.request.experts)
-        self._used[slot] = next(self._clock)
+        self._prefixes.hold(slot, whole[: text.length], text.request.experts)
 
     def _finish(self, slot: int, text: _Text, reason: FinishReason) -> Completion:
         self._hold(slot, text)
@@ -521,114 +334,11 @@ class Engine:
         asked = text.request.prompt_logprobs and reason != "cancelled"
         return Completion(text.new, reason, text.scored if asked else None, text.reused)
 
-    # -- the cache
-
-    def _empty(self, length: int) -> SlotCache:
-        return slot_cache.empty_cache(
-            self._lm.config,
-            self.config.slots,
-            length,
-            self._lm.dtype,
-            unrolled=self._unrolled,
-            mesh=self._lm.mesh,
-        )
-
     def _fit(self, most: int) -> None:
         """Gives the cache the least length that holds the texts in progress and one of `most` tokens."""
         needed = max([most + self.config.chunk, *(text.most for text in self._active.values())])
         length = next(size for size in self.config.lengths() if size >= needed)
-        now = slot_cache.length_of(self._cache)
+        now = self._runner.length
         if length > now or (length < now and not self._active):
-            self._cache = _resized(self._cache, length)
-            self._held = [(held[:length], experts) for held, experts in self._held]
-
-
-def _compiled_for(alternatives: int) -> int:
-    """None, one or all: three programs serve every wish."""
-    return alternatives if alternatives <= 1 else MOST_ALTERNATIVES
-
-
-def _shared(held: np.ndarray, prompt: np.ndarray) -> int:
-    """How many tokens two texts begin with in common."""
-    most = min(len(held), len(prompt))
-    different = np.flatnonzero(held[:most] != prompt[:most])
-    return int(different[0]) if len(different) else most
-
-
-@partial(
-    jax.jit,
-    static_argnames=("definition", "alternatives", "dtype", "unrolled"),
-    donate_argnames=("cache",),
-)
-def _step(
-    definition: nnx.GraphDef[Decoder],
-    trainable: params.Params,
-    frozen: params.Params,
-    rows: StepRows,
-    cache: SlotCache,
-    *,
-    alternatives: int,
-    dtype: DTypeLike,
-    unrolled: bool,
-) -> StepResult:
-    """Reads the next token of every slot and chooses the one after it."""
-    model = params.merge(params.ModelParams(definition, trainable, frozen))
-    blocks = kv_cache.blocks(model, unrolled=unrolled)
-    call = ExpertCall(experts_BE=rows.experts_BE)
-    hidden_BD, cache = slot_cache.read_tokens(
-        model, blocks, rows.tokens_B, rows.positions_B, cache, dtype=dtype, call=call
-    )
-    logits_BV = model.logits(hidden_BD[:, None])[:, 0]
-    chosen = row_sampling.choose(logits_BV, rows.sampling, rows.drawn_B)
-    others = _likeliest(logits_BV, alternatives) if alternatives else None
-    return StepResult(chosen.tokens_B, chosen.logprobs_B, others, cache)
-
-
-def _likeliest(logits_BV: Float[Array, "B V"], count: int) -> Alternatives:
-    best_BK, tokens_BK = jax.lax.top_k(logits_BV.astype(jnp.float32), min(count, logits_BV.shape[-1]))
-    total_B = jax.nn.logsumexp(logits_BV.astype(jnp.float32), axis=-1)
-    return Alternatives(tokens_BK, best_BK - total_B[:, None])
-
-
-@partial(
-    jax.jit,
-    static_argnames=("definition", "scored", "alternatives", "dtype", "unrolled"),
-    donate_argnames=("cache",),
-)
-def _read_chunk(
-    definition: nnx.GraphDef[Decoder],
-    trainable: params.Params,
-    frozen: params.Params,
-    tokens_C: Int[Array, " C"],
-    targets_C: Int[Array, " C"],
-    start: Int[Array, ""],
-    slot: Int[Array, ""],
-    cache: SlotCache,
-    experts_BE: Bool[Array, "1 E"],
-    *,
-    scored: bool,
-    alternatives: int,
-    dtype: DTypeLike,
-    unrolled: bool,
-) -> tuple[tuple[Float[Array, " C"], Alternatives | None] | None, SlotCache]:
-    """Reads a chunk of a prompt; `scored` also says how likely the token after each was."""
-    model = params.merge(params.ModelParams(definition, trainable, frozen))
-    blocks = kv_cache.blocks(model, unrolled=unrolled)
-    hidden_CD, cache = slot_cache.read_chunk(
-        model, blocks, tokens_C, start, slot, cache, dtype=dtype, call=ExpertCall(experts_BE=experts_BE)
-    )
-    if not scored:
-        return None, cache
-    logits_CV = model.logits(hidden_CD[None])[0]
-    others = _likeliest(logits_CV, alternatives) if alternatives else None
-    return (log_probability(logits_CV, targets_C), others), cache
-
-
-@partial(jax.jit, donate_argnames=("cache",))
-def _copy(cache: SlotCache, source: Int[Array, ""], target: Int[Array, ""]) -> SlotCache:
-    return slot_cache.copy_slot(cache, source, target)
-
-
-@partial(jax.jit, static_argnames=("length",))
-def _resized(cache: SlotCache, length: int) -> SlotCache:
-    return slot_cache.resized(cache, length)
+            self._runner.resize(length)
+            self._prefixes.cut(length)

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from jaxmoe.generation.engine import NewToken
+from jaxmoe.generation.requests import NewToken
 from jaxmoe.json_values import JsonObject
 from jaxmoe.text.decoding import decode
 from training.serving.protocol import ChatRequest, TextRequest

@@ -23,8 +23,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from jaxmoe.generation.engine import Completion, NewToken
-from jaxmoe.generation.engine import Request as EngineRequest
+from jaxmoe.generation.requests import Completion, NewToken
+from jaxmoe.generation.requests import Request as EngineRequest
 from jaxmoe.generation.sampling import Sampling
 from jaxmoe.json_values import JsonMapping, JsonObject
 from jaxmoe.text.chat_template import has_chat_template

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from jaxmoe.generation.engine import Completion, Engine, NewToken, Request
+from jaxmoe.generation.engine import Engine
+from jaxmoe.generation.requests import Completion, NewToken, Request
 
 
 class Failed(NamedTuple):

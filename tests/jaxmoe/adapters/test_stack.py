@@ -9,7 +9,8 @@ import pytest
 
 from jaxmoe.adapters.record import Adapter, ModuleExperts, module_specs, pack
 from jaxmoe.adapters.stack import stack_adapters
-from jaxmoe.generation.engine import Engine, EngineConfig, Request
+from jaxmoe.generation.engine import Engine, EngineConfig
+from jaxmoe.generation.requests import Request
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig

@@ -3,15 +3,13 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
 
-from jaxmoe.generation import engine as engines
-from jaxmoe.generation import row_sampling
-from jaxmoe.generation.engine import Engine, EngineConfig, NewToken, Request
-from jaxmoe.generation.row_sampling import RowSampling
+from jaxmoe.generation import engine_programs
+from jaxmoe.generation.engine import Engine, EngineConfig
+from jaxmoe.generation.model_runner import ModelRunner
+from jaxmoe.generation.requests import NewToken, Request
 from jaxmoe.generation.sampling import Sampling
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
@@ -62,8 +60,7 @@ def alone(lm: LanguageModel, prompt: list[int], new: int, **options) -> list[int
 def test_greedy_text_is_that_of_a_batch_of_its_own(windows, unrolled):
     lm = language_model(windows)
     engine = Engine(lm, SMALL)
-    engine._unrolled = unrolled
-    engine._cache = engine._empty(32)
+    engine._runner = ModelRunner(lm, SMALL.slots, 32, unrolled=unrolled)
     given = prompts([1, 8, 9, 25])
     new = [40, 30, 1, 7]
     ids = [
@@ -159,11 +156,17 @@ def test_weights_of_another_round(lm):
     assert done.tokens == alone(other, prompt, 8, stop_tokens=())
 
 
+def compiled() -> list[int]:
+    """How often each program has been compiled so far."""
+    programs = (engine_programs.decode_step, engine_programs.read_chunk, engine_programs.copy_slot)
+    return [program._cache_size() for program in programs]
+
+
 def test_few_programs_are_compiled():
     """A step, a chunk and a copy for each length of the cache; requests of any kind add none."""
     lm = language_model(seed=2)
     engine = Engine(lm, SMALL)
-    counts = (engines._step._cache_size(), engines._read_chunk._cache_size(), engines._copy._cache_size())
+    counts = compiled()
     rng = np.random.default_rng(0)
     for i in range(30):
         length = int(rng.integers(1, 60))
@@ -173,7 +176,7 @@ def test_few_programs_are_compiled():
             )
         )
     engine.run()
-    after = (engines._step._cache_size(), engines._read_chunk._cache_size(), engines._copy._cache_size())
+    after = compiled()
     assert [now - before <= 3 for now, before in zip(after, counts, strict=True)] == [True] * 3
 
 
@@ -240,41 +243,3 @@ def test_impossible_requests_are_refused(lm, request_, message):
     with pytest.raises(ValueError, match=message):
         engine.submit(request_)
     assert engine.idle
-
-
-@pytest.mark.parametrize(
-    ("temperature", "top_k", "top_p"),
-    [(1.0, 0, 1.0), (0.7, 0, 0.8), (1.5, 5, 1.0), (1.0, 6, 0.7), (1.0, 0, 0.01)],
-)
-def test_rows_are_drawn_with_the_right_probabilities(temperature, top_k, top_p):
-    """χ² of 4,000 rows against the probabilities after temperature, top-k and nucleus, in that order."""
-    rows, vocabulary = 4000, 13
-    logits = jnp.asarray(np.random.default_rng(1).normal(0, 1.5, vocabulary), jnp.float32)
-    settings = RowSampling(
-        jnp.full(rows, temperature), jnp.full(rows, top_k), jnp.full(rows, top_p), jnp.arange(rows)
-    )
-    chosen = jax.jit(row_sampling.choose)(jnp.tile(logits, (rows, 1)), settings, jnp.zeros(rows, jnp.int32))
-    p = np.exp(np.asarray(logits, np.float64) / temperature)
-    order = np.argsort(-p)
-    if top_k:
-        p[order[top_k:]] = 0
-    before = np.cumsum(p[order]) - p[order]
-    p[order[before >= top_p * p.sum()]] = 0
-    p /= p.sum()
-    counts = np.bincount(chosen.tokens_B, minlength=vocabulary)
-    assert counts[p == 0].sum() == 0
-    kept = p > 0
-    if kept.sum() > 1:
-        assert stats.chisquare(counts[kept], rows * p[kept]).pvalue > 1e-3
-    expected = jax.nn.log_softmax(logits)[np.asarray(chosen.tokens_B)]
-    np.testing.assert_allclose(chosen.logprobs_B, expected, atol=1e-6)
-
-
-def test_rows_of_one_batch_have_settings_of_their_own():
-    logits = jnp.tile(jnp.asarray([0.0, 1.0, 2.0, 3.0]), (4, 1))
-    temperature, top_p = jnp.asarray([0.0, 1.0, 1.0, 5.0]), jnp.asarray([1.0, 1.0, 0.1, 1.0])
-    settings = RowSampling(temperature, jnp.asarray([0, 1, 0, 0]), top_p, jnp.arange(4))
-    choose = jax.jit(row_sampling.choose)
-    seen = [choose(logits, settings, jnp.full(4, i)).tokens_B for i in range(40)]
-    assert {int(t[0]) for t in seen} == {int(t[1]) for t in seen} == {int(t[2]) for t in seen} == {3}
-    assert len({int(t[3]) for t in seen}) > 2

@@ -1,0 +1,177 @@
+"""The compiled programs of an engine: a decoding step, a chunk of a prompt, a copy of a slot, another length.
+
+Each is compiled once for each length of the cache. The cache is donated to all but the last, so that it is
+held once.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from jaxmoe.generation import kv_cache, row_sampling, slot_cache
+from jaxmoe.generation.row_sampling import RowSampling
+from jaxmoe.generation.sampling import log_probability
+from jaxmoe.generation.slot_cache import SlotCache
+from jaxmoe.model import params
+from jaxmoe.model.lora_experts import ExpertCall
+from jaxmoe.model.shapes import Array, Bool, Float, Int
+from jaxmoe.model.transformer import Decoder
+
+
+class StepRows(NamedTuple):
+    """What a decoding step is told of each slot; free slots have a position beyond the cache."""
+
+    tokens_B: Int[Array, " B"]
+    positions_B: Int[Array, " B"]
+    drawn_B: Int[Array, " B"]
+    sampling: RowSampling
+    experts_BE: Bool[Array, "B E"]
+
+
+class Alternatives(NamedTuple):
+    """The K likeliest tokens in each place, likeliest first."""
+
+    tokens_BK: Int[Array, "B K"]
+    logprobs_BK: Float[Array, "B K"]
+
+    def of(self, row: int, count: int) -> tuple[tuple[int, float], ...]:
+        """A row's first `count`; call it on arrays that have been fetched.
+
+        Args:
+          row: of the batch.
+          count: of alternatives, at most as many as were kept.
+        Returns: token ids and log-probabilities in nats, the likeliest first.
+        """
+        ids, logprobs = self.tokens_BK[row, :count], self.logprobs_BK[row, :count]
+        return tuple((int(i), float(p)) for i, p in zip(ids, logprobs, strict=True))
+
+
+class StepResult(NamedTuple):
+    """What a decoding step chose."""
+
+    tokens_B: Int[Array, " B"]
+    logprobs_B: Float[Array, " B"]
+    alternatives: Alternatives | None
+    cache: SlotCache
+
+
+@partial(
+    jax.jit,
+    static_argnames=("definition", "alternatives", "dtype", "unrolled"),
+    donate_argnames=("cache",),
+)
+def decode_step(
+    definition: nnx.GraphDef[Decoder],
+    trainable: params.Params,
+    frozen: params.Params,
+    rows: StepRows,
+    cache: SlotCache,
+    *,
+    alternatives: int,
+    dtype: DTypeLike,
+    unrolled: bool,
+) -> StepResult:
+    """Reads the next token of every slot and chooses the one after it.
+
+    Args:
+      definition, trainable, frozen: the model taken apart, see `params.split`.
+      rows: what is in the slots.
+      cache: donated.
+      alternatives: likeliest tokens to report in each place.
+      dtype: of activations and products.
+      unrolled: as of the cache.
+    Returns: the tokens, their log-probabilities, and the cache with what was read.
+    """
+    model = params.merge(params.ModelParams(definition, trainable, frozen))
+    blocks = kv_cache.blocks(model, unrolled=unrolled)
+    call = ExpertCall(experts_BE=rows.experts_BE)
+    hidden_BD, cache = slot_cache.read_tokens(
+        model, blocks, rows.tokens_B, rows.positions_B, cache, dtype=dtype, call=call
+    )
+    logits_BV = model.logits(hidden_BD[:, None])[:, 0]
+    chosen = row_sampling.choose(logits_BV, rows.sampling, rows.drawn_B)
+    others = _likeliest(logits_BV, alternatives) if alternatives else None
+    return StepResult(chosen.tokens_B, chosen.logprobs_B, others, cache)
+
+
+def _likeliest(logits_BV: Float[Array, "B V"], count: int) -> Alternatives:
+    best_BK, tokens_BK = jax.lax.top_k(logits_BV.astype(jnp.float32), min(count, logits_BV.shape[-1]))
+    total_B = jax.nn.logsumexp(logits_BV.astype(jnp.float32), axis=-1)
+    return Alternatives(tokens_BK, best_BK - total_B[:, None])
+
+
+@partial(
+    jax.jit,
+    static_argnames=("definition", "scored", "alternatives", "dtype", "unrolled"),
+    donate_argnames=("cache",),
+)
+def read_chunk(
+    definition: nnx.GraphDef[Decoder],
+    trainable: params.Params,
+    frozen: params.Params,
+    tokens_C: Int[Array, " C"],
+    targets_C: Int[Array, " C"],
+    start: Int[Array, ""],
+    slot: Int[Array, ""],
+    cache: SlotCache,
+    experts_BE: Bool[Array, "1 E"],
+    *,
+    scored: bool,
+    alternatives: int,
+    dtype: DTypeLike,
+    unrolled: bool,
+) -> tuple[tuple[Float[Array, " C"], Alternatives | None] | None, SlotCache]:
+    """Reads a chunk of a prompt.
+
+    Args:
+      definition, trainable, frozen: the model taken apart, see `params.split`.
+      tokens_C: the chunk, padded behind its end.
+      targets_C: the token after each.
+      start: position of the first.
+      slot: where the prompt is.
+      cache: donated.
+      experts_BE: which experts the prompt is read with.
+      scored: also take the log-probability of each target.
+      alternatives: likeliest tokens to report in each place, if scored.
+      dtype: of activations and products.
+      unrolled: as of the cache.
+    Returns: log-probabilities and alternatives if scored, else None; and the cache with what was read.
+    """
+    model = params.merge(params.ModelParams(definition, trainable, frozen))
+    blocks = kv_cache.blocks(model, unrolled=unrolled)
+    hidden_CD, cache = slot_cache.read_chunk(
+        model, blocks, tokens_C, start, slot, cache, dtype=dtype, call=ExpertCall(experts_BE=experts_BE)
+    )
+    if not scored:
+        return None, cache
+    logits_CV = model.logits(hidden_CD[None])[0]
+    others = _likeliest(logits_CV, alternatives) if alternatives else None
+    return (log_probability(logits_CV, targets_C), others), cache
+
+
+@partial(jax.jit, donate_argnames=("cache",))
+def copy_slot(cache: SlotCache, source: Int[Array, ""], target: Int[Array, ""]) -> SlotCache:
+    """`slot_cache.copy_slot` as a program of its own; the cache is donated.
+
+    Args:
+      cache: with both slots.
+      source, target: their numbers.
+    Returns: the cache with the copy.
+    """
+    return slot_cache.copy_slot(cache, source, target)
+
+
+@partial(jax.jit, static_argnames=("length",))
+def resized(cache: SlotCache, length: int) -> SlotCache:
+    """`slot_cache.resized` as a program of its own.
+
+    Args:
+      cache: of any length.
+      length: positions of each slot.
+    Returns: a new cache.
+    """
+    return slot_cache.resized(cache, length)

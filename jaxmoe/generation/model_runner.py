@@ -1,0 +1,172 @@
+"""The device side of an engine: a model's weights, the cache of its slots, and the programs run on them.
+
+What goes in and comes out lies in the host's memory.
+"""
+
+from typing import NamedTuple, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+
+from jaxmoe.generation import engine_programs, slot_cache
+from jaxmoe.generation.engine_programs import Alternatives, StepRows
+from jaxmoe.generation.requests import MOST_ALTERNATIVES, NewToken
+from jaxmoe.model import params
+from jaxmoe.model.config import ModelConfig
+
+
+class Served(Protocol):
+    """What an engine needs of a model; `jaxmoe.LanguageModel` is one."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's shape."""
+        ...
+
+    @property
+    def weights(self) -> params.ModelParams:
+        """The model taken apart."""
+        ...
+
+    @property
+    def mesh(self) -> Mesh:
+        """Where the weights lie."""
+        ...
+
+    @property
+    def dtype(self) -> DTypeLike:
+        """Of activations and products."""
+        ...
+
+
+class Scored(NamedTuple):
+    """How likely N tokens were.
+
+    Attributes:
+      logprobs_N: in nats.
+      alternatives: the likeliest tokens in their places; None if none were asked for.
+    """
+
+    logprobs_N: np.ndarray
+    alternatives: Alternatives | None
+
+    def token(self, id: int, place: int, alternatives: int) -> NewToken:
+        """One of the tokens.
+
+        Args:
+          id: of the token.
+          place: among the N.
+          alternatives: to report beside it.
+        Returns: the token with its log-probability.
+        """
+        beside = self.alternatives.of(place, alternatives) if self.alternatives else ()
+        return NewToken(id, float(self.logprobs_N[place]), beside)
+
+
+class ModelRunner:
+    """Runs an engine's programs.
+
+    Args:
+      lm: the model.
+      slots: texts at a time.
+      length: positions of each slot at first.
+      unrolled: one buffer a layer, quickest on CPU, or stacked ones; None takes what the platform is best at.
+
+    Attributes:
+      weights: that the programs read; others of the same shapes may take their place.
+    """
+
+    def __init__(self, lm: Served, slots: int, length: int, *, unrolled: bool | None = None):
+        self.weights: params.ModelParams = lm.weights
+        self._dtype = lm.dtype
+        on_cpu = next(iter(lm.mesh.devices.flat)).platform == "cpu"
+        self._unrolled = on_cpu if unrolled is None else unrolled
+        self._cache = slot_cache.empty_cache(
+            lm.config, slots, length, lm.dtype, unrolled=self._unrolled, mesh=lm.mesh
+        )
+
+    @property
+    def length(self) -> int:
+        """Positions of a slot."""
+        return slot_cache.length_of(self._cache)
+
+    def resize(self, length: int) -> None:
+        """Gives every slot another length; positions beyond the new end are lost."""
+        self._cache = engine_programs.resized(self._cache, length)
+
+    def copy(self, source: int, target: int) -> None:
+        """Writes one slot's keys and values over another's.
+
+        Args:
+          source, target: numbers of the slots.
+        """
+        self._cache = engine_programs.copy_slot(self._cache, np.int32(source), np.int32(target))
+
+    def step(self, rows: StepRows, alternatives: int) -> tuple[np.ndarray, Scored]:
+        """Reads the next token of every slot and chooses the one after it.
+
+        Args:
+          rows: what is in the slots.
+          alternatives: the most that any of them asks for.
+        Returns: the tokens [B], and how likely they were.
+        """
+        result = engine_programs.decode_step(
+            self.weights.definition,
+            self.weights.trainable,
+            self.weights.frozen,
+            rows,
+            self._cache,
+            alternatives=_compiled_for(alternatives),
+            dtype=self._dtype,
+            unrolled=self._unrolled,
+        )
+        self._cache = result.cache
+        tokens_B, logprobs_B, others = jax.device_get(result[:3])
+        return tokens_B, Scored(logprobs_B, others)
+
+    def read(
+        self,
+        tokens_C: np.ndarray,
+        targets_C: np.ndarray,
+        start: int,
+        slot: int,
+        experts_E: np.ndarray,
+        *,
+        scored: bool,
+        alternatives: int,
+    ) -> Scored | None:
+        """Reads a chunk of a prompt.
+
+        Args:
+          tokens_C: the chunk, padded behind its end.
+          targets_C: the token after each.
+          start: position of the first.
+          slot: where the prompt is.
+          experts_E: 1 for each expert that reads it.
+          scored: also take the log-probabilities of the targets.
+          alternatives: tokens to report in each place, if scored.
+        Returns: how likely the targets were; None unless scored.
+        """
+        found, self._cache = engine_programs.read_chunk(
+            self.weights.definition,
+            self.weights.trainable,
+            self.weights.frozen,
+            tokens_C,
+            targets_C,
+            np.int32(start),
+            np.int32(slot),
+            self._cache,
+            experts_E[None],
+            scored=scored,
+            alternatives=_compiled_for(alternatives) if scored else 0,
+            dtype=self._dtype,
+            unrolled=self._unrolled,
+        )
+        return None if found is None else Scored(*jax.device_get(found))
+
+
+def _compiled_for(alternatives: int) -> int:
+    """None, one or all: three programs serve every wish."""
+    return alternatives if alternatives <= 1 else MOST_ALTERNATIVES

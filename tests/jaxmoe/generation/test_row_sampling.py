@@ -1,0 +1,48 @@
+"""Tokens drawn for many rows at once, each with settings of its own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxmoe.generation import row_sampling
+from jaxmoe.generation.row_sampling import RowSampling
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    [(1.0, 0, 1.0), (0.7, 0, 0.8), (1.5, 5, 1.0), (1.0, 6, 0.7), (1.0, 0, 0.01)],
+)
+def test_rows_are_drawn_with_the_right_probabilities(temperature, top_k, top_p):
+    """χ² of 4,000 rows against the probabilities after temperature, top-k and nucleus, in that order."""
+    rows, vocabulary = 4000, 13
+    logits = jnp.asarray(np.random.default_rng(1).normal(0, 1.5, vocabulary), jnp.float32)
+    settings = RowSampling(
+        jnp.full(rows, temperature), jnp.full(rows, top_k), jnp.full(rows, top_p), jnp.arange(rows)
+    )
+    chosen = jax.jit(row_sampling.choose)(jnp.tile(logits, (rows, 1)), settings, jnp.zeros(rows, jnp.int32))
+    p = np.exp(np.asarray(logits, np.float64) / temperature)
+    order = np.argsort(-p)
+    if top_k:
+        p[order[top_k:]] = 0
+    before = np.cumsum(p[order]) - p[order]
+    p[order[before >= top_p * p.sum()]] = 0
+    p /= p.sum()
+    counts = np.bincount(chosen.tokens_B, minlength=vocabulary)
+    assert counts[p == 0].sum() == 0
+    kept = p > 0
+    if kept.sum() > 1:
+        assert stats.chisquare(counts[kept], rows * p[kept]).pvalue > 1e-3
+    expected = jax.nn.log_softmax(logits)[np.asarray(chosen.tokens_B)]
+    np.testing.assert_allclose(chosen.logprobs_B, expected, atol=1e-6)
+
+
+def test_rows_of_one_batch_have_settings_of_their_own():
+    logits = jnp.tile(jnp.asarray([0.0, 1.0, 2.0, 3.0]), (4, 1))
+    temperature, top_p = jnp.asarray([0.0, 1.0, 1.0, 5.0]), jnp.asarray([1.0, 1.0, 0.1, 1.0])
+    settings = RowSampling(temperature, jnp.asarray([0, 1, 0, 0]), top_p, jnp.arange(4))
+    choose = jax.jit(row_sampling.choose)
+    seen = [choose(logits, settings, jnp.full(4, i)).tokens_B for i in range(40)]
+    assert {int(t[0]) for t in seen} == {int(t[1]) for t in seen} == {int(t[2]) for t in seen} == {3}
+    assert len({int(t[3]) for t in seen}) > 2
