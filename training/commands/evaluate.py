@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -32,7 +33,7 @@ from training.runtime.distributed import DistributedConfig, MeshConfig
 from training.runtime.pinned import pin
 from training.suites.behavior import BehaviorConfig, behavior
 from training.suites.coding import CodingConfig, coding
-from training.suites.evaluation import ItemSet, Loaded
+from training.suites.evaluation import ItemSet, Loaded, SuiteRun
 from training.suites.knowledge import KnowledgeConfig, knowledge
 
 Suite = Literal["knowledge", "coding", "behavior"]
@@ -90,6 +91,13 @@ class EvalConfig:
         """Whether the model tested is behind a server, and none is loaded here."""
         return self.suite == "behavior" and self.behavior.server is not None
 
+    @property
+    def subject(self) -> str:
+        """The model tested, as a title names it."""
+        server = self.behavior.server if self.served else None
+        name = str(self.run or self.base) if server is None else f"{server.model} at {server.url}"
+        return name if self.adapter is None else f"{name} + {self.adapter}"
+
     def __post_init__(self) -> None:
         if self.served and (self.run, self.base) != (None, None):
             raise ValueError("behavior.server takes the place of base and run; leave them out")
@@ -108,17 +116,27 @@ def main(config: EvalConfig) -> JsonObject:
     folder = Path(config.output)
     _check_folder(folder, config.overwrite)
     # whatever is missing is said before a model is loaded
-    other = None if config.against is None else read_items(Path(config.against))
-    run = _suite(config, folder)
+    against = None if config.against is None else Path(config.against)
+    other = None if against is None else read_items(against)
+    if config.suite == "behavior":
+        run = behavior(config.behavior, config.seed, config.confidence, folder / "behavior", against)
+    else:
+        run = _loading(SUITES[config.suite](getattr(config, config.suite), config.seed, config.confidence))
     started = time.perf_counter()
     loaded_s = 0.0
 
     def load() -> Loaded:
         nonlocal loaded_s
         begun = time.perf_counter()
-        model = _load(config)
+        mesh = config.mesh.make()
+        _check_batch(config.batch_size, mesh)
+        lm, tokenizer = open_model(config.run, config.step, config.base, config.adapter, mesh, config.dtype)
+        if config.tokenizer is not None:
+            tokenizer = load_tokenizer(config.tokenizer)
+            check_vocabulary(tokenizer, lm.config.vocab_size)
+        progress = config.progress and distributed.is_main()
         loaded_s = time.perf_counter() - begun
-        return model
+        return Loaded(lm, tokenizer, config.batch_size, config.max_length, progress)
 
     sets = run(load)
     compared = None if other is None else compare_items(_by_set(sets), other, config.confidence)
@@ -135,32 +153,25 @@ def main(config: EvalConfig) -> JsonObject:
     if distributed.is_main():
         with checkpoint.disk_full_explained(folder):
             write(folder, results, sets)
-        show(sets, compared, config, Console(markup=False, emoji=False))
+        console = Console(markup=False, emoji=False)
+        console.print(score_table(sets, f"{config.suite}: {config.subject}", config.confidence))
+        if compared is not None:
+            console.print(comparison_table(compared, f"against {config.against}", config.confidence))
+        console.print(f"written: {folder / 'results.json'}, items.jsonl", highlight=False)
     return results
 
 
-def _suite(config: EvalConfig, folder: Path) -> Callable[[Callable[[], Loaded]], list[ItemSet]]:
-    """The suite made ready; it loads the model when it needs one."""
-    if config.suite != "behavior":
-        run = SUITES[config.suite](getattr(config, config.suite), config.seed, config.confidence)
-        return lambda load: run(load())
-    against = None if config.against is None else Path(config.against)
-    return behavior(config.behavior, config.seed, config.confidence, folder / "behavior", against)
+def _loading(suite: SuiteRun) -> Callable[[Callable[[], Loaded]], list[ItemSet]]:
+    """A suite that loads the model when it needs one, as `behavior` does."""
+    return lambda load: suite(load())
 
 
-def _load(config: EvalConfig) -> Loaded:
-    mesh = config.mesh.make()
+def _check_batch(batch_size: int, mesh: Mesh) -> None:
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    if config.batch_size < 1 or config.batch_size % ways:
+    if batch_size < 1 or batch_size % ways:
         raise ValueError(
-            f"batch_size must be a positive multiple of mesh data x fsdp = {ways}; got {config.batch_size}"
+            f"batch_size must be a positive multiple of mesh data x fsdp = {ways}; got {batch_size}"
         )
-    lm, tokenizer = open_model(config.run, config.step, config.base, config.adapter, mesh, config.dtype)
-    if config.tokenizer is not None:
-        tokenizer = load_tokenizer(config.tokenizer)
-        check_vocabulary(tokenizer, lm.config.vocab_size)
-    progress = config.progress and distributed.is_main()
-    return Loaded(lm, tokenizer, config.batch_size, config.max_length, progress)
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
@@ -270,24 +281,17 @@ def _compared(
     return compare([a for a, _, _ in known], [b for _, b, _ in known], clusters, confidence=confidence)
 
 
-def show(
-    sets: list[ItemSet],
-    compared: Mapping[str, Mapping[str, Comparison]] | None,
-    config: EvalConfig,
-    console: Console,
-) -> None:
-    """Prints the scores as a table, a section a set; categories where there are few, all are in results.json.
+def score_table(sets: list[ItemSet], title: str, confidence: float) -> Table:
+    """The scores, a section a set; categories where there are few, all are in results.json.
 
     Args:
-      compared: from `compare_items`; None if nothing was compared.
-      config: names the suite, the model and the folder.
+      sets: what was measured.
+      title: names the suite and the model.
+      confidence: of the intervals, such as 0.95.
+    Returns: the table, to be printed.
     """
-    server = config.behavior.server if config.served else None
-    subject = str(config.run or config.base) if server is None else f"{server.model} at {server.url}"
-    if config.adapter is not None:
-        subject += f" + {config.adapter}"
-    table = Table(title=f"{config.suite}: {subject}", title_justify="left")
-    for name in ("score", "value", "s.e.", f"{config.confidence:.0%} interval", "n"):
+    table = Table(title=title, title_justify="left")
+    for name in ("score", "value", "s.e.", f"{confidence:.0%} interval", "n"):
         table.add_column(name, justify="left" if name == "score" else "right")
     for found in sets:
         table.add_row(f"[bold]{escape(found.name)}[/bold]")
@@ -298,10 +302,7 @@ def show(
             for category, scores in found.by_category.items():
                 table.add_row(f"  {first}, {escape(category)}", *_cells(scores[first]), style="dim")
         table.add_section()
-    console.print(table)
-    if compared is not None:
-        console.print(_comparison_table(compared, config))
-    console.print(f"written: {Path(config.output) / 'results.json'}, items.jsonl", highlight=False)
+    return table
 
 
 def _cells(score: Score) -> tuple[str, str, str, str]:
@@ -313,9 +314,19 @@ def _cells(score: Score) -> tuple[str, str, str, str]:
     return f"{score.value:.3f}", error, interval, count
 
 
-def _comparison_table(compared: Mapping[str, Mapping[str, Comparison]], config: EvalConfig) -> Table:
-    table = Table(title=f"against {config.against}", title_justify="left")
-    for name in ("score", "difference", f"{config.confidence:.0%} interval", "better", "worse", "p"):
+def comparison_table(
+    compared: Mapping[str, Mapping[str, Comparison]], title: str, confidence: float
+) -> Table:
+    """The differences from another evaluation, a section a set.
+
+    Args:
+      compared: from `compare_items`.
+      title: names the other evaluation.
+      confidence: of the intervals, such as 0.95.
+    Returns: the table, to be printed.
+    """
+    table = Table(title=title, title_justify="left")
+    for name in ("score", "difference", f"{confidence:.0%} interval", "better", "worse", "p"):
         table.add_column(name, justify="left" if name == "score" else "right")
     for name, scores in compared.items():
         table.add_row(f"[bold]{escape(name)}[/bold]")
