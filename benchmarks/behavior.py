@@ -19,7 +19,7 @@ import numpy as np
 from evals.models.local_model import LocalModel
 from evals.questionnaires.design import Battery, Design, battery, questions
 from evals.questionnaires.instrument import load_instrument
-from evals.questionnaires.local_respondent import ScoringRespondent
+from evals.questionnaires.respondents.local_respondent import ScoringRespondent
 from evals.questionnaires.wording import templates
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params

@@ -16,13 +16,13 @@ from evals.faithfulness.report import write_report
 from evals.faithfulness.study import FaithfulnessStudy
 from evals.questionnaires import behaviors, dialogues, wording
 from evals.questionnaires.administration import administer
-from evals.questionnaires.api_scoring import Route
-from evals.questionnaires.api_server import Answers, ServerConfig
 from evals.questionnaires.design import Design, battery
 from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.judge import JudgedRespondent
-from evals.questionnaires.null_respondents import simulated_respondent
 from evals.questionnaires.respondent import Respondent, settings_of
+from evals.questionnaires.respondents.api_scoring import Route
+from evals.questionnaires.respondents.api_server import Answers, ServerConfig
+from evals.questionnaires.respondents.simulated import simulated_respondent
 
 # what a line in a dialogue needs
 LINE_TOKENS = 60
@@ -181,7 +181,7 @@ def _local(
     # jax only where there is a model
     import jaxmoe
     from evals.models.local_model import LocalModel
-    from evals.questionnaires.local_respondent import ScoringRespondent, WritingRespondent
+    from evals.questionnaires.respondents.local_respondent import ScoringRespondent, WritingRespondent
     from jaxmoe.tokenizer import load_tokenizer
 
     text_model = LocalModel(jaxmoe.load(source), load_tokenizer(source), form)  # type: ignore[arg-type]

@@ -56,7 +56,7 @@ DEFERRED = {
     # jax only where there is a model
     ("evals.administer", "jaxmoe"),
     ("evals.administer", "evals.models.local_model"),
-    ("evals.administer", "evals.questionnaires.local_respondent"),
+    ("evals.administer", "evals.questionnaires.respondents.local_respondent"),
     ("evals.administer", "jaxmoe.tokenizer"),
     # the command line starts without a command's libraries
     ("training.__main__", "training.runtime.config"),

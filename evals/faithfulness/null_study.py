@@ -19,14 +19,14 @@ from evals.questionnaires.administration import administer
 from evals.questionnaires.behavior_scores import conduct_scores
 from evals.questionnaires.design import PARAPHRASED, PUBLISHED, Design
 from evals.questionnaires.instrument import Instrument, load_instrument
-from evals.questionnaires.null_respondents import (
+from evals.questionnaires.respondent import Respondent
+from evals.questionnaires.respondents.simulated import (
     RULES,
     Simulated,
     SimulatedRule,
-    graded,
     simulated_respondent,
 )
-from evals.questionnaires.respondent import Respondent
+from evals.questionnaires.respondents.simulated_traits import graded
 
 INSTRUMENTS = ("ipip_50", "mini_ipip")
 PEOPLE = 32

@@ -18,7 +18,7 @@ from evals.questionnaires import behavior_scores, dialogues
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import FACETS, Battery, Design
 from evals.questionnaires.instrument import Instrument
-from evals.questionnaires.null_respondents import NULLS, simulated_respondent
+from evals.questionnaires.respondents.simulated import NULLS, simulated_respondent
 from evals.questionnaires.response_table import ResponseCube
 
 

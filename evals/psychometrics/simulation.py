@@ -1,6 +1,6 @@
 """Answers whose structure is known: for examples, for checks, and for planning how many persons are needed.
 
-Not covered: respondents that answer questions (evals.questionnaires.null_respondents).
+Not covered: respondents that answer questions (evals.questionnaires.respondents.simulated).
 """
 
 import numpy as np

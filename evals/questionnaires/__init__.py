@@ -1,8 +1,8 @@
 """Questionnaires put to a respondent: instruments, wordings and personas, crossed designs, answers, scores.
 
-A questionnaire is data (`load_instrument`); a respondent is whoever answers questions (a local model in
-evals.questionnaires.local_respondent, a model behind a server, a simulated one); a design crosses templates,
-option orders and personas; `administer` asks everything once, `score` turns answers into scores.
+A questionnaire is data (`load_instrument`); a respondent is whoever answers questions (a local model, a model
+behind a server, a simulated one: evals.questionnaires.respondents); a design crosses templates, option orders
+and personas; `administer` asks everything once, `score` turns answers into scores.
 
     >>> from evals.questionnaires import Design, administer, composed_personas, load_instrument, score
     >>> from evals.questionnaires import simulated_respondent
@@ -19,14 +19,14 @@ Not covered: whether scores are to be believed (evals.faithfulness), their stati
 """
 
 from evals.questionnaires.administration import administer
-from evals.questionnaires.api_respondent import ApiRespondent
 from evals.questionnaires.behavior_scores import conduct_scores
 from evals.questionnaires.behaviors import battery as behavioral_battery
 from evals.questionnaires.design import Battery, Design, battery
 from evals.questionnaires.instrument import Instrument, Scale, load_instrument, shipped_instruments
-from evals.questionnaires.null_respondents import simulated_respondent
 from evals.questionnaires.reading import parse
 from evals.questionnaires.respondent import Answer, Question, Respondent
+from evals.questionnaires.respondents.api_respondent import ApiRespondent
+from evals.questionnaires.respondents.simulated import simulated_respondent
 from evals.questionnaires.response_table import read_responses
 from evals.questionnaires.scoring import keyed_responses, score
 from evals.questionnaires.wording import Persona, Template, composed_personas, named_templates

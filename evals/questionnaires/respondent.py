@@ -1,7 +1,7 @@
 """Whoever answers: one question, one answer, and the protocol between administration and respondents.
 
-A respondent answers questions independently of each other; it may answer them in any order. Local models
-are in local_respondent, servers in api_respondent, simulated respondents in null_respondents.
+A respondent answers questions independently of each other; it may answer them in any order. Local models,
+servers and simulated respondents are in `respondents`.
 """
 
 import math

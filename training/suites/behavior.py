@@ -25,13 +25,13 @@ from evals.models.local_model import Form
 from evals.psychometrics.uncertainty import mean_score
 from evals.questionnaires import behaviors, dialogues, wording
 from evals.questionnaires.administration import administer
-from evals.questionnaires.api_server import ServerConfig
 from evals.questionnaires.design import FACETS, Design, battery
 from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.judge import JudgedRespondent
-from evals.questionnaires.local_respondent import ScoringRespondent, WritingRespondent
-from evals.questionnaires.null_respondents import NULLS
 from evals.questionnaires.respondent import Respondent
+from evals.questionnaires.respondents.api_server import ServerConfig
+from evals.questionnaires.respondents.local_respondent import ScoringRespondent, WritingRespondent
+from evals.questionnaires.respondents.simulated import NULLS
 from evals.questionnaires.response_table import ResponseCube
 from jaxmoe.tokenizer import load_tokenizer
 from training.suites.evaluation import ItemSet, Loaded, ScoredItem, bar

@@ -8,7 +8,8 @@ from evals.faithfulness.external_consistency import external_consistency, shared
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import Design
 from evals.questionnaires.instrument import load_instrument
-from evals.questionnaires.null_respondents import Simulated, _stable, agreeing
+from evals.questionnaires.respondents.simulated import Simulated
+from evals.questionnaires.respondents.simulated_draws import agreeing, stable
 from evals.questionnaires.response_table import cube
 from evals.questionnaires.wording import composed_personas
 
@@ -34,7 +35,7 @@ def test_shared_items_are_found_whatever_their_case_and_punctuation():
 def test_an_item_does_not_agree_with_itself():
     """Answers by the words alone: all 20 items of mini_ipip stand in ipip_50, and r would be .6 with them."""
     people = tuple(composed_personas(32))
-    bound = Simulated("bound", lambda s, q: agreeing(q, _stable(s, q.text, q.persona.name)), 4)
+    bound = Simulated("bound", lambda s, q: agreeing(q, stable(s, q.text, q.persona.name)), 4)
     both = [load_instrument("ipip_50"), load_instrument("mini_ipip")]
     table = administer(bound, both, Design(personas=people))
     cubes = [cube(table, one, ["persona"]) for one in both]
@@ -55,7 +56,7 @@ def test_a_pair_of_the_same_items_is_refused():
     twin = mini.model_copy(update={"name": "twin"})
     people = tuple(composed_personas(8))
     table = administer(
-        Simulated("any", lambda s, q: agreeing(q, _stable(s, q.text, q.persona.name))),
+        Simulated("any", lambda s, q: agreeing(q, stable(s, q.text, q.persona.name))),
         [mini, twin],
         Design(personas=people),
     )

@@ -13,7 +13,7 @@ from evals.questionnaires.administration import administer
 from evals.questionnaires.behavior_scores import conduct_scores
 from evals.questionnaires.behaviors import battery
 from evals.questionnaires.instrument import load_instrument
-from evals.questionnaires.null_respondents import RULES, simulated_respondent
+from evals.questionnaires.respondents.simulated import RULES, simulated_respondent
 from evals.questionnaires.response_table import cube
 
 

@@ -10,7 +10,7 @@ from evals.questionnaires import behaviors
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import Design, battery
 from evals.questionnaires.instrument import load_instrument
-from evals.questionnaires.null_respondents import simulated_respondent
+from evals.questionnaires.respondents.simulated import simulated_respondent
 from evals.questionnaires.wording import composed_personas, named_templates
 from tests import chromium
 

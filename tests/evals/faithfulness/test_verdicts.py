@@ -12,7 +12,8 @@ from evals.questionnaires import behavior_scores, behaviors
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import Design, battery
 from evals.questionnaires.instrument import load_instrument
-from evals.questionnaires.null_respondents import NULLS, simulated_respondent, true_traits
+from evals.questionnaires.respondents.simulated import NULLS, simulated_respondent
+from evals.questionnaires.respondents.simulated_traits import true_traits
 from evals.questionnaires.response_table import cube
 from evals.questionnaires.wording import CONSTRUCTS, composed_personas, named_templates
 

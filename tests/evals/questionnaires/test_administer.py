@@ -12,9 +12,9 @@ from evals.questionnaires import wording
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import KEY, Battery, BatteryItem, Design, battery, questions
 from evals.questionnaires.instrument import load_instrument
-from evals.questionnaires.null_respondents import RULES, simulated_respondent
 from evals.questionnaires.reading import parse
 from evals.questionnaires.respondent import Answer, chosen
+from evals.questionnaires.respondents.simulated import RULES, simulated_respondent
 from evals.questionnaires.wording import composed_personas, named_templates, option_order
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from evals.faithfulness import null_study
 from evals.questionnaires.administration import administer
-from evals.questionnaires.null_respondents import simulated_respondent
+from evals.questionnaires.respondents.simulated import simulated_respondent
 from evals.questionnaires.response_table import cube
 from jaxmoe.datasets import corpora
 from jaxmoe.model import params

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 from evals import administer as command
 from evals.models.local_model import LocalModel
 from evals.questionnaires.administration import administer
-from evals.questionnaires.api_server import ServerConfig
 from evals.questionnaires.design import Design, battery
 from evals.questionnaires.instrument import load_instrument
-from evals.questionnaires.local_respondent import ScoringRespondent
+from evals.questionnaires.respondents.api_server import ServerConfig
+from evals.questionnaires.respondents.local_respondent import ScoringRespondent
 from evals.questionnaires.wording import named_templates
 from jaxmoe.generation.engine import Engine
 from tests.http_stub import completion, serving

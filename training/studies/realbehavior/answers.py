@@ -27,8 +27,8 @@ from evals.questionnaires.administration import administer
 from evals.questionnaires.behavior_scores import conduct_scores
 from evals.questionnaires.design import Battery, Design, battery
 from evals.questionnaires.instrument import load_instrument
-from evals.questionnaires.local_respondent import ScoringRespondent
-from evals.questionnaires.null_respondents import simulated_respondent
+from evals.questionnaires.respondents.local_respondent import ScoringRespondent
+from evals.questionnaires.respondents.simulated import simulated_respondent
 from evals.questionnaires.response_table import ResponseCube
 from jaxmoe.json_values import JsonMapping
 from jaxmoe.language_model import LanguageModel

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from evals.faithfulness.criteria import Thresholds
 from evals.models.local_model import Form
-from evals.questionnaires.null_respondents import NULLS, RULES
+from evals.questionnaires.respondents.simulated import NULLS, RULES
 from training.runtime import config as configs
 
 

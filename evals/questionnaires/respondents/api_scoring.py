@@ -14,13 +14,6 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from evals.questionnaires.api_respondent import (
-    ApiRespondent,
-    ContentFilterError,
-    RequestFailedError,
-    ServerReply,
-)
-from evals.questionnaires.option_scores import Scored, continuation, softmax
 from evals.questionnaires.respondent import (
     REFUSED,
     UNREADABLE,
@@ -29,6 +22,9 @@ from evals.questionnaires.respondent import (
     from_probabilities,
     no_answer,
 )
+from evals.questionnaires.respondents.api_client import ContentFilterError, RequestFailedError
+from evals.questionnaires.respondents.api_respondent import ApiRespondent, ServerReply
+from evals.questionnaires.respondents.option_scores import Scored, continuation, softmax
 
 Route = Literal["chat", "completions"]
 # the most that OpenAI's servers tell

@@ -6,9 +6,9 @@ Not covered: asking (api_respondent, api_scoring).
 from dataclasses import dataclass
 from typing import Literal
 
-from evals.questionnaires.api_respondent import ApiRespondent
-from evals.questionnaires.api_scoring import ApiScoringRespondent, Route
 from evals.questionnaires.respondent import Respondent
+from evals.questionnaires.respondents.api_respondent import ApiRespondent
+from evals.questionnaires.respondents.api_scoring import ApiScoringRespondent, Route
 
 Answers = Literal["label", "words", "written"]
 

@@ -15,9 +15,9 @@ import numpy as np
 from evals.models import shared_prefix
 from evals.models.local_model import LocalModel
 from evals.models.text_model import TextModel
-from evals.questionnaires.option_scores import Scored, continuation, softmax
 from evals.questionnaires.reading import parse
 from evals.questionnaires.respondent import Answer, Question, from_probabilities
+from evals.questionnaires.respondents.option_scores import Scored, continuation, softmax
 
 Length = Literal["none", "tokens", "characters"]
 Choose = Literal["most_probable", "drawn"]

@@ -8,8 +8,8 @@ from evals.models.local_model import LocalModel
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import Design, battery, questions
 from evals.questionnaires.instrument import load_instrument
-from evals.questionnaires.local_respondent import ScoringRespondent, WritingRespondent, logits
-from evals.questionnaires.option_scores import softmax
+from evals.questionnaires.respondents.local_respondent import ScoringRespondent, WritingRespondent, logits
+from evals.questionnaires.respondents.option_scores import softmax
 from evals.questionnaires.wording import composed_personas, named_templates
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from evals.questionnaires.administration import administer
-from evals.questionnaires.api_respondent import ApiError, ApiRespondent
-from evals.questionnaires.api_scoring import ApiScoringRespondent
 from evals.questionnaires.design import Design, battery, questions
 from evals.questionnaires.instrument import load_instrument
+from evals.questionnaires.respondents.api_client import ApiError
+from evals.questionnaires.respondents.api_respondent import ApiRespondent
+from evals.questionnaires.respondents.api_scoring import ApiScoringRespondent
 from tests.http_stub import completion, serving
 
 GAD = battery(load_instrument("gad_7"))

@@ -14,11 +14,12 @@ from urllib.parse import quote
 import pytest
 
 from evals.questionnaires.administration import administer
-from evals.questionnaires.api_respondent import ApiError, ApiRespondent
 from evals.questionnaires.design import Design, battery
 from evals.questionnaires.instrument import load_instrument
+from evals.questionnaires.respondents.api_client import ApiError
+from evals.questionnaires.respondents.api_respondent import ApiRespondent
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 KEY = "sk-test/+0123456789=abcdefghij"
 FORMS = (KEY, quote(KEY, safe=""), KEY[:12], KEY[-12:])
 GOOD = {"choices": [{"message": {"content": "A"}}], "usage": {"prompt_tokens": 9, "completion_tokens": 1}}
@@ -193,9 +194,9 @@ def test_the_command_shows_no_variables_of_a_crash(tmp_path, monkeypatch):
     """What is our own mistake ends in a traceback, which must not show local variables."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     code = (
-        "import evals.administer, evals.questionnaires.api_respondent as api\n"
-        "def broken(self, request):\n    headers, key = request.headers, self._key()\n    1 / 0\n"
-        "api.ApiRespondent._send = broken\n"
+        "import evals.administer, evals.questionnaires.respondents.api_client as api\n"
+        "def broken(self, request):\n    headers, key = request.headers, self.key()\n    1 / 0\n"
+        "api.ApiClient._send = broken\n"
         "evals.administer.app()"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "out"), "--instrument", "gad_7"]

@@ -1,0 +1,245 @@
+"""JSON over HTTP to an OpenAI-compatible server: the key, what is tried again, and what is said of errors.
+
+What fails for a while is tried again after a pause that doubles, or as long as the server asks for
+(Retry-After, up to a limit). The key goes to one address alone and is cut out of whatever a server says.
+Standard library alone. Not covered: what is asked, what is spent (api_respondent).
+"""
+
+import email.utils
+import http.client
+import json
+import math
+import os
+import random
+import re
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jaxmoe.json_values import JsonObject
+
+RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
+# what is wrong with one request and not with the server, key or model
+ONE_REQUEST = (400, 413, 422)
+FILTERED = ("content_filter", "content filter", "content management policy", "content policy")
+# of what a server says of an error: bytes that are read, characters that are shown
+READ, SHOWN = 1 << 16, 300
+HIDDEN = "[key]"
+# more than any answer has: a reply without end is no answer
+MOST_BYTES = 16 << 20
+
+
+class ApiError(ValueError):
+    """The server cannot be used: a wrong address, key or model, or it keeps failing."""
+
+
+class RequestFailedError(ApiError):
+    """One request failed as often as it was tried, or is refused alone."""
+
+
+class ContentFilterError(RequestFailedError):
+    """The server does not let this prompt through."""
+
+
+class _NoReplyError(ValueError):
+    """What came with status 200 is no reply."""
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How often a request is tried, and how long it waits in between.
+
+    Attributes:
+      attempts: tries of one request.
+      timeout_s: of one try.
+      wait_s, longest_wait_s: the first pause and the longest, in seconds.
+      longest_retry_after_s: the longest that a server may ask to wait, in seconds.
+      sleep: waits so many seconds.
+    """
+
+    attempts: int = 6
+    timeout_s: float = 60.0
+    wait_s: float = 0.5
+    longest_wait_s: float = 60.0
+    longest_retry_after_s: float = 300.0
+    sleep: Callable[[float], None] = time.sleep
+
+
+class ApiClient:
+    """Posts JSON to the routes of one server; may be called from several threads.
+
+    Args:
+      url: base address, as "http://localhost:8000/v1"; it is written down, so it must hold no key.
+      key_variable: the environment variable that holds the key; none is sent if it is unset.
+      retries: how often a request is tried.
+      say: is told, once, what is cut short.
+    Raises: ValueError for an address that may hold a secret, or a name that is none of a variable.
+    """
+
+    def __init__(self, url: str, key_variable: str, retries: Retries, say: Callable[[str], None]):
+        _check_address(url)
+        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", key_variable):
+            raise ValueError(
+                "key_variable must name an environment variable that holds the key, not be the key"
+            )
+        self.url, self._key_variable, self._retries, self._tell = url, key_variable, retries, say
+        self._lock = threading.Lock()
+        self._said: set[str] = set()
+
+    def say(self, line: str) -> None:
+        """Passes a line on, unless it has been said."""
+        with self._lock:
+            if line in self._said:
+                return
+            self._said.add(line)
+        self._tell(line)
+
+    def post(self, path: str, body: JsonObject) -> JsonObject:
+        """One request, repeated.
+
+        Args:
+          path: of the route, under the base address.
+          body: what is asked.
+        Returns: the reply.
+        Raises: RequestFailedError if all tries failed or this request alone is refused, ApiError for what
+          no other request would help.
+        """
+        key = self.key()
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        address = f"{self.url.rstrip('/')}/{path}"
+        request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+        pause, said = self._retries.wait_s, ""
+        for attempt in range(self._retries.attempts):
+            asked: float | None = None
+            try:
+                return self._send(request)
+            except urllib.error.HTTPError as error:
+                with error:
+                    detail = hidden(error.read(READ).decode("utf-8", "replace").strip(), key)
+                said = f"HTTP {error.code} {detail}"[:SHOWN]
+                if 300 <= error.code < 400:
+                    raise ApiError(_redirected(address, error.headers.get("Location"))) from None
+                if error.code in ONE_REQUEST:
+                    filtered = any(words in detail.casefold() for words in FILTERED)
+                    raise (ContentFilterError if filtered else RequestFailedError)(
+                        f"{address} refuses the request: {said}"
+                    ) from None
+                if error.code not in RETRIED:
+                    raise ApiError(f"{address} refuses the request: {said}") from None
+                asked = self._bounded(retry_after(error.headers.get("Retry-After")))
+            except (http.client.HTTPException, OSError) as error:
+                said = hidden(f"{type(error).__name__}: {error}", key)[:SHOWN]
+            except _NoReplyError as error:
+                said = hidden(str(error), key)[:SHOWN]
+            if attempt + 1 < self._retries.attempts:
+                # some randomness, so that requests that failed together do not come back together
+                self._retries.sleep(asked if asked is not None else pause * random.uniform(0.5, 1.0))
+                pause = min(2 * pause, self._retries.longest_wait_s)
+        raise RequestFailedError(f"no answer after {self._retries.attempts} attempts; the last: {said}")
+
+    def _send(self, request: urllib.request.Request) -> JsonObject:
+        opener = urllib.request.build_opener(_Stay)
+        with opener.open(request, timeout=self._retries.timeout_s) as response:
+            return _object(response.read(MOST_BYTES + 1))
+
+    def key(self) -> str:
+        """What the environment variable holds; empty if it is unset."""
+        key = os.environ.get(self._key_variable, "").strip()
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise ApiError(
+                f"the key in {self._key_variable} must be printable ASCII without spaces or line breaks; "
+                "set it again"
+            )
+        return key
+
+    def _bounded(self, asked: float | None) -> float | None:
+        if asked is None or asked <= self._retries.longest_retry_after_s:
+            return asked
+        self.say(
+            f"{self.url} asks to wait {asked:.0f} s (Retry-After); tried again after "
+            f"{self._retries.longest_retry_after_s:g} s"
+        )
+        return self._retries.longest_retry_after_s
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Goes nowhere else: urllib would send the key along, to whatever host a server names."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+def _redirected(address: str, location: str | None) -> str:
+    """That a server sends us on, and to which host; the rest of its address may hold anything."""
+    try:
+        host = urllib.parse.urlsplit(urllib.parse.urljoin(address, location or "")).hostname
+    except ValueError:
+        host = None
+    host = host or "nowhere"
+    return f"{address} redirects to {host}; the key is not sent there: give the right address as url"
+
+
+def hidden(text: str, key: str) -> str:
+    """A text without the key, also where it stands as part of an address.
+
+    Args:
+      text: what may be shown or written down.
+      key: the secret; nothing is replaced if it is empty.
+    Returns: the text with HIDDEN in place of the key, as it is and percent-encoded.
+    """
+    for form in (key, urllib.parse.quote(key, safe="")):
+        text = text.replace(form, HIDDEN) if form else text
+    return text
+
+
+def _check_address(url: str) -> None:
+    """Raises ValueError, which shows nothing of an address that may hold a secret."""
+    host = re.split("[/?#]", url.partition("://")[2] or url)[0]
+    if "@" in host or "?" in url or "#" in url:
+        raise ValueError(
+            "url must hold no user, password, query or fragment, as it is written down; put the key into the "
+            "environment variable that key_variable names"
+        )
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"url must begin with http:// or https://; got {url!r}")
+
+
+def _object(raw: bytes) -> JsonObject:
+    if len(raw) > MOST_BYTES:
+        raise _NoReplyError(f"a reply of more than {MOST_BYTES} bytes")
+    try:
+        found = json.loads(raw)
+    except RecursionError:
+        raise _NoReplyError("no JSON: nested too deeply") from None
+    except ValueError as error:
+        raise _NoReplyError(f"no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise _NoReplyError(f"no JSON object: {found!s}")
+    if found.get("error"):
+        raise _NoReplyError(f"an error in the reply: {found['error']!s}")
+    return found
+
+
+def retry_after(value: str | None, now: float | None = None) -> float | None:
+    """How long a Retry-After header asks to wait.
+
+    Args:
+      value: a number of seconds or an HTTP date.
+      now: seconds since the epoch; the clock's if left out.
+    Returns: seconds; None if it says nothing.
+    """
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            moment = email.utils.parsedate_to_datetime(value).timestamp()
+        except ValueError:
+            return None
+        seconds = moment - (time.time() if now is None else now)
+    return max(0.0, seconds) if math.isfinite(seconds) else None

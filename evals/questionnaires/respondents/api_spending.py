@@ -1,0 +1,111 @@
+"""What a server costs: tokens counted, priced, written down, and stopped before a ceiling."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+class CostCeilingError(ValueError):
+    """The next request might pass the ceiling on cost."""
+
+
+@dataclass
+class Usage:
+    """What was spent: requests that were answered, tokens, and their price in the currency of the prices."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+
+
+class Spending:
+    """The account of one server; several threads may spend from it.
+
+    Args:
+      ceiling: the most to be spent; None for no limit.
+      prompt_price, completion_price: for a million tokens.
+
+    Attributes:
+      usage: what was spent so far.
+
+    Raises: ValueError for a ceiling without prices.
+    """
+
+    def __init__(self, ceiling: float | None, prompt_price: float, completion_price: float):
+        if ceiling is not None and not (prompt_price > 0 or completion_price > 0):
+            raise ValueError(
+                f"a cost ceiling of {ceiling} needs prompt_price and completion_price (for a million tokens)"
+            )
+        self.usage = Usage()
+        self._ceiling, self._prices = ceiling, (prompt_price, completion_price)
+        self._lock = threading.Lock()
+        self._promised = 0.0
+        self._ledger: Path | None = None
+
+    def keep(self, path: Path) -> None:
+        """Counts what earlier sessions spent into the ceiling, and keeps the file up to date.
+
+        Raises: ValueError if the file is not such an account.
+        """
+        with self._lock:
+            if path == self._ledger:
+                return
+            if path.exists():
+                try:
+                    self.usage = Usage(**json.loads(path.read_text(encoding="utf-8")))
+                except (ValueError, TypeError) as error:
+                    raise ValueError(
+                        f"{path} is no record of what was spent ({error}); mend or delete it"
+                    ) from None
+            elif self._ledger is not None:
+                self.usage = Usage()
+            self._ledger = path
+
+    @contextmanager
+    def promised(self, prompt_tokens: int, completion_tokens: int) -> Iterator[None]:
+        """Sets aside the most that a request may cost, while it runs.
+
+        Args:
+          prompt_tokens, completion_tokens: the most that may be charged.
+        Returns: a context in which it is set aside.
+        Raises: CostCeilingError where that might pass the ceiling.
+        """
+        most = self._price(prompt_tokens, completion_tokens)
+        self._promise(most)
+        try:
+            yield
+        finally:
+            self._promise(-most)
+
+    def _promise(self, cost: float) -> None:
+        with self._lock:
+            expected = self.usage.cost + self._promised + cost
+            if cost > 0 and self._ceiling is not None and expected > self._ceiling:
+                raise CostCeilingError(
+                    f"the next request might pass the cost ceiling of {self._ceiling:g} (spent "
+                    f"{self.usage.cost:.4g} in {self.usage.requests} requests); raise cost_ceiling to resume"
+                )
+            self._promised += cost
+
+    def _price(self, prompt_tokens: int, completion_tokens: int) -> float:
+        return (prompt_tokens * self._prices[0] + completion_tokens * self._prices[1]) / 1e6
+
+    def count(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """Adds what a request was charged.
+
+        Args:
+          prompt_tokens, completion_tokens: of the request.
+        """
+        with self._lock:
+            self.usage.requests += 1
+            self.usage.prompt_tokens += prompt_tokens
+            self.usage.completion_tokens += completion_tokens
+            self.usage.cost += self._price(prompt_tokens, completion_tokens)
+            if self._ledger is not None:
+                part = self._ledger.with_name(f"{self._ledger.name}.part")
+                part.write_text(json.dumps(asdict(self.usage)) + "\n", encoding="utf-8")
+                part.replace(self._ledger)
