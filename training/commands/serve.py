@@ -20,7 +20,8 @@ from training.commands.export import open_model
 from training.runtime import config as configs
 from training.runtime import distributed
 from training.runtime.distributed import DistributedConfig, MeshConfig
-from training.serving.app import ServedModel, ServingLimits, make_app
+from training.serving.app import make_app
+from training.serving.served_model import ServedModel, ServingLimits
 from training.serving.worker import EngineWorker
 
 KEY_VARIABLE = "JAXMOE_API_KEY"

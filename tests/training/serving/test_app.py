@@ -20,7 +20,8 @@ from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import ExpertConfig, ModelConfig
 from jaxmoe.tokenizer import train_bpe
-from training.serving.app import ServedModel, ServingLimits, make_app
+from training.serving.app import make_app
+from training.serving.served_model import ServedModel, ServingLimits
 from training.serving.worker import EngineWorker
 
 ENGINE = EngineConfig(slots=3, max_length=160, chunk=16, sizes=())

@@ -1,0 +1,156 @@
+"""The choices of one request while they are made: from the engine's thread to the event loop of the server.
+
+A client that is gone frees its slots, and so does one whose time is over: it gets what is there by then.
+"""
+
+import asyncio
+import math
+import queue
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+from starlette.requests import ClientDisconnect, Request
+
+from jaxmoe.generation.requests import Completion, NewToken
+from jaxmoe.generation.requests import Request as EngineRequest
+from training.serving.answers import FinishedChoice
+from training.serving.detokenize import Detokenizer
+from training.serving.protocol import RequestError
+from training.serving.served_model import ServedModel
+from training.serving.worker import EngineWorker, Event, Failed, Ticket
+
+
+@dataclass
+class Choice:
+    """One sample of one prompt while it is made."""
+
+    index: int
+    detokenizer: Detokenizer
+    events: "asyncio.Queue[tuple[int, str, Event]]"
+    loop: asyncio.AbstractEventLoop
+    ticket: Ticket | None = None
+    tokens: list[NewToken] = field(default_factory=list[NewToken])
+
+    def emit(self, event: Event) -> bool:
+        """Runs in the engine's thread; True ends the text."""
+        if isinstance(event, NewToken):
+            self.tokens.append(event)
+            text = self.detokenizer.add(event.token)
+        else:
+            text = self.detokenizer.end()
+        self.loop.call_soon_threadsafe(self.events.put_nowait, (self.index, text, event))
+        return self.detokenizer.stopped
+
+    def reason(self, event: Completion) -> str:
+        """OpenAI's word for how the text ended; one that ran out of time was cut."""
+        return "stop" if self.detokenizer.stopped or event.reason == "stop" else "length"
+
+
+class RunningChoices:
+    """Requests handed to the engine; make it in the event loop that waits for them.
+
+    Args:
+      worker: drives the engine.
+      model: whose tokens become text.
+      requests: one a choice.
+      stops: strings that end a text.
+      seconds: longest time until the last token.
+
+    Attributes:
+      all: the choices, in order.
+
+    Raises: RequestError if the queue is full, or a request cannot be served; then none is.
+    """
+
+    def __init__(
+        self,
+        worker: EngineWorker,
+        model: ServedModel,
+        requests: Sequence[EngineRequest],
+        stops: Sequence[str],
+        seconds: float,
+    ):
+        self.all: list[Choice] = []
+        self._worker, self._seconds = worker, seconds
+        self._events: asyncio.Queue[tuple[int, str, Event]] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        try:
+            for index, request in enumerate(requests):
+                own = Detokenizer(model.tokenizer, stops, model.stop_tokens)
+                choice = Choice(index, own, self._events, loop)
+                choice.ticket = self._worker.submit(request, choice.emit)
+                self.all.append(choice)
+        except queue.Full as error:
+            self.cancel()
+            raise RequestError(f"{error}; try again", 429, "rate_limit_error") from None
+        except ValueError as error:
+            self.cancel()
+            raise RequestError(str(error)) from None
+
+    def cancel(self) -> None:
+        """Ends what is still in progress; each choice still ends with an event of its own."""
+        for choice in self.all:
+            if choice.ticket is not None:
+                self._worker.cancel(choice.ticket)
+
+    async def events(self) -> AsyncIterator[tuple[Choice, str, Event]]:
+        """What happens to the choices until all have ended; the time limit cancels what is left."""
+        left, deadline = len(self.all), time.monotonic() + self._seconds
+        try:
+            while left:
+                wait = deadline - time.monotonic()
+                if wait <= 0:  # each still ends with an event of its own
+                    self.cancel()
+                    deadline, wait = math.inf, math.inf
+                try:
+                    timeout = None if wait == math.inf else wait
+                    index, text, event = await asyncio.wait_for(self._events.get(), timeout)
+                except TimeoutError:
+                    continue
+                left -= not isinstance(event, NewToken)
+                yield self.all[index], text, event
+        finally:
+            if left:
+                self.cancel()
+
+    async def gather(self, request: Request) -> list[FinishedChoice]:
+        """Waits for every choice, or for the client to go.
+
+        Raises: RequestError for a fault, ClientDisconnect.
+        """
+
+        async def collect() -> list[FinishedChoice]:
+            answers: dict[int, FinishedChoice] = {}
+            async for choice, _, event in self.events():
+                if isinstance(event, Failed):
+                    raise fault(event)
+                if isinstance(event, Completion):
+                    answers[choice.index] = FinishedChoice(
+                        choice.detokenizer.text, choice.tokens, choice.reason(event), event.prompt
+                    )
+            return [answers[index] for index in range(len(self.all))]
+
+        async def gone() -> None:
+            while not await request.is_disconnected():
+                await asyncio.sleep(0.2)
+
+        work, watch = asyncio.ensure_future(collect()), asyncio.ensure_future(gone())
+        try:
+            await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+            raise ClientDisconnect
+        finally:
+            self.cancel()
+            for task in (work, watch):
+                task.cancel()
+
+
+def fault(event: Failed) -> RequestError:
+    """A fault as an answer: the client's own in full, ours without its insides."""
+    if isinstance(event.error, ValueError):
+        return RequestError(str(event.error))
+    return RequestError(
+        f"the engine failed ({type(event.error).__name__}); see the server's log", 500, "server_error"
+    )
