@@ -19,7 +19,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxmoe.generation.engine_programs import StepRows
+from jaxmoe.generation.engine_programs import PromptChunk, StepRows
 from jaxmoe.generation.model_runner import ModelRunner, Served
 from jaxmoe.generation.prefix_cache import PrefixCache
 from jaxmoe.generation.requests import MOST_ALTERNATIVES, Completion, FinishReason, NewToken, Request
@@ -259,15 +259,9 @@ class Engine:
             targets = np.zeros(chunk, np.int32)
             targets[: len(part)] = text.prompt[text.length + 1 : text.length + 1 + len(part)]
             count = text.request.alternatives
-            scored = self._runner.read(
-                tokens,
-                targets,
-                text.length,
-                slot,
-                self._allowed(text.request.experts),
-                scored=text.request.prompt_logprobs,
-                alternatives=count,
-            )
+            where = np.int32(text.length), np.int32(slot)
+            chunked = PromptChunk(tokens, targets, *where, self._allowed(text.request.experts))  # type: ignore[arg-type]
+            scored = self._runner.read(chunked, scored=text.request.prompt_logprobs, alternatives=count)
             if scored is not None:
                 text.scored += [scored.token(int(targets[i]), i, count) for i in range(len(part))]
             text.length += len(part)

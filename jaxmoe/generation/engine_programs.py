@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.typing import DTypeLike
 
 from jaxmoe.generation import kv_cache, row_sampling, slot_cache
@@ -19,7 +18,6 @@ from jaxmoe.generation.slot_cache import SlotCache
 from jaxmoe.model import params
 from jaxmoe.model.lora_experts import ExpertCall
 from jaxmoe.model.shapes import Array, Bool, Float, Int
-from jaxmoe.model.transformer import Decoder
 
 
 class StepRows(NamedTuple):
@@ -30,6 +28,24 @@ class StepRows(NamedTuple):
     drawn_B: Int[Array, " B"]
     sampling: RowSampling
     experts_BE: Bool[Array, "B E"]
+
+
+class PromptChunk(NamedTuple):
+    """A part of a prompt, on its way into a slot.
+
+    Attributes:
+      tokens_C: padded behind its end.
+      targets_C: the token after each.
+      start: position of the first.
+      slot: number of the slot.
+      experts_E: 1 for each expert that reads it.
+    """
+
+    tokens_C: Int[Array, " C"]
+    targets_C: Int[Array, " C"]
+    start: Int[Array, ""]
+    slot: Int[Array, ""]
+    experts_E: Bool[Array, " E"]
 
 
 class Alternatives(NamedTuple):
@@ -61,13 +77,11 @@ class StepResult(NamedTuple):
 
 @partial(
     jax.jit,
-    static_argnames=("definition", "alternatives", "dtype", "unrolled"),
+    static_argnames=("alternatives", "dtype", "unrolled"),
     donate_argnames=("cache",),
 )
 def decode_step(
-    definition: nnx.GraphDef[Decoder],
-    trainable: params.Params,
-    frozen: params.Params,
+    weights: params.ModelParams,
     rows: StepRows,
     cache: SlotCache,
     *,
@@ -78,7 +92,7 @@ def decode_step(
     """Reads the next token of every slot and chooses the one after it.
 
     Args:
-      definition, trainable, frozen: the model taken apart, see `params.split`.
+      weights: the model taken apart, see `params.split`.
       rows: what is in the slots.
       cache: donated.
       alternatives: likeliest tokens to report in each place.
@@ -86,7 +100,7 @@ def decode_step(
       unrolled: as of the cache.
     Returns: the tokens, their log-probabilities, and the cache with what was read.
     """
-    model = params.merge(params.ModelParams(definition, trainable, frozen))
+    model = params.merge(weights)
     blocks = kv_cache.blocks(model, unrolled=unrolled)
     call = ExpertCall(experts_BE=rows.experts_BE)
     hidden_BD, cache = slot_cache.read_tokens(
@@ -106,19 +120,13 @@ def _likeliest(logits_BV: Float[Array, "B V"], count: int) -> Alternatives:
 
 @partial(
     jax.jit,
-    static_argnames=("definition", "scored", "alternatives", "dtype", "unrolled"),
+    static_argnames=("scored", "alternatives", "dtype", "unrolled"),
     donate_argnames=("cache",),
 )
 def read_chunk(
-    definition: nnx.GraphDef[Decoder],
-    trainable: params.Params,
-    frozen: params.Params,
-    tokens_C: Int[Array, " C"],
-    targets_C: Int[Array, " C"],
-    start: Int[Array, ""],
-    slot: Int[Array, ""],
+    weights: params.ModelParams,
+    chunk: PromptChunk,
     cache: SlotCache,
-    experts_BE: Bool[Array, "1 E"],
     *,
     scored: bool,
     alternatives: int,
@@ -128,29 +136,26 @@ def read_chunk(
     """Reads a chunk of a prompt.
 
     Args:
-      definition, trainable, frozen: the model taken apart, see `params.split`.
-      tokens_C: the chunk, padded behind its end.
-      targets_C: the token after each.
-      start: position of the first.
-      slot: where the prompt is.
+      weights: the model taken apart, see `params.split`.
+      chunk: with the slot where the prompt is.
       cache: donated.
-      experts_BE: which experts the prompt is read with.
       scored: also take the log-probability of each target.
       alternatives: likeliest tokens to report in each place, if scored.
       dtype: of activations and products.
       unrolled: as of the cache.
     Returns: log-probabilities and alternatives if scored, else None; and the cache with what was read.
     """
-    model = params.merge(params.ModelParams(definition, trainable, frozen))
+    model = params.merge(weights)
     blocks = kv_cache.blocks(model, unrolled=unrolled)
+    call = ExpertCall(experts_BE=chunk.experts_E[None])
     hidden_CD, cache = slot_cache.read_chunk(
-        model, blocks, tokens_C, start, slot, cache, dtype=dtype, call=ExpertCall(experts_BE=experts_BE)
+        model, blocks, chunk.tokens_C, chunk.start, chunk.slot, cache, dtype=dtype, call=call
     )
     if not scored:
         return None, cache
     logits_CV = model.logits(hidden_CD[None])[0]
     others = _likeliest(logits_CV, alternatives) if alternatives else None
-    return (log_probability(logits_CV, targets_C), others), cache
+    return (log_probability(logits_CV, chunk.targets_C), others), cache
 
 
 @partial(jax.jit, donate_argnames=("cache",))

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from jaxmoe.generation import engine_programs, slot_cache
-from jaxmoe.generation.engine_programs import Alternatives, StepRows
+from jaxmoe.generation.engine_programs import Alternatives, PromptChunk, StepRows
 from jaxmoe.generation.requests import MOST_ALTERNATIVES, NewToken
 from jaxmoe.model import params
 from jaxmoe.model.config import ModelConfig
@@ -113,9 +113,7 @@ class ModelRunner:
         Returns: the tokens [B], and how likely they were.
         """
         result = engine_programs.decode_step(
-            self.weights.definition,
-            self.weights.trainable,
-            self.weights.frozen,
+            self.weights,
             rows,
             self._cache,
             alternatives=_compiled_for(alternatives),
@@ -126,39 +124,19 @@ class ModelRunner:
         tokens_B, logprobs_B, others = jax.device_get(result[:3])
         return tokens_B, Scored(logprobs_B, others)
 
-    def read(
-        self,
-        tokens_C: np.ndarray,
-        targets_C: np.ndarray,
-        start: int,
-        slot: int,
-        experts_E: np.ndarray,
-        *,
-        scored: bool,
-        alternatives: int,
-    ) -> Scored | None:
+    def read(self, chunk: PromptChunk, *, scored: bool, alternatives: int) -> Scored | None:
         """Reads a chunk of a prompt.
 
         Args:
-          tokens_C: the chunk, padded behind its end.
-          targets_C: the token after each.
-          start: position of the first.
-          slot: where the prompt is.
-          experts_E: 1 for each expert that reads it.
-          scored: also take the log-probabilities of the targets.
+          chunk: with the slot where the prompt is.
+          scored: also take the log-probabilities of the tokens after each.
           alternatives: tokens to report in each place, if scored.
-        Returns: how likely the targets were; None unless scored.
+        Returns: how likely those tokens were; None unless scored.
         """
         found, self._cache = engine_programs.read_chunk(
-            self.weights.definition,
-            self.weights.trainable,
-            self.weights.frozen,
-            tokens_C,
-            targets_C,
-            np.int32(start),
-            np.int32(slot),
+            self.weights,
+            chunk,
             self._cache,
-            experts_E[None],
             scored=scored,
             alternatives=_compiled_for(alternatives) if scored else 0,
             dtype=self._dtype,
