@@ -1,0 +1,37 @@
+"""The main of pretraining and fine-tuning: one code path, whatever is trained."""
+
+from pathlib import Path
+
+from training.runtime import distributed, run_folder
+from training.runtime.pinned import pin
+from training.runtime.run_folder import Finished
+from training.supervised.config import PretrainConfig, SftConfig
+from training.supervised.finish import FORMATS, finish
+from training.supervised.train import train
+
+
+def main(config: PretrainConfig | SftConfig) -> Finished:
+    """Runs one config to its end, or until it is stopped."""
+    command = "pretrain" if isinstance(config, PretrainConfig) else "sft"
+    title = f"sft, adapter {config.adapter}" if isinstance(config, SftConfig) else command
+    distributed.start(config.distributed)
+    config = pin(config, Path(config.output))
+    with run_folder.open_run(command, config) as run:
+        done, tokenizer = train(
+            run,
+            config.source,
+            config.mesh.make(),
+            data=config.data,
+            optimizer=config.optimizer,
+            step=config.step,
+            balance=config.balance,
+            checkpoint=config.checkpoint,
+            watch=config.watch,
+            steps=config.steps,
+            valid_every=config.valid_every,
+            title=title,
+        )
+        if done.finished:
+            format = FORMATS[config.source.adapter] if config.export else None
+            finish(done, tokenizer, format, plots=config.watch.plots)
+    return done
