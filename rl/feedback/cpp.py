@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rl.feedback import cpp_coverage
+from rl.feedback.code_text import CodeText
 from rl.feedback.cpp_coverage import COUNTERS_BYTES
 from rl.feedback.judging import bad_end, judge_printed
 from rl.feedback.language import Executed, Runs, Settings, TestResult
@@ -30,6 +31,14 @@ _TOOL_LIMITS = KernelLimits(memory_bytes=4 << 30, cpu_s=120, threads=16, file_by
 _MOST_PREPROCESSED = 16 << 20  # bytes; <bits/stdc++.h> brings 3 million
 _TOOL_SLOWER = 3.0  # a C++ compiler gets this times Limits.compile_s
 _COMPILE = ("-std=c++17", "-O1", "-pipe", "-w", "-fno-diagnostics-color", "-fmax-errors=5")
+
+
+def comment(statement: str) -> str:
+    """A problem's statement as a comment, whose end it cannot hold."""
+    return f"/*\n{statement.replace('*/', '* /')}\n*/"
+
+
+CPP = CodeText("C++", ("cpp", "c++", "cc", "cxx", ""), comment)
 
 
 class CppLanguage:

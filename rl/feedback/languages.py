@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from rl.feedback.cpp import CppLanguage
+from rl.feedback.code_text import CodeText
+from rl.feedback.cpp import CPP, CppLanguage
 from rl.feedback.language import Language
 from rl.feedback.python import PythonLanguage
+from rl.feedback.python_answers import PYTHON
 
 
 class LanguageEntry(NamedTuple):
@@ -13,16 +15,14 @@ class LanguageEntry(NamedTuple):
 
     Attributes:
       make: starts what runs its programs, given the packages that they may import.
-      title: its name in a sentence.
-      tags: what models write behind a fence of a block in it; "" for nothing.
+      text: how its programs look in what a model reads and writes.
     """
 
     make: Callable[[tuple[str, ...]], Language]
-    title: str
-    tags: tuple[str, ...]
+    text: CodeText
 
 
 LANGUAGES: dict[str, LanguageEntry] = {
-    "python": LanguageEntry(PythonLanguage, "Python", ("python", "python3", "py", "")),
-    "cpp": LanguageEntry(lambda packages: CppLanguage(), "C++", ("cpp", "c++", "cc", "cxx", "")),
+    "python": LanguageEntry(PythonLanguage, PYTHON),
+    "cpp": LanguageEntry(lambda packages: CppLanguage(), CPP),
 }

@@ -18,9 +18,9 @@ import re
 import textwrap
 from typing import Literal, NamedTuple, get_args
 
+from rl.feedback.code_text import FENCE_LINE, CodeText
 from rl.feedback.languages import LANGUAGES
 from rl.feedback.problems import Problem
-from rl.feedback.python_text import CodePart, defines, layout, names_in
 
 PromptForm = Literal["completion", "instruction", "chat"]
 FENCE = "```"
@@ -29,7 +29,6 @@ _BLOCK = re.compile(
     r"(?P<code>.*?)(?P<end>^[ \t]*(?P=fence)|\Z)",
     re.DOTALL | re.MULTILINE,
 )
-_CLOSED = re.compile(r"^[ \t]*(?:```|~~~)", re.MULTILINE)
 
 
 class CodePrompt(NamedTuple):
@@ -81,7 +80,7 @@ def code_prompt(problem: Problem, form: PromptForm, prefix: str = "") -> CodePro
     if form == "completion":
         given = (prefix or problem.starter_code).rstrip()
         told = _holds(given, problem)
-        text = given if told else f"{_comment(problem)}\n{given}"
+        text = given if told else f"{_text_of(problem).comment(problem.prompt.strip())}\n{given}"
         return CodePrompt(text.rstrip(), "", given)
     given = prefix.rstrip()
     opening = f"{FENCE}{problem.language}\n{given}" if given else ""
@@ -89,7 +88,7 @@ def code_prompt(problem: Problem, form: PromptForm, prefix: str = "") -> CodePro
 
 
 def _question(problem: Problem) -> str:
-    starter, name = problem.starter_code, LANGUAGES[problem.language].title
+    starter, name = problem.starter_code, _text_of(problem).title
     block = f"{FENCE}{problem.language}\n{starter.rstrip()}\n{FENCE}"
     if _holds(starter, problem):
         return f"Complete this {name} code. Answer with the whole program in one code block.\n\n{block}"
@@ -100,15 +99,6 @@ def _question(problem: Problem) -> str:
     if problem.kind == "stdin" and not problem.entry:
         asked += "\n\nRead from standard input and write to standard output."
     return f"{asked}\n\nBegin with:\n{block}" if starter.strip() else asked
-
-
-def _comment(problem: Problem) -> str:
-    """The statement as a docstring, or as a C++ comment, whose end it cannot write itself."""
-    statement = problem.prompt.strip()
-    if problem.language == "cpp":
-        return f"/*\n{statement.replace('*/', '* /')}\n*/"
-    quotes = '"""' if '"""' not in statement else "'''"
-    return f"{quotes}\n{statement.replace(quotes, ' '.join(quotes))}\n{quotes}"
 
 
 def stop_strings(form: PromptForm) -> tuple[str, ...]:
@@ -145,18 +135,15 @@ def extract(problem: Problem, response: str, form: PromptForm, *, given: str | N
     given = code_prompt(problem, form).given if given is None else given
     if (form != "completion" and not given) or _answers_in_words(problem, response, given):
         return _answered(problem, response, given)
-    if _begins_again(problem, response, given):
-        return _continued(problem, response, "", _missing(given, _wanted(problem), response))
+    text, name = _text_of(problem), _wanted(problem)
+    if text.begins_again(response, given, name):
+        return _continued(problem, response, "", text.missing(given, name, response))
     return _continued(problem, response, given)
 
 
 def _continued(problem: Problem, response: str, given: str, missing: str = "") -> Extracted:
     text = given + response
-    if problem.language == "python":
-        end = _end_of_program(text, len(given), problem)
-    else:
-        closed = _CLOSED.search(text, len(given))
-        end = closed.start() if closed else len(text)
+    end = _text_of(problem).end_of_program(text, len(given), _wanted(problem))
     return Extracted(missing + text[:end], 0, end - len(given), len(missing) + len(given))
 
 
@@ -167,22 +154,17 @@ def _answers_in_words(problem: Problem, response: str, given: str) -> bool:
         return False
     if first.startswith((FENCE, "~~~")):
         return bool(_BLOCK.match(response.lstrip("\n"))) and not _is_closing(problem, response, given)
-    prose = problem.language == "python" and layout(first).parts[0].kind == "prose"
-    return prose and (not given or bool(_BLOCK.search(response)))
+    return _text_of(problem).is_prose(first) and (not given or bool(_BLOCK.search(response)))
 
 
 def _is_closing(problem: Problem, response: str, given: str) -> bool:
     """Whether a fence right behind what was given ends a program that was complete already."""
     name = _wanted(problem)
-    return _first_line(response).strip() == FENCE and not (name and _defines(response, name)) and bool(given)
-
-
-def _begins_again(problem: Problem, response: str, given: str) -> bool:
-    """Whether a model that was to write the body of a function wrote the whole program again."""
-    first, name = _first_line(response), _wanted(problem)
-    if problem.language != "python" or not given.endswith(":") or not first or first[0].isspace():
-        return False
-    return name is not None and _defines(response, name)
+    return (
+        _first_line(response).strip() == FENCE
+        and not (name and _text_of(problem).defines(response, name))
+        and bool(given)
+    )
 
 
 def _first_line(text: str) -> str:
@@ -193,87 +175,29 @@ def _answered(problem: Problem, response: str, given: str) -> Extracted:
     start, end, indent = _code_of(problem, response)
     code = response[start:end]
     even = textwrap.dedent(code) if indent else code
-    head, name, starter = "", _wanted(problem), given or problem.starter_code
-    if name and starter and problem.language == "python":
-        if not _defines(even, name) and (_defines(starter, name) or starter.rstrip().endswith(":")):
-            head, even = starter.rstrip() + "\n", _indented(even)
-        else:
-            head = _missing(starter, name, even)
+    head, even = _text_of(problem).completed(even, given or problem.starter_code, _wanted(problem))
     return Extracted(head + even, start, end, len(head) - start if even == code else None)
 
 
 def _code_of(problem: Problem, response: str) -> tuple[int, int, bool]:
     """Where the code of an answer in words lies, and whether all of it is indented, as in a list."""
-    name, tags = _wanted(problem), LANGUAGES[problem.language].tags
-    python = problem.language == "python"
+    name, text = _wanted(problem), _text_of(problem)
     blocks = [
-        (*b.span("code"), bool(b["indent"])) for b in _BLOCK.finditer(response) if b["tag"].lower() in tags
+        (*b.span("code"), bool(b["indent"]))
+        for b in _BLOCK.finditer(response)
+        if b["tag"].lower() in text.tags
     ]
-    first = _CLOSED.search(response)
-    if first and python and _is_program(response[: first.start()], name):
+    first = FENCE_LINE.search(response)
+    if first and text.is_program(response[: first.start()], name):
         return 0, first.start(), False  # a program, and only then the first fence
     if blocks:
-        wanted = [b for b in blocks if name and _defines(textwrap.dedent(response[b[0] : b[1]]), name)]
+        wanted = [b for b in blocks if name and text.defines(textwrap.dedent(response[b[0] : b[1]]), name)]
         return wanted[-1] if wanted else max(blocks, key=lambda block: block[1] - block[0])
-    return (*_code_in_prose(problem, response), False) if python else (0, len(response), False)
+    return (*text.code_in_prose(response, name), False)
 
 
-def _is_program(text: str, name: str | None) -> bool:
-    """Whether a text begins as code and holds what is asked for."""
-    return layout(text).parts[0].kind not in ("prose", "comment") and (name is None or _defines(text, name))
-
-
-def _code_in_prose(problem: Problem, text: str) -> tuple[int, int]:
-    """The run of code lines in an answer without fences; all of it where nothing looks like code."""
-    parts = layout(text).parts
-    if all(part.kind != "prose" for part in parts):
-        return 0, len(text)
-    name = _wanted(problem)
-    runs: list[tuple[int, int]] = []
-    inside = False
-    for part in parts:
-        inside = part.kind != "prose" and (inside or part.kind not in ("string", "comment"))
-        if inside and runs and runs[-1][1] == part.start:
-            runs[-1] = (runs[-1][0], part.end)
-        elif inside:
-            runs.append((part.start, part.end))
-    wanted = [run for run in runs if name and _defines(text[run[0] : run[1]], name)]
-    if wanted:
-        return wanted[-1]
-    return max(runs, key=lambda run: run[1] - run[0]) if runs else (0, len(text))
-
-
-def _end_of_program(text: str, given: int, problem: Problem) -> int:
-    """Where the program ends in a text whose first `given` characters are code of ours."""
-    name = _wanted(problem)
-    parts, unfinished = layout(text)
-    first = {part.name: i for i, part in reversed([*enumerate(parts)]) if part.name}
-    seen: set[str] = {"print", "write"}  # names of what writes the output
-    complete = bool(name) and given > 0 and _defines(text[:given], name)
-    needed = -1  # the last part that defines something which the program uses
-    for i, part in enumerate(parts):
-        code = text[part.code : part.end]
-        if part.start >= given and part.start > 0:
-            cut_off = i == len(parts) - 1 and unfinished and part.kind != "definition"
-            if _CLOSED.match(text, part.code) or (complete and part.kind == "prose"):
-                return part.start
-            if complete and i > needed and (_is_beyond(part, code, name) or (name and cut_off)):
-                return part.start
-        words = names_in(code)
-        needed = max([needed, *(first[word] for word in words if word in first)])
-        if name:
-            complete = complete or _defines(code, name)
-        elif part.kind in ("statement", "assignment", "guard"):
-            complete = complete or bool(words & seen) or part.kind == "guard"
-        seen.add(part.name)
-    return len(text)
-
-
-def _is_beyond(part: CodePart, code: str, name: str | None) -> bool:
-    """Whether a statement behind a complete program, which does not need it, is none of its own."""
-    if part.kind == "string" or code.startswith("assert"):
-        return True
-    return name is not None and (part.kind == "definition" or re.match(r"print\b", code) is not None)
+def _text_of(problem: Problem) -> CodeText:
+    return LANGUAGES[problem.language].text
 
 
 def _wanted(problem: Problem) -> str | None:
@@ -281,37 +205,9 @@ def _wanted(problem: Problem) -> str | None:
     return problem.class_name or problem.fn_name or problem.entry
 
 
-def _defines(code: str, name: str) -> bool:
-    """`defines`, or as a method of `class Solution`, as the site has it whose problems lack a class name."""
-    if defines(code, name):
-        return True
-    method = re.search(rf"^[ \t]+(?:async +)?def +{re.escape(name)}\b", code, re.MULTILINE)
-    return method is not None and defines(code, "Solution")
-
-
-def _missing(starter: str, name: str | None, code: str) -> str:
-    """The imports and helper functions of the starter code that a program left out."""
-    lacking = []
-    for part in layout(starter).parts:
-        text = starter[part.code : part.end].rstrip()
-        if part.kind == "import":
-            lacking += [line for line in text.split("\n") if line.strip() and line not in code]
-        elif part.kind == "definition" and part.name != name and not (name and _defines(text, name)):
-            lacking += [] if defines(code, part.name) else [text]
-    return "".join(f"{text}\n" for text in lacking)
-
-
 def _holds(starter: str, problem: Problem) -> bool:
     """Whether code already holds the statement, as in HumanEval."""
     return bool(starter.strip()) and problem.prompt.strip() in starter
-
-
-def _indented(body: str) -> str:
-    """A function's body, moved right if it stands at the margin."""
-    lines = body.split("\n")
-    if all(not line.strip() or line.startswith((" ", "\t")) for line in lines):
-        return body
-    return "\n".join(f"    {line}" if line.strip() else line for line in lines)
 
 
 def _check_form(form: PromptForm) -> None:

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rl.feedback.code_text import CodeText
+from rl.feedback.languages import LANGUAGES, LanguageEntry
 from rl.feedback.problems import Problem
 from rl.feedback.prompts import PromptForm, code_prompt, extract, stop_strings
 from rl.feedback.python_text import layout
@@ -335,3 +337,20 @@ def test_published_solutions_are_taken_whole(shared):
     assert [
         p.id for (p, _), feedback in zip(pairs, feedbacks, strict=True) if feedback.verdict != "pass"
     ] == []
+
+
+def test_one_line_of_the_registry_adds_a_language(monkeypatch):
+    """Fences tell its code from prose; a class of its own may know better."""
+    text = CodeText("Lua", ("lua", ""), comment=lambda statement: f"--[[\n{statement}\n]]")
+    entry = LanguageEntry(lambda packages: pytest.fail("prompts run nothing"), text)
+    monkeypatch.setitem(LANGUAGES, "lua", entry)
+    problem = Problem("double", "Double n.", "local n =", inputs=["3"], outputs=["6"], language="lua")
+    assert code_prompt(problem, "completion").text == "--[[\nDouble n.\n]]\nlocal n ="
+    asked = code_prompt(problem, "chat").text
+    assert "in Lua" in asked
+    assert "```lua\nlocal n =\n```" in asked
+    going_on = " io.read()\nprint(2 * n)\n```\nThat is all."
+    assert extract(problem, going_on, "completion").program == "local n = io.read()\nprint(2 * n)\n"
+    answer = "So:\n\n```python\nno\n```\n\n```lua\nlocal n = io.read()\nprint(2 * n)\n```\nDone."
+    assert extract(problem, answer, "chat").program == "local n = io.read()\nprint(2 * n)\n"
+    assert extract(problem, "print(2 * io.read())", "chat").program == "print(2 * io.read())"

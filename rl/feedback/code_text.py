@@ -1,0 +1,110 @@
+"""How programs of a language look in what a model reads and writes."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rl.feedback.python_text import defines as at_the_margin
+
+# a line that opens or closes a block of code
+FENCE_LINE = re.compile(r"^[ \t]*(?:```|~~~)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class CodeText:
+    """What prompts need to know of a language.
+
+    As it is here, fences alone tell code from prose: enough for any language. One whose text can be told
+    without fences says more (`rl.feedback.python_answers`).
+
+    Attributes:
+      title: the language's name in a sentence.
+      tags: what models write behind a fence of a block in it; "" for nothing.
+      comment: makes a comment of a problem's statement, one that the statement cannot end itself.
+    """
+
+    title: str
+    tags: tuple[str, ...]
+    comment: Callable[[str], str]
+
+    def is_prose(self, line: str) -> bool:
+        """Whether a line is none of a program."""
+        return False
+
+    def is_program(self, text: str, name: str | None) -> bool:
+        """Whether a text begins as code and holds what is asked for.
+
+        Args:
+          text: of a response, up to its first fence.
+          name: of the function or class that the tests use; None where the program as a whole is run.
+        Returns: False where that cannot be told.
+        """
+        return False
+
+    def begins_again(self, response: str, given: str, name: str | None) -> bool:
+        """Whether a model that was to go on with code wrote the whole program again.
+
+        Args:
+          response: what the model wrote.
+          given: the code that it was to go on with.
+          name: as of `is_program`.
+        Returns: False where that cannot be told.
+        """
+        return False
+
+    def defines(self, code: str, name: str) -> bool:
+        """Whether code defines a name at the margin, or in a `class Solution` that the problem does not name.
+
+        Args:
+          code: any text.
+          name: an identifier, without dots.
+        Returns: False also for names that are only mentioned.
+        """
+        if at_the_margin(code, name):
+            return True
+        method = re.search(rf"^[ \t]+(?:async +)?def +{re.escape(name)}\b", code, re.MULTILINE)
+        return method is not None and at_the_margin(code, "Solution")
+
+    def end_of_program(self, text: str, given: int, name: str | None) -> int:
+        """Where a program ends that a model goes on with: before a fence.
+
+        Args:
+          text: the code that was given and the response.
+          given: characters of it that were given.
+          name: as of `is_program`.
+        Returns: characters of the text.
+        """
+        closed = FENCE_LINE.search(text, given)
+        return closed.start() if closed else len(text)
+
+    def code_in_prose(self, text: str, name: str | None) -> tuple[int, int]:
+        """The code in an answer without fences: all of it.
+
+        Args:
+          text: the answer.
+          name: as of `is_program`.
+        Returns: start and end, in characters.
+        """
+        return 0, len(text)
+
+    def missing(self, starter: str, name: str | None, code: str) -> str:
+        """What a program left out of the starter code, to be put before it: nothing.
+
+        Args:
+          starter: the code that was given.
+          name: as of `is_program`.
+          code: the program.
+        Returns: lines of code.
+        """
+        return ""
+
+    def completed(self, code: str, starter: str, name: str | None) -> tuple[str, str]:
+        """A program taken out of an answer, with what it lacks of the starter code.
+
+        Args:
+          code: as the model wrote it.
+          starter: the code that was given.
+          name: as of `is_program`.
+        Returns: what stands before the code, and the code as it stands behind that.
+        """
+        return "", code
