@@ -22,7 +22,7 @@ from training.serving.worker import EngineWorker, Event, Failed, Ticket
 
 
 @dataclass
-class Choice:
+class RunningChoice:
     """One sample of one prompt while it is made."""
 
     index: int
@@ -71,14 +71,14 @@ class RunningChoices:
         stops: Sequence[str],
         seconds: float,
     ):
-        self.all: list[Choice] = []
+        self.all: list[RunningChoice] = []
         self._worker, self._seconds = worker, seconds
         self._events: asyncio.Queue[tuple[int, str, Event]] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         try:
             for index, request in enumerate(requests):
                 own = Detokenizer(model.tokenizer, stops, model.stop_tokens)
-                choice = Choice(index, own, self._events, loop)
+                choice = RunningChoice(index, own, self._events, loop)
                 choice.ticket = self._worker.submit(request, choice.emit)
                 self.all.append(choice)
         except queue.Full as error:
@@ -94,7 +94,7 @@ class RunningChoices:
             if choice.ticket is not None:
                 self._worker.cancel(choice.ticket)
 
-    async def events(self) -> AsyncIterator[tuple[Choice, str, Event]]:
+    async def events(self) -> AsyncIterator[tuple[RunningChoice, str, Event]]:
         """What happens to the choices until all have ended; the time limit cancels what is left."""
         left, deadline = len(self.all), time.monotonic() + self._seconds
         try:
