@@ -208,6 +208,8 @@ def modeling_file(family: type[HfConfig]) -> str:
     """The modelling file for a family: the one for Llama with the family's names."""
     text = MODELING_FILE.read_text(encoding="utf-8")
     text = text.replace(f"{EXPORT_KEY}_llama", f"{EXPORT_KEY}_{family.MODEL_TYPE}")
+    for kind in ("Config", "Model"):
+        text = text.replace(f"Llama{kind}", f"{family.BODY_PREFIX or family.CLASS_PREFIX}{kind}")
     return text.replace("Llama", family.CLASS_PREFIX)
 
 

@@ -27,6 +27,7 @@ from jaxmoe.model.lora_experts import ExpertConstant, column_norms
 from jaxmoe.model.transformer import attach_experts
 from jaxmoe.weights import convert
 from jaxmoe.weights.gguf_folder import noted_gguf
+from jaxmoe.weights.text_part import text_tensors
 from jaxmoe.weights.weight_files import StoredTensor, open_weights
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -47,8 +48,8 @@ def load(
     """Loads a checkpoint straight into shards on the mesh, with an adapter, new experts or neither.
 
     Args:
-      base_dir: folder or hub id of a Llama, DeepSeek-Coder, Mistral, Qwen2/2.5 or Qwen3 checkpoint, a GGUF
-        file of one, a named model (`jaxmoe.named_models`), or a folder of a LoRAMoE model exported with
+      base_dir: folder or hub id of a checkpoint of a known family (`jaxmoe.families.FAMILIES`), a GGUF file
+        of one, a named model (`jaxmoe.named_models`), or a folder of a LoRAMoE model exported with
         `save(..., format="hf")`.
       adapter: folder or hub id of a LoRAMoE, MoE-PEFT or PEFT LoRA adapter.
       dtype: float32, bfloat16 or float16, of the frozen weights and of the computation; what is trained is
@@ -80,7 +81,7 @@ def load(
         given, stored = read_exported(json_config, stored, config, folder)
     elif adapter is not None:
         given = adapter if isinstance(adapter, Adapter) else read_adapter(_adapter_folder(adapter), config)
-    stored = convert.without_tied_head(stored, config, folder)
+    stored = convert.without_tied_head(text_tensors(stored, json_config, folder), config, folder)
     replaced: set[str] = set()
     if resize_vocab is not None and resize_vocab != config.vocab_size:
         stored, config = resized(stored, config, resize_vocab)

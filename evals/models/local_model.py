@@ -31,6 +31,7 @@ from jaxmoe.model import cross_entropy as losses
 from jaxmoe.model import params
 from jaxmoe.model.attention import AttentionMask
 from jaxmoe.model.shapes import Array, Float, Int
+from jaxmoe.model.transformer import Head
 from jaxmoe.text.forms import Form, resolve_form
 from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.tokenizer import encode_chat_prompt, encode_prompt, pad_id, plain_ids, tokenizable
@@ -342,13 +343,13 @@ def _sums(
     model = params.merge(params.ModelParams(definition, trainable, frozen))
     out = model(tokens_BT, positions_from_mask(mask_BT), AttentionMask(mask_BT, mask_BT), dtype=dtype)
     before_BTD = jnp.pad(out.hidden_BTD[:, :-1], ((0, 0), (1, 0), (0, 0)))
-    sums_B = span_sums(before_BTD, model.head_kernel(dtype), tokens_BT, start_B, count_B, slots)
+    sums_B = span_sums(before_BTD, model.output_head(dtype), tokens_BT, start_B, count_B, slots)
     return jax.lax.with_sharding_constraint(sums_B, params.replicated(mesh))
 
 
 def span_sums(
     before_BTD: Float[Array, "B T D"],
-    head_DV: Float[Array, "D V"],
+    head: Head,
     tokens_BT: Int[Array, "B T"],
     start_B: Int[Array, " B"],
     count_B: Int[Array, " B"],
@@ -360,7 +361,7 @@ def span_sums(
 
     Args:
       before_BTD: final hidden state before each token.
-      head_DV: output projection.
+      head: output projection.
       tokens_BT: ids.
       start_B: first token that counts.
       count_B: tokens that count.
@@ -370,5 +371,5 @@ def span_sums(
     place = jnp.arange(slots, dtype=start_B.dtype)[None]
     spans_BC = jnp.minimum(start_B[:, None] + place, tokens_BT.shape[1] - 1)
     states = jnp.take_along_axis(before_BTD, spans_BC[..., None], axis=1)
-    scores = losses.token_scores(states, head_DV, jnp.take_along_axis(tokens_BT, spans_BC, axis=1))
+    scores = losses.token_scores(states, head, jnp.take_along_axis(tokens_BT, spans_BC, axis=1))
     return jnp.where(place < count_B[:, None], scores.logprob_BT, 0.0).sum(axis=1)

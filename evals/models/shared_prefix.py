@@ -222,6 +222,6 @@ def _branch_scores(
     end_BK = jnp.take_along_axis(logits_BV, targets_BK, axis=-1) - norm_B[:, None]
     scores_BK = end_BK
     if inner:
-        head = model.head_kernel(dtype)
+        head = model.output_head(dtype)
         scores_BK = end_BK + span_sums(before_BWD, head, tokens_BW, first_B, last_B - first_B, inner)[:, None]
     return jax.lax.with_sharding_constraint(scores_BK, params.replicated(mesh))

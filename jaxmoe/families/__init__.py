@@ -9,11 +9,14 @@ if it needs a switch that the block lacks, add that to `jaxmoe.model.config.Mode
 import dataclasses
 from collections.abc import Mapping
 
+from jaxmoe.families.gemma2 import Gemma2
+from jaxmoe.families.gemma3 import Gemma3
 from jaxmoe.families.hf_config import HfConfig
 from jaxmoe.families.llama import Llama
 from jaxmoe.families.mistral import Mistral
 from jaxmoe.families.qwen2 import Qwen2
 from jaxmoe.families.qwen3 import Qwen3
+from jaxmoe.families.text_part import text_config
 from jaxmoe.json_files import parse
 from jaxmoe.json_values import shown
 from jaxmoe.model.config import ModelConfig
@@ -25,6 +28,8 @@ FAMILIES: dict[str, type[HfConfig]] = {
         Mistral,
         Qwen2,
         Qwen3,
+        Gemma2,
+        Gemma3,
     )
 }
 
@@ -42,7 +47,8 @@ def family_of(model_type: object, where: object = "config.json") -> type[HfConfi
     """
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ValueError(
-            f"model_type must be one of {', '.join(FAMILIES)}; got {shown(model_type)} in {where}"
+            f"model_type must be one of {', '.join(FAMILIES)}; got {shown(model_type)} in {where}; "
+            "how to add a family: docs/guides/add-a-model-family.md"
         )
     return FAMILIES[model_type]
 
@@ -60,7 +66,8 @@ def config_from_hf(json_config: Mapping[str, object], where: object = "config.js
     >>> config_from_hf({"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4}).head_dim
     16
     """
-    read = parse(family_of(json_config.get("model_type"), where), json_config, where)
+    text = text_config(json_config, where)
+    read = parse(family_of(text.get("model_type"), where), text, where)
     try:
         return read.to_model()
     except ValueError as error:
@@ -79,7 +86,7 @@ def config_to_hf(model: ModelConfig) -> dict[str, object]:
     if lost := [
         f.name for f in dataclasses.fields(model) if getattr(again, f.name) != getattr(model, f.name)
     ]:
-        settings = ", ".join(f"{name}={getattr(model, name)!r}" for name in lost)
+        settings = ", ".join(f"{name}={shown(getattr(model, name))}" for name in lost)
         raise ValueError(
             f"the family {model.family} of transformers cannot express {settings}; name another in "
             "model.family"

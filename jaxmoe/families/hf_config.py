@@ -5,19 +5,36 @@ set.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from jaxmoe.families.rope import rope_from_hf, rope_to_hf
-from jaxmoe.model.config import ModelConfig
+from jaxmoe.json_values import shown
+from jaxmoe.model.config import Activation, ModelConfig, RopeConfig
 
 # Bounds keep a damaged file from asking for a billion layers; no released model comes near them.
 Size = Annotated[int, Field(ge=1, le=1 << 31)]
 Layers = Annotated[int, Field(ge=1, le=1 << 12)]
 TokenId = Annotated[int, Field(ge=-1, lt=1 << 31)]
 LayerType = Literal["full_attention", "sliding_attention"]
+# how config.json calls the feed-forward's activation
+ACTIVATIONS: dict[Activation, str] = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh"}
+
+
+def activation_of(name: object, key: str = "hidden_act") -> Activation:
+    """The activation that config.json names.
+
+    Args:
+      name: its value.
+      key: where it stands, for the error message.
+    Raises: ValueError for one that the decoder lacks.
+    """
+    known: dict[object, Activation] = {"swish": "silu", **{hf: ours for ours, hf in ACTIVATIONS.items()}}
+    if not isinstance(name, str) or name not in known:
+        raise ValueError(f"{key} must be one of {', '.join(map(str, known))}; got {shown(name)}")
+    return known[name]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,12 +44,14 @@ class HfConfig:
     Attributes:
       MODEL_TYPE: the value of `model_type` in config.json.
       CLASS_PREFIX: how transformers' classes begin: Llama for LlamaForCausalLM.
+      BODY_PREFIX: the same for LlamaConfig and LlamaModel; CLASS_PREFIX where it is empty.
       WEIGHT_NAMES: by path in the parameter tree, the name in the checkpoint, {} for the layer; only where it
         differs from Llama's (`jaxmoe.weights.convert`).
     """
 
     MODEL_TYPE: ClassVar[str]
     CLASS_PREFIX: ClassVar[str]
+    BODY_PREFIX: ClassVar[str] = ""
     WEIGHT_NAMES: ClassVar[Mapping[str, str]] = {}
 
     vocab_size: Size = 32000
@@ -42,7 +61,7 @@ class HfConfig:
     num_attention_heads: Size = 32
     num_key_value_heads: Size | None = None
     head_dim: Size | None = None
-    hidden_act: Literal["silu", "swish"] = "silu"
+    hidden_act: object = "silu"
     max_position_embeddings: Size = 2048
     rms_norm_eps: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-6
     tie_word_embeddings: bool = False
@@ -53,6 +72,19 @@ class HfConfig:
     bos_token_id: TokenId | None = None
     eos_token_id: TokenId | tuple[TokenId, ...] | None = None
     pad_token_id: TokenId | None = None
+
+    def activation(self) -> Activation:
+        """Of the feed-forward's gate."""
+        return activation_of(self.hidden_act)
+
+    def rope(self) -> RopeConfig:
+        """The rotary embedding of layers that name no other.
+
+        Raises: ValueError for a position scaling that the decoder lacks.
+        """
+        # as transformers: the older key wins where a file has both
+        given = self.rope_scaling or self.rope_parameters or {}
+        return rope_from_hf(given, self.rope_theta, self.max_position_embeddings)
 
     def to_model(self) -> ModelConfig:
         """The decoder that the file describes.
@@ -65,8 +97,6 @@ class HfConfig:
                 f"partial_rotary_factor must be 1, all of a head is rotated here; got "
                 f"{self.partial_rotary_factor}"
             )
-        # as transformers: the older key wins where a file has both
-        given = self.rope_scaling or self.rope_parameters or {}
         return ModelConfig(
             family=self.MODEL_TYPE,
             vocab_size=self.vocab_size,
@@ -78,7 +108,8 @@ class HfConfig:
             head_dim=self.head_dim or self.hidden_size // self.num_attention_heads,
             max_positions=self.max_position_embeddings,
             norm_eps=self.rms_norm_eps,
-            rope=rope_from_hf(given, self.rope_theta, self.max_position_embeddings),
+            rope=self.rope(),
+            activation=self.activation(),
             tie_embeddings=self.tie_word_embeddings,
             bos_token_id=self.bos_token_id,
             eos_token_id=self.eos_token_id,
@@ -105,7 +136,7 @@ class HfConfig:
             "num_attention_heads": model.num_heads,
             "num_key_value_heads": model.num_kv_heads,
             "head_dim": model.head_dim,
-            "hidden_act": "silu",
+            "hidden_act": ACTIVATIONS[model.activation],
             "max_position_embeddings": model.max_positions,
             "rms_norm_eps": model.norm_eps,
             "rope_parameters": rope_to_hf(model.rope),
@@ -115,6 +146,22 @@ class HfConfig:
             "pad_token_id": model.pad_token_id,
             **cls.own_keys(model),
         }
+
+
+def check_layer_types(kinds: Sequence[LayerType] | None, layers: int) -> None:
+    """Raises ValueError unless there is a kind for each layer, or none are named.
+
+    Args:
+      kinds: `layer_types` of config.json.
+      layers: L.
+    """
+    if kinds is not None and len(kinds) != layers:
+        raise ValueError(f"layer_types must have one entry a layer ({layers}); got {len(kinds)}")
+
+
+def layer_types(model: ModelConfig) -> list[LayerType]:
+    """Each layer's kind of attention, as config.json says it."""
+    return ["sliding_attention" if window else "full_attention" for window in model.layer_windows]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,10 +181,7 @@ class WindowedConfig(HfConfig):
         """The decoder, each layer with its window."""
         model = super().to_model()
         kinds = self.layer_types
-        if kinds is not None and len(kinds) != model.num_layers:
-            raise ValueError(
-                f"layer_types must have one entry a layer ({model.num_layers}); got {len(kinds)}"
-            )
+        check_layer_types(kinds, model.num_layers)
         if not self.use_sliding_window or self.sliding_window is None:
             return model
         if kinds is None:
@@ -150,9 +194,8 @@ class WindowedConfig(HfConfig):
     @classmethod
     def own_keys(cls, model: ModelConfig) -> dict[str, object]:
         """The window, and each layer's kind of attention."""
-        windows = model.windows or (0,) * model.num_layers
         return {
-            "use_sliding_window": any(windows),
-            "sliding_window": max(windows) or None,
-            "layer_types": ["sliding_attention" if window else "full_attention" for window in windows],
+            "use_sliding_window": any(model.windows),
+            "sliding_window": max(model.layer_windows) or None,
+            "layer_types": layer_types(model),
         }

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from jaxmoe.model.attention import attend_cached
-from jaxmoe.model.layers import rotation
+from jaxmoe.model.layers import rotations
 from jaxmoe.model.lora_experts import ExpertCall
 from jaxmoe.model.shapes import Array, Bool, Float, Int, PyTree
 from jaxmoe.model.transformer import Decoder, KeyValues
@@ -129,29 +129,29 @@ def step(
     Returns: the hidden states and the cache.
     """
     config = model.config
-    turn = rotation(config, positions_B[:, None], dtype)
+    turns = rotations(config, positions_B[:, None], dtype)
     hidden = model.embed(tokens_B, dtype)[:, None]
-    windows = config.windows or (0,) * config.num_layers
 
-    def layer(hidden, state, window, prompt, write):
+    def layer(index, hidden, state, window, prompt, write):
         visible_PS, visible_W = _visible(cache, _slots(cache.new), window)
 
         def mixer(query, key, value):
             new, kept = write(KeyValues(key.swapaxes(1, 2), value.swapaxes(1, 2)))
-            return attend_cached(query, prompt, new, visible_PS, visible_W), kept
+            return attend_cached(query, prompt, new, visible_PS, visible_W, config.attention_cap), kept
 
-        hidden, _, kept = nnx.merge(blocks.definition, state)(hidden, turn, mixer, call)
+        hidden, _, kept = nnx.merge(blocks.definition, state)(hidden, turns(index), mixer, call)
         return hidden, kept
 
     if isinstance(blocks.states, tuple):
         layers = []
-        for window, state, prompt, new in zip(windows, blocks.states, cache.prompt, cache.new, strict=True):
+        parts = zip(config.layer_windows, blocks.states, cache.prompt, cache.new, strict=True)
+        for index, (window, state, prompt, new) in enumerate(parts):
 
             def write(token, new=new):
                 updated = _update(new, token, (0, 0, cache.length, 0))
                 return updated, updated
 
-            hidden, updated = layer(hidden, state, window, prompt, write)
+            hidden, updated = layer(index, hidden, state, window, prompt, write)
             layers.append(updated)
         new = tuple(layers)
     else:
@@ -166,9 +166,10 @@ def step(
                 here = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), updated)
                 return here, updated
 
-            return layer(hidden, state, window, prompt, write), None
+            return layer(index, hidden, state, window, prompt, write), None
 
-        inputs = (jnp.arange(config.num_layers), jnp.asarray(windows, jnp.int32), blocks.states, cache.prompt)
+        windows = jnp.asarray(config.layer_windows, jnp.int32)
+        inputs = (jnp.arange(config.num_layers), windows, blocks.states, cache.prompt)
         (hidden, new), _ = jax.lax.scan(scanned, (hidden, cache.new), inputs)
     return model.norm(hidden)[:, 0], cache._replace(new=new, length=cache.length + 1)
 
@@ -190,6 +191,7 @@ def _visible(
 
 
 def _update(buffers: KeyValues, token: KeyValues, where: tuple[Int[Array, ""] | int, ...]) -> KeyValues:
+    start = [jnp.asarray(place, jnp.int32) for place in where]  # of one type, also in 64 bits
     return KeyValues(
-        *(jax.lax.dynamic_update_slice(b, t, where) for b, t in zip(buffers, token, strict=True))
+        *(jax.lax.dynamic_update_slice(b, t, start) for b, t in zip(buffers, token, strict=True))
     )

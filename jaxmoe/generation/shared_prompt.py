@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from jaxmoe.model.attention import MASKED, AttentionMask, attend
+from jaxmoe.model.attention import MASKED, AttentionMask, attend, soft_cap
 from jaxmoe.model.attention_kernels import Attend
 from jaxmoe.model.lora_experts import ExpertCall
 from jaxmoe.model.shapes import Array, Float, Int
@@ -59,8 +59,8 @@ def response_states(
         segments = jnp.concatenate([(prompt_mask_PS > 0).astype(jnp.int32), jnp.ones_like(responses_BW)], 1)
         mask: AttentionMask | Attend = AttentionMask(segments, segments)
     else:
-        windows = model.config.windows or (0,) * model.config.num_layers
-        mask = shared_attention(prompt_mask_PS, samples, length, windows)
+        config = model.config
+        mask = shared_attention(prompt_mask_PS, samples, length, config.layer_windows, config.attention_cap)
     out = model(
         tokens, positions, mask, dtype=dtype, call=call, mesh=mesh, remat=remat, scan_layers=scan_layers
     )
@@ -71,7 +71,11 @@ def response_states(
 
 
 def shared_attention(
-    prompt_mask_PS: Int[Array, "P S"], samples: int, length: int, windows: Sequence[int]
+    prompt_mask_PS: Int[Array, "P S"],
+    samples: int,
+    length: int,
+    windows: Sequence[int],
+    cap: float | None = None,
 ) -> Attend:
     """Attention of rows [S + G·W]: the prompt causally, each response to the prompt and causally to itself.
 
@@ -80,6 +84,7 @@ def shared_attention(
       samples: G, responses of a prompt.
       length: W, tokens of each response.
       windows: each layer's sliding window in slots, 0 for unlimited.
+      cap: of the scores (`soft_cap`).
     Returns: a function (layer, query, key, value) -> out.
     """
     slots = prompt_mask_PS.shape[1]
@@ -94,9 +99,9 @@ def shared_attention(
         limit = jnp.where(window > 0, window, slots + length)
         visible_PWS = (segments > 0)[:, None] & (apart_WS < limit)[None]
         visible_WW = (apart_WW >= 0) & (apart_WW < limit)
-        first = attend(query[:, :slots], key[:, :slots], value[:, :slots], prompt_mask.dense(window))
+        first = attend(query[:, :slots], key[:, :slots], value[:, :slots], prompt_mask.dense(window), cap)
         prompt, own = (key[:, :slots], value[:, :slots]), (key[:, slots:], value[:, slots:])
-        rest = attend_shared(query[:, slots:], prompt, own, visible_PWS, visible_WW, samples)
+        rest = attend_shared(query[:, slots:], prompt, own, visible_PWS, visible_WW, samples, cap)
         return jnp.concatenate([first, rest], axis=1)
 
     return mix
@@ -109,6 +114,7 @@ def attend_shared(
     visible_PWS: Array,
     visible_WW: Array,
     samples: int,
+    cap: float | None = None,
 ) -> Float[Array, "P G*W N H"]:
     """`attend` for responses, whose keys and values are their prompt's and their own.
 
@@ -119,6 +125,7 @@ def attend_shared(
       visible_PWS: True where response position w sees prompt slot s.
       visible_WW: the same within a response.
       samples: G.
+      cap: of the scores (`soft_cap`).
     Returns: the values mixed.
     """
     prompts, joined, heads, size = query.shape
@@ -134,9 +141,9 @@ def attend_shared(
     wide = {"preferred_element_type": jnp.float32}
     shape = (prompts, kv_heads, samples, group, length)
     old = jnp.einsum("pmxh,pmsh->pmxs", by_prompt, old_key, **wide).reshape(*shape, slots)
-    old = jnp.where(visible_PWS[:, None, None, None], old, MASKED)
+    old = jnp.where(visible_PWS[:, None, None, None], soft_cap(old, cap), MASKED)
     new = jnp.einsum("pmgxh,pmgsh->pmgxs", by_sample, key, **wide).reshape(*shape, length)
-    new = jnp.where(visible_WW[None, None, None, None], new, MASKED)
+    new = jnp.where(visible_WW[None, None, None, None], soft_cap(new, cap), MASKED)
     weights = jax.nn.softmax(jnp.concatenate([old, new], axis=-1), axis=-1).astype(value.dtype)
     to_prompt = weights[..., :slots].reshape(prompts, kv_heads, -1, slots)
     to_own = weights[..., slots:].reshape(prompts, kv_heads, samples, -1, length)

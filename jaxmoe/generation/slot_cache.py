@@ -17,9 +17,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from jaxmoe.generation.kv_cache import Blocks
-from jaxmoe.model.attention import MASKED
+from jaxmoe.model.attention import MASKED, soft_cap
 from jaxmoe.model.config import ModelConfig
-from jaxmoe.model.layers import rotation
+from jaxmoe.model.layers import rotations
 from jaxmoe.model.lora_experts import ExpertCall
 from jaxmoe.model.shapes import Array, Bool, Float, Int
 from jaxmoe.model.transformer import Decoder, KeyValues
@@ -163,10 +163,13 @@ def read_chunk(
     Returns: final hidden states [C, D], and the cache.
     """
 
+    zero = jnp.zeros((), start.dtype)
+    place = (slot, zero, start, zero)
+
     def write(old: KeyValues, new: KeyValues) -> KeyValues:
         return KeyValues(
             *(
-                jax.lax.dynamic_update_slice(x, y.swapaxes(1, 2).astype(x.dtype), (slot, 0, start, 0))
+                jax.lax.dynamic_update_slice(x, y.swapaxes(1, 2).astype(x.dtype), place)
                 for x, y in zip(old, new, strict=True)
             )
         )
@@ -192,34 +195,39 @@ def _run(
 ) -> tuple[Float[Array, "B T D"], SlotCache]:
     """The decoder over T tokens of some slots; their keys and values are written, then attended to."""
     config = model.config
-    turn = rotation(config, positions_BT, dtype)
+    turns = rotations(config, positions_BT, dtype)
     hidden = model.embed(tokens_BT, dtype)
-    windows = config.windows or (0,) * config.num_layers
 
     def layer(
-        hidden: Array, state: nnx.State, window: Int[Array, ""] | int, old: KeyValues
+        index: Int[Array, ""] | int,
+        hidden: Array,
+        state: nnx.State,
+        window: Int[Array, ""] | int,
+        old: KeyValues,
     ) -> tuple[Array, KeyValues]:
         def mixer(query: Array, key: Array, value: Array) -> tuple[Array, KeyValues]:
             kept = write(old, KeyValues(key, value))
             here = rows(kept)
             visible_BTS = _visible(positions_BT, here.key_BSMH.shape[-2], window)
-            return attend_slots(query, here, visible_BTS), kept
+            return attend_slots(query, here, visible_BTS, config.attention_cap), kept
 
-        hidden, _, kept = nnx.merge(blocks.definition, state)(hidden, turn, mixer, call)
+        hidden, _, kept = nnx.merge(blocks.definition, state)(hidden, turns(index), mixer, call)
         return hidden, kept
 
     if not isinstance(cache, KeyValues):
         layers = []
-        for window, state, old in zip(windows, blocks.states, cache, strict=True):
-            hidden, kept = layer(hidden, state, window, old)
+        parts = zip(config.layer_windows, blocks.states, cache, strict=True)
+        for index, (window, state, old) in enumerate(parts):
+            hidden, kept = layer(index, hidden, state, window, old)
             layers.append(kept)
         return model.norm(hidden), tuple(layers)
 
-    def scanned(hidden: Array, inputs: tuple[Array, nnx.State, KeyValues]) -> tuple[Array, KeyValues]:
-        window, state, old = inputs
-        return layer(hidden, state, window, old)
+    def scanned(hidden: Array, inputs: tuple[Array, Array, nnx.State, KeyValues]) -> tuple[Array, KeyValues]:
+        index, window, state, old = inputs
+        return layer(index, hidden, state, window, old)
 
-    inputs = (jnp.asarray(windows, jnp.int32), blocks.states, cache)
+    windows = jnp.asarray(config.layer_windows, jnp.int32)
+    inputs = (jnp.arange(config.num_layers), windows, blocks.states, cache)
     hidden, kept = jax.lax.scan(scanned, hidden, inputs)
     return model.norm(hidden), kept
 
@@ -234,7 +242,10 @@ def _visible(
 
 
 def attend_slots(
-    query_BTNH: Float[Array, "B T N H"], kept: KeyValues, visible_BTS: Bool[Array, "B T S"]
+    query_BTNH: Float[Array, "B T N H"],
+    kept: KeyValues,
+    visible_BTS: Bool[Array, "B T S"],
+    cap: float | None = None,
 ) -> Float[Array, "B T N H"]:
     """softmax(q kᵀ / √H) v over slots [B, M, S, H]; query heads share key/value heads in runs of N / M.
 
@@ -242,6 +253,7 @@ def attend_slots(
       query_BTNH: rotated.
       kept: keys and values of every slot.
       visible_BTS: True where query t sees slot position s.
+      cap: of the scores (`soft_cap`).
     Returns: the values mixed.
     """
     batch, length, heads, size = query_BTNH.shape
@@ -251,7 +263,7 @@ def attend_slots(
     query = query_BTNH.reshape(batch, length, kv_heads, group, size).transpose(0, 2, 3, 1, 4)
     query = query.reshape(batch, kv_heads, group * length, size) * size**-0.5
     scores = jnp.einsum("bmxh,bmsh->bmxs", query, key, preferred_element_type=jnp.float32)
-    scores = scores.reshape(batch, kv_heads, group, length, -1)
+    scores = soft_cap(scores, cap).reshape(batch, kv_heads, group, length, -1)
     scores = jnp.where(visible_BTS[:, None, None], scores, MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     out = jnp.einsum("bmxs,bmsh->bmxh", weights.reshape(batch, kv_heads, group * length, -1), value)

@@ -11,6 +11,20 @@ from jaxmoe.model.shapes import Array, Bool, Float, Int
 MASKED = -1e30
 
 
+def soft_cap(x: Float[Array, "*S"], cap: float | None) -> Float[Array, "*S"]:
+    """c · tanh(x / c): within ±c, and x itself where that is small (Gemma 2, arXiv:2408.00118, section 2).
+
+    Args:
+      x: scores.
+      cap: c; None leaves them as they are.
+    Returns: of x's shape and dtype.
+
+    >>> [round(float(soft_cap(jnp.float32(x), 30.0)), 3) for x in (1.0, 100.0)]
+    [1.0, 29.924]
+    """
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
 class AttentionMask(NamedTuple):
     """Who may attend to whom: a query at slot t sees keys at slots s <= t of its own segment.
 
@@ -39,6 +53,7 @@ def attend(
     key_BSMH: Float[Array, "B S M H"],
     value_BSMH: Float[Array, "B S M H"],
     mask_BTS: Bool[Array, "B T S"],
+    cap: float | None = None,
 ) -> Float[Array, "B T N H"]:
     """softmax(q kᵀ / √H) v, softmax in float32; query heads share key/value heads in runs of N / M.
 
@@ -48,6 +63,7 @@ def attend(
     Args:
       query_BTNH, key_BSMH, value_BSMH: with their positions turned in already.
       mask_BTS: True where query t sees key s.
+      cap: of the scores (`soft_cap`).
     Returns: for each query the mixed values.
     """
     batch, length, heads, size = query_BTNH.shape
@@ -57,7 +73,7 @@ def attend(
     query = grouped.reshape(batch, kv_heads, group * length, size) * size**-0.5
     key, value = key_BSMH.swapaxes(1, 2), value_BSMH.swapaxes(1, 2)
     scores = jnp.einsum("bmth,bmsh->bmts", query, key, preferred_element_type=jnp.float32)
-    scores = scores.reshape(batch, kv_heads, group, length, -1)
+    scores = soft_cap(scores, cap).reshape(batch, kv_heads, group, length, -1)
     scores = jnp.where(mask_BTS[:, None, None], scores, MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     weights = weights.reshape(batch, kv_heads, group * length, -1)
@@ -72,6 +88,7 @@ def attend_cached(
     new: tuple[Float[Array, "B M W H"], Float[Array, "B M W H"]],
     visible_PS: Bool[Array, "P S"],
     visible_W: Bool[Array, " W"],
+    cap: float | None = None,
 ) -> Float[Array, "B T N H"]:
     """`attend` for one query a row (T = 1), whose keys and values are in two places: its prompt's, its own.
 
@@ -84,6 +101,7 @@ def attend_cached(
       new: keys and values of each row's own tokens.
       visible_PS: True where a prompt's slot is seen.
       visible_W: True where a slot of the own tokens is seen.
+      cap: of the scores (`soft_cap`).
     Returns: the values mixed.
     """
     (prompt_key, prompt_value), (key, value) = prompt, new
@@ -94,11 +112,11 @@ def attend_cached(
     by_prompt = query.swapaxes(1, 2).reshape(prompts, kv_heads, samples * group, size)
     wide = {"preferred_element_type": jnp.float32}
     old_scores = jnp.einsum("pmxh,pmsh->pmxs", by_prompt, prompt_key, **wide)
-    old_scores = jnp.where(visible_PS[:, None, None], old_scores, MASKED)
+    old_scores = jnp.where(visible_PS[:, None, None], soft_cap(old_scores, cap), MASKED)
     old_scores = old_scores.reshape(prompts, kv_heads, samples, group, slots).swapaxes(1, 2)
     query = query.reshape(batch, kv_heads, group, size)
     scores = jnp.einsum("bmgh,bmwh->bmgw", query, key, **wide)
-    scores = jnp.where(visible_W[None, None, None], scores, MASKED)
+    scores = jnp.where(visible_W[None, None, None], soft_cap(scores, cap), MASKED)
     joint = jnp.concatenate([old_scores.reshape(batch, kv_heads, group, slots), scores], axis=-1)
     weights = jax.nn.softmax(joint, axis=-1).astype(value.dtype)
     old_weights = weights[..., :slots].reshape(prompts, samples, kv_heads, group, slots).swapaxes(1, 2)

@@ -36,7 +36,14 @@ def platform_of(mesh: Mesh | None) -> str:
     return "gpu" if platform in ("cuda", "rocm") else platform
 
 
-def choose(wanted: KernelChoice, mesh: Mesh | None, dtype: DTypeLike, head_dim: int, length: int) -> Kernel:
+def choose(
+    wanted: KernelChoice,
+    mesh: Mesh | None,
+    dtype: DTypeLike,
+    head_dim: int,
+    length: int,
+    cap: float | None = None,
+) -> Kernel:
     """The kernel to use; "auto" takes the fastest that can run these shapes.
 
     "splash" runs on any platform, off TPU in Pallas's interpreter, which is slow and meant for tests.
@@ -47,12 +54,15 @@ def choose(wanted: KernelChoice, mesh: Mesh | None, dtype: DTypeLike, head_dim: 
       dtype: of queries, keys and values.
       head_dim: H.
       length: T, in tokens.
+      cap: of the scores; None for none.
     Returns: the kernel's name.
-    Raises: ValueError for an unknown name, or for cudnn with a dtype or head size that it lacks.
+    Raises: ValueError for an unknown name, or for cudnn with a cap, a dtype or head size that it lacks.
     """
     if wanted not in get_args(KernelChoice):
         raise ValueError(f"attention must be one of {', '.join(get_args(KernelChoice))}; got {wanted!r}")
-    fits_cudnn = (
+    if wanted == "cudnn" and cap is not None:
+        raise ValueError(f"attention=cudnn has no soft cap; got {cap} (attention=auto takes what has)")
+    fits_cudnn = cap is None and (
         jnp.dtype(dtype).name in CUDNN_DTYPES and head_dim % 8 == 0 and head_dim <= CUDNN_LARGEST_HEAD
     )
     if wanted == "cudnn" and not fits_cudnn:
@@ -74,7 +84,13 @@ def choose(wanted: KernelChoice, mesh: Mesh | None, dtype: DTypeLike, head_dim: 
 Attend = Callable[[Int[Array, ""] | int, Array, Array, Array], Array]
 
 
-def by_layer(kernel: Kernel, mask: AttentionMask, windows: Sequence[int], mesh: Mesh | None) -> Attend:
+def by_layer(
+    kernel: Kernel,
+    mask: AttentionMask,
+    windows: Sequence[int],
+    mesh: Mesh | None,
+    cap: float | None = None,
+) -> Attend:
     """Attention of layer l as a function (l, query, key, value) -> out; l may be traced.
 
     Args:
@@ -83,6 +99,7 @@ def by_layer(kernel: Kernel, mask: AttentionMask, windows: Sequence[int], mesh: 
       mesh: None on one device.
       windows: each layer's window, 0 for unlimited. Kernels take it as a constant, so layers that differ are
         branches of a switch.
+      cap: of the scores (`soft_cap`); splash and xla have it.
     Returns: a function (l, query, key, value) -> out.
     """
     distinct = sorted(set(windows))
@@ -90,12 +107,12 @@ def by_layer(kernel: Kernel, mask: AttentionMask, windows: Sequence[int], mesh: 
     if kernel == "xla":
         masks = [mask.dense(window) for window in distinct]
         if len(distinct) == 1:
-            return lambda layer, query, key, value: attend(query, key, value, masks[0])
+            return lambda layer, query, key, value: attend(query, key, value, masks[0], cap)
         stacked = jnp.stack(masks)
         return lambda layer, query, key, value: attend(
-            query, key, value, stacked[jnp.asarray(which_L)[layer]]
+            query, key, value, stacked[jnp.asarray(which_L)[layer]], cap
         )
-    kernels = [partial(_KERNELS[kernel], mask=mask, window=window, mesh=mesh) for window in distinct]
+    kernels = [partial(_KERNELS[kernel], mask=mask, window=window, mesh=mesh, cap=cap) for window in distinct]
     if len(distinct) == 1:
         return lambda layer, query, key, value: kernels[0](query, key, value)
     return lambda layer, query, key, value: jax.lax.switch(
@@ -111,6 +128,7 @@ def cudnn(
     mask: AttentionMask,
     window: int,
     mesh: Mesh | None,
+    cap: float | None = None,
 ) -> Float[Array, "B T N H"]:
     """cuDNN's flash attention; it partitions itself over rows and heads.
 
@@ -119,8 +137,10 @@ def cudnn(
       mask: which keys a query sees.
       window: positions back that a query sees, 0 for all.
       mesh: the kernel needs none; taken since all kernels are called alike.
+      cap: must be None, the kernel has none.
     Returns: the values mixed.
     """
+    assert cap is None  # `choose` sees to it
     return jax.nn.dot_product_attention(
         query_BTNH,
         key_BTMH,
@@ -139,6 +159,7 @@ def splash(
     mask: AttentionMask,
     window: int,
     mesh: Mesh | None,
+    cap: float | None = None,
 ) -> Float[Array, "B T N H"]:
     """Pallas's splash attention: blocks that no query of theirs sees are never visited.
 
@@ -149,12 +170,13 @@ def splash(
       mask: which keys a query sees.
       window: positions back that a query sees, 0 for all.
       mesh: rows are split over data and fsdp, heads over tensor; None on one device.
+      cap: of the scores (`soft_cap`).
     Returns: the values mixed.
     """
     arguments = (query_BTNH, key_BTMH, value_BTMH, *mask)
 
     def run(*arguments: Array) -> Array:
-        return _splash_local(arguments, window, interpret=platform_of(mesh) != "tpu")
+        return _splash_local(arguments, window, cap, interpret=platform_of(mesh) != "tpu")
 
     if mesh is None or mesh.size == 1:
         return run(*arguments)
@@ -167,7 +189,7 @@ def splash(
     return jax.shard_map(run, mesh=mesh, in_specs=places, out_specs=wide, check_vma=False)(*arguments)
 
 
-def _splash_local(arguments: tuple[Array, ...], window: int, interpret: bool) -> Array:
+def _splash_local(arguments: tuple[Array, ...], window: int, cap: float | None, interpret: bool) -> Array:
     # imported where needed: Pallas takes a second to load, and few programs use it
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
@@ -196,6 +218,7 @@ def _splash_local(arguments: tuple[Array, ...], window: int, interpret: bool) ->
         head_shards=1,
         q_seq_shards=1,
         interpret=interpret,
+        attn_logits_soft_cap=cap,
     )
     # an array; the kernel's declared result is one of several
     out: Any = jax.vmap(kernel)(query * jnp.asarray(size**-0.5, query.dtype), key, value, segments)

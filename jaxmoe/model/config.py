@@ -13,6 +13,8 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
 RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn"]
+Activation = Literal["silu", "gelu_tanh"]
+NormPlaces = Literal["input", "output", "both"]
 Routing = Literal["dense", "top_k", "top_p", "none"]
 
 
@@ -43,9 +45,18 @@ class RopeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Shape of a Llama-like decoder: RMSNorm, rotary attention with grouped heads, gated SiLU feed-forward.
+    """Shape of a decoder and the switches of its block; the defaults are Llama's.
 
-    `windows` holds each layer's sliding attention window in positions, 0 for unlimited.
+    Attributes:
+      rope: the rotary embedding of layers for which `layer_ropes` names no other.
+      windows: each layer's sliding attention window in positions, 0 for unlimited; empty for none.
+      layer_ropes: each layer's rotary embedding, where they differ; empty where all have `rope`.
+      norms: what is normalised, the input of attention and feed-forward, their output, or both.
+      norm_offset: added to every norm's weight (Gemma stores w − 1).
+      activation: of the feed-forward's gate.
+      embedding_scale: multiplies the embeddings.
+      attention_scale: of q kᵀ; None is 1/√H.
+      attention_cap, logit_cap: c in c · tanh(x / c), of attention's scores and of the logits; None for none.
     """
 
     vocab_size: int
@@ -65,6 +76,14 @@ class ModelConfig:
     mlp_bias: bool = False
     qk_norm: bool = False
     windows: tuple[int, ...] = ()
+    layer_ropes: tuple[RopeConfig, ...] = ()
+    norms: NormPlaces = "input"
+    norm_offset: float = 0.0
+    activation: Activation = "silu"
+    embedding_scale: float = 1.0
+    attention_scale: float | None = None
+    attention_cap: float | None = None
+    logit_cap: float | None = None
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
@@ -83,10 +102,19 @@ class ModelConfig:
             raise ValueError(
                 f"head_dim must be even for rotary embeddings; got {self.head_dim} (model config)"
             )
-        if self.windows and len(self.windows) != self.num_layers:
-            raise ValueError(
-                f"windows must have one entry a layer ({self.num_layers}); got {len(self.windows)}"
-            )
+        for name in ("windows", "layer_ropes"):
+            if (entries := getattr(self, name)) and len(entries) != self.num_layers:
+                raise ValueError(
+                    f"{name} must have one entry a layer ({self.num_layers}); got {len(entries)}"
+                )
+        for name in ("attention_scale", "attention_cap", "logit_cap"):
+            if (value := getattr(self, name)) is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be a finite number above 0; got {value} (model.{name})")
+
+    @property
+    def layer_windows(self) -> tuple[int, ...]:
+        """Each layer's window, 0 for unlimited."""
+        return self.windows or (0,) * self.num_layers
 
 
 @dataclasses.dataclass(frozen=True)

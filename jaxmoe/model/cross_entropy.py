@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmoe.model.layers import product
 from jaxmoe.model.shapes import Array, Float, Int
+from jaxmoe.model.transformer import Head
 
 
 class TokenScores(NamedTuple):
@@ -22,7 +22,7 @@ class TokenScores(NamedTuple):
 
 def token_scores(
     hidden_BTD: Float[Array, "B T D"],
-    head_DV: Float[Array, "D V"],
+    head: Head,
     targets_BT: Int[Array, "B T"],
     *,
     chunk: int = 128,
@@ -35,7 +35,7 @@ def token_scores(
 
     Args:
       hidden_BTD: final hidden states.
-      head_DV: output projection.
+      head: output projection.
       targets_BT: token ids.
       chunk: positions of each row in a chunk; a device with b rows holds 4·b·chunk·V bytes of logits.
       temperature: divides the logits.
@@ -52,7 +52,7 @@ def token_scores(
 
     @jax.checkpoint
     def score(hidden_BXD: Array, targets_BX: Array) -> tuple[Array, Array]:
-        logits = product(hidden_BXD, head_DV, jnp.float32) / temperature
+        logits = head.logits(hidden_BXD) / temperature
         norm = jax.nn.logsumexp(logits, axis=-1)
         chosen = jnp.take_along_axis(logits, targets_BX[..., None], axis=-1)[..., 0]
         expected = (jnp.exp(logits - norm[..., None]) * logits).sum(-1)
@@ -69,7 +69,7 @@ def next_token_targets(tokens_BT: Int[Array, "B T"]) -> Int[Array, "B T"]:
 
 def cross_entropy(
     hidden_BTD: Float[Array, "B T D"],
-    head_DV: Float[Array, "D V"],
+    head: Head,
     tokens_BT: Int[Array, "B T"],
     loss_mask_BT: Float[Array, "B T"],
     *,
@@ -81,7 +81,7 @@ def cross_entropy(
 
     Args:
       hidden_BTD: final hidden states.
-      head_DV: output projection.
+      head: output projection.
       tokens_BT: token ids; token t is predicted from position t − 1.
       chunk: positions of each row whose logits exist at once.
       loss_mask_BT: 1 where token t counts as a target; position 0 has no predecessor and never counts.
@@ -98,5 +98,5 @@ def cross_entropy(
         hidden_BTD = jnp.take_along_axis(hidden_BTD, places[..., None], axis=1)
         targets_BT = jnp.take_along_axis(targets_BT, places, axis=1)
         weight_BT = jnp.where(fits, weight_BT, jnp.nan)
-    scores = token_scores(hidden_BTD, head_DV, targets_BT, chunk=chunk)
+    scores = token_scores(hidden_BTD, head, targets_BT, chunk=chunk)
     return -(scores.logprob_BT * weight_BT).sum(), count

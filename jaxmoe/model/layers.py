@@ -5,6 +5,7 @@ Every variable of a block has a leading layer axis [L, ...]; a scan over the lay
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxmoe.model.config import ModelConfig, RopeConfig
+from jaxmoe.model.config import Activation, ModelConfig, NormPlaces, RopeConfig
 from jaxmoe.model.lora_experts import ExpertCall, LoraExperts, apply_experts, dora_factor
 from jaxmoe.model.router import RouterStatistics
 from jaxmoe.model.shapes import Array, Float, Int, PyTree, Weight
@@ -54,30 +55,36 @@ def product(
     return out.reshape(batch, length, -1)
 
 
-def rms_norm(x: Float[Array, "... D"], weight: Float[Array, " D"], eps: float) -> Float[Array, "... D"]:
-    """w · x / √(mean(x²) + ε), the mean in float32 (arXiv:1910.07467).
+def rms_norm(
+    x: Float[Array, "... D"], weight: Float[Array, " D"], eps: float, offset: float = 0.0
+) -> Float[Array, "... D"]:
+    """(w + offset) · x / √(mean(x²) + ε), the mean in float32 (arXiv:1910.07467).
 
     Args:
       x: any leading axes.
       weight: w.
       eps: ε, added to the mean of squares.
+      offset: added to the weight; the product is then taken in float32, as Gemma's is.
     Returns: of x's shape and dtype.
     """
     wide = x.astype(jnp.float32)
     normed = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
-    return weight.reshape((1,) * (x.ndim - 1) + (-1,)).astype(x.dtype) * normed.astype(x.dtype)
+    weight = weight.reshape((1,) * (x.ndim - 1) + (-1,))
+    if offset:
+        return ((weight.astype(jnp.float32) + offset) * normed).astype(x.dtype)
+    return weight.astype(x.dtype) * normed.astype(x.dtype)
 
 
 class RMSNorm(nnx.Module):
-    """One weight vector a layer; `layers=None` makes a single one."""
+    """One weight vector a layer, as the config says; `layers=None` makes a single one."""
 
-    def __init__(self, size: int, eps: float, layers: int | None, axis: str | None = "embed"):
+    def __init__(self, config: ModelConfig, size: int, layers: int | None, axis: str | None = "embed"):
         shape, axes = ((size,), (axis,)) if layers is None else ((layers, size), ("layer", axis))
-        self.weight = BaseParam(jnp.ones(shape), axes=axes)
-        self.eps = eps
+        self.weight = BaseParam(jnp.full(shape, 1.0 - config.norm_offset), axes=axes)
+        self.eps, self.offset = config.norm_eps, config.norm_offset
 
     def __call__(self, x: Array) -> Array:
-        return rms_norm(x, self.weight[...], self.eps)
+        return rms_norm(x, self.weight[...], self.eps, self.offset)
 
 
 def rope_frequencies(
@@ -154,17 +161,41 @@ class Rotation(NamedTuple):
     sin_BTH: Float[Array, "B T H"]
 
 
-def rotation(config: ModelConfig, positions_BT: Int[Array, "B T"], dtype: DTypeLike) -> Rotation:
+Turns = Callable[[Int[Array, ""] | int], Rotation]
+
+
+def rotations(config: ModelConfig, positions_BT: Int[Array, "B T"], dtype: DTypeLike) -> Turns:
+    """Each layer's rotation; what layers share is computed once.
+
+    Args:
+      config: with the ropes of its layers.
+      positions_BT: of the text.
+      dtype: of cos and sin.
+    Returns: a function from the layer's number, which may be traced.
+    """
+    distinct = [*dict.fromkeys(config.layer_ropes or (config.rope,))]
+    turns = [rotation(config, rope, positions_BT, dtype) for rope in distinct]
+    if len(turns) == 1:
+        return lambda layer: turns[0]
+    which_L = np.array([distinct.index(rope) for rope in config.layer_ropes])
+    stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *turns)
+    return lambda layer: jax.tree.map(lambda x: x[jnp.asarray(which_L)[layer]], stacked)
+
+
+def rotation(
+    config: ModelConfig, rope: RopeConfig, positions_BT: Int[Array, "B T"], dtype: DTypeLike
+) -> Rotation:
     """Angles m θᵢ for text positions m; both halves of a head turn by the same angles.
 
     Args:
-      config: with base θ, scaling and H.
+      config: with H and the trained length.
+      rope: base θ and scaling.
       positions_BT: m.
       dtype: of cos and sin; angles are computed in float32.
     Returns: cos and sin [B, T, H], times the factor of `rope_frequencies`.
     """
     frequencies, factor = rope_frequencies(
-        config.rope, config.head_dim, config.max_positions, jnp.max(positions_BT) + 1
+        rope, config.head_dim, config.max_positions, jnp.max(positions_BT) + 1
     )
     angles = positions_BT[..., None].astype(jnp.float32) * frequencies[None, None, :]
     angles = jnp.concatenate([angles, angles], axis=-1)
@@ -256,7 +287,7 @@ def project(x_BTI: Array, linears: dict[str, Linear], call: ExpertCall) -> tuple
 
 
 class Attention(nnx.Module):
-    """Grouped-query attention with rotary positions; Qwen3 normalises queries and keys by head."""
+    """Grouped-query attention with rotary positions; queries and keys may be normalised by head."""
 
     def __init__(self, config: ModelConfig, std: float, *, rngs: nnx.Rngs):
         d, h, layers = config.hidden_size, config.head_dim, config.num_layers
@@ -266,9 +297,11 @@ class Attention(nnx.Module):
         self.v_proj = Linear((d, kv), ("embed", "kv_heads"), layers, config.qkv_bias, std, rngs=rngs)
         out_std = std / math.sqrt(2 * layers)
         self.o_proj = Linear((q, d), ("heads", "embed"), layers, config.out_bias, out_std, rngs=rngs)
-        self.q_norm = RMSNorm(h, config.norm_eps, layers, axis=None) if config.qk_norm else None
-        self.k_norm = RMSNorm(h, config.norm_eps, layers, axis=None) if config.qk_norm else None
+        self.q_norm = RMSNorm(config, h, layers, axis=None) if config.qk_norm else None
+        self.k_norm = RMSNorm(config, h, layers, axis=None) if config.qk_norm else None
         self.head_dim = h
+        # attention divides scores by √H; for another scale queries are scaled beforehand
+        self.query_scale = 1.0 if config.attention_scale is None else config.attention_scale * math.sqrt(h)
 
     def heads(self, x_BTD: Array, turn: Rotation, call: ExpertCall) -> tuple[Array, Array, Array, Statistics]:
         """Rotated queries [B, T, N, H], rotated keys and values [B, T, M, H].
@@ -284,6 +317,8 @@ class Attention(nnx.Module):
         query, key, value = (f.reshape(*f.shape[:2], -1, self.head_dim) for f in flat)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
+        if self.query_scale != 1.0:
+            query = query * jnp.asarray(self.query_scale, query.dtype)
         return rotate(query, turn), rotate(key, turn), value, collected
 
     def output(self, mixed_BTNH: Array, call: ExpertCall) -> tuple[Array, Statistics]:
@@ -300,8 +335,14 @@ class Attention(nnx.Module):
         return out, collected
 
 
+ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
+    "silu": jax.nn.silu,
+    "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+}
+
+
 class FeedForward(nnx.Module):
-    """down(silu(gate x) · up x)."""
+    """down(activation(gate x) · up x)."""
 
     def __init__(self, config: ModelConfig, std: float, *, rngs: nnx.Rngs):
         d, f, layers, bias = config.hidden_size, config.intermediate_size, config.num_layers, config.mlp_bias
@@ -310,10 +351,12 @@ class FeedForward(nnx.Module):
         self.down_proj = Linear(
             (f, d), ("mlp", "embed"), layers, bias, std / math.sqrt(2 * layers), rngs=rngs
         )
+        self.activation: Activation = config.activation
 
     def __call__(self, x_BTD: Array, call: ExpertCall) -> tuple[Array, Statistics]:
         (gate, up), first = project(x_BTD, {"gate_proj": self.gate_proj, "up_proj": self.up_proj}, call)
-        (out,), second = project(jax.nn.silu(gate) * up, {"down_proj": self.down_proj}, call)
+        inner = ACTIVATIONS[self.activation](gate) * up
+        (out,), second = project(inner, {"down_proj": self.down_proj}, call)
         return out, first | second
 
 
@@ -322,24 +365,37 @@ Mixer = Callable[[Array, Array, Array], tuple[Array, PyTree]]
 
 
 class Block(nnx.Module):
-    """x + attention(norm x), then x + feed_forward(norm x)."""
+    """x + attention(norm x), then x + feed_forward(norm x); the norms also, or instead, behind both parts.
+
+    Before attention and feed-forward stand `input_norm` and `post_norm`, behind them `attention_norm` and
+    `mlp_norm`.
+    """
 
     def __init__(self, config: ModelConfig, std: float, *, rngs: nnx.Rngs):
-        self.input_norm = RMSNorm(config.hidden_size, config.norm_eps, config.num_layers)
+        def norm(place: NormPlaces) -> RMSNorm | None:
+            return RMSNorm(config, config.hidden_size, config.num_layers) if config.norms != place else None
+
+        self.input_norm = norm("output")
         self.self_attn = Attention(config, std, rngs=rngs)
-        self.post_norm = RMSNorm(config.hidden_size, config.norm_eps, config.num_layers)
+        self.attention_norm = norm("input")
+        self.post_norm = norm("output")
         self.mlp = FeedForward(config, std, rngs=rngs)
+        self.mlp_norm = norm("input")
 
     def __call__(
         self, x_BTD: Float[Array, "B T D"], turn: Rotation, mixer: Mixer, call: ExpertCall
     ) -> tuple[Float[Array, "B T D"], Statistics, PyTree]:
         """The block's output, its routers' statistics, and what the mixer keeps of keys and values."""
-        query, key, value, collected = self.self_attn.heads(self.input_norm(x_BTD), turn, call)
+        query, key, value, collected = self.self_attn.heads(_normed(self.input_norm, x_BTD), turn, call)
         mixed, kept = mixer(query, key, value)
         mixed, more = self.self_attn.output(mixed, call)
-        x_BTD = x_BTD + mixed
-        out, last = self.mlp(self.post_norm(x_BTD), call)
-        return x_BTD + out, collected | more | last, kept
+        x_BTD = x_BTD + _normed(self.attention_norm, mixed)
+        out, last = self.mlp(_normed(self.post_norm, x_BTD), call)
+        return x_BTD + _normed(self.mlp_norm, out), collected | more | last, kept
+
+
+def _normed(norm: RMSNorm | None, x: Array) -> Array:
+    return x if norm is None else norm(x)
 
 
 def projections(block: Block) -> Sequence[tuple[str, Linear]]:

@@ -14,10 +14,19 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from jaxmoe.model import attention_kernels
-from jaxmoe.model.attention import AttentionMask
+from jaxmoe.model.attention import AttentionMask, soft_cap
 from jaxmoe.model.attention_kernels import KernelChoice
 from jaxmoe.model.config import ExpertConfig, ModelConfig
-from jaxmoe.model.layers import BaseParam, Block, RMSNorm, Statistics, as_array, projections, rotation
+from jaxmoe.model.layers import (
+    BaseParam,
+    Block,
+    RMSNorm,
+    Statistics,
+    as_array,
+    product,
+    projections,
+    rotations,
+)
 from jaxmoe.model.lora_experts import ExpertCall, LoraExperts
 from jaxmoe.model.shapes import Array, Float, Int
 
@@ -29,6 +38,17 @@ class KeyValues(NamedTuple):
 
     key_BSMH: Float[Array, "B S M H"]
     value_BSMH: Float[Array, "B S M H"]
+
+
+class Head(NamedTuple):
+    """The output projection D -> V, with the cap of its logits (None for none)."""
+
+    kernel_DV: Float[Array, "D V"]
+    cap: float | None = None
+
+    def logits(self, hidden_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Scores of the next token, float32."""
+        return soft_cap(product(hidden_BTD, self.kernel_DV, jnp.float32), self.cap)
 
 
 class DecoderOutput(NamedTuple):
@@ -51,7 +71,7 @@ class Decoder(nnx.Module):
         shape = (config.vocab_size, config.hidden_size)
         self.embedding = BaseParam(jax.random.normal(rngs.params(), shape) * std, axes=("vocab", "embed"))
         self.blocks = Block(config, std, rngs=rngs)
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps, None)
+        self.norm = RMSNorm(config, config.hidden_size, None)
         self.head = (
             None
             if config.tie_embeddings
@@ -85,12 +105,15 @@ class Decoder(nnx.Module):
             split by rows, so that weights are gathered layer by layer (FSDP); left to itself, XLA may split
             the model width and add up activations of the whole batch instead.
         """
-        turn = rotation(self.config, positions_BT, dtype)
+        config, count = self.config, self.config.num_layers
+        turns = rotations(config, positions_BT, dtype)
         hidden = by_rows(self.embed(tokens_BT, dtype), mesh)
-        count, size = self.config.num_layers, self.config.head_dim
-        kernel = attention_kernels.choose(attention, mesh, dtype, size, tokens_BT.shape[1])
-        windows = self.config.windows or (0,) * count
-        attend = mask if callable(mask) else attention_kernels.by_layer(kernel, mask, windows, mesh)
+        if callable(mask):
+            attend = mask
+        else:
+            length, cap = tokens_BT.shape[1], config.attention_cap
+            kernel = attention_kernels.choose(attention, mesh, dtype, config.head_dim, length, cap)
+            attend = attention_kernels.by_layer(kernel, mask, config.layer_windows, mesh, cap)
         definition, blocks = nnx.split(self.blocks)
 
         def layer(hidden, inputs):
@@ -101,7 +124,9 @@ class Decoder(nnx.Module):
             def mixer(query, key, value):
                 return attend(index, query, key, value), KeyValues(key, value) if keep else None
 
-            hidden, collected, kept = block(hidden, turn, mixer, dataclasses.replace(call, dropout_key=key))
+            hidden, collected, kept = block(
+                hidden, turns(index), mixer, dataclasses.replace(call, dropout_key=key)
+            )
             return by_rows(hidden, mesh), (collected, kept)
 
         if remat != "none":
@@ -118,26 +143,28 @@ class Decoder(nnx.Module):
           dtype: of activations.
         Returns: rows of the embedding.
         """
-        return self.embedding[...].astype(dtype)[tokens]
+        rows = self.embedding[...].astype(dtype)[tokens]
+        scale = self.config.embedding_scale
+        return rows if scale == 1.0 else rows * jnp.asarray(scale, dtype)
 
-    def head_kernel(self, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None) -> Float[Array, "D V"]:
+    def output_head(self, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None) -> Head:
         """The output projection; the embedding's transpose if tied. On a mesh it is gathered over fsdp
         once.
 
         Args:
-          dtype: of the result.
+          dtype: of the kernel.
           mesh: None on one device.
-        Returns: the projection as an array.
+        Returns: the projection, its kernel an array.
         """
         kernel = self.embedding[...].astype(dtype).T if self.head is None else as_array(self.head[...], dtype)
-        if mesh is None or kernel.shape[1] % mesh.shape["tensor"]:
-            return kernel
-        return jax.lax.with_sharding_constraint(kernel, NamedSharding(mesh, PartitionSpec(None, "tensor")))
+        if mesh is not None and kernel.shape[1] % mesh.shape["tensor"] == 0:
+            columns = NamedSharding(mesh, PartitionSpec(None, "tensor"))
+            kernel = jax.lax.with_sharding_constraint(kernel, columns)
+        return Head(kernel, self.config.logit_cap)
 
     def logits(self, hidden_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Scores of the next token, float32."""
-        kernel = self.head_kernel(hidden_BTD.dtype)
-        return jnp.einsum("BTD,DV->BTV", hidden_BTD, kernel, preferred_element_type=jnp.float32)
+        return self.output_head(hidden_BTD.dtype).logits(hidden_BTD)
 
 
 def by_rows(hidden_BTD: Float[Array, "B T D"], mesh: Mesh | None) -> Float[Array, "B T D"]:

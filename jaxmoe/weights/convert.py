@@ -55,6 +55,8 @@ LLAMA_NAMES = (
     WeightName("blocks.self_attn.q_norm.weight", "model.layers.{}.self_attn.q_norm.weight"),
     WeightName("blocks.self_attn.k_norm.weight", "model.layers.{}.self_attn.k_norm.weight"),
     *_projection_names(),
+    WeightName("blocks.attention_norm.weight", "model.layers.{}.post_attention_layernorm.weight"),
+    WeightName("blocks.mlp_norm.weight", "model.layers.{}.post_feedforward_layernorm.weight"),
     WeightName("blocks.post_norm.weight", "model.layers.{}.post_attention_layernorm.weight"),
     WeightName("norm.weight", "model.norm.weight"),
     WeightName("head", "lm_head.weight", transposed=True),

@@ -126,10 +126,10 @@ class Agent:
         Returns: TokenScores of [B, W], in nats.
         """
         model = params.merge(params.ModelParams(self.definition, trainable, frozen))
-        kernel = model.head_kernel(self.dtype, self.mesh)
+        head = model.output_head(self.dtype, self.mesh)
         return token_scores(
             states_BWD,
-            kernel,
+            head,
             rollout.responses_BW,
             chunk=self.forward.loss_chunk,
             temperature=self.temperature,

@@ -156,7 +156,7 @@ def make_loss(
             scan_layers=config.scan_layers,
             mesh=mesh,
         )
-        head = merged.head_kernel(dtype, mesh)
+        head = merged.output_head(dtype, mesh)
         total, _ = cross_entropy.cross_entropy(
             out.hidden_BTD,
             head,

@@ -98,7 +98,7 @@ def golden_losses(lm, expected):
         call = ExpertCall(samples_BTZ=samples)
         out = model(tokens, positions, attention, dtype=jnp.float32, call=call)
         total, count = cross_entropy.cross_entropy(
-            out.hidden_BTD, model.head_kernel(jnp.float32), jnp.asarray(tokens), targets
+            out.hidden_BTD, model.output_head(jnp.float32), jnp.asarray(tokens), targets
         )
         balance = balancing.balance_loss(
             out.statistics, task_types, samples.sum(1), layer_experts(model), lm.balance

@@ -1,7 +1,8 @@
 """Families: config.json as transformers reads it, both ways; what is not known is refused in one line."""
 
+import copy
 import dataclasses
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,14 +18,21 @@ from tests.tiny_checkpoints import SIZES
 YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}
 
 
+def theirs(file: dict[str, Any]) -> Any:
+    """What transformers makes of the object in a config.json."""
+    return AutoConfig.for_model(**copy.deepcopy(file))
+
+
 def ours(theirs):
     """The parts of a transformers config that the decoder is made of."""
     window = getattr(theirs, "sliding_window", None) or 0
     kinds = getattr(theirs, "layer_types", None) or ["sliding_attention"] * theirs.num_hidden_layers
     windows = tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
     rope = theirs.rope_parameters
+    rope = rope.get("full_attention", rope)
     heads = theirs.num_attention_heads
-    return {
+    caps = {"attention_cap": "attn_logit_softcapping", "logit_cap": "final_logit_softcapping"}
+    return {name: getattr(theirs, key, None) for name, key in caps.items()} | {
         "vocab_size": theirs.vocab_size,
         "hidden_size": theirs.hidden_size,
         "intermediate_size": theirs.intermediate_size,
@@ -76,7 +84,7 @@ OLD_ROPE = [
 
 @settings(max_examples=60, deadline=None)
 @given(
-    family=st.sampled_from(sorted(FAMILIES)),
+    family=st.sampled_from(["llama", "mistral", "qwen2", "qwen3"]),
     rope=st.sampled_from(OLD_ROPE),
     heads=st.sampled_from([(4, 2), (4, 4), (8, None)]),
     head_dim=st.sampled_from([None, 8, 16]),
@@ -111,13 +119,45 @@ def test_a_file_is_read_as_transformers_reads_it(family, rope, heads, head_dim, 
     if family.startswith("qwen"):
         file |= sliding
     config = config_from_hf(file)
-    wanted = ours(AutoConfig.for_model(**{k: dict(v) if isinstance(v, dict) else v for k, v in file.items()}))
+    wanted = ours(theirs(file))
     if family == "llama":
         wanted["windows"] = ()  # Llama has none, whatever its file says
     if isinstance(eos, list):
         wanted["eos_token_id"] = tuple(eos)
     assert {key: flat(config)[key] for key in wanted} == wanted
     assert config_from_hf(config_to_hf(config)) == config
+
+
+KINDS = ["full_attention", "sliding_attention"]
+NESTED = {"full_attention": {"rope_type": "linear", "factor": 8.0}, "sliding_attention": {"rope_theta": 7.0}}
+
+
+@pytest.mark.parametrize(
+    ("family", "keys", "ropes"),
+    [
+        ("gemma2", {}, ()),
+        ("gemma2", {"layer_types": KINDS, "sliding_window": 7, "rope_theta": 5e4}, ()),
+        ("gemma2", {"sliding_window": None, "query_pre_attn_scalar": 100}, ()),
+        ("gemma3_text", {}, (1e4, 1e4)),
+        ("gemma3_text", {"sliding_window_pattern": 2, "rope_local_base_freq": 50.0}, (50.0, 1e6)),
+        (
+            "gemma3_text",
+            {"rope_theta": 5e5, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}},
+            (1e4, 1e4),
+        ),
+        ("gemma3_text", {"rope_parameters": NESTED, "layer_types": KINDS}, (1e6, 7.0)),
+    ],
+    ids=str,
+)
+def test_layers_of_two_kinds_are_read_as_transformers_reads_them(family, keys, ropes):
+    file = {"model_type": family, **SIZES, "head_dim": 8, **keys}
+    config = config_from_hf(file)
+    wanted = ours(theirs(file))
+    assert {key: flat(config)[key] for key in wanted} == wanted
+    assert tuple(rope.rope_theta for rope in config.layer_ropes) == ropes
+    again = config_to_hf(config)
+    assert config_from_hf(again) == config
+    assert ours(theirs(again)) == wanted
 
 
 def test_switches_of_the_block():
@@ -134,13 +174,14 @@ def test_switches_of_the_block():
 
 
 def test_an_unknown_family_is_refused_with_those_that_are_known():
-    known = "llama, mistral, qwen2, qwen3"
-    for unknown in ("gemma", None, 7, [], {"a": 1}):
+    known = ", ".join(FAMILIES)
+    for unknown in ("rwkv", None, 7, [], {"a": 1}):
         with pytest.raises(ValueError, match=f"model_type must be one of {known}; got ") as caught:
             config_from_hf({"model_type": unknown}, "x/config.json")
-        assert str(caught.value).endswith("in x/config.json")
-    with pytest.raises(ValueError, match=f"one of {known}; got 'gemma' in model.family"):
-        config_to_hf(ModelConfig(96, 32, 48, 2, 4, 2, 8, family="gemma"))
+        assert "in x/config.json; " in str(caught.value)
+        assert str(caught.value).endswith("docs/guides/add-a-model-family.md")
+    with pytest.raises(ValueError, match=f"one of {known}; got 'rwkv' in model.family"):
+        config_to_hf(ModelConfig(96, 32, 48, 2, 4, 2, 8, family="rwkv"))
 
 
 def test_a_family_names_its_classes_and_the_weights_that_differ():
@@ -148,8 +189,9 @@ def test_a_family_names_its_classes_and_the_weights_that_differ():
 
     for name, family in FAMILIES.items():
         assert name == family.MODEL_TYPE
-        theirs = getattr(transformers, f"{family.CLASS_PREFIX}Config")
+        theirs = getattr(transformers, f"{family.BODY_PREFIX or family.CLASS_PREFIX}Config")
         assert theirs.model_type == name
+        assert getattr(transformers, f"{family.CLASS_PREFIX}ForCausalLM").config_class is theirs
     assert family_of("llama") is FAMILIES["llama"]
     assert families.__doc__
 
@@ -157,7 +199,10 @@ def test_a_family_names_its_classes_and_the_weights_that_differ():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_act": "gelu"}, "hidden_act is wrong: Input should be 'silu' or 'swish'; got 'gelu'"),
+        (
+            {"hidden_act": "gelu"},
+            "hidden_act must be one of swish, silu, gelu_pytorch_tanh; got 'gelu'",
+        ),
         (
             {"rope_parameters": {"rope_type": "longrope"}},
             "rope_type is wrong: .*'default', 'linear'.*'longrope'",
@@ -190,6 +235,34 @@ def test_values_that_cannot_be_are_refused_in_one_line(changes, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        (
+            "gemma2",
+            {"hidden_activation": "gelu"},
+            "hidden_activation must be one of .*; got 'gelu'",
+        ),
+        ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention is wrong: .*got True"),
+        ("gemma2", {"final_logit_softcapping": 0.0}, "final_logit_softcapping is wrong: .*greater than 0"),
+        ("gemma2", {"layer_types": KINDS[:1]}, r"layer_types must have one entry a layer \(2\); got 1"),
+        ("gemma3_text", {"attn_logit_softcapping": 5.0}, "attn_logit_softcapping is wrong: .*got 5.0"),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"full_attention": 3}},
+            "full_attention must be an object; got 3",
+        ),
+        ("gemma3", {}, "text_config of a gemma3 must be an object; got None"),
+    ],
+    ids=str,
+)
+def test_settings_that_a_family_does_not_compute_are_refused_by_name(family, changes, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        config_from_hf({"model_type": family, **SIZES, **changes}, "x/config.json")
+    assert "x/config.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_kinds_of_attention_that_the_decoder_lacks_are_refused():
     file = {"model_type": "qwen3", **SIZES, "use_sliding_window": True}
     with pytest.raises(ValueError, match="layer_types"):
@@ -208,6 +281,10 @@ def test_kinds_of_attention_that_the_decoder_lacks_are_refused():
         ("mistral", {"mlp_bias": True}),
         ("qwen2", {"qkv_bias": False}),
         ("qwen3", {"qk_norm": False}),
+        ("llama", {"norms": "both"}),
+        ("gemma2", {"embedding_scale": 2.0}),
+        ("gemma2", {"attention_scale": 0.3}),
+        ("gemma3_text", {"attention_cap": 5.0}),
     ],
     ids=str,
 )

@@ -29,9 +29,9 @@ def packed_and_padded(batch: int = 2) -> np.ndarray:
     return np.tile(rows, (batch // 2, 1))
 
 
-def run(kernel, arrays, segments, windows=(0,), layer=0, mesh=None):
+def run(kernel, arrays, segments, windows=(0,), layer=0, mesh=None, cap=None):
     mask = AttentionMask(segments, segments)
-    return attention_kernels.by_layer(kernel, mask, windows, mesh)(layer, *arrays)
+    return attention_kernels.by_layer(kernel, mask, windows, mesh, cap)(layer, *arrays)
 
 
 def exact(function, *arguments):
@@ -57,14 +57,14 @@ def bounds(arrays, target) -> tuple[float, float]:
     )
 
 
-@pytest.mark.parametrize("window", [0, 40])
-def test_splash_equals_xla_forward_and_backward(window: int):
+@pytest.mark.parametrize(("window", "cap"), [(0, None), (40, 2.0)])
+def test_splash_equals_xla_forward_and_backward(window: int, cap: float | None):
     segments = jnp.asarray(packed_and_padded())
     real = (segments > 0)[:, :, None, None]
     target = jax.random.normal(jax.random.key(9), (2, LENGTH, 4, 16))
 
     def loss(kernel, arrays, target):
-        out = jnp.where(real, run(kernel, arrays, segments, (window,)), 0.0)
+        out = jnp.where(real, run(kernel, arrays, segments, (window,), cap=cap), 0.0)
         return jnp.sum(out * target), out
 
     def value_and_grad(kernel):
@@ -132,6 +132,9 @@ def test_choice_follows_the_platform_of_the_mesh(monkeypatch: pytest.MonkeyPatch
     assert choose("auto", mesh, jnp.bfloat16, 128, 2048) == "cudnn"
     assert choose("auto", mesh, jnp.float32, 128, 2048) == "xla"
     assert choose("auto", mesh, jnp.bfloat16, 20, 2048) == "xla"
+    assert choose("auto", mesh, jnp.bfloat16, 128, 2048, 50.0) == "xla"
+    with pytest.raises(ValueError, match=r"attention=cudnn has no soft cap; got 50\.0"):
+        choose("cudnn", mesh, jnp.bfloat16, 128, 2048, 50.0)
     assert choose("xla", mesh, jnp.bfloat16, 128, 2048) == "xla"
 
 

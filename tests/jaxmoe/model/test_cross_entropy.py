@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from jaxmoe.model import cross_entropy
+from jaxmoe.model.transformer import Head
 from tests.tolerances import assert_same, double_precision
 
 
-@pytest.mark.parametrize("chunk", [3, 7, 1000])
+@pytest.mark.parametrize(("chunk", "cap"), [(3, None), (7, 2.0), (1000, None)])
 @double_precision()
-def test_token_scores_equal_the_unchunked_form(chunk):
+def test_token_scores_equal_the_unchunked_form(chunk, cap):
     rng = np.random.default_rng(0)
     hidden = jnp.asarray(rng.normal(size=(2, 5, 8)), jnp.float32)
     head = jnp.asarray(rng.normal(size=(8, 11)), jnp.float32)
@@ -19,12 +20,14 @@ def test_token_scores_equal_the_unchunked_form(chunk):
     cotangent = jnp.asarray(rng.normal(size=(2, 2, 5)), jnp.float32)
 
     def whole(hidden, head):
-        log_p = jax.nn.log_softmax(hidden @ head[None] / 0.7)
+        logits = hidden @ head[None]
+        capped = logits if cap is None else cap * jnp.tanh(logits / cap)
+        log_p = jax.nn.log_softmax(capped / 0.7)
         chosen = jnp.take_along_axis(log_p, targets[..., None], -1)[..., 0]
         return (cotangent * jnp.stack([chosen, -(jnp.exp(log_p) * log_p).sum(-1)])).sum()
 
     def chunked(hidden, head):
-        scores = cross_entropy.token_scores(hidden, head, targets, chunk=chunk, temperature=0.7)
+        scores = cross_entropy.token_scores(hidden, Head(head, cap), targets, chunk=chunk, temperature=0.7)
         return (cotangent * jnp.stack([scores.logprob_BT, scores.entropy_BT])).sum()
 
     ours, theirs = (jax.value_and_grad(f, (0, 1))(hidden, head) for f in (chunked, whole))
@@ -36,7 +39,7 @@ def test_cross_entropy_counts_targets_only():
     """Uniform scores over V tokens cost log V each; position 0 is never a target."""
     tokens = jnp.zeros((1, 4), jnp.int32)
     mask = jnp.asarray([[1.0, 0.0, 1.0, 1.0]])
-    total, count = cross_entropy.cross_entropy(jnp.zeros((1, 4, 2)), jnp.zeros((2, 9)), tokens, mask)
+    total, count = cross_entropy.cross_entropy(jnp.zeros((1, 4, 2)), Head(jnp.zeros((2, 9))), tokens, mask)
     assert count == 2
     assert_same(total, 2 * np.log(9))
 
@@ -50,10 +53,10 @@ def test_logits_at_the_targets_alone_give_the_same_loss_and_gradient():
     mask = jnp.asarray([[0, 1, 0, 1, 1, 0], [1, 0, 0, 0, 0, 1], [1, 0, 0, 0, 0, 0]], jnp.float32)
 
     def loss(hidden, most):
-        return cross_entropy.cross_entropy(hidden, head, tokens, mask, most_targets=most)[0]
+        return cross_entropy.cross_entropy(hidden, Head(head), tokens, mask, most_targets=most)[0]
 
     value, gradient = jax.value_and_grad(loss)(hidden, None)
     some, some_gradient = jax.value_and_grad(loss)(hidden, 3)
     assert_same((some, some_gradient), (value, gradient))
-    assert cross_entropy.cross_entropy(hidden, head, tokens, mask, most_targets=3)[1] == 4
+    assert cross_entropy.cross_entropy(hidden, Head(head), tokens, mask, most_targets=3)[1] == 4
     assert jnp.isnan(loss(hidden, 2))

@@ -292,7 +292,7 @@ def test_the_agents_temperature_divides_the_logits():
     policy, frozen = used.state.policy, used.weights.frozen
     states = agent.states(policy, frozen, rollout)
     model = params.merge(params.ModelParams(agent.definition, policy, frozen))
-    scores = jax.nn.log_softmax(states @ model.head_kernel(jnp.float32, used.mesh) / 0.5)
+    scores = jax.nn.log_softmax(states @ model.output_head(jnp.float32, used.mesh).kernel_DV / 0.5)
     expected = jnp.take_along_axis(scores, jnp.asarray(rollout.responses_BW)[..., None], -1)[..., 0]
     found = agent.token_scores(policy, frozen, states, rollout)
     assert_same(found.logprob_BT, expected)
