@@ -1,43 +1,28 @@
 """GGUF files (llama.cpp): the model's config, tensors and tokenizer data as Hugging Face names them.
 
-Only llama-like architectures whose tensors map one to one are read; the rest is refused by name. Tensors are
-dequantized when they are read, one at a time, so that a file of 4 bits a weight never stands whole in memory.
+Architectures of `ARCHITECTURES` are read, the rest is refused by name. Tensors are dequantized when they are
+read, one at a time, so that a file of 4 bits a weight never stands whole in memory.
 """
 
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
+from jaxmoe.families import config_from_hf
 from jaxmoe.json_values import JsonMapping, JsonObject
+from jaxmoe.model.config import ModelConfig
+from jaxmoe.weights.convert import weight_table
+from jaxmoe.weights.gguf_architectures import ARCHITECTURES, Fields, as_written
 from jaxmoe.weights.weight_files import StoredTensor
 
 if TYPE_CHECKING:
     from gguf import ReaderTensor
 
-# general.architecture -> model_type of config.json. Mistral's files call themselves llama.
-ARCHITECTURES = {"llama": "llama", "mistral": "mistral", "qwen2": "qwen2", "qwen3": "qwen3"}
 # those that are tested bit for bit; llama.cpp has more, for three bits a weight and fewer
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
-LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-MODEL_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-
-
-Fields = dict[str, Any]  # numbers, text, and lists of both, each of the type that the file says
 
 
 class GGUF(NamedTuple):
@@ -69,22 +54,29 @@ def read_gguf(path: str | Path) -> GGUF:
         raise ValueError(
             f"general.architecture must be one of {', '.join(ARCHITECTURES)}; got {architecture!r} in {path}"
         )
+    kind = ARCHITECTURES[architecture]
     prefix = f"{architecture}."
     own = {key.removeprefix(prefix): value for key, value in fields.items() if key.startswith(prefix)}
     config = _config(architecture, own, fields, path)
+    if config["num_hidden_layers"] > len(stored):
+        raise ValueError(
+            f"{path} is damaged: {architecture}.block_count is {config['num_hidden_layers']}, and it holds "
+            f"only {len(stored)} tensors"
+        )
+    names = _hf_names("llama" if architecture == "mistral" else architecture, config_from_hf(config, path))
     tensors: dict[str, StoredTensor] = {}
     last: dict[str, np.ndarray] = {}
     for tensor in stored:
-        name = hf_name(tensor.name)
-        if name is None:
+        if (name := names.get(tensor.name)) is None:
             if tensor.name == "rope_freqs.weight":
                 raise ValueError(
                     f"{path} holds rope_freqs.weight, a rotary scaling that GGUF stores as numbers only; "
                     "convert the original checkpoint instead"
                 )
             raise ValueError(f"{path} holds {tensor.name}, which no {architecture} model has")
-        heads = _rotary_heads(name, config) if architecture in ("llama", "mistral") else None
-        tensors[name] = _stored(tensor, heads, path, last)
+        heads = _rotary_heads(name, config) if kind.interleaved else None
+        offset = kind.norm_offset if name.endswith("norm.weight") else 0.0
+        tensors[name] = _stored(tensor, heads, offset, path, last)
     config["tie_word_embeddings"] = "lm_head.weight" not in tensors
     embedding = tensors.get("model.embed_tokens.weight")
     if embedding is None:
@@ -94,22 +86,19 @@ def read_gguf(path: str | Path) -> GGUF:
     return GGUF(config, tensors, tokenizer, str(fields.get("general.name", "")))
 
 
-def hf_name(name: str) -> str | None:
-    """A tensor's name in a Hugging Face checkpoint; None if it has none.
+def _hf_names(architecture: str, model: ModelConfig) -> dict[str, str]:
+    """Tensors' names in a Hugging Face checkpoint by those in the file; llama.cpp's own table says which."""
+    import gguf
 
-    >>> hf_name("blk.7.attn_q.weight")
-    'model.layers.7.self_attn.q_proj.weight'
-    """
-    stem, _, kind = name.rpartition(".")
-    if kind not in ("weight", "bias"):
-        return None
-    if stem in MODEL_NAMES:
-        return f"{MODEL_NAMES[stem]}.{kind}"
-    head, _, rest = stem.partition(".")
-    layer, _, part = rest.partition(".")
-    if head != "blk" or not layer.isdecimal() or part not in LAYER_NAMES:
-        return None
-    return f"model.layers.{int(layer)}.{LAYER_NAMES[part]}.{kind}"
+    kind = next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    table = gguf.get_tensor_name_map(kind, model.num_layers)
+    found: dict[str, str] = {}
+    for weight in weight_table(model).values():
+        for layer in range(model.num_layers if weight.stacked else 1):
+            module, _, part = weight.name.format(layer).rpartition(".")
+            if (stem := table.get_name(module)) is not None:
+                found[f"{stem}.{part}"] = f"{module}.{part}"
+    return found
 
 
 def _open(path: Path) -> tuple[Fields, list["ReaderTensor"]]:
@@ -157,23 +146,22 @@ def _config(architecture: str, own: Fields, fields: Fields, path: Path) -> JsonO
         if scaling == "yarn":
             original = own.get("rope.scaling.original_context_length", needed("context_length"))
             rope["original_max_position_embeddings"] = original
-    config = {
-        "model_type": ARCHITECTURES[architecture],
+    config: JsonObject = {
+        "model_type": ARCHITECTURES[architecture].model_type,
         "hidden_size": needed("embedding_length"),
         "intermediate_size": needed("feed_forward_length"),
         "num_hidden_layers": needed("block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": own.get("attention.head_count_kv", heads),
         "head_dim": head_dim,
-        "hidden_act": "silu",
         "max_position_embeddings": needed("context_length"),
-        "rms_norm_eps": needed("attention.layer_norm_rms_epsilon"),
+        "rms_norm_eps": as_written(needed("attention.layer_norm_rms_epsilon")),
         "rope_parameters": rope,
     }
     for name in ("bos", "eos"):
         config[f"{name}_token_id"] = fields.get(f"tokenizer.ggml.{name}_token_id")
     config["pad_token_id"] = fields.get("tokenizer.ggml.padding_token_id")
-    return config
+    return config | ARCHITECTURES[architecture].keys(own, config)
 
 
 def _rotary_heads(name: str, config: JsonMapping) -> int | None:
@@ -184,7 +172,7 @@ def _rotary_heads(name: str, config: JsonMapping) -> int | None:
 
 
 def _stored(
-    tensor: "ReaderTensor", heads: int | None, path: Path, last: dict[str, np.ndarray]
+    tensor: "ReaderTensor", heads: int | None, offset: float, path: Path, last: dict[str, np.ndarray]
 ) -> StoredTensor:
     """A tensor to read; `last` keeps the one dequantized last, whose shards are read one after the other."""
     kind = tensor.tensor_type.name
@@ -198,7 +186,8 @@ def _stored(
     def read(index: tuple[slice, ...]) -> np.ndarray:
         if tensor.name not in last:
             last.clear()
-            last[tensor.name] = _in_hf_order(_dequantized(tensor), shape, heads)
+            values = _in_hf_order(_dequantized(tensor), shape, heads)
+            last[tensor.name] = values - values.dtype.type(offset) if offset else values
         return last[tensor.name][index]
 
     return StoredTensor(shape, dtype, read)

@@ -78,7 +78,7 @@ def _tokenizer(model: GGUF, folder: Path) -> PreTrainedTokenizerFast:
 def _build(model: GGUF) -> PreTrainedTokenizerFast:
     fields = model.tokenizer
     tokens = fields.get("ggml.tokens") or []
-    built = build_tokenizer(fields)
+    built = build_tokenizer(fields, gemma=str(model.config["model_type"]).startswith("gemma"))
     named: JsonObject = {
         name: tokens[fields[f"ggml.{key}_token_id"]]
         for name, key in (("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"))

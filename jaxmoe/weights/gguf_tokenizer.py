@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from jaxmoe.weights.gguf_file import Fields
+from jaxmoe.weights.gguf_architectures import Fields
 
 CONTROL, USER_DEFINED = 3, 4
 
@@ -60,15 +60,19 @@ PRE_TOKENIZERS = {
 }
 
 
-def build_tokenizer(fields: Fields) -> Tokenizer:
+def build_tokenizer(fields: Fields, *, gemma: bool = False) -> Tokenizer:
     """The tokenizer that the fields of a GGUF file describe.
 
     Args:
       fields: without the prefix `tokenizer.`: ggml.model, ggml.pre, ggml.tokens, ggml.merges, ...
+      gemma: a Gemma's: its tokens of several spaces are stored as spaces, and merge in the order of tokens.
     Raises: ValueError for an unknown kind or pre-tokenizer, and for lists that do not belong together.
     """
     kind = fields.get("ggml.model")
     tokens = fields.get("ggml.tokens")
+    if gemma and isinstance(tokens, Sequence):
+        tokens = [token if token.strip(" ") else "▁" * len(token) for token in tokens]
+        fields = {**fields, "ggml.scores": [-float(number) for number in range(len(tokens))]}
     if not isinstance(tokens, Sequence) or not tokens:
         raise ValueError(
             "the GGUF file holds no tokenizer (tokenizer.ggml.tokens); give the original checkpoint"

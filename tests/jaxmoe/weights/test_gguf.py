@@ -2,6 +2,7 @@
 
 import json
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations.gguf.dequant import dequantize as torch_dequantize
 
 import jaxmoe
+from jaxmoe.families import config_from_hf
 from jaxmoe.tokenizer import load_tokenizer
-from jaxmoe.weights.gguf_file import TYPES, hf_name, read_gguf
+from jaxmoe.weights.gguf_file import TYPES, read_gguf
 from jaxmoe.weights.gguf_folder import gguf_folder, noted_gguf
 from jaxmoe.weights.gguf_tokenizer import PRE_TOKENIZERS, build_tokenizer
 
@@ -28,6 +30,23 @@ TINY = {
     "num_key_value_heads": 2,
     "head_dim": 16,
     "max_position_embeddings": 128,
+}
+
+
+def gemma_fields(writer: gguf.GGUFWriter, config: Any) -> None:
+    writer.add_sliding_window(config.sliding_window)
+    if config.final_logit_softcapping is not None:
+        writer.add_final_logit_softcapping(config.final_logit_softcapping)
+    if config.attn_logit_softcapping is not None:
+        writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
+
+
+# an architecture's own fields
+ADDED: dict[str, Callable[[gguf.GGUFWriter, Any], None]] = {"gemma2": gemma_fields, "gemma3": gemma_fields}
+# what differs from TINY, by model_type
+OTHER: dict[str, dict[str, Any]] = {
+    "gemma2": {"head_dim": 24, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 20.0},
+    "gemma3_text": {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 7},
 }
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
@@ -44,8 +63,11 @@ def permuted(weight: np.ndarray, heads: int) -> np.ndarray:
 def write(path: Path, model: Any, kind: gguf.GGMLQuantizationType, **extra: Any) -> Path:
     """A GGUF file of a torch model, norms and biases in float32, with a byte-level tokenizer."""
     config = model.config
-    architecture = config.model_type
-    names = {v: k for k, v in gguf_names(config.num_hidden_layers).items()}
+    architecture = config.model_type.removesuffix("_text")
+    names = gguf.get_tensor_name_map(
+        next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture),
+        config.num_hidden_layers,
+    )
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny")
     writer.add_block_count(config.num_hidden_layers)
@@ -55,8 +77,12 @@ def write(path: Path, model: Any, kind: gguf.GGMLQuantizationType, **extra: Any)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_rope_dimension_count(TINY["head_dim"])
+    ropes = config.rope_parameters
+    writer.add_rope_freq_base(ropes.get("full_attention", ropes)["rope_theta"])
+    writer.add_key_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    if architecture in ADDED:
+        ADDED[architecture](writer, config)
     words = ["<|end|>", "<|user|>", *BYTES, "he", "ll", "hell"]
     words += [f"<unused{i}>" for i in range(config.vocab_size - len(words))]
     writer.add_tokenizer_model("gpt2")
@@ -76,8 +102,11 @@ def write(path: Path, model: Any, kind: gguf.GGMLQuantizationType, **extra: Any)
             values = permuted(
                 values, config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
             )
+        if architecture.startswith("gemma") and name.endswith("norm.weight"):
+            values = values + 1  # as llama.cpp's converter does
+        module, _, part = name.rpartition(".")
         of = kind if values.ndim == 2 else gguf.GGMLQuantizationType.F32
-        writer.add_tensor(names[name], gguf.quantize(values, of), raw_dtype=of)
+        writer.add_tensor(f"{names.get_name(module)}.{part}", gguf.quantize(values, of), raw_dtype=of)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -85,29 +114,16 @@ def write(path: Path, model: Any, kind: gguf.GGMLQuantizationType, **extra: Any)
     return path
 
 
-def gguf_names(layers: int) -> dict[str, str]:
-    parts = (
-        "attn_norm",
-        "ffn_norm",
-        "attn_q",
-        "attn_k",
-        "attn_v",
-        "attn_output",
-        "ffn_gate",
-        "ffn_up",
-        "ffn_down",
-    )
-    every = [f"blk.{i}.{part}.{kind}" for i in range(layers) for part in parts for kind in ("weight", "bias")]
-    every += ["token_embd.weight", "output_norm.weight", "output.weight"]
-    return {name: str(hf_name(name)) for name in every}
-
-
 def tiny_model(family: str, tied: bool, seed: int = 0) -> Any:
     torch.manual_seed(seed)
-    config, model = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}[
-        family
-    ]
-    return model(config(**TINY, tie_word_embeddings=tied)).eval()
+    sizes = {**TINY, **OTHER.get(family, {})}
+    config = AutoConfig.for_model(family, **sizes, tie_word_embeddings=tied)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" in name:
+                weight.add_(0.3 * torch.randn_like(weight))
+    return model
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TYPES if kind.startswith("Q")])
@@ -122,15 +138,26 @@ def test_blocks_are_dequantized_bit_for_bit_as_in_transformers(kind: str):
     np.testing.assert_array_equal(ours.reshape(-1), theirs.reshape(-1))
 
 
-@pytest.mark.parametrize(("family", "tied"), [("llama", True), ("llama", False), ("qwen2", False)])
-@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
+@pytest.mark.parametrize(
+    ("family", "tied", "kind"),
+    [
+        *((family, tied, "Q8_0") for family, tied in (("llama", True), ("llama", False), ("qwen2", False))),
+        *(("llama", True, kind) for kind in ("F32", "F16", "BF16", "Q4_0", "Q4_1")),
+        ("gemma2", True, "Q8_0"),
+        ("gemma3_text", True, "F32"),
+    ],
+)
 def test_every_weight_equals_transformers_reading(tmp_path: Path, family: str, tied: bool, kind: str):
-    path = write(tmp_path / "m.gguf", tiny_model(family, tied), gguf.GGMLQuantizationType[kind])
+    model = tiny_model(family, tied)
+    path = write(tmp_path / "m.gguf", model, gguf.GGMLQuantizationType[kind])
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf", dtype=torch.float32)
     ours = read_gguf(path)
     names = {n for n in theirs.state_dict() if not (tied and n == "lm_head.weight")}
     assert set(ours.tensors) == names
     assert ours.config["tie_word_embeddings"] is tied
+    written = {"vocab_size": TINY["vocab_size"], **ours.config}
+    ends = {"bos_token_id": 1, "eos_token_id": 0, "pad_token_id": 0}
+    assert config_from_hf(written) == config_from_hf({**model.config.to_dict(), **ends})
     for name, tensor in ours.tensors.items():
         np.testing.assert_array_equal(
             tensor.all().astype(np.float32), theirs.state_dict()[name].numpy(), err_msg=name
@@ -199,6 +226,16 @@ def test_every_pre_tokenizer_keeps_every_character(name: str):
 def test_words_are_cut_as_published(name: str, text: str, pieces: list[str]):
     built = build_tokenizer(byte_fields(**{"ggml.pre": name}))
     assert [piece for piece, _ in built.pre_tokenizer.pre_tokenize_str(text)] == pieces
+
+
+def test_gemmas_tokens_of_spaces_and_its_order_of_merges():
+    """Its scores say nothing of the order in which pieces merge, and runs of spaces are stored as spaces."""
+    tokens = ["<unk>", "<s>", *[f"<0x{i:02X}>" for i in range(256)], "▁", "a", "b", "bc", "ab", "c", "  "]
+    fields = {"ggml.model": "llama", "ggml.tokens": tokens, "ggml.scores": [-5.0] * len(tokens)}
+    fields |= {"ggml.add_space_prefix": False, "ggml.add_bos_token": False}
+    built = build_tokenizer(fields, gemma=True)
+    assert built.encode("abc  a").tokens == ["a", "bc", "▁▁", "a"]
+    assert built.decode(built.encode("abc  a").ids) == "abc  a"
 
 
 def test_sentence_piece_merges_the_best_scored_pair_first():
