@@ -29,6 +29,7 @@ def activation_of(name: object, key: str = "hidden_act") -> Activation:
     Args:
       name: its value.
       key: where it stands, for the error message.
+    Returns: its name in ModelConfig.
     Raises: ValueError for one that the decoder lacks.
     """
     known: dict[object, Activation] = {"swish": "silu", **{hf: ours for ours, hf in ACTIVATIONS.items()}}

@@ -66,6 +66,7 @@ def build_tokenizer(fields: Fields, *, gemma: bool = False) -> Tokenizer:
     Args:
       fields: without the prefix `tokenizer.`: ggml.model, ggml.pre, ggml.tokens, ggml.merges, ...
       gemma: a Gemma's: its tokens of several spaces are stored as spaces, and merge in the order of tokens.
+    Returns: the tokenizer, as the file's model was trained with.
     Raises: ValueError for an unknown kind or pre-tokenizer, and for lists that do not belong together.
     """
     kind = fields.get("ggml.model")
