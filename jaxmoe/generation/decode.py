@@ -203,7 +203,7 @@ def _choose(
     token_B = jnp.where(live_B, sampling.sample(logits_BV, config.sampling, key=draw), config.pad_token)
 
     def written(buffer_BW: Array, values_B: Array) -> Array:
-        return jax.lax.dynamic_update_slice(buffer_BW, values_B[:, None], (0, now))
+        return jax.lax.dynamic_update_slice_in_dim(buffer_BW, values_B[:, None], now, axis=1)
 
     logprob_B = jnp.where(live_B, sampling.log_probability(logits_BV, token_B), 0.0)
     drawn_BW = old.sampler_logprobs_BW

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -14,13 +13,13 @@ from scipy.stats import chisquare
 
 import jaxmoe
 from jaxmoe.generation import decode as generate
-from jaxmoe.generation.decode import bucket
-from jaxmoe.generation.sampling import Sampling
 from jaxmoe.language_model import Generation, LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import ExpertConfig, ModelConfig
+from tests.tiny_checkpoints import in_double
+from tests.tolerances import DOUBLE, torch_double_precision
 
-TOLERANCE = 1e-4  # float32 log-probs: cached and uncached sums differ in order
+pytestmark = pytest.mark.usefixtures("in_double_precision")
 NEW = 12
 PROMPTS = np.random.default_rng(0).integers(3, 61, (3, 9)).astype(np.int32)
 
@@ -59,8 +58,8 @@ def _weights(config: ModelConfig, adapter: ExpertConfig | None):
 
 
 @pytest.fixture(scope="module")
-def lm() -> LanguageModel:
-    return tiny()
+def lm(in_double_precision) -> LanguageModel:
+    return in_double(tiny())
 
 
 def recomputed(lm: LanguageModel, gen: Generation, width: int, mask: np.ndarray | None = None):
@@ -77,7 +76,7 @@ def check_greedy(lm: LanguageModel, gen: Generation, width: int, mask: np.ndarra
     for row, length in enumerate(gen.lengths):
         np.testing.assert_array_equal(new[row, :length], scores[row, :length].argmax(-1))
         chosen = np.take_along_axis(scores[row], new[row, :, None], axis=-1)[:length, 0]
-        np.testing.assert_allclose(gen.logprobs[row, :length], chosen, atol=TOLERANCE)
+        np.testing.assert_allclose(gen.logprobs[row, :length], chosen, atol=DOUBLE)
 
 
 def test_greedy_equals_uncached_recomputation(lm: LanguageModel):
@@ -90,7 +89,7 @@ def test_greedy_equals_uncached_recomputation(lm: LanguageModel):
 
 @pytest.mark.parametrize(("windows", "unrolled"), [((5, 5), True), ((0, 4), False)])
 def test_windows_and_scanned_layers(windows: tuple, unrolled: bool, monkeypatch: pytest.MonkeyPatch):
-    lm = tiny(windows=windows)
+    lm = in_double(tiny(windows=windows))
     monkeypatch.setattr(generate, "unroll_layers", lambda mesh: unrolled)
     check_greedy(lm, lm.generate(PROMPTS, max_new_tokens=NEW), 9)
 
@@ -104,7 +103,7 @@ def test_left_padding_changes_nothing(lm: LanguageModel):
     for row, length in enumerate(lengths):
         alone = lm.generate(np.repeat(PROMPTS[row : row + 1, 9 - length :], 3, axis=0), max_new_tokens=NEW)
         np.testing.assert_array_equal(alone.tokens[0, length:], gen.tokens[row, 9:])
-        np.testing.assert_allclose(alone.logprobs[0], gen.logprobs[row], atol=TOLERANCE)
+        np.testing.assert_allclose(alone.logprobs[0], gen.logprobs[row], atol=DOUBLE)
     further = ((0, 0), (11, 0))  # into the next bucket
     more = lm.generate(np.pad(padded, further), np.pad(mask, further), max_new_tokens=NEW)
     np.testing.assert_array_equal(more.tokens[:, 20:], gen.tokens[:, 9:])
@@ -117,7 +116,7 @@ def test_samples_of_a_prompt_share_its_cache(lm: LanguageModel):
     shared = lm.generate(PROMPTS[:2], samples_per_prompt=4, **options)
     copies = lm.generate(np.repeat(PROMPTS[:2], 4, axis=0), **options)
     np.testing.assert_array_equal(shared.tokens, copies.tokens)
-    np.testing.assert_allclose(shared.logprobs, copies.logprobs, atol=TOLERANCE)
+    np.testing.assert_allclose(shared.logprobs, copies.logprobs, atol=DOUBLE)
     assert len({row.tobytes() for row in shared.tokens[:4]}) > 1
 
 
@@ -127,7 +126,7 @@ def test_logprobs_are_the_models_whatever_the_sampling(lm: LanguageModel):
     )
     scores = recomputed(lm, gen, 9)
     chosen = np.take_along_axis(scores, gen.tokens[:, 9:, None], axis=-1)[..., 0]
-    np.testing.assert_allclose(gen.logprobs, chosen, atol=TOLERANCE)
+    np.testing.assert_allclose(gen.logprobs, chosen, atol=DOUBLE)
 
 
 def test_ended_rows_stay_padded_and_the_loop_ends_early(lm: LanguageModel):
@@ -146,7 +145,7 @@ def test_ended_rows_stay_padded_and_the_loop_ends_early(lm: LanguageModel):
 
 def test_models_end_token_and_pad_token_are_the_defaults(lm: LanguageModel):
     first = int(lm.generate(PROMPTS, max_new_tokens=NEW).tokens[0, 9])
-    ending = tiny(eos_token_id=(60, first), pad_token_id=2)
+    ending = in_double(tiny(eos_token_id=(60, first), pad_token_id=2))
     gen = ending.generate(PROMPTS, max_new_tokens=NEW)
     assert gen.lengths[0] == 1
     assert (gen.tokens[0, 10:] == 2).all()
@@ -182,32 +181,17 @@ def test_first_tokens_follow_the_models_distribution(lm: LanguageModel):
 def test_one_device_equals_eight(lm: LanguageModel):
     mesh = params.make_mesh(data=2, fsdp=2, tensor=2)
     options = {"max_new_tokens": NEW, "temperature": 1.0, "key": jax.random.key(0)}
-    many = tiny(mesh).generate(PROMPTS, **options)
+    many = in_double(tiny(mesh)).generate(PROMPTS, **options)
     one = lm.generate(PROMPTS, **options)
     np.testing.assert_array_equal(many.tokens, one.tokens)
-    np.testing.assert_allclose(many.logprobs, one.logprobs, atol=TOLERANCE)
+    np.testing.assert_allclose(many.logprobs, one.logprobs, atol=DOUBLE)
 
 
 def test_without_experts_is_the_base_model(lm: LanguageModel):
-    base = tiny(experts=False)
+    base = in_double(tiny(experts=False))
     off = lm.generate(PROMPTS, max_new_tokens=NEW, experts=False)
     np.testing.assert_array_equal(off.tokens, base.generate(PROMPTS, max_new_tokens=NEW).tokens)
     assert (off.tokens != lm.generate(PROMPTS, max_new_tokens=NEW).tokens).any()
-
-
-def test_few_programs_serve_many_lengths():
-    lm = tiny(experts=False, pad_token_id=9)  # no other test's program
-    before = generate.run._cache_size()  # type: ignore[attr-defined]
-    for length in range(1, 10):
-        lm.generate(PROMPTS[:, :length], max_new_tokens=length)
-    assert generate.run._cache_size() - before == 1  # type: ignore[attr-defined]
-
-
-def test_buckets():
-    assert [bucket(n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13)] == [1, 2, 3, 4, 6, 6, 8, 8, 12, 12, 16]
-    for n in range(1, 500):
-        assert n <= bucket(n) < 1.5 * n + 1
-        assert bucket(n, 16) >= 16
 
 
 def test_greedy_equals_transformers(tmp_path: Path):
@@ -229,9 +213,9 @@ def test_greedy_equals_transformers(tmp_path: Path):
     theirs = LlamaForCausalLM(config).eval()
     theirs.save_pretrained(tmp_path)
     mask = (np.arange(9) >= np.array([[0], [3], [6]])).astype(np.int64)
-    ours = jaxmoe.load(tmp_path).generate(PROMPTS, mask, max_new_tokens=24)
-    with torch.no_grad():
-        expected = theirs.generate(
+    ours = in_double(jaxmoe.load(tmp_path)).generate(PROMPTS, mask, max_new_tokens=24)
+    with torch.no_grad(), torch_double_precision():
+        expected = theirs.double().generate(
             torch.tensor(PROMPTS, dtype=torch.int64),
             attention_mask=torch.tensor(mask),
             max_new_tokens=24,
@@ -243,7 +227,7 @@ def test_greedy_equals_transformers(tmp_path: Path):
 def test_greedy_equals_the_original_code(goldens: Path):
     folder = goldens / "loramoe" / "llama"
     expected = np.load(folder / "expected.npz")
-    lm = jaxmoe.load(folder / "base", folder / "adapter")
+    lm = in_double(jaxmoe.load(folder / "base", folder / "adapter"))
     gen = lm.generate(expected["generate_prompt"], max_new_tokens=8, stop_tokens=())
     np.testing.assert_array_equal(gen.tokens, expected["generate_out"])
 
@@ -266,22 +250,6 @@ def test_errors_name_the_rule(lm: LanguageModel, change: dict, message: str):
         lm.generate(**options)
 
 
-def test_decode_inside_another_program(lm: LanguageModel):
-    """The pure form, as rollouts use it."""
-    config = generate.DecodeConfig(slots=16, samples=2)
-
-    @jax.jit
-    def rollout(trainable, frozen, tokens, limits):
-        model = params.merge(params.ModelParams(lm.weights.definition, trainable, frozen))
-        return generate.decode(model, tokens, jnp.ones_like(tokens), limits, config, key=None)
-
-    out = rollout(lm.weights.trainable, lm.weights.frozen, PROMPTS, np.full(6, 5, np.int32))
-    expected = lm.generate(PROMPTS, max_new_tokens=5)
-    np.testing.assert_array_equal(out.tokens_BW[::2, :5], expected.tokens[:, 9:])
-    np.testing.assert_array_equal(out.tokens_BW[::2], out.tokens_BW[1::2])
-    np.testing.assert_array_equal(out.lengths_B, np.full(6, 5))
-
-
 def test_generation_stops_at_the_ends_of_generation_config_too(lm, tmp_path):
     """Llama 3 Instruct names its end of turn in generation_config.json only; transformers stops there."""
     free = lm.generate(PROMPTS, max_new_tokens=NEW, stop_tokens=())
@@ -291,49 +259,6 @@ def test_generation_stops_at_the_ends_of_generation_config_too(lm, tmp_path):
     assert from_disk.stop_tokens == tuple(sorted((1, stop)))
     new = free.tokens[0, PROMPTS.shape[1] :].tolist()
     assert from_disk.generate(PROMPTS, max_new_tokens=NEW).lengths[0] == new.index(stop) + 1
-
-
-@pytest.mark.parametrize("unrolled", [True, False])
-def test_stretches_give_the_tokens_of_one_go(lm: LanguageModel, unrolled: bool):
-    """Whatever their lengths; a row that the caller ends between two gets no more, the others their own."""
-    config = generate.DecodeConfig(
-        slots=16, samples=2, sampling=Sampling(0.8, top_p=0.9), unrolled=unrolled, score_sampler=True
-    )
-    rows = (PROMPTS, np.ones_like(PROMPTS), np.full(6, 14, np.int32))
-    key, fixed = jax.random.key(3), {"config": config, "mesh": lm.mesh}
-    whole = generate.run(*lm.weights, *rows, key, **fixed)
-    state = generate.run_begin(*lm.weights, *rows, key, **fixed)
-    for until in (4, 5, 11, 16):
-        state = generate.run_until(*lm.weights, state, rows[2], key, np.int32(until), **fixed)
-        if until == 5:
-            np.testing.assert_array_equal(state.decoded.lengths_B, np.full(6, 5))
-            state = state._replace(ended_B=state.ended_B.at[4].set(True))
-    kept = np.arange(6) != 4
-    for one, other in zip(whole, state.decoded, strict=True):
-        np.testing.assert_array_equal(np.asarray(one)[kept], np.asarray(other)[kept])
-    assert int(state.decoded.lengths_B[4]) == 5
-    np.testing.assert_array_equal(state.decoded.tokens_BW[4, :5], whole.tokens_BW[4, :5])
-    assert not np.asarray(state.decoded.sampler_logprobs_BW[4, 5:]).any()
-
-
-def test_the_samplers_logprobs_are_the_models_at_temperature_1_without_a_nucleus(lm: LanguageModel):
-    """And at .5 those of logits twice as large; without `score_sampler` there are none."""
-    rows = (PROMPTS, np.ones_like(PROMPTS), np.full(3, 8, np.int32))
-
-    def drawn(**how):
-        config = generate.DecodeConfig(slots=8, **how)
-        return generate.run(*lm.weights, *rows, jax.random.key(0), config=config, mesh=lm.mesh)
-
-    plain = drawn(sampling=Sampling(1.0), score_sampler=True)
-    np.testing.assert_array_equal(plain.sampler_logprobs_BW, plain.logprobs_BW)
-    assert drawn(sampling=Sampling(1.0)).sampler_logprobs_BW is None
-    cold = drawn(sampling=Sampling(0.5), score_sampler=True)
-    tokens = np.concatenate([PROMPTS, cold.tokens_BW], axis=1)
-    logits = np.asarray(lm(tokens).logits, np.float64)[:, PROMPTS.shape[1] - 1 : -1] / 0.5
-    expected = np.take_along_axis(
-        logits - np.log(np.exp(logits).sum(-1, keepdims=True)), np.asarray(cold.tokens_BW)[..., None], -1
-    )[..., 0]
-    np.testing.assert_allclose(cold.sampler_logprobs_BW, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("wrong", [61, 120, -1])
