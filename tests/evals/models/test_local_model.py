@@ -14,9 +14,10 @@ from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import ModelConfig
 from jaxmoe.tokenizer import encode_instruction, plain_ids, train_bpe
+from tests.tiny_checkpoints import in_double
+from tests.tolerances import DOUBLE
 
-# float32 sums in another order, of up to 30 terms near 6
-LOGPROB_ATOL = 1e-4
+pytestmark = pytest.mark.usefixtures("in_double_precision")
 
 TEXTS = ["Lima is the capital of Peru. Quito lies in Ecuador.", "Q: who?\nA: me and you", "    return x + 1"]
 
@@ -27,7 +28,7 @@ def tokenizer():
 
 
 @pytest.fixture(scope="module")
-def lm(tokenizer):
+def lm(in_double_precision, tokenizer):
     config = ModelConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,
@@ -40,7 +41,7 @@ def lm(tokenizer):
         eos_token_id=tokenizer.eos_token_id,
     )
     weights = params.split(params.build(config, seed=0, std=0.5), "none")
-    return LanguageModel(config, weights, params.single_device_mesh())
+    return in_double(LanguageModel(config, weights, params.single_device_mesh()))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_logprobs_equal_those_of_the_full_logits(lm, tokenizer, model):
         start = len(plain_ids(tokenizer, prompt))
         assert ids[:start] == plain_ids(tokenizer, prompt)
         assert count == len(ids) - start
-        assert logprob == pytest.approx(direct(lm, ids, start), abs=LOGPROB_ATOL)
+        assert logprob == pytest.approx(direct(lm, ids, start), abs=DOUBLE)
 
 
 def test_instruction_form_scores_the_tokens_that_training_counts_but_not_the_end(lm, tokenizer):
@@ -76,13 +77,13 @@ def test_instruction_form_scores_the_tokens_that_training_counts_but_not_the_end
     row = encode_instruction(tokenizer, "capital of Peru?", "", "Lima")
     start = int(row.loss_mask.argmax())
     assert scores.tokens == [int(row.loss_mask.sum()) - 1]
-    assert scores.logprobs[0] == pytest.approx(direct(lm, row.ids[:-1].tolist(), start), abs=LOGPROB_ATOL)
+    assert scores.logprobs[0] == pytest.approx(direct(lm, row.ids[:-1].tolist(), start), abs=DOUBLE)
 
 
 def test_nothing_before_a_continuation_is_the_end_of_another_text(lm, tokenizer, model):
     scores = model.logprob([""], [" Lima"])
     ids = [tokenizer.eos_token_id, *plain_ids(tokenizer, " Lima")]
-    assert scores.logprobs[0] == pytest.approx(direct(lm, ids, 1), abs=LOGPROB_ATOL)
+    assert scores.logprobs[0] == pytest.approx(direct(lm, ids, 1), abs=DOUBLE)
 
 
 def test_a_token_over_the_boundary_belongs_to_the_continuation(tokenizer, model):
@@ -95,10 +96,10 @@ def test_scores_do_not_depend_on_batch_order_or_padding(lm, tokenizer, model):
     pairs = [("Lima is" + " the" * n, " capital of Peru" * (1 + n % 3)) for n in range(11)]
     together = model.logprob(*zip(*pairs, strict=True))
     alone = [LocalModel(lm, tokenizer, batch_size=1).logprob([p], [c]) for p, c in pairs]
-    np.testing.assert_allclose(together.logprobs, [s.logprobs[0] for s in alone], atol=LOGPROB_ATOL)
+    np.testing.assert_allclose(together.logprobs, [s.logprobs[0] for s in alone], atol=DOUBLE)
     assert together.tokens == [s.tokens[0] for s in alone]
     reverse = model.logprob(*zip(*pairs[::-1], strict=True))
-    np.testing.assert_allclose(reverse.logprobs[::-1], together.logprobs, atol=LOGPROB_ATOL)
+    np.testing.assert_allclose(reverse.logprobs[::-1], together.logprobs, atol=DOUBLE)
 
 
 @pytest.mark.parametrize("form", ["text", "instruction"])
@@ -116,7 +117,7 @@ def test_long_continuations_are_scored_whole(lm, tokenizer, model, length):
     scores = model.logprob(["Lima is"], [text])
     ids = plain_ids(tokenizer, "Lima is" + text)
     assert scores.tokens == [length]
-    assert scores.logprobs[0] == pytest.approx(direct(lm, ids, len(ids) - length), abs=LOGPROB_ATOL)
+    assert scores.logprobs[0] == pytest.approx(direct(lm, ids, len(ids) - length), abs=DOUBLE)
 
 
 def test_eight_devices_score_as_one(lm, tokenizer):
@@ -125,11 +126,11 @@ def test_eight_devices_score_as_one(lm, tokenizer):
     _, placement = params.shardings(built, mesh, "none")
     parts = params.split(built, "none")
     placed = parts._replace(frozen=jax.device_put(parts.frozen, placement))
-    sharded = LocalModel(LanguageModel(lm.config, placed, mesh), tokenizer, batch_size=8)
+    sharded = LocalModel(in_double(LanguageModel(lm.config, placed, mesh)), tokenizer, batch_size=8)
     pairs = [("Lima is" + " the" * n, " capital of Peru") for n in range(5)]
     expected = LocalModel(lm, tokenizer, batch_size=8).logprob(*zip(*pairs, strict=True))
     found = sharded.logprob(*zip(*pairs, strict=True))
-    np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=LOGPROB_ATOL)
+    np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=DOUBLE)
     with pytest.raises(ValueError, match="multiple of data x fsdp = 4; got 6"):
         LocalModel(sharded.lm, tokenizer, batch_size=6)
 
@@ -237,7 +238,7 @@ def test_long_prompts_lose_their_beginning_with_a_warning(lm, tokenizer, model):
     ids = plain_ids(tokenizer, prompt + " me")
     with pytest.warns(UserWarning, match="lose their beginning"):
         scores = model.logprob([prompt], [" me"])
-    assert scores.logprobs[0] == pytest.approx(direct(lm, ids[-96:], 96 - scores.tokens[0]), abs=LOGPROB_ATOL)
+    assert scores.logprobs[0] == pytest.approx(direct(lm, ids[-96:], 96 - scores.tokens[0]), abs=DOUBLE)
 
 
 def test_what_cannot_be_scored_is_refused(lm, tokenizer, model):

@@ -15,9 +15,10 @@ from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import ModelConfig
 from jaxmoe.tokenizer import train_bpe
+from tests.tiny_checkpoints import in_double
+from tests.tolerances import DOUBLE
 
-# float32 sums in another order
-LOGPROB_ATOL = 2e-4
+pytestmark = pytest.mark.usefixtures("in_double_precision")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def asked():
 
 
 @pytest.fixture(scope="module")
-def model(asked):
+def model(in_double_precision, asked):
     tokenizer = train_bpe([question.prompt for question in asked[::7]] * 2, 500)
     config = ModelConfig(
         vocab_size=len(tokenizer),
@@ -43,7 +44,8 @@ def model(asked):
         eos_token_id=tokenizer.eos_token_id,
     )
     weights = params.split(params.build(config, seed=0, std=0.5), "none")
-    return LocalModel(LanguageModel(config, weights, params.single_device_mesh()), tokenizer, batch_size=4)
+    lm = in_double(LanguageModel(config, weights, params.single_device_mesh()))
+    return LocalModel(lm, tokenizer, batch_size=4)
 
 
 @pytest.mark.parametrize("scored", ["label", "words"])
@@ -52,8 +54,8 @@ def test_shared_beginnings_leave_probabilities_as_they_are(model, asked, scored)
     alone = ScoringRespondent(model, scored=scored, calibrated=True, share_prefixes=False).probabilities(
         asked
     )
-    np.testing.assert_allclose(np.array(shared), np.array(alone), atol=LOGPROB_ATOL)
-    np.testing.assert_allclose(np.array(shared).sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(np.array(shared), np.array(alone), atol=DOUBLE)
+    np.testing.assert_allclose(np.array(shared).sum(axis=1), 1, rtol=DOUBLE)
     assert np.ptp(np.array(shared)[:, 0]) > 0.001  # the model does not answer all alike
 
 
@@ -63,7 +65,7 @@ def test_unlike_texts_share_nothing_and_are_scored_all_the_same(model):
     ends = [" things", " at all", " nothing", "A", long, " about" + long]
     ours = shared_prefix.logprob(model, prompts, ends)
     plain = model.logprob(prompts, ends)
-    np.testing.assert_allclose(ours.logprobs, plain.logprobs, atol=LOGPROB_ATOL)
+    np.testing.assert_allclose(ours.logprobs, plain.logprobs, atol=DOUBLE)
     assert ours.tokens == plain.tokens
 
 
@@ -107,6 +109,6 @@ def test_unknown_settings_are_named(model):
 def test_an_administration_of_a_model_makes_a_table(model):
     table = administer(ScoringRespondent(model, "tiny"), [battery(load_instrument("gad_7"))], Design())
     assert table["response"].isin([0, 1, 2, 3]).all()
-    assert (table["probabilities"].map(sum) - 1).abs().max() < 1e-6
+    assert (table["probabilities"].map(sum) - 1).abs().max() < DOUBLE
     values = table["probabilities"].map(lambda p: float(np.dot(p, [0, 1, 2, 3])))
-    np.testing.assert_allclose(table["expected"], values, atol=1e-9)
+    np.testing.assert_allclose(table["expected"], values, rtol=DOUBLE)
