@@ -77,9 +77,18 @@ def logits_of(lm: LanguageModel, ids: np.ndarray, mask: np.ndarray | None = None
         return np.asarray(in_double(lm)(ids, mask).logits)
 
 
-# Two float32 computations of such logits. On its way a value is summed in each of two layers over D for q, k
-# or v, H for a score, T for a mean, D for the output, D for up, F for down, and D for each of two norms; then
-# over D for the last norm and for the head. The logits are below 6.
+def float32_logits(config: ModelConfig, length: int, largest: float) -> float:
+    """How far two float32 computations of logits of at most `largest` may lie apart.
+
+    On its way a value is summed in each layer over D for q, k or v, H for a score, T for a mean, N·H for the
+    output, D for up, F for down, and D for each of two norms; then over D for the last norm and for the head.
+    """
+    width, heads = config.hidden_size, config.num_heads * config.head_dim
+    layer = 4 * width + heads + config.head_dim + length + config.intermediate_size
+    return rounding_bound(config.num_layers * layer + 2 * width, largest)
+
+
+# The same of a checkpoint of `tiny_config`: two layers, D = N·H = 32, H = 8, T = 24, F = 48, logits below 6.
 FLOAT32_LOGITS = rounding_bound(2 * (5 * 32 + 8 + 24 + 48) + 2 * 32, 6.0)
 
 

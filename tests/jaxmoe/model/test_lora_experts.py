@@ -15,7 +15,7 @@ from jaxmoe.model.lora_experts import ExpertCall, LoraExperts
 from tests.tolerances import double_precision, rounding_bound
 
 GOLDEN_TOLERANCE = 1e-5  # the rounding of the original's float32; ours is computed in double precision
-BF16_CONSTRAINT_TOLERANCE = 1e-4
+BF16_CONSTRAINT_TOLERANCE = 1e-4  # both round to bfloat16 at the same places; what is between is float32
 BF16_UNIT = 2.0**-8  # relative spacing of bfloat16
 
 

@@ -11,7 +11,7 @@ from jaxmoe.model.attention import AttentionMask
 from jaxmoe.model.config import ExpertConfig, ModelConfig
 from jaxmoe.model.layers import projections
 from jaxmoe.model.lora_experts import ExpertCall
-from tests.tolerances import assert_same, double_precision
+from tests.tolerances import assert_same, double_precision, rounding_bound
 
 SMALL = ModelConfig(
     vocab_size=32, hidden_size=16, intermediate_size=24, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=4
@@ -180,7 +180,7 @@ def test_layers_may_differ_in_experts_and_rank():
     _, statistics = logits(model, *rows, call=call)
     weight = np.asarray(statistics["up_proj"].weight_BZE)
     np.testing.assert_allclose(
-        weight.sum(-1), np.broadcast_to([[[6.0]], [[0.0]], [[6.0]]], (3, 2, 1)), rtol=1e-5
+        weight.sum(-1), np.broadcast_to([[[6.0]], [[0.0]], [[6.0]]], (3, 2, 1)), rtol=rounding_bound(24, 1.0)
     )
     assert (weight[2, ..., 2] == 0).all()
     grads = nnx.grad(lambda m: (logits(m, *rows)[0] ** 2).mean(), argnums=nnx.DiffState(0, nnx.Param))(model)

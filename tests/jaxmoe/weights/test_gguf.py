@@ -20,6 +20,8 @@ from jaxmoe.tokenizer import load_tokenizer
 from jaxmoe.weights.gguf_file import TYPES, read_gguf
 from jaxmoe.weights.gguf_folder import gguf_folder, noted_gguf
 from jaxmoe.weights.gguf_tokenizer import PRE_TOKENIZERS, build_tokenizer
+from tests.tiny_checkpoints import logits_of, torch_logits
+from tests.tolerances import DOUBLE
 
 TINY = {
     "vocab_size": 300,
@@ -177,9 +179,8 @@ def test_a_file_is_loaded_as_the_model_it_was_written_from(tmp_path: Path, monke
     assert tokenizer.decode(ids) == "hello 42"
     assert (tokenizer.eos_token, tokenizer.pad_token_id) == ("<|end|>", 0)
     rows = np.asarray([ids])
-    with torch.no_grad():
-        expected = model(torch.from_numpy(rows)).logits.numpy()
-    np.testing.assert_allclose(lm(rows).logits, expected, atol=1e-5)
+    expected = torch_logits(model, rows, np.ones_like(rows))
+    np.testing.assert_allclose(logits_of(lm, rows), expected, atol=DOUBLE)
     made = model.generate(
         torch.from_numpy(rows), max_new_tokens=8, do_sample=False, eos_token_id=0, pad_token_id=0
     )

@@ -300,16 +300,16 @@ def test_the_agents_temperature_divides_the_logits():
 
 
 # two prompts with two samples each, three slots; the numbers are the policy's log-probabilities themselves
-MASK = np.asarray([[1, 1, 0], [1, 1, 1], [1, 0, 0], [1, 1, 1]], np.float32)
-LOGPROBS = -np.asarray([[0.5, 1.0, 9], [0.2, 0.4, 0.6], [1.5, 9, 9], [0.1, 0.2, 0.3]], np.float32)
-VALUES = np.asarray([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6], [0.7, 0.8, 0.9], [1.0, 1.1, 1.2]], np.float32)
+MASK = np.asarray([[1, 1, 0], [1, 1, 1], [1, 0, 0], [1, 1, 1.0]])
+LOGPROBS = -np.asarray([[0.5, 1.0, 9], [0.2, 0.4, 0.6], [1.5, 9, 9], [0.1, 0.2, 0.3]])
+VALUES = np.asarray([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6], [0.7, 0.8, 0.9], [1.0, 1.1, 1.2]])
 
 
 def given(truncated=None, *, sampler=None, values=VALUES):
     zeros = np.zeros((2, 1), np.int32)
     rollout = Rollout(zeros, zeros + 1, np.zeros((4, 3), np.int32), MASK, sampler)
     marks = None if truncated is None else np.asarray(truncated, np.float32)
-    outcomes = Outcomes(np.asarray([1.0, -0.3, -1.0, -0.6], np.float32), MASK, marks)
+    outcomes = Outcomes(np.asarray([1.0, -0.3, -1.0, -0.6]), MASK, marks)
     return rollout, outcomes, PolicyScores(LOGPROBS, LOGPROBS - 0.25, values)
 
 
@@ -329,16 +329,17 @@ def test_truncated_responses_are_left_out_of_everything():
     assert np.asarray(group.advantages_BW)[:2].any()
 
 
+@double_precision()
 def test_the_return_of_a_truncated_response_goes_on_with_the_value_behind_it():
     """γ = 1, λ = 1: its verdict does not count, the value in slot 1 (.8) does."""
     config = RLConfig(truncated="bootstrap", gae_lambda=1.0, kl=KLConfig(coefficient=0.0))
     experience, _ = prepare("ppo", config, *given([0, 0, 1, 0]), 0.0)
     np.testing.assert_allclose(
-        experience.targets_BW, [[1, 1, 0], [-0.3] * 3, [0.8, 0, 0], [-0.6] * 3], rtol=1e-5
+        experience.targets_BW, [[1, 1, 0], [-0.3] * 3, [0.8, 0, 0], [-0.6] * 3], rtol=DOUBLE
     )
     np.testing.assert_allclose(value_after(VALUES, MASK), [0.3, 0.6, 0.8, 1.2])
     graded, _ = prepare("ppo", RLConfig(gae_lambda=1.0), *given([0, 0, 1, 0]), 0.0)
-    np.testing.assert_allclose(graded.targets_BW[2], [-1.0, 0, 0], rtol=1e-5)
+    np.testing.assert_allclose(graded.targets_BW[2], [-1.0, 0, 0], rtol=DOUBLE)
 
 
 def test_bootstrapping_needs_a_critic_and_a_slot_behind():
@@ -357,19 +358,20 @@ def test_an_unknown_algorithm_is_named():
         prepare("gpro", RLConfig(), *given(), 0.0)
 
 
+@double_precision()
 def test_the_gap_between_sampler_and_learner_is_reported_and_weighed():
     """Sampler at half and at four times the policy's probability, here and there: weights 2 and 1/4."""
-    apart = np.asarray([[-np.log(2), 0, 0], [0] * 3, [np.log(4), 0, 0], [0] * 3], np.float32)
+    apart = np.asarray([[-np.log(2), 0, 0], [0] * 3, [np.log(4), 0, 0], [0] * 3])
     experience, metrics = prepare("ppo", RLConfig(), *given(sampler=LOGPROBS + apart), 0.0)
     weights = np.ones((4, 3))
     weights[0, 0], weights[2, 0] = 2.0, 0.25
-    np.testing.assert_allclose(experience.importance_BW, weights, rtol=1e-5)
-    assert float(metrics["sampler_gap"]) == pytest.approx((np.log(2) - np.log(4)) / 4, rel=1e-4)
-    assert float(metrics["sampler_gap_largest"]) == pytest.approx(np.log(4), rel=1e-4)
+    np.testing.assert_allclose(experience.importance_BW, weights, rtol=DOUBLE)
+    assert float(metrics["sampler_gap"]) == pytest.approx((np.log(2) - np.log(4)) / 4, rel=DOUBLE)
+    assert float(metrics["sampler_gap_largest"]) == pytest.approx(np.log(4), rel=DOUBLE)
     assert float(metrics["importance_capped"]) == pytest.approx(1 / 9)
     plain, told = prepare("ppo", RLConfig(importance_cap=None), *given(sampler=LOGPROBS + apart), 0.0)
     assert (np.asarray(plain.importance_BW) == 1).all()
-    assert float(told["sampler_gap_largest"]) == pytest.approx(np.log(4), rel=1e-4)
+    assert float(told["sampler_gap_largest"]) == pytest.approx(np.log(4), rel=DOUBLE)
 
 
 class Table:
@@ -399,17 +401,19 @@ def gradient(config, experience, beta=0.0):
     return np.asarray(after.policy_optimizer), metrics
 
 
+@double_precision()
 def test_the_loss_of_a_token_is_multiplied_by_its_importance():
-    apart = np.zeros((4, 3), np.float32)
+    apart = np.zeros((4, 3))
     apart[0, 0] = np.log(4)  # the sampler was four times as sure
     config = RLConfig(kl=KLConfig(coefficient=0.0))
     experience, _ = prepare("grpo", config, *given(sampler=LOGPROBS + apart), 0.0)
     grads, _ = gradient(config, experience)
     expected = -np.asarray(experience.advantages_BW) * MASK / 9
     expected[0, 0] /= 4
-    np.testing.assert_allclose(grads, expected, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(grads, expected, rtol=DOUBLE, atol=DOUBLE)
 
 
+@double_precision()
 @pytest.mark.parametrize(
     ("aggregation", "weights"),
     [
@@ -422,9 +426,9 @@ def test_the_kl_in_the_loss_is_aggregated_as_the_loss_is(aggregation, weights):
     """k2 = l² / 2 with l = .25 everywhere: its gradient is β w .25, whatever the policy mask leaves."""
     config = RLConfig(aggregation=aggregation, constant=50.0, kl=KLConfig(coefficient=0.1, place="loss"))
     rollout, outcomes, scores = given()
-    few = outcomes._replace(policy_mask_BW=MASK * np.asarray([1, 0, 0], np.float32))
+    few = outcomes._replace(policy_mask_BW=MASK * np.asarray([1, 0, 0.0]))
     experience, _ = prepare("grpo", config, rollout, few, scores, 0.0)
     experience = experience._replace(advantages_BW=jnp.zeros((4, 3)))
     grads, metrics = gradient(config, experience, beta=0.1)
-    np.testing.assert_allclose(grads, 0.1 * weights * 0.25, rtol=1e-4, atol=1e-8)
-    assert float(metrics["kl_loss"]) == pytest.approx((weights * 0.25**2 / 2).sum(), rel=1e-4)
+    np.testing.assert_allclose(grads, 0.1 * weights * 0.25, rtol=DOUBLE, atol=DOUBLE)
+    assert float(metrics["kl_loss"]) == pytest.approx((weights * 0.25**2 / 2).sum(), rel=DOUBLE)

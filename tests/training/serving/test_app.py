@@ -14,12 +14,15 @@ import numpy as np
 import openai
 import pytest
 import uvicorn
+from scipy.special import log_softmax
 
 from jaxmoe.generation.engine import Engine, EngineConfig
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import ExpertConfig, ModelConfig
 from jaxmoe.tokenizer import train_bpe
+from tests.tiny_checkpoints import float32_logits, logits_of
+from tests.tolerances import rounding_bound
 from training.serving.app import make_app
 from training.serving.served_model import ServedModel, ServingLimits
 from training.serving.worker import EngineWorker
@@ -151,12 +154,14 @@ def test_the_log_likelihood_of_a_given_text(served: Served, client: openai.OpenA
         model="tiny", prompt=[ids], max_tokens=0, echo=True, logprobs=1, temperature=0
     )
     scored = made.choices[0].logprobs
-    logits = np.asarray(jax.nn.log_softmax(served.lm(np.asarray([ids])).logits)[0])[:-1]
+    scores, config = logits_of(served.lm, np.asarray([ids]))[0, :-1], served.lm.config
+    logits = log_softmax(scores, axis=-1)
+    bound = float32_logits(config, len(ids), np.abs(scores).max()) + rounding_bound(config.vocab_size, 1.0)
     assert scored.token_logprobs[0] is None
     expected = logits[np.arange(len(ids) - 1), ids[1:]]
-    np.testing.assert_allclose(scored.token_logprobs[1:], expected, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(scored.token_logprobs[1:], expected, rtol=0, atol=bound)
     best = [max(one.values()) for one in scored.top_logprobs[1:]]
-    np.testing.assert_allclose(best, logits.max(axis=-1), rtol=0, atol=2e-5)
+    np.testing.assert_allclose(best, logits.max(axis=-1), rtol=0, atol=bound)
     assert made.choices[0].text == served.tokenizer.decode(ids)
     assert made.usage.completion_tokens == 0
 

@@ -16,6 +16,7 @@ from jaxmoe.tokenizer import load_tokenizer
 from rl.feedback.problems import Problem
 from rl.policy.trajectory import Outcomes
 from rl.stepcoder.grading import Graded
+from tests.tolerances import rounding_bound
 from training.__main__ import app
 from training.ppo import train as ppo
 from training.ppo.policy import make_agent
@@ -97,7 +98,7 @@ def test_differences_are_paired_by_seed():
     found = {(d["a"], d["b"], d["what"]): d for d in regime["differences"]}
     gain = found["ppo", "stepcoder", "all"]
     assert (gain["mean"], gain["n"]) == (0.1, 3)
-    assert gain["low"] == pytest.approx(0.1 - 4.3027 * 0.02 / 3**0.5, abs=1e-3)
+    assert gain["low"] == pytest.approx(0.1 - 4.3027 * 0.02 / 3**0.5, abs=1e-3)  # of a rounded quantile
     assert found["ppo", "stepcoder", "hard"]["mean"] == pytest.approx(0.05)
     assert found["start", "ppo", "all"]["mean"] == pytest.approx(0.3)
     # a straight way up is on the average half as high as its end
@@ -167,7 +168,7 @@ def test_gains_are_of_the_same_batch_and_intervals_over_bases():
 
     found = stepcoder_summary.gradients([base((0.1, 0.1), (0.2, 0.3)), base((0.1, 0.25), (None, 0.5))])["1"]
     assert (found["gain"]["mean"], found["gain"]["n"]) == (0.1, 2)
-    assert found["gain"]["high"] == pytest.approx(0.1 + 12.7062 * 0.05, abs=1e-3)
+    assert found["gain"]["high"] == pytest.approx(0.1 + 12.7062 * 0.05, abs=1e-3)  # of a rounded quantile
     assert found["left_out"]["mean"] == 0.25
     assert found["false_passes"]["mean"] is None
 
@@ -382,7 +383,8 @@ def test_the_gradient_is_that_of_the_policys_objective(plumbing, monkeypatch):
 
     direct = ravel_pytree(jax.grad(objective)(model.lm.weights.trainable))[0]
     assert np.linalg.norm(direct) > 0
-    np.testing.assert_allclose(found, direct, rtol=1e-3, atol=1e-5 * float(np.abs(direct).max()))
+    # float32 sums of some hundred terms on the way there and as many back, in two orders
+    np.testing.assert_allclose(found, direct, rtol=0, atol=rounding_bound(500, float(np.abs(direct).max())))
     whole = batches.gradient(sampled, graded, masked=False)
     assert (stepcoder_gradient.cosine(whole, found) or 0.0) < 0.999
 

@@ -11,13 +11,15 @@ from typer.testing import CliRunner
 from evals import administer as command
 from evals.models.local_model import LocalModel
 from evals.questionnaires.administration import administer
-from evals.questionnaires.design import Design, battery
+from evals.questionnaires.design import Design, battery, questions
 from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.respondents.api_server import ServerConfig
 from evals.questionnaires.respondents.local_respondent import ScoringRespondent
 from evals.questionnaires.wording import named_templates
 from jaxmoe.generation.engine import Engine
 from tests.http_stub import completion, serving
+from tests.tiny_checkpoints import float32_logits, logits_of
+from tests.tolerances import rounding_bound
 from tests.training.serving.test_app import ENGINE, Served
 from training.commands.evaluate import EvalConfig, main
 from training.runtime import config as configs
@@ -115,6 +117,9 @@ def test_a_served_model_scores_as_the_same_model_here():
     gad = battery(load_instrument("gad_7"))
     gad = replace(gad, entries=gad.entries[:3])
     design = Design(named_templates(["terse"]))
+    ids = np.asarray([made.tokenizer.encode(next(iter(questions(gad, design))).prompt)])
+    scores, config = logits_of(made.lm, ids), made.lm.config
+    rounding = float32_logits(config, ids.size, np.abs(scores).max()) + rounding_bound(config.vocab_size, 1.0)
     with made.worker, made.serving() as address:
         server = ServerConfig(f"{address}/v1", "tiny", "completions", concurrency=2)
         for scored, length in (("label", "none"), ("words", "tokens")):
@@ -122,4 +127,6 @@ def test_a_served_model_scores_as_the_same_model_here():
             local = LocalModel(made.lm, made.tokenizer, "text")
             here = administer(ScoringRespondent(local, "tiny", scored, length), [gad], design)
             found = np.stack(there["probabilities"].tolist())
-            np.testing.assert_allclose(found, np.stack(here["probabilities"].tolist()), atol=1e-4)
+            # softmax over options: p (1 − p) of the difference of two log-probabilities
+            expected = np.stack(here["probabilities"].tolist())
+            np.testing.assert_allclose(found, expected, rtol=0, atol=rounding / 2)

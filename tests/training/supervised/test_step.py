@@ -185,7 +185,8 @@ def test_adamw_trajectory_of_the_original_code(goldens):
     losses, _, _ = run_steps(
         model, golden_batch(expected), 6, weight_decay=0.01, decay="all", clip_norm=None, balance=lm.balance
     )
-    np.testing.assert_allclose(losses, expected["adamw_losses"], rtol=1e-4)
+    # a loss is a mean over weights that agree so
+    np.testing.assert_allclose(losses, expected["adamw_losses"], rtol=TRAJECTORY)
 
 
 @double_precision()
