@@ -70,8 +70,9 @@ def worker(kind: str, body: str, prompts: int, samples: int, updates: int) -> No
     import jax
     import numpy as np
 
-    from jaxmoe.generation.decode import DecodeConfig, run
+    from jaxmoe.generation.decode import DecodeConfig, PromptBatch, run
     from jaxmoe.generation.sampling import Sampling
+    from jaxmoe.model import params
     from rl.policy.trajectory import Outcomes, Rollout
 
     agent, weights, state, learner, score = build(kind, body, prompts, samples)
@@ -85,12 +86,8 @@ def worker(kind: str, body: str, prompts: int, samples: int, updates: int) -> No
     for update in range(updates + 2):
         times = [time.perf_counter()]
         drawn = run(
-            agent.definition,
-            state.policy,
-            weights.frozen,
-            given,
-            mask,
-            limits,
+            params.ModelParams(agent.definition, state.policy, weights.frozen),
+            PromptBatch(given, mask, limits),
             jax.random.key(update),
             config=decode,
             mesh=agent.mesh,

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from numpy.typing import ArrayLike
 
-from jaxmoe.generation.decode import DecodeConfig, bucket, run, unroll_layers
+from jaxmoe.generation.decode import DecodeConfig, PromptBatch, bucket, run, unroll_layers
 from jaxmoe.generation.sampling import Sampling
 from jaxmoe.model import params
 from jaxmoe.model.attention import AttentionMask
@@ -178,14 +178,14 @@ class LanguageModel:
             enabled=experts,
             dtype=self.dtype,
         )
-        rows = _pad_rows(self.mesh, tokens, mask, limits, samples_per_prompt)
-        done = jax.device_get(run(*self.weights, *rows, key, config=config, mesh=self.mesh))
+        prompts = _padded(self.mesh, tokens, mask, limits, samples_per_prompt)
+        done = jax.device_get(run(self.weights, prompts, key, config=config, mesh=self.mesh))
         kept = len(tokens) * samples_per_prompt
         lengths = done.lengths_B[:kept]
         steps = int(lengths.max())
-        prompts = np.repeat(tokens, samples_per_prompt, axis=0)
+        given = np.repeat(tokens, samples_per_prompt, axis=0)
         return Generation(
-            np.concatenate([prompts, done.tokens_BW[:kept, :steps]], axis=1),
+            np.concatenate([given, done.tokens_BW[:kept, :steps]], axis=1),
             done.logprobs_BW[:kept, :steps],
             lengths,
         )
@@ -265,11 +265,13 @@ def _check_prompts(tokens: np.ndarray, mask: np.ndarray, samples: int) -> None:
         raise ValueError(f"samples_per_prompt must be at least 1; got {samples}")
 
 
-def _pad_rows(mesh: Mesh, tokens: np.ndarray, mask: np.ndarray, limits: np.ndarray, samples: int) -> tuple:
+def _padded(
+    mesh: Mesh, tokens: np.ndarray, mask: np.ndarray, limits: np.ndarray, samples: int
+) -> PromptBatch:
     """Prompts and limits on the mesh, filled up to bucketed sizes; rows that fill up may generate nothing."""
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     more = ways * bucket(-(-len(tokens) // ways)) - len(tokens)
     left = bucket(tokens.shape[1], 16) - tokens.shape[1]
     tokens, mask = (np.pad(x, ((0, more), (left, 0))) for x in (tokens, mask))
     limits = np.repeat(np.pad(limits, (0, more)), samples)
-    return tuple(jax.device_put(x, params.batch_sharding(mesh)) for x in (tokens, mask, limits))
+    return PromptBatch(*(jax.device_put(x, params.batch_sharding(mesh)) for x in (tokens, mask, limits)))

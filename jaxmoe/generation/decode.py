@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
@@ -51,6 +50,20 @@ class DecodeConfig:
     score_sampler: bool = False
 
 
+class PromptBatch(NamedTuple):
+    """P prompts, to be continued in B = P·G rows.
+
+    Attributes:
+      tokens_PS: padded on the left.
+      mask_PS: 1 for real tokens.
+      limits_B: most new tokens of each row; a row with 0 gets none.
+    """
+
+    tokens_PS: Int[Array, "P S"]
+    mask_PS: Int[Array, "P S"]
+    limits_B: Int[Array, " B"]
+
+
 class Decoded(NamedTuple):
     """New tokens of B = P·G rows, a prompt's samples together.
 
@@ -75,6 +88,7 @@ class Decoding(NamedTuple):
     Attributes:
       decoded: what has been generated so far.
       ended_B: rows that get no more tokens. A caller may end rows between two stretches.
+      limits_B: most new tokens of each row.
       last_B: the token that is to be read next.
       prompt_end_B: position of the last prompt token.
       cache: of the tokens read; `cache.length` + 1 tokens have been chosen.
@@ -82,6 +96,7 @@ class Decoding(NamedTuple):
 
     decoded: Decoded
     ended_B: Bool[Array, " B"]
+    limits_B: Int[Array, " B"]
     last_B: Int[Array, " B"]
     prompt_end_B: Int[Array, " B"]
     cache: kv_cache.KVCache
@@ -89,9 +104,7 @@ class Decoding(NamedTuple):
 
 def decode(
     model: Decoder,
-    tokens_PS: Int[Array, "P S"],
-    mask_PS: Int[Array, "P S"],
-    limits_B: Int[Array, " B"],
+    prompts: PromptBatch,
     config: DecodeConfig,
     *,
     key: Array | None,
@@ -105,21 +118,17 @@ def decode(
       model: merged within the trace.
       config: slots, samples, sampling and stop tokens.
       mesh: None on one device.
-      tokens_PS: prompts, padded on the left.
-      mask_PS: 1 for real tokens.
-      limits_B: most new tokens of each row; a row with 0 gets none.
+      prompts: to be continued, and how far.
       key: may be None if sampling is greedy.
     Returns: tokens, their number and log-probabilities, by row.
     """
-    state = begin(model, tokens_PS, mask_PS, limits_B, config, key=key, mesh=mesh)
-    return advance(model, state, limits_B, config, key=key, until=config.slots).decoded
+    state = begin(model, prompts, config, key=key, mesh=mesh)
+    return advance(model, state, config, key=key, until=config.slots).decoded
 
 
 def begin(
     model: Decoder,
-    tokens_PS: Int[Array, "P S"],
-    mask_PS: Int[Array, "P S"],
-    limits_B: Int[Array, " B"],
+    prompts: PromptBatch,
     config: DecodeConfig,
     *,
     key: Array | None,
@@ -128,10 +137,11 @@ def begin(
     """Reads the prompts and chooses the first token of each row; arguments as of `decode`.
 
     Args:
-      model, tokens_PS, mask_PS, limits_B, config, key, mesh: as of `decode`.
+      model, prompts, config, key, mesh: as of `decode`.
     Returns: the state from which `advance` goes on.
     """
     call = ExpertCall(enabled=config.enabled)
+    tokens_PS, mask_PS, limits_B = prompts
     first_P = jnp.argmax(mask_PS > 0, axis=1)
     positions_PS = jnp.maximum(jnp.arange(mask_PS.shape[1])[None, :] - first_P[:, None], 0)
     mask = AttentionMask(mask_PS, mask_PS)
@@ -149,15 +159,14 @@ def begin(
         zeros_BW if config.score_sampler else None,
     )
     end_B = jnp.repeat(positions_PS[:, -1], config.samples)
-    state = Decoding(decoded, limits_B <= 0, jnp.zeros((rows,), jnp.int32), end_B, cache)
+    state = Decoding(decoded, limits_B <= 0, limits_B, jnp.zeros((rows,), jnp.int32), end_B, cache)
     hidden_BD = jnp.repeat(read.hidden_BTD[:, -1], config.samples, axis=0)
-    return _choose(model, state, hidden_BD, limits_B, config, key)
+    return _choose(model, state, hidden_BD, config, key)
 
 
 def advance(
     model: Decoder,
     state: Decoding,
-    limits_B: Int[Array, " B"],
     config: DecodeConfig,
     *,
     key: Array | None,
@@ -166,7 +175,7 @@ def advance(
     """Chooses tokens until every row has ended, or has `until` of them; the tokens do not depend on `until`.
 
     Args:
-      model, limits_B, config, key: as of `begin`.
+      model, config, key: as of `begin`.
       state: of `begin`, or of an earlier call.
       until: tokens, at most `config.slots`.
     Returns: the state after those tokens.
@@ -182,7 +191,7 @@ def advance(
         hidden_BD, cache = kv_cache.step(
             model, blocks, state.last_B, now_B, state.cache, dtype=config.dtype, call=call
         )
-        return _choose(model, state._replace(cache=cache), hidden_BD, limits_B, config, key)
+        return _choose(model, state._replace(cache=cache), hidden_BD, config, key)
 
     return jax.lax.while_loop(go_on, one, state)
 
@@ -191,7 +200,6 @@ def _choose(
     model: Decoder,
     state: Decoding,
     hidden_BD: Array,
-    limits_B: Array,
     config: DecodeConfig,
     key: Array | None,
 ) -> Decoding:
@@ -217,7 +225,7 @@ def _choose(
     decoded = Decoded(
         written(old.tokens_BW, token_B), written(old.logprobs_BW, logprob_B), lengths_B, drawn_BW
     )
-    ended_B = state.ended_B | stopped_B | (lengths_B >= limits_B)
+    ended_B = state.ended_B | stopped_B | (lengths_B >= state.limits_B)
     return state._replace(decoded=decoded, ended_B=ended_B, last_B=token_B)
 
 
@@ -233,14 +241,10 @@ def bucket(length: int, smallest: int = 1) -> int:
     return max(smallest, power * 3 // 4 if length <= power * 3 // 4 else power)
 
 
-@partial(jax.jit, static_argnames=("definition", "config", "mesh"))
+@partial(jax.jit, static_argnames=("config", "mesh"))
 def run(
-    definition: nnx.GraphDef,
-    trainable: params.Params,
-    frozen: params.Params,
-    tokens_PS: Int[Array, "P S"],
-    mask_PS: Int[Array, "P S"],
-    limits_B: Int[Array, " B"],
+    weights: params.ModelParams,
+    prompts: PromptBatch,
     key: Array | None,
     *,
     config: DecodeConfig,
@@ -249,23 +253,19 @@ def run(
     """`decode` as a program of its own; the result is whole on every device, also of other processes.
 
     Args:
-      definition, trainable, frozen: the model taken apart, see `params.split`.
-      tokens_PS, mask_PS, limits_B, key, config, mesh: as of `decode`.
+      weights: the model taken apart, see `params.split`.
+      prompts, key, config, mesh: as of `decode`.
     Returns: what `decode` gives.
     """
-    model = params.merge(params.ModelParams(definition, trainable, frozen))
-    result = decode(model, tokens_PS, mask_PS, limits_B, config, key=key, mesh=mesh)
+    model = params.merge(weights)
+    result = decode(model, prompts, config, key=key, mesh=mesh)
     return jax.lax.with_sharding_constraint(result, params.replicated(mesh))
 
 
-@partial(jax.jit, static_argnames=("definition", "config", "mesh"))
+@partial(jax.jit, static_argnames=("config", "mesh"))
 def run_begin(
-    definition: nnx.GraphDef,
-    trainable: params.Params,
-    frozen: params.Params,
-    tokens_PS: Int[Array, "P S"],
-    mask_PS: Int[Array, "P S"],
-    limits_B: Int[Array, " B"],
+    weights: params.ModelParams,
+    prompts: PromptBatch,
     key: Array | None,
     *,
     config: DecodeConfig,
@@ -274,22 +274,19 @@ def run_begin(
     """`begin` as a program of its own.
 
     Args:
-      definition, trainable, frozen: the model taken apart, see `params.split`.
-      tokens_PS, mask_PS, limits_B, key, config, mesh: as of `decode`.
+      weights: the model taken apart, see `params.split`.
+      prompts, key, config, mesh: as of `decode`.
     Returns: what `begin` gives.
     """
-    model = params.merge(params.ModelParams(definition, trainable, frozen))
-    state = begin(model, tokens_PS, mask_PS, limits_B, config, key=key, mesh=mesh)
+    model = params.merge(weights)
+    state = begin(model, prompts, config, key=key, mesh=mesh)
     return _whole(state, mesh)
 
 
-@partial(jax.jit, static_argnames=("definition", "config", "mesh"), donate_argnames="state")
+@partial(jax.jit, static_argnames=("config", "mesh"), donate_argnames="state")
 def run_until(
-    definition: nnx.GraphDef,
-    trainable: params.Params,
-    frozen: params.Params,
+    weights: params.ModelParams,
     state: Decoding,
-    limits_B: Int[Array, " B"],
     key: Array | None,
     until: Int[Array, ""],
     *,
@@ -299,12 +296,12 @@ def run_until(
     """`advance` as a program of its own; the state is donated. One program serves every `until`.
 
     Args:
-      definition, trainable, frozen: the model taken apart, see `params.split`.
-      state, limits_B, key, until, config, mesh: as of `advance`.
+      weights: the model taken apart, see `params.split`.
+      state, key, until, config, mesh: as of `advance`.
     Returns: what `advance` gives.
     """
-    model = params.merge(params.ModelParams(definition, trainable, frozen))
-    return _whole(advance(model, state, limits_B, config, key=key, until=until), mesh)
+    model = params.merge(weights)
+    return _whole(advance(model, state, config, key=key, until=until), mesh)
 
 
 def _whole(state: Decoding, mesh: Mesh) -> Decoding:

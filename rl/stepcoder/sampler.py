@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxmoe.generation.decode import (
     DecodeConfig,
     Decoded,
+    PromptBatch,
     bucket,
     run,
     run_begin,
@@ -100,8 +101,10 @@ class Sampler:
             score_sampler=for_learning,
         )
         place = params.batch_sharding(self._mesh)
-        arrays = [jax.device_put(x, place) for x in (prompts, prompt_mask, np.repeat(limits, samples))]
-        done = self._run(policy, frozen, arrays, key, decode, tasks, config.prompt_form)
+        arrays = (prompts, prompt_mask, np.repeat(limits, samples))
+        batch = PromptBatch(*(jax.device_put(x, place) for x in arrays))
+        weights = params.ModelParams(self._definition, policy, frozen)
+        done = self._run(weights, batch, key, decode, tasks, config.prompt_form)
         kept = len(tasks) * samples
         tokens, sampled_B = np.asarray(done.tokens_BW)[:kept], np.asarray(done.lengths_B)[:kept]
         rows = self._read(tasks, tokens, sampled_B, samples, config.prompt_form)
@@ -141,22 +144,21 @@ class Sampler:
 
     def _run(
         self,
-        policy: params.Params,
-        frozen: params.Params,
-        arrays: list[jax.Array],
+        weights: params.ModelParams,
+        prompts: PromptBatch,
         key: jax.Array,
         decode: DecodeConfig,
         tasks: list[RolloutTask],
         form: PromptForm,
     ) -> Decoded:
         """Decodes in stretches where programs can be seen to be over, else in one go."""
-        weights, fixed = (self._definition, policy, frozen), {"config": decode, "mesh": self._mesh}
         continued = form == "completion" or any(task.prompt.given for task in tasks)
         if decode.slots <= STRETCH or not continued:
-            return jax.device_get(run(*weights, *arrays, key, **fixed))
-        state = run_begin(*weights, *arrays, key, **fixed)
+            return jax.device_get(run(weights, prompts, key, config=decode, mesh=self._mesh))
+        state = run_begin(weights, prompts, key, config=decode, mesh=self._mesh)
         for until in range(STRETCH, decode.slots + STRETCH, STRETCH):
-            state = run_until(*weights, state, arrays[2], key, np.int32(min(until, decode.slots)), **fixed)
+            most = np.int32(min(until, decode.slots))
+            state = run_until(weights, state, key, most, config=decode, mesh=self._mesh)
             tokens, lengths, ended = jax.device_get(
                 (state.decoded.tokens_BW, state.decoded.lengths_B, state.ended_B)
             )

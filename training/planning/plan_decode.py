@@ -86,7 +86,11 @@ def make_decode_plan(
         dtype=jnp.dtype(dtype),
     )
     lowered = generate.run.lower(
-        parts.definition, trainable, frozen, tokens, tokens, limits, key, config=config, mesh=mesh
+        parts._replace(trainable=trainable, frozen=frozen),
+        generate.PromptBatch(tokens, tokens, limits),  # type: ignore[arg-type] - their shapes alone
+        key,
+        config=config,
+        mesh=mesh,
     )
     # "some simple data structure", says JAX: the compiler's own
     analysis: Any = lowered.compile(

@@ -42,7 +42,8 @@ def test_decode_inside_another_program(lm: LanguageModel):
     @jax.jit
     def rollout(trainable, frozen, tokens, limits):
         model = params.merge(params.ModelParams(lm.weights.definition, trainable, frozen))
-        return generate.decode(model, tokens, jnp.ones_like(tokens), limits, config, key=None)
+        prompts = generate.PromptBatch(tokens, jnp.ones_like(tokens), limits)
+        return generate.decode(model, prompts, config, key=None)
 
     out = rollout(lm.weights.trainable, lm.weights.frozen, PROMPTS, np.full(6, 5, np.int32))
     expected = lm.generate(PROMPTS, max_new_tokens=5)
@@ -57,12 +58,12 @@ def test_stretches_give_the_tokens_of_one_go(lm: LanguageModel, unrolled: bool):
     config = generate.DecodeConfig(
         slots=16, samples=2, sampling=Sampling(0.8, top_p=0.9), unrolled=unrolled, score_sampler=True
     )
-    rows = (PROMPTS, np.ones_like(PROMPTS), np.full(6, 14, np.int32))
+    prompts = generate.PromptBatch(PROMPTS, np.ones_like(PROMPTS), np.full(6, 14, np.int32))
     key, fixed = jax.random.key(3), {"config": config, "mesh": lm.mesh}
-    whole = generate.run(*lm.weights, *rows, key, **fixed)
-    state = generate.run_begin(*lm.weights, *rows, key, **fixed)
+    whole = generate.run(lm.weights, prompts, key, **fixed)
+    state = generate.run_begin(lm.weights, prompts, key, **fixed)
     for until in (4, 5, 11, 16):
-        state = generate.run_until(*lm.weights, state, rows[2], key, np.int32(until), **fixed)
+        state = generate.run_until(lm.weights, state, key, np.int32(until), **fixed)
         if until == 5:
             np.testing.assert_array_equal(state.decoded.lengths_B, np.full(6, 5))
             state = state._replace(ended_B=state.ended_B.at[4].set(True))
@@ -78,11 +79,11 @@ def test_stretches_give_the_tokens_of_one_go(lm: LanguageModel, unrolled: bool):
 def test_the_samplers_logprobs_are_the_models_at_temperature_1_without_a_nucleus():
     """And at .5 those of logits twice as large; without `score_sampler` there are none."""
     lm = in_double(tiny())
-    rows = (PROMPTS, np.ones_like(PROMPTS), np.full(3, 8, np.int32))
+    prompts = generate.PromptBatch(PROMPTS, np.ones_like(PROMPTS), np.full(3, 8, np.int32))
 
     def drawn(**how):
         config = generate.DecodeConfig(slots=8, dtype=jnp.float64, **how)
-        return generate.run(*lm.weights, *rows, jax.random.key(0), config=config, mesh=lm.mesh)
+        return generate.run(lm.weights, prompts, jax.random.key(0), config=config, mesh=lm.mesh)
 
     plain = drawn(sampling=Sampling(1.0), score_sampler=True)
     np.testing.assert_array_equal(plain.sampler_logprobs_BW, plain.logprobs_BW)

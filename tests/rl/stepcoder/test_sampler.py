@@ -116,17 +116,18 @@ class Script:
         monkeypatch.setattr(sampling_room, "run_until", self.until)
         monkeypatch.setattr(sampling_room.jax, "device_put", lambda x, place: x)
 
-    def begin(self, definition, policy, frozen, prompts, mask, limits, key, *, config, mesh):
+    def begin(self, weights, prompts, key, *, config, mesh):
+        limits = prompts.limits_B
         zeros = np.zeros((len(limits), config.slots), np.float32)
         decoded = Decoded(zeros.astype(np.int32), zeros, np.zeros(len(limits), np.int32), zeros.copy())
-        return State(decoded=decoded, ended_B=np.zeros(len(limits), bool), cache=None)
+        return State(decoded=decoded, ended_B=np.zeros(len(limits), bool), limits_B=limits, cache=None)
 
-    def whole(self, *weights_and_rows, config, mesh):
-        state, limits, key = self.begin(*weights_and_rows, config=config, mesh=mesh), *weights_and_rows[-2:]
-        weights = weights_and_rows[:3]
-        return self.until(*weights, state, limits, key, config.slots, config=config, mesh=mesh).decoded
+    def whole(self, weights, prompts, key, *, config, mesh):
+        state = self.begin(weights, prompts, key, config=config, mesh=mesh)
+        return self.until(weights, state, key, config.slots, config=config, mesh=mesh).decoded
 
-    def until(self, definition, policy, frozen, state, limits, key, until, *, config, mesh):
+    def until(self, weights, state, key, until, *, config, mesh):
+        limits = state.limits_B
         for row, ids in enumerate(self.ids):
             if not state.ended_B[row]:
                 self.written[row] = count = min(len(ids), int(until), int(limits[row]))
