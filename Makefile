@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-slow test-reference lint docs dist bench faults goldens clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m training demo
+	$(BIN)/python -m training demo $(if $(demo),demo=$(demo))
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -n auto --dist loadfile --ignore tests/rl/sandbox/test_sandbox.py

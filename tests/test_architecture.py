@@ -17,13 +17,14 @@ SOURCES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py
 FLOORS = """
 training.__main__
 training.commands
+training.demo
 training.studies
 training.planning
 training.ppo
 training.supervised
-training.plots
+training.plots training.suites
 training.runtime
-training.data training.suites training.serving
+training.data training.serving
 training
 
 evals.administer evals.score evals.study

@@ -73,7 +73,12 @@ RESULTS = {
         ("evals.questionnaires.reading_accuracy",),
         ("tests/goldens/answers.jsonl", "evals/questionnaires/templates.json"),
     ),
-    "demo.json": Depends("make demo", ("training.commands.demo",), ("configs/demo/*.yaml", *EMBEDDED)),
+    "demo.json": Depends(
+        "make demo", ("training.demo.pretrained",), ("configs/demo/pretrained/*.yaml", *EMBEDDED)
+    ),
+    "demo_scratch.json": Depends(
+        "make demo demo=scratch", ("training.demo.scratch",), ("configs/demo/scratch/*.yaml", *EMBEDDED)
+    ),
     "faults.json": Depends("make faults", ("benchmarks.faults",)),
     "null_study.json": Depends(
         "python -m evals.faithfulness.null_study --seeds 100",

@@ -23,8 +23,23 @@ def read(name: str) -> Any:
 
 
 def demo() -> str:
-    """Knowledge kept and tasks learned."""
+    """The pretrained model and its two fine-tunes: what each kept and learned."""
     found = read("demo.json")
+    known = f"{found['known']} facts that the base knows, of {found['facts']:,} asked"
+    titles = {"known facts kept": known, "tasks": f"{found['tasks']} held-out tasks"}
+    return _comparison(found, titles)
+
+
+def demo_scratch() -> str:
+    """Knowledge kept and tasks learned by the base that is trained on the spot."""
+    found = read("demo_scratch.json")
+    titles = {"facts, completed": f"{found['facts']} facts, as statements to complete"}
+    titles |= {"facts, asked": "the same facts, asked", "tasks": f"{found['tasks']} held-out tasks"}
+    return _comparison(found, titles)
+
+
+def _comparison(found: dict[str, Any], titles: dict[str, str]) -> str:
+    """A row for each kind of question, a column for each model."""
     rows = found["rows"]
     names = {"base": "base", "full_sft": "full SFT", "loramoe": "LoRAMoE"}
     lines = [
@@ -33,10 +48,9 @@ def demo() -> str:
     ]
 
     def cell(score: dict[str, float]) -> str:
-        return f"{score['value'] * 100:.0f} [{score['low'] * 100:.0f}, {score['high'] * 100:.0f}]"
+        value, low, high = (f"{score[key] * 100:.0f}" for key in ("value", "low", "high"))
+        return value if low == high else f"{value} [{low}, {high}]"
 
-    titles = {"facts, completed": f"{found['facts']} facts, as statements to complete"}
-    titles |= {"facts, asked": "the same facts, asked", "tasks": f"{found['tasks']} held-out tasks"}
     for key, title in titles.items():
         lines.append(f"| {title} | {' | '.join(cell(row[key]) for row in rows.values())} |")
     for family in sorted(next(iter(rows.values()))["by family"]):
@@ -285,6 +299,7 @@ TABLES = {
     "docs/results/reproduce/realbehavior/realbehavior.json": lambda: study_page("realbehavior"),
     "docs/results/answers.json": answers,
     "docs/results/demo.json": demo,
+    "docs/results/demo_scratch.json": demo_scratch,
     "docs/results/ppo_quickstart.json": quickstart,
     "docs/results/faults.json": faults,
     "docs/results/null_study.json": null_study,

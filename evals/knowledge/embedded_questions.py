@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from evals.knowledge.questions import ChoiceQuestion, ClosedBookQuestion
 from jaxmoe.datasets import world_knowledge
+from jaxmoe.datasets.corpora import task_test_rows
 from jaxmoe.datasets.world_knowledge import Fact
 
 
@@ -34,6 +35,25 @@ def closed_book_questions(
             category=fact.relation,
         )
         for fact in _facts(split, relations, limit)
+    ]
+
+
+def task_questions(count: int, split: str = "test") -> list[ClosedBookQuestion]:
+    """Held-out downstream samples as questions with a short right answer; the category is the task family.
+
+    Args:
+      count: of questions, the families in equal parts.
+      split: dev or test.
+    Returns: the questions, in a fixed order.
+    """
+    return [
+        ClosedBookQuestion(
+            id=f"{row['family']}/{number}",
+            question="\n".join(filter(None, (row["instruction"], row["input"]))),
+            answers=tuple(row["answers"]),
+            category=row["family"],
+        )
+        for number, row in enumerate(task_test_rows(split, count))
     ]
 
 

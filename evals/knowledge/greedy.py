@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 from evals.knowledge.prompts import template
 from evals.knowledge.questions import ClosedBookQuestion
 from evals.models.local_model import Form, LocalModel
+from evals.models.text_model import Progress
 from jaxmoe.language_model import LanguageModel, positions_from_mask
 from jaxmoe.model import params
 from jaxmoe.model.attention import AttentionMask
@@ -124,17 +125,18 @@ def _part(rows: Sequence[tuple[list[int], int, int]], length: int, most: int, pa
     return part
 
 
-def take(lm: LanguageModel, exam: Exam) -> Marks:
+def take(lm: LanguageModel, exam: Exam, progress: Progress | None = None) -> Marks:
     """Puts an exam to a model.
 
     Args:
       lm: on its mesh.
       exam: of `prepare`.
+      progress: told how many batches of how many are done.
     Returns: what was right, question by question.
     """
     right, ended = np.zeros(exam.count, bool), np.zeros(exam.count, bool)
     run = partial(_wrong, lm.weights.definition, lm.dtype, lm.mesh, lm.weights.trainable, lm.weights.frozen)
-    for part in exam.parts:
+    for done, part in enumerate(exam.parts, 1):
         places = jax.device_put(part[:5], params.batch_sharding(lm.mesh))
         wrong_BK = np.asarray(run(*places[:3]))
         used = part.item_B >= 0
@@ -142,6 +144,8 @@ def take(lm: LanguageModel, exam: Exam) -> Marks:
         closed = answered & ~(wrong_BK & (part.end_BK > 0)).any(1)
         np.logical_or.at(right, part.item_B[used], answered[used])
         np.logical_or.at(ended, part.item_B[used], closed[used])
+        if progress is not None:
+            progress(done, len(exam.parts))
     return Marks(right.astype(np.float64), ended.astype(np.float64))
 
 

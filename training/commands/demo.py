@@ -1,70 +1,20 @@
-"""Train a small base, fine-tune it with full SFT and with LoRAMoE, compare what each kept and learned,
-export, generate, plot; then teach a small code model by tests, and put questionnaires to the models.
-Finished stages are not run again.
+"""Fine-tune a pretrained model with LoRAMoE and with every weight, compare what each kept and learned,
+export, chat; with demo=scratch all of it from scratch, code and questionnaires included.
 
-Every stage is a command that can be run alone with its config (demo/base, ...).
+Finished stages are not run again: the same command goes on where it was stopped.
 """
 
-import json
-import time
-from collections.abc import Callable
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Literal
 
-from rich.console import Console
-from rich.table import Table
-
-import jaxmoe
-from evals.knowledge.closed_book import closed_book
-from evals.knowledge.embedded_questions import closed_book_questions
-from evals.knowledge.prompts import template
-from evals.knowledge.questions import ClosedBookQuestion
-from evals.models.local_model import LocalModel
-from evals.psychometrics.uncertainty import Score
-from jaxmoe.datasets.corpora import DEMO_RELATIONS, task_test_rows
+from jaxmoe.base_folder import local_folder
 from jaxmoe.json_values import JsonObject
-from jaxmoe.language_model import LanguageModel
-from jaxmoe.tokenizer import load_tokenizer
-from rl.sandbox.worker import SandboxError
-from training.commands.demo_behavior import questionnaire
-from training.plots import figures
-from training.ppo.config import PPORunConfig
-from training.ppo.train import main as ppo
+from training.demo import pretrained, scratch
 from training.runtime import config as configs
-from training.runtime.metrics import read_lines
-from training.runtime.run_folder import Finished
-from training.supervised.config import PretrainConfig, SftConfig
-from training.supervised.pretrain import main as pretrain
-from training.supervised.sft import main as sft
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-PARTS = 7
-
-
-class DemoModel(NamedTuple):
-    """A column of the table, and what its stage does."""
-
-    title: str
-    stage: str
-
-
-ROWS = {
-    "base": DemoModel("base", "train a small base model on world knowledge"),
-    "full_sft": DemoModel("full SFT", "fine-tune every weight on instructions"),
-    "loramoe": DemoModel("LoRAMoE", "fine-tune routed LoRA experts instead"),
-}
-# stage -> its config's schema, its command, the stage whose export it starts from
-# each command's `main` takes a config of its own class
-SCHEMAS: dict[str, tuple[type, Callable[[Any], Finished], str | None]] = {
-    "base": (PretrainConfig, pretrain, None),
-    "full_sft": (SftConfig, sft, "base"),
-    "loramoe": (SftConfig, sft, "base"),
-    "code_base": (PretrainConfig, pretrain, None),
-    "code_rl": (PPORunConfig, ppo, "code_base"),
-}
+FACTS, TASKS, SCRATCH_TASKS = 1000, 140, 350
 
 
 @dataclass(frozen=True)
@@ -72,208 +22,52 @@ class DemoConfig:
     """Train, compare, export, generate, plot, all in one folder.
 
     Attributes:
-      output: folder for the runs, results.json and plots.
-      configs: folder with a config for each stage, or the name of a shipped one.
+      demo: pretrained starts from `base`, and from scratch where that cannot be fetched; scratch trains a
+        base of 1.3 million weights first, and teaches code and asks questionnaires too.
+      base: chat model that is fine-tuned: a named model, GGUF file, folder or hub id.
+      output: folder for the runs, results.json and plots; null takes runs/demo or runs/demo-scratch.
+      configs: folder with a config for each stage, or the name of a shipped one; null takes
+        demo/pretrained or demo/scratch.
       steps_scale: share of each stage's steps; below 1 for a quick look at the plumbing.
-      tasks: held-out downstream samples in the table.
-      facts: held-out facts in the table; null takes all.
+      tasks: held-out downstream samples in the table; null takes 140, from scratch 350.
+      facts: held-out facts that the base is asked; null takes 1,000, from scratch all.
     """
 
     __pydantic_config__ = configs.STRICT
 
-    output: str = "runs/demo"
-    configs: str = "demo"
+    demo: Literal["pretrained", "scratch"] = "pretrained"
+    base: str = "smollm2-135m-instruct"
+    output: str | None = None
+    configs: str | None = None
     steps_scale: float = 1.0
-    tasks: int = 350
+    tasks: int | None = None
     facts: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.steps_scale <= 1:
             raise ValueError(f"steps_scale must lie in (0, 1]; got {self.steps_scale}")
-        if self.tasks < 1:
-            raise ValueError(f"tasks must be at least 1; got {self.tasks}")
+        for name in ("tasks", "facts"):
+            if (count := getattr(self, name)) is not None and count < 1:
+                raise ValueError(f"{name} must be at least 1; got {count}")
 
 
 def main(config: DemoConfig) -> JsonObject:
     """Runs the stages one after the other and prints the comparison."""
-    console, started = Console(markup=False, emoji=False), time.perf_counter()
-    folder = Path(config.output)
-    models: dict[str, LanguageModel] = {}
-    for number, (name, what) in enumerate(ROWS.items(), 1):
-        console.rule(f"{number}/{PARTS} {what.stage}")
-        done = run_stage(name, config.output, config.configs, config.steps_scale)
-        if not done.finished:
-            return _stopped(console)
-        models[name] = done.lm
-    console.rule(f"4/{PARTS} what was kept, what was learned")
-    results = compare(models, folder, config.facts, config.tasks)
-    console.print(comparison_table(results))
-    console.rule(f"5/{PARTS} export to Hugging Face format, generate from the exports")
-    # with its own modelling code; those of base and full SFT are there already
-    export = folder / "loramoe-hf"
-    if not export.exists():
-        jaxmoe.save(models["loramoe"], export, "hf", tokenizer=tokenizer_of(folder))
-    for line in samples(folder):
-        console.print(line, markup=False, highlight=False)
-    console.rule(f"6/{PARTS} a small code model, taught by tests")
-    for name in ("code_base", "code_rl"):
-        try:
-            done = run_stage(name, config.output, config.configs, config.steps_scale)
-        except SandboxError as error:
-            console.print(f"left out: {error}", markup=False)
-            break
-        if not done.finished:
-            return _stopped(console)
-    else:
-        results["code"] = code_scores(folder / "code_rl")
-        console.print(code_table(results["code"]))
-    console.rule(f"7/{PARTS} questionnaires: what the models say of themselves, and whether to believe it")
-    named = {ROWS[name].title: lm for name, lm in models.items()}
-    report = questionnaire(named, tokenizer_of(folder), folder / "behavior", f"{config.configs}/behavior")
-    console.print(f"report, for a browser: {report}", highlight=False)
-    results["seconds"] = round(time.perf_counter() - started, 1)
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    labels = {name: row.title for name, row in ROWS.items()}
-    drawn = [figures.comparison(results, labels, folder / "comparison.png")]
-    drawn += [path for name in SCHEMAS for path in sorted((folder / name / "plots").glob("*.png"))]
-    console.print(f"{results['seconds']:.0f} s. Results: {folder / 'results.json'}; plots:")
-    for path in drawn:
-        console.print(f"  {path}", highlight=False)
-    return results
+    if config.demo == "pretrained" and _to_be_had(config.base):
+        output, stages = Path(config.output or "runs/demo"), config.configs or "demo/pretrained"
+        facts, tasks = config.facts or FACTS, config.tasks or TASKS
+        return pretrained.main(config.base, output, stages, config.steps_scale, facts, tasks)
+    output, stages = Path(config.output or "runs/demo-scratch"), config.configs or "demo/scratch"
+    return scratch.main(output, stages, config.steps_scale, config.facts, config.tasks or SCRATCH_TASKS)
 
 
-def _stopped(console: Console) -> JsonObject:
-    console.print("stopped; the same command resumes it")
-    return {}
-
-
-def run_stage(name: str, output: str, stages: str, steps_scale: float) -> Finished:
-    """Runs a stage, its folders moved to where the demo wants them, or finds it finished.
-
-    Args:
-      name: of the stage, a key of `SCHEMAS`.
-      output: folder of the demo.
-      stages: folder with a config for each stage, or the name of a shipped one.
-      steps_scale: share of the steps to do, in (0, 1].
-    Returns: the stage's model; `finished` is False if it was told to stop.
-    """
-    schema, main_of, base = SCHEMAS[name]
-    path = f"{stages}/{name}"
-    overrides = [f"output={output}/{name}"]
-    if base is not None:
-        overrides.append(f"base={output}/{base}/export")
-    steps = "rounds" if schema is PPORunConfig else "steps"
-    count = getattr(configs.load(schema, path), steps)
-    overrides.append(f"{steps}={max(1, round(count * steps_scale))}")
-    return main_of(configs.load(schema, path, overrides))
-
-
-def tokenizer_of(folder: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer of the demo's base."""
-    return load_tokenizer(folder / "base" / "export")
-
-
-def task_questions(count: int) -> list[ClosedBookQuestion]:
-    """Held-out downstream samples as questions with a short right answer, by family."""
-    return [
-        ClosedBookQuestion(
-            id=f"{row['family']}/{number}",
-            question="\n".join(filter(None, (row["instruction"], row["input"]))),
-            answers=tuple(row["answers"]),
-            category=row["family"],
-        )
-        for number, row in enumerate(task_test_rows("test", count))
-    ]
-
-
-def compare(models: dict[str, LanguageModel], folder: Path, known: int | None, count: int) -> JsonObject:
-    """Exact-match scores of every model: facts completed, facts asked, tasks; each with its 95 % interval.
-
-    Args:
-      models: by row.
-      folder: of the demo; the base's tokenizer is in it.
-      known: facts to ask for; None is all that are held out.
-      count: of tasks.
-    Returns: the numbers of facts and tasks, and the scores by model and kind of question.
-    """
-    tokenizer = tokenizer_of(folder)
-    facts = closed_book_questions("test", DEMO_RELATIONS, known)
-    tasks = task_questions(count)
-    asked = {
-        "facts, completed": (facts, "completion", "text"),
-        "facts, asked": (facts, "instruction", "instruction"),
-        "tasks": (tasks, "instruction", "instruction"),
-    }
-    rows: JsonObject = {}
-    for name, lm in models.items():
-        rows[name] = {}
-        for title, (questions, style, form) in asked.items():
-            model = LocalModel(lm, tokenizer, form, batch_size=64)  # type: ignore[arg-type]
-            found = closed_book(model, questions, template(style), max_new_tokens=16, score_answers=False)
-            rows[name][title] = _as_row(found.scores["exact_match"])
-            if title == "tasks":
-                by_family = {k: _as_row(v["exact_match"]) for k, v in found.by_category.items()}
-                rows[name]["by family"] = by_family
-    return {"facts": len(facts), "tasks": len(tasks), "rows": rows}
-
-
-def _as_row(score: Score) -> dict[str, float]:
-    return {"value": score.value, "low": score.low, "high": score.high}
-
-
-def comparison_table(results: JsonObject) -> Table:
-    """Knowledge kept and tasks learned, a column a model."""
-    rows = results["rows"]
-    table = Table(
-        title=f"exact match, % [95 % interval]; {results['facts']} held-out facts, {results['tasks']} tasks"
-    )
-    table.add_column("")
-    for name in rows:
-        table.add_column(ROWS[name].title, justify="right")
-
-    def cell(score: dict[str, float]) -> str:
-        return f"{score['value'] * 100:.0f} [{score['low'] * 100:.0f}, {score['high'] * 100:.0f}]"
-
-    for title in ("facts, completed", "facts, asked", "tasks"):
-        table.add_row(title, *(cell(row[title]) for row in rows.values()))
-    for family in sorted(next(iter(rows.values()))["by family"]):
-        table.add_row(f"  {family.replace('_', ' ')}", *(cell(r["by family"][family]) for r in rows.values()))
-    return table
-
-
-def code_scores(run: Path) -> JsonObject:
-    """pass@1 on held-out problems before and after, with standard errors, as the run measured them."""
-    told = [record for record in read_lines(run / "metrics.jsonl") if "held_out_pass_at_1" in record]
-    keys = [key for key in told[0] if key.startswith("held_out_")]
-    short = {key: key.removeprefix("held_out_") for key in keys}
-    moments = {"before": told[0], "after": told[-1]}
-    return {moment: {short[k]: record[k] for k in keys} for moment, record in moments.items()}
-
-
-def code_table(scores: JsonObject) -> Table:
-    """pass@1 before and after, a row a difficulty."""
-    table = Table(title="held-out pass@1, %")
-    table.add_column("")
-    for moment in scores:
-        table.add_column(moment, justify="right")
-    for key in (key for key in scores["before"] if key.startswith("pass_at_1")):
-        error = key.replace("pass_at_1", "standard_error")
-        cells = (f"{s[key] * 100:.0f} ± {s[error] * 100:.0f}" for s in scores.values())
-        table.add_row(key.removeprefix("pass_at_1").strip("_") or "all", *cells)
-    return table
-
-
-def samples(folder: Path) -> list[str]:
-    """A few answers of the exported models, loaded again from their folders."""
-    tokenizer = tokenizer_of(folder)
-    exports = {"full SFT": folder / "full_sft" / "export", "LoRAMoE": folder / "loramoe-hf"}
-    loaded = {name: jaxmoe.load(path) for name, path in exports.items()}
-    questions = [closed_book_questions("test", DEMO_RELATIONS)[0], *task_questions(2)]
-    lines: list[str] = []
-    for question in questions:
-        lines.append(f"> {question.question}")
-        for name, lm in loaded.items():
-            model = LocalModel(lm, tokenizer, "instruction", batch_size=1)
-            answer = model.generate([template("instruction").prompt(question)], 16, ("\n",))[0].strip()
-            lines.append(f"  {name}: {answer}   (right: {question.answers[0]})")
-    return lines
+def _to_be_had(base: str) -> bool:
+    """Fetches the base; False, after a line that says why, if the default one cannot be fetched."""
+    try:
+        local_folder(base)
+    except ValueError as error:
+        if base != DemoConfig.base:
+            raise  # a base of one's own is wanted, or nothing
+        print(f"{error}\nThe demo goes on with a small model trained on the spot.", file=sys.stderr)
+        return False
+    return True

@@ -11,9 +11,8 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 from jax.sharding import Mesh
 from rich.console import Console
@@ -29,84 +28,16 @@ from training.commands.export import open_model
 from training.runtime import checkpoint, distributed
 from training.runtime import config as configs
 from training.runtime.atomic import write_whole
-from training.runtime.distributed import DistributedConfig, MeshConfig
 from training.runtime.pinned import pin
-from training.suites.behavior import BehaviorConfig, behavior
-from training.suites.coding import CodingConfig, coding
+from training.suites.behavior import behavior
+from training.suites.coding import coding
+from training.suites.config import EvalConfig
 from training.suites.evaluation import ItemSet, Loaded, SuiteRun
-from training.suites.knowledge import KnowledgeConfig, knowledge
+from training.suites.knowledge import knowledge
 
-Suite = Literal["knowledge", "coding", "behavior"]
 # more categories than these would bury the scores
 CATEGORIES_SHOWN = 8
 SUITES = {"knowledge": knowledge, "coding": coding}
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """Measure what a model knows or can do.
-
-    Attributes:
-      output: folder for results.json and items.jsonl.
-      base: checkpoint to measure, a local folder or hub id; or run instead.
-      run: output folder of a pretraining, fine-tuning or PPO run, whose model is measured.
-      step: checkpoint of the run; null takes the newest.
-      suite: what to measure; the section of that name has its settings.
-      adapter: folder of a LoRAMoE, MoE-PEFT or PEFT LoRA adapter; null measures the base alone.
-      tokenizer: folder or hub id; null takes the base's.
-      dtype: float32, bfloat16 or float16, of weights and activations.
-      batch_size: rows the model works on at a time; a multiple of mesh data x fsdp.
-      max_length: tokens of prompt and response together; null is the model's limit.
-      confidence: of the intervals.
-      against: output folder of another evaluation of the same items, to compare with.
-      overwrite: replace results that the output folder holds already.
-      progress: show progress on the terminal.
-    """
-
-    __pydantic_config__ = configs.STRICT
-
-    output: str
-    base: str | None = None
-    run: str | None = None
-    step: int | None = None
-    suite: Suite = "knowledge"
-    adapter: str | None = None
-    tokenizer: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    batch_size: int = 16
-    max_length: int | None = None
-    seed: int = 0
-    confidence: float = 0.95
-    against: str | None = None
-    overwrite: bool = False
-    progress: bool = True
-    knowledge: KnowledgeConfig = field(default_factory=KnowledgeConfig)
-    coding: CodingConfig = field(default_factory=CodingConfig)
-    behavior: BehaviorConfig = field(default_factory=BehaviorConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    distributed: DistributedConfig = field(default_factory=DistributedConfig)
-
-    @property
-    def served(self) -> bool:
-        """Whether the model tested is behind a server, and none is loaded here."""
-        return self.suite == "behavior" and self.behavior.server is not None
-
-    @property
-    def subject(self) -> str:
-        """The model tested, as a title names it."""
-        server = self.behavior.server if self.served else None
-        name = str(self.run or self.base) if server is None else f"{server.model} at {server.url}"
-        return name if self.adapter is None else f"{name} + {self.adapter}"
-
-    def __post_init__(self) -> None:
-        if self.served and (self.run, self.base) != (None, None):
-            raise ValueError("behavior.server takes the place of base and run; leave them out")
-        if not self.served and (self.run is None) == (self.base is None):
-            raise ValueError("give either run (the folder of a training run) or base (a checkpoint)")
-        if self.run is not None and self.adapter is not None:
-            raise ValueError("adapter goes with base; a run has its own")
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"confidence must lie between 0 and 1; got {self.confidence}")
 
 
 def main(config: EvalConfig) -> JsonObject:

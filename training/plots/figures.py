@@ -158,8 +158,8 @@ def comparison(results: JsonObject, labels: Mapping[str, str], path: Path) -> Pa
     width = 0.8 / len(rows)
     styles = row_styles(labels)
     for number, (name, row) in enumerate(rows.items()):
-        values = np.array([row[title]["value"] for title in titles])
-        low, high = (np.array([row[title][end] for title in titles]) for end in ("low", "high"))
+        values = np.array([row[title]["value"] for title in titles], float)
+        low, high = (np.array([row[title][end] for title in titles], float) for end in ("low", "high"))
         at = np.arange(len(titles)) + (number - (len(rows) - 1) / 2) * width
         errors = np.maximum([values - low, high - values], 0.0)
         axis.bar(at, values, width, yerr=errors, label=labels[name], color=styles[name].color, capsize=3)

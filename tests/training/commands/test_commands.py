@@ -17,7 +17,7 @@ FOLDER = ROOT / "training" / "commands"
 
 
 def test_every_file_is_a_command_of_the_table():
-    files = {path.stem for path in FOLDER.glob("*.py")} - {"__init__", "demo_behavior"}
+    files = {path.stem for path in FOLDER.glob("*.py")} - {"__init__"}
     assert files == {module.rpartition(".")[2] for module in COMMANDS.values()}
 
 

@@ -14,8 +14,9 @@ from jaxmoe.model import params
 from jaxmoe.model.config import ModelConfig
 from jaxmoe.tokenizer import train_bpe
 from training.__main__ import app
-from training.commands.evaluate import EvalConfig, compare_items, main, read_items
+from training.commands.evaluate import compare_items, main, read_items
 from training.runtime import config as configs
+from training.suites.config import EvalConfig
 from training.supervised import pretrain
 from training.supervised.config import PretrainConfig
 

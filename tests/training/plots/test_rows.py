@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training.commands.demo import ROWS
+from training.demo.scratch import ROWS
 from training.plots.rows import COLORS, ROW_STYLES, row_styles
 
 ROOT = Path(__file__).parents[3]

@@ -13,10 +13,10 @@ from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import ModelConfig
 from jaxmoe.tokenizer import load_tokenizer, train_bpe
-from training.commands.evaluate import EvalConfig
 from training.commands.export import load_run, read_run
 from training.runtime import config as configs
 from training.runtime.pinned import pin
+from training.suites.config import EvalConfig
 from training.supervised import sft
 
 FIRST, SECOND = "1" * 40, "2" * 40

@@ -45,8 +45,8 @@ def test_a_run_folder_is_its_config(tmp_path):
         ("tiny", "sft/tiny"),
         ("configs/sft/tiny.yaml", "sft/tiny"),
         ("quickstart", "ppo/quickstart"),
-        ("zzz", "demo/base"),
-        ("", "demo/base"),
+        ("zzz", "demo/demo"),
+        ("", "demo/demo"),
     ],
 )
 def test_an_unknown_name_lists_the_near_ones(tmp_path, monkeypatch, name, near):

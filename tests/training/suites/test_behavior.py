@@ -8,9 +8,10 @@ import pytest
 import jaxmoe
 from jaxmoe.tokenizer import load_tokenizer, train_bpe
 from tests.tiny_checkpoints import write_checkpoint
-from training.commands.demo_behavior import questionnaire
-from training.commands.evaluate import EvalConfig, main
+from training.commands.evaluate import main
+from training.demo.questionnaires import questionnaire
 from training.runtime import config as configs
+from training.suites.config import EvalConfig
 
 SETTINGS = [
     "suite=behavior",

@@ -21,8 +21,9 @@ from tests.http_stub import completion, serving
 from tests.tiny_checkpoints import float32_logits, logits_of
 from tests.tolerances import rounding_bound
 from tests.training.serving.test_app import ENGINE, Served
-from training.commands.evaluate import EvalConfig, main
+from training.commands.evaluate import main
 from training.runtime import config as configs
+from training.suites.config import EvalConfig
 
 
 def reply(number, body):

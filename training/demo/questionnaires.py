@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from evals.faithfulness.report import write_report
 from evals.models.local_model import Form
 from jaxmoe.language_model import LanguageModel
-from training.commands.evaluate import EvalConfig
 from training.runtime import config as configs
 from training.suites.behavior import ask, card, prepare
+from training.suites.config import EvalConfig
 from training.suites.evaluation import Loaded
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def questionnaire(
     models: Mapping[str, LanguageModel],
     tokenizer: "PreTrainedTokenizerBase",
     folder: Path,
-    config: str = "demo/behavior",
+    config: str = "demo/scratch/behavior",
 ) -> Path:
     """Asks every model what the config's section `behavior` says; the first is the base of the others.
 

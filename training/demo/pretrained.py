@@ -1,0 +1,331 @@
+"""The demo on a pretrained model: what it knows, and what two fine-tunes on the same rows kept and learned.
+
+A fact counts as known if the model completes its statement by greedy decoding before it is fine-tuned. None
+of the facts asked here is in the instructions that are taught.
+"""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import jaxmoe
+from evals.knowledge import greedy
+from evals.knowledge.closed_book import closed_book
+from evals.knowledge.embedded_questions import closed_book_questions, task_questions
+from evals.knowledge.prompts import template
+from evals.knowledge.questions import ClosedBookQuestion
+from evals.models.local_model import LocalModel
+from evals.psychometrics.uncertainty import Score, mean_score
+from jaxmoe.base_folder import local_folder
+from jaxmoe.json_values import JsonObject
+from jaxmoe.language_model import LanguageModel
+from jaxmoe.tokenizer import load_tokenizer
+from training.plots import figures
+from training.runtime import config as configs
+from training.runtime.atomic import write_whole
+from training.runtime.metrics import read_lines
+from training.runtime.run_folder import Finished
+from training.suites.evaluation import bar
+from training.supervised.config import SftConfig
+from training.supervised.sft import main as sft
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PARTS = 6
+ANSWER = 24  # tokens of an answer in the chat
+TASK_ANSWER = 16  # the longest right answer has fewer tokens
+LENGTHS = (12, 24, 48)  # tokens that facts are padded to; most have fewer than 12
+CHAT = ("What is the capital of Peru?", "Name a fruit that is yellow.")
+# What a stranger would type, in a process of its own that knows nothing of this project.
+TRANSFORMERS = """\
+import sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder, question = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype="float32")
+turns = [{"role": "user", "content": question}]
+prompt = tokenizer.apply_chat_template(
+    turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
+)
+new = model.generate(**prompt, max_new_tokens=16, do_sample=False)[0, prompt["input_ids"].shape[1]:]
+print(tokenizer.decode(new, skip_special_tokens=True))
+"""
+
+
+class FineTune(NamedTuple):
+    """A way to fine-tune: its column of the table, its config, and what is said while it runs."""
+
+    title: str
+    stage: str
+
+
+TUNED = {
+    "loramoe": FineTune("LoRAMoE", "fine-tune routed LoRA experts beside the frozen base"),
+    "full_sft": FineTune("full SFT", "fine-tune every weight on the same rows"),
+}
+TITLES = {"base": "base", **{name: way.title for name, way in TUNED.items()}}
+
+
+def main(base: str, output: Path, stages: str, steps_scale: float, facts: int, tasks: int) -> JsonObject:
+    """Runs the journey; what is finished is not run again.
+
+    Args:
+      base: named model, GGUF file, folder or hub id of a chat model.
+      output: folder for runs, exports, results.json and plots.
+      stages: folder with a config for each way to fine-tune, or the name of a shipped one.
+      steps_scale: share of their steps to do, in (0, 1].
+      facts: how many held-out facts the base is asked.
+      tasks: how many held-out tasks every model is asked.
+    Returns: what is in results.json; empty if the run was stopped before its end.
+    Raises: ValueError if the base cannot be had or has no chat template.
+    """
+    console, started = Console(markup=False, emoji=False, highlight=False), time.perf_counter()
+    console.rule(f"1/{PARTS} a pretrained model: {base}")
+    tokenizer = load_tokenizer(local_folder(base))
+    asked = Asked.of(tokenizer, facts, tasks)
+    lm = jaxmoe.load(base)
+    console.print(f"{_weights(lm):,} weights, {lm.config.num_layers} layers, width {lm.config.hidden_size}")
+    _print_chat(console, LocalModel(lm, tokenizer, "chat", batch_size=len(CHAT)))
+    console.rule(f"2/{PARTS} what it knows, and which tasks it can do")
+    scores = {"base": asked.of_base(lm, output / "base.json")}
+    known = scores["base"]["known"]
+    console.print(
+        f"completes {len(known)} of {len(asked.facts)} held-out facts: {_examples(asked.facts, known)}"
+    )
+    del lm
+    for number, (name, way) in enumerate(TUNED.items(), 3):
+        console.rule(f"{number}/{PARTS} {way.stage}")
+        done = _fine_tune(name, base, output, stages, steps_scale)
+        if not done.finished:
+            console.print("stopped; the same command resumes it")
+            return {}
+        scores[name] = asked.of_tuned(done.lm, known, output / f"{name}.json")
+        if name == "loramoe" and not (output / "loramoe-hf").exists():
+            jaxmoe.save(done.lm, output / "loramoe-hf", "hf", tokenizer=tokenizer)
+        del done
+    results: JsonObject = {"base": base, "facts": len(asked.facts), "known": len(known), "tasks": tasks}
+    results["rows"] = {name: {k: v for k, v in row.items() if k != "known"} for name, row in scores.items()}
+    console.rule(f"5/{PARTS} what was kept, what was learned")
+    console.print(comparison_table(results))
+    console.print(expert_table(output / "loramoe"))
+    console.rule(f"6/{PARTS} the exported models")
+    exports = {"full SFT": output / "full_sft" / "export", "LoRAMoE": output / "loramoe-hf"}
+    for line in _answers(exports, tokenizer, asked.tasks[:2]):
+        console.print(line)
+    results["seconds"] = round(time.perf_counter() - started, 1)
+    write_whole(output / "results.json", json.dumps(results, indent=2) + "\n")
+    drawn = [figures.comparison(results, TITLES, output / "comparison.png")]
+    drawn += [path for name in TUNED for path in sorted((output / name / "plots").glob("*.png"))]
+    console.print(f"{results['seconds']:.0f} s. Results: {output / 'results.json'}; plots:")
+    for path in drawn:
+        console.print(f"  {path}")
+    return results
+
+
+class Asked(NamedTuple):
+    """What every model is asked: facts as statements to complete, tasks as messages of a chat."""
+
+    tokenizer: "PreTrainedTokenizerBase"
+    facts: list[ClosedBookQuestion]
+    tasks: list[ClosedBookQuestion]
+
+    @classmethod
+    def of(cls, tokenizer: "PreTrainedTokenizerBase", facts: int, tasks: int) -> "Asked":
+        """So many of the held-out facts, spread evenly over all relations, and so many held-out tasks.
+
+        Args:
+          tokenizer: of all the models.
+          facts, tasks: numbers; more than there are takes all.
+        Returns: the questions.
+        """
+        held_out = closed_book_questions("test")
+        count = min(facts, len(held_out))
+        spread = [held_out[number * len(held_out) // count] for number in range(count)]
+        return cls(tokenizer, spread, task_questions(tasks))
+
+    def of_base(self, lm: LanguageModel, kept: Path) -> JsonObject:
+        """Scores of the base, and which facts it knows.
+
+        Args:
+          lm: the base.
+          kept: file of the scores, read where it is there.
+        Returns: the scores with their 95 % intervals; under `known` the places of the facts.
+        """
+        scores = self._scores(lm, range(len(self.facts)), kept)
+        # what it knows is what the others are measured by
+        return {**scores, "known facts kept": {"value": 1.0, "low": 1.0, "high": 1.0}}
+
+    def of_tuned(self, lm: LanguageModel, known: Sequence[int], kept: Path) -> JsonObject:
+        """Scores of a fine-tuned model.
+
+        Args:
+          lm: the model.
+          known: places of the facts that the base knows; only they are asked.
+          kept: file of the scores, read where it is there.
+        Returns: the scores with their 95 % intervals.
+        """
+        return self._scores(lm, known, kept)
+
+    def _scores(self, lm: LanguageModel, places: Sequence[int], kept: Path) -> JsonObject:
+        asked = {"facts": len(self.facts), "tasks": len(self.tasks), "of": len(places)}
+        if kept.exists():
+            found: JsonObject = json.loads(kept.read_text(encoding="utf-8"))
+            if found["asked"] == asked:
+                return found["scores"]
+        facts = [self.facts[place] for place in places]
+        with bar(sys.stderr.isatty()) as start:
+            right = np.zeros(0)
+            if facts:
+                exam = greedy.prepare(lm, self.tokenizer, facts, "text", LENGTHS)
+                right = greedy.take(lm, exam, start("facts")).right
+            model = LocalModel(lm, self.tokenizer, "chat", batch_size=_rows(lm, 20))
+            instruction = template("instruction")
+            answered = closed_book(
+                model,
+                self.tasks,
+                instruction,
+                max_new_tokens=TASK_ANSWER,
+                score_answers=False,
+                chunk=model.batch_size,
+                progress=start("tasks"),
+            )
+        scores = {
+            "known facts kept": _as_row(mean_score(right)),
+            "tasks": _as_row(answered.scores["exact_match"]),
+            "by family": {name: _as_row(s["exact_match"]) for name, s in answered.by_category.items()},
+            "known": [place for place, kept_fact in zip(places, right, strict=True) if kept_fact],
+        }
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(kept, json.dumps({"asked": asked, "scores": scores}) + "\n")
+        return scores
+
+
+def _as_row(score: Score) -> JsonObject:
+    """The score and its interval; without a value where no fact was known."""
+    if not score.n:
+        return {"value": None, "low": None, "high": None}
+    return {"value": score.value, "low": score.low, "high": score.high}
+
+
+def _fine_tune(name: str, base: str, output: Path, stages: str, steps_scale: float) -> Finished:
+    """Runs one way to fine-tune, or finds it finished."""
+    path = f"{stages}/{name}"
+    steps = configs.load(SftConfig, path).steps
+    assert steps is not None, f"{path} must give steps"
+    overrides = [
+        f"base={base}",
+        f"output={output}/{name}",
+        f"steps={max(1, round(steps * steps_scale))}",
+    ]
+    return sft(configs.load(SftConfig, path, overrides))
+
+
+def _rows(lm: LanguageModel, least: int) -> int:
+    """At least so many rows a batch, in equal parts for the mesh that the model was trained on."""
+    ways = lm.mesh.shape["data"] * lm.mesh.shape["fsdp"]
+    return -(-least // ways) * ways
+
+
+def _weights(lm: LanguageModel) -> int:
+    leaves = jax.tree.leaves((lm.weights.trainable, lm.weights.frozen))
+    return sum(leaf.size for leaf in leaves)
+
+
+def _print_chat(console: Console, model: LocalModel) -> None:
+    for question, answer in zip(CHAT, model.generate(CHAT, ANSWER), strict=True):
+        console.print(f"> {question}\n  {' '.join(answer.split())}")
+
+
+def _examples(facts: Sequence[ClosedBookQuestion], known: Sequence[int]) -> str:
+    """A few of the known facts as sentences, from different relations."""
+    by_relation = {facts[place].category: facts[place] for place in known}
+    shown = list(by_relation.values())[:3]
+    return "; ".join(f"{fact.stem} {fact.answers[0]}" for fact in shown) or "none"
+
+
+def comparison_table(results: JsonObject) -> Table:
+    """Knowledge kept and tasks learned, a column a model.
+
+    Args:
+      results: what `main` returns.
+    Returns: the table, with 95 % intervals.
+    """
+    rows = results["rows"]
+    facts = f"{results['known']} facts that the base knows, of {results['facts']}"
+    title = f"exact match, % [95 % interval]; {facts}; {results['tasks']} tasks"
+    table = Table(title=title)
+    table.add_column("")
+    for name in rows:
+        table.add_column(TITLES[name], justify="right")
+
+    def cell(score: JsonObject) -> str:
+        if score["value"] is None:
+            return "–"
+        if score["low"] == score["high"]:
+            return f"{score['value'] * 100:.0f}"
+        return f"{score['value'] * 100:.0f} [{score['low'] * 100:.0f}, {score['high'] * 100:.0f}]"
+
+    for title in ("known facts kept", "tasks"):
+        table.add_row(title, *(cell(row[title]) for row in rows.values()))
+    for family in sorted(rows["base"]["by family"]):
+        table.add_row(f"  {family.replace('_', ' ')}", *(cell(r["by family"][family]) for r in rows.values()))
+    return table
+
+
+def expert_table(run: Path) -> Table | str:
+    """How a run's routers divide their weight among the experts: by kind of task, at a few depths.
+
+    Args:
+      run: folder with routing.jsonl.
+    Returns: a row for each of three layers and each kind of task, averaged over the projections; a line of
+      text where the run recorded none.
+    """
+    records = read_lines(run / "routing.jsonl")
+    if not records:
+        return "no use of the experts to show: the run was shorter than watch.routing_every"
+    rows = records[-1]["rows"]
+    layers = sorted({row["layer"] for row in rows})
+    experts = len(rows[0]["share"])
+    table = Table(title="share of the routing weight by expert, % (last steps of LoRAMoE)")
+    for name in ("layer", "instructions"):
+        table.add_column(name)
+    for number in range(experts):
+        table.add_column(str(number), justify="right")
+    for layer in dict.fromkeys((layers[0], layers[len(layers) // 2], layers[-1])):
+        for task in dict.fromkeys(row["task"] for row in rows):
+            shares = [row["share"] for row in rows if row["layer"] == layer and row["task"] == task]
+            if shares:
+                means = (sum(column) / len(shares) for column in zip(*shares, strict=True))
+                table.add_row(str(layer), task, *(f"{100 * mean:.0f}" for mean in means))
+    return table
+
+
+def _answers(
+    exports: dict[str, Path], tokenizer: "PreTrainedTokenizerBase", tasks: Sequence[ClosedBookQuestion]
+) -> list[str]:
+    """Answers of the exported models, loaded again from their folders: here, and by transformers."""
+    models = {name: jaxmoe.load(folder) for name, folder in exports.items()}
+    lines: list[str] = []
+    for question in (CHAT[0], *(task.question for task in tasks)):
+        lines.append(f"> {question}")
+        for name, lm in models.items():
+            [answer] = LocalModel(lm, tokenizer, "chat", batch_size=1).generate([question], TASK_ANSWER)
+            lines.append(f"  {name}: {' '.join(answer.split())}")
+    if importlib.util.find_spec("torch") is None:
+        return [*lines, "(torch is not installed: transformers was not tried on the exports)"]
+    command = [sys.executable, "-c", TRANSFORMERS, str(exports["LoRAMoE"]), CHAT[0]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    last = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()[-1:]
+    return [*lines, f"LoRAMoE by transformers, {CHAT[0]} {' '.join(last)}"]
