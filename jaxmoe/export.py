@@ -18,7 +18,7 @@ from jaxmoe.families import HfConfig, config_to_hf, family_of
 from jaxmoe.json_files import read_json
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
-from jaxmoe.model.config import PROJECTIONS
+from jaxmoe.model.config import EXPERT_BLOCK, PROJECTIONS
 from jaxmoe.model.layers import as_array
 from jaxmoe.model.shapes import Array, Weight
 from jaxmoe.text.stop_tokens import as_ids, stop_tokens
@@ -26,6 +26,7 @@ from jaxmoe.tokenizer import save_tokenizer
 from jaxmoe.weights import convert
 from jaxmoe.weights.convert import CheckpointTensor, checkpoint_tensors, weight_table
 from jaxmoe.weights.export_folder import MAX_SHARD_BYTES, export_folder, write_shards
+from jaxmoe.weights.fused import joined
 from jaxmoe.weights.weight_files import stored_array
 
 if TYPE_CHECKING:
@@ -137,6 +138,10 @@ def merged(lm: LanguageModel) -> LanguageModel:
             "the token; export without merging, the folder then brings its own modelling file"
         )
     flat = flat_weights(lm)
+    if f"{tree_path(EXPERT_BLOCK)}.a" in flat:
+        raise ValueError(
+            "an adapter beside a block of experts is no part of any weight matrix: export without merging"
+        )
 
     @jax.jit
     def add(kernel: Array, a: Array, b: Array, scale: Array, magnitude: Array | None) -> Array:
@@ -167,13 +172,15 @@ def _write_model(
     lm: LanguageModel, folder: Path | None, tokenizer: "PreTrainedTokenizerBase | None", max_shard_bytes: int
 ) -> None:
     config = config_to_hf(lm.config)
+    family = family_of(lm.config.family)
     tensors = list(checkpoint_tensors(weight_table(lm.config), flat_weights(lm)))
+    if lm.experts is not None or family.FUSED_FILES:
+        tensors = joined(tensors, family.FUSED, lm.config.num_layers)
     config["dtype"] = str(next(t.dtype for t in tensors))
     if lm.experts is not None:
         if lm.experts.dora:
             raise ValueError("format 'hf' holds no DoRA beside the weights: use merge=True, or format 'peft'")
         adapter = extract_adapter(lm)
-        family = family_of(lm.config.family)
         config |= _entry_points(family) | {EXPORT_KEY: exported_section(adapter, lm.config)}
         names = exported_names([t.name for t in tensors], adapter)
         tensors = [t._replace(name=name) for t, name in zip(tensors, names, strict=True)]

@@ -17,8 +17,8 @@ from jaxmoe.generation.sampling import Sampling
 from jaxmoe.model import params
 from jaxmoe.model.attention import AttentionMask
 from jaxmoe.model.balance import BalanceConfig, balance_loss
+from jaxmoe.model.block import projections
 from jaxmoe.model.config import ExpertConfig, ModelConfig
-from jaxmoe.model.layers import projections
 from jaxmoe.model.lora_experts import ExpertCall
 from jaxmoe.model.shapes import Array, Float, Int
 from jaxmoe.model.transformer import Decoder

@@ -16,16 +16,17 @@ from jaxmoe.adapters.files import read_adapter
 from jaxmoe.adapters.record import Adapter, module_specs, pack, tree_path
 from jaxmoe.adapters.stack import stack_adapters
 from jaxmoe.base_folder import hub_folder, is_hub_id, local_folder
-from jaxmoe.families import config_from_hf
+from jaxmoe.families import config_from_hf, family_of
 from jaxmoe.json_files import read_json
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig
-from jaxmoe.model.config import PROJECTIONS, ExpertConfig, ModelConfig
+from jaxmoe.model.config import ExpertConfig, ModelConfig
 from jaxmoe.model.layers import BaseParam
 from jaxmoe.model.lora_experts import ExpertConstant, column_norms
 from jaxmoe.model.transformer import attach_experts
 from jaxmoe.weights import convert
+from jaxmoe.weights.fused import split_fused
 from jaxmoe.weights.gguf_folder import noted_gguf
 from jaxmoe.weights.text_part import text_tensors
 from jaxmoe.weights.weight_files import StoredTensor, open_weights
@@ -198,6 +199,8 @@ def assemble(
         for part in (parts.trainable, parts.frozen)
         for path, leaf in convert.flatten(part).items()
     }
+    expected = convert.checkpoint_shapes(convert.weight_table(config), shapes)
+    stored = split_fused(stored, family_of(config.family).FUSED, expected, config.num_layers)
     convert.check_checkpoint(stored, shapes, config, where)
     dtypes = {path: np.dtype("float32") if path in trainable else np.dtype(dtype) for path in shapes}
     flat = convert.load_base(convert.weight_table(config), stored, shapes, shardings, dtypes)
@@ -217,7 +220,7 @@ def assemble(
 
 def _start_magnitudes(flat: dict[str, jax.Array], experts: ExpertConfig, config: ModelConfig) -> None:
     """Gives new DoRA magnitudes their start: the lengths of the kernels' columns, so that nothing changes."""
-    for projection in PROJECTIONS:
+    for projection in config.projections:
         path = tree_path(projection)
         if (magnitude := flat.get(f"{path}.magnitude")) is not None:
             norms = jax.jit(column_norms)(flat[f"{path.removesuffix('.experts')}.kernel"])

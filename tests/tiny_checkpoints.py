@@ -58,8 +58,10 @@ def torch_logits(model: Any, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
     import torch
 
     positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
+    double = copy.deepcopy(model).double()
+    double.config._experts_implementation = "eager"  # torch's grouped product has no doubles
     with torch.no_grad(), torch_double_precision():
-        out = copy.deepcopy(model).double()(
+        out = double(
             torch.tensor(ids), attention_mask=torch.tensor(mask), position_ids=torch.tensor(positions)
         )
     return out.logits.numpy()

@@ -45,7 +45,8 @@ def torch_double_precision() -> Iterator[None]:
     import torch
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "float32", torch.float64)
+        for name in ("float32", "float"):
+            patch.setattr(torch, name, torch.float64)
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
         yield
 

@@ -36,7 +36,7 @@ from jaxmoe.adapters.tensors import (
 from jaxmoe.json_files import parse
 from jaxmoe.json_values import shown
 from jaxmoe.model.balance import BalanceConfig
-from jaxmoe.model.config import PROJECTIONS, ExpertConfig, ModelConfig, matches
+from jaxmoe.model.config import EXPERT_BLOCK, PROJECTIONS, ExpertConfig, ModelConfig, matches
 from jaxmoe.weights.weight_files import StoredTensor
 
 PREFIX = "base_model.model."
@@ -204,7 +204,7 @@ def _targets_of(names: Mapping[str, ModuleSpec], model: ModelConfig) -> tuple[st
     """Targets for exactly these modules: a projection's name if it is in every layer that has any."""
     layers = {int(name.split(".")[1]) for name in names}
     targets: list[str] = []
-    for projection in PROJECTIONS:
+    for projection in model.projections:
         own = [n for i in range(model.num_layers) if (n := module_name(i, projection)) in names]
         targets += [projection] if len(own) == len(layers) else [regex.escape(n) for n in own]
     return tuple(targets)
@@ -313,6 +313,10 @@ def _write(adapter: Adapter, model: ModelConfig, base: str) -> Files:
         rank = module.a_ERI.shape[1]
         joined[name], ranks[name] = module, rank
         alphas[name] = number(spec.scale * (rank**0.5 if experts.scaling == "sqrt_rank" else rank))
+    if any(name.endswith(f".{EXPERT_BLOCK}") for name in joined):
+        raise ValueError(
+            "the peft format has no adapter beside a block of experts: use format 'hf' or 'loramoe'"
+        )
     first = next(iter(joined))
     names = [n for n in PROJECTIONS if n in experts.targets]
     whole = len(names) == len(experts.targets) and min(experts.layer_counts(model.num_layers)) > 0

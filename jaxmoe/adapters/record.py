@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxmoe.adapters.base_changes import BaseChanges
 from jaxmoe.model.balance import BalanceConfig
-from jaxmoe.model.config import MLP_PROJECTIONS, PROJECTIONS, ExpertConfig, ModelConfig
+from jaxmoe.model.config import EXPERT_BLOCK, ExpertConfig, ModelConfig, part_of
 from jaxmoe.model.shapes import Weight
 from jaxmoe.weights.convert import to_host
 from jaxmoe.weights.weight_files import some
@@ -63,24 +63,24 @@ def module_name(layer: int, projection: str) -> str:
 
     Args:
       layer: counted from 0.
-      projection: one of PROJECTIONS, such as "up_proj".
+      projection: such as "up_proj".
     Returns: the name, by which `Adapter.modules` are listed.
     """
-    part = "mlp" if projection in MLP_PROJECTIONS else "self_attn"
-    return f"layers.{layer}.{part}.{projection}"
+    return f"layers.{layer}.{part_of(projection)}.{projection}"
 
 
 def tree_path(projection: str) -> str:
     """Where the parameter tree keeps the projection's experts."""
-    part = "mlp" if projection in MLP_PROJECTIONS else "self_attn"
-    return f"blocks.{part}.{projection}.experts"
+    if projection == EXPERT_BLOCK:
+        return "blocks.mlp.group.experts"
+    return f"blocks.{part_of(projection)}.{projection}.experts"
 
 
 def projection_sizes(model: ModelConfig) -> dict[str, tuple[int, int]]:
-    """(in, out) features of every projection."""
+    """(in, out) features of every projection that can have experts."""
     hidden, inner = model.hidden_size, model.intermediate_size
     queries, keys = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
-    return {
+    sizes = {
         "q_proj": (hidden, queries),
         "k_proj": (hidden, keys),
         "v_proj": (hidden, keys),
@@ -88,7 +88,9 @@ def projection_sizes(model: ModelConfig) -> dict[str, tuple[int, int]]:
         "gate_proj": (hidden, inner),
         "up_proj": (hidden, inner),
         "down_proj": (inner, hidden),
+        EXPERT_BLOCK: (hidden, hidden),
     }
+    return {name: sizes[name] for name in model.projections}
 
 
 def module_specs(config: ExpertConfig, model: ModelConfig) -> dict[str, ModuleSpec]:
@@ -100,16 +102,16 @@ def module_specs(config: ExpertConfig, model: ModelConfig) -> dict[str, ModuleSp
     Returns: the specs by module name; projections without experts are left out.
     Raises: ValueError for a target that matches nothing, or per-layer settings of another length.
     """
-    config.check_targets(model.num_layers)
+    config.check_targets(model)
     counts, ranks = config.layer_counts(model.num_layers), config.layer_ranks(model.num_layers)
-    carriers = {name: config.layers_with(name, model.num_layers) for name in PROJECTIONS}
+    carriers = {name: config.layers_with(name, model.num_layers) for name in model.projections}
     sizes = projection_sizes(model)
     return {
         module_name(layer, name): ModuleSpec(
             counts[layer], ranks[layer], config.scale(ranks[layer]), *sizes[name]
         )
         for layer in range(model.num_layers)
-        for name in PROJECTIONS
+        for name in model.projections
         if carriers[name][layer]
     }
 
@@ -181,7 +183,7 @@ def unpack(
     modules: dict[str, ModuleExperts] = {}
     specs = module_specs(config, model)
     arrays = {path: to_host(value) for path, value in flat.items() if ".experts." in path}
-    for projection in PROJECTIONS:
+    for projection in model.projections:
         path = tree_path(projection)
         for layer in range(model.num_layers):
             if (spec := specs.get(name := module_name(layer, projection))) is None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxmoe.adapters.record import Adapter, ModuleExperts, module_specs
 from jaxmoe.model.balance import BalanceConfig
-from jaxmoe.model.config import PROJECTIONS, ExpertConfig, ModelConfig
+from jaxmoe.model.config import ExpertConfig, ModelConfig
 
 
 class StackedAdapters(NamedTuple):
@@ -45,7 +45,9 @@ def stack_adapters(adapters: Mapping[str, Adapter], model: ModelConfig) -> Stack
         count = max(len(module.b_EOR) for module in parts[name].values())
         runs[name] = (first, first + count)
         first += count
-    targets = tuple(p for p in PROJECTIONS if any(f".{p}" in key for own in parts.values() for key in own))
+    targets = tuple(
+        p for p in model.projections if any(f".{p}" in key for own in parts.values() for key in own)
+    )
     rank = max(module.b_EOR.shape[2] for own in parts.values() for module in own.values())
     # alpha / rank = 1
     config = ExpertConfig(num_experts=first, rank=rank, alpha=float(rank), targets=targets)

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxmoe.adapters.record import Adapter, ModuleExperts, ModuleSpec
 from jaxmoe.json_values import shown
-from jaxmoe.model.config import PROJECTIONS, ExpertConfig, ModelConfig
+from jaxmoe.model.config import ATTENTION_PROJECTIONS, EXPERT_BLOCK, PROJECTIONS, ExpertConfig, ModelConfig
 from jaxmoe.weights.weight_files import StoredTensor, compare_names, compare_shapes, some
 
 CONFIG_FILE = "adapter_config.json"
@@ -187,7 +187,10 @@ def modules_to_tensors(layout: Layout, adapter: Adapter) -> dict[str, np.ndarray
       adapter: with experts that the format can hold.
     Returns: the arrays by full name, in the order of the file; they are the adapter's own, not copies.
     """
-    order = {name: i for i, name in enumerate((*PROJECTIONS[:4], "gate_proj", "down_proj", "up_proj"))}
+    order = {
+        name: i
+        for i, name in enumerate((*ATTENTION_PROJECTIONS, "gate_proj", "down_proj", "up_proj", EXPERT_BLOCK))
+    }
     names = sorted(adapter.modules, key=lambda n: (int(n.split(".")[1]), order[n.rsplit(".", 1)[1]]))
     tensors: dict[str, np.ndarray] = {}
     for name in names:

@@ -14,8 +14,10 @@ from jaxmoe.families.gemma3 import Gemma3
 from jaxmoe.families.hf_config import HfConfig
 from jaxmoe.families.llama import Llama
 from jaxmoe.families.mistral import Mistral
+from jaxmoe.families.mixtral import Mixtral
 from jaxmoe.families.qwen2 import Qwen2
 from jaxmoe.families.qwen3 import Qwen3
+from jaxmoe.families.qwen_moe import Qwen2Moe, Qwen3Moe
 from jaxmoe.families.text_part import text_config
 from jaxmoe.json_files import parse
 from jaxmoe.json_values import shown
@@ -30,6 +32,9 @@ FAMILIES: dict[str, type[HfConfig]] = {
         Qwen3,
         Gemma2,
         Gemma3,
+        Qwen2Moe,
+        Qwen3Moe,
+        Mixtral,
     )
 }
 

@@ -6,7 +6,7 @@ set.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -38,6 +38,19 @@ def activation_of(name: object, key: str = "hidden_act") -> Activation:
     return known[name]
 
 
+class Fused(NamedTuple):
+    """A tensor that holds several of the names that the family has, joined along their outputs.
+
+    Attributes:
+      name: {} stands for the layer.
+      parts: the names that it holds, one below the other; a second {} stands for the expert, and all experts
+        are then stacked.
+    """
+
+    name: str
+    parts: tuple[str, ...]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HfConfig:
     """Keys that the families share; names and defaults are those of `transformers.LlamaConfig`.
@@ -48,12 +61,16 @@ class HfConfig:
       BODY_PREFIX: the same for LlamaConfig and LlamaModel; CLASS_PREFIX where it is empty.
       WEIGHT_NAMES: by path in the parameter tree, the name in the checkpoint, {} for the layer; only where it
         differs from Llama's (`jaxmoe.weights.convert`).
+      FUSED: tensors that hold several weights in transformers' running model.
+      FUSED_FILES: checkpoints hold them fused too.
     """
 
     MODEL_TYPE: ClassVar[str]
     CLASS_PREFIX: ClassVar[str]
     BODY_PREFIX: ClassVar[str] = ""
     WEIGHT_NAMES: ClassVar[Mapping[str, str]] = {}
+    FUSED: ClassVar[tuple[Fused, ...]] = ()
+    FUSED_FILES: ClassVar[bool] = False
 
     vocab_size: Size = 32000
     hidden_size: Size = 4096

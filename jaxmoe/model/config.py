@@ -9,8 +9,11 @@ from typing import Literal
 
 import regex
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+PROJECTIONS = (*ATTENTION_PROJECTIONS, *MLP_PROJECTIONS)
+# all experts of a mixture-of-experts base in one layer: LoRA experts stand beside them as a whole
+EXPERT_BLOCK = "experts"
 
 RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn"]
 Activation = Literal["silu", "gelu_tanh"]
@@ -44,6 +47,32 @@ class RopeConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MoeConfig:
+    """A feed-forward of many experts in every layer.
+
+    Attributes:
+      num_experts: in each layer.
+      experts_per_token: that a token uses.
+      expert_size: width of each.
+      normalize: the weights of a token's experts are brought to a sum of 1.
+      shared_size: width of an expert that every token uses, behind a sigmoid gate; 0 for none.
+    """
+
+    num_experts: int
+    experts_per_token: int
+    expert_size: int
+    normalize: bool = True
+    shared_size: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.experts_per_token <= self.num_experts:
+            raise ValueError(
+                f"experts_per_token must lie between 1 and num_experts; got {self.experts_per_token} and "
+                f"{self.num_experts} (model.moe in the config)"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Shape of a decoder and the switches of its block; the defaults are Llama's.
 
@@ -56,6 +85,7 @@ class ModelConfig:
       activation: of the feed-forward's gate.
       embedding_scale: multiplies the embeddings.
       attention_scale: of q kᵀ; None is 1/√H.
+      moe: a feed-forward of many experts in place of the dense one; None for the dense one.
       attention_cap, logit_cap: c in c · tanh(x / c), of attention's scores and of the logits; None for none.
     """
 
@@ -84,6 +114,7 @@ class ModelConfig:
     attention_scale: float | None = None
     attention_cap: float | None = None
     logit_cap: float | None = None
+    moe: MoeConfig | None = None
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
@@ -112,6 +143,11 @@ class ModelConfig:
                 raise ValueError(f"{name} must be a finite number above 0; got {value} (model.{name})")
 
     @property
+    def projections(self) -> tuple[str, ...]:
+        """What LoRA experts can be attached to in each layer."""
+        return PROJECTIONS if self.moe is None else (*ATTENTION_PROJECTIONS, EXPERT_BLOCK)
+
+    @property
     def layer_windows(self) -> tuple[int, ...]:
         """Each layer's window, 0 for unlimited."""
         return self.windows or (0,) * self.num_layers
@@ -127,7 +163,7 @@ class ExpertConfig:
       alpha: the update counts alpha / rank.
       scaling: rank divides alpha by the rank, sqrt_rank by its root (rsLoRA).
       targets: projection names, or regular expressions over `layers.{l}.self_attn.{name}` and
-        `layers.{l}.mlp.{name}`.
+        `layers.{l}.mlp.{name}`; `experts` is the whole block of experts of a mixture-of-experts base.
       routing: dense mixes all experts by a softmax, top_k and top_p some; none adds all with weight 1: with
         one expert, plain LoRA.
       top_k: experts that a token chooses; for routing top_k.
@@ -196,7 +232,7 @@ class ExpertConfig:
           num_layers: L.
         Returns: one entry a layer.
         """
-        part = "mlp" if projection in MLP_PROJECTIONS else "self_attn"
+        part = part_of(projection)
         counts = self.layer_counts(num_layers)
         return tuple(
             counts[layer] > 0
@@ -207,24 +243,32 @@ class ExpertConfig:
             for layer in range(num_layers)
         )
 
-    def check_targets(self, num_layers: int) -> None:
-        """Raises ValueError for a target that matches no projection."""
-        names = [
-            f"layers.{i}.{'mlp' if p in MLP_PROJECTIONS else 'self_attn'}.{p}"
-            for i in range(num_layers)
-            for p in PROJECTIONS
-        ]
+    def check_targets(self, model: ModelConfig) -> None:
+        """Raises ValueError for a target that matches no projection, and for DoRA beside an expert block."""
+        known = model.projections
+        names = [f"layers.{i}.{part_of(p)}.{p}" for i in range(model.num_layers) for p in known]
         for target in self.targets:
-            if target not in PROJECTIONS and not any(matches(target, name) for name in names):
+            if target not in known and not any(matches(target, name) for name in names):
                 raise ValueError(
                     f"experts.targets must match a projection; {target!r} matches none of "
-                    f"{', '.join(PROJECTIONS)} "
-                    "(a regular expression is held against names like layers.0.mlp.up_proj)"
+                    f"{', '.join(known)} "
+                    f"(a regular expression is held against names like {names[-1]})"
                 )
+        if self.dora and EXPERT_BLOCK in known and any(self.layers_with(EXPERT_BLOCK, model.num_layers)):
+            raise ValueError("dora scales the columns of a weight matrix; a block of experts is none")
 
     def scale(self, rank: int) -> float:
         """alpha / rank, or alpha / sqrt(rank) (rsLoRA, arXiv:2312.03732)."""
         return self.alpha / (rank if self.scaling == "rank" else math.sqrt(rank))
+
+
+def part_of(projection: str) -> Literal["mlp", "self_attn"]:
+    """The part of a layer in which a projection is.
+
+    >>> part_of("up_proj"), part_of("q_proj")
+    ('mlp', 'self_attn')
+    """
+    return "self_attn" if projection in ATTENTION_PROJECTIONS else "mlp"
 
 
 def matches(pattern: str, name: str) -> bool:

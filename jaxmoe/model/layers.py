@@ -1,10 +1,10 @@
 """The parts of a decoder block: RMSNorm, rotary embedding, projections, attention, gated feed-forward.
 
-Every variable of a block has a leading layer axis [L, ...]; a scan over the layers hands each call its slice.
+Every variable has a leading layer axis [L, ...]; a scan over the layers hands each call its slice.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -14,10 +14,10 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from jaxmoe.model.config import Activation, ModelConfig, NormPlaces, RopeConfig
+from jaxmoe.model.config import Activation, ModelConfig, RopeConfig
 from jaxmoe.model.lora_experts import ExpertCall, LoraExperts, apply_experts, dora_factor
 from jaxmoe.model.router import RouterStatistics
-from jaxmoe.model.shapes import Array, Float, Int, PyTree, Weight
+from jaxmoe.model.shapes import Array, Float, Int, Weight
 
 
 class BaseParam(nnx.Param):
@@ -344,8 +344,9 @@ ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
 class FeedForward(nnx.Module):
     """down(activation(gate x) · up x)."""
 
-    def __init__(self, config: ModelConfig, std: float, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, std: float, *, rngs: nnx.Rngs, size: int | None = None):
         d, f, layers, bias = config.hidden_size, config.intermediate_size, config.num_layers, config.mlp_bias
+        f = f if size is None else size
         self.gate_proj = Linear((d, f), ("embed", "mlp"), layers, bias, std, rngs=rngs)
         self.up_proj = Linear((d, f), ("embed", "mlp"), layers, bias, std, rngs=rngs)
         self.down_proj = Linear(
@@ -358,50 +359,3 @@ class FeedForward(nnx.Module):
         inner = ACTIVATIONS[self.activation](gate) * up
         (out,), second = project(inner, {"down_proj": self.down_proj}, call)
         return out, first | second
-
-
-# Queries [B, T, N, H], keys and values [B, T, M, H] -> attention's output [B, T, N, H], and what to keep
-Mixer = Callable[[Array, Array, Array], tuple[Array, PyTree]]
-
-
-class Block(nnx.Module):
-    """x + attention(norm x), then x + feed_forward(norm x); the norms also, or instead, behind both parts.
-
-    Before attention and feed-forward stand `input_norm` and `post_norm`, behind them `attention_norm` and
-    `mlp_norm`.
-    """
-
-    def __init__(self, config: ModelConfig, std: float, *, rngs: nnx.Rngs):
-        def norm(place: NormPlaces) -> RMSNorm | None:
-            return RMSNorm(config, config.hidden_size, config.num_layers) if config.norms != place else None
-
-        self.input_norm = norm("output")
-        self.self_attn = Attention(config, std, rngs=rngs)
-        self.attention_norm = norm("input")
-        self.post_norm = norm("output")
-        self.mlp = FeedForward(config, std, rngs=rngs)
-        self.mlp_norm = norm("input")
-
-    def __call__(
-        self, x_BTD: Float[Array, "B T D"], turn: Rotation, mixer: Mixer, call: ExpertCall
-    ) -> tuple[Float[Array, "B T D"], Statistics, PyTree]:
-        """The block's output, its routers' statistics, and what the mixer keeps of keys and values."""
-        query, key, value, collected = self.self_attn.heads(_normed(self.input_norm, x_BTD), turn, call)
-        mixed, kept = mixer(query, key, value)
-        mixed, more = self.self_attn.output(mixed, call)
-        x_BTD = x_BTD + _normed(self.attention_norm, mixed)
-        out, last = self.mlp(_normed(self.post_norm, x_BTD), call)
-        return x_BTD + _normed(self.mlp_norm, out), collected | more | last, kept
-
-
-def _normed(norm: RMSNorm | None, x: Array) -> Array:
-    return x if norm is None else norm(x)
-
-
-def projections(block: Block) -> Sequence[tuple[str, Linear]]:
-    """Every projection of a block by name; what experts can be attached to."""
-    attention, mlp = block.self_attn, block.mlp
-    return [
-        *((name, getattr(attention, name)) for name in ("q_proj", "k_proj", "v_proj", "o_proj")),
-        *((name, getattr(mlp, name)) for name in ("gate_proj", "up_proj", "down_proj")),
-    ]

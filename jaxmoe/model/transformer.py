@@ -16,17 +16,9 @@ from jax.typing import DTypeLike
 from jaxmoe.model import attention_kernels
 from jaxmoe.model.attention import AttentionMask, soft_cap
 from jaxmoe.model.attention_kernels import KernelChoice
+from jaxmoe.model.block import Block, projections
 from jaxmoe.model.config import ExpertConfig, ModelConfig
-from jaxmoe.model.layers import (
-    BaseParam,
-    Block,
-    RMSNorm,
-    Statistics,
-    as_array,
-    product,
-    projections,
-    rotations,
-)
+from jaxmoe.model.layers import BaseParam, Linear, RMSNorm, Statistics, as_array, product, rotations
 from jaxmoe.model.lora_experts import ExpertCall, LoraExperts
 from jaxmoe.model.shapes import Array, Float, Int
 
@@ -194,10 +186,9 @@ def attach_experts(model: Decoder, config: ExpertConfig, *, rngs: nnx.Rngs) -> N
     Raises: ValueError for a target that matches nothing.
     """
     layers = model.config.num_layers
-    config.check_targets(layers)
+    config.check_targets(model.config)
     for name, linear in projections(model.blocks):
         present = config.layers_with(name, layers)
         if any(present):
-            linear.experts = LoraExperts(
-                linear.shape, linear.axes, config, present, rngs=rngs, kernel=linear.kernel.get_raw_value()
-            )
+            kernel = linear.kernel.get_raw_value() if isinstance(linear, Linear) else None
+            linear.experts = LoraExperts(linear.shape, linear.axes, config, present, rngs=rngs, kernel=kernel)

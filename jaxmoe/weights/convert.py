@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxmoe.families import family_of
-from jaxmoe.model.config import MLP_PROJECTIONS, PROJECTIONS, ModelConfig
+from jaxmoe.model.config import MLP_PROJECTIONS, PROJECTIONS, ModelConfig, part_of
 from jaxmoe.model.shapes import Weight
 from jaxmoe.weights.weight_files import StoredTensor, compare_names, compare_shapes, same_values
 
@@ -26,7 +26,7 @@ class WeightName(NamedTuple):
 
     Attributes:
       path: in the parameter tree, joined by dots.
-      name: in the checkpoint; {} stands for the layer.
+      name: in the checkpoint; {} stands for the layer, and a second one for the expert.
       transposed: the checkpoint stores it [out, in].
     """
 
@@ -35,14 +35,19 @@ class WeightName(NamedTuple):
     transposed: bool = False
 
     @property
-    def stacked(self) -> bool:
-        """The tree has a leading layer axis where the checkpoint has a tensor for each layer."""
-        return "{}" in self.name
+    def stacked(self) -> int:
+        """Leading axes (layer, expert) that the tree stacks where the checkpoint has a tensor for each."""
+        return self.name.count("{}")
+
+    def checkpoint_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """A tensor's shape in the checkpoint, from that in the tree."""
+        inner = shape[self.stacked :]
+        return inner[::-1] if self.transposed else inner
 
 
 def _projection_names() -> Iterator[WeightName]:
     for projection in PROJECTIONS:
-        part = "mlp" if projection in MLP_PROJECTIONS else "self_attn"
+        part = part_of(projection)
         path, name = f"blocks.{part}.{projection}", f"model.layers.{{}}.{part}.{projection}"
         yield WeightName(f"{path}.kernel", f"{name}.weight", transposed=True)
         yield WeightName(f"{path}.bias", f"{name}.bias")
@@ -55,6 +60,22 @@ LLAMA_NAMES = (
     WeightName("blocks.self_attn.q_norm.weight", "model.layers.{}.self_attn.q_norm.weight"),
     WeightName("blocks.self_attn.k_norm.weight", "model.layers.{}.self_attn.k_norm.weight"),
     *_projection_names(),
+    WeightName("blocks.mlp.router", "model.layers.{}.mlp.gate.weight", transposed=True),
+    *(
+        WeightName(
+            f"blocks.mlp.group.{n}", f"model.layers.{{}}.mlp.experts.{{}}.{n}_proj.weight", transposed=True
+        )
+        for n in ("gate", "up", "down")
+    ),
+    *(
+        WeightName(
+            f"blocks.mlp.shared.{n}.kernel",
+            f"model.layers.{{}}.mlp.shared_expert.{n}.weight",
+            transposed=True,
+        )
+        for n in MLP_PROJECTIONS
+    ),
+    WeightName("blocks.mlp.shared_gate", "model.layers.{}.mlp.shared_expert_gate.weight", transposed=True),
     WeightName("blocks.attention_norm.weight", "model.layers.{}.post_attention_layernorm.weight"),
     WeightName("blocks.mlp_norm.weight", "model.layers.{}.post_feedforward_layernorm.weight"),
     WeightName("blocks.post_norm.weight", "model.layers.{}.post_attention_layernorm.weight"),
@@ -108,10 +129,8 @@ def checkpoint_shapes(
     for path, shape in shapes.items():
         if (weight := table.get(path)) is None:
             continue
-        layers = shape[0] if weight.stacked else 1
-        inner = shape[1:] if weight.stacked else shape
-        for layer in range(layers):
-            expected[weight.name.format(layer)] = inner[::-1] if weight.transposed else inner
+        for place in np.ndindex(shape[: weight.stacked]):
+            expected[weight.name.format(*place)] = weight.checkpoint_shape(shape)
     return expected
 
 
@@ -176,12 +195,14 @@ def shard_reader(
 
     def read(index: Index) -> np.ndarray:
         index = tuple(slice(*part.indices(size)) for part, size in zip(index, shape, strict=True))
-        if not weight.stacked:
-            return _read_one(weight, stored[weight.name], index, dtype)
-        layers = range(shape[0])[index[0]]
-        out = np.empty((len(layers), *(part.stop - part.start for part in index[1:])), dtype)
-        for i, layer in enumerate(layers):
-            out[i] = _read_one(weight, stored[weight.name.format(layer)], index[1:], dtype)
+        lead = [range(size)[part] for size, part in zip(shape, index[: weight.stacked], strict=False)]
+        inner = index[weight.stacked :]
+        if not lead:
+            return _read_one(weight, stored[weight.name], inner, dtype)
+        out = np.empty((*map(len, lead), *(part.stop - part.start for part in inner)), dtype)
+        for place in np.ndindex(*map(len, lead)):
+            name = weight.name.format(*(numbers[i] for numbers, i in zip(lead, place, strict=True)))
+            out[place] = _read_one(weight, stored[name], inner, dtype)
         return out
 
     return read
@@ -274,16 +295,17 @@ def checkpoint_tensors(table: WeightTable, flat: Mapping[str, Weight]) -> Iterat
     single = [(weight, value) for weight, value in present if not weight.stacked]
     yield from (_tensor(e, v) for e, v in single if e.path == "embedding")
     for layer in range(stacked[0][1].shape[0]):
-        yield from (_tensor(e, v, layer) for e, v in stacked)
+        for weight, value in stacked:
+            for place in np.ndindex(value.shape[1 : weight.stacked]):
+                yield _tensor(weight, value, (layer, *place))
     yield from (_tensor(e, v) for e, v in single if e.path != "embedding")
 
 
-def _tensor(weight: WeightName, value: Weight, layer: int | None = None) -> CheckpointTensor:
+def _tensor(weight: WeightName, value: Weight, place: tuple[int, ...] = ()) -> CheckpointTensor:
     def read() -> np.ndarray:
-        part = value if layer is None else jax.tree.map(lambda leaf: leaf[layer], value)
+        part = jax.tree.map(lambda leaf: leaf[place], value) if place else value
         array = to_host(part)
         return np.ascontiguousarray(array.T if weight.transposed else array)
 
-    name = weight.name if layer is None else weight.name.format(layer)
-    shape = value.shape if layer is None else value.shape[1:]
-    return CheckpointTensor(name, shape[::-1] if weight.transposed else shape, np.dtype(value.dtype), read)
+    shape = weight.checkpoint_shape(value.shape)
+    return CheckpointTensor(weight.name.format(*place), shape, np.dtype(value.dtype), read)

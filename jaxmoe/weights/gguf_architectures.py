@@ -38,6 +38,33 @@ class Architecture(NamedTuple):
     keys: Callable[[Fields, JsonMapping], JsonObject] = _no_keys
 
 
+def _experts(own: Fields, name: str) -> JsonObject:
+    return {name: own["expert_count"], "num_experts_per_tok": own["expert_used_count"]}
+
+
+def _mixtral(own: Fields, config: JsonMapping) -> JsonObject:
+    """Mixtral's files call themselves llama, too."""
+    del config
+    return {"model_type": "mixtral", **_experts(own, "num_local_experts")} if own.get("expert_count") else {}
+
+
+def _qwen_moe(own: Fields, normalize: bool) -> JsonObject:
+    # llama.cpp brings the weights of a token's experts to a sum of 1 for Qwen3 alone
+    keys = {"moe_intermediate_size": own["expert_feed_forward_length"], "norm_topk_prob": normalize}
+    return {**_experts(own, "num_experts"), **keys}
+
+
+def _qwen2moe(own: Fields, config: JsonMapping) -> JsonObject:
+    del config
+    shared = own["expert_shared_feed_forward_length"]
+    return {**_qwen_moe(own, normalize=False), "shared_expert_intermediate_size": shared}
+
+
+def _qwen3moe(own: Fields, config: JsonMapping) -> JsonObject:
+    del config
+    return _qwen_moe(own, normalize=True)
+
+
 def _gemma(own: Fields, config: JsonMapping, layers_27b: int) -> JsonObject:
     # llama.cpp knows by its layers which size scales queries by D / N instead of H
     large = config["num_hidden_layers"] == layers_27b
@@ -64,10 +91,12 @@ def _gemma3(own: Fields, config: JsonMapping) -> JsonObject:
 
 # general.architecture -> how it is read. Mistral's files call themselves llama.
 ARCHITECTURES = {
-    "llama": Architecture("llama", interleaved=True),
+    "llama": Architecture("llama", interleaved=True, keys=_mixtral),
     "mistral": Architecture("mistral", interleaved=True),
     "qwen2": Architecture("qwen2"),
     "qwen3": Architecture("qwen3"),
+    "qwen2moe": Architecture("qwen2_moe", keys=_qwen2moe),
+    "qwen3moe": Architecture("qwen3_moe", keys=_qwen3moe),
     "gemma2": Architecture("gemma2", norm_offset=1.0, keys=_gemma2),
     "gemma3": Architecture("gemma3_text", norm_offset=1.0, keys=_gemma3),
 }

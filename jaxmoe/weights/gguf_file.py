@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 # those that are tested bit for bit; llama.cpp has more, for three bits a weight and fewer
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 
+# where the number of an expert stands in a Hugging Face name
+EXPERT = "EXPERT"
+
 
 class GGUF(NamedTuple):
     """A GGUF file's contents.
@@ -57,7 +60,10 @@ def read_gguf(path: str | Path) -> GGUF:
     kind = ARCHITECTURES[architecture]
     prefix = f"{architecture}."
     own = {key.removeprefix(prefix): value for key, value in fields.items() if key.startswith(prefix)}
-    config = _config(architecture, own, fields, path)
+    try:
+        config = _config(architecture, own, fields, path)
+    except KeyError as error:
+        raise ValueError(f"{path} lacks the field {architecture}.{error.args[0]}") from error
     if config["num_hidden_layers"] > len(stored):
         raise ValueError(
             f"{path} is damaged: {architecture}.block_count is {config['num_hidden_layers']}, and it holds "
@@ -76,7 +82,11 @@ def read_gguf(path: str | Path) -> GGUF:
             raise ValueError(f"{path} holds {tensor.name}, which no {architecture} model has")
         heads = _rotary_heads(name, config) if kind.interleaved else None
         offset = kind.norm_offset if name.endswith("norm.weight") else 0.0
-        tensors[name] = _stored(tensor, heads, offset, path, last)
+        whole = _stored(tensor, heads, offset, path, last, row=name.endswith("shared_expert_gate.weight"))
+        if EXPERT in name:
+            tensors |= {name.replace(EXPERT, str(i)): _expert(whole, i) for i in range(whole.shape[0])}
+        else:
+            tensors[name] = whole
     config["tie_word_embeddings"] = "lm_head.weight" not in tensors
     embedding = tensors.get("model.embed_tokens.weight")
     if embedding is None:
@@ -86,8 +96,20 @@ def read_gguf(path: str | Path) -> GGUF:
     return GGUF(config, tensors, tokenizer, str(fields.get("general.name", "")))
 
 
+def _expert(whole: StoredTensor, number: int) -> StoredTensor:
+    """One expert's part of a tensor that stacks them."""
+
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+        return whole.read((slice(number, number + 1), *index))[0]
+
+    return StoredTensor(whole.shape[1:], whole.dtype, read)
+
+
 def _hf_names(architecture: str, model: ModelConfig) -> dict[str, str]:
-    """Tensors' names in a Hugging Face checkpoint by those in the file; llama.cpp's own table says which."""
+    """Tensors' names in a Hugging Face checkpoint by those in the file; llama.cpp's own table says which.
+
+    EXPERT stands in the names of tensors that stack a layer's experts.
+    """
     import gguf
 
     kind = next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
@@ -95,8 +117,13 @@ def _hf_names(architecture: str, model: ModelConfig) -> dict[str, str]:
     found: dict[str, str] = {}
     for weight in weight_table(model).values():
         for layer in range(model.num_layers if weight.stacked else 1):
-            module, _, part = weight.name.format(layer).rpartition(".")
-            if (stem := table.get_name(module)) is not None:
+            module, _, part = weight.name.format(layer, EXPERT).rpartition(".")
+            # experts are stacked, in Mixtral's case under a name that its converter makes up
+            asked = module.replace(f".{EXPERT}", "").replace(
+                "block_sparse_moe.experts", "feed_forward.experts"
+            )
+            stem = table.get_name(asked) or table.get_name(asked.removeprefix("model."))
+            if stem is not None:
                 found[f"{stem}.{part}"] = f"{module}.{part}"
     return found
 
@@ -172,13 +199,23 @@ def _rotary_heads(name: str, config: JsonMapping) -> int | None:
 
 
 def _stored(
-    tensor: "ReaderTensor", heads: int | None, offset: float, path: Path, last: dict[str, np.ndarray]
+    tensor: "ReaderTensor",
+    heads: int | None,
+    offset: float,
+    path: Path,
+    last: dict[str, np.ndarray],
+    row: bool,
 ) -> StoredTensor:
-    """A tensor to read; `last` keeps the one dequantized last, whose shards are read one after the other."""
+    """A tensor to read; `last` keeps the one dequantized last, whose shards are read one after the other.
+
+    Args:
+      row: the file has a vector where the checkpoint has a matrix of one row.
+    """
     kind = tensor.tensor_type.name
     if kind not in TYPES:
         raise ValueError(f"tensors must be one of {', '.join(TYPES)}; {tensor.name} in {path} is {kind}")
     shape = tuple(int(size) for size in reversed(tensor.shape))
+    shape = (1, *shape) if row and len(shape) == 1 else shape
     dtype = {"F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}.get(
         kind, np.dtype(np.float32)
     )

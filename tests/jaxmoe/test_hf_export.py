@@ -73,6 +73,20 @@ ROUTED = {
         },
         ExpertConfig(2, 2, 4.0, "rank", PROJECTIONS),
     ),
+    "qwen3-moe-block": (
+        {
+            "model_type": "qwen3_moe",
+            "head_dim": 16,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 12,
+        },
+        ExpertConfig(3, 2, 4.0, "rank", ("q_proj", "o_proj", "experts"), "top_k", top_k=2),
+    ),
+    "mixtral-block": (
+        {"model_type": "mixtral", "num_local_experts": 3},
+        ExpertConfig(2, 2, 4.0, "rank", ("v_proj", r"layers\.1\.mlp\.experts")),
+    ),
     "llama-lora": (
         {"model_type": "llama", "attention_bias": True},
         ExpertConfig((0, 2), 2, 4.0, "rank", ("q_proj", "down_proj"), "none"),

@@ -6,7 +6,7 @@ A product of [n, i] with [i, o] counts 2 n i o. Attention is counted over the ca
 from typing import NamedTuple
 
 from jaxmoe.adapters.record import projection_sizes
-from jaxmoe.model.config import ExpertConfig, ModelConfig
+from jaxmoe.model.config import EXPERT_BLOCK, ExpertConfig, ModelConfig
 from jaxmoe.model.params import Train
 from jaxmoe.model.transformer import Remat
 
@@ -21,6 +21,18 @@ class Flops(NamedTuple):
 
     model: float
     recomputed: float
+
+
+def weights_used(config: ModelConfig) -> int:
+    """Weights of a layer that a token meets: of a mixture of experts those of the experts that it uses."""
+    shapes = projection_sizes(config)
+    moe = config.moe
+    if moe is None:
+        return sum(i * o for i, o in shapes.values())
+    attention = sum(i * o for name, (i, o) in shapes.items() if name != EXPERT_BLOCK)
+    router = moe.num_experts + (1 if moe.shared_size else 0)
+    inner = 3 * (moe.experts_per_token * moe.expert_size + moe.shared_size)
+    return attention + config.hidden_size * (router + inner)
 
 
 def step_flops(
@@ -40,7 +52,7 @@ def step_flops(
     """
     tokens, layers = batch * length, config.num_layers
     shapes = projection_sizes(config)
-    products = 2.0 * tokens * layers * sum(i * o for i, o in shapes.values())
+    products = 2.0 * tokens * layers * weights_used(config)
     head = 2.0 * tokens * config.hidden_size * config.vocab_size
     attention = (
         layers * 2.0 * tokens * length * config.num_heads * config.head_dim

@@ -21,7 +21,7 @@ from jaxmoe.language_model import layer_experts
 from jaxmoe.model import cross_entropy, params
 from jaxmoe.model.attention import AttentionMask
 from jaxmoe.model.balance import BalanceConfig, BalanceLoss, balance_loss
-from jaxmoe.model.layers import projections
+from jaxmoe.model.block import projections
 from jaxmoe.model.lora_experts import ExpertCall
 from jaxmoe.model.shapes import Array, Float, Int, PyTree
 from jaxmoe.model.transformer import Decoder, Remat

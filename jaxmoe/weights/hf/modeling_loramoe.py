@@ -82,6 +82,20 @@ class RoutedLinear(nn.Module):
         return out if self.mixture is None else out + self.mixture(x)
 
 
+class RoutedExperts(nn.Module):
+    """All experts of a mixture-of-experts layer, and the LoRA experts beside them as a whole."""
+
+    def __init__(self, base_layer: nn.Module, settings: dict, module: dict | None, width: int):
+        super().__init__()
+        self.base_layer = base_layer
+        self.mixture = None if module is None else Mixture(width, width, settings, module)
+
+    def forward(self, x: torch.Tensor, *choice: torch.Tensor) -> torch.Tensor:
+        """The chosen experts' output with what the LoRA experts add, [.., D] from x [.., D]."""
+        out = self.base_layer(x, *choice)
+        return out if self.mixture is None else out + self.mixture(x)
+
+
 _CLASSES: dict[tuple[type, tuple[str, ...]], type] = {}
 
 
@@ -120,7 +134,12 @@ def add_experts(decoder: LlamaModel, config) -> None:
             parent = getattr(layer, part)
             for projection in projections:
                 module = config.loramoe["modules"].get(f"layers.{number}.{part}.{projection}")
-                setattr(parent, projection, RoutedLinear(getattr(parent, projection), config.loramoe, module))
+                base = getattr(parent, projection)
+                if isinstance(base, nn.Linear):
+                    routed = RoutedLinear(base, config.loramoe, module)
+                else:
+                    routed = RoutedExperts(base, config.loramoe, module, config.hidden_size)
+                setattr(parent, projection, routed)
             parent.__class__ = _class_of_its_own(parent, tuple(sorted(projections)))
 
 
@@ -142,6 +161,11 @@ def tensor_parallel_plan(config, base: dict[str, str]) -> dict[str, str]:
     for part, projections in routed_projections(config).items():
         for projection in projections:
             place = f"layers.*.{part}.{projection}"
+            if place not in rest or any(name.startswith(f"{place}.") for name in rest):  # a block of experts
+                for name in [n for n in rest if n == place or n.startswith(f"{place}.")]:
+                    plan[f"{place}.base_layer{name.removeprefix(place)}"] = rest.pop(name)
+                plan[f"{place}.mixture"] = whole
+                continue
             style = rest.pop(place)
             inner = ("rowwise", "rowwise", whole) if style == "rowwise" else (whole, whole, style)
             plan[f"{place}.base_layer"] = style

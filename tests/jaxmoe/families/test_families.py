@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 import jaxmoe.families as families
 from jaxmoe.families import FAMILIES, config_from_hf, config_to_hf, family_of
-from jaxmoe.model.config import ModelConfig, RopeConfig
+from jaxmoe.model.config import ModelConfig, MoeConfig, RopeConfig
 from tests.tiny_checkpoints import SIZES
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}
@@ -31,8 +31,11 @@ def ours(theirs):
     rope = theirs.rope_parameters
     rope = rope.get("full_attention", rope)
     heads = theirs.num_attention_heads
+    experts = getattr(theirs, "num_experts", getattr(theirs, "num_local_experts", None))
     caps = {"attention_cap": "attn_logit_softcapping", "logit_cap": "final_logit_softcapping"}
     return {name: getattr(theirs, key, None) for name, key in caps.items()} | {
+        "experts": experts,
+        "experts_per_token": getattr(theirs, "num_experts_per_tok", None),
         "vocab_size": theirs.vocab_size,
         "hidden_size": theirs.hidden_size,
         "intermediate_size": theirs.intermediate_size,
@@ -56,7 +59,10 @@ def ours(theirs):
 def flat(config: ModelConfig):
     rope = config.rope
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    moe = config.moe
     return values | {
+        "experts": moe and moe.num_experts,
+        "experts_per_token": moe and moe.experts_per_token,
         "rope_type": rope.rope_type,
         "rope_theta": rope.rope_theta,
         "original": rope.original_max_position_embeddings,
@@ -145,6 +151,15 @@ NESTED = {"full_attention": {"rope_type": "linear", "factor": 8.0}, "sliding_att
             {"rope_theta": 5e5, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}},
             (1e4, 1e4),
         ),
+        ("qwen2_moe", {"use_sliding_window": False, "sliding_window": 0}, ()),
+        ("qwen2_moe", {"use_sliding_window": True, "sliding_window": 5}, ()),
+        ("qwen2_moe", {"use_sliding_window": True, "layer_types": KINDS}, ()),
+        (
+            "qwen3_moe",
+            {"num_experts": 6, "num_experts_per_tok": 3, "norm_topk_prob": True, "rope_theta": 5e5},
+            (),
+        ),
+        ("mixtral", {"sliding_window": 6, "num_local_experts": 4}, ()),
         ("gemma3_text", {"rope_parameters": NESTED, "layer_types": KINDS}, (1e6, 7.0)),
     ],
     ids=str,
@@ -252,6 +267,13 @@ def test_values_that_cannot_be_are_refused_in_one_line(changes, message):
             {"rope_parameters": {"full_attention": 3}},
             "full_attention must be an object; got 3",
         ),
+        ("qwen3_moe", {"decoder_sparse_step": 2}, "decoder_sparse_step must be 1, .*got 2"),
+        ("qwen2_moe", {"mlp_only_layers": [1]}, r"mlp_only_layers must be empty, .*got \(1,\)"),
+        (
+            "mixtral",
+            {"num_experts_per_tok": 9},
+            "experts_per_token must lie between 1 and num_experts; got 9 and 8",
+        ),
         ("gemma3", {}, "text_config of a gemma3 must be an object; got None"),
     ],
     ids=str,
@@ -283,6 +305,8 @@ def test_kinds_of_attention_that_the_decoder_lacks_are_refused():
         ("qwen3", {"qk_norm": False}),
         ("llama", {"norms": "both"}),
         ("gemma2", {"embedding_scale": 2.0}),
+        ("qwen3_moe", {"moe": None}),
+        ("mixtral", {"moe": MoeConfig(4, 2, 48, normalize=False)}),
         ("gemma2", {"attention_scale": 0.3}),
         ("gemma3_text", {"attention_cap": 5.0}),
     ],

@@ -13,7 +13,7 @@ from jaxmoe.generation import kv_cache, slot_cache
 from jaxmoe.generation.shared_prompt import response_states
 from jaxmoe.model import params
 from jaxmoe.model.attention import AttentionMask
-from jaxmoe.model.config import ModelConfig, RopeConfig
+from jaxmoe.model.config import ModelConfig, MoeConfig, RopeConfig
 from tests.jaxmoe.model.test_transformer import SMALL
 from tests.tolerances import assert_same, double_precision, doubled
 
@@ -32,6 +32,7 @@ SWITCHES = {
         attention_scale=0.7,
         attention_cap=1.5,
     ),
+    "experts": dataclasses.replace(SMALL, num_layers=2, moe=MoeConfig(5, 2, 8, shared_size=4)),
 }
 PROMPT, WHOLE = 6, 9
 TOKENS = np.random.default_rng(0).integers(0, 32, (2, WHOLE)).astype(np.int32)

@@ -8,8 +8,8 @@ from flax import nnx
 
 from jaxmoe.model import params
 from jaxmoe.model.attention import AttentionMask
+from jaxmoe.model.block import projections
 from jaxmoe.model.config import ExpertConfig, ModelConfig
-from jaxmoe.model.layers import projections
 from jaxmoe.model.lora_experts import ExpertCall
 from tests.tolerances import assert_same, double_precision, rounding_bound
 

@@ -15,7 +15,7 @@ import jaxmoe
 from jaxmoe.export import flat_weights
 from jaxmoe.families import config_from_hf
 from jaxmoe.model import params
-from jaxmoe.model.config import ModelConfig
+from jaxmoe.model.config import ModelConfig, MoeConfig
 from jaxmoe.weights import convert
 from jaxmoe.weights.weight_files import StoredTensor, open_weights
 from tests.tiny_checkpoints import SIZES, logits_of, padded_batch, torch_logits, write_checkpoint
@@ -94,6 +94,25 @@ FAMILIES = {
         "layer_types": ["sliding_attention", "full_attention"],
         "attention_bias": True,
     },
+    "qwen2-moe": {
+        "model_type": "qwen2_moe",
+        "num_experts": 5,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 12,
+        "shared_expert_intermediate_size": 20,
+        "use_sliding_window": True,
+        "sliding_window": 4,
+    },
+    "qwen3-moe": {
+        "model_type": "qwen3_moe",
+        "head_dim": 16,
+        "num_experts": 4,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 12,
+        "norm_topk_prob": True,
+        "tie_word_embeddings": True,
+    },
+    "mixtral": {"model_type": "mixtral", "num_local_experts": 3, "sliding_window": 5},
     "gemma2": {"model_type": "gemma2", **GEMMA, "attn_logit_softcapping": 3.0},
     "gemma2-untied": {
         "model_type": "gemma2",
@@ -176,6 +195,19 @@ def test_the_text_part_of_a_model_with_images_is_read(tmp_path, caplog):
     assert "tensors of its image encoder are left out" in caplog.text
     real = mask > 0
     assert_same(logits_of(lm, ids, mask)[real], torch_logits(model, ids, mask)[real])
+
+
+@pytest.mark.parametrize("family", ["qwen3-moe", "mixtral"])
+def test_experts_stored_as_one_tensor_are_read_too(tmp_path, family):
+    """As transformers holds them while it runs."""
+    model = write_checkpoint(tmp_path / "split", **FAMILIES[family])
+    shutil.copytree(tmp_path / "split", tmp_path / "fused")
+    running = {name: t.numpy() for name, t in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        del running["lm_head.weight"]
+    assert any("experts.gate_up_proj" in name for name in running)
+    save_file(running, tmp_path / "fused" / "model.safetensors", {"format": "pt"})
+    assert_same_weights(jaxmoe.load(tmp_path / "fused"), jaxmoe.load(tmp_path / "split"))
 
 
 def test_windows_limit_what_is_seen():
@@ -309,7 +341,9 @@ def test_the_table_covers_every_parameter():
         flat = convert.flatten(params.split(params.abstract(config)).frozen)
         assert set(flat) <= set(convert.weight_table(config))
     flat = convert.flatten(params.split(params.abstract(widest)).frozen)
-    assert set(flat) == set(convert.weight_table(widest))
+    moe = dataclasses.replace(widest, mlp_bias=False, moe=MoeConfig(4, 2, 8, shared_size=4))
+    also = convert.flatten(params.split(params.abstract(moe)).frozen)
+    assert set(flat) | set(also) == set(convert.weight_table(widest))
 
 
 def change_tensors(folder, change):

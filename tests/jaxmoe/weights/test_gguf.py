@@ -43,11 +43,54 @@ def gemma_fields(writer: gguf.GGUFWriter, config: Any) -> None:
         writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
 
 
+def expert_fields(writer: gguf.GGUFWriter, config: Any) -> None:
+    writer.add_expert_count(getattr(config, "num_experts", None) or config.num_local_experts)
+    writer.add_expert_used_count(config.num_experts_per_tok)
+    if hasattr(config, "moe_intermediate_size"):
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    if hasattr(config, "shared_expert_intermediate_size"):
+        writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
+
+
+def split_experts(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Gate and up of all experts as the two tensors that llama.cpp stores."""
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.endswith("experts.gate_up_proj"):
+            gate, up = tensor.chunk(2, dim=1)
+            start = name.removesuffix("gate_up_proj")
+            found |= {f"{start}gate_proj.weight": gate, f"{start}up_proj.weight": up}
+        else:
+            found[f"{name}.weight" if name.endswith("experts.down_proj") else name] = tensor
+    return found
+
+
+# how llama.cpp calls a model_type, where it differs
+LLAMA_CPP = {"gemma3_text": "gemma3", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "mixtral": "llama"}
 # an architecture's own fields
-ADDED: dict[str, Callable[[gguf.GGUFWriter, Any], None]] = {"gemma2": gemma_fields, "gemma3": gemma_fields}
+ADDED: dict[str, Callable[[gguf.GGUFWriter, Any], None]] = {
+    "gemma2": gemma_fields,
+    "gemma3_text": gemma_fields,
+    "qwen2_moe": expert_fields,
+    "qwen3_moe": expert_fields,
+    "mixtral": expert_fields,
+}
 # what differs from TINY, by model_type
 OTHER: dict[str, dict[str, Any]] = {
     "gemma2": {"head_dim": 24, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 20.0},
+    "qwen2_moe": {
+        "num_experts": 3,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 64,
+    },
+    "qwen3_moe": {
+        "num_experts": 3,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "norm_topk_prob": True,
+    },
+    "mixtral": {"num_local_experts": 3, "sliding_window": None},
     "gemma3_text": {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 7},
 }
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -65,7 +108,7 @@ def permuted(weight: np.ndarray, heads: int) -> np.ndarray:
 def write(path: Path, model: Any, kind: gguf.GGMLQuantizationType, **extra: Any) -> Path:
     """A GGUF file of a torch model, norms and biases in float32, with a byte-level tokenizer."""
     config = model.config
-    architecture = config.model_type.removesuffix("_text")
+    architecture = str(LLAMA_CPP.get(config.model_type, config.model_type))
     names = gguf.get_tensor_name_map(
         next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture),
         config.num_hidden_layers,
@@ -81,10 +124,11 @@ def write(path: Path, model: Any, kind: gguf.GGMLQuantizationType, **extra: Any)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     ropes = config.rope_parameters
     writer.add_rope_freq_base(ropes.get("full_attention", ropes)["rope_theta"])
-    writer.add_key_length(config.head_dim)
-    writer.add_rope_dimension_count(config.head_dim)
-    if architecture in ADDED:
-        ADDED[architecture](writer, config)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    writer.add_key_length(head_dim)
+    writer.add_rope_dimension_count(head_dim)
+    if config.model_type in ADDED:
+        ADDED[config.model_type](writer, config)
     words = ["<|end|>", "<|user|>", *BYTES, "he", "ll", "hell"]
     words += [f"<unused{i}>" for i in range(config.vocab_size - len(words))]
     writer.add_tokenizer_model("gpt2")
@@ -96,18 +140,20 @@ def write(path: Path, model: Any, kind: gguf.GGMLQuantizationType, **extra: Any)
     writer.add_eos_token_id(0)
     writer.add_pad_token_id(0)
     writer.add_chat_template("{% for m in messages %}<|user|>{{ m['content'] }}<|end|>{% endfor %}")
-    for name, tensor in model.state_dict().items():
+    for name, tensor in split_experts(model.state_dict()).items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         values = tensor.numpy().astype(np.float32)
-        if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
+        if config.model_type in ("llama", "mixtral") and ("q_proj" in name or "k_proj" in name):
             values = permuted(
                 values, config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
             )
         if architecture.startswith("gemma") and name.endswith("norm.weight"):
             values = values + 1  # as llama.cpp's converter does
         module, _, part = name.rpartition(".")
-        of = kind if values.ndim == 2 else gguf.GGMLQuantizationType.F32
+        if name.endswith("shared_expert_gate.weight"):
+            values = values[0]  # as llama.cpp's converter does
+        of = kind if values.ndim > 1 else gguf.GGMLQuantizationType.F32
         writer.add_tensor(f"{names.get_name(module)}.{part}", gguf.quantize(values, of), raw_dtype=of)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -146,24 +192,36 @@ def test_blocks_are_dequantized_bit_for_bit_as_in_transformers(kind: str):
         *((family, tied, "Q8_0") for family, tied in (("llama", True), ("llama", False), ("qwen2", False))),
         *(("llama", True, kind) for kind in ("F32", "F16", "BF16", "Q4_0", "Q4_1")),
         ("gemma2", True, "Q8_0"),
+        ("qwen2_moe", False, "F32"),
+        ("qwen3_moe", False, "F32"),
+        ("mixtral", False, "F32"),
         ("gemma3_text", True, "F32"),
     ],
 )
 def test_every_weight_equals_transformers_reading(tmp_path: Path, family: str, tied: bool, kind: str):
     model = tiny_model(family, tied)
     path = write(tmp_path / "m.gguf", model, gguf.GGMLQuantizationType[kind])
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf", dtype=torch.float32)
+    # transformers reads neither an expert's width nor Mixtral's experts: there the model itself counts
+    theirs = model
+    if "experts" not in " ".join(model.state_dict()):
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf", dtype=torch.float32)
     ours = read_gguf(path)
-    names = {n for n in theirs.state_dict() if not (tied and n == "lm_head.weight")}
-    assert set(ours.tensors) == names
+    known = {n: t.numpy() for n, t in split_experts(theirs.state_dict()).items()}
+    known = {n: t for n, t in known.items() if not (tied and n == "lm_head.weight")}
+    for name in [n for n in known if ".experts." in n]:
+        stacked = known.pop(name)
+        known |= {name.replace("experts.", f"experts.{i}."): part for i, part in enumerate(stacked)}
+    if family == "mixtral":
+        mapped = {"mlp.": "block_sparse_moe.", "gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+        for old, new in mapped.items():
+            known = {n.replace(old, new): t for n, t in known.items()}
+    assert set(ours.tensors) == set(known)
     assert ours.config["tie_word_embeddings"] is tied
     written = {"vocab_size": TINY["vocab_size"], **ours.config}
     ends = {"bos_token_id": 1, "eos_token_id": 0, "pad_token_id": 0}
     assert config_from_hf(written) == config_from_hf({**model.config.to_dict(), **ends})
     for name, tensor in ours.tensors.items():
-        np.testing.assert_array_equal(
-            tensor.all().astype(np.float32), theirs.state_dict()[name].numpy(), err_msg=name
-        )
+        np.testing.assert_array_equal(tensor.all().astype(np.float32), known[name], err_msg=name)
 
 
 def test_a_file_is_loaded_as_the_model_it_was_written_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

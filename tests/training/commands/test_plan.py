@@ -1,5 +1,6 @@
 """Planning: arithmetic against the compiler's own counts, traffic in closed form, the whole command."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,9 +12,9 @@ import pytest
 from jax.sharding import NamedSharding
 
 from jaxmoe.model import params
-from jaxmoe.model.config import ExpertConfig, ModelConfig
+from jaxmoe.model.config import ExpertConfig, ModelConfig, MoeConfig
 from training.planning import chips, collectives, plan_run, plan_step
-from training.planning.flops import step_flops
+from training.planning.flops import step_flops, weights_used
 from training.runtime import config as configs
 from training.runtime import model
 from training.supervised import train as run
@@ -195,3 +196,14 @@ def test_a_ppo_folder_is_planned(tmp_path, capsys):
     assert saved["command"] == "ppo"
     assert (saved["decode"]["rows"], saved["decode"]["prompt"], saved["decode"]["new_tokens"]) == (8, 32, 32)
     assert "the learning step is not" in capsys.readouterr().out
+
+
+def test_a_token_meets_the_experts_that_it_uses():
+    """With all experts in use, all of a layer's weights but its norms."""
+    moe = MoeConfig(num_experts=4, experts_per_token=4, expert_size=12, shared_size=8)
+    config = dataclasses.replace(SHAPE, moe=moe)
+    blocks = params.split(params.abstract(config), "none").frozen["blocks"]
+    norms = 2 * config.hidden_size
+    assert weights_used(config) == params.count(blocks) / config.num_layers - norms
+    fewer = dataclasses.replace(config, moe=dataclasses.replace(moe, experts_per_token=1))
+    assert weights_used(config) - weights_used(fewer) == 3 * 3 * 12 * config.hidden_size

@@ -1,0 +1,60 @@
+"""One decoder block, in all layers: attention and feed-forward with their norms."""
+
+from collections.abc import Callable, Sequence
+
+from flax import nnx
+
+from jaxmoe.model.config import ATTENTION_PROJECTIONS, EXPERT_BLOCK, MLP_PROJECTIONS, ModelConfig, NormPlaces
+from jaxmoe.model.layers import Attention, FeedForward, Linear, RMSNorm, Rotation, Statistics
+from jaxmoe.model.lora_experts import ExpertCall
+from jaxmoe.model.moe import ExpertGroup, MoeFeedForward
+from jaxmoe.model.shapes import Array, Float, PyTree
+
+# Queries [B, T, N, H], keys and values [B, T, M, H] -> attention's output [B, T, N, H], and what to keep
+Mixer = Callable[[Array, Array, Array], tuple[Array, PyTree]]
+
+
+class Block(nnx.Module):
+    """x + attention(norm x), then x + feed_forward(norm x); the norms also, or instead, behind both parts.
+
+    Before attention and feed-forward stand `input_norm` and `post_norm`, behind them `attention_norm` and
+    `mlp_norm`.
+    """
+
+    def __init__(self, config: ModelConfig, std: float, *, rngs: nnx.Rngs):
+        def norm(place: NormPlaces) -> RMSNorm | None:
+            return RMSNorm(config, config.hidden_size, config.num_layers) if config.norms != place else None
+
+        self.input_norm = norm("output")
+        self.self_attn = Attention(config, std, rngs=rngs)
+        self.attention_norm = norm("input")
+        self.post_norm = norm("output")
+        self.mlp = (
+            FeedForward(config, std, rngs=rngs)
+            if config.moe is None
+            else MoeFeedForward(config, config.moe, std, rngs=rngs)
+        )
+        self.mlp_norm = norm("input")
+
+    def __call__(
+        self, x_BTD: Float[Array, "B T D"], turn: Rotation, mixer: Mixer, call: ExpertCall
+    ) -> tuple[Float[Array, "B T D"], Statistics, PyTree]:
+        """The block's output, its routers' statistics, and what the mixer keeps of keys and values."""
+        query, key, value, collected = self.self_attn.heads(_normed(self.input_norm, x_BTD), turn, call)
+        mixed, kept = mixer(query, key, value)
+        mixed, more = self.self_attn.output(mixed, call)
+        x_BTD = x_BTD + _normed(self.attention_norm, mixed)
+        out, last = self.mlp(_normed(self.post_norm, x_BTD), call)
+        return x_BTD + _normed(self.mlp_norm, out), collected | more | last, kept
+
+
+def _normed(norm: RMSNorm | None, x: Array) -> Array:
+    return x if norm is None else norm(x)
+
+
+def projections(block: Block) -> Sequence[tuple[str, Linear | ExpertGroup]]:
+    """Everything in a block to which experts can be attached, by name."""
+    parts = [(name, getattr(block.self_attn, name)) for name in ATTENTION_PROJECTIONS]
+    if isinstance(block.mlp, MoeFeedForward):
+        return [*parts, (EXPERT_BLOCK, block.mlp.group)]
+    return [*parts, *((name, getattr(block.mlp, name)) for name in MLP_PROJECTIONS)]
