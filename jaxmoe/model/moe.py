@@ -22,14 +22,14 @@ from jaxmoe.model.lora_experts import ExpertCall, LoraExperts, apply_experts
 from jaxmoe.model.shapes import Array, Float, Int
 
 
-class Choice(NamedTuple):
+class ExpertChoice(NamedTuple):
     """The experts of each row, and their weights."""
 
     weight_XK: Float[Array, "X K"]
     expert_XK: Int[Array, "X K"]
 
 
-def choose(logits_XG: Float[Array, "X G"], config: MoeConfig) -> Choice:
+def choose(logits_XG: Float[Array, "X G"], config: MoeConfig) -> ExpertChoice:
     """The K likeliest experts of each row; the softmax is over all, in float32.
 
     Args:
@@ -41,7 +41,7 @@ def choose(logits_XG: Float[Array, "X G"], config: MoeConfig) -> Choice:
     weight_XK, expert_XK = jax.lax.top_k(likely_XG, config.experts_per_token)
     if config.normalize:
         weight_XK = weight_XK / weight_XK.sum(-1, keepdims=True)
-    return Choice(weight_XK, expert_XK)
+    return ExpertChoice(weight_XK, expert_XK)
 
 
 class ExpertGroup(nnx.Module):
@@ -64,7 +64,7 @@ class ExpertGroup(nnx.Module):
         self.shape, self.axes = (d, d), ("embed", "embed")
         self.experts: LoraExperts | None = nnx.data(None)
 
-    def __call__(self, x_XD: Float[Array, "X D"], choice: Choice) -> Float[Array, "X D"]:
+    def __call__(self, x_XD: Float[Array, "X D"], choice: ExpertChoice) -> Float[Array, "X D"]:
         rows, used = choice.expert_XK.shape
         gate, up, down = (as_array(w[...], x_XD.dtype) for w in (self.gate, self.up, self.down))
         flat = choice.expert_XK.reshape(-1)
