@@ -1,9 +1,9 @@
 """Text to token ids, and which of those tokens the loss is to predict.
 
-Three forms of a training row are encoded here: plain text (every token is a target), a LoRAMoE
-instruction row (the output is the target) and a list of chat messages (what the assistant said is the
-target). Tokenizers are Hugging Face fast tokenizers throughout, so that a checkpoint brings its own;
-`train_bpe` makes the small byte-level one of the embedded base model.
+Four forms of a training row are encoded here: plain text (every token is a target), a prompt with its
+completion (which is the target), a LoRAMoE instruction row (the output is the target) and a list of chat
+messages (what the assistant said is the target). Tokenizers are Hugging Face fast tokenizers throughout, so
+that a checkpoint brings its own; `train_bpe` makes the small byte-level one of the embedded base model.
 """
 
 import re
@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from jaxmoe.base_folder import hub_folder, is_gguf, is_hub_id, local_folder
 from jaxmoe.json_values import JsonMapping
-from jaxmoe.text.answer_spans import answer_spans
+from jaxmoe.text.answer_spans import Turns, answer_spans
 from jaxmoe.text.chat_template import Messages, Tools, chat_template
 from jaxmoe.text.thinking import Thinking
 
@@ -198,6 +198,40 @@ def encode_instruction(
     """
     prompt = encode_prompt(tokenizer, instruction, extra_input)
     target = [*_ids(tokenizer, output, add_special_tokens=False), _eos(tokenizer)]
+    return _asked_and_answered(tokenizer, prompt, target, max_length)
+
+
+def encode_completion(
+    tokenizer: "PreTrainedTokenizerBase", prompt: str, completion: str, max_length: int | None = None
+) -> Encoded:
+    """Encode a text that begins with a prompt: prompt + completion + eos; completion and eos are the targets.
+
+    Both are encoded as one text, so that its tokens are those of the text; one that holds the end of the
+    prompt and the start of the completion is a target. A row that is too long is cut as in
+    `encode_instruction`.
+
+    Args:
+      tokenizer: a fast one, with an end-of-sequence token.
+      prompt: how the text begins; "" makes all of it a target.
+      completion: how it goes on, blanks at its start included.
+      max_length: tokens that the result may have; None for any number.
+    Returns: ids [T], mask [T], and the number of tokens that were cut.
+    Raises: ValueError if max_length leaves no room for a token of prompt and one of completion.
+    """
+    encoded = tokenizer(tokenizable(prompt + completion), return_offsets_mapping=True)
+    ids = cast("list[int]", encoded["input_ids"])
+    if ids and ids[-1] == tokenizer.eos_token_id:
+        ids = ids[:-1]
+    ends = np.asarray(encoded["offset_mapping"], np.int64).reshape(-1, 2)[: len(ids), 1]
+    # a bos ends at 0, and so does not lie behind the prompt
+    start = int(np.argmax(ends > len(prompt))) if (ends > len(prompt)).any() else len(ids)
+    return _asked_and_answered(tokenizer, ids[:start], [*ids[start:], _eos(tokenizer)], max_length)
+
+
+def _asked_and_answered(
+    tokenizer: "PreTrainedTokenizerBase", prompt: list[int], target: list[int], max_length: int | None
+) -> Encoded:
+    """One row; where it is too long, the prompt loses its start, then the target its end."""
     whole = len(prompt) + len(target)
     if max_length is not None:
         if max_length < 2:
@@ -241,6 +275,7 @@ def encode_chat(
     *,
     thinking: Thinking = "template",
     tools: Tools = None,
+    turns: Turns = "all",
 ) -> Encoded:
     """Encode a conversation by the tokenizer's chat template; what the assistant said is the target.
 
@@ -253,6 +288,7 @@ def encode_chat(
         learned.
       thinking: what becomes of the assistant's thinking (jaxmoe.text.thinking).
       tools: JSON schemas of functions that the model may call.
+      turns: of the assistant that are learned: all, or the last alone.
     Returns: ids, and 1 for each token that the assistant says.
     Raises: ValueError if there is no chat template, no assistant message, the template refuses the
       conversation, or the assistant's turns cannot be told in what it renders.
@@ -264,7 +300,8 @@ def encode_chat(
     encoded = tokenizer(tokenizable(rendered.text), add_special_tokens=False, return_offsets_mapping=True)
     begins, ends = np.asarray(encoded["offset_mapping"], np.int64).reshape(-1, 2).T
     mask = np.zeros(len(begins), bool)
-    learned = [span for span in rendered.spans if messages[span.turn].get("weight", 1) != 0]
+    spans = rendered.spans[-1:] if turns == "last" else rendered.spans
+    learned = [span for span in spans if messages[span.turn].get("weight", 1) != 0]
     for span in learned:
         # a token over the start belongs to the answer; one over the end would show what comes next
         mask |= (ends > span.start) & (ends <= span.stop) & (ends > begins)
@@ -285,21 +322,25 @@ def encode_row(
     *,
     form: str = "instruction",
     thinking: Thinking = "template",
+    turns: Turns = "all",
 ) -> Encoded:
-    """Encode a row by the keys it has: `messages`, `instruction` or `text`.
+    """Encode a row by the keys it has: `messages`, `instruction`, `completion` or `text`.
 
-    Text and chats longer than `max_length` lose their end; for instructions see `encode_instruction`.
+    Text and chats longer than `max_length` lose their end; for instructions and completions see
+    `encode_instruction`.
 
     Args:
-      row: messages (and tools), or instruction, input and output, or text.
+      row: messages (and tools), or instruction, input and output, or prompt and completion, or text.
       max_length: tokens that the result may have; None for any number.
       form: of instruction rows: chat puts them by the chat template, instruction in the LoRAMoE form.
       thinking: what becomes of an assistant's thinking (jaxmoe.text.thinking).
+      turns: of a chat that are learned: all of the assistant's, or the last alone.
     Returns: ids [T], mask [T], and the number of tokens that were cut.
     Raises: ValueError if the row has none of these keys, and as `encode_chat` does.
     """
     if "messages" in row:
-        encoded = encode_chat(tokenizer, row["messages"], thinking=thinking, tools=row.get("tools"))
+        tools = row.get("tools")
+        encoded = encode_chat(tokenizer, row["messages"], thinking=thinking, tools=tools, turns=turns)
     elif "instruction" in row:
         if form != "chat":
             return encode_instruction(
@@ -308,10 +349,13 @@ def encode_row(
         asked = instruction_text(row["instruction"], row.get("input", ""))
         said = [{"role": "user", "content": asked}, {"role": "assistant", "content": row["output"]}]
         encoded = encode_chat(tokenizer, said, thinking=thinking)
+    elif "completion" in row and "prompt" in row:
+        return encode_completion(tokenizer, row["prompt"], row["completion"], max_length)
     elif "text" in row:
         encoded = encode_text(tokenizer, row["text"])
     else:
-        raise ValueError(f"a row needs one of the keys messages, instruction, text; got {sorted(row)}")
+        known = "messages, instruction, completion (with prompt), text"
+        raise ValueError(f"a row needs one of the keys {known}; got {sorted(row)}")
     if max_length is None or len(encoded.ids) <= max_length:
         return encoded
     cut = len(encoded.ids) - max_length

@@ -8,14 +8,15 @@ its end.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from jaxmoe.json_values import JsonMapping, JsonObject
 from jaxmoe.text import thinking
 from jaxmoe.text.chat_template import PROBE, ChatTemplate, Messages, Tools
 
 ANSWER = f"{PROBE}Y"
-
+# which of the assistant's turns are learned
+Turns = Literal["all", "last"]
 
 REMEDY = "take another chat template, or one that renders what is said as it is"
 

@@ -189,7 +189,7 @@ def test_rows_are_told_by_their_keys(bpe):
         tok.encode_row(bpe, {"text": "Paris"}, 20).ids.tolist() == tok.encode_text(bpe, "Paris").ids.tolist()
     )
     assert len(tok.encode_row(bpe, {"messages": TALK}, 7).ids) == 7
-    with pytest.raises(ValueError, match="messages, instruction, text; got \\['prompt'\\]"):
+    with pytest.raises(ValueError, match=r"messages, instruction, completion .* text; got \['prompt'\]"):
         tok.encode_row(bpe, {"prompt": "Paris"}, 20)
 
 

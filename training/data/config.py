@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from jaxmoe.text.answer_spans import Turns
 from jaxmoe.text.thinking import Thinking
 from training.data.batch import BatchConfig
 
@@ -53,6 +54,7 @@ class DataConfig(BatchConfig):
         LoRAMoE form (prompt, end of sequence, answer); chat and instruction name one of these two.
       thinking: of the assistant's thinking (<think> or reasoning_content) template keeps what the chat
         template keeps, mostly that of the last answer; keep keeps all; drop leaves it out and asks without.
+      turns: of a chat that are learned: all of the assistant's, or the last alone.
       bad: error refuses a data set with a row that cannot be encoded, skip leaves such rows out and says so.
       tokenizer: folder or hub id; null takes the base's.
       vocab_size: train a byte-level BPE of so many tokens instead; the run folder keeps it.
@@ -66,6 +68,7 @@ class DataConfig(BatchConfig):
     valid: tuple[SourceConfig, ...] = ()
     form: Literal["auto", "chat", "instruction"] = "auto"
     thinking: Thinking = "template"
+    turns: Turns = "all"
     bad: Literal["error", "skip"] = "error"
     tokenizer: str | None = None
     vocab_size: int | None = None

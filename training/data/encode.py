@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from jaxmoe.json_values import JsonMapping
+from jaxmoe.text.answer_spans import Turns
 from jaxmoe.text.decoding import decode
 from jaxmoe.text.forms import resolve_form
 from jaxmoe.text.thinking import Thinking, split
@@ -33,6 +34,7 @@ class Tally:
       cut, cut_tokens: rows that were longer than a row of a batch, and the tokens they lost.
       dropped, dropped_tokens: rows left out, as nothing to predict was within that length, and their tokens.
       chats, thinking: rows that are conversations, and those of them in which the assistant thinks.
+      completions: rows of a prompt and its completion, which know no chat template.
       refused: rows that could not be encoded, with the reason (only with data.bad=skip).
     """
 
@@ -44,6 +46,7 @@ class Tally:
     dropped_tokens: int = 0
     chats: int = 0
     thinking: int = 0
+    completions: int = 0
     refused: list[str] = dataclasses.field(default_factory=list)
 
     def count(self, row: Row, encoded: Encoded) -> None:
@@ -56,6 +59,8 @@ class Tally:
         if "messages" in row:
             self.chats += 1
             self.thinking += any(split(m)[0] != "" for m in row["messages"] if m["role"] == "assistant")
+        elif "completion" in row and "instruction" not in row:
+            self.completions += 1
         if not encoded.loss_mask.any():
             self.dropped += 1
             self.dropped_tokens += len(encoded.ids) + encoded.cut
@@ -93,16 +98,20 @@ class Encoder:
       length: tokens that a sample may have; None for any number.
       form: of instruction rows: chat, or instruction as LoRAMoE has it.
       thinking: what becomes of an assistant's thinking (jaxmoe.text.thinking).
+      turns: of a chat that are learned: all of the assistant's, or the last alone.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
     length: int | None
     form: str = "instruction"
     thinking: Thinking = "template"
+    turns: Turns = "all"
 
     def __call__(self, row: Row) -> Encoded:
         """Raises: ValueError, in one line, for a row that cannot be encoded."""
-        return encode_row(self.tokenizer, row, self.length, form=self.form, thinking=self.thinking)
+        return encode_row(
+            self.tokenizer, row, self.length, form=self.form, thinking=self.thinking, turns=self.turns
+        )
 
     def sample(self, row: Row) -> Sample | None:
         """The row as a sample; None if nothing is left to predict, as in a chat cut before its answer."""
@@ -178,7 +187,11 @@ def encode_all(
     known: dict[str, Encoded] = {}  # texts of the embedded corpora recur many times
     samples = []
     for index, row in enumerate(rows):
-        text = row["text"] if "text" in row and not {"messages", "instruction"} & row.keys() else None
+        text = (
+            row["text"]
+            if "text" in row and not {"messages", "instruction", "completion"} & row.keys()
+            else None
+        )
         encoded = None if text is None else known.get(text)
         if encoded is None:
             try:

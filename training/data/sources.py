@@ -145,11 +145,14 @@ def _exists(source: SourceConfig) -> bool:
     return True
 
 
+_TEXT_KEYS = ("text", "instruction", "input", "output", "prompt", "completion")
+
+
 def row_text(row: JsonObject) -> str:
     """All text of a row, for training a tokenizer."""
     if "messages" in row:
         return "\n".join(message["content"] for message in row["messages"])
-    return "\n".join(str(row[key]) for key in ("text", "instruction", "input", "output") if row.get(key))
+    return "\n".join(str(row[key]) for key in _TEXT_KEYS if row.get(key))
 
 
 def make_tokenizer(config: DataConfig, base: str | None, folder: Path) -> "PreTrainedTokenizerBase":
@@ -244,7 +247,7 @@ def encoder_of(config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> Enco
     Returns: the encoder, its form resolved.
     """
     length = None if config.packing == "concat" else config.length
-    return Encoder(tokenizer, length, resolve_form(tokenizer, config.form), config.thinking)
+    return Encoder(tokenizer, length, resolve_form(tokenizer, config.form), config.thinking, config.turns)
 
 
 def encode_sources(
@@ -288,6 +291,10 @@ class Feed:
             said.append(f"data.form={self._config.form}: instructions are put {how}")
         if sum(source.tally.thinking for source in self._encoded):
             said.append(f"data.thinking={self._config.thinking}: {THINKING[self._config.thinking]}")
+        if sum(source.tally.completions for source in self._encoded):
+            said.append("prompts with completions are put as they stand, without a chat template")
+        if self._config.turns == "last":
+            said.append("data.turns=last: of a chat only the last answer is learned")
         if any(source.tally.chats for source in self._encoded) or self._encoder.form == "chat":
             ends = chat_template(self._tokenizer).around
             if not ends.last_ending:

@@ -1,18 +1,18 @@
 """Formats of training rows: one file and one line of the registry each.
 
 A format is a module with KEY, the key by which its rows are known, and `read`, which turns a row into one of
-the three that are encoded (jaxmoe.tokenizer.encode_row): messages, instruction or text.
+the four that are encoded (jaxmoe.tokenizer.encode_row): messages, instruction, prompt and completion, text.
 """
 
-from jaxmoe.datasets.formats import chat, instruction, sharegpt, text
+from jaxmoe.datasets.formats import chat, instruction, prompt_completion, sharegpt, text
 from jaxmoe.datasets.formats.fields import Row, brief
 
 # a row with the keys of several is read by the first
-FORMATS = (chat, sharegpt, instruction, text)
+FORMATS = (chat, sharegpt, instruction, prompt_completion, text)
 
 
 def read_row(value: object) -> Row:
-    """A row of any known format as messages, instruction or text, with its task type.
+    """A row of any known format as messages, instruction, prompt and completion or text, with its task type.
 
     Raises: ValueError, in one line, for a row of no known format, or one that its format refuses.
 

@@ -4,20 +4,33 @@
 
 Roles are system, user, assistant and tool. An assistant may call tools (`tool_calls`, or the older
 `function_call`), think before it answers (`reasoning_content`), and have an answer that is not to be learned
-(`weight`: 0). `tools` beside the messages lists the functions that it may call. Content in parts is joined
-where all are text.
+(`train`: false, or `weight`: 0). `tools` beside the messages lists the functions that it may call. Content in
+parts is joined where all are text.
 """
 
-from jaxmoe.datasets.formats.fields import Row, brief, from_json, optional_string, string, task_type
+from jaxmoe.datasets.formats.fields import (
+    Row,
+    brief,
+    from_json,
+    optional_string,
+    refuse_media,
+    string,
+    task_type,
+)
 
 KEY = "messages"
 ROLES = ("system", "user", "assistant", "tool")
 # what templates read of a message besides role and content
 _PASSED_ON = ("name", "tool_call_id", "reasoning_content")
+# what tells whether an answer is learned
+LEARNED = ("train", "weight")
+# how the chat and the responses interface name a part that is text; it may also have no type
+_TEXT_PARTS = (None, "text", "input_text", "output_text")
 
 
 def read(row: Row) -> Row:
     """Raises: ValueError, naming what is wrong, for what is no such row."""
+    refuse_media(row)
     return conversation(row["messages"], row.get("tools"), task_type(row))
 
 
@@ -50,20 +63,45 @@ def _message(value: object) -> Row:
     message: Row = {"role": role, "content": _content(value, optional=bool(calls))}
     if calls:
         message["tool_calls"] = calls
-    if value.get("weight") is not None:
-        if value["weight"] not in (0, 1):
-            raise ValueError(f"weight of a message must be 0 or 1; got {brief(value['weight'])}")
-        message["weight"] = int(value["weight"])
+    learned = _learned(value, role)
+    if learned is not None:
+        message["weight"] = learned
     return message | {key: string(value, key) for key in _PASSED_ON if value.get(key)}
+
+
+def _learned(message: Row, role: str) -> int | None:
+    """1 or 0 by the message's `train` or `weight`; None where neither is given."""
+    given = {key: message[key] for key in LEARNED if message.get(key) is not None}
+    for key, allowed in (("train", (False, True)), ("weight", (0, 1))):
+        value = given.get(key)
+        if value is not None and (value not in allowed or (key == "train" and not isinstance(value, bool))):
+            which = "true or false" if key == "train" else "0 or 1"
+            raise ValueError(f"{key} of a message must be {which}; got {brief(value)}")
+    if len({int(value) for value in given.values()}) > 1:
+        raise ValueError(f"train and weight of a message contradict each other; got {brief(given)}")
+    learned = next((int(value) for value in given.values()), None)
+    if learned and role != "assistant" and "train" in given:
+        raise ValueError(f"only what the assistant says is learned; got train: true in a message of {role}")
+    return learned
 
 
 def _content(message: Row, *, optional: bool) -> str:
     content = message.get("content")
     if isinstance(content, list):
-        if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
-            raise ValueError(f"content in parts must be text alone; got {brief(content)}")
-        return "".join(part["text"] for part in content)
+        return "".join(_part(part, number) for number, part in enumerate(content, 1))
     return optional_string(message, "content") if optional else string(message, "content")
+
+
+def _part(part: object, number: int) -> str:
+    if not isinstance(part, dict):
+        raise ValueError(f"part {number} of the content must be an object; got {brief(part)}")
+    if part.get("type") not in _TEXT_PARTS:
+        raise ValueError(
+            f"only text is read; part {number} of the content is of type {brief(part.get('type'))}"
+        )
+    if not isinstance(part.get("text"), str):
+        raise ValueError(f"part {number} of the content must have a text; got {brief(part)}")
+    return part["text"]
 
 
 def _calls(message: Row) -> list[Row]:

@@ -5,6 +5,8 @@ from typing import Any
 
 Row = dict[str, Any]  # JSON as it was read; the functions here check what they hand out
 TASK_TYPES = (-1, 0, 1)
+# keys under which rows for models that see or hear hold what they see or hear
+MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 
 
 def string(row: Row, key: str) -> str:
@@ -44,6 +46,16 @@ def task_type(row: Row) -> int:
     if isinstance(found, bool) or found not in TASK_TYPES:
         raise ValueError(f"task_type must be 1 (knowledge), 0 (other) or -1 (none); got {brief(found)}")
     return int(found)
+
+
+def refuse_media(row: Row) -> None:
+    """Refuses a row that has more than text: an answer about a picture is not learned without it.
+
+    Raises: ValueError, naming the key, where something stands under one of `MEDIA`.
+    """
+    for key in MEDIA:
+        if row.get(key):
+            raise ValueError(f"only text is read; the row has {key}: {brief(row[key])}")
 
 
 def from_json(value: object, key: str) -> object:

@@ -4,11 +4,20 @@
      "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}
 
 `system` and `tools` may be absent. A `function_call` holds JSON with name and arguments; `observation` and
-`tool` hold what it returned.
+`tool` hold what it returned. A turn may have `train` or `weight`, as messages do, and turns with role and
+content in the place of from and value are messages.
 """
 
 from jaxmoe.datasets.formats import chat
-from jaxmoe.datasets.formats.fields import Row, brief, from_json, optional_string, string, task_type
+from jaxmoe.datasets.formats.fields import (
+    Row,
+    brief,
+    from_json,
+    optional_string,
+    refuse_media,
+    string,
+    task_type,
+)
 
 KEY = "conversations"
 ROLES = {
@@ -27,6 +36,7 @@ ROLES = {
 
 def read(row: Row) -> Row:
     """Raises: ValueError, naming what is wrong, for what is no such row."""
+    refuse_media(row)
     turns = row["conversations"]
     if not isinstance(turns, list) or not turns:
         raise ValueError(f"conversations must be a non-empty list of {{from, value}}; got {brief(turns)}")
@@ -38,11 +48,13 @@ def read(row: Row) -> Row:
 def _message(turn: object) -> Row:
     if not isinstance(turn, dict):
         raise ValueError(f"a turn must be an object with from and value; got {brief(turn)}")
+    if "from" not in turn and "role" in turn:
+        return turn
     speaker, said = string(turn, "from"), string(turn, "value")
     if speaker not in ROLES:
         raise ValueError(f"from must be one of {', '.join(ROLES)}; got {brief(speaker)}")
+    learned = {key: turn[key] for key in chat.LEARNED if key in turn}
     if speaker == "function_call":
         calls = from_json(said, "the value of a function_call")
-        return {"role": "assistant", "tool_calls": calls if isinstance(calls, list) else [calls]}
-    passed = {key: turn[key] for key in ("weight",) if key in turn}
-    return {"role": ROLES[speaker], "content": said, **passed}
+        return {"role": "assistant", "tool_calls": calls if isinstance(calls, list) else [calls], **learned}
+    return {"role": ROLES[speaker], "content": said, **learned}

@@ -95,7 +95,10 @@ def test_rows_of_every_format(row, want):
     ("row", "complaint"),
     [
         ([1], "a row must be a JSON object; got list"),
-        ({"prompt": "x"}, r"one of the keys messages, conversations, instruction, text; got \['prompt'\]"),
+        (
+            {"prompt": "x"},
+            r"one of the keys messages, conversations, instruction, completion, text; got \['prompt'\]",
+        ),
         ({"text": 3}, "text must be a string; got 3"),
         ({"instruction": "x"}, "output is missing"),
         ({"text": "x", "task_type": [1]}, r"task_type must be .* got \[1\]"),
@@ -105,7 +108,10 @@ def test_rows_of_every_format(row, want):
         ({"messages": [{"role": "bot", "content": ""}]}, "role must be one of .* got 'bot'"),
         ({"messages": SAID[:1]}, "at least one assistant message"),
         ({"messages": [*SAID, {"role": "assistant", "content": None}]}, "content is missing|content must be"),
-        ({"messages": [*SAID, {"role": "user", "content": [{"type": "image"}]}]}, "in parts must be text"),
+        (
+            {"messages": [*SAID, {"role": "user", "content": [{"type": "image"}]}]},
+            "part 1 of the content is of type 'image'",
+        ),
         ({"messages": [*SAID, SAID[1] | {"weight": 2}]}, "weight of a message must be 0 or 1; got 2"),
         ({"messages": [*SAID, {"role": "assistant", "tool_calls": [{"x": 1}]}]}, "a tool call must be"),
         ({"messages": SAID, "tools": "no"}, "tools must be JSON; got 'no'"),
@@ -172,13 +178,18 @@ def test_lone_surrogates_are_written_as_escapes():
     assert json.loads(text.encode("utf-8")) == value
 
 
-FUZZED = [
+FUZZED_CHATS = [
     {"instruction": "a", "input": "b", "output": "c", "task_type": 1},
     {
         "messages": [*SAID, {"role": "assistant", "content": "x", "tool_calls": [CALL]}],
         "tools": [{"name": "add"}],
     },
     {"conversations": SHARED, "system": "s"},
+]
+FUZZED_TEXTS = [
+    {"instruction": "a", "output": "c"},
+    {"prompt": "one", "completion": "two"},
+    {"prompt": SAID[:1], "completion": SAID[1:]},
     {"text": "one"},
 ]
 
@@ -190,8 +201,10 @@ def test_damaged_instruction_files(tmp_path):
         file.write_bytes(data)
         return read_instructions(file)
 
-    read_well = check(read_bytes, damaged(FUZZED, INPUTS, seed=1), (ValueError,))
-    assert INPUTS // 40 < read_well < 0.95 * INPUTS
+    inputs = INPUTS // 2
+    for rows in (FUZZED_CHATS, FUZZED_TEXTS):
+        read_well = check(read_bytes, damaged(rows, inputs, seed=1), (ValueError,))
+        assert inputs // 40 < read_well < 0.95 * inputs
 
 
 def test_damaged_question_files(tmp_path):
