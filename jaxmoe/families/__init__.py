@@ -9,15 +9,19 @@ if it needs a switch that the block lacks, add that to `jaxmoe.model.config.Mode
 import dataclasses
 from collections.abc import Mapping
 
+from jaxmoe.families.cohere import Cohere
 from jaxmoe.families.gemma2 import Gemma2
 from jaxmoe.families.gemma3 import Gemma3
+from jaxmoe.families.granite import Granite
 from jaxmoe.families.hf_config import HfConfig
 from jaxmoe.families.llama import Llama
 from jaxmoe.families.mistral import Mistral
 from jaxmoe.families.mixtral import Mixtral
+from jaxmoe.families.olmo2 import Olmo2
 from jaxmoe.families.qwen2 import Qwen2
 from jaxmoe.families.qwen3 import Qwen3
 from jaxmoe.families.qwen_moe import Qwen2Moe, Qwen3Moe
+from jaxmoe.families.smollm3 import SmolLM3
 from jaxmoe.families.text_part import text_config
 from jaxmoe.json_files import parse
 from jaxmoe.json_values import shown
@@ -35,6 +39,10 @@ FAMILIES: dict[str, type[HfConfig]] = {
         Qwen2Moe,
         Qwen3Moe,
         Mixtral,
+        Olmo2,
+        SmolLM3,
+        Granite,
+        Cohere,
     )
 }
 

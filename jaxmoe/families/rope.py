@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ DEFAULT_THETA = 10000.0
 # What each kind of scaling is described by, beside rope_type and rope_theta.
 KEYS: dict[RopeKind, tuple[str, ...]] = {
     "default": (),
+    "none": (),
     "linear": ("factor",),
     "dynamic": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
@@ -34,7 +35,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class _RopeParameters:
     """`rope_parameters` as transformers 5 writes them; null is the same as a key left out."""
 
-    rope_type: RopeKind = "default"
+    rope_type: Literal["default", "linear", "dynamic", "llama3", "yarn"] = "default"
     rope_theta: Positive | None = None
     factor: Positive | None = None
     original_max_position_embeddings: Annotated[int, Field(ge=1, le=1 << 31)] | None = None

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
+import jax.numpy as jnp
 from flax import nnx
 
 from jaxmoe.model.config import ATTENTION_PROJECTIONS, EXPERT_BLOCK, MLP_PROJECTIONS, ModelConfig, NormPlaces
-from jaxmoe.model.layers import Attention, FeedForward, Linear, RMSNorm, Rotation, Statistics
+from jaxmoe.model.layers import Attention, DecoderNorm, FeedForward, Linear, Rotation, Statistics
 from jaxmoe.model.lora_experts import ExpertCall
 from jaxmoe.model.moe import ExpertGroup, MoeFeedForward
 from jaxmoe.model.shapes import Array, Float, PyTree
@@ -18,17 +19,20 @@ class Block(nnx.Module):
     """x + attention(norm x), then x + feed_forward(norm x); the norms also, or instead, behind both parts.
 
     Before attention and feed-forward stand `input_norm` and `post_norm`, behind them `attention_norm` and
-    `mlp_norm`.
+    `mlp_norm`. A parallel block has `input_norm` alone.
     """
 
     def __init__(self, config: ModelConfig, std: float, *, rngs: nnx.Rngs):
-        def norm(place: NormPlaces) -> RMSNorm | None:
-            return RMSNorm(config, config.hidden_size, config.num_layers) if config.norms != place else None
+        def norm(place: NormPlaces) -> DecoderNorm | None:
+            return (
+                DecoderNorm(config, config.hidden_size, config.num_layers) if config.norms != place else None
+            )
 
         self.input_norm = norm("output")
         self.self_attn = Attention(config, std, rngs=rngs)
         self.attention_norm = norm("input")
-        self.post_norm = norm("output")
+        self.post_norm = None if config.parallel else norm("output")
+        self.parallel, self.scale = config.parallel, config.residual_scale
         self.mlp = (
             FeedForward(config, std, rngs=rngs)
             if config.moe is None
@@ -40,15 +44,21 @@ class Block(nnx.Module):
         self, x_BTD: Float[Array, "B T D"], turn: Rotation, mixer: Mixer, call: ExpertCall
     ) -> tuple[Float[Array, "B T D"], Statistics, PyTree]:
         """The block's output, its routers' statistics, and what the mixer keeps of keys and values."""
-        query, key, value, collected = self.self_attn.heads(_normed(self.input_norm, x_BTD), turn, call)
+        normed = _normed(self.input_norm, x_BTD)
+        query, key, value, collected = self.self_attn.heads(normed, turn, call)
         mixed, kept = mixer(query, key, value)
         mixed, more = self.self_attn.output(mixed, call)
-        x_BTD = x_BTD + _normed(self.attention_norm, mixed)
-        out, last = self.mlp(_normed(self.post_norm, x_BTD), call)
-        return x_BTD + _normed(self.mlp_norm, out), collected | more | last, kept
+        mixed = self._scaled(_normed(self.attention_norm, mixed))
+        after = x_BTD + mixed
+        out, last = self.mlp(normed if self.parallel else _normed(self.post_norm, after), call)
+        out = self._scaled(_normed(self.mlp_norm, out))
+        return after + out, collected | more | last, kept
+
+    def _scaled(self, added: Array) -> Array:
+        return added if self.scale == 1.0 else added * jnp.asarray(self.scale, added.dtype)
 
 
-def _normed(norm: RMSNorm | None, x: Array) -> Array:
+def _normed(norm: DecoderNorm | None, x: Array) -> Array:
     return x if norm is None else norm(x)
 
 

@@ -15,15 +15,19 @@ PROJECTIONS = (*ATTENTION_PROJECTIONS, *MLP_PROJECTIONS)
 # all experts of a mixture-of-experts base in one layer: LoRA experts stand beside them as a whole
 EXPERT_BLOCK = "experts"
 
-RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn"]
+RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn", "none"]
 Activation = Literal["silu", "gelu_tanh"]
 NormPlaces = Literal["input", "output", "both"]
+NormKind = Literal["rms", "layer"]
 Routing = Literal["dense", "top_k", "top_p", "none"]
 
 
 @dataclasses.dataclass(frozen=True)
 class RopeConfig:
-    """Rotary position embedding and its context extension; fields as in Hugging Face's `rope_parameters`."""
+    """Rotary position embedding and its context extension; fields as in Hugging Face's `rope_parameters`.
+
+    rope_type "none" turns nothing: a layer without positions (NoPE).
+    """
 
     rope_type: RopeKind = "default"
     rope_theta: float = 10000.0
@@ -81,6 +85,11 @@ class ModelConfig:
       windows: each layer's sliding attention window in positions, 0 for unlimited; empty for none.
       layer_ropes: each layer's rotary embedding, where they differ; empty where all have `rope`.
       norms: what is normalised, the input of attention and feed-forward, their output, or both.
+      norm: root mean square, or LayerNorm without a bias.
+      parallel: attention and feed-forward read the same normed input, and both are added.
+      joint_qk_norm: with `qk_norm`, all heads of queries (and of keys) are normalised together.
+      rope_interleaved: neighboring numbers of a head turn together, not those half a head apart.
+      residual_scale, logit_scale: multiply what a part adds to the stream, and the logits.
       norm_offset: added to every norm's weight (Gemma stores w − 1).
       activation: of the feed-forward's gate.
       embedding_scale: multiplies the embeddings.
@@ -108,6 +117,12 @@ class ModelConfig:
     windows: tuple[int, ...] = ()
     layer_ropes: tuple[RopeConfig, ...] = ()
     norms: NormPlaces = "input"
+    norm: NormKind = "rms"
+    parallel: bool = False
+    joint_qk_norm: bool = False
+    rope_interleaved: bool = False
+    residual_scale: float = 1.0
+    logit_scale: float = 1.0
     norm_offset: float = 0.0
     activation: Activation = "silu"
     embedding_scale: float = 1.0

@@ -75,15 +75,32 @@ def rms_norm(
     return weight.astype(x.dtype) * normed.astype(x.dtype)
 
 
-class RMSNorm(nnx.Module):
+def layer_norm(x: Float[Array, "... D"], weight: Float[Array, " D"], eps: float) -> Float[Array, "... D"]:
+    """w · (x − mean x) / √(var x + ε), in float32 (arXiv:1607.06450, without its bias).
+
+    Args:
+      x: any leading axes.
+      weight: w.
+      eps: ε, added to the variance.
+    Returns: of x's shape and dtype.
+    """
+    wide = x.astype(jnp.float32)
+    centered = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    normed = centered * jax.lax.rsqrt(jnp.mean(centered * centered, axis=-1, keepdims=True) + eps)
+    return (weight.reshape((1,) * (x.ndim - 1) + (-1,)).astype(jnp.float32) * normed).astype(x.dtype)
+
+
+class DecoderNorm(nnx.Module):
     """One weight vector a layer, as the config says; `layers=None` makes a single one."""
 
     def __init__(self, config: ModelConfig, size: int, layers: int | None, axis: str | None = "embed"):
         shape, axes = ((size,), (axis,)) if layers is None else ((layers, size), ("layer", axis))
         self.weight = BaseParam(jnp.full(shape, 1.0 - config.norm_offset), axes=axes)
-        self.eps, self.offset = config.norm_eps, config.norm_offset
+        self.eps, self.offset, self.kind = config.norm_eps, config.norm_offset, config.norm
 
     def __call__(self, x: Array) -> Array:
+        if self.kind == "layer":
+            return layer_norm(x, self.weight[...], self.eps)
         return rms_norm(x, self.weight[...], self.eps, self.offset)
 
 
@@ -116,6 +133,8 @@ def rope_frequencies(
             return jnp.asarray(_llama3(config, plain)), 1.0
         case "yarn":
             return _yarn(config, head_dim, plain)
+        case "none":
+            return jnp.zeros_like(plain), 1.0
 
 
 def _llama3(config: RopeConfig, plain: np.ndarray) -> np.ndarray:
@@ -198,20 +217,29 @@ def rotation(
         rope, config.head_dim, config.max_positions, jnp.max(positions_BT) + 1
     )
     angles = positions_BT[..., None].astype(jnp.float32) * frequencies[None, None, :]
-    angles = jnp.concatenate([angles, angles], axis=-1)
+    if config.rope_interleaved:
+        angles = jnp.repeat(angles, 2, axis=-1)
+    else:
+        angles = jnp.concatenate([angles, angles], axis=-1)
     return Rotation((jnp.cos(angles) * factor).astype(dtype), (jnp.sin(angles) * factor).astype(dtype))
 
 
-def rotate(x_BTNH: Float[Array, "B T N H"], turn: Rotation) -> Float[Array, "B T N H"]:
+def rotate(
+    x_BTNH: Float[Array, "B T N H"], turn: Rotation, interleaved: bool = False
+) -> Float[Array, "B T N H"]:
     """x cos + (−x₂, x₁) sin, with x₁ and x₂ the halves of a head, as in Hugging Face's Llama.
 
     Args:
       x_BTNH: queries or keys.
       turn: of `rotation`.
+      interleaved: x₁ and x₂ are the even and the odd numbers of a head, as Cohere's.
     Returns: of x's shape and dtype.
     """
-    first, second = jnp.split(x_BTNH, 2, axis=-1)
-    turned = jnp.concatenate([-second, first], axis=-1)
+    if interleaved:
+        turned = jnp.stack([-x_BTNH[..., 1::2], x_BTNH[..., ::2]], axis=-1).reshape(x_BTNH.shape)
+    else:
+        first, second = jnp.split(x_BTNH, 2, axis=-1)
+        turned = jnp.concatenate([-second, first], axis=-1)
     return x_BTNH * turn.cos_BTH[:, :, None, :] + turned * turn.sin_BTH[:, :, None, :]
 
 
@@ -297,8 +325,11 @@ class Attention(nnx.Module):
         self.v_proj = Linear((d, kv), ("embed", "kv_heads"), layers, config.qkv_bias, std, rngs=rngs)
         out_std = std / math.sqrt(2 * layers)
         self.o_proj = Linear((q, d), ("heads", "embed"), layers, config.out_bias, out_std, rngs=rngs)
-        self.q_norm = RMSNorm(config, h, layers, axis=None) if config.qk_norm else None
-        self.k_norm = RMSNorm(config, h, layers, axis=None) if config.qk_norm else None
+        sizes = (q, kv) if config.joint_qk_norm else (h, h)
+        self.q_norm, self.k_norm = (
+            DecoderNorm(config, size, layers, axis=None) if config.qk_norm else None for size in sizes
+        )
+        self.joint_norm, self.interleaved = config.joint_qk_norm, config.rope_interleaved
         self.head_dim = h
         # attention divides scores by √H; for another scale queries are scaled beforehand
         self.query_scale = 1.0 if config.attention_scale is None else config.attention_scale * math.sqrt(h)
@@ -314,12 +345,18 @@ class Attention(nnx.Module):
         """
         linears = {"q_proj": self.q_proj, "k_proj": self.k_proj, "v_proj": self.v_proj}
         flat, collected = project(x_BTD, linears, call)
-        query, key, value = (f.reshape(*f.shape[:2], -1, self.head_dim) for f in flat)
+        query, key, value = flat if self.joint_norm else map(self._split, flat)
         if self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
+        if self.joint_norm:
+            query, key, value = map(self._split, (query, key, value))
         if self.query_scale != 1.0:
             query = query * jnp.asarray(self.query_scale, query.dtype)
-        return rotate(query, turn), rotate(key, turn), value, collected
+        query, key = (rotate(x, turn, self.interleaved) for x in (query, key))
+        return query, key, value, collected
+
+    def _split(self, flat: Array) -> Array:
+        return flat.reshape(*flat.shape[:2], -1, self.head_dim)
 
     def output(self, mixed_BTNH: Array, call: ExpertCall) -> tuple[Array, Statistics]:
         """Joins the heads again.

@@ -18,7 +18,7 @@ from jaxmoe.model.attention import AttentionMask, soft_cap
 from jaxmoe.model.attention_kernels import KernelChoice
 from jaxmoe.model.block import Block, projections
 from jaxmoe.model.config import ExpertConfig, ModelConfig
-from jaxmoe.model.layers import BaseParam, Linear, RMSNorm, Statistics, as_array, product, rotations
+from jaxmoe.model.layers import BaseParam, DecoderNorm, Linear, Statistics, as_array, product, rotations
 from jaxmoe.model.lora_experts import ExpertCall, LoraExperts
 from jaxmoe.model.shapes import Array, Float, Int
 
@@ -33,14 +33,16 @@ class KeyValues(NamedTuple):
 
 
 class Head(NamedTuple):
-    """The output projection D -> V, with the cap of its logits (None for none)."""
+    """The output projection D -> V, with the cap and the scale of its logits."""
 
     kernel_DV: Float[Array, "D V"]
     cap: float | None = None
+    scale: float = 1.0
 
     def logits(self, hidden_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Scores of the next token, float32."""
-        return soft_cap(product(hidden_BTD, self.kernel_DV, jnp.float32), self.cap)
+        logits = product(hidden_BTD, self.kernel_DV, jnp.float32)
+        return soft_cap(logits if self.scale == 1.0 else logits * self.scale, self.cap)
 
 
 class DecoderOutput(NamedTuple):
@@ -63,7 +65,7 @@ class Decoder(nnx.Module):
         shape = (config.vocab_size, config.hidden_size)
         self.embedding = BaseParam(jax.random.normal(rngs.params(), shape) * std, axes=("vocab", "embed"))
         self.blocks = Block(config, std, rngs=rngs)
-        self.norm = RMSNorm(config, config.hidden_size, None)
+        self.norm = DecoderNorm(config, config.hidden_size, None)
         self.head = (
             None
             if config.tie_embeddings
@@ -152,7 +154,7 @@ class Decoder(nnx.Module):
         if mesh is not None and kernel.shape[1] % mesh.shape["tensor"] == 0:
             columns = NamedSharding(mesh, PartitionSpec(None, "tensor"))
             kernel = jax.lax.with_sharding_constraint(kernel, columns)
-        return Head(kernel, self.config.logit_cap)
+        return Head(kernel, self.config.logit_cap, self.config.logit_scale)
 
     def logits(self, hidden_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Scores of the next token, float32."""

@@ -38,6 +38,23 @@ class Architecture(NamedTuple):
     keys: Callable[[Fields, JsonMapping], JsonObject] = _no_keys
 
 
+def _granite(own: Fields, config: JsonMapping) -> JsonObject:
+    plain = config["head_dim"] ** -0.5
+    return {
+        "embedding_multiplier": as_written(own.get("embedding_scale", 1.0)),
+        "attention_multiplier": as_written(own.get("attention.scale", plain)),
+        "residual_multiplier": as_written(own.get("residual_scale", 1.0)),
+        "logits_scaling": as_written(own.get("logit_scale", 1.0)),
+    }
+
+
+def _cohere(own: Fields, config: JsonMapping) -> JsonObject:
+    return {
+        "layer_norm_eps": config["rms_norm_eps"],
+        "logit_scale": as_written(own.get("logit_scale", 0.0625)),
+    }
+
+
 def _experts(own: Fields, name: str) -> JsonObject:
     return {name: own["expert_count"], "num_experts_per_tok": own["expert_used_count"]}
 
@@ -97,6 +114,11 @@ ARCHITECTURES = {
     "qwen3": Architecture("qwen3"),
     "qwen2moe": Architecture("qwen2_moe", keys=_qwen2moe),
     "qwen3moe": Architecture("qwen3_moe", keys=_qwen3moe),
+    "olmo2": Architecture("olmo2"),
+    # llama.cpp knows no other interval of layers without positions than 4
+    "smollm3": Architecture("smollm3", interleaved=True),
+    "granite": Architecture("granite", interleaved=True, keys=_granite),
+    "command-r": Architecture("cohere", keys=_cohere),
     "gemma2": Architecture("gemma2", norm_offset=1.0, keys=_gemma2),
     "gemma3": Architecture("gemma3_text", norm_offset=1.0, keys=_gemma3),
 }

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # those that are tested bit for bit; llama.cpp has more, for three bits a weight and fewer
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 
+NORM_EPSILON = "attention.layer_norm_rms_epsilon"
 # where the number of an expert stands in a Hugging Face name
 EXPERT = "EXPERT"
 
@@ -182,7 +183,7 @@ def _config(architecture: str, own: Fields, fields: Fields, path: Path) -> JsonO
         "num_key_value_heads": own.get("attention.head_count_kv", heads),
         "head_dim": head_dim,
         "max_position_embeddings": needed("context_length"),
-        "rms_norm_eps": as_written(needed("attention.layer_norm_rms_epsilon")),
+        "rms_norm_eps": as_written(own.get("attention.layer_norm_epsilon") or needed(NORM_EPSILON)),
         "rope_parameters": rope,
     }
     for name in ("bos", "eos"):

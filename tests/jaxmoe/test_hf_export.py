@@ -31,6 +31,8 @@ from tests.tiny_checkpoints import (
 )
 from tests.tolerances import DOUBLE, assert_same
 
+# powers that torch and numpy round alike
+PLAIN_ROPE = {"rope_type": "default", "rope_theta": 1e4}
 ROUTED = {
     # every family, routing and scaling; per-layer sizes, shared A, attention projections, tied, biased bases
     "llama-dense": ({"model_type": "llama"}, ExpertConfig(4, 2, 4.0)),
@@ -72,6 +74,24 @@ ROUTED = {
             "tie_word_embeddings": False,
         },
         ExpertConfig(2, 2, 4.0, "rank", PROJECTIONS),
+    ),
+    "olmo2-every-projection": ({"model_type": "olmo2"}, ExpertConfig(2, 2, 4.0, targets=PROJECTIONS)),
+    "smollm3": (
+        {"model_type": "smollm3", "no_rope_layers": [0, 1]},
+        ExpertConfig(2, 2, 4.0, targets=("k_proj", "gate_proj")),
+    ),
+    "granite": (
+        {
+            "model_type": "granite",
+            "attention_multiplier": 0.25,
+            "residual_multiplier": 0.5,
+            "logits_scaling": 8.0,
+        },
+        ExpertConfig(2, 2, 4.0, targets=("q_proj", "up_proj")),
+    ),
+    "cohere-every-projection": (
+        {"model_type": "cohere", "logit_scale": 0.3, "rope_parameters": PLAIN_ROPE},
+        ExpertConfig(2, 2, 4.0, targets=PROJECTIONS),
     ),
     "qwen3-moe-block": (
         {

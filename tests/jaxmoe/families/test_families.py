@@ -44,7 +44,7 @@ def ours(theirs):
         "num_kv_heads": theirs.num_key_value_heads or heads,
         "head_dim": getattr(theirs, "head_dim", None) or theirs.hidden_size // heads,
         "max_positions": theirs.max_position_embeddings,
-        "norm_eps": theirs.rms_norm_eps,
+        "norm_eps": getattr(theirs, "rms_norm_eps", None) or theirs.layer_norm_eps,
         "tie_embeddings": bool(theirs.tie_word_embeddings),
         "windows": windows if any(windows) else (),
         "bos_token_id": theirs.bos_token_id,
@@ -158,6 +158,15 @@ NESTED = {"full_attention": {"rope_type": "linear", "factor": 8.0}, "sliding_att
             "qwen3_moe",
             {"num_experts": 6, "num_experts_per_tok": 3, "norm_topk_prob": True, "rope_theta": 5e5},
             (),
+        ),
+        ("olmo2", {"rope_theta": 5e5}, ()),
+        ("granite", {"logits_scaling": 13.0, "attention_multiplier": 0.3}, ()),
+        ("cohere", {"layer_norm_eps": 1e-3, "logit_scale": 0.3}, ()),
+        ("smollm3", {"no_rope_layers": [0, 1]}, (1e4, 2e6)),
+        (
+            "smollm3",
+            {"num_hidden_layers": 4, "use_sliding_window": True, "sliding_window": 5},
+            (2e6, 2e6, 2e6, 1e4),
         ),
         ("mixtral", {"sliding_window": 6, "num_local_experts": 4}, ()),
         ("gemma3_text", {"rope_parameters": NESTED, "layer_types": KINDS}, (1e6, 7.0)),
@@ -274,6 +283,9 @@ def test_values_that_cannot_be_are_refused_in_one_line(changes, message):
             {"num_experts_per_tok": 9},
             "experts_per_token must lie between 1 and num_experts; got 9 and 8",
         ),
+        ("cohere", {"use_qk_norm": True}, "use_qk_norm is wrong: .*got True"),
+        ("smollm3", {"no_rope_layers": [1]}, r"no_rope_layers must have one entry a layer \(2\); got 1"),
+        ("granite", {"logits_scaling": 0.0}, "logits_scaling is wrong: .*greater than 0"),
         ("gemma3", {}, "text_config of a gemma3 must be an object; got None"),
     ],
     ids=str,
@@ -306,6 +318,9 @@ def test_kinds_of_attention_that_the_decoder_lacks_are_refused():
         ("llama", {"norms": "both"}),
         ("gemma2", {"embedding_scale": 2.0}),
         ("qwen3_moe", {"moe": None}),
+        ("olmo2", {"joint_qk_norm": False}),
+        ("cohere", {"parallel": False}),
+        ("llama", {"residual_scale": 0.5}),
         ("mixtral", {"moe": MoeConfig(4, 2, 48, normalize=False)}),
         ("gemma2", {"attention_scale": 0.3}),
         ("gemma3_text", {"attention_cap": 5.0}),
@@ -328,5 +343,5 @@ def test_scaled_rope_needs_its_original_length():
         with pytest.raises(ValueError, match=f"rope_type {kind} needs original_max_position_embeddings"):
             RopeConfig(kind, factor=2.0)
     kinds = get_args(RopeConfig.__annotations__["rope_type"])
-    assert {*kinds} == {"default", "linear", "dynamic", "llama3", "yarn"}
+    assert {*kinds} == {"default", "linear", "dynamic", "llama3", "yarn", "none"}
     np.testing.assert_equal(RopeConfig().rope_theta, 10000.0)

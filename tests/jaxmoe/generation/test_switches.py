@@ -32,6 +32,17 @@ SWITCHES = {
         attention_scale=0.7,
         attention_cap=1.5,
     ),
+    "cohere": dataclasses.replace(
+        SMALL,
+        num_layers=2,
+        norm="layer",
+        parallel=True,
+        rope_interleaved=True,
+        qk_norm=True,
+        joint_qk_norm=True,
+        residual_scale=0.5,
+        layer_ropes=(RopeConfig(rope_type="none"), SMALL.rope),
+    ),
     "experts": dataclasses.replace(SMALL, num_layers=2, moe=MoeConfig(5, 2, 8, shared_size=4)),
 }
 PROMPT, WHOLE = 6, 9

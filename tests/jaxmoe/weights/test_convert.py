@@ -41,6 +41,8 @@ GEMMA = {
     "query_pre_attn_scalar": 9,
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
 }
+# powers that torch and numpy round alike
+PLAIN_ROPE = {"rope_type": "default", "rope_theta": 1e4}
 FAMILIES = {
     "llama-1": {"model_type": "llama", "num_key_value_heads": 4},
     "llama-tied-biased": {
@@ -93,6 +95,21 @@ FAMILIES = {
         "sliding_window": 4,
         "layer_types": ["sliding_attention", "full_attention"],
         "attention_bias": True,
+    },
+    "olmo2": {"model_type": "olmo2", "attention_bias": True},
+    "smollm3": {"model_type": "smollm3", "no_rope_layers": [0, 1], "tie_word_embeddings": False},
+    "granite": {
+        "model_type": "granite",
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.25,
+        "residual_multiplier": 0.22,
+        "logits_scaling": 8.0,
+    },
+    "cohere": {
+        "model_type": "cohere",
+        "layer_norm_eps": 1e-4,
+        "logit_scale": 0.3,
+        "rope_parameters": PLAIN_ROPE,
     },
     "qwen2-moe": {
         "model_type": "qwen2_moe",

@@ -52,6 +52,18 @@ def expert_fields(writer: gguf.GGUFWriter, config: Any) -> None:
         writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
 
 
+def granite_fields(writer: gguf.GGUFWriter, config: Any) -> None:
+    writer.add_embedding_scale(config.embedding_multiplier)
+    writer.add_attention_scale(config.attention_multiplier)
+    writer.add_residual_scale(config.residual_multiplier)
+    writer.add_logit_scale(config.logits_scaling)
+
+
+def cohere_fields(writer: gguf.GGUFWriter, config: Any) -> None:
+    writer.add_layer_norm_eps(config.layer_norm_eps)
+    writer.add_logit_scale(config.logit_scale)
+
+
 def split_experts(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Gate and up of all experts as the two tensors that llama.cpp stores."""
     found: dict[str, torch.Tensor] = {}
@@ -66,7 +78,14 @@ def split_experts(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 # how llama.cpp calls a model_type, where it differs
-LLAMA_CPP = {"gemma3_text": "gemma3", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "mixtral": "llama"}
+LLAMA_CPP = {
+    "gemma3_text": "gemma3",
+    "qwen2_moe": "qwen2moe",
+    "qwen3_moe": "qwen3moe",
+    "mixtral": "llama",
+    "cohere": "command-r",
+}
+PERMUTED = ("llama", "mixtral", "smollm3", "granite")  # their converters' rotary rows
 # an architecture's own fields
 ADDED: dict[str, Callable[[gguf.GGUFWriter, Any], None]] = {
     "gemma2": gemma_fields,
@@ -74,10 +93,15 @@ ADDED: dict[str, Callable[[gguf.GGUFWriter, Any], None]] = {
     "qwen2_moe": expert_fields,
     "qwen3_moe": expert_fields,
     "mixtral": expert_fields,
+    "granite": granite_fields,
+    "cohere": cohere_fields,
 }
 # what differs from TINY, by model_type
 OTHER: dict[str, dict[str, Any]] = {
     "gemma2": {"head_dim": 24, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 20.0},
+    "smollm3": {"num_hidden_layers": 4, "bos_token_id": 1, "eos_token_id": 0, "pad_token_id": 0},
+    "granite": {"attention_multiplier": 0.3, "residual_multiplier": 0.2, "logits_scaling": 8.0},
+    "cohere": {"logit_scale": 0.25},
     "qwen2_moe": {
         "num_experts": 3,
         "num_experts_per_tok": 2,
@@ -121,7 +145,8 @@ def write(path: Path, model: Any, kind: gguf.GGMLQuantizationType, **extra: Any)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if hasattr(config, "rms_norm_eps"):
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     ropes = config.rope_parameters
     writer.add_rope_freq_base(ropes.get("full_attention", ropes)["rope_theta"])
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -144,7 +169,7 @@ def write(path: Path, model: Any, kind: gguf.GGMLQuantizationType, **extra: Any)
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         values = tensor.numpy().astype(np.float32)
-        if config.model_type in ("llama", "mixtral") and ("q_proj" in name or "k_proj" in name):
+        if config.model_type in PERMUTED and ("q_proj" in name or "k_proj" in name):
             values = permuted(
                 values, config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
             )
@@ -195,15 +220,19 @@ def test_blocks_are_dequantized_bit_for_bit_as_in_transformers(kind: str):
         ("qwen2_moe", False, "F32"),
         ("qwen3_moe", False, "F32"),
         ("mixtral", False, "F32"),
+        ("olmo2", False, "F32"),
+        ("smollm3", True, "F32"),
+        ("granite", False, "F32"),
+        ("cohere", True, "F32"),
         ("gemma3_text", True, "F32"),
     ],
 )
 def test_every_weight_equals_transformers_reading(tmp_path: Path, family: str, tied: bool, kind: str):
     model = tiny_model(family, tied)
     path = write(tmp_path / "m.gguf", model, gguf.GGMLQuantizationType[kind])
-    # transformers reads neither an expert's width nor Mixtral's experts: there the model itself counts
+    # where transformers does not read the architecture, or not its experts, the model itself counts
     theirs = model
-    if "experts" not in " ".join(model.state_dict()):
+    if family in ("llama", "qwen2", "gemma2", "gemma3_text"):
         theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf", dtype=torch.float32)
     ours = read_gguf(path)
     known = {n: t.numpy() for n, t in split_experts(theirs.state_dict()).items()}
