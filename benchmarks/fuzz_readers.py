@@ -21,6 +21,9 @@ ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "docs" / "results" / "fuzz_readers.json"
 READERS = {
     "problem files": "rl/feedback/readers/test_readers.py::test_any_file_gives_problems_or_one_line",
+    "problem files of ten publishers": (
+        "rl/feedback/readers/test_more_formats.py::test_damaged_files_of_these_formats"
+    ),
     "instruction files": "jaxmoe/datasets/formats/test_formats.py::test_damaged_instruction_files",
     "question lists": "jaxmoe/datasets/formats/test_formats.py::test_damaged_question_files",
     "knowledge questions, JSON": "evals/knowledge/test_questions.py::test_damaged_question_files[q.json]",
@@ -36,17 +39,17 @@ READERS = {
 }
 
 
-def fuzz(inputs: int, seed: int) -> dict[str, dict[str, object]]:
-    """What each reader made of so many files: seconds, and the failure if there was one."""
+def fuzz(inputs: int, seed: int, chosen: list[str]) -> dict[str, dict[str, object]]:
+    """What each chosen reader made of so many files: seconds, and the failure if there was one."""
     environment = os.environ | {"FUZZ_INPUTS": str(inputs), "FUZZ_SEED": str(seed)}
-    tests = [f"tests/{test}" for test in READERS.values()]
+    tests = [f"tests/{READERS[reader]}" for reader in chosen]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
         subprocess.run([*command, *tests], cwd=ROOT, env=environment, check=False, capture_output=True)
         cases = list(ElementTree.parse(report).iter("testcase"))
-    if len(cases) != len(READERS):
-        raise SystemExit(f"{len(cases)} of {len(READERS)} tests ran; has one been renamed?")
+    if len(cases) != len(chosen):
+        raise SystemExit(f"{len(cases)} of {len(chosen)} tests ran; has one been renamed?")
     readers = {test: reader for reader, test in READERS.items()}
     found: dict[str, dict[str, object]] = {}
     for case in cases:
@@ -72,14 +75,15 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=10_000, help="files a reader and seed")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--only", choices=READERS, help="this reader alone")
     parser.add_argument("--file", action="store_true", help=f"add to {RESULT.relative_to(ROOT)}")
     options = parser.parse_args()
     reached: dict[str, int] = dict.fromkeys(READERS, 0)
-    failed = False
+    failed, chosen = False, [options.only] if options.only else list(READERS)
     if options.file and RESULT.exists():
         reached |= json.loads(RESULT.read_text())["inputs"]
     for seed in range(options.first_seed, options.first_seed + options.seeds):
-        for reader, row in fuzz(options.inputs, seed).items():
+        for reader, row in fuzz(options.inputs, seed, chosen).items():
             print(json.dumps({"reader": reader, "seed": seed, **row}), flush=True)
             failed |= row["failure"] is not None
             reached[reader] += options.inputs if row["failure"] is None else 0

@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from jaxmoe.json_values import is_object, shown
+from jaxmoe.json_values import cut, is_object, shown
 
 Schema = TypeVar("Schema")
 # The largest that are honestly met are weight indexes of some 10 MB.
@@ -72,14 +72,14 @@ def parse(
     """
     fields = {field.name for field in dataclasses.fields(schema)}  # pyright: ignore[reportArgumentType]
     if extra == "forbid" and (unknown := sorted(set(values) - fields)):
-        raise ValueError(f"{where}: the key {unknown[0]!r} is not understood here")
+        raise ValueError(f"{where}: the key {shown(unknown[0])} is not understood here")
     try:
         return _adapter(schema).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         if first["type"] == "missing":
-            raise ValueError(f"{where} lacks {'.'.join(map(str, first['loc']))!r}") from error
-        key = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"{where} lacks {shown('.'.join(map(str, first['loc'])))}") from error
+        key = cut(".".join(str(part) for part in first["loc"]))
         got = shown(first["input"])
         message = _one_line(first["msg"].removeprefix("Value error, "))
         described = f"{key} is wrong: {message}; got {got}" if key else message

@@ -19,7 +19,17 @@ def shown(value: object, most: int = 80) -> str:
       most: characters before the cut.
     Returns: the text, with two dots where something is left out.
     """
-    text = repr(value)
+    return cut(repr(value), most)
+
+
+def cut(text: str, most: int = 80) -> str:
+    """Text of a foreign file, such as a key, for an error message.
+
+    Args:
+      text: of any length.
+      most: characters before the cut.
+    Returns: the text, with two dots where something is left out.
+    """
     return text if len(text) <= most else f"{text[:most]} .."
 
 

@@ -36,7 +36,14 @@ from jaxmoe.adapters.tensors import (
 from jaxmoe.json_files import parse
 from jaxmoe.json_values import shown
 from jaxmoe.model.balance import BalanceConfig
-from jaxmoe.model.config import EXPERT_BLOCK, PROJECTIONS, ExpertConfig, ModelConfig, matches
+from jaxmoe.model.config import (
+    EXPERT_BLOCK,
+    MOST_ALPHA,
+    PROJECTIONS,
+    ExpertConfig,
+    ModelConfig,
+    matches,
+)
 from jaxmoe.weights.weight_files import StoredTensor
 
 PREFIX = "base_model.model."
@@ -48,7 +55,8 @@ PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica")
 Value = TypeVar("Value", int, float)
 Names = str | tuple[str, ...]
 Rank = Annotated[int, Field(ge=1)]
-Alpha = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# far beyond any in use; the quotient of two such still fits float32
+Alpha = Annotated[float, Field(ge=MOST_ALPHA**-1, le=MOST_ALPHA)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,10 @@ from typing import Literal
 
 import regex
 
+from jaxmoe.json_values import shown
+
+# alpha beyond it, or below its inverse, would make scales that float32 does not hold
+MOST_ALPHA = 1e12
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 PROJECTIONS = (*ATTENTION_PROJECTIONS, *MLP_PROJECTIONS)
@@ -210,9 +214,14 @@ class ExpertConfig:
         if not ranks or min(ranks) < 1:
             raise ValueError(f"rank must be at least 1; got {self.rank} (experts.rank in the config)")
         if not counts or min(counts) < 0 or max(counts) < 1:
-            raise ValueError(f"num_experts must be at least 1; got {self.num_experts} (experts.num_experts)")
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(f"alpha must be a finite number above 0; got {self.alpha} (experts.alpha)")
+            raise ValueError(
+                f"num_experts must be at least 1; got {shown(self.num_experts)} (experts.num_experts)"
+            )
+        if not 1 / MOST_ALPHA <= self.alpha <= MOST_ALPHA:
+            raise ValueError(
+                f"alpha must lie between {1 / MOST_ALPHA:g} and {MOST_ALPHA:g}; got {self.alpha} "
+                "(experts.alpha)"
+            )
         if not self.targets:
             raise ValueError("targets must name at least one projection; got none (experts.targets)")
         if not 0 <= self.dropout < 1:
@@ -265,7 +274,7 @@ class ExpertConfig:
         for target in self.targets:
             if target not in known and not any(matches(target, name) for name in names):
                 raise ValueError(
-                    f"experts.targets must match a projection; {target!r} matches none of "
+                    f"experts.targets must match a projection; {shown(target)} matches none of "
                     f"{', '.join(known)} "
                     f"(a regular expression is held against names like {names[-1]})"
                 )

@@ -99,7 +99,7 @@ def main(base: str, output: Path, stages: str, steps_scale: float, facts: int, t
     console.print(f"{_weights(lm):,} weights, {lm.config.num_layers} layers, width {lm.config.hidden_size}")
     _print_chat(console, LocalModel(lm, tokenizer, "chat", batch_size=len(CHAT)))
     console.rule(f"2/{PARTS} what it knows, and which tasks it can do")
-    scores = {"base": asked.of_base(lm, output / "base.json")}
+    scores = {"base": asked.of_base(lm, base, output / "base.json")}
     known = scores["base"]["known"]
     console.print(
         f"completes {len(known)} of {len(asked.facts)} held-out facts: {_examples(asked.facts, known)}"
@@ -111,7 +111,7 @@ def main(base: str, output: Path, stages: str, steps_scale: float, facts: int, t
         if not done.finished:
             console.print("stopped; the same command resumes it")
             return {}
-        scores[name] = asked.of_tuned(done.lm, known, output / f"{name}.json")
+        scores[name] = asked.of_tuned(done.lm, f"{base}, {done.step} steps", known, output / f"{name}.json")
         if name == "loramoe" and not (output / "loramoe-hf").exists():
             jaxmoe.save(done.lm, output / "loramoe-hf", "hf", tokenizer=tokenizer)
         del done
@@ -155,31 +155,33 @@ class Asked(NamedTuple):
         spread = [held_out[number * len(held_out) // count] for number in range(count)]
         return cls(tokenizer, spread, task_questions(tasks))
 
-    def of_base(self, lm: LanguageModel, kept: Path) -> JsonObject:
+    def of_base(self, lm: LanguageModel, name: str, kept: Path) -> JsonObject:
         """Scores of the base, and which facts it knows.
 
         Args:
           lm: the base.
-          kept: file of the scores, read where it is there.
+          name: of the base, for the file.
+          kept: file of the scores, read where it is there and of the same model and questions.
         Returns: the scores with their 95 % intervals; under `known` the places of the facts.
         """
-        scores = self._scores(lm, range(len(self.facts)), kept)
+        scores = self._scores(lm, name, range(len(self.facts)), kept)
         # what it knows is what the others are measured by
         return {**scores, "known facts kept": {"value": 1.0, "low": 1.0, "high": 1.0}}
 
-    def of_tuned(self, lm: LanguageModel, known: Sequence[int], kept: Path) -> JsonObject:
+    def of_tuned(self, lm: LanguageModel, name: str, known: Sequence[int], kept: Path) -> JsonObject:
         """Scores of a fine-tuned model.
 
         Args:
           lm: the model.
+          name: of its base and how long it was trained, for the file.
           known: places of the facts that the base knows; only they are asked.
-          kept: file of the scores, read where it is there.
+          kept: file of the scores, read where it is there and of the same model and questions.
         Returns: the scores with their 95 % intervals.
         """
-        return self._scores(lm, known, kept)
+        return self._scores(lm, name, known, kept)
 
-    def _scores(self, lm: LanguageModel, places: Sequence[int], kept: Path) -> JsonObject:
-        asked = {"facts": len(self.facts), "tasks": len(self.tasks), "of": len(places)}
+    def _scores(self, lm: LanguageModel, name: str, places: Sequence[int], kept: Path) -> JsonObject:
+        asked = {"model": name, "facts": len(self.facts), "tasks": len(self.tasks), "of": len(places)}
         if kept.exists():
             found: JsonObject = json.loads(kept.read_text(encoding="utf-8"))
             if found["asked"] == asked:

@@ -211,6 +211,15 @@ def test_a_target_that_matches_nothing_is_named():
         build(experts=ExpertConfig(targets=("up_porj",)))
 
 
+def test_what_matches_no_projection_is_shown_in_short():
+    with pytest.raises(ValueError, match="matches none of") as error:
+        build(experts=ExpertConfig(targets=("x" * 3000,)))
+    assert len(str(error.value)) < 400
+    with pytest.raises(ValueError, match="num_experts must be at least 1") as error:
+        ExpertConfig(num_experts=(0,) * 3000)
+    assert len(str(error.value)) < 400
+
+
 def test_targets_may_be_regular_expressions():
     model = build(experts=ExpertConfig(num_experts=2, targets=(r"layers\.[02]\.mlp\..*",)))
     found = {

@@ -110,9 +110,9 @@ def test_a_base_that_knows_none_of_the_facts_is_shown_without_a_figure(base, mon
     monkeypatch.setattr(greedy, "take", knows([])[0])
     asked = pretrained.Asked.of(pretrained.load_tokenizer(base / "base"), 4, 7)
     lm = jaxmoe.load(base / "base")
-    scores = asked.of_base(lm, base / "none" / "base.json")
+    scores = asked.of_base(lm, "base", base / "none" / "base.json")
     assert scores["known"] == []
-    tuned = asked.of_tuned(lm, [], base / "none" / "tuned.json")
+    tuned = asked.of_tuned(lm, "base, 1 steps", [], base / "none" / "tuned.json")
     assert tuned["known facts kept"] == {"value": None, "low": None, "high": None}
     results = {"facts": 4, "known": 0, "tasks": 7, "rows": {"base": scores, "loramoe": tuned}}
     assert "–" in str(list(pretrained.comparison_table(results).columns[2].cells))
