@@ -22,12 +22,12 @@ def read(name: str) -> Any:
     return json.loads((HERE / name).read_text())
 
 
-def demo() -> str:
-    """The pretrained model and its two fine-tunes: what each kept and learned."""
+def demo(*, families: bool = True) -> str:
+    """The pretrained model and its two fine-tunes: what each kept and learned, by family of tasks too."""
     found = read("demo.json")
     known = f"{found['known']} facts that the base knows, of {found['facts']:,} asked"
     titles = {"known facts kept": known, "tasks": f"{found['tasks']} held-out tasks"}
-    return _comparison(found, titles)
+    return _comparison(found, titles, families=families)
 
 
 def demo_scratch() -> str:
@@ -35,10 +35,10 @@ def demo_scratch() -> str:
     found = read("demo_scratch.json")
     titles = {"facts, completed": f"{found['facts']} facts, as statements to complete"}
     titles |= {"facts, asked": "the same facts, asked", "tasks": f"{found['tasks']} held-out tasks"}
-    return _comparison(found, titles)
+    return _comparison(found, titles, families=True)
 
 
-def _comparison(found: dict[str, Any], titles: dict[str, str]) -> str:
+def _comparison(found: dict[str, Any], titles: dict[str, str], *, families: bool) -> str:
     """A row for each kind of question, a column for each model."""
     rows = found["rows"]
     names = {"base": "base", "full_sft": "full SFT", "loramoe": "LoRAMoE"}
@@ -53,7 +53,7 @@ def _comparison(found: dict[str, Any], titles: dict[str, str]) -> str:
 
     for key, title in titles.items():
         lines.append(f"| {title} | {' | '.join(cell(row[key]) for row in rows.values())} |")
-    for family in sorted(next(iter(rows.values()))["by family"]):
+    for family in sorted(next(iter(rows.values()))["by family"]) if families else ():
         cells = " | ".join(cell(row["by family"][family]) for row in rows.values())
         lines.append(f"| — {family.replace('_', ' ')} | {cells} |")
     lines.append(f"\n{found['command']}, {found['seconds']:.0f} s on {found['machine']}.")
@@ -299,6 +299,7 @@ TABLES = {
     "docs/results/reproduce/realbehavior/realbehavior.json": lambda: study_page("realbehavior"),
     "docs/results/answers.json": answers,
     "docs/results/demo.json": demo,
+    "docs/results/demo.json in short": lambda: demo(families=False),
     "docs/results/demo_scratch.json": demo_scratch,
     "docs/results/ppo_quickstart.json": quickstart,
     "docs/results/faults.json": faults,
