@@ -1,7 +1,8 @@
 """Reading files of training rows and of closed-book questions, with errors that name file and line.
 
-Accepted are a JSON list or JSON lines, of any mixture of the formats of `jaxmoe.datasets.formats`; and for
-closed-book questions rows of `question` with `answers` (a list, the first canonical) or `answer`.
+Accepted are a JSON list, JSON lines or a Parquet file, of any mixture of the formats of
+`jaxmoe.datasets.formats`; and for closed-book questions rows of `question` with `answers` (a list, the first
+canonical) or `answer`.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from pathlib import Path
 from jaxmoe.datasets.formats import read_row
 from jaxmoe.datasets.formats.fields import Row, brief, string
 from jaxmoe.datasets.json_rows import Placed, read_json_rows
+from jaxmoe.datasets.parquet_rows import read_parquet_rows
 
 
 def read_instructions(path: str | Path) -> list[Row]:
@@ -43,7 +45,8 @@ def content_hash(path: str | Path) -> str:
 
 def _read(path: Path, check: Callable[[object], Row]) -> list[Placed[Row]]:
     rows: list[Placed[Row]] = []
-    for place, value in read_json_rows(path):
+    read_rows = read_parquet_rows if path.suffix.lower() == ".parquet" else read_json_rows
+    for place, value in read_rows(path):
         try:
             rows.append(Placed(place, check(value)))
         except ValueError as error:

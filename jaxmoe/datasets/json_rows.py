@@ -74,6 +74,17 @@ def dump_json(value: object, *, indent: int | None = None) -> str:
     return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def without_nulls(value: object) -> object:
+    """A value without the keys whose value is null, at any depth: tables write so what a row does not have.
+
+    >>> without_nulls({"text": "a", "messages": None, "turns": [{"role": "user", "weight": None}]})
+    {'text': 'a', 'turns': [{'role': 'user'}]}
+    """
+    if isinstance(value, dict):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
 def lines(text: str) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, without their ends, and their numbers from 1; only a line feed ends one.
 

@@ -10,28 +10,36 @@ from training.data.batch import BatchConfig
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """One data set of the mixture: a file, or a TFDS data set.
+    """One data set of the mixture: a file or folder, a TFDS data set, or one of the Hugging Face hub.
 
     Attributes:
-      path: JSON list or JSON lines (messages, ShareGPT conversations, instruction and output, or text; see
-        docs/formats), or .txt with a document a line.
+      path: JSON list, JSON lines or Parquet (messages, ShareGPT conversations, prompt and completion,
+        instruction and output, or text; see docs/formats), .txt with a document a line, or a folder of these.
       name: TFDS name, as in jaxmoe_instructions/demo; prepared when it is first used.
-      split: part of a TFDS data set, slices allowed.
+      hub: owner/name of a data set on the hub; needs the package datasets.
+      subset: configuration of the hub's data set, where it has several.
+      split: part of a TFDS or hub data set, slices allowed; of a folder train, validation or test, by a word
+        in its files' names. A file has no splits.
       weight: share in the mixture, against the other sources' weights.
       limit: first so many rows only; null takes all.
     """
 
     path: str | None = None
     name: str | None = None
+    hub: str | None = None
+    subset: str | None = None
     split: str = "train"
     weight: float = 1.0
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        if (self.path is None) == (self.name is None):
+        if sum(given is not None for given in (self.path, self.name, self.hub)) != 1:
             raise ValueError(
-                f"a data source needs a path or a TFDS name; got path {self.path} and name {self.name}"
+                "a data source needs a path, a TFDS name or a hub data set, and one of them; "
+                f"got path {self.path}, name {self.name} and hub {self.hub}"
             )
+        if self.subset is not None and self.hub is None:
+            raise ValueError(f"the subset of a data source needs a hub data set; got {self.subset}")
         if not 0 < self.weight < float("inf"):
             raise ValueError(f"the weight of a data source must be positive; got {self.weight}")
         if self.limit is not None and self.limit < 1:
@@ -40,7 +48,10 @@ class SourceConfig:
     @property
     def label(self) -> str:
         """What to call it in messages."""
-        return str(self.path if self.name is None else f"{self.name} ({self.split})")
+        if self.path is not None:
+            return self.path
+        named = self.name if self.hub is None else " ".join(filter(None, (self.hub, self.subset)))
+        return f"{named} ({self.split})"
 
 
 @dataclass(frozen=True)

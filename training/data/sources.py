@@ -1,4 +1,4 @@
-"""Where rows come from: files and TFDS data sets, mixed by weight, encoded by one tokenizer."""
+"""Where rows come from: files, folders, TFDS and hub data sets, mixed by weight, encoded by one tokenizer."""
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -19,6 +19,8 @@ from training.data.batch import Sample
 from training.data.batches import Batches
 from training.data.config import DataConfig, SourceConfig
 from training.data.encode import EncodedRows, Encoder, Tally, encode_all, kind_of, pieces, shown
+from training.data.folders import Joined, files_of
+from training.data.hub import load_hub
 
 if TYPE_CHECKING:
     from tensorflow_datasets.core import DatasetBuilder
@@ -35,10 +37,11 @@ Rows = Sequence[JsonObject]
 
 
 class SourceRows(NamedTuple):
-    """The rows of a data set, and where each stands in its file."""
+    """The rows of a data set, where each stands in its file, and what is to be said of how it was read."""
 
     rows: Rows
     place: Callable[[int], str]
+    note: str = ""
 
 
 def read_source(source: SourceConfig, config: DataConfig) -> SourceRows:
@@ -50,15 +53,19 @@ def read_source(source: SourceConfig, config: DataConfig) -> SourceRows:
     Returns: the rows, and a function from a row's index to its place.
     Raises: ValueError, with file and line, for what is no row; and for an empty or unknown source.
     """
-    if source.path is None:
+    if source.hub is not None:
+        hub = load_hub(source.hub, source.subset, source.split, source.label)
+        found = SourceRows(hub, hub.place)
+    elif source.path is None:
         found = _named_rows(source, config)
+    elif Path(source.path).is_dir():
+        found = _folder_rows(source, config)
     else:
-        read = READERS.get(Path(source.path).suffix.lower(), _json_rows)
-        found = read(source.path, config)
+        found = _file_rows(source.path, config)
     rows = found.rows if source.limit is None else found.rows[: source.limit]
     if not len(rows):
         raise ValueError(f"the data source {source.label} is empty")
-    return SourceRows(rows, found.place)
+    return SourceRows(rows, found.place, found.note)
 
 
 def read_rows(source: SourceConfig, config: DataConfig) -> Rows:
@@ -73,12 +80,29 @@ def read_rows(source: SourceConfig, config: DataConfig) -> Rows:
     return read_source(source, config).rows
 
 
+def _folder_rows(source: SourceConfig, config: DataConfig) -> SourceRows:
+    folder = Path(str(source.path))
+    files = files_of(folder, source.split)
+    read = [_file_rows(str(path), config) for path in files.files]
+    rows = Joined([part.rows for part in read])
+
+    def place(index: int) -> str:
+        part, within = rows.find(index)
+        return read[part].place(within)
+
+    return SourceRows(rows, place, files.said(folder))
+
+
+def _file_rows(path: str, config: DataConfig) -> SourceRows:
+    return READERS.get(Path(path).suffix.lower(), _prepared_rows)(path, config)
+
+
 def _text_rows(path: str, config: DataConfig) -> SourceRows:
     numbered = list(lines(read_text(Path(path))))
     return SourceRows([{"text": line} for _, line in numbered], lambda i: f"{path}:{numbered[i][0]}")
 
 
-def _json_rows(path: str, config: DataConfig) -> SourceRows:
+def _prepared_rows(path: str, config: DataConfig) -> SourceRows:
     from jaxmoe.datasets import builders
 
     file = builders.FileConfig.of(path)
@@ -88,7 +112,7 @@ def _json_rows(path: str, config: DataConfig) -> SourceRows:
     return SourceRows(rows, lambda i: f"{path}:{rows.place(i)}")
 
 
-# How files are read, by their ending; all others hold JSON.
+# How files are read, by their ending; all others hold JSON or are Parquet.
 READERS: dict[str, Callable[[str, DataConfig], SourceRows]] = {".txt": _text_rows}
 
 
@@ -133,16 +157,23 @@ def _named_builder(source: SourceConfig, config: DataConfig) -> "DatasetBuilder"
 
 
 def identity(config: DataConfig) -> list[str]:
-    """What tells these sources from others of the same names: files by the hash of their content."""
+    """What tells these sources from others: of files the hash of their content, of data sets of TFDS and the
+    hub their name."""
     from jaxmoe.datasets.instruction_files import content_hash
 
-    return [s.label if s.path is None else content_hash(s.path) for s in config.sources if _exists(s)]
+    known: list[str] = []
+    for source in config.sources:
+        known += [source.label] if source.path is None else map(content_hash, _files(source))
+    return known
 
 
-def _exists(source: SourceConfig) -> bool:
-    if source.path is not None and not Path(source.path).is_file():
+def _files(source: SourceConfig) -> list[Path]:
+    path = Path(str(source.path))
+    if path.is_dir():
+        return files_of(path, source.split).files
+    if not path.is_file():
         raise ValueError(f"{source.path}: no such data file")
-    return True
+    return [path]
 
 
 _TEXT_KEYS = ("text", "instruction", "input", "output", "prompt", "completion")
@@ -186,12 +217,14 @@ class EncodedSource(NamedTuple):
     Attributes:
       tally: of all rows; of the first `LOOKED_AT` where they are encoded when they are read.
       asks: whether it has instruction rows, whose form is a choice.
+      note: what is to be said of how it was read.
     """
 
     label: str
     samples: Sequence[Sample | None]
     tally: Tally
     asks: bool
+    note: str = ""
 
 
 def encode_source(source: SourceConfig, config: DataConfig, encoder: Encoder) -> EncodedSource:
@@ -204,7 +237,7 @@ def encode_source(source: SourceConfig, config: DataConfig, encoder: Encoder) ->
     Raises: ValueError, naming file and row, for a row that is refused (unless data.bad is skip); naming the
       source, where nothing is left to learn from.
     """
-    rows, place = read_source(source, config)
+    rows, place, note = read_source(source, config)
     tally = Tally()
     asks = "instruction" in rows[0]
     if len(rows) <= ENCODE_AT_ONCE:
@@ -213,7 +246,7 @@ def encode_source(source: SourceConfig, config: DataConfig, encoder: Encoder) ->
         except ValueError as error:
             said = str(error)
             raise ValueError(said if said.startswith(source.label) else f"{source.label}: {said}") from None
-        return EncodedSource(source.label, samples, tally, asks)
+        return EncodedSource(source.label, samples, tally, asks, note)
     _check_kinds(rows, encoder, place, config)
     encode_all(rows[:LOOKED_AT], encoder, tally, place=place, bad=config.bad)
 
@@ -221,7 +254,7 @@ def encode_source(source: SourceConfig, config: DataConfig, encoder: Encoder) ->
         said = f"left out: {place(index)}: {error}"
         Console(markup=False, emoji=False, stderr=True).print(said, highlight=False, soft_wrap=True)
 
-    return EncodedSource(source.label, EncodedRows(rows, encoder, refused), tally, asks)
+    return EncodedSource(source.label, EncodedRows(rows, encoder, refused), tally, asks, note)
 
 
 def _check_kinds(rows: Rows, encoder: Encoder, place: Callable[[int], str], config: DataConfig) -> None:
@@ -286,6 +319,8 @@ class Feed:
         for source in self._encoded:
             of = f" (the first {LOOKED_AT:,} of {len(source.samples):,})" if _is_lazy(source) else ""
             said.append(f"{source.label}{of}: {source.tally.said(self._encoder.length)}")
+            if source.note:
+                said.append(f"{source.label}: {source.note}")
         if any(source.asks for source in self._encoded):
             how = FORMS[self._encoder.form]
             said.append(f"data.form={self._config.form}: instructions are put {how}")
