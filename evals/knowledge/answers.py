@@ -1,4 +1,4 @@
-"""Free-text answers against gold answers: normalization, exact match, token F1.
+"""Free-text answers against gold answers: normalization, exact match, token F1, containment.
 
 Two published normalizations are offered; they differ in what becomes of punctuation. Before both, and beyond
 what was published, a text is brought to one Unicode form (NFKC: é as one character or two, full-width
@@ -108,6 +108,27 @@ def match(
         exact = max(exact, float(compared == gold))
         f1 = max(f1, token_f1(compared, gold))
     return Match(exact, f1)
+
+
+def contains_answer(response: str, answers: Sequence[str], *, normalization: Normalization = "squad") -> bool:
+    """Whether the words of one of the gold answers stand in a response, one after the other.
+
+    More lenient than exact match: an answer in a sentence counts, and so does one among several guesses.
+
+    Args:
+      response: all that the model wrote.
+      answers: all that count as right.
+      normalization: of both sides.
+
+    >>> contains_answer("The capital of Peru is Lima.", ["Lima"]), contains_answer("Limassol", ["Lima"])
+    (True, False)
+    """
+    words = normalize(response.translate(_TYPED), normalization).split()
+    for answer in answers:
+        gold = normalize(answer.translate(_TYPED), normalization).split()
+        if any(words[at : at + len(gold)] == gold for at in range(len(words) - len(gold) + 1)):
+            return True
+    return False
 
 
 def first_line(response: str) -> str:

@@ -8,7 +8,7 @@ changes what they say. Not covered: open-book reading, judging long answers.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evals.knowledge.answers import Normalization, first_line, match
+from evals.knowledge.answers import Normalization, contains_answer, first_line, match
 from evals.knowledge.prompts import PromptTemplate
 from evals.knowledge.questions import ClosedBookQuestion
 from evals.knowledge.results import KnowledgeResult, summarize
@@ -21,6 +21,7 @@ class AnswerRecord:
 
     Attributes:
       response: what the model wrote; prediction: the part that was compared.
+      contains: 1 if an answer stands anywhere in the response, up to the first stop string.
       answer_logprob: Σ log p of the canonical answer after the prompt, nats; None if it was not asked for.
     """
 
@@ -31,6 +32,7 @@ class AnswerRecord:
     answers: tuple[str, ...]
     exact_match: float
     f1: float
+    contains: float
     answer_logprob: float | None
     answer_tokens: int | None
     cluster: str | None
@@ -39,7 +41,7 @@ class AnswerRecord:
     @property
     def scores(self) -> dict[str, float]:
         """What two models can be compared by."""
-        return {"exact_match": self.exact_match, "f1": self.f1}
+        return {"exact_match": self.exact_match, "f1": self.f1, "contains": self.contains}
 
 
 def closed_book(
@@ -57,8 +59,8 @@ def closed_book(
 ) -> KnowledgeResult[AnswerRecord]:
     """Asks every question and compares greedy responses with the gold answers.
 
-    Exact match has Wilson's interval, F1 and nats a bootstrap percentile one; all over clusters where the
-    questions have any.
+    Exact match and containment have Wilson's interval, F1 and nats a bootstrap percentile one; all over
+    clusters where the questions have any.
 
     Args:
       model: that is asked.
@@ -91,7 +93,7 @@ def closed_book(
             records.append(_answer_record(*row, template=template, normalization=normalization))
         if progress is not None:
             progress(len(records), len(questions))
-    metrics = {"exact_match": [r.exact_match for r in records], "f1": [r.f1 for r in records]}
+    metrics = {name: [r.scores[name] for r in records] for name in ("exact_match", "f1", "contains")}
     if score_answers:
         metrics["answer_nats"] = [-(r.answer_logprob or 0.0) / max(r.answer_tokens or 0, 1) for r in records]
     return summarize(records, metrics, confidence)
@@ -118,6 +120,7 @@ def _answer_record(
         answers=question.answers,
         exact_match=found.exact,
         f1=found.f1,
+        contains=float(contains_answer(kept, question.answers, normalization=normalization)),
         answer_logprob=logprob,
         answer_tokens=tokens,
         cluster=question.cluster,

@@ -41,8 +41,9 @@ Record = TypeVar("Record", bound=QuestionRecord)
 class KnowledgeResult(Generic[Record]):
     """Scores by metric, the same by category where there is more than one, and every record in order.
 
-    Metrics of closed-book questions: exact_match, f1, answer_nats (mean −log p of a token of the canonical
-    answer); of multiple choice: one accuracy for each `multiple_choice.ChoiceRule`.
+    Metrics of closed-book questions: exact_match, f1, contains (an answer anywhere in the response),
+    answer_nats (mean −log p of a token of the canonical answer); of multiple choice: one accuracy for each
+    `multiple_choice.ChoiceRule`.
     """
 
     scores: dict[str, Score]
@@ -100,7 +101,7 @@ def compare_results(
     Args:
       a, b: results of two models.
       confidence: of the interval, in (0, 1).
-      metric: exact_match or f1, or a choice rule.
+      metric: exact_match, f1 or contains, or a choice rule.
     Returns: b − a with its error, interval and p.
     Raises: ValueError if the two did not answer the same questions in the same order, or lack the metric.
     """

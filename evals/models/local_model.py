@@ -32,6 +32,7 @@ from jaxmoe.model import params
 from jaxmoe.model.attention import AttentionMask
 from jaxmoe.model.shapes import Array, Float, Int
 from jaxmoe.model.transformer import Head
+from jaxmoe.text.chat_template import Messages
 from jaxmoe.text.forms import Form, resolve_form
 from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.tokenizer import encode_chat_prompt, encode_prompt, pad_id, plain_ids, tokenizable
@@ -58,6 +59,8 @@ class LocalModel:
       batch_size: rows a call, filled up where fewer are left; must be a multiple of the mesh's data x fsdp.
       max_length: tokens of prompt and answer together; the model's own limit if None. Longer prompts lose
         their beginning, with a warning.
+      before: turns of the chat before every prompt, such as a system prompt and solved examples; only of the
+        form chat.
     """
 
     lm: LanguageModel
@@ -65,12 +68,15 @@ class LocalModel:
     form: Form = "text"
     batch_size: int = 16
     max_length: int | None = None
+    before: Messages = ()
 
     def __post_init__(self) -> None:
         if self.form not in get_args(Form):
             raise ValueError(f"form must be one of {', '.join(get_args(Form))}; got {self.form!r}")
         # a frozen record sets its own fields so; from here on the form is the one that is used
         object.__setattr__(self, "form", resolve_form(self.tokenizer, self.form))
+        if self.before and self.form != "chat":
+            raise ValueError(f"turns before a prompt need the form chat; got form {self.form}")
         ways = self.lm.mesh.shape["data"] * self.lm.mesh.shape["fsdp"]
         if self.batch_size < 1 or self.batch_size % ways:
             raise ValueError(
@@ -189,7 +195,8 @@ class LocalModel:
         if self.form == "instruction":
             return encode_prompt(self.tokenizer, prompt)
         if self.form == "chat":
-            return encode_chat_prompt(self.tokenizer, [{"role": "user", "content": prompt}])
+            asked = {"role": "user", "content": prompt}
+            return encode_chat_prompt(self.tokenizer, [*self.before, asked])
         # nothing at all is what follows the end of another text
         return plain_ids(self.tokenizer, prompt) or [self._end_id]
 

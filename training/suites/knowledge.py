@@ -1,6 +1,6 @@
 """suite=knowledge: closed-book questions and multiple choice, from published files or the embedded facts."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -38,7 +38,7 @@ class QuestionSource:
       split: of a TFDS folder; null takes its only one.
       limit: first so many questions only; null takes all.
       normalization: of answers; the published figures of TriviaQA use triviaqa, the others squad.
-      shots: solved examples before each question.
+      shots: solved examples before each question; in a chat, turns of user and assistant.
       shots_from: file of those examples (its train part, say); null takes embedded facts of train.
     """
 
@@ -77,12 +77,14 @@ class KnowledgeConfig:
       templates: forms in which every set is asked; base models complete (completion, qa), tuned ones answer
         (instruction, chat; auto puts the question alone by the chat template where there is one, else in the
         LoRAMoE form, as data.form=auto does in training). Fine-tuning moves the two apart: report both.
+      system: system prompt of the forms that are chats; null leaves what the chat template puts itself.
       max_new_tokens: of a response.
       score_answers: also score the tokens of the right answer (answer_nats).
     """
 
     sources: tuple[QuestionSource, ...] = (QuestionSource(embedded="test"),)
     templates: tuple[QuestionForm, ...] = ("completion", "qa")
+    system: str | None = None
     max_new_tokens: int = 24
     score_answers: bool = True
 
@@ -94,6 +96,10 @@ class KnowledgeConfig:
         labels = [source.label for source in self.sources]
         if len(set(labels)) < len(labels):
             raise ValueError(f"knowledge.sources need different names; got {labels}")
+        if self.system is not None and not {"auto", "chat"} & {*self.templates}:
+            raise ValueError(
+                f"knowledge.system needs the template chat or auto; got {', '.join(self.templates)}"
+            )
         if self.max_new_tokens < 1:
             raise ValueError(f"knowledge.max_new_tokens must be at least 1; got {self.max_new_tokens}")
 
@@ -119,17 +125,19 @@ def knowledge(config: KnowledgeConfig, seed: int, confidence: float) -> SuiteRun
 
     def run(loaded: Loaded) -> list[ItemSet]:
         models = {name: loaded.text_model(FORMS[name]) for name in config.templates}
+        if config.system is not None and all(model.form != "chat" for model in models.values()):
+            raise ValueError("knowledge.system needs a chat template, and the tokenizer has none")
         sets: list[ItemSet] = []
         with bar(loaded.progress) as start:
             for source, questions, shots in read:
                 for name, model in models.items():
-                    asking = Asking(config, source, template(name), shots, confidence)
+                    asking = asking_of(model, config, source, template(name), shots, confidence)
                     label = f"{source.label}, {name}" + (f" ({model.form})" if name == "auto" else "")
                     if questions.questions:
-                        sets.append(asking.closed_book(model, questions, label, start(label)))
+                        sets.append(asking.closed_book(questions, label, start(label)))
                     if questions.choice_questions:
                         kind = f"{label}, choice" if questions.questions else label
-                        sets.append(asking.choices(model, questions, kind, start(kind)))
+                        sets.append(asking.choices(questions, kind, start(kind)))
         return sets
 
     return run
@@ -157,18 +165,50 @@ def _questions(source: QuestionSource, seed: int) -> tuple[QuestionSet, list[Clo
     return found, draw_shots(pool, source.shots, against=asked, seed=seed)
 
 
+def asking_of(
+    model: LocalModel,
+    config: KnowledgeConfig,
+    source: QuestionSource,
+    wording: PromptTemplate,
+    shots: list[ClosedBookQuestion],
+    confidence: float,
+) -> "Asking":
+    """How a source is put to a model: in a chat, system prompt and solved examples are turns of their own.
+
+    Args:
+      model: in the form of the wording.
+      config: gives the system prompt.
+      source: of the questions.
+      wording: the text around a question.
+      shots: solved examples.
+      confidence: of intervals.
+    Returns: ready to ask.
+    """
+    if model.form != "chat":
+        return Asking(model, config, source, wording, shots, shots, confidence)
+    told = replace(model, before=wording.turns(shots, config.system))
+    return Asking(told, config, source, wording, shots, [], confidence)
+
+
 @dataclass(frozen=True)
 class Asking:
-    """One source under one template."""
+    """One source put to a model under one template.
 
+    Attributes:
+      shots: solved examples.
+      shots_in_prompt: those of them that stand in a prompt's text; the others are turns of `model.before`.
+    """
+
+    model: LocalModel
     config: KnowledgeConfig
     source: QuestionSource
     template: PromptTemplate
     shots: list[ClosedBookQuestion]
+    shots_in_prompt: list[ClosedBookQuestion]
     confidence: float
 
-    def closed_book(self, model: LocalModel, questions: QuestionSet, label: str, progress) -> ItemSet:
-        """Asks for answers in the model's own words, scored by exact match and F1.
+    def closed_book(self, questions: QuestionSet, label: str, progress) -> ItemSet:
+        """Asks for answers in the model's own words, scored by exact match, F1 and containment.
 
         Args:
           questions: of which the closed-book ones are asked.
@@ -177,23 +217,20 @@ class Asking:
         Returns: scores, and each question with its answer.
         """
         result = closed_book(
-            model,
+            self.model,
             questions.questions,
             self.template,
-            shots=self.shots,
+            shots=self.shots_in_prompt,
             max_new_tokens=self.config.max_new_tokens,
             normalization=self.source.normalization,
             score_answers=self.config.score_answers,
             confidence=self.confidence,
             progress=progress,
         )
-        items = [
-            ScoredItem(r.id, r.cluster, {"exact_match": r.exact_match, "f1": r.f1}, asdict(r))
-            for r in result.records
-        ]
+        items = [ScoredItem(r.id, r.cluster, r.scores, asdict(r)) for r in result.records]
         return self._set(label, result, items, questions.skipped)
 
-    def choices(self, model: LocalModel, questions: QuestionSet, label: str, progress) -> ItemSet:
+    def choices(self, questions: QuestionSet, label: str, progress) -> ItemSet:
         """Asks multiple-choice questions and scores how often the right choice ranks first, by each rule.
 
         Args:
@@ -203,10 +240,10 @@ class Asking:
         Returns: scores, and each question with its answer.
         """
         result = multiple_choice(
-            model,
+            self.model,
             questions.choice_questions,
             self.template,
-            shots=self.shots,
+            shots=self.shots_in_prompt,
             confidence=self.confidence,
             progress=progress,
         )
@@ -214,5 +251,7 @@ class Asking:
         return self._set(label, result, items, questions.skipped)
 
     def _set(self, label: str, result: KnowledgeResult, items: list[ScoredItem], skipped: int) -> ItemSet:
-        more = {"rows_without_answer": skipped, "shots": [shot.id for shot in self.shots]}
+        more: dict[str, object] = {"rows_without_answer": skipped, "shots": [shot.id for shot in self.shots]}
+        if self.model.before:
+            more["before"] = [*self.model.before]
         return ItemSet(label, result.scores, result.by_category, items, more)

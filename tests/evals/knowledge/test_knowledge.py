@@ -61,6 +61,34 @@ def test_only_the_first_line_counts_and_the_stop_is_applied_again():
     assert [record.prediction for record in result.records] == ["Lima", "Austen, Jane", "Cusco"]
 
 
+def test_an_answer_inside_a_response_is_contained_but_no_exact_match():
+    said = {
+        "Peru?": "It is Lima, I think.",
+        "Emma": "Charlotte Bronte or Jane Austen\nQ: Lima",
+        "Peru's": "Limassol",
+    }
+    result = closed_book(TableModel(said), QUESTIONS, TEMPLATES["qa"])
+    assert [record.exact_match for record in result.records] == [0.0, 0.0, 0.0]
+    assert [record.contains for record in result.records] == [1.0, 1.0, 0.0]
+    assert result.scores["contains"].value == pytest.approx(2 / 3)
+    assert result.by_category["book"]["contains"].value == 1.0
+    # what stands behind the stop string does not count, nor does a word of two
+    asked = [
+        ClosedBookQuestion("1", "who wrote Emma", ("Lima",)),
+        ClosedBookQuestion("2", "Emma", ("Charlotte Jane",)),
+    ]
+    assert [r.contains for r in closed_book(TableModel(said), asked, TEMPLATES["qa"]).records] == [0.0, 0.0]
+
+
+def test_solved_examples_as_turns():
+    assert template("chat").turns(QUESTIONS[1:2], "Be brief.") == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": template("chat").prompt(QUESTIONS[1])},
+        {"role": "assistant", "content": "Jane Austen"},
+    ]
+    assert template("auto").turns([]) == []
+
+
 def test_completion_form_reads_as_many_words_as_the_answer_has():
     model = TableModel({"capital of Peru is": " Lima, on the coast.", "written by": " the late Jane Austen"})
     result = closed_book(model, QUESTIONS[:2], TEMPLATES["completion"])
@@ -86,7 +114,7 @@ def test_chunks_change_nothing_but_the_number_of_calls():
 
 def test_answers_need_not_be_scored():
     result = closed_book(TableModel(RESPONSES), QUESTIONS, TEMPLATES["qa"], score_answers=False)
-    assert set(result.scores) == {"exact_match", "f1"}
+    assert set(result.scores) == {"exact_match", "f1", "contains"}
     assert result.records[0].answer_logprob is None
 
 
@@ -155,7 +183,7 @@ def test_paired_comparison_of_two_results():
     assert result.test == "sign-flip"
     with pytest.raises(ValueError, match="same questions"):
         compare_results(worse, closed_book(TableModel(), QUESTIONS[:2], TEMPLATES["qa"]), "f1")
-    with pytest.raises(ValueError, match="one of exact_match, f1; got 'sum'"):
+    with pytest.raises(ValueError, match="one of exact_match, f1, contains; got 'sum'"):
         compare_results(worse, better, "sum")
 
 

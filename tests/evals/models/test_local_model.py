@@ -13,7 +13,7 @@ from evals.models.local_model import LocalModel
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import ModelConfig
-from jaxmoe.tokenizer import encode_instruction, plain_ids, train_bpe
+from jaxmoe.tokenizer import encode_chat_prompt, encode_instruction, plain_ids, train_bpe
 from tests.tiny_checkpoints import in_double
 from tests.tolerances import DOUBLE
 
@@ -264,3 +264,19 @@ def test_lone_surrogates_are_scored_as_the_replacement_character(lm, tokenizer, 
     model = LocalModel(lm, tokenizer, form=form)
     odd = model.scored_ids(["who \ud83d", ""], [" \udc00 me", " \udc00"])
     assert odd == model.scored_ids(["who \ufffd", ""], [" \ufffd me", " \ufffd"])
+
+
+def test_turns_stand_before_every_prompt_of_a_chat(lm, tokenizer):
+    before = [
+        {"role": "system", "content": "me"},
+        {"role": "user", "content": "who?"},
+        {"role": "assistant", "content": "you"},
+    ]
+    chat = LocalModel(lm, tokenizer, "chat", before=before)
+    asked = [*before, {"role": "user", "content": "Peru"}]
+    (scored,) = chat.scored_ids(["Peru"], [" Lima"])
+    assert scored.ids[: scored.start] == encode_chat_prompt(tokenizer, asked)
+    (alone,) = LocalModel(lm, tokenizer, "chat").scored_ids(["Peru"], [" Lima"])
+    assert scored.ids[-len(alone.ids) + 1 :] == alone.ids[1:]
+    with pytest.raises(ValueError, match="turns before a prompt need the form chat; got form text"):
+        LocalModel(lm, tokenizer, "text", before=before)
