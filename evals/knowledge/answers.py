@@ -119,6 +119,7 @@ def contains_answer(response: str, answers: Sequence[str], *, normalization: Nor
       response: all that the model wrote.
       answers: all that count as right.
       normalization: of both sides.
+    Returns: whether one does; words within longer ones do not count.
 
     >>> contains_answer("The capital of Peru is Lima.", ["Lima"]), contains_answer("Limassol", ["Lima"])
     (True, False)
