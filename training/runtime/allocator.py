@@ -11,6 +11,7 @@ import sys
 # parameters of mallopt(3), from malloc.h
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 NEVER = 2**31 - 1
+DEFAULT_MMAP_MAX, DEFAULT_TRIM = 65536, 128 * 1024  # glibc's own
 
 
 def one_heap() -> None:
@@ -27,6 +28,16 @@ def keep_memory() -> None:
     library = _set(((MMAP_MAX, 0), (TRIM_THRESHOLD, NEVER)))
     if library is not None:
         library.malloc_trim(0)  # what compiling left behind
+
+
+def release_memory() -> None:
+    """Ends what `keep_memory` began, and gives back what is free: what comes next needs other sizes.
+
+    Kept on, memory between blocks that are still in use would grow from stage to stage of a long process.
+    """
+    library = _set(((MMAP_MAX, DEFAULT_MMAP_MAX), (TRIM_THRESHOLD, DEFAULT_TRIM)))
+    if library is not None:
+        library.malloc_trim(0)
 
 
 def _set(options: tuple[tuple[int, int], ...]) -> ctypes.CDLL | None:

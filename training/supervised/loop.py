@@ -11,7 +11,7 @@ import numpy as np
 from jaxmoe.json_values import JsonObject
 from jaxmoe.model.shapes import PyTree
 from training.data.batches import Batch
-from training.runtime.allocator import keep_memory
+from training.runtime.allocator import keep_memory, release_memory
 from training.runtime.checkpoint import CheckpointConfig, Checkpoints, Saved
 from training.runtime.distributed import fetch
 from training.runtime.metrics import Recorder, WatchConfig
@@ -110,6 +110,7 @@ class Loop:
             self._finish(pending, state)
             self._save(step, state, batches.state())
             self.checkpoints.wait()
+        release_memory()
         return LoopEnd(step, step >= steps or not more, state)
 
     def _due(self, step: int, steps: int) -> bool:

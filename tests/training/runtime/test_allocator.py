@@ -5,10 +5,12 @@ import sys
 
 PROGRAM = """
 import ctypes, resource
-from training.runtime.allocator import keep_memory, one_heap
+from training.runtime.allocator import keep_memory, one_heap, release_memory
 one_heap()
 if {keep}:
     keep_memory()
+if {release}:
+    release_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 def step():
@@ -23,8 +25,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def faults(keep: bool, **environment: str) -> int:
-    command = [sys.executable, "-c", PROGRAM.format(keep=keep)]
+def faults(keep: bool, release: bool = False, **environment: str) -> int:
+    command = [sys.executable, "-c", PROGRAM.format(keep=keep, release=release)]
     said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=60)
     return int(said.stdout)
 
@@ -33,6 +35,10 @@ def test_freed_memory_is_used_again_without_page_faults():
     pages = 4 * (1 << 26) // 4096
     assert faults(keep=False) >= pages
     assert faults(keep=True) < pages / 100
+
+
+def test_what_was_kept_is_given_back():
+    assert faults(keep=True, release=True) >= 4 * (1 << 26) // 4096
 
 
 def test_settings_of_the_user_are_left_alone():
