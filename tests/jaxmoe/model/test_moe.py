@@ -12,18 +12,19 @@ from jaxmoe.model.attention import AttentionMask
 from jaxmoe.model.config import ExpertConfig, MoeConfig
 from jaxmoe.model.moe import ExpertGroup, choose
 from tests.jaxmoe.model.test_transformer import SMALL
-from tests.tolerances import assert_same, double_precision
+from tests.tolerances import DOUBLE, assert_same, double_precision
 
 MOE = MoeConfig(num_experts=5, experts_per_token=2, expert_size=6)
 
 
+@double_precision()
 def test_choice_takes_the_likeliest_of_a_softmax_over_all():
     logits = jnp.asarray([[0.0, 3.0, 1.0, 2.0, -1.0]])
     weight, expert = choose(logits, MOE)
     assert expert.tolist() == [[1, 3]]
-    np.testing.assert_allclose(weight, [[1 / (1 + np.exp(-1)), 1 / (1 + np.e)]], rtol=1e-6)
+    np.testing.assert_allclose(weight, [[1 / (1 + np.exp(-1)), 1 / (1 + np.e)]], rtol=DOUBLE)
     raw = choose(logits, dataclasses.replace(MOE, normalize=False)).weight_XK
-    np.testing.assert_allclose(raw, np.exp([[3.0, 2.0]]) / np.exp(np.asarray(logits)).sum(), rtol=1e-6)
+    np.testing.assert_allclose(raw, np.exp([[3.0, 2.0]]) / np.exp(np.asarray(logits)).sum(), rtol=DOUBLE)
 
 
 @double_precision()
