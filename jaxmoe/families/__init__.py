@@ -18,6 +18,7 @@ from jaxmoe.families.llama import Llama
 from jaxmoe.families.mistral import Mistral
 from jaxmoe.families.mixtral import Mixtral
 from jaxmoe.families.olmo2 import Olmo2
+from jaxmoe.families.phi3 import Phi3
 from jaxmoe.families.qwen2 import Qwen2
 from jaxmoe.families.qwen3 import Qwen3
 from jaxmoe.families.qwen_moe import Qwen2Moe, Qwen3Moe
@@ -43,6 +44,7 @@ FAMILIES: dict[str, type[HfConfig]] = {
         SmolLM3,
         Granite,
         Cohere,
+        Phi3,
     )
 }
 

@@ -14,6 +14,13 @@ DEFAULT_THETA = 10000.0
 KEYS: dict[RopeKind, tuple[str, ...]] = {
     "default": (),
     "none": (),
+    "longrope": (
+        "factor",
+        "original_max_position_embeddings",
+        "attention_factor",
+        "short_factor",
+        "long_factor",
+    ),
     "linear": ("factor",),
     "dynamic": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
@@ -81,5 +88,8 @@ def rope_from_hf(parameters: Mapping[str, object], theta: float | None, max_posi
 def rope_to_hf(rope: RopeConfig) -> dict[str, object]:
     """`rope_parameters`, with the keys that matter to this kind of scaling."""
     keys = ("rope_type", "rope_theta", *KEYS[rope.rope_type])
-    values = dataclasses.asdict(rope)
+    values = {**dataclasses.asdict(rope)}
+    values |= {key: list(getattr(rope, key)) for key in ("short_factor", "long_factor")}
+    if rope.partial_rotary_factor != 1:
+        keys = (*keys, "partial_rotary_factor")
     return {key: values[key] for key in keys if values[key] is not None}

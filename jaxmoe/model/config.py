@@ -19,7 +19,7 @@ PROJECTIONS = (*ATTENTION_PROJECTIONS, *MLP_PROJECTIONS)
 # all experts of a mixture-of-experts base in one layer: LoRA experts stand beside them as a whole
 EXPERT_BLOCK = "experts"
 
-RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn", "none"]
+RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn", "longrope", "none"]
 Activation = Literal["silu", "gelu_tanh"]
 NormPlaces = Literal["input", "output", "both"]
 NormKind = Literal["rms", "layer"]
@@ -45,9 +45,12 @@ class RopeConfig:
     mscale: float | None = None
     mscale_all_dim: float | None = None
     truncate: bool = True
+    partial_rotary_factor: float = 1.0
+    short_factor: tuple[float, ...] = ()
+    long_factor: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.rope_type in ("llama3", "yarn") and self.original_max_position_embeddings is None:
+        if self.rope_type in ("llama3", "yarn", "longrope") and self.original_max_position_embeddings is None:
             raise ValueError(
                 f"rope_type {self.rope_type} needs original_max_position_embeddings, the context length "
                 "before its extension; got none (model.rope in the config)"

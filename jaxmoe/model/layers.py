@@ -117,6 +117,7 @@ def rope_frequencies(
     Returns: θ in radians a position, and the factor.
     Reference: RoFormer (arXiv:2104.09864); YaRN (arXiv:2309.00071); Llama 3.1 as released.
     """
+    head_dim = int(head_dim * config.partial_rotary_factor)  # of a head, so much turns
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / head_dim
     plain = (1.0 / np.float32(config.rope_theta) ** exponents).astype(np.float32)
     match config.rope_type:
@@ -133,6 +134,8 @@ def rope_frequencies(
             return jnp.asarray(_llama3(config, plain)), 1.0
         case "yarn":
             return _yarn(config, head_dim, plain)
+        case "longrope":
+            return _longrope(config, exponents, length)
         case "none":
             return jnp.zeros_like(plain), 1.0
 
@@ -144,6 +147,21 @@ def _llama3(config: RopeConfig, plain: np.ndarray) -> np.ndarray:
     low, high = config.low_freq_factor, config.high_freq_factor
     smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
     return ((1 - smooth) * plain / config.factor + smooth * plain).astype(np.float32)
+
+
+def _longrope(config: RopeConfig, exponents: np.ndarray, length: Int[Array, ""] | int) -> tuple[Array, float]:
+    """Factors of their own for texts within and beyond the original length (LongRoPE, arXiv:2402.13753)."""
+    original = config.original_max_position_embeddings
+    assert original is not None
+    powers = np.float32(config.rope_theta) ** exponents
+    short, long = (
+        (1 / (np.asarray(factors, np.float32) * powers)).astype(np.float32)
+        for factors in (config.short_factor, config.long_factor)
+    )
+    factor = config.attention_factor
+    if factor is None:
+        factor = 1.0 if config.factor <= 1 else math.sqrt(1 + math.log(config.factor) / math.log(original))
+    return jnp.where(jnp.asarray(length) > original, long, short), factor
 
 
 def _yarn(config: RopeConfig, head_dim: int, plain: np.ndarray) -> tuple[Array, float]:
@@ -233,8 +251,12 @@ def rotate(
       x_BTNH: queries or keys.
       turn: of `rotation`.
       interleaved: x₁ and x₂ are the even and the odd numbers of a head, as Cohere's.
-    Returns: of x's shape and dtype.
+    Returns: of x's shape and dtype; where cos and sin are shorter than a head, its rest stays as it is.
     """
+    size = turn.cos_BTH.shape[-1]
+    if size < x_BTNH.shape[-1]:
+        turned, rest = jnp.split(x_BTNH, [size], axis=-1)
+        return jnp.concatenate([rotate(turned, turn, interleaved), rest], axis=-1)
     if interleaved:
         turned = jnp.stack([-x_BTNH[..., 1::2], x_BTNH[..., ::2]], axis=-1).reshape(x_BTNH.shape)
     else:

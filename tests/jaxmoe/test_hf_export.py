@@ -75,6 +75,11 @@ ROUTED = {
         },
         ExpertConfig(2, 2, 4.0, "rank", PROJECTIONS),
     ),
+    "phi3-every-projection": ({"model_type": "phi3"}, ExpertConfig(2, 2, 4.0, targets=PROJECTIONS)),
+    "phi3-some": (
+        {"model_type": "phi3", "tie_word_embeddings": True},
+        ExpertConfig(2, 2, 4.0, targets=("k_proj", r"layers\.1\.mlp\.up_proj", "down_proj")),
+    ),
     "olmo2-every-projection": ({"model_type": "olmo2"}, ExpertConfig(2, 2, 4.0, targets=PROJECTIONS)),
     "smollm3": (
         {"model_type": "smollm3", "no_rope_layers": [0, 1]},

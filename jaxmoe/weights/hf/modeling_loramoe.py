@@ -96,6 +96,55 @@ class RoutedExperts(nn.Module):
         return out if self.mixture is None else out + self.mixture(x)
 
 
+# layers that compute several projections at once, in the order of their outputs
+FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+
+
+class FusedLinear(nn.Linear):
+    """Several projections in one, and the experts beside some of them.
+
+    `parts` holds, for each projection in turn, the module with its experts (which the layer has, by the
+    projection's name) and the width of its output.
+    """
+
+    parts: tuple[tuple[nn.Module, int], ...]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The projections' outputs with what their experts add, [.., out] from x [.., in]."""
+        out = super().forward(x)
+        added: list[torch.Tensor] = []
+        for holder, width in self.parts:
+            mixture = getattr(holder, "mixture", None)
+            added.append(out.new_zeros(*out.shape[:-1], width) if mixture is None else mixture(x))
+        return out + torch.cat(added, dim=-1)
+
+
+def add_to_fused(parent: nn.Module, fused: str, settings: dict, modules: dict[str, dict], config) -> None:
+    """Puts experts beside parts of a fused layer; they are named as beside single projections.
+
+    Args:
+      parent: the part of a layer that has the fused one.
+      fused: its name.
+      settings: the config's `loramoe` section.
+      modules: sizes of the experts by projection.
+      config: of the model, for the outputs of each part.
+    """
+    base = getattr(parent, fused)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = [config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads]
+    widths = [n * head_dim for n in heads] if fused == "qkv_proj" else [config.intermediate_size] * 2
+    parts = []
+    for name, width in zip(FUSED[fused], widths, strict=True):
+        holder = nn.Module()
+        if name in modules:
+            holder.mixture = Mixture(base.in_features, width, settings, modules[name])
+            parent.add_module(name, holder)
+        parts.append((holder, width))
+
+    base.__class__ = FusedLinear
+    base.parts = tuple(parts)
+
+
 _CLASSES: dict[tuple[type, tuple[str, ...]], type] = {}
 
 
@@ -132,7 +181,14 @@ def add_experts(decoder: LlamaModel, config) -> None:
     for part, projections in routed_projections(config).items():
         for number, layer in enumerate(decoder.layers):
             parent = getattr(layer, part)
+            for fused, names in FUSED.items():
+                here = {n: config.loramoe["modules"].get(f"layers.{number}.{part}.{n}") for n in names}
+                if hasattr(parent, fused) and any(here.values()):
+                    found = {name: module for name, module in here.items() if module is not None}
+                    add_to_fused(parent, fused, config.loramoe, found, config)
             for projection in projections:
+                if any(projection in names and hasattr(parent, fused) for fused, names in FUSED.items()):
+                    continue
                 module = config.loramoe["modules"].get(f"layers.{number}.{part}.{projection}")
                 base = getattr(parent, projection)
                 if isinstance(base, nn.Linear):

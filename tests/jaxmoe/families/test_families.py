@@ -283,6 +283,12 @@ def test_values_that_cannot_be_are_refused_in_one_line(changes, message):
             {"num_experts_per_tok": 9},
             "experts_per_token must lie between 1 and num_experts; got 9 and 8",
         ),
+        ("phi3", {"partial_rotary_factor": 1.5}, r"partial_rotary_factor must lie in \(0, 1\]; got 1.5"),
+        (
+            "phi3",
+            {"rope_scaling": {"type": "su", "short_factor": [1.0], "long_factor": [1.0]}},
+            "short_factor must have 4 entries; got 1",
+        ),
         ("cohere", {"use_qk_norm": True}, "use_qk_norm is wrong: .*got True"),
         ("smollm3", {"no_rope_layers": [1]}, r"no_rope_layers must have one entry a layer \(2\); got 1"),
         ("granite", {"logits_scaling": 0.0}, "logits_scaling is wrong: .*greater than 0"),
@@ -343,5 +349,5 @@ def test_scaled_rope_needs_its_original_length():
         with pytest.raises(ValueError, match=f"rope_type {kind} needs original_max_position_embeddings"):
             RopeConfig(kind, factor=2.0)
     kinds = get_args(RopeConfig.__annotations__["rope_type"])
-    assert {*kinds} == {"default", "linear", "dynamic", "llama3", "yarn", "none"}
+    assert {*kinds} == {"default", "linear", "dynamic", "llama3", "yarn", "longrope", "none"}
     np.testing.assert_equal(RopeConfig().rope_theta, 10000.0)

@@ -43,6 +43,12 @@ GEMMA = {
 }
 # powers that torch and numpy round alike
 PLAIN_ROPE = {"rope_type": "default", "rope_theta": 1e4}
+LONG_ROPE = {
+    "rope_type": "longrope",
+    "partial_rotary_factor": 0.5,
+    "short_factor": [1.0, 2.0],
+    "long_factor": [1.5, 4.0],
+}
 FAMILIES = {
     "llama-1": {"model_type": "llama", "num_key_value_heads": 4},
     "llama-tied-biased": {
@@ -95,6 +101,20 @@ FAMILIES = {
         "sliding_window": 4,
         "layer_types": ["sliding_attention", "full_attention"],
         "attention_bias": True,
+    },
+    "phi3": {"model_type": "phi3", "sliding_window": 6},
+    "phi4": {
+        "model_type": "phi3",
+        "max_position_embeddings": 64,
+        "original_max_position_embeddings": 16,
+        "partial_rotary_factor": 0.5,
+        "rope_parameters": {**PLAIN_ROPE, **LONG_ROPE},
+    },
+    "phi4-within": {
+        "model_type": "phi3",
+        "original_max_position_embeddings": 32,
+        "partial_rotary_factor": 0.5,
+        "rope_parameters": {**PLAIN_ROPE, **LONG_ROPE},
     },
     "olmo2": {"model_type": "olmo2", "attention_bias": True},
     "smollm3": {"model_type": "smollm3", "no_rope_layers": [0, 1], "tie_word_embeddings": False},
@@ -182,8 +202,10 @@ def test_logits_equal_torch_transformers(tmp_path, settings):
     expected = torch_logits(model, ids, mask)
     lm = jaxmoe.load(tmp_path / "theirs")
     real = mask > 0
-    # dynamic frequencies are computed in float32 on the way, by both
-    tolerance = 1e-6 if settings.get("rope_parameters", {}).get("rope_type") == "dynamic" else DOUBLE
+    # these frequencies are computed in float32 on the way, by us or by both
+    kind = settings.get("rope_parameters", {}).get("rope_type")
+    beyond = kind == "longrope" and settings["original_max_position_embeddings"] < ids.shape[1]
+    tolerance = 1e-6 if kind == "dynamic" or beyond else DOUBLE
     assert_same(logits_of(lm, ids, mask)[real], expected[real], tolerance=tolerance)
 
     from transformers import AutoModelForCausalLM
