@@ -3,12 +3,15 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxmoe.datasets.json_rows import lines, read_text
+from jaxmoe.datasets.formats import chat
+from jaxmoe.datasets.formats.fields import refuse_media
+from jaxmoe.datasets.json_rows import lines, read_json_rows, read_text
+from jaxmoe.json_values import JsonObject
 from jaxmoe.text.forms import Form, resolve_form
 from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.text.thinking import Thinking
@@ -33,6 +36,9 @@ class GenerateConfig:
       adapter: folder of an adapter beside the base.
       prompts: texts to continue.
       prompts_file: a prompt a line.
+      messages_file: conversations to go on with, JSON lines or a JSON list of {"messages": [...]}, with tools
+        where there are any; the form is chat.
+      system: system prompt before each prompt or conversation; the form is chat.
       form: auto takes the form of the run's training; with base, chat where the tokenizer has a chat
         template, else instruction. Chat uses the chat template; instruction puts the end-of-sequence token
         behind a prompt, as LoRAMoE does; text continues the text itself.
@@ -56,6 +62,8 @@ class GenerateConfig:
     adapter: str | None = None
     prompts: tuple[str, ...] = ()
     prompts_file: str | None = None
+    messages_file: str | None = None
+    system: str | None = None
     form: Form = "auto"
     thinking: Thinking | None = None
     max_new_tokens: int = 64
@@ -72,14 +80,25 @@ class GenerateConfig:
     def __post_init__(self) -> None:
         if (self.run is None) == (self.base is None):
             raise ValueError("give either run (the folder of a training run) or base (a checkpoint)")
-        if bool(self.prompts) == (self.prompts_file is not None):
-            raise ValueError('give either prompts=["...", "..."] or prompts_file (a prompt a line)')
+        if [bool(self.prompts), self.prompts_file is not None, self.messages_file is not None].count(
+            True
+        ) != 1:
+            raise ValueError(
+                'give one of prompts=["...", "..."], prompts_file (a prompt a line) and messages_file '
+                "(a conversation a line)"
+            )
 
 
 def main(config: GenerateConfig) -> list[str]:
     """Prints each prompt with its continuation; returns the continuations."""
     distributed.start(config.distributed)
-    prompts = list(config.prompts) if config.prompts_file is None else read_prompts(Path(config.prompts_file))
+    if config.messages_file is not None:
+        questions = read_conversations(config.messages_file, config.system)
+    else:
+        file = config.prompts_file
+        prompts = config.prompts if file is None else read_prompts(Path(file))
+        before = system_turn(config.system)
+        questions = [ChatPrompt([*before, {"role": "user", "content": prompt}], []) for prompt in prompts]
     lm, tokenizer = open_model(
         config.run, config.step, config.base, config.adapter, config.mesh.make(), config.dtype
     )
@@ -88,10 +107,13 @@ def main(config: GenerateConfig) -> list[str]:
         form = resolve_form(tokenizer, trained.form, trained.plain_form)
     else:
         form = resolve_form(tokenizer, config.form)
+    for key in ("messages_file", "system"):
+        if getattr(config, key) is not None and form != "chat":
+            raise ValueError(f"{key} needs the form chat; got form {form}")
     thinking = config.thinking or (trained.thinking if trained else "template")
     ends = stop_tokens(tokenizer, lm.stop_tokens)
     pad = pad_id(tokenizer)
-    tokens, mask = left_padded([encode(tokenizer, prompt, form, thinking) for prompt in prompts], pad)
+    tokens, mask = left_padded([encode(tokenizer, asked, form, thinking) for asked in questions], pad)
     made = lm.generate(
         tokens,
         mask,
@@ -107,12 +129,75 @@ def main(config: GenerateConfig) -> list[str]:
     if distributed.is_main():
         if config.form == "auto":
             print(f"form auto: {form}")
-        for prompt, answer in zip(prompts, answers, strict=True):
-            print(f"{prompt}\n  -> {answer}")
+        for asked, answer in zip(questions, answers, strict=True):
+            print(f"{asked.prompt}\n  -> {answer}")
         if config.output is not None:
-            rows = [json.dumps({"prompt": p, "answer": a}) for p, a in zip(prompts, answers, strict=True)]
+            written = [
+                asked.answered(answer) if config.messages_file else {"prompt": asked.prompt, "answer": answer}
+                for asked, answer in zip(questions, answers, strict=True)
+            ]
+            rows = [json.dumps(row) for row in written]
             Path(config.output).write_text("\n".join(rows) + "\n", encoding="utf-8")
     return answers
+
+
+class ChatPrompt(NamedTuple):
+    """What is put to the model.
+
+    Attributes:
+      messages: of a chat, the last of them the user's or a tool's.
+      tools: JSON schemas of functions that the model may call.
+    """
+
+    messages: list[JsonObject]
+    tools: list[JsonObject]
+
+    @property
+    def prompt(self) -> str:
+        """What was said last."""
+        return self.messages[-1]["content"]
+
+    def answered(self, answer: str) -> JsonObject:
+        """The conversation with the answer, as a row to train on."""
+        said = [*self.messages, {"role": "assistant", "content": answer}]
+        return {"messages": said} | ({"tools": self.tools} if self.tools else {})
+
+
+def system_turn(system: str | None) -> list[JsonObject]:
+    """The turn that a system prompt is; none for None."""
+    return [] if system is None else [{"role": "system", "content": system}]
+
+
+def read_conversations(file: str, system: str | None) -> list[ChatPrompt]:
+    """The conversations of a file, each with the system prompt before it.
+
+    Args:
+      file: JSON lines or a JSON list of objects with messages.
+      system: put before each; None for no system prompt.
+    Returns: the conversations in order.
+    Raises: ValueError, with file and row, for what is no conversation that a model can go on with.
+    """
+    found = []
+    for place, value in read_json_rows(Path(file)):
+        try:
+            found.append(_conversation(value, system_turn(system)))
+        except ValueError as error:
+            raise ValueError(f"{file}:{place}: {error}") from None
+    if not found:
+        raise ValueError(f"{file} holds no conversation (messages_file)")
+    return found
+
+
+def _conversation(row: object, before: list[JsonObject]) -> ChatPrompt:
+    if not isinstance(row, dict) or "messages" not in row:
+        raise ValueError("a conversation must be an object with messages")
+    refuse_media(row)
+    messages = chat.checked_messages(row["messages"])
+    if messages[-1]["role"] not in ("user", "tool"):
+        raise ValueError(f"the last message must be the user's or a tool's; got {messages[-1]['role']}")
+    if before and messages[0]["role"] == "system":
+        raise ValueError("the conversation has a system prompt of its own; leave system out")
+    return ChatPrompt([*before, *messages], chat.checked_tools(row.get("tools")))
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -129,26 +214,25 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def encode(
-    tokenizer: "PreTrainedTokenizerBase", prompt: str, form: str, thinking: Thinking = "template"
+    tokenizer: "PreTrainedTokenizerBase", asked: ChatPrompt, form: str, thinking: Thinking = "template"
 ) -> list[int]:
-    """Ids of a prompt, up to where the model is to go on.
+    """Ids of a question, up to where the model is to go on.
 
     Args:
-      prompt: what the user wrote.
-      form: chat makes it a user's turn by the chat template, text takes it as it is, anything else puts it as
-        LoRAMoE's instruction.
+      asked: a conversation, of which forms other than chat take what was said last.
+      form: chat puts it by the chat template, text takes it as it is, anything else puts it as LoRAMoE's
+        instruction.
       thinking: for chat; drop asks for an answer without thinking.
     Returns: token ids.
     Raises: ValueError for chat, if the tokenizer has no chat template.
     """
     match form:
         case "chat":
-            asked = [{"role": "user", "content": prompt}]
-            return encode_chat_prompt(tokenizer, asked, thinking=thinking)
+            return encode_chat_prompt(tokenizer, asked.messages, thinking=thinking, tools=asked.tools or None)
         case "text":
-            return plain_ids(tokenizer, prompt)
+            return plain_ids(tokenizer, asked.prompt)
         case _:
-            return encode_prompt(tokenizer, prompt)
+            return encode_prompt(tokenizer, asked.prompt)
 
 
 def left_padded(rows: list[list[int]], pad: int) -> tuple[np.ndarray, np.ndarray]:

@@ -44,13 +44,24 @@ def conversation(value: object, tools: object, task: int) -> Row:
     Returns: a row with `messages`, `tools` if there are any, and `task_type`.
     Raises: ValueError for what is no list of messages, and for a chat without one of the assistant.
     """
-    if not isinstance(value, list) or not value:
-        raise ValueError(f"messages must be a non-empty list of {{role, content}}; got {brief(value)}")
-    messages = [_message(message) for message in value]
+    messages = checked_messages(value)
     if all(message["role"] != "assistant" for message in messages):
         raise ValueError("a chat needs at least one assistant message")
-    listed = _tools(tools)
+    listed = checked_tools(tools)
     return {"messages": messages, **({"tools": listed} if listed else {}), "task_type": task}
+
+
+def checked_messages(value: object) -> list[Row]:
+    """Messages as templates take them: content as one string, arguments of tool calls as objects.
+
+    Args:
+      value: what stands under `messages`.
+    Returns: the messages in order.
+    Raises: ValueError for what is no list of messages.
+    """
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"messages must be a non-empty list of {{role, content}}; got {brief(value)}")
+    return [_message(message) for message in value]
 
 
 def _message(value: object) -> Row:
@@ -121,7 +132,14 @@ def _call(call: object) -> Row:
     return {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
 
 
-def _tools(value: object) -> list[Row]:
+def checked_tools(value: object) -> list[Row]:
+    """The functions that an assistant may call.
+
+    Args:
+      value: what stands under `tools`, a list or its JSON; None for none.
+    Returns: their JSON schemas.
+    Raises: ValueError for anything else.
+    """
     tools = from_json(value or [], "tools")
     listed = [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else None
     if not isinstance(tools, list) or listed is None or len(listed) < len(tools):

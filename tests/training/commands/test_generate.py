@@ -49,7 +49,8 @@ def asked(lm, monkeypatch):
                 return lm.generate(tokens, mask, **options)
 
         monkeypatch.setattr(generate, "open_model", lambda *a: (Seen(), tokenizer))
-        generate.main(GenerateConfig(prompts=("two plus two",), max_new_tokens=4, **settings))
+        put = {"prompts": ("two plus two",)} if "messages_file" not in settings else {}
+        generate.main(GenerateConfig(max_new_tokens=4, **put, **settings))
         return seen["ids"], seen["stop_tokens"]
 
     return ask
@@ -125,3 +126,51 @@ def test_only_a_line_feed_ends_a_prompt(tmp_path):
     (tmp_path / "p.txt").write_text("\n \n")
     with pytest.raises(ValueError, match="holds no prompt"):
         read_prompts(tmp_path / "p.txt")
+
+
+SYSTEM = {"role": "system", "content": "plus"}
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+TALK = [
+    *ASKED,
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "content": "4"},
+]
+
+
+def test_a_system_prompt_and_conversations_are_put_by_the_chat_template(asked, tmp_path):
+    chat = tokenizer_for("qwen3")
+    assert asked(base="x", system="plus")[0] == encode_chat_prompt(chat, [SYSTEM, *ASKED])
+    path, out = tmp_path / "talk.jsonl", tmp_path / "out.jsonl"
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    path.write_text(json.dumps({"messages": TALK, "tools": tools}))
+    put = encode_chat_prompt(chat, [SYSTEM, *TALK], tools=tools)
+    assert asked(base="x", messages_file=str(path), system="plus", output=str(out))[0] == put
+    row = json.loads(out.read_text())
+    assert [m["role"] for m in row["messages"]] == ["system", "user", "assistant", "tool", "assistant"]
+    assert row["tools"] == tools
+    with pytest.raises(ValueError, match="system needs the form chat; got form text"):
+        asked(base="x", system="plus", form="text")
+    with pytest.raises(ValueError, match="messages_file needs the form chat; got form instruction"):
+        asked(None, base="x", messages_file=str(path))
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        (
+            {"messages": [*ASKED, {"role": "assistant", "content": "four"}]},
+            "must be the user's or a tool's; got",
+        ),
+        ({"messages": [SYSTEM, *ASKED]}, "has a system prompt of its own; leave system out"),
+        ({"messages": []}, "messages must be a non-empty list"),
+        ({"messages": ASKED, "images": ["a.png"]}, "only text is read; the row has images"),
+        ({"prompt": "two"}, "a conversation must be an object with messages"),
+    ],
+)
+def test_a_conversation_that_cannot_go_on_is_named(tmp_path, row, complaint):
+    path = tmp_path / "talk.jsonl"
+    path.write_text(json.dumps({"messages": ASKED}) + "\n" + json.dumps(row))
+    with pytest.raises(ValueError, match=rf"talk\.jsonl:2: .*{complaint}"):
+        generate.read_conversations(str(path), "plus")
+    with pytest.raises(ValueError, match="give one of prompts"):
+        GenerateConfig(base="x", messages_file=str(path), prompts=("two",))
