@@ -16,7 +16,7 @@ test: $(VENV)/.installed-test
 # The numerical tests on one thread, without XLA's library kernels and vector instructions newer than SSE 4.2:
 # what they assert does not hang on the order in which a processor adds.
 REFERENCE := --xla_cpu_max_isa=SSE4_2 --xla_cpu_multi_thread_eigen=false --xla_cpu_experimental_ynn_fusion_type= \
-	--xla_allow_excess_precision=false --xla_backend_optimization_level=3
+	--xla_allow_excess_precision=false --xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true
 test-reference: $(VENV)/.installed-test
 	XLA_FLAGS="$(REFERENCE)" taskset -c 0 $(BIN)/python -m pytest -q tests/test_tolerances.py tests/jaxmoe/model \
 		tests/jaxmoe/generation tests/jaxmoe/adapters tests/jaxmoe/weights tests/jaxmoe/test_*.py tests/rl/policy \

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,6 +33,7 @@ from training.runtime.optimizer import OptimizerConfig, decayed, make_optimizer,
 from training.supervised.step import (
     StepConfig,
     TrainState,
+    TrainStep,
     attention_mask,
     init_state,
     leaf_names,
@@ -91,27 +94,43 @@ def build(
     return model._replace(lm=dataclasses.replace(model.lm, mesh=mesh, weights=weights))
 
 
+def new_step(
+    model: Any,
+    definition: Any,
+    train: params.Train,
+    mesh: Mesh,
+    optimizer: OptimizerConfig,
+    step: StepConfig,
+    balance: BalanceConfig,
+    double: bool,
+) -> tuple[TrainStep, Any, TrainState]:
+    """A jitted step, its optimizer and where its state lies; `double` only tells cached ones apart."""
+    transform = make_optimizer(optimizer, 5, decayed(model, optimizer, train))
+    shardings = state_shardings(model, transform, mesh, train)
+    _, frozen = params.shardings(model, mesh, train)
+    rate = schedule(optimizer, 5)
+    return (
+        make_train_step(model, definition, transform, rate, step, balance, shardings, frozen),
+        transform,
+        shardings,
+    )
+
+
+shared_step = functools.cache(new_step)
+
+
 def machinery(
     model: TrainableModel,
     optimizer: OptimizerConfig,
     step: StepConfig = PLAIN,
     balance: BalanceConfig = BALANCE,
+    make: Callable[..., tuple[TrainStep, Any, TrainState]] = shared_step,
 ):
-    """The jitted step and its first state."""
-    transform = make_optimizer(optimizer, 5, decayed(model.abstract, optimizer, model.train))
-    mesh = model.lm.mesh
-    shardings = state_shardings(model.abstract, transform, mesh, model.train)
-    _, frozen = params.shardings(model.abstract, mesh, model.train)
+    """The jitted step and its first state. Tests of one step share it: compiling takes longest."""
     weights = model.lm.weights
-    step_fn = make_train_step(
-        model.abstract,
-        weights.definition,
-        transform,
-        schedule(optimizer, 5),
-        step,
-        balance,
-        shardings,
-        frozen,
+    double = jax.config.jax_enable_x64
+    step_fn, transform, shardings = make(
+        model.abstract, weights.definition, model.train, model.lm.mesh, optimizer, step, balance, double
     )
     # the state is donated: keep the model's own weights
     trainable = jax.tree.map(jnp.copy, weights.trainable)
@@ -175,12 +194,20 @@ def golden_batch(expected) -> Batch:
     )
 
 
+@functools.cache
+def _original(goldens: Path) -> tuple[Any, TrainableModel]:
+    """The original's results, and its model in double precision, as those who call this."""
+    folder = goldens / "loramoe" / "llama"
+    lm = in_double(load(folder / "base", folder / "adapter"))
+    return np.load(folder / "expected.npz"), (
+        TrainableModel(lm, "experts", params.abstract(lm.config, lm.experts))
+    )
+
+
 @double_precision()
 def test_adamw_trajectory_of_the_original_code(goldens):
-    folder = goldens / "loramoe" / "llama"
-    expected = np.load(folder / "expected.npz")
-    lm = in_double(load(folder / "base", folder / "adapter"))
-    model = TrainableModel(lm, "experts", params.abstract(lm.config, lm.experts))
+    expected, model = _original(goldens)
+    lm = model.lm
     # torch.optim.AdamW with its defaults, weight decay 0.01 on every weight, no clipping
     losses, _, _ = run_steps(
         model, golden_batch(expected), 6, weight_decay=0.01, decay="all", clip_norm=None, balance=lm.balance
@@ -191,10 +218,8 @@ def test_adamw_trajectory_of_the_original_code(goldens):
 
 @double_precision()
 def test_weights_after_five_steps_of_the_original_code(goldens):
-    folder = goldens / "loramoe" / "llama"
-    expected = np.load(folder / "expected.npz")
-    lm = in_double(load(folder / "base", folder / "adapter"))
-    model = TrainableModel(lm, "experts", params.abstract(lm.config, lm.experts))
+    expected, model = _original(goldens)
+    lm = model.lm
     _, _, state = run_steps(
         model, golden_batch(expected), 5, weight_decay=0.01, decay="all", clip_norm=None, balance=lm.balance
     )
@@ -222,7 +247,7 @@ def test_packed_rows_give_the_gradient_of_unpacked_ones():
         mask = np.zeros(size, np.float32)
         mask[size // 2 :] = 1.0
         samples.append(Sample(rng.integers(3, 64, size).astype(np.int32), mask, i % 2))
-    plain = next(Batches([samples], BatchConfig(8, 12, "none", epochs=1), pad_id=0))
+    plain = next(Batches([samples], BatchConfig(8, 24, "none", epochs=1), pad_id=0))
     packing = BatchConfig(4, 40, "first_fit", max_segments=4, epochs=1)
     packed = next(Batches([samples], packing, pad_id=0))
     assert packed.segment_ids.max() > 1
@@ -370,7 +395,7 @@ def test_nothing_changes_once_a_step_was_not_finite():
 def test_compiles_once_for_each_shape():
     model = build()
     step_fn: Any
-    step_fn, state = machinery(model, OptimizerConfig())
+    step_fn, state = machinery(model, OptimizerConfig(), make=new_step)
     for i in range(4):
         state, _ = step_fn(state, model.lm.weights.frozen, place(batch_of(seed=i), model), np.int32(i))
     assert step_fn._cache_size() == 1
@@ -396,13 +421,19 @@ def test_dropout_depends_on_seed_and_step_alone():
     model = build(experts=dataclasses.replace(EXPERTS, dropout=0.5))
     batch = place(batch_of(), model)
 
-    def loss(step: int) -> float:
-        step_fn, state = machinery(model, OptimizerConfig())
-        _, metrics = step_fn(state, model.lm.weights.frozen, batch, np.int32(step))
-        return float(metrics.scalars["loss"])
+    def losses(*steps: int) -> list[float]:
+        """Of the first update of a step function of its own."""
+        step_fn, _ = machinery(model, OptimizerConfig(), make=new_step)
+        found = []
+        for step in steps:
+            _, state = machinery(model, OptimizerConfig())
+            _, metrics = step_fn(state, model.lm.weights.frozen, batch, np.int32(step))
+            found.append(float(metrics.scalars["loss"]))
+        return found
 
-    assert loss(3) == loss(3)
-    assert loss(3) != loss(4)
+    first, other = losses(3, 4)
+    assert [first] == losses(3)
+    assert first != other
 
 
 # -- adapters
