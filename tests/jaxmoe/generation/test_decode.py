@@ -12,7 +12,7 @@ from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from tests.jaxmoe.test_generate import PROMPTS, tiny
 from tests.tiny_checkpoints import in_double
-from tests.tolerances import DOUBLE, double_precision
+from tests.tolerances import DOUBLE, assert_same, double_precision
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +52,8 @@ def test_decode_inside_another_program(lm: LanguageModel):
     np.testing.assert_array_equal(out.lengths_B, np.full(6, 5))
 
 
-@pytest.mark.parametrize("unrolled", [True, False])
-def test_stretches_give_the_tokens_of_one_go(lm: LanguageModel, unrolled: bool):
-    """Whatever their lengths; a row that the caller ends between two gets no more, the others their own."""
-    config = generate.DecodeConfig(
-        slots=16, samples=2, sampling=Sampling(0.8, top_p=0.9), unrolled=unrolled, score_sampler=True
-    )
+def stretches(lm: LanguageModel, config: generate.DecodeConfig) -> tuple[generate.Decoded, generate.Decoded]:
+    """Decoded in one go, and in stretches; without row 4, which the caller ends between two."""
     prompts = generate.PromptBatch(PROMPTS, np.ones_like(PROMPTS), np.full(6, 14, np.int32))
     key, fixed = jax.random.key(3), {"config": config, "mesh": lm.mesh}
     whole = generate.run(lm.weights, prompts, key, **fixed)
@@ -67,12 +63,41 @@ def test_stretches_give_the_tokens_of_one_go(lm: LanguageModel, unrolled: bool):
         if until == 5:
             np.testing.assert_array_equal(state.decoded.lengths_B, np.full(6, 5))
             state = state._replace(ended_B=state.ended_B.at[4].set(True))
-    kept = np.arange(6) != 4
-    for one, other in zip(whole, state.decoded, strict=True):
-        np.testing.assert_array_equal(np.asarray(one)[kept], np.asarray(other)[kept])
     assert int(state.decoded.lengths_B[4]) == 5
     np.testing.assert_array_equal(state.decoded.tokens_BW[4, :5], whole.tokens_BW[4, :5])
     assert not np.asarray(state.decoded.sampler_logprobs_BW[4, 5:]).any()
+    kept = np.arange(6) != 4
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[kept], (whole, state.decoded))
+
+
+@pytest.mark.parametrize("unrolled", [True, False])
+def test_stretches_give_the_tokens_of_one_go(lm: LanguageModel, unrolled: bool):
+    """Whatever their lengths; a row that the caller ends between two gets no more, the others their own."""
+    nucleus = Sampling(0.8, top_p=0.9)
+    config = generate.DecodeConfig(
+        slots=16, samples=2, sampling=nucleus, unrolled=unrolled, score_sampler=True
+    )
+    whole, parts = stretches(lm, config)
+    np.testing.assert_array_equal(parts.tokens_BW, whole.tokens_BW)
+    np.testing.assert_array_equal(parts.lengths_B, whole.lengths_B)
+
+
+@pytest.mark.parametrize("unrolled", [True, False])
+@double_precision()
+def test_stretches_give_the_logprobs_of_one_go(unrolled: bool):
+    """They are other programs, each with its own rounding: in double precision, which a nucleus has not."""
+    config = generate.DecodeConfig(
+        slots=16,
+        samples=2,
+        dtype=jnp.float64,
+        sampling=Sampling(0.8, top_k=9),
+        unrolled=unrolled,
+        score_sampler=True,
+    )
+    whole, parts = stretches(in_double(tiny()), config)
+    np.testing.assert_array_equal(parts.tokens_BW, whole.tokens_BW)
+    assert_same(parts.logprobs_BW, whole.logprobs_BW)
+    assert_same(parts.sampler_logprobs_BW, whole.sampler_logprobs_BW)
 
 
 @double_precision()
