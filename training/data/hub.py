@@ -59,7 +59,7 @@ def load_hub(repository: str, subset: str | None, split: str, label: str) -> Hub
             f"{label}: data sets of the hub need the package datasets (pip install datasets)"
         ) from None
     try:
-        table = datasets.load_dataset(repository, subset, split=split)
+        table = datasets.load_dataset(repository, subset, split=split, trust_remote_code=False)
     except Exception as error:  # it raises many kinds, the hub's and the network's among them
         raise ValueError(f"{label}: {' '.join(str(error).split())[:300]}") from None
     return HubRows(table, label)

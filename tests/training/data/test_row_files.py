@@ -168,7 +168,7 @@ def test_joined_rows_are_found_from_both_ends():
 def stand_in(tables):
     """A package `datasets` that has these."""
 
-    def load_dataset(repository, subset, split):
+    def load_dataset(repository, subset, split, trust_remote_code):
         if (repository, subset) not in tables:
             raise FileNotFoundError(f"Dataset '{repository}' doesn't exist\non the Hub")
         assert split == "train[:5]"
