@@ -229,6 +229,8 @@ def prepare(
         builder.progress = progress
     with quiet(), _alone(Path(builder.data_dir).parent):
         builder.download_and_prepare()
+        if not builder.info.splits:  # another process wrote it while this one waited
+            builder.info.read_from_directory(builder.data_dir)
     return builder
 
 

@@ -400,6 +400,16 @@ def test_user_files_through_tfds(tmp_path):
     assert list(builders.rows(builders.prepare(edited))) == [INSTRUCTION]
 
 
+def test_a_data_set_that_another_process_prepared_meanwhile(tmp_path):
+    """Two runs that start together find nothing prepared, and one waits for the other."""
+    path = write(tmp_path / "a.jsonl", INSTRUCTION)
+    first, second = (
+        builders.InstructionFile(config=builders.FileConfig.of(path), data_dir=tmp_path) for _ in range(2)
+    )
+    builders.prepare(first)
+    assert list(builders.rows(builders.prepare(second))) == [INSTRUCTION]
+
+
 def test_rows_keep_the_order_and_the_places_of_the_file(tmp_path):
     path = write(
         tmp_path / "a.jsonl", *[INSTRUCTION | {"output": str(n)} if n % 3 else "" for n in range(200)]
