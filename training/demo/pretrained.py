@@ -25,16 +25,16 @@ from evals.knowledge.embedded_questions import closed_book_questions, task_quest
 from evals.knowledge.prompts import template
 from evals.knowledge.questions import ClosedBookQuestion
 from evals.models.local_model import LocalModel
-from evals.psychometrics.uncertainty import Score, mean_score
+from evals.psychometrics.uncertainty import mean_score
 from jaxmoe.base_folder import local_folder
 from jaxmoe.json_values import JsonObject
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.tokenizer import load_tokenizer
+from training.demo.comparison import as_row, comparison_table, task_rows
+from training.demo.stages import Stage, run_stage
 from training.plots import figures
-from training.runtime import config as configs
 from training.runtime.atomic import write_whole
 from training.runtime.metrics import read_lines
-from training.runtime.run_folder import Finished
 from training.suites.evaluation import bar
 from training.supervised.config import SftConfig
 from training.supervised.sft import main as sft
@@ -107,7 +107,7 @@ def main(base: str, output: Path, stages: str, steps_scale: float, facts: int, t
     del lm
     for number, (name, way) in enumerate(TUNED.items(), 3):
         console.rule(f"{number}/{PARTS} {way.stage}")
-        done = _fine_tune(name, base, output, stages, steps_scale)
+        done = run_stage(Stage(SftConfig, sft), name, output, stages, steps_scale, base)
         if not done.finished:
             console.print("stopped; the same command resumes it")
             return {}
@@ -115,10 +115,12 @@ def main(base: str, output: Path, stages: str, steps_scale: float, facts: int, t
         if name == "loramoe" and not (output / "loramoe-hf").exists():
             jaxmoe.save(done.lm, output / "loramoe-hf", "hf", tokenizer=tokenizer)
         del done
-    results: JsonObject = {"base": base, "facts": len(asked.facts), "known": len(known), "tasks": tasks}
-    results["rows"] = {name: {k: v for k, v in row.items() if k != "known"} for name, row in scores.items()}
+    rows = {name: {k: v for k, v in row.items() if k != "known"} for name, row in scores.items()}
+    results: JsonObject = {"base": base, "facts": len(asked.facts), "known": len(known)}
+    results |= {"tasks": len(asked.tasks), "rows": rows}
     console.rule(f"5/{PARTS} what was kept, what was learned")
-    console.print(comparison_table(results))
+    numbers = f"{len(known)} facts that the base knows, of {len(asked.facts)}; {len(asked.tasks)} tasks"
+    console.print(comparison_table(rows, ("known facts kept", "tasks"), TITLES, numbers))
     console.print(expert_table(output / "loramoe"))
     console.rule(f"6/{PARTS} the exported models")
     exports = {"full SFT": output / "full_sft" / "export", "LoRAMoE": output / "loramoe-hf"}
@@ -204,34 +206,13 @@ class Asked(NamedTuple):
                 progress=start("tasks"),
             )
         scores = {
-            "known facts kept": _as_row(mean_score(right)),
-            "tasks": _as_row(answered.scores["exact_match"]),
-            "by family": {name: _as_row(s["exact_match"]) for name, s in answered.by_category.items()},
+            "known facts kept": as_row(mean_score(right)),
+            **task_rows(answered),
             "known": [place for place, kept_fact in zip(places, right, strict=True) if kept_fact],
         }
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_whole(kept, json.dumps({"asked": asked, "scores": scores}) + "\n")
         return scores
-
-
-def _as_row(score: Score) -> JsonObject:
-    """The score and its interval; without a value where no fact was known."""
-    if not score.n:
-        return {"value": None, "low": None, "high": None}
-    return {"value": score.value, "low": score.low, "high": score.high}
-
-
-def _fine_tune(name: str, base: str, output: Path, stages: str, steps_scale: float) -> Finished:
-    """Runs one way to fine-tune, or finds it finished."""
-    path = f"{stages}/{name}"
-    steps = configs.load(SftConfig, path).steps
-    assert steps is not None, f"{path} must give steps"
-    overrides = [
-        f"base={base}",
-        f"output={output}/{name}",
-        f"steps={max(1, round(steps * steps_scale))}",
-    ]
-    return sft(configs.load(SftConfig, path, overrides))
 
 
 def _rows(lm: LanguageModel, least: int) -> int:
@@ -255,35 +236,6 @@ def _examples(facts: Sequence[ClosedBookQuestion], known: Sequence[int]) -> str:
     by_relation = {facts[place].category: facts[place] for place in known}
     shown = list(by_relation.values())[:3]
     return "; ".join(f"{fact.stem} {fact.answers[0]}" for fact in shown) or "none"
-
-
-def comparison_table(results: JsonObject) -> Table:
-    """Knowledge kept and tasks learned, a column a model.
-
-    Args:
-      results: what `main` returns.
-    Returns: the table, with 95 % intervals.
-    """
-    rows = results["rows"]
-    facts = f"{results['known']} facts that the base knows, of {results['facts']}"
-    title = f"exact match, % [95 % interval]; {facts}; {results['tasks']} tasks"
-    table = Table(title=title)
-    table.add_column("")
-    for name in rows:
-        table.add_column(TITLES[name], justify="right")
-
-    def cell(score: JsonObject) -> str:
-        if score["value"] is None:
-            return "–"
-        if score["low"] == score["high"]:
-            return f"{score['value'] * 100:.0f}"
-        return f"{score['value'] * 100:.0f} [{score['low'] * 100:.0f}, {score['high'] * 100:.0f}]"
-
-    for title in ("known facts kept", "tasks"):
-        table.add_row(title, *(cell(row[title]) for row in rows.values()))
-    for family in sorted(rows["base"]["by family"]):
-        table.add_row(f"  {family.replace('_', ' ')}", *(cell(r["by family"][family]) for r in rows.values()))
-    return table
 
 
 def expert_table(run: Path) -> Table | str:

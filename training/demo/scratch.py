@@ -6,9 +6,8 @@ not run again.
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -18,17 +17,17 @@ from evals.knowledge.closed_book import closed_book
 from evals.knowledge.embedded_questions import closed_book_questions, task_questions
 from evals.knowledge.prompts import template
 from evals.models.local_model import LocalModel
-from evals.psychometrics.uncertainty import Score
 from jaxmoe.datasets.corpora import DEMO_RELATIONS
 from jaxmoe.json_values import JsonObject
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.tokenizer import load_tokenizer
 from rl.sandbox.worker import SandboxError
+from training.demo.comparison import as_row, comparison_table, task_rows
 from training.demo.questionnaires import questionnaire
+from training.demo.stages import Stage, run_stage
 from training.plots import figures
 from training.ppo.config import PPORunConfig
 from training.ppo.train import main as ppo
-from training.runtime import config as configs
 from training.runtime.metrics import read_lines
 from training.runtime.run_folder import Finished
 from training.supervised.config import PretrainConfig, SftConfig
@@ -53,14 +52,16 @@ ROWS = {
     "full_sft": DemoModel("full SFT", "fine-tune every weight on instructions"),
     "loramoe": DemoModel("LoRAMoE", "fine-tune routed LoRA experts instead"),
 }
-# stage -> its config's schema, its command, the stage whose export it starts from
-# each command's `main` takes a config of its own class
-SCHEMAS: dict[str, tuple[type, Callable[[Any], Finished], str | None]] = {
-    "base": (PretrainConfig, pretrain, None),
-    "full_sft": (SftConfig, sft, "base"),
-    "loramoe": (SftConfig, sft, "base"),
-    "code_base": (PretrainConfig, pretrain, None),
-    "code_rl": (PPORunConfig, ppo, "code_base"),
+LABELS = {name: row.title for name, row in ROWS.items()}
+KINDS = ("facts, completed", "facts, asked", "tasks")
+PRETRAIN, SFT, PPO = Stage(PretrainConfig, pretrain), Stage(SftConfig, sft), Stage(PPORunConfig, ppo)
+# by name: the command, and the stage whose export it starts from
+STAGES: dict[str, tuple[Stage, str | None]] = {
+    "base": (PRETRAIN, None),
+    "full_sft": (SFT, "base"),
+    "loramoe": (SFT, "base"),
+    "code_base": (PRETRAIN, None),
+    "code_rl": (PPO, "code_base"),
 }
 
 
@@ -79,13 +80,14 @@ def main(folder: Path, stages: str, steps_scale: float, facts: int | None, tasks
     models: dict[str, LanguageModel] = {}
     for number, (name, what) in enumerate(ROWS.items(), 1):
         console.rule(f"{number}/{PARTS} {what.stage}")
-        done = run_stage(name, folder, stages, steps_scale)
+        done = _run(name, folder, stages, steps_scale)
         if not done.finished:
             return _stopped(console)
         models[name] = done.lm
     console.rule(f"4/{PARTS} what was kept, what was learned")
     results = compare(models, folder, facts, tasks)
-    console.print(comparison_table(results))
+    asked = f"{results['facts']} held-out facts, {results['tasks']} tasks"
+    console.print(comparison_table(results["rows"], KINDS, LABELS, asked))
     console.rule(f"5/{PARTS} export to Hugging Face format, generate from the exports")
     # with its own modelling code; those of base and full SFT are there already
     export = folder / "loramoe-hf"
@@ -96,7 +98,7 @@ def main(folder: Path, stages: str, steps_scale: float, facts: int | None, tasks
     console.rule(f"6/{PARTS} a small code model, taught by tests")
     for name in ("code_base", "code_rl"):
         try:
-            done = run_stage(name, folder, stages, steps_scale)
+            done = _run(name, folder, stages, steps_scale)
         except SandboxError as error:
             console.print(f"left out: {error}", markup=False)
             break
@@ -106,14 +108,13 @@ def main(folder: Path, stages: str, steps_scale: float, facts: int | None, tasks
         results["code"] = code_scores(folder / "code_rl")
         console.print(code_table(results["code"]))
     console.rule(f"7/{PARTS} questionnaires: what the models say of themselves, and whether to believe it")
-    named = {ROWS[name].title: lm for name, lm in models.items()}
+    named = {LABELS[name]: lm for name, lm in models.items()}
     report = questionnaire(named, tokenizer_of(folder), folder / "behavior", f"{stages}/behavior")
     console.print(f"report, for a browser: {report}", highlight=False)
     results["seconds"] = round(time.perf_counter() - started, 1)
     (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    labels = {name: row.title for name, row in ROWS.items()}
-    drawn = [figures.comparison(results, labels, folder / "comparison.png")]
-    drawn += [path for name in SCHEMAS for path in sorted((folder / name / "plots").glob("*.png"))]
+    drawn = [figures.comparison(results, LABELS, folder / "comparison.png")]
+    drawn += [path for name in STAGES for path in sorted((folder / name / "plots").glob("*.png"))]
     console.print(f"{results['seconds']:.0f} s. Results: {folder / 'results.json'}; plots:")
     for path in drawn:
         console.print(f"  {path}", highlight=False)
@@ -125,25 +126,10 @@ def _stopped(console: Console) -> JsonObject:
     return {}
 
 
-def run_stage(name: str, output: Path, stages: str, steps_scale: float) -> Finished:
-    """Runs a stage, its folders moved to where the demo wants them, or finds it finished.
-
-    Args:
-      name: of the stage, a key of `SCHEMAS`.
-      output: folder of the demo.
-      stages: folder with a config for each stage, or the name of a shipped one.
-      steps_scale: share of the steps to do, in (0, 1].
-    Returns: the stage's model; `finished` is False if it was told to stop.
-    """
-    schema, main_of, base = SCHEMAS[name]
-    path = f"{stages}/{name}"
-    overrides = [f"output={output}/{name}"]
-    if base is not None:
-        overrides.append(f"base={output}/{base}/export")
-    steps = "rounds" if schema is PPORunConfig else "steps"
-    count = getattr(configs.load(schema, path), steps)
-    overrides.append(f"{steps}={max(1, round(count * steps_scale))}")
-    return main_of(configs.load(schema, path, overrides))
+def _run(name: str, folder: Path, stages: str, steps_scale: float) -> Finished:
+    stage, base = STAGES[name]
+    start = None if base is None else f"{folder}/{base}/export"
+    return run_stage(stage, name, folder, stages, steps_scale, start)
 
 
 def tokenizer_of(folder: Path) -> "PreTrainedTokenizerBase":
@@ -175,35 +161,10 @@ def compare(models: dict[str, LanguageModel], folder: Path, known: int | None, c
         for title, (questions, style, form) in asked.items():
             model = LocalModel(lm, tokenizer, form, batch_size=64)  # type: ignore[arg-type]
             found = closed_book(model, questions, template(style), max_new_tokens=16, score_answers=False)
-            rows[name][title] = _as_row(found.scores["exact_match"])
-            if title == "tasks":
-                by_family = {k: _as_row(v["exact_match"]) for k, v in found.by_category.items()}
-                rows[name]["by family"] = by_family
+            rows[name] |= (
+                task_rows(found) if title == "tasks" else {title: as_row(found.scores["exact_match"])}
+            )
     return {"facts": len(facts), "tasks": len(tasks), "rows": rows}
-
-
-def _as_row(score: Score) -> dict[str, float]:
-    return {"value": score.value, "low": score.low, "high": score.high}
-
-
-def comparison_table(results: JsonObject) -> Table:
-    """Knowledge kept and tasks learned, a column a model."""
-    rows = results["rows"]
-    table = Table(
-        title=f"exact match, % [95 % interval]; {results['facts']} held-out facts, {results['tasks']} tasks"
-    )
-    table.add_column("")
-    for name in rows:
-        table.add_column(ROWS[name].title, justify="right")
-
-    def cell(score: dict[str, float]) -> str:
-        return f"{score['value'] * 100:.0f} [{score['low'] * 100:.0f}, {score['high'] * 100:.0f}]"
-
-    for title in ("facts, completed", "facts, asked", "tasks"):
-        table.add_row(title, *(cell(row[title]) for row in rows.values()))
-    for family in sorted(next(iter(rows.values()))["by family"]):
-        table.add_row(f"  {family.replace('_', ' ')}", *(cell(r["by family"][family]) for r in rows.values()))
-    return table
 
 
 def code_scores(run: Path) -> JsonObject:

@@ -7,4 +7,4 @@ from training.supervised.config import PretrainConfig
 
 def main(config: PretrainConfig) -> Finished:
     """Runs one pretraining config to its end, or until it is stopped."""
-    return run.main(config)
+    return run.main(config, "pretrain", "pretrain")

@@ -1,4 +1,4 @@
-"""The main of pretraining and fine-tuning: one code path, whatever is trained."""
+"""A run of pretraining or fine-tuning, from its config to what it leaves: one code path for both."""
 
 from pathlib import Path
 
@@ -10,10 +10,15 @@ from training.supervised.finish import FORMATS, finish
 from training.supervised.train import train
 
 
-def main(config: PretrainConfig | SftConfig) -> Finished:
-    """Runs one config to its end, or until it is stopped."""
-    command = "pretrain" if isinstance(config, PretrainConfig) else "sft"
-    title = f"sft, adapter {config.adapter}" if isinstance(config, SftConfig) else command
+def main(config: PretrainConfig | SftConfig, command: str, title: str) -> Finished:
+    """Runs one config to its end, or until it is stopped.
+
+    Args:
+      config: of the run.
+      command: whose run it is; noted in the run's folder.
+      title: of its plots and of what it prints.
+    Returns: the model as trained, and whether all steps were done.
+    """
     distributed.start(config.distributed)
     config = pin(config, Path(config.output))
     with run_folder.open_run(command, config) as run:

@@ -7,4 +7,4 @@ from training.supervised.config import SftConfig
 
 def main(config: SftConfig) -> Finished:
     """Runs one fine-tuning config to its end, or until it is stopped."""
-    return run.main(config)
+    return run.main(config, "sft", f"sft, adapter {config.adapter}")

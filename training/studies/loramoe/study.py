@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evals.knowledge import greedy
-from evals.knowledge.embedded_questions import closed_book_questions
+from evals.knowledge.embedded_questions import closed_book_questions, task_questions
 from evals.knowledge.questions import ClosedBookQuestion
-from jaxmoe.datasets.corpora import STUDY_RELATIONS, instruction_rows, study_corpus, task_test_rows
+from jaxmoe.datasets.corpora import STUDY_RELATIONS, instruction_rows, study_corpus
 from jaxmoe.datasets.downstream_questions import question_stem
 from jaxmoe.json_values import JsonMapping, JsonObject
 from jaxmoe.language_model import LanguageModel
@@ -253,7 +253,7 @@ class LoramoeStudy:
         """Held-out facts, to be completed and asked, and task samples."""
         exam = self._exam_settings()
         facts = closed_book_questions("test", STUDY_RELATIONS, exam["facts"])
-        tasks = {split: task_questions(split, exam[f"{name}tasks"]) for split, name in SPLITS.items()}
+        tasks = {split: task_questions(exam[f"{name}tasks"], split) for split, name in SPLITS.items()}
         reworded = [
             replace(task, stem=question_stem(task.category, task.question.split("\n", 1)[1]))
             for task in tasks["test"]
@@ -340,22 +340,3 @@ def choose_rate(dev: Mapping[float, float], items: int, tolerance: float) -> flo
 def finite(value: float) -> float | None:
     """A number as JSON has it: null where a run diverged."""
     return value if math.isfinite(value) else None
-
-
-def task_questions(split: str, count: int) -> list[ClosedBookQuestion]:
-    """Held-out task samples, by family.
-
-    Args:
-      split: dev or test.
-      count: of all families together.
-    Returns: the questions.
-    """
-    return [
-        ClosedBookQuestion(
-            id=f"{row['family']}/{number}",
-            question="\n".join(filter(None, (row["instruction"], row["input"]))),
-            answers=tuple(row["answers"]),
-            category=row["family"],
-        )
-        for number, row in enumerate(task_test_rows(split, count))
-    ]
