@@ -12,7 +12,14 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from numpy.typing import ArrayLike
 
-from jaxmoe.generation.decode import DecodeConfig, PromptBatch, bucket, run, unroll_layers
+from jaxmoe.generation.decode import (
+    DecodeConfig,
+    PromptBatch,
+    bucket,
+    check_growth,
+    run,
+    unroll_layers,
+)
 from jaxmoe.generation.sampling import Sampling
 from jaxmoe.model import params
 from jaxmoe.model.attention import AttentionMask
@@ -159,13 +166,14 @@ class LanguageModel:
           experts: False generates with the base model alone.
         Returns: prompts with their continuations, log-probabilities and lengths.
         Raises: ValueError for shapes that disagree, padding on the right, ids outside the vocabulary,
-          settings out of range, a missing key.
+          settings out of range, a missing key, a text that would grow past LongRoPE's original length.
         """
         tokens, mask = _ids_and_mask(input_ids, attention_mask, self.config.vocab_size)
         _check_prompts(tokens, mask, samples_per_prompt)
         limits = np.broadcast_to(np.asarray(max_new_tokens, np.int32), tokens.shape[:1])
         if limits.min() < 1:
             raise ValueError(f"max_new_tokens must be at least 1; got {max_new_tokens}")
+        check_growth(self.config, int((mask > 0).sum(1).max()), int(limits.max()))
         ends = self.stop_tokens
         pad = self.config.pad_token_id
         config = DecodeConfig(

@@ -57,11 +57,10 @@ class SmolLM3(Llama):
     @classmethod
     def own_keys(cls, model: ModelConfig) -> dict[str, object]:
         """Biases, windows, and the layers with positions."""
-        ropes = model.layer_ropes or (model.rope,) * model.num_layers
         return {
             **super().own_keys(model),
             "use_sliding_window": any(model.windows),
             "sliding_window": max(model.layer_windows) or None,
             "layer_types": layer_types(model),
-            "no_rope_layers": [int(rope != NOPE) for rope in ropes],
+            "no_rope_layers": [int(rope != NOPE) for rope in model.ropes],
         }

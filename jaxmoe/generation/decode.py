@@ -20,6 +20,7 @@ from jaxmoe.generation import kv_cache, sampling
 from jaxmoe.generation.sampling import Sampling
 from jaxmoe.model import params
 from jaxmoe.model.attention import AttentionMask
+from jaxmoe.model.config import ModelConfig
 from jaxmoe.model.lora_experts import ExpertCall
 from jaxmoe.model.shapes import Array, Bool, Float, Int
 from jaxmoe.model.transformer import Decoder
@@ -142,8 +143,8 @@ def begin(
     """
     call = ExpertCall(enabled=config.enabled)
     tokens_PS, mask_PS, limits_B = prompts
-    first_P = jnp.argmax(mask_PS > 0, axis=1)
-    positions_PS = jnp.maximum(jnp.arange(mask_PS.shape[1])[None, :] - first_P[:, None], 0)
+    # a row that fills up has no token: all its positions are 0, so that it is never the longest
+    positions_PS = jnp.maximum(jnp.cumsum(mask_PS > 0, axis=1, dtype=mask_PS.dtype) - 1, 0)
     mask = AttentionMask(mask_PS, mask_PS)
     read = model(tokens_PS, positions_PS, mask, dtype=config.dtype, call=call, keep=True, mesh=mesh)
     assert read.kept is not None
@@ -239,6 +240,25 @@ def bucket(length: int, smallest: int = 1) -> int:
     """
     power = 1 << (max(length, 1) - 1).bit_length()
     return max(smallest, power * 3 // 4 if length <= power * 3 // 4 else power)
+
+
+def check_growth(model: ModelConfig, prompt: int, new: int) -> None:
+    """Refuses texts during which LongRoPE would change its factors: keys in the cache keep the old ones.
+
+    Args:
+      model: the decoder's shape.
+      prompt: tokens of the longest prompt.
+      new: most tokens that follow; the last of them is not read.
+    Raises: ValueError where that is so.
+    """
+    for rope in model.ropes:
+        original = rope.original_max_position_embeddings
+        if rope.rope_type == "longrope" and original is not None and prompt <= original < prompt + new - 1:
+            raise ValueError(
+                f"with rope_type longrope no text may grow past {original} tokens from a shorter prompt; "
+                f"got prompts of at most {prompt} and {new} new tokens: at most {original - prompt + 1} can "
+                "follow"
+            )
 
 
 @partial(jax.jit, static_argnames=("config", "mesh"))

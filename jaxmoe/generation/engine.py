@@ -112,10 +112,10 @@ class Engine:
         self._adapters = dict(adapters or {})
         # one column for all experts, or one for each where a row may use some
         self._columns = max((stop for _, stop in self._adapters.values()), default=1)
-        if lm.config.rope.rope_type == "dynamic":
+        if turning := next((rope.rope_type for rope in lm.config.ropes if rope.depends_on_length), None):
             raise ValueError(
-                "rope_type dynamic turns with the longest text of a batch: texts would depend on each other; "
-                "decode this model in batches (lm.generate)"
+                f"rope_type {turning} turns with the longest text of a batch: texts would depend on each "
+                "other; decode this model in batches (lm.generate)"
             )
         self.statistics = EngineStatistics()
         self._vocabulary = lm.config.vocab_size

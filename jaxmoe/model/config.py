@@ -56,6 +56,11 @@ class RopeConfig:
                 "before its extension; got none (model.rope in the config)"
             )
 
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether the angles of all positions change with the longest text of a batch."""
+        return self.rope_type in ("dynamic", "longrope")
+
 
 @dataclasses.dataclass(frozen=True)
 class MoeConfig:
@@ -173,6 +178,11 @@ class ModelConfig:
     def layer_windows(self) -> tuple[int, ...]:
         """Each layer's window, 0 for unlimited."""
         return self.windows or (0,) * self.num_layers
+
+    @property
+    def ropes(self) -> tuple[RopeConfig, ...]:
+        """Each layer's rotary embedding."""
+        return self.layer_ropes or (self.rope,) * self.num_layers
 
 
 @dataclasses.dataclass(frozen=True)

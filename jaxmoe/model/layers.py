@@ -113,7 +113,7 @@ def rope_frequencies(
       config: base θ and scaling.
       head_dim: H.
       max_positions: that the model was trained for.
-      length: number of positions in use; matters to "dynamic" only.
+      length: number of positions in use; matters to "dynamic" and "longrope" only.
     Returns: θ in radians a position, and the factor.
     Reference: RoFormer (arXiv:2104.09864); YaRN (arXiv:2309.00071); Llama 3.1 as released.
     """
@@ -210,11 +210,11 @@ def rotations(config: ModelConfig, positions_BT: Int[Array, "B T"], dtype: DType
       dtype: of cos and sin.
     Returns: a function from the layer's number, which may be traced.
     """
-    distinct = [*dict.fromkeys(config.layer_ropes or (config.rope,))]
+    distinct = [*dict.fromkeys(config.ropes)]
     turns = [rotation(config, rope, positions_BT, dtype) for rope in distinct]
     if len(turns) == 1:
         return lambda layer: turns[0]
-    which_L = np.array([distinct.index(rope) for rope in config.layer_ropes])
+    which_L = np.array([distinct.index(rope) for rope in config.ropes])
     stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *turns)
     return lambda layer: jax.tree.map(lambda x: x[jnp.asarray(which_L)[layer]], stacked)
 

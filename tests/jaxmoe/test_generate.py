@@ -15,7 +15,7 @@ import jaxmoe
 from jaxmoe.generation import decode as generate
 from jaxmoe.language_model import Generation, LanguageModel
 from jaxmoe.model import params
-from jaxmoe.model.config import ExpertConfig, ModelConfig
+from jaxmoe.model.config import ExpertConfig, ModelConfig, RopeConfig
 from tests.tiny_checkpoints import in_double
 from tests.tolerances import DOUBLE, torch_double_precision
 
@@ -274,3 +274,27 @@ def test_ids_outside_the_vocabulary_are_refused(lm, wrong):
     padded = np.ones_like(beyond)
     padded[1, :4] = 0
     assert np.isfinite(np.asarray(lm(beyond, padded).logits[1, 4:])).all()
+
+
+LONGROPE = RopeConfig(
+    "longrope", original_max_position_embeddings=12, short_factor=(1.0,) * 4, long_factor=(5.0,) * 4
+)
+
+
+@pytest.mark.parametrize("rope", [LONGROPE, RopeConfig("dynamic", factor=8.0)], ids=lambda r: r.rope_type)
+def test_rows_that_fill_up_a_batch_do_not_lengthen_it(rope):
+    """5 prompts become 6 of 16 slots, whose padding alone would lie beyond the original length."""
+    lm = in_double(tiny(rope=rope, max_positions=12))
+    prompts = np.random.default_rng(0).integers(3, 61, (5, 9)).astype(np.int32)
+    gen = lm.generate(prompts, max_new_tokens=3, stop_tokens=())
+    check_greedy(lm, gen, 9)
+
+
+def test_a_text_does_not_grow_past_the_length_at_which_longrope_changes():
+    """Keys of the prompt would have been turned by other angles than those of the tokens beyond."""
+    lm = in_double(tiny(rope=LONGROPE))
+    lm.generate(PROMPTS, max_new_tokens=4, stop_tokens=())  # 9 + 4, of which the last is not read
+    with pytest.raises(ValueError, match=r"past 12 tokens .*got prompts of at most 9 and 5 new tokens"):
+        lm.generate(PROMPTS, max_new_tokens=5)
+    beyond = np.concatenate([PROMPTS, PROMPTS], axis=1)
+    check_greedy(lm, lm.generate(beyond, max_new_tokens=5, stop_tokens=()), 18)

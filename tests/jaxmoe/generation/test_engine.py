@@ -14,7 +14,7 @@ from jaxmoe.generation.requests import NewToken, Request
 from jaxmoe.generation.sampling import Sampling
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
-from jaxmoe.model.config import ExpertConfig, ModelConfig
+from jaxmoe.model.config import ExpertConfig, ModelConfig, RopeConfig
 from tests.tiny_checkpoints import float32_logits, logits_of
 from tests.tolerances import rounding_bound
 
@@ -248,3 +248,23 @@ def test_impossible_requests_are_refused(lm, request_, message):
     with pytest.raises(ValueError, match=message):
         engine.submit(request_)
     assert engine.idle
+
+
+LONGROPE = RopeConfig(
+    "longrope", original_max_position_embeddings=32, short_factor=(1.0,) * 4, long_factor=(2.0,) * 4
+)
+
+
+@pytest.mark.parametrize(
+    "ropes",
+    [
+        {"rope": RopeConfig("dynamic", factor=2.0)},
+        {"rope": LONGROPE},
+        {"layer_ropes": (RopeConfig(), LONGROPE)},
+    ],
+    ids=["dynamic", "longrope", "in one layer"],
+)
+def test_positions_that_depend_on_the_longest_text_are_refused(lm, ropes):
+    """A text would change with its neighbors: a free slot alone stands beyond the original length."""
+    with pytest.raises(ValueError, match="turns with the longest text of a batch"):
+        Engine(dataclasses.replace(lm, config=dataclasses.replace(CONFIG, **ropes)), SMALL)
