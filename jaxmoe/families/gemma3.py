@@ -36,7 +36,12 @@ class Gemma3(Gemma2):
         return self.sliding_window_pattern
 
     def _rope(self, kind: LayerType) -> RopeConfig:
-        given = (self.rope_parameters or {}).get(kind) or dict[str, object]()
+        settings = self.rope_parameters or dict[str, object]()
+        if stray := next((key for key in settings if key not in (FULL, SLIDING)), None):
+            raise ValueError(
+                f"rope_parameters must have an object for each kind of layer; got {shown(stray)}"
+            )
+        given = settings.get(kind) or dict[str, object]()
         if not is_object(given):
             raise ValueError(f"rope_parameters.{kind} must be an object; got {shown(given)}")
         if kind == FULL and self.rope_scaling:
@@ -57,9 +62,7 @@ class Gemma3(Gemma2):
     def own_keys(cls, model: ModelConfig) -> dict[str, object]:
         """Windows, caps, the scale of queries, and both rotary embeddings."""
         keys = super().own_keys(model)
-        layers = list(
-            zip(model.layer_windows, model.layer_ropes or (model.rope,) * model.num_layers, strict=True)
-        )
+        layers = list(zip(model.layer_windows, model.ropes, strict=True))
         slides = [bool(window) or rope != model.rope for window, rope in layers]
         local = next((rope for (_, rope), slide in zip(layers, slides, strict=True) if slide), model.rope)
         return {

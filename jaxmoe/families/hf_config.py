@@ -100,6 +100,11 @@ class HfConfig:
 
         Raises: ValueError for a position scaling that the decoder lacks.
         """
+        if self.partial_rotary_factor not in (None, 1.0):
+            raise ValueError(
+                f"partial_rotary_factor must be 1, all of a head is rotated here; got "
+                f"{self.partial_rotary_factor}"
+            )
         # as transformers: the older key wins where a file has both
         given = self.rope_scaling or self.rope_parameters or {}
         return rope_from_hf(given, self.rope_theta, self.max_position_embeddings)
@@ -110,11 +115,6 @@ class HfConfig:
         Raises: ValueError for sizes that do not fit each other, and for a position scaling that the decoder
           lacks.
         """
-        if self.partial_rotary_factor not in (None, 1.0):
-            raise ValueError(
-                f"partial_rotary_factor must be 1, all of a head is rotated here; got "
-                f"{self.partial_rotary_factor}"
-            )
         return ModelConfig(
             family=self.MODEL_TYPE,
             vocab_size=self.vocab_size,

@@ -21,7 +21,6 @@ class _LongRope:
     long_factor: tuple[Positive, ...]
     factor: Positive | None = None
     attention_factor: Positive | None = None
-    original_max_position_embeddings: Size | None = None
     rope_theta: Positive | None = None
 
 
@@ -73,7 +72,7 @@ class Phi3(HfConfig):
         for name in ("short_factor", "long_factor"):
             if len(getattr(read, name)) != turning:
                 raise ValueError(f"{name} must have {turning} entries; got {len(getattr(read, name))}")
-        original = read.original_max_position_embeddings or self.original_max_position_embeddings
+        original = self.original_max_position_embeddings  # as transformers: whatever rope_scaling has
         return RopeConfig(
             rope_type="longrope",
             rope_theta=read.rope_theta or self.rope_theta or 1e4,
@@ -87,11 +86,9 @@ class Phi3(HfConfig):
 
     def to_model(self) -> ModelConfig:
         """The decoder, all its layers with the same window."""
-        # the part of a head that turns is said of the rope
-        model = dataclasses.replace(self, partial_rotary_factor=None, rope_parameters=None, rope_scaling=None)
-        plain = HfConfig.to_model(model)
-        windows = (self.sliding_window,) * plain.num_layers if self.sliding_window else ()
-        return dataclasses.replace(plain, rope=self.rope(), windows=windows)
+        model = super().to_model()
+        windows = (self.sliding_window,) * model.num_layers if self.sliding_window else ()
+        return dataclasses.replace(model, windows=windows)
 
     @classmethod
     def own_keys(cls, model: ModelConfig) -> dict[str, object]:

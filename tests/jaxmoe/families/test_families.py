@@ -135,6 +135,7 @@ def test_a_file_is_read_as_transformers_reads_it(family, rope, heads, head_dim, 
 
 
 KINDS = ["full_attention", "sliding_attention"]
+LONG = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
 NESTED = {"full_attention": {"rope_type": "linear", "factor": 8.0}, "sliding_attention": {"rope_theta": 7.0}}
 
 
@@ -169,6 +170,8 @@ NESTED = {"full_attention": {"rope_type": "linear", "factor": 8.0}, "sliding_att
             (2e6, 2e6, 2e6, 1e4),
         ),
         ("mixtral", {"sliding_window": 6, "num_local_experts": 4}, ()),
+        ("phi3", {"rope_scaling": LONG, "original_max_position_embeddings": 32}, ()),
+        ("phi3", {"rope_scaling": {**LONG, "original_max_position_embeddings": 16}}, ()),
         ("gemma3_text", {"rope_parameters": NESTED, "layer_types": KINDS}, (1e6, 7.0)),
     ],
     ids=str,
@@ -275,6 +278,11 @@ def test_values_that_cannot_be_are_refused_in_one_line(changes, message):
             "gemma3_text",
             {"rope_parameters": {"full_attention": 3}},
             "full_attention must be an object; got 3",
+        ),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"rope_type": "linear", "factor": 8.0}},
+            "rope_parameters must have an object for each kind of layer; got 'rope_type'",
         ),
         ("qwen3_moe", {"decoder_sparse_step": 2}, "decoder_sparse_step must be 1, .*got 2"),
         ("qwen2_moe", {"mlp_only_layers": [1]}, r"mlp_only_layers must be empty, .*got \(1,\)"),
