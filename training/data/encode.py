@@ -33,8 +33,8 @@ class Tally:
       rows, tokens: that are trained on.
       cut, cut_tokens: rows that were longer than a row of a batch, and the tokens they lost.
       dropped, dropped_tokens: rows left out, as nothing to predict was within that length, and their tokens.
-      chats, thinking: rows that are conversations, and those of them in which the assistant thinks.
-      completions: rows of a prompt and its completion, which know no chat template.
+      formats: by what key rows are encoded, such as messages (`format_of`).
+      thinking: conversations in which the assistant thinks.
       refused: rows that could not be encoded, with the reason (only with data.bad=skip).
     """
 
@@ -44,9 +44,8 @@ class Tally:
     cut_tokens: int = 0
     dropped: int = 0
     dropped_tokens: int = 0
-    chats: int = 0
+    formats: set[str] = dataclasses.field(default_factory=set[str])
     thinking: int = 0
-    completions: int = 0
     refused: list[str] = dataclasses.field(default_factory=list)
 
     def count(self, row: Row, encoded: Encoded) -> None:
@@ -56,11 +55,9 @@ class Tally:
           row: as read; conversations are known by their `messages`.
           encoded: the row's tokens; without a target it counts as dropped.
         """
+        self.formats.add(format_of(row))
         if "messages" in row:
-            self.chats += 1
             self.thinking += any(split(m)[0] != "" for m in row["messages"] if m["role"] == "assistant")
-        elif "completion" in row and "instruction" not in row:
-            self.completions += 1
         if not encoded.loss_mask.any():
             self.dropped += 1
             self.dropped_tokens += len(encoded.ids) + encoded.cut
@@ -187,11 +184,7 @@ def encode_all(
     known: dict[str, Encoded] = {}  # texts of the embedded corpora recur many times
     samples = []
     for index, row in enumerate(rows):
-        text = (
-            row["text"]
-            if "text" in row and not {"messages", "instruction", "completion"} & row.keys()
-            else None
-        )
+        text = row["text"] if format_of(row) == "text" else None
         encoded = None if text is None else known.get(text)
         if encoded is None:
             try:
@@ -214,6 +207,15 @@ def encode_all(
             + (f"; refused, the first: {tally.refused[0]}" if tally.refused else "")
         )
     return samples
+
+
+def format_of(row: Row) -> str:
+    """The key by which a row is encoded (`jaxmoe.tokenizer.encode_row`); "" for a row that has none.
+
+    >>> format_of({"instruction": "Add.", "output": "4", "text": ""})
+    'instruction'
+    """
+    return next((key for key in ("messages", "instruction", "completion", "text") if key in row), "")
 
 
 def kind_of(row: Row) -> tuple[object, ...] | None:

@@ -18,7 +18,7 @@ from jaxmoe.tokenizer import load_tokenizer, pad_id, save_tokenizer, train_bpe
 from training.data.batch import Sample
 from training.data.batches import Batches
 from training.data.config import DataConfig, SourceConfig
-from training.data.encode import EncodedRows, Encoder, Tally, encode_all, kind_of, pieces, shown
+from training.data.encode import EncodedRows, Encoder, Tally, encode_all, format_of, kind_of, pieces, shown
 from training.data.folders import Joined, files_of
 from training.data.hub import load_hub
 
@@ -215,15 +215,14 @@ class EncodedSource(NamedTuple):
     """A data set as samples (None: left out), and what became of its rows.
 
     Attributes:
-      tally: of all rows; of the first `LOOKED_AT` where they are encoded when they are read.
-      asks: whether it has instruction rows, whose form is a choice.
+      tally: of all rows; where they are encoded when they are read, of the first `LOOKED_AT`, but with the
+        formats of all.
       note: what is to be said of how it was read.
     """
 
     label: str
     samples: Sequence[Sample | None]
     tally: Tally
-    asks: bool
     note: str = ""
 
 
@@ -239,28 +238,33 @@ def encode_source(source: SourceConfig, config: DataConfig, encoder: Encoder) ->
     """
     rows, place, note = read_source(source, config)
     tally = Tally()
-    asks = "instruction" in rows[0]
     if len(rows) <= ENCODE_AT_ONCE:
         try:
             samples = encode_all(rows, encoder, tally, place=place, bad=config.bad)
         except ValueError as error:
             said = str(error)
             raise ValueError(said if said.startswith(source.label) else f"{source.label}: {said}") from None
-        return EncodedSource(source.label, samples, tally, asks, note)
-    _check_kinds(rows, encoder, place, config)
+        return EncodedSource(source.label, samples, tally, note)
+    _check_kinds(rows, encoder, tally, place, config)
     encode_all(rows[:LOOKED_AT], encoder, tally, place=place, bad=config.bad)
 
     def refused(index: int, error: ValueError) -> None:
         said = f"left out: {place(index)}: {error}"
         Console(markup=False, emoji=False, stderr=True).print(said, highlight=False, soft_wrap=True)
 
-    return EncodedSource(source.label, EncodedRows(rows, encoder, refused), tally, asks, note)
+    return EncodedSource(source.label, EncodedRows(rows, encoder, refused), tally, note)
 
 
-def _check_kinds(rows: Rows, encoder: Encoder, place: Callable[[int], str], config: DataConfig) -> None:
-    """One conversation of each kind is encoded: what a template refuses is said now, not days later."""
+def _check_kinds(
+    rows: Rows, encoder: Encoder, tally: Tally, place: Callable[[int], str], config: DataConfig
+) -> None:
+    """One conversation of each kind is encoded: what a template refuses is said now, not days later.
+
+    The formats that there are go into the tally.
+    """
     known = set()
     for index, row in enumerate(rows):
+        tally.formats.add(format_of(row))
         kind = kind_of(row)
         if kind is not None and kind not in known:
             known.add(kind)
@@ -321,16 +325,17 @@ class Feed:
             said.append(f"{source.label}{of}: {source.tally.said(self._encoder.length)}")
             if source.note:
                 said.append(f"{source.label}: {source.note}")
-        if any(source.asks for source in self._encoded):
+        formats = set[str]().union(*(source.tally.formats for source in self._encoded))
+        if "instruction" in formats:
             how = FORMS[self._encoder.form]
             said.append(f"data.form={self._config.form}: instructions are put {how}")
         if sum(source.tally.thinking for source in self._encoded):
             said.append(f"data.thinking={self._config.thinking}: {THINKING[self._config.thinking]}")
-        if sum(source.tally.completions for source in self._encoded):
+        if "completion" in formats:
             said.append("prompts with completions are put as they stand, without a chat template")
         if self._config.turns == "last":
             said.append("data.turns=last: of a chat only the last answer is learned")
-        if any(source.tally.chats for source in self._encoded) or self._encoder.form == "chat":
+        if "messages" in formats or self._encoder.form == "chat":
             ends = chat_template(self._tokenizer).around
             if not ends.last_ending:
                 said.append("the chat template ends no answer: the model does not learn where to stop")

@@ -117,6 +117,14 @@ def test_instructions_go_by_the_chat_template_where_there_is_one(tmp_path):
     assert len(Feed(data(tmp_path / "a.jsonl", [{"text": "two"}]), plain).report()) == 2
 
 
+@pytest.mark.parametrize("at_once", [500_000, 5])
+def test_the_form_of_instructions_is_said_wherever_they_stand(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(sources, "ENCODE_AT_ONCE", at_once)
+    monkeypatch.setattr(sources, "LOOKED_AT", 3)
+    said = Feed(data(tmp_path / "a.jsonl", [{"text": "two"}] * 7 + [ASK]), tokenizer_for("smollm2")).report()
+    assert "data.form=auto: instructions are put by the tokenizer's chat template" in said
+
+
 def test_what_becomes_of_thinking_is_said(tmp_path):
     thinking = {"messages": [CHAT["messages"][0], CHAT["messages"][1] | {"reasoning_content": "two"}]}
     said = Feed(data(tmp_path / "a.jsonl", [thinking], thinking="drop"), tokenizer_for("qwen3")).report()
