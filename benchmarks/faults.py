@@ -463,6 +463,20 @@ def measure_listed(kind: str, todo: Work, folder: Path) -> dict[str, Any]:
         return report(kind, faults)
 
 
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that is removed at the end, by this process alone.
+
+    `tempfile.TemporaryDirectory` also removes its folder as the interpreter ends, and so at the end of each
+    `Fork`, which does what an interpreter does there.
+    """
+    folder = Path(tempfile.mkdtemp())
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
 def report(kind: str, faults: Faults) -> dict[str, Any]:
     """What was found, for a line of JSON."""
     found = faults.found
@@ -493,8 +507,8 @@ def main() -> int:
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     import_all()
     wrong = 0
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = (options.folder or Path(temporary)).absolute()
+    with temporary_folder() as temporary:
+        folder = (options.folder or temporary).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         if options.work:
             todo = {kind: Work(**fields) for kind, fields in json.loads(options.work.read_text()).items()}

@@ -90,3 +90,22 @@ def test_nothing_is_lost_and_the_end_is_the_same_bit_by_bit(tmp_path):
         "SIGINT",
         "disk full",
     }
+
+
+FORK_ENDS = """
+import warnings
+from benchmarks import faults
+warnings.simplefilter("ignore")
+with faults.temporary_folder() as folder:
+    with faults.started(faults.Fork, ["--version"], folder) as process:
+        assert process.wait() == 0
+    print((folder / "said.txt").read_text())
+print(folder.exists())
+"""
+
+
+def test_a_fork_that_ends_leaves_the_temporary_folder_to_the_benchmark():
+    done = subprocess.run([sys.executable, "-c", FORK_ENDS], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] == "jaxmoe"
+    assert done.stdout.split()[-1] == "False"
