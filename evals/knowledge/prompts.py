@@ -62,8 +62,7 @@ class PromptTemplate:
     def turns(self, shots: Sequence[ClosedBookQuestion], system: str | None = None) -> list[JsonObject]:
         """The examples as turns of a chat, to stand before a question.
 
-        In one message with the question, a chat model takes the examples for a part of what is asked:
-        SmolLM2-135M-Instruct then answers 3 of 50 embedded facts instead of 25.
+        In one message with the question, a chat model can take the examples for a part of what is asked.
 
         Args:
           shots: solved examples; the user asks, the assistant gives the canonical answer.

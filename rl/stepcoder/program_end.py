@@ -1,7 +1,7 @@
 """Where a response is over for the policy: behind its program.
 
 What a model writes behind its program changes neither the verdict nor the reward. Sampling stops there, and
-no loss is taken on what was sampled beyond: for a base model that is a third of all tokens.
+no loss is taken on what was sampled beyond; a run records its share as `tail_share`.
 """
 
 import re
