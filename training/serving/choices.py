@@ -23,18 +23,25 @@ from training.serving.worker import EngineWorker, Event, Failed, Ticket
 
 @dataclass
 class RunningChoice:
-    """One sample of one prompt while it is made."""
+    """One sample of one prompt while it is made.
+
+    Attributes:
+      prompt_only: no token was asked for; the one that the engine makes anyway is not shown.
+    """
 
     index: int
     detokenizer: Detokenizer
     events: "asyncio.Queue[tuple[int, str, Event]]"
     loop: asyncio.AbstractEventLoop
+    prompt_only: bool = False
     ticket: Ticket | None = None
     tokens: list[NewToken] = field(default_factory=list[NewToken])
 
     def emit(self, event: Event) -> bool:
         """Runs in the engine's thread; True ends the text."""
-        if isinstance(event, NewToken):
+        if self.prompt_only:
+            text = ""
+        elif isinstance(event, NewToken):
             self.tokens.append(event)
             text = self.detokenizer.add(event.token)
         else:
@@ -44,6 +51,8 @@ class RunningChoice:
 
     def reason(self, event: Completion) -> str:
         """OpenAI's word for how the text ended; one that ran out of time was cut."""
+        if self.prompt_only:
+            return "length"
         return "stop" if self.detokenizer.stopped or event.reason == "stop" else "length"
 
 
@@ -56,6 +65,7 @@ class RunningChoices:
       requests: one a choice.
       stops: strings that end a text.
       seconds: longest time until the last token.
+      prompt_only: no token was asked for (RunningChoice).
 
     Attributes:
       all: the choices, in order.
@@ -70,6 +80,8 @@ class RunningChoices:
         requests: Sequence[EngineRequest],
         stops: Sequence[str],
         seconds: float,
+        *,
+        prompt_only: bool = False,
     ):
         self.all: list[RunningChoice] = []
         self._worker, self._seconds = worker, seconds
@@ -78,7 +90,7 @@ class RunningChoices:
         try:
             for index, request in enumerate(requests):
                 own = Detokenizer(model.tokenizer, stops, model.stop_tokens)
-                choice = RunningChoice(index, own, self._events, loop)
+                choice = RunningChoice(index, own, self._events, loop, prompt_only)
                 choice.ticket = self._worker.submit(request, choice.emit)
                 self.all.append(choice)
         except queue.Full as error:

@@ -25,7 +25,7 @@ from training.serving.answers import (
     mean_logprob,
     text_logprobs,
 )
-from training.serving.choices import RunningChoices, fault
+from training.serving.choices import RunningChoice, RunningChoices, fault
 from training.serving.protocol import ChatRequest, RequestError, TextRequest, parsed
 from training.serving.served_model import ServedModel, ServingLimits
 from training.serving.server_metrics import ServerMetrics
@@ -68,7 +68,7 @@ class Completions:
             )
         base = EngineRequest(
             [],
-            max(asked.max_tokens, 1),
+            max(asked.max_tokens, 1),  # the engine makes one at least
             Sampling(asked.temperature, asked.top_k, asked.top_p),
             stop_tokens=self._model.stop_tokens,
             experts=experts,
@@ -77,7 +77,7 @@ class Completions:
             alternatives=asked.logprobs or 0,
         )
         requests = self._samples(base, prompts, samples, asked.seed)
-        choices = self._run(requests, asked.stops)
+        choices = self._run(requests, asked.stops, prompt_only=asked.max_tokens == 0)
         identity = self._identity("cmpl", "text_completion", asked.model)
         if asked.stream:
             shape = TextShape(self._model.tokenizer, asked, prompts)
@@ -92,8 +92,6 @@ class Completions:
                 own = sorted(own, key=mean_logprob, reverse=True)[: asked.n]
             for answer in own:
                 shown.append(self._text_choice(len(shown), asked, prompt, answer))
-        if asked.max_tokens == 0:
-            answers = [answer._replace(tokens=[]) for answer in answers]
         usage = self._usage(sum(map(len, prompts)), answers)
         return JSONResponse({**identity, "choices": shown, "usage": usage})
 
@@ -118,19 +116,17 @@ class Completions:
     def _text_choice(
         self, index: int, asked: TextRequest, prompt: list[int], answer: FinishedChoice
     ) -> JsonObject:
-        tokens, text = (answer.tokens, answer.text) if asked.max_tokens else ([], "")
-        if asked.echo:
-            text = as_written(self._model.tokenizer, prompt) + text
+        text = as_written(self._model.tokenizer, prompt) if asked.echo else ""
         choice: JsonObject = {
             "index": index,
-            "text": text,
+            "text": text + answer.text,
             "finish_reason": answer.reason,
             "logprobs": None,
         }
         if asked.logprobs is not None:
             before = [None, *answer.prompt] if asked.echo and answer.prompt is not None else []
             first = prompt[:1] if before else []
-            choice["logprobs"] = text_logprobs(self._model.tokenizer, first, before, tokens)
+            choice["logprobs"] = text_logprobs(self._model.tokenizer, first, before, answer.tokens)
         return choice
 
     async def chat(self, body: object, request: Request) -> Response:
@@ -201,8 +197,12 @@ class Completions:
             for _ in range(samples)
         ]
 
-    def _run(self, requests: Sequence[EngineRequest], stops: Sequence[str]) -> RunningChoices:
-        return RunningChoices(self._worker, self._model, requests, stops, self._limits.seconds)
+    def _run(
+        self, requests: Sequence[EngineRequest], stops: Sequence[str], *, prompt_only: bool = False
+    ) -> RunningChoices:
+        return RunningChoices(
+            self._worker, self._model, requests, stops, self._limits.seconds, prompt_only=prompt_only
+        )
 
     def _stream(
         self,
@@ -234,9 +234,9 @@ class Completions:
                     held[choice.index] = []
                 if isinstance(event, Completion):
                     yield line({"choices": [shape.ending(choice.index, choice.reason(event))]})
+            told = self._usage(prompt_tokens, choices.all)
             if usage:
-                answers = [FinishedChoice("", choice.tokens, "", None) for choice in choices.all]
-                yield line({"choices": [], "usage": self._usage(prompt_tokens, answers)})
+                yield line({"choices": [], "usage": told})
             yield "data: [DONE]\n\n"
             self._metrics.seconds.labels(route).observe(time.monotonic() - start)
 
@@ -250,7 +250,8 @@ class Completions:
             "model": model,
         }
 
-    def _usage(self, prompt_tokens: int, answers: Sequence[FinishedChoice]) -> dict[str, int]:
+    def _usage(self, prompt_tokens: int, answers: Sequence[FinishedChoice | RunningChoice]) -> dict[str, int]:
+        """Tokens as OpenAI's clients read them; the metrics count them too."""
         made = sum(len(answer.tokens) for answer in answers)
         self._metrics.tokens.labels("prompt").inc(prompt_tokens)
         self._metrics.tokens.labels("completion").inc(made)

@@ -131,7 +131,7 @@ def knowledge(config: KnowledgeConfig, seed: int, confidence: float) -> SuiteRun
         with bar(loaded.progress) as start:
             for source, questions, shots in read:
                 for name, model in models.items():
-                    asking = asking_of(model, config, source, template(name), shots, confidence)
+                    asking = Asking(model, config, source, template(name), shots, confidence)
                     label = f"{source.label}, {name}" + (f" ({model.form})" if name == "auto" else "")
                     if questions.questions:
                         sets.append(asking.closed_book(questions, label, start(label)))
@@ -165,38 +165,15 @@ def _questions(source: QuestionSource, seed: int) -> tuple[QuestionSet, list[Clo
     return found, draw_shots(pool, source.shots, against=asked, seed=seed)
 
 
-def asking_of(
-    model: LocalModel,
-    config: KnowledgeConfig,
-    source: QuestionSource,
-    wording: PromptTemplate,
-    shots: list[ClosedBookQuestion],
-    confidence: float,
-) -> "Asking":
-    """How a source is put to a model: in a chat, system prompt and solved examples are turns of their own.
-
-    Args:
-      model: in the form of the wording.
-      config: gives the system prompt.
-      source: of the questions.
-      wording: the text around a question.
-      shots: solved examples.
-      confidence: of intervals.
-    Returns: ready to ask.
-    """
-    if model.form != "chat":
-        return Asking(model, config, source, wording, shots, shots, confidence)
-    told = replace(model, before=wording.turns(shots, config.system))
-    return Asking(told, config, source, wording, shots, [], confidence)
-
-
 @dataclass(frozen=True)
 class Asking:
     """One source put to a model under one template.
 
     Attributes:
+      model: in the form of the template.
+      config: gives the system prompt.
       shots: solved examples.
-      shots_in_prompt: those of them that stand in a prompt's text; the others are turns of `model.before`.
+      confidence: of intervals.
     """
 
     model: LocalModel
@@ -204,8 +181,19 @@ class Asking:
     source: QuestionSource
     template: PromptTemplate
     shots: list[ClosedBookQuestion]
-    shots_in_prompt: list[ClosedBookQuestion]
     confidence: float
+
+    @property
+    def asked(self) -> LocalModel:
+        """The model; in a chat, with system prompt and solved examples as turns before each question."""
+        if self.model.form != "chat":
+            return self.model
+        return replace(self.model, before=self.template.turns(self.shots, self.config.system))
+
+    @property
+    def shots_in_prompt(self) -> list[ClosedBookQuestion]:
+        """The solved examples, where they stand in the text of a prompt."""
+        return [] if self.model.form == "chat" else self.shots
 
     def closed_book(self, questions: QuestionSet, label: str, progress) -> ItemSet:
         """Asks for answers in the model's own words, scored by exact match, F1 and containment.
@@ -217,7 +205,7 @@ class Asking:
         Returns: scores, and each question with its answer.
         """
         result = closed_book(
-            self.model,
+            self.asked,
             questions.questions,
             self.template,
             shots=self.shots_in_prompt,
@@ -240,7 +228,7 @@ class Asking:
         Returns: scores, and each question with its answer.
         """
         result = multiple_choice(
-            self.model,
+            self.asked,
             questions.choice_questions,
             self.template,
             shots=self.shots_in_prompt,
@@ -252,6 +240,6 @@ class Asking:
 
     def _set(self, label: str, result: KnowledgeResult, items: list[ScoredItem], skipped: int) -> ItemSet:
         more: dict[str, object] = {"rows_without_answer": skipped, "shots": [shot.id for shot in self.shots]}
-        if self.model.before:
-            more["before"] = [*self.model.before]
+        if before := self.asked.before:
+            more["before"] = [*before]
         return ItemSet(label, result.scores, result.by_category, items, more)

@@ -136,6 +136,30 @@ def test_a_chat_whole_and_streamed_are_one(client: openai.OpenAI):
     assert chunks[-1].usage == whole.usage
 
 
+def test_a_stream_of_no_tokens_has_the_prompt_alone(client: openai.OpenAI):
+    asked = {"model": "tiny", "prompt": "the fox", "max_tokens": 0, "echo": True, "temperature": 0}
+    whole = client.completions.create(**asked)
+    options = {"include_usage": True}
+    chunks = list(client.completions.create(**asked, stream=True, stream_options=options))
+    told = [chunk.choices[0] for chunk in chunks if chunk.choices]
+    assert "".join(one.text for one in told) == whole.choices[0].text
+    assert told[-1].finish_reason == whole.choices[0].finish_reason == "length"
+    assert chunks[-1].usage == whole.usage
+
+
+@pytest.mark.parametrize("options", [{}, {"stream_options": {"include_usage": True}}])
+def test_streamed_tokens_are_counted_once(served: Served, client: openai.OpenAI, options: dict):
+    def counted(kind: str) -> float:
+        found = re.search(
+            rf'jaxmoe_tokens_total{{kind="{kind}"}} (.*)', httpx.get(f"{served.address}/metrics").text
+        )
+        return float(found[1]) if found else 0.0
+
+    before = counted("prompt"), counted("completion")
+    list(client.completions.create(model="tiny", prompt=[[5, 6, 7]], max_tokens=4, stream=True, **options))
+    assert (counted("prompt") - before[0], counted("completion") - before[1]) == (3, 4)
+
+
 def test_stop_strings_samples_and_seeds(client: openai.OpenAI):
     asked = {"model": "tiny", "prompt": "the", "max_tokens": 10, "temperature": 1.0, "seed": 5}
     texts = [choice.text for choice in client.completions.create(**asked, n=4).choices]

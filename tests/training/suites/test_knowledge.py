@@ -8,7 +8,7 @@ from evals.knowledge.prompts import template
 from evals.knowledge.questions import ClosedBookQuestion
 from evals.models.local_model import LocalModel
 from jaxmoe.tokenizer import train_bpe
-from training.suites.knowledge import KnowledgeConfig, QuestionSource, asking_of, knowledge
+from training.suites.knowledge import Asking, KnowledgeConfig, QuestionSource, knowledge
 
 SHOT = ClosedBookQuestion("1", "capital of Peru", ("Lima",))
 SOURCE = QuestionSource(embedded="test", shots=1, limit=2)
@@ -27,10 +27,9 @@ def model(tokenizer, form) -> LocalModel:
 
 def test_in_a_chat_system_prompt_and_examples_are_turns(tokenizer):
     config = KnowledgeConfig(templates=("chat",), system="Be brief.")
-    asking = asking_of(model(tokenizer, "chat"), config, SOURCE, template("chat"), [SHOT], 0.95)
+    asking = Asking(model(tokenizer, "chat"), config, SOURCE, template("chat"), [SHOT], 0.95)
     assert asking.shots_in_prompt == []
-    assert asking.shots == [SHOT]
-    assert asking.model.before == [
+    assert asking.asked.before == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": template("chat").prompt(SHOT)},
         {"role": "assistant", "content": "Lima"},
@@ -39,9 +38,9 @@ def test_in_a_chat_system_prompt_and_examples_are_turns(tokenizer):
 
 @pytest.mark.parametrize("form", ["text", "instruction"])
 def test_elsewhere_examples_stand_in_the_prompt(tokenizer, form):
-    asking = asking_of(model(tokenizer, form), KnowledgeConfig(), SOURCE, template("qa"), [SHOT], 0.95)
+    asking = Asking(model(tokenizer, form), KnowledgeConfig(), SOURCE, template("qa"), [SHOT], 0.95)
     assert asking.shots_in_prompt == [SHOT]
-    assert asking.model.before == ()
+    assert asking.asked.before == ()
 
 
 def test_a_system_prompt_needs_a_chat(tokenizer):
