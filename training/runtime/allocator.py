@@ -6,12 +6,15 @@ each page that is touched again costs a page fault: a third of a small model's s
 
 import ctypes
 import os
+import re
 import sys
+from pathlib import Path
 
 # parameters of mallopt(3), from malloc.h
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 NEVER = 2**31 - 1
 DEFAULT_MMAP_MAX, DEFAULT_TRIM = 65536, 128 * 1024  # glibc's own
+KEEP_BELOW = 2 * 2**30  # bytes
 
 
 def one_heap() -> None:
@@ -24,7 +27,14 @@ def keep_memory() -> None:
 
     Settings of the user's own (MALLOC_* or GLIBC_TUNABLES in the environment) are left alone, and elsewhere
     than on glibc there is nothing to do.
+
+    A process that has needed `KEEP_BELOW` by then is left alone too. A large model's step spends its time on
+    arithmetic, and its few huge blocks find no gap of their size between those still in use, so that the heap
+    grows to twice what is needed: SmolLM2-135M peaks at 9.6 GB with memory kept and at 4.4 without, at 7.4
+    and 7.2 seconds a step.
     """
+    if _peak() >= KEEP_BELOW:
+        return
     library = _set(((MMAP_MAX, 0), (TRIM_THRESHOLD, NEVER)))
     if library is not None:
         library.malloc_trim(0)  # what compiling left behind
@@ -38,6 +48,13 @@ def release_memory() -> None:
     library = _set(((MMAP_MAX, DEFAULT_MMAP_MAX), (TRIM_THRESHOLD, DEFAULT_TRIM)))
     if library is not None:
         library.malloc_trim(0)
+
+
+def _peak() -> int:
+    """Most memory that this process had at once, in bytes; getrusage would count its parent's too."""
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1]) * 1024 if found else 0
 
 
 def _set(options: tuple[tuple[int, int], ...]) -> ctypes.CDLL | None:

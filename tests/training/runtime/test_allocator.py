@@ -5,8 +5,11 @@ import sys
 
 PROGRAM = """
 import ctypes, resource
+from training.runtime import allocator
 from training.runtime.allocator import keep_memory, one_heap, release_memory
 one_heap()
+if {large}:
+    allocator.KEEP_BELOW = 1
 if {keep}:
     keep_memory()
 if {release}:
@@ -25,8 +28,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def faults(keep: bool, release: bool = False, **environment: str) -> int:
-    command = [sys.executable, "-c", PROGRAM.format(keep=keep, release=release)]
+def faults(keep: bool, release: bool = False, large: bool = False, **environment: str) -> int:
+    command = [sys.executable, "-c", PROGRAM.format(keep=keep, release=release, large=large)]
     said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=60)
     return int(said.stdout)
 
@@ -43,3 +46,7 @@ def test_what_was_kept_is_given_back():
 
 def test_settings_of_the_user_are_left_alone():
     assert faults(keep=True, MALLOC_ARENA_MAX="2") >= 4 * (1 << 26) // 4096
+
+
+def test_a_large_process_gives_memory_back_as_the_library_does():
+    assert faults(keep=True, large=True) >= 4 * (1 << 26) // 4096
