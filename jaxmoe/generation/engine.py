@@ -192,7 +192,7 @@ class Engine:
             raise ValueError(
                 "weights are changed between requests; some are in progress (run or cancel them)"
             )
-        self._runner.weights = weights
+        self._runner.take(weights)
         self._prefixes.forget()
 
     # -- the loop

@@ -1,6 +1,6 @@
 """The compiled programs of an engine: a decoding step, a chunk of a prompt, a copy of a slot, another length.
 
-Each is compiled once for each length of the cache. The cache is donated to all but the last, so that it is
+Those of the cache are compiled once for each length of it. It is donated to all but `resized`, so that it is
 held once.
 """
 
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxmoe.generation import kv_cache, row_sampling, slot_cache
+from jaxmoe.generation.kv_cache import Blocks
 from jaxmoe.generation.row_sampling import RowSampling
 from jaxmoe.generation.sampling import log_probability
 from jaxmoe.generation.slot_cache import SlotCache
@@ -75,33 +76,44 @@ class StepResult(NamedTuple):
     cache: SlotCache
 
 
+@partial(jax.jit, static_argnames=("unrolled",))
+def layers(weights: params.ModelParams, *, unrolled: bool) -> Blocks:
+    """The layers' weights; unrolled, they are copied out of their stacks, once and not at every step.
+
+    Args:
+      weights: the model taken apart, see `params.split`.
+      unrolled: as of the cache.
+    Returns: for `decode_step` and `read_chunk`.
+    """
+    return kv_cache.blocks(params.merge(weights), unrolled=unrolled)
+
+
 @partial(
     jax.jit,
-    static_argnames=("alternatives", "dtype", "unrolled"),
+    static_argnames=("alternatives", "dtype"),
     donate_argnames=("cache",),
 )
 def decode_step(
     weights: params.ModelParams,
+    blocks: Blocks,
     rows: StepRows,
     cache: SlotCache,
     *,
     alternatives: int,
     dtype: DTypeLike,
-    unrolled: bool,
 ) -> StepResult:
     """Reads the next token of every slot and chooses the one after it.
 
     Args:
-      weights: the model taken apart, see `params.split`.
+      weights: the model taken apart, see `params.split`; what stands outside its blocks is read.
+      blocks: the model's, of `layers`, unrolled as the cache is.
       rows: what is in the slots.
       cache: donated.
       alternatives: likeliest tokens to report in each place.
       dtype: of activations and products.
-      unrolled: as of the cache.
     Returns: the tokens, their log-probabilities, and the cache with what was read.
     """
     model = params.merge(weights)
-    blocks = kv_cache.blocks(model, unrolled=unrolled)
     call = ExpertCall(experts_BE=rows.experts_BE)
     hidden_BD, cache = slot_cache.read_tokens(
         model, blocks, rows.tokens_B, rows.positions_B, cache, dtype=dtype, call=call
@@ -120,33 +132,32 @@ def _likeliest(logits_BV: Float[Array, "B V"], count: int) -> Alternatives:
 
 @partial(
     jax.jit,
-    static_argnames=("scored", "alternatives", "dtype", "unrolled"),
+    static_argnames=("scored", "alternatives", "dtype"),
     donate_argnames=("cache",),
 )
 def read_chunk(
     weights: params.ModelParams,
+    blocks: Blocks,
     chunk: PromptChunk,
     cache: SlotCache,
     *,
     scored: bool,
     alternatives: int,
     dtype: DTypeLike,
-    unrolled: bool,
 ) -> tuple[tuple[Float[Array, " C"], Alternatives | None] | None, SlotCache]:
     """Reads a chunk of a prompt.
 
     Args:
-      weights: the model taken apart, see `params.split`.
+      weights: the model taken apart, see `params.split`; what stands outside its blocks is read.
+      blocks: the model's, of `layers`, unrolled as the cache is.
       chunk: with the slot where the prompt is.
       cache: donated.
       scored: also take the log-probability of each target.
       alternatives: likeliest tokens to report in each place, if scored.
       dtype: of activations and products.
-      unrolled: as of the cache.
     Returns: log-probabilities and alternatives if scored, else None; and the cache with what was read.
     """
     model = params.merge(weights)
-    blocks = kv_cache.blocks(model, unrolled=unrolled)
     call = ExpertCall(experts_BE=chunk.experts_E[None])
     hidden_CD, cache = slot_cache.read_chunk(
         model, blocks, chunk.tokens_C, chunk.start, chunk.slot, cache, dtype=dtype, call=call

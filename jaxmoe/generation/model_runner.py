@@ -73,19 +73,27 @@ class ModelRunner:
       slots: texts at a time.
       length: positions of each slot at first.
       unrolled: one buffer a layer, quickest on CPU, or stacked ones; None takes what the platform is best at.
-
-    Attributes:
-      weights: that the programs read; others of the same shapes may take their place.
     """
 
     def __init__(self, lm: Served, slots: int, length: int, *, unrolled: bool | None = None):
-        self.weights: params.ModelParams = lm.weights
         self._dtype = lm.dtype
         on_cpu = next(iter(lm.mesh.devices.flat)).platform == "cpu"
         self._unrolled = on_cpu if unrolled is None else unrolled
         self._cache = slot_cache.empty_cache(
             lm.config, slots, length, lm.dtype, unrolled=self._unrolled, mesh=lm.mesh
         )
+        self._weights = lm.weights
+        self._blocks = engine_programs.layers(lm.weights, unrolled=self._unrolled)
+
+    def take(self, weights: params.ModelParams) -> None:
+        """Runs on with other weights of the same shapes.
+
+        Args:
+          weights: in place of those that are there.
+        """
+        del self._weights, self._blocks  # before room is needed for others
+        self._weights = weights
+        self._blocks = engine_programs.layers(weights, unrolled=self._unrolled)
 
     @property
     def length(self) -> int:
@@ -113,12 +121,12 @@ class ModelRunner:
         Returns: the tokens [B], and how likely they were.
         """
         result = engine_programs.decode_step(
-            self.weights,
+            self._weights,
+            self._blocks,
             rows,
             self._cache,
             alternatives=_compiled_for(alternatives),
             dtype=self._dtype,
-            unrolled=self._unrolled,
         )
         self._cache = result.cache
         tokens_B, logprobs_B, others = jax.device_get(result[:3])
@@ -134,13 +142,13 @@ class ModelRunner:
         Returns: how likely those tokens were; None unless scored.
         """
         found, self._cache = engine_programs.read_chunk(
-            self.weights,
+            self._weights,
+            self._blocks,
             chunk,
             self._cache,
             scored=scored,
             alternatives=_compiled_for(alternatives) if scored else 0,
             dtype=self._dtype,
-            unrolled=self._unrolled,
         )
         return None if found is None else Scored(*jax.device_get(found))
 
