@@ -1,5 +1,6 @@
 """Test session set-up: eight fake CPU devices, strict dtypes and ranks, no network."""
 
+import gc
 import os
 import tempfile
 from importlib.util import find_spec
@@ -40,6 +41,20 @@ def in_double_precision():
     """A whole file in double precision: `pytestmark = pytest.mark.usefixtures("in_double_precision")`."""
     with double_precision():
         yield
+
+
+# memory maps of a process, of which Linux allows 65,530; a compiled program keeps about nine
+MAPS = 20_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_forgotten():
+    """Thousands of compiled programs in one process would end it: the next map is refused with a crash."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

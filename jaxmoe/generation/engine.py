@@ -4,9 +4,9 @@
     ids = [engine.submit(Request(prompt, max_new_tokens=64)) for prompt in prompts]
     done = engine.run()                      # {id: Completion}
 
-A slot holds one text. Prompts are read chunk by chunk between two decoding steps, one prompt at a time, so
-that texts in progress never wait for a long prompt. The last token of a prompt is read by the decoding step,
-which so makes the first new token as every other.
+A slot holds one text. Prompts are read chunk by chunk, a few chunks between two decoding steps and one prompt
+at a time, so that texts in progress never wait long for a long prompt. The last token of a prompt is read by
+the decoding step, which so makes the first new token as every other.
 
 The engine decides what is read and decoded next. `PrefixCache` knows what each slot holds, so that a common
 beginning is read once; `ModelRunner` runs the programs on the device. One thread drives an engine.
@@ -26,6 +26,9 @@ from jaxmoe.generation.requests import MOST_ALTERNATIVES, Completion, FinishReas
 from jaxmoe.generation.row_sampling import RowSampling
 from jaxmoe.model import params
 
+# tokens below which a program of its own for short parts of prompts saves nothing
+_LEAST_CHUNK = 16
+
 
 @dataclasses.dataclass(frozen=True)
 class EngineConfig:
@@ -34,7 +37,9 @@ class EngineConfig:
     Attributes:
       slots: texts in progress at a time.
       max_length: longest text, prompt and answer together, in tokens.
-      chunk: prompt tokens that are read between two decoding steps.
+      chunk: prompt tokens that are read at once.
+      chunks: that are read at most between two decoding steps: more fill empty slots sooner, and let those
+        who are in progress wait longer.
       sizes: lengths that the cache may have besides the largest, which is max_length and a chunk; it grows to
         the next one when a text needs it, and shrinks when none does.
       prefix_reuse: take over the keys and values of a slot whose text begins alike.
@@ -43,13 +48,23 @@ class EngineConfig:
     slots: int = 8
     max_length: int = 2048
     chunk: int = 128
+    chunks: int = 4
     sizes: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
     prefix_reuse: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("slots", "max_length", "chunk"):
+        for name in ("slots", "max_length", "chunk", "chunks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)} (engine.{name})")
+
+    def chunk_of(self, tokens: int) -> int:
+        """Length of the program that reads so many tokens of a prompt: a whole chunk, or a quarter of one.
+
+        >>> EngineConfig(chunk=128).chunk_of(20), EngineConfig(chunk=128).chunk_of(33)
+        (32, 128)
+        """
+        quarter = self.chunk // 4
+        return quarter if tokens <= quarter and quarter >= _LEAST_CHUNK else self.chunk
 
     def lengths(self) -> tuple[int, ...]:
         """Lengths of the cache, ascending. A chunk is written whole, so the longest text needs one more."""
@@ -198,13 +213,15 @@ class Engine:
     # -- the loop
 
     def step(self) -> dict[int, Completion]:
-        """Reads one chunk of a prompt and decodes one token of every text in progress.
+        """Reads some chunks of prompts and decodes one token of every text in progress.
 
         Returns: requests that ended in this step.
         """
         done = self._end_cancelled()
-        self._admit()
-        if self._reading is not None:
+        for _ in range(self.config.chunks):
+            self._admit()
+            if self._reading is None:
+                break
             self._read()
         if self._active:
             done |= self._decode()
@@ -251,9 +268,10 @@ class Engine:
         """Reads the next chunk of the prompt at hand; a prompt that is read joins the texts in progress."""
         assert self._reading is not None
         slot, text = self._reading
-        end, chunk = len(text.prompt) - 1, self.config.chunk
+        end = len(text.prompt) - 1
         if text.length < end:
-            part = text.prompt[text.length : min(text.length + chunk, end)]
+            part = text.prompt[text.length : min(text.length + self.config.chunk, end)]
+            chunk = self.config.chunk_of(len(part))
             tokens = np.zeros(chunk, np.int32)
             tokens[: len(part)] = part
             targets = np.zeros(chunk, np.int32)

@@ -9,14 +9,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from jaxmoe.generation import kv_cache, row_sampling, slot_cache
 from jaxmoe.generation.kv_cache import Blocks
 from jaxmoe.generation.row_sampling import RowSampling
 from jaxmoe.generation.sampling import log_probability
-from jaxmoe.generation.slot_cache import SlotCache
+from jaxmoe.generation.slot_cache import SlotCache, placed
 from jaxmoe.model import params
+from jaxmoe.model.config import ModelConfig
 from jaxmoe.model.lora_experts import ExpertCall
 from jaxmoe.model.shapes import Array, Bool, Float, Int
 
@@ -76,6 +78,20 @@ class StepResult(NamedTuple):
     cache: SlotCache
 
 
+@partial(jax.jit, static_argnames=("config", "slots", "length", "dtype", "unrolled", "mesh"))
+def empty_cache(
+    config: ModelConfig, slots: int, length: int, dtype: DTypeLike, *, unrolled: bool, mesh: Mesh
+) -> SlotCache:
+    """`slot_cache.empty_cache` as a program of its own, spread over the mesh.
+
+    Args:
+      config, slots, length, dtype, unrolled: as there.
+      mesh: as of all programs that change the cache.
+    Returns: the cache.
+    """
+    return placed(slot_cache.empty_cache(config, slots, length, dtype, unrolled=unrolled), mesh)
+
+
 @partial(jax.jit, static_argnames=("unrolled",))
 def layers(weights: params.ModelParams, *, unrolled: bool) -> Blocks:
     """The layers' weights; unrolled, they are copied out of their stacks, once and not at every step.
@@ -90,7 +106,7 @@ def layers(weights: params.ModelParams, *, unrolled: bool) -> Blocks:
 
 @partial(
     jax.jit,
-    static_argnames=("alternatives", "dtype"),
+    static_argnames=("alternatives", "dtype", "mesh"),
     donate_argnames=("cache",),
 )
 def decode_step(
@@ -101,6 +117,7 @@ def decode_step(
     *,
     alternatives: int,
     dtype: DTypeLike,
+    mesh: Mesh,
 ) -> StepResult:
     """Reads the next token of every slot and chooses the one after it.
 
@@ -111,6 +128,7 @@ def decode_step(
       cache: donated.
       alternatives: likeliest tokens to report in each place.
       dtype: of activations and products.
+      mesh: over which the cache is spread.
     Returns: the tokens, their log-probabilities, and the cache with what was read.
     """
     model = params.merge(weights)
@@ -121,7 +139,7 @@ def decode_step(
     logits_BV = model.logits(hidden_BD[:, None])[:, 0]
     chosen = row_sampling.choose(logits_BV, rows.sampling, rows.drawn_B)
     others = _likeliest(logits_BV, alternatives) if alternatives else None
-    return StepResult(chosen.tokens_B, chosen.logprobs_B, others, cache)
+    return StepResult(chosen.tokens_B, chosen.logprobs_B, others, placed(cache, mesh))
 
 
 def _likeliest(logits_BV: Float[Array, "B V"], count: int) -> Alternatives:
@@ -132,7 +150,7 @@ def _likeliest(logits_BV: Float[Array, "B V"], count: int) -> Alternatives:
 
 @partial(
     jax.jit,
-    static_argnames=("scored", "alternatives", "dtype"),
+    static_argnames=("scored", "alternatives", "dtype", "mesh"),
     donate_argnames=("cache",),
 )
 def read_chunk(
@@ -144,6 +162,7 @@ def read_chunk(
     scored: bool,
     alternatives: int,
     dtype: DTypeLike,
+    mesh: Mesh,
 ) -> tuple[tuple[Float[Array, " C"], Alternatives | None] | None, SlotCache]:
     """Reads a chunk of a prompt.
 
@@ -155,6 +174,7 @@ def read_chunk(
       scored: also take the log-probability of each target.
       alternatives: likeliest tokens to report in each place, if scored.
       dtype: of activations and products.
+      mesh: over which the cache is spread.
     Returns: log-probabilities and alternatives if scored, else None; and the cache with what was read.
     """
     model = params.merge(weights)
@@ -162,6 +182,7 @@ def read_chunk(
     hidden_CD, cache = slot_cache.read_chunk(
         model, blocks, chunk.tokens_C, chunk.start, chunk.slot, cache, dtype=dtype, call=call
     )
+    cache = placed(cache, mesh)
     if not scored:
         return None, cache
     logits_CV = model.logits(hidden_CD[None])[0]
@@ -169,25 +190,27 @@ def read_chunk(
     return (log_probability(logits_CV, chunk.targets_C), others), cache
 
 
-@partial(jax.jit, donate_argnames=("cache",))
-def copy_slot(cache: SlotCache, source: Int[Array, ""], target: Int[Array, ""]) -> SlotCache:
+@partial(jax.jit, donate_argnames=("cache",), static_argnames=("mesh",))
+def copy_slot(cache: SlotCache, source: Int[Array, ""], target: Int[Array, ""], *, mesh: Mesh) -> SlotCache:
     """`slot_cache.copy_slot` as a program of its own; the cache is donated.
 
     Args:
       cache: with both slots.
       source, target: their numbers.
+      mesh: over which the cache is spread.
     Returns: the cache with the copy.
     """
-    return slot_cache.copy_slot(cache, source, target)
+    return placed(slot_cache.copy_slot(cache, source, target), mesh)
 
 
-@partial(jax.jit, static_argnames=("length",))
-def resized(cache: SlotCache, length: int) -> SlotCache:
+@partial(jax.jit, static_argnames=("length", "mesh"))
+def resized(cache: SlotCache, length: int, *, mesh: Mesh) -> SlotCache:
     """`slot_cache.resized` as a program of its own.
 
     Args:
       cache: of any length.
       length: positions of each slot.
+      mesh: over which the cache is spread.
     Returns: a new cache.
     """
-    return slot_cache.resized(cache, length)
+    return placed(slot_cache.resized(cache, length), mesh)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from jaxmoe.generation import engine_programs, slot_cache
+from jaxmoe.generation.decode import unroll_layers
 from jaxmoe.generation.engine_programs import Alternatives, PromptChunk, StepRows
 from jaxmoe.generation.requests import MOST_ALTERNATIVES, NewToken
 from jaxmoe.model import params
@@ -77,9 +78,9 @@ class ModelRunner:
 
     def __init__(self, lm: Served, slots: int, length: int, *, unrolled: bool | None = None):
         self._dtype = lm.dtype
-        on_cpu = next(iter(lm.mesh.devices.flat)).platform == "cpu"
-        self._unrolled = on_cpu if unrolled is None else unrolled
-        self._cache = slot_cache.empty_cache(
+        self._unrolled = unroll_layers(lm.mesh) if unrolled is None else unrolled
+        self._mesh = lm.mesh
+        self._cache = engine_programs.empty_cache(
             lm.config, slots, length, lm.dtype, unrolled=self._unrolled, mesh=lm.mesh
         )
         self._weights = lm.weights
@@ -102,7 +103,7 @@ class ModelRunner:
 
     def resize(self, length: int) -> None:
         """Gives every slot another length; positions beyond the new end are lost."""
-        self._cache = engine_programs.resized(self._cache, length)
+        self._cache = engine_programs.resized(self._cache, length, mesh=self._mesh)
 
     def copy(self, source: int, target: int) -> None:
         """Writes one slot's keys and values over another's.
@@ -110,7 +111,9 @@ class ModelRunner:
         Args:
           source, target: numbers of the slots.
         """
-        self._cache = engine_programs.copy_slot(self._cache, np.int32(source), np.int32(target))
+        self._cache = engine_programs.copy_slot(
+            self._cache, np.int32(source), np.int32(target), mesh=self._mesh
+        )
 
     def step(self, rows: StepRows, alternatives: int) -> tuple[np.ndarray, Scored]:
         """Reads the next token of every slot and chooses the one after it.
@@ -127,6 +130,7 @@ class ModelRunner:
             self._cache,
             alternatives=_compiled_for(alternatives),
             dtype=self._dtype,
+            mesh=self._mesh,
         )
         self._cache = result.cache
         tokens_B, logprobs_B, others = jax.device_get(result[:3])
@@ -149,6 +153,7 @@ class ModelRunner:
             scored=scored,
             alternatives=_compiled_for(alternatives) if scored else 0,
             dtype=self._dtype,
+            mesh=self._mesh,
         )
         return None if found is None else Scored(*jax.device_get(found))
 

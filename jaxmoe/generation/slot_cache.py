@@ -29,13 +29,7 @@ SlotCache = tuple[KeyValues, ...] | KeyValues
 
 
 def empty_cache(
-    config: ModelConfig,
-    slots: int,
-    length: int,
-    dtype: DTypeLike,
-    *,
-    unrolled: bool,
-    mesh: Mesh | None = None,
+    config: ModelConfig, slots: int, length: int, dtype: DTypeLike, *, unrolled: bool
 ) -> SlotCache:
     """A cache of zeros.
 
@@ -45,25 +39,35 @@ def empty_cache(
       slots: texts at a time.
       length: positions of each.
       unrolled: one buffer a layer, quickest on CPU; else stacked ones for a scan over the layers.
-      mesh: slots are split over data and fsdp, heads over tensor, where they divide.
     Returns: the cache.
     """
     shape = (slots, config.num_kv_heads, length, config.head_dim)
     layers = config.num_layers
-
-    def zeros(shape: tuple[int, ...], leading: bool) -> Array:
-        made = jnp.zeros(shape, dtype)
-        if mesh is None:
-            return made
-        rows = mesh.shape["data"] * mesh.shape["fsdp"]
-        row_axes = None if slots % rows else ("data", "fsdp")
-        head_axis = None if config.num_kv_heads % mesh.shape["tensor"] else "tensor"
-        spec = (row_axes, head_axis, None, None)
-        return jax.device_put(made, NamedSharding(mesh, PartitionSpec(*((None,) if leading else ()), *spec)))
-
     if unrolled:
-        return tuple(KeyValues(zeros(shape, False), zeros(shape, False)) for _ in range(layers))
-    return KeyValues(zeros((layers, *shape), True), zeros((layers, *shape), True))
+        return tuple(KeyValues(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(layers))
+    return KeyValues(jnp.zeros((layers, *shape), dtype), jnp.zeros((layers, *shape), dtype))
+
+
+def placed(cache: SlotCache, mesh: Mesh) -> SlotCache:
+    """The cache spread over a mesh: slots over data and fsdp, heads over tensor, where they divide.
+
+    Every program ends with it: left to itself, XLA chooses where a result lies, and the next program would
+    be compiled anew for another place.
+
+    Args:
+      cache: anywhere.
+      mesh: to spread over.
+    Returns: the same content.
+    """
+
+    def one(x: Array) -> Array:
+        slots, heads = x.shape[-4:-2]
+        row_axes = None if slots % (mesh.shape["data"] * mesh.shape["fsdp"]) else ("data", "fsdp")
+        head_axis = None if heads % mesh.shape["tensor"] else "tensor"
+        spec = PartitionSpec(*(None,) * (x.ndim - 4), row_axes, head_axis, None, None)
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+    return jax.tree.map(one, cache)
 
 
 def length_of(cache: SlotCache) -> int:

@@ -161,6 +161,26 @@ def test_weights_of_another_round(lm):
     assert done.tokens == alone(other, prompt, 8, stop_tokens=())
 
 
+def test_a_mesh_changes_nothing_and_keeps_the_cache_spread():
+    """Slots over data and fsdp, heads over tensor, before and after every program."""
+    lm = language_model(seed=5)
+    mesh = params.make_mesh(data=2, fsdp=2, tensor=2, devices=jax.devices()[:8])
+    parts = params.shardings(params.abstract(CONFIG, lm.experts), mesh)
+    weights = lm.weights._replace(
+        trainable=jax.device_put(lm.weights.trainable, parts[0]),
+        frozen=jax.device_put(lm.weights.frozen, parts[1]),
+    )
+    spread = dataclasses.replace(lm, weights=weights, mesh=mesh)
+    config = dataclasses.replace(SMALL, slots=4)
+    engines = Engine(lm, config), Engine(spread, config)
+    ids = [[e.submit(Request(p, 12)) for p in prompts([5, 30, 9, 11, 50])] for e in engines]
+    done = [e.run() for e in engines]
+    one, many = ([d[i].tokens for i in own] for d, own in zip(done, ids, strict=True))
+    assert one == many
+    for x in jax.tree.leaves(engines[1]._runner._cache):
+        assert {part.data.shape for part in x.addressable_shards} == {(1, 1, *x.shape[2:])}
+
+
 def compiled() -> list[int]:
     """How often each program has been compiled so far."""
     programs = (engine_programs.decode_step, engine_programs.read_chunk, engine_programs.copy_slot)
@@ -183,6 +203,37 @@ def test_few_programs_are_compiled():
     engine.run()
     after = compiled()
     assert [now - before <= 3 for now, before in zip(after, counts, strict=True)] == [True] * 3
+
+
+def test_a_program_is_compiled_once():
+    """A cache that has been through a program lies where a new one lies."""
+    lm = language_model(seed=6)
+    engine, before = Engine(lm, dataclasses.replace(SMALL, slots=5)), compiled()
+    engine.submit(Request(prompts([20])[0], 8))
+    engine.run()
+    assert [now - then for now, then in zip(compiled()[:2], before[:2], strict=True)] == [1, 1]
+
+
+def test_short_prompts_fill_the_slots_within_a_step(lm):
+    engine = Engine(lm, dataclasses.replace(SMALL, slots=4, chunks=3))
+    for prompt in prompts([6, 7, 20, 5]):
+        engine.submit(Request(prompt, 8))
+    engine.step()
+    assert len(engine._active) == 2  # two prompts of one chunk, and the first of three
+    engine.step()
+    assert len(engine._active) == 4
+    engine.run()
+
+
+def test_short_parts_of_prompts_are_read_by_a_shorter_program():
+    lm = language_model(seed=4)
+    engine = Engine(lm, dataclasses.replace(SMALL, chunk=64, max_length=120, sizes=()))
+    given = prompts([12, 17, 30, 81])
+    before = engine_programs.read_chunk._cache_size()
+    ids = [engine.submit(Request(prompt, 5)) for prompt in given]
+    done = engine.run()
+    assert [done[id].tokens for id in ids] == [alone(lm, p, 5, stop_tokens=()) for p in given]
+    assert engine_programs.read_chunk._cache_size() - before == 2
 
 
 def test_slots_are_refilled_at_once(lm):
