@@ -3,13 +3,14 @@
 Letters of this file: P prompts, G samples a prompt (B = P·G rows), W slots of a response.
 """
 
+import dataclasses
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxmoe.model.shapes import Array, Float
-from rl.policy.config import RLConfig, check_unit_interval
+from rl.policy.config import RLConfig, check_unit_interval, own
 from rl.policy.losses import token_rewards
 
 Baseline = Literal["grpo", "rloo"]
@@ -189,14 +190,45 @@ def gae_of_round(signals: RoundSignals, config: RLConfig) -> RoundAdvantages:
     return RoundAdvantages(made.advantage_T, made.target_T)
 
 
+def reinforce_of_round(signals: RoundSignals, config: RLConfig) -> RoundAdvantages:
+    """Discounted returns, the advantages of REINFORCE++: Aₜ = Σₛ≥ₜ γˢ⁻ᵗ rₛ; targets are 0.
+
+    They are whitened over the round (`normalize_advantages`), which is their baseline.
+
+    Args:
+      config: gives γ.
+    Returns: of every token [B, W], not normalized.
+    Reference: Hu et al. 2025, arXiv:2501.03262.
+    """
+    bare = signals._replace(
+        values_BW=jnp.zeros_like(signals.values_BW), final_B=jnp.zeros_like(signals.final_B)
+    )
+    made = gae_of_round(bare, dataclasses.replace(config, gae_lambda=1.0))
+    return RoundAdvantages(made.advantage_BW, jnp.zeros_like(made.advantage_BW))
+
+
+def centered_of_round(signals: RoundSignals, config: RLConfig) -> RoundAdvantages:
+    """rᵢ − the group's mean, the same at every token: Dr. GRPO, and REINFORCE++ with a baseline.
+
+    The latter whitens them over the round (`normalize_advantages`); targets are 0.
+
+    Args:
+      config: not used.
+    Returns: of every token [B, W], not normalized.
+    Reference: Liu et al. 2025 (Dr. GRPO), arXiv:2503.20783; Hu et al. 2025, arXiv:2501.03262.
+    """
+    del config
+    return _group_of_round(signals, "grpo", normalize=False)
+
+
 def grpo_of_round(signals: RoundSignals, config: RLConfig) -> RoundAdvantages:
-    """`group_advantage` for GRPO, the same at every token of a response; targets are 0.
+    """`group_advantage` for GRPO, DAPO, GSPO and CISPO, the same at every token; targets are 0.
 
     Args:
       config: `normalize_groups` divides by the group's standard deviation.
     Returns: of every token [B, W], not normalized.
     """
-    return _group_of_round(signals, "grpo", normalize=config.normalize_groups)
+    return _group_of_round(signals, "grpo", normalize=own(config.normalize_groups, "normalize_groups"))
 
 
 def rloo_of_round(signals: RoundSignals, config: RLConfig) -> RoundAdvantages:

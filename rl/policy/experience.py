@@ -6,8 +6,9 @@ from jaxmoe.json_values import JsonObject
 from jaxmoe.model.shapes import Array, Float
 from rl.policy import losses
 from rl.policy.advantages import RoundSignals, whiten
-from rl.policy.algorithms import Algorithm, algorithm_named
+from rl.policy.algorithms import algorithm_named, settled
 from rl.policy.config import RLConfig
+from rl.policy.importance import importance_weights
 from rl.policy.losses import masked_mean
 from rl.policy.trajectory import Experience, Outcomes, PolicyScores, Rollout
 
@@ -30,15 +31,16 @@ def prepare(
       beta: KL coefficient, reward units a nat.
     Returns: the experience, and metrics: means over the round; `kl` and `sampler_gap` are sums over a
       response, in nats.
-    Raises: ValueError if truncated=bootstrap meets an algorithm without a critic.
+    Raises: ValueError for settings that do not go with the algorithm, see rl.policy.algorithms.settled.
     """
-    chosen = algorithm_named(algorithm)
-    check_truncation(config, chosen, algorithm)
+    chosen, config = algorithm_named(algorithm), settled(algorithm, config)
     sampled_BW = rollout.response_mask_BW
     kl_BW = losses.kl_estimate(scores.logprobs_BW, scores.reference_BW, sampled_BW, config.kl.chosen)
     rewards_B = outcomes.rewards_B
     if config.reward_clip is not None:
         rewards_B = jnp.clip(rewards_B, -config.reward_clip, config.reward_clip)
+    overlong_B = _overlong(config, outcomes, sampled_BW)
+    rewards_B = rewards_B + overlong_B
     mask_BW, final_B = sampled_BW, jnp.zeros_like(rewards_B)
     if outcomes.truncated_B is not None and config.truncated == "drop":
         mask_BW = sampled_BW * (1.0 - outcomes.truncated_B)[:, None]
@@ -61,23 +63,11 @@ def prepare(
         "masked_share": 1.0 - policy_mask_BW.sum() / jnp.maximum(sampled_BW.sum(), 1.0),
         "advantage_std": jnp.sqrt(masked_mean(jnp.square(made.advantage_BW), mask_BW)),
     }
+    if config.overlong_buffer:
+        metrics["overlong_penalty"] = overlong_B.mean()
     if chosen.critic:
         metrics["explained_variance"] = losses.explained_variance(scores.values_BW, made.target_BW, mask_BW)
     return experience, metrics | gap
-
-
-def check_truncation(config: RLConfig, algorithm: Algorithm, name: str) -> None:
-    """Checks that truncated responses can be treated as the settings say.
-
-    Args:
-      name: of the algorithm, for the message.
-    Raises: ValueError if the return is to be bootstrapped and there is no critic.
-    """
-    if config.truncated == "bootstrap" and not algorithm.critic:
-        raise ValueError(
-            f"ppo.truncated=bootstrap needs a critic, which algorithm={name} does not train; "
-            "set ppo.truncated=grade or drop, or algorithm=ppo"
-        )
 
 
 def value_after(values_BW: Float[Array, "B W"], mask_BW: Float[Array, "B W"]) -> Float[Array, " B"]:
@@ -93,20 +83,39 @@ def value_after(values_BW: Float[Array, "B W"], mask_BW: Float[Array, "B W"]) ->
     return jnp.take_along_axis(values_BW, behind_B[:, None], axis=1)[:, 0]
 
 
+def _overlong(config: RLConfig, outcomes: Outcomes, sampled_BW: Array) -> Array:
+    """What long responses lose of their reward; 0 without a buffer."""
+    if not config.overlong_buffer:
+        return jnp.zeros_like(sampled_BW[:, 0])
+    if outcomes.limits_B is None:
+        raise ValueError(
+            "ppo.overlong_buffer is a share of each response's limit: Outcomes.limits_B is missing"
+        )
+    return losses.overlong_penalty(
+        sampled_BW.sum(1), outcomes.limits_B, buffer=config.overlong_buffer, penalty=config.overlong_penalty
+    )
+
+
 def _sampler_gap(config: RLConfig, rollout: Rollout, scores: PolicyScores) -> tuple[Array, RoundMetrics]:
     """Importance weights of the sampled tokens, and how far sampler and learner are apart."""
     mask_BW = rollout.response_mask_BW
     if rollout.sampler_logprobs_BW is None:
         return jnp.ones_like(mask_BW), {}
     drawn_BW = rollout.sampler_logprobs_BW
-    weights_BW = losses.importance_weights(scores.logprobs_BW, drawn_BW, mask_BW, config.importance_cap)
+    made = importance_weights(
+        scores.logprobs_BW,
+        drawn_BW,
+        mask_BW,
+        mode=config.importance,
+        cap=config.importance_cap,
+        floor=config.importance_floor,
+    )
     gap_BW = losses.kl_estimate(scores.logprobs_BW, drawn_BW, mask_BW, "k1")
     metrics = {
         "sampler_gap": gap_BW.sum(1).mean(),
         "sampler_gap_largest": jnp.abs(gap_BW).max(),
-        "importance_mean": masked_mean(weights_BW, mask_BW),
+        "importance_mean": masked_mean(made.weight_BW, mask_BW),
     }
     if config.importance_cap is not None:
-        capped_BW = (weights_BW >= config.importance_cap).astype(jnp.float32)
-        metrics["importance_capped"] = masked_mean(capped_BW, mask_BW)
-    return weights_BW, metrics
+        metrics["importance_bounded"] = masked_mean(made.bounded_BW, mask_BW)
+    return made.weight_BW, metrics

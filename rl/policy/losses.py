@@ -7,16 +7,17 @@ stands in a masked position, even NaN or infinity, changes neither a loss nor a 
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxmoe.model.shapes import Array, Float
-from rl.policy.config import Aggregation, KLEstimator, RLConfig
+from rl.policy.config import Aggregation, KLEstimator, RLConfig, own
 
 Tokens = Float[Array, "..."]
 
 # Bounds in nats, those of verl: exp stays finite in float32, and one token cannot outweigh a batch.
 LOG_RATIO_BOUND = 20.0
-K3_BOUND = 10.0
+K3_BOUND = SEQUENCE_BOUND = 10.0
 # Where the adaptive KL coefficient starts to grow from 0: it is multiplied, and 0 would stay 0.
 SMALLEST_STEP_OF = 0.01
 
@@ -56,9 +57,15 @@ def clipped_surrogate(
     -2.4
     """
     ratio = jnp.exp(_log_ratio(logprob, old_logprob, mask))
+    return _bounded(ratio, advantage, mask, clip_low, clip_high, dual_clip)
+
+
+def _bounded(
+    ratio: Tokens, advantage: Tokens, mask: Tokens, low: float, high: float, dual_clip: float | None = None
+) -> Surrogate:
     advantage = jnp.where(mask > 0, advantage, 0.0)
     plain = -ratio * advantage
-    bounded = -jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high) * advantage
+    bounded = -jnp.clip(ratio, 1.0 - low, 1.0 + high) * advantage
     loss, clipped = jnp.maximum(plain, bounded), bounded > plain
     if dual_clip is not None:
         most = -dual_clip * advantage
@@ -70,7 +77,7 @@ def clipped_surrogate(
 def ppo_loss(
     logprob: Tokens, old_logprob: Tokens, advantage: Tokens, mask: Tokens, config: RLConfig
 ) -> Surrogate:
-    """`clipped_surrogate` with the bounds of the settings; the policy loss of ppo, grpo and rloo.
+    """`clipped_surrogate` with the bounds of the settings; the policy loss of all but gspo and cispo.
 
     Args:
       config: gives clip_low, clip_high and dual_clip.
@@ -81,37 +88,62 @@ def ppo_loss(
         old_logprob,
         advantage,
         mask,
-        clip_low=config.clip_low,
-        clip_high=config.clip_high,
+        clip_low=own(config.clip_low, "clip_low"),
+        clip_high=own(config.clip_high, "clip_high"),
         dual_clip=config.dual_clip,
     )
 
 
-def importance_weights(
-    logprob: Tokens, sampler_logprob: Tokens, mask: Tokens, cap: float | None = 2.0
-) -> Tokens:
-    """Truncated importance weights of tokens that another distribution sampled: min(π / π_sampler, C).
+def gspo_loss(
+    logprob_BW: Float[Array, "B W"],
+    old_BW: Float[Array, "B W"],
+    advantage_BW: Float[Array, "B W"],
+    mask_BW: Float[Array, "B W"],
+    config: RLConfig,
+) -> Surrogate:
+    """`clipped_surrogate` with the ratio of the whole response, the loss of gspo.
 
-    E over the sampler of weight · f is E over π of f, where π_sampler covers π and no weight is truncated;
-    the cap bounds the variance. Tokens outside a sampler's nucleus never come up: no weight brings them back.
+        sᵢ = exp( Σₜ mask · (log π − log π_old) / Σₜ mask );   at token t: sg[sᵢ] · π / sg[π]
+
+    The value is that of sᵢ at every token, the gradient that of the token's own log-probability: with equal
+    advantages in a response and aggregation=sequence_mean, the gradient of −min(sᵢ A, clip(sᵢ) A). With a
+    mask of executed tokens, sᵢ is the ratio of these.
 
     Args:
-      logprob: log π of the policy before the update, in nats.
-      sampler_logprob: log-probability with which each token was drawn.
-      mask: 1 for sampled tokens; elsewhere the weight is 1.
-      cap: C; None gives weights of 1.
-    Returns: weights of the same shape.
-    Reference: Ionides 2008, Truncated importance sampling; for the mismatch of sampler and learner, Yao et
-      al. 2025, https://fengyao.notion.site/off-policy-rl, as in TRL and verl.
-
-    >>> import jax.numpy as jnp
-    >>> learner, sampler = jnp.array([0.5, 0.9]), jnp.array([1.0, 0.1])
-    >>> importance_weights(jnp.log(learner), jnp.log(sampler), jnp.ones(2)).tolist()
-    [0.5, 2.0]
+      logprob_BW, old_BW: in nats.
+      mask_BW: 1 where the policy learns; elsewhere the loss is 0 and the ratio 1.
+      config: gives clip_low and clip_high.
+    Returns: Surrogate [B, W].
+    Reference: Zheng et al. 2025, arXiv:2507.18071, eqs. 5, 6 and 13; the bound of 10 nats as in verl.
     """
-    if cap is None:
-        return jnp.ones_like(logprob)
-    return jnp.minimum(jnp.exp(_log_ratio(logprob, sampler_logprob, mask)), cap)
+    difference_BW = _difference(logprob_BW, old_BW, mask_BW)
+    tokens_B1 = jnp.maximum(mask_BW.sum(axis=-1, keepdims=True), 1.0)
+    mean_B1 = jax.lax.stop_gradient(difference_BW.sum(axis=-1, keepdims=True) / tokens_B1)
+    # 0, with the gradient of the token's log-probability
+    own_BW = difference_BW - jax.lax.stop_gradient(difference_BW)
+    ratio = jnp.exp(jnp.minimum(jnp.where(mask_BW > 0, own_BW + mean_B1, 0.0), SEQUENCE_BOUND))
+    low, high = own(config.clip_low, "clip_low"), own(config.clip_high, "clip_high")
+    return _bounded(ratio, advantage_BW, mask_BW, low, high)
+
+
+def cispo_loss(
+    logprob: Tokens, old_logprob: Tokens, advantage: Tokens, mask: Tokens, config: RLConfig
+) -> Surrogate:
+    """−sg[clip(ρ, 1 − ε_low, 1 + ε_high)] A log π, the loss of cispo: clipped tokens keep a gradient.
+
+    Args:
+      logprob, old_logprob: in nats, of one shape with `advantage` and `mask`.
+      mask: 1 where the policy learns; elsewhere the loss is 0 and the ratio 1.
+      config: gives clip_low and clip_high.
+    Returns: Surrogate of that shape; `clipped` is 1 where the weight is not the ratio.
+    Reference: MiniMax 2025, arXiv:2506.13585, eqs. 4 and 5.
+    """
+    ratio = jnp.exp(_log_ratio(logprob, old_logprob, mask))
+    low, high = own(config.clip_low, "clip_low"), own(config.clip_high, "clip_high")
+    weight = jax.lax.stop_gradient(jnp.clip(ratio, 1.0 - low, 1.0 + high))
+    here = mask > 0
+    loss = -weight * jnp.where(here, advantage, 0.0) * jnp.where(here, logprob, 0.0)
+    return Surrogate(loss, ratio, ((weight != ratio) & here).astype(jnp.float32))
 
 
 def clipped_value_loss(
@@ -231,6 +263,28 @@ def token_rewards(
     at_end_BW = (jnp.arange(slots)[None] == last_B[:, None]) & (mask_BW > 0)
     penalty_BW = coefficient * kl_BW * mask_BW
     return jnp.where(at_end_BW, rewards_B[:, None], 0.0) - penalty_BW
+
+
+def overlong_penalty(
+    lengths_B: Float[Array, " B"], limits_B: Float[Array, " B"], *, buffer: float, penalty: float = 1.0
+) -> Float[Array, " B"]:
+    """min(0, (1 − b) L − |y|) / (b L) · penalty, L the limit: 0 up to the last share b of it, −penalty at it.
+
+    Args:
+      lengths_B: tokens of each response.
+      limits_B: most tokens that each may have.
+      buffer: b, in (0, 1].
+      penalty: reward units that are lost at the limit.
+    Returns: what is added to the reward [B], in reward units.
+    Reference: Yu et al. 2025 (DAPO), arXiv:2503.14476, eq. 13; there b L is 4,096 tokens of 20,480.
+
+    >>> import jax.numpy as jnp
+    >>> lengths, limits = jnp.array([70.0, 90.0, 100.0]), jnp.full(3, 100.0)
+    >>> [round(x, 4) for x in overlong_penalty(lengths, limits, buffer=0.2).tolist()]
+    [0.0, -0.5, -1.0]
+    """
+    over_B = (1.0 - buffer) * limits_B - lengths_B
+    return jnp.minimum(over_B, 0.0) / (buffer * limits_B) * penalty
 
 
 def next_coefficient(

@@ -19,10 +19,10 @@ from jaxmoe.model import params
 from jaxmoe.model.shapes import Array, Bool, Float, Int, PyTree
 from rl.policy import losses
 from rl.policy.agent import Agent, Weights, split_rows
-from rl.policy.algorithms import Algorithm, algorithm_named
-from rl.policy.config import RLConfig
+from rl.policy.algorithms import Algorithm, algorithm_named, settled
+from rl.policy.config import Aggregation, RLConfig, own
 from rl.policy.critic import CriticParams
-from rl.policy.experience import RoundMetrics, check_truncation, prepare
+from rl.policy.experience import RoundMetrics, prepare
 from rl.policy.trajectory import Experience, Outcomes, PolicyScores, Rollout, finer, take
 
 LARGEST = ("ratio_error", "rescoring_error")  # of which a step reports the largest, not the mean
@@ -138,10 +138,12 @@ def update(
         log-probabilities are taken from this forward itself: the ratio is exactly 1.
     Returns: the new state, and metrics of the step.
     """
-    chosen, response = algorithm_named(algorithm), batch.rollout.response_mask_BW
+    chosen, config = algorithm_named(algorithm), settled(algorithm, config)
+    response = batch.rollout.response_mask_BW
+    aggregation: Aggregation = own(config.aggregation, "aggregation")
     counts = _Counts(
-        losses.token_weights(batch.policy_mask_BW, config.aggregation, constant=config.constant),
-        losses.token_weights(response, config.aggregation, constant=config.constant),
+        losses.token_weights(batch.policy_mask_BW, aggregation, constant=config.constant),
+        losses.token_weights(response, aggregation, constant=config.constant),
         losses.token_weights(response, "token_mean"),
         losses.token_weights(batch.policy_mask_BW, "token_mean"),
     )
@@ -220,7 +222,7 @@ class Learner:
         shardings: AgentState,
     ):
         everywhere = params.replicated(agent.mesh)
-        check_truncation(config, algorithm_named(algorithm), algorithm)
+        config = settled(algorithm, config)
 
         def step(state, weights, experience: Experience, prompts_X: Int[Array, " X"], beta, fresh):
             batch = take(experience, prompts_X)

@@ -45,11 +45,13 @@ class Outcomes(NamedTuple):
       policy_mask_BW: 1 where the policy is to learn from a token: the response, and with executed-token masks
         the executed part of it.
       truncated_B: 1 where the response was cut off by its limit; None if none was.
+      limits_B: most tokens that each response could have; for ppo.overlong_buffer alone.
     """
 
     rewards_B: Float[Array, " B"]
     policy_mask_BW: Float[Array, "B W"]
     truncated_B: Float[Array, " B"] | None = None
+    limits_B: Float[Array, " B"] | None = None
 
 
 class PolicyScores(NamedTuple):
@@ -76,7 +78,7 @@ class Experience(NamedTuple):
     Attributes:
       rollout: its response mask is 0 in rows that are left out.
       policy_mask_BW: 1 where the policy learns from a token.
-      importance_BW: what the policy's loss at a token is multiplied by, see losses.importance_weights.
+      importance_BW: what the policy's loss at a token is multiplied by, see rl.policy.importance.
       advantages_BW: normalized if the settings say so.
       targets_BW: of the value function, in reward units.
     """

@@ -105,8 +105,9 @@ class Grading:
             rewards, verdicts, policy_mask = (np.asarray(share).sum(0) for share in shares)
         waits = np.asarray(self._ended or [self._began]) - self._began
         truncated: Any = self._sampled.truncated_B.astype(np.float32)  # likewise
+        limits: Any = np.asarray([row.task.limit for row in self._sampled.rows], np.float32)
         return Graded(
-            Outcomes(rewards, policy_mask, truncated),
+            Outcomes(rewards, policy_mask, truncated, limits),
             verdicts,
             feedback,
             (float(waits.mean()), float(waits.max())),

@@ -6,10 +6,9 @@ from typing import Literal
 from jaxmoe.generation.sampling import Sampling
 from jaxmoe.model.config import ExpertConfig
 from rl.policy.agent import ForwardConfig
-from rl.policy.algorithms import algorithm_named
+from rl.policy.algorithms import algorithm_named, settled
 from rl.policy.config import RLConfig
 from rl.policy.critic import Body
-from rl.policy.experience import check_truncation
 from rl.stepcoder.grading import MaskKind
 from rl.stepcoder.rollouts import RolloutConfig
 from training.ppo.problems import CurriculumConfig, ProblemsConfig, SandboxConfig
@@ -34,6 +33,8 @@ class CriticConfig:
       body: frozen reads the hidden states of the reference, experts has experts of its own on the frozen
         base, full is a whole model; null takes experts where adapters are trained, else full.
       optimizer: of its head and body.
+
+    Refused with an algorithm that trains no critic.
     """
 
     body: Body | None = None
@@ -82,7 +83,9 @@ class PPORunConfig:
       resume: same resumes a run of the same settings and refuses another; changed resumes with new settings;
         never wants a new folder.
       export: write the policy to OUTPUT/export when the run is finished.
-      algorithm: ppo with a critic, or grpo or rloo, which compare the samples of a prompt.
+      algorithm: ppo with a critic; reinforce++ without one; or grpo, rloo, reinforce++_baseline, dr_grpo,
+        dapo, gspo or cispo, which compare the samples of a prompt. Each has settings of its own in `ppo`, and
+        refuses those that it does not use.
       curriculum: cccs starts near the end of the canonical solutions, none always asks for whole programs.
       mask: fgo leaves tokens that no test executed out of the policy's loss, response keeps them.
       adapter: loramoe or lora trains an adapter on the frozen base, none every weight.
@@ -122,8 +125,19 @@ class PPORunConfig:
         if self.rounds < 1:
             raise ValueError(f"rounds must be at least 1; got {self.rounds}")
         algorithm = algorithm_named(self.algorithm)
-        check_truncation(self.ppo, algorithm, self.algorithm)
-        if not algorithm.critic and self.rollout.samples < 2:
+        # what is saved with a run says what was used
+        object.__setattr__(self, "ppo", settled(self.algorithm, self.ppo))
+        if not algorithm.critic and self.critic != CriticConfig():
+            raise ValueError(
+                f"algorithm={self.algorithm} trains no critic and does not use the settings of `critic`: "
+                "leave them out (ppo does)"
+            )
+        if self.body == "frozen" and self.ppo.kl.sync_every:
+            raise ValueError(
+                "critic.body=frozen reads the reference, which ppo.kl.sync_every would change under it; set "
+                "critic.body=experts (with an adapter) or full"
+            )
+        if algorithm.compares and self.rollout.samples < 2:
             raise ValueError(
                 f"algorithm={self.algorithm} compares samples: rollout.samples must be at least 2"
             )

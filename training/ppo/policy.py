@@ -27,6 +27,7 @@ def make_agent(
     *,
     body: Body | None,
     use_reference: bool,
+    renewed: bool = False,
     forward: ForwardConfig,
     temperature: float = 1.0,
 ) -> tuple[Agent, Weights, CriticParams | None]:
@@ -35,6 +36,7 @@ def make_agent(
     Args:
       body: of the critic; None for no critic.
       use_reference: whether anything is held against the policy as it was before training.
+      renewed: whether the reference is renewed, and so has weights of its own from the start.
       temperature: of the policy that is trained.
     Returns: the agent, the weights that training never changes, and the critic's.
     """
@@ -44,7 +46,7 @@ def make_agent(
         head, critic = new_critic(model.lm.config.hidden_size, body, weights.trainable)
         critic = critic._replace(head=jax.device_put(critic.head, params.replicated(mesh)))
     # where every weight is trained, the policy before training is gone after the first step
-    needs_copy = model.train == "all" and (use_reference or body == "frozen")
+    needs_copy = renewed or (model.train == "all" and (use_reference or body == "frozen"))
     reference = jax.tree.map(jnp.copy, weights.trainable) if needs_copy else None
     agent = Agent(weights.definition, mesh, head, body or "frozen", use_reference, forward, temperature)
     return agent, Weights(weights.frozen, reference), critic
@@ -153,6 +155,7 @@ def make_learning(
         model,
         body=body,
         use_reference=rl.needs_reference,
+        renewed=rl.kl.sync_every > 0,
         forward=forward,
         temperature=learner_temperature(rl, rollout),
     )

@@ -7,20 +7,23 @@ exactly what an unbroken one would have done.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxmoe.generation.sampling import Sampling
+from jaxmoe.model import params
 from rl.feedback.rewards import VERDICTS
 from rl.policy.agent import Weights
 from rl.policy.config import RLConfig
-from rl.policy.ppo import Learner, next_beta
+from rl.policy.ppo import AgentState, Learner, next_beta
 from rl.policy.trajectory import PolicyScores
+from rl.stepcoder.dynamic_sampling import GradedBatch, assemble, contrast
 from rl.stepcoder.grading import Graded, Grading, MaskKind, ProgramGrader
 from rl.stepcoder.rollouts import RolloutConfig, RolloutTask, Sampled, problems_of_round
 from rl.stepcoder.sampler import Sampler
@@ -38,7 +41,8 @@ if TYPE_CHECKING:
 
 # Programs of each round that are written to samples.jsonl.
 SHOWN = 4
-ROLLOUT, MINIBATCHES, HELD_OUT = range(3)  # streams of random numbers
+ROLLOUT, MINIBATCHES, HELD_OUT = range(3)  # streams of random numbers; parts of the exam go on from the last
+FURTHER_BATCHES = 1 << 20  # likewise, of batches that a round samples besides its first
 
 
 class Schedule(NamedTuple):
@@ -115,18 +119,12 @@ class Rounds:
         return at
 
     def _round(self, at: RoundState, recorder: Recorder, samples: JsonLines | None) -> RoundState:
-        tasks = self._tasks(at.round)
-        sampled = self._sample(
-            at, tasks, self.rollout.samples, self.rollout.sampling, ROLLOUT, for_learning=True
-        )
-        grading = Grading(self.grader, sampled)
-        # the device scores while the host grades
-        scores = self.score(at.agent.policy, at.agent.critic, self.weights, sampled.rollout)
-        graded = grading.result(self.mask)
+        weights = self.weights if at.reference is None else self.weights._replace(reference=at.reference)
+        (sampled, graded), scores, told_of_draws = self._experience(at, weights)
         began = time.perf_counter()
         agent, told = self.learner.learn(
             at.agent,
-            self.weights,
+            weights,
             sampled.rollout,
             graded.outcomes,
             scores,
@@ -137,22 +135,81 @@ class Rounds:
         metrics["learn_s"] = time.perf_counter() - began
         if int(fetch(agent.failed)):
             self._diverged(at._replace(agent=agent), metrics)
-        self._advance_curriculum(tasks, graded.passed)
-        metrics |= self._describe(sampled, graded) | {"beta": at.beta}
+        metrics |= self._describe(sampled, graded) | {"beta": at.beta} | told_of_draws
         recorder.step(at.round + 1, metrics)
         self._show(at.round + 1, sampled, graded, samples)
         beta = next_beta(self.rl, at.beta, metrics["kl"], len(sampled.rows))
-        return RoundState(at.round + 1, agent, beta)
+        return RoundState(at.round + 1, agent, beta, self._reference(at, agent))
 
-    def _tasks(self, number: int) -> list[RolloutTask]:
-        """The problems of a round: those that the curriculum says are due, else a shuffled pass."""
+    def _reference(self, at: RoundState, agent: AgentState) -> params.Params | None:
+        """The reference of the next round: the policy where it is renewed now, else as it was."""
+        every = self.rl.kl.sync_every
+        if not every or (at.round + 1) % every:
+            return at.reference
+        return jax.tree.map(jnp.copy, agent.policy)  # the policy's own buffers are donated to the next step
+
+    def _experience(
+        self, at: RoundState, weights: Weights
+    ) -> tuple[GradedBatch, PolicyScores, dict[str, float]]:
+        """A round's rollout, graded and scored; where groups must differ, out of several batches."""
+        most = self.rl.dynamic_sampling or 1
+        batches: list[GradedBatch] = []
+        scores, enough = None, False
+        while not enough and len(batches) < most:
+            tasks = self._tasks(at.round, batches)
+            sampled = self._sample(
+                at,
+                tasks,
+                self.rollout.samples,
+                self.rollout.sampling,
+                ROLLOUT if not batches else FURTHER_BATCHES + len(batches),
+                for_learning=True,
+            )
+            grading = Grading(self.grader, sampled)
+            if most == 1:
+                # the device scores while the host grades
+                scores = self.score(at.agent.policy, at.agent.critic, weights, sampled.rollout)
+            batches.append(GradedBatch(sampled, grading.result(self.mask)))
+            self._advance_curriculum(tasks, batches[-1].graded.passed)
+            enough = self._contrasts(batches) >= self.rollout.prompts
+        one = batches[0]
+        if scores is None:
+            one = assemble(batches, self.rollout.prompts)
+            scores = self.score(at.agent.policy, at.agent.critic, weights, one.sampled.rollout)
+        told = {}
+        if self.rollout.samples > 1:
+            told["groups_with_contrast"] = self._contrasts([one]) / self.rollout.prompts
+        if most > 1:  # the round's own pass rate is that of groups with contrast
+            told["batches"] = float(len(batches))
+            told["pass_rate_sampled"] = float(np.mean([batch.graded.passed.mean() for batch in batches]))
+        return one, scores, told
+
+    def _contrasts(self, batches: list[GradedBatch]) -> int:
+        return sum(
+            int(contrast(np.asarray(batch.graded.outcomes.rewards_B), self.rollout.samples).sum())
+            for batch in batches
+        )
+
+    def _tasks(self, number: int, before: Sequence[GradedBatch]) -> list[RolloutTask]:
+        """The problems of a round's next batch: those that the curriculum says are due, else a shuffled pass.
+
+        Args:
+          before: the batches that the round has already; a further one takes other problems, unless there are
+            too few.
+        """
         train, curriculum = self.problems.train, self.problems.curriculum
         size, seed = self.rollout.prompts, self.schedule.seed
-        if curriculum is None:
-            chosen = [train[i] for i in problems_of_round(number, len(train), size, seed=seed)]
-        else:
+        if curriculum is not None:
             by_id = {problem.id: problem for problem in train}
             chosen = [by_id[name] for name in curriculum.choose(size, round_number=number, seed=seed)]
+        elif before:
+            taken = {row.task.problem.id for batch in before for row in batch.sampled.rows}
+            rest = [problem for problem in train if problem.id not in taken] or list(train)
+            rng = np.random.default_rng([seed, number, FURTHER_BATCHES, len(before)])
+            order = rng.permutation(len(rest))
+            chosen = [rest[order[i % len(rest)]] for i in range(size)]
+        else:
+            chosen = [train[i] for i in problems_of_round(number, len(train), size, seed=seed)]
         return [make_task(problem, curriculum, self.rollout, self.tokenizer) for problem in chosen]
 
     def _sample(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxmoe.json_values import JsonObject
+from jaxmoe.model import params
 from rl.policy.critic import CriticParams
 from rl.policy.ppo import AgentState
 from rl.stepcoder.curriculum import Curriculum
@@ -15,11 +16,16 @@ from training.runtime.run_folder import RunFolder
 
 
 class RoundState(NamedTuple):
-    """Where a run stands, the curriculum aside: finished rounds, the agent, the KL coefficient."""
+    """Where a run stands, the curriculum aside: finished rounds, the agent, the KL coefficient.
+
+    Attributes:
+      reference: the reference policy's weights where they are renewed (ppo.kl.sync_every); else None.
+    """
 
     round: int
     agent: AgentState
     beta: float
+    reference: params.Params | None = None
 
 
 @dataclass
@@ -50,7 +56,7 @@ class RunCheckpoints:
             "beta": at.beta,
             "curriculum": None if curriculum is None else curriculum.state_dict(),
         }
-        saved = Saved(at.agent.policy, _learned(at.agent), host, self.meta | {"step": at.round})
+        saved = Saved(at.agent.policy, _learned(at.agent, at.reference), host, self.meta | {"step": at.round})
         self.checkpoints.save(at.round, saved)
 
     def restore(self, like: RoundState, curriculum: Curriculum | None) -> RoundState:
@@ -78,7 +84,10 @@ class RunCheckpoints:
         saved = self.checkpoints.restore(
             step,
             checkpoint.structure(like.agent.policy, self.shardings.policy),
-            checkpoint.structure(_learned(like.agent), _learned(self.shardings)),
+            checkpoint.structure(
+                _learned(like.agent, like.reference),
+                _learned(self.shardings, None if like.reference is None else self.shardings.policy),
+            ),
         )
         if curriculum is not None and saved.data["curriculum"] is not None:
             curriculum.load_state_dict(saved.data["curriculum"])
@@ -92,7 +101,7 @@ class RunCheckpoints:
             saved.optimizer.get("critic_optimizer"),
             like.agent.failed,
         )
-        return RoundState(saved.data["round"], agent, saved.data["beta"])
+        return RoundState(saved.data["round"], agent, saved.data["beta"], saved.optimizer.get("reference"))
 
     def save_before_failure(self, at: RoundState, curriculum: Curriculum | None) -> None:
         """Writes the state before a step that failed, which kept every weight, and waits until it is on disk.
@@ -106,9 +115,11 @@ class RunCheckpoints:
         self.checkpoints.wait()
 
 
-def _learned(agent: AgentState) -> JsonObject:
-    """All that is learned besides the policy's weights, without what this agent does not have."""
+def _learned(agent: AgentState, reference: params.Params | None) -> JsonObject:
+    """All that changes besides the policy's weights, without what this agent does not have."""
     out = {"policy_optimizer": agent.policy_optimizer}
+    if reference is not None:
+        out["reference"] = reference
     if agent.critic is not None:
         out |= {"critic_head": agent.critic.head, "critic_optimizer": agent.critic_optimizer}
         if agent.critic.body is not None:

@@ -89,7 +89,8 @@ def main(config: PPORunConfig) -> Finished:
                 f"{title}: {report(model)}; {problems.summary}; {config.rounds} rounds; {run.path}",
                 *what_to_expect(problems, config.ppo, rollout, config.rounds),
             ]
-            start = RoundState(0, learning.state, config.ppo.kl.coefficient)
+            renewed = learning.weights.reference if config.ppo.kl.sync_every else None
+            start = RoundState(0, learning.state, config.ppo.kl.start, renewed)
             end = go(rounds, start, config.watch, title, told)
         weights = model.lm.weights._replace(trainable=end.agent.policy)
         lm = dataclasses.replace(model.lm, weights=weights)

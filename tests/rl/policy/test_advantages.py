@@ -16,6 +16,7 @@ from rl.policy.advantages import (
     rloo_of_round,
     whiten,
 )
+from rl.policy.algorithms import settled
 from rl.policy.config import RLConfig
 from tests.tolerances import DOUBLE, rounding_bound
 
@@ -192,7 +193,7 @@ def test_grpo_and_rloo_of_a_round_are_verls_numbers():
     rloo = groups * 3 / 2 - groups.mean(1, keepdims=True) * 3 / 2
     made = signals()
     for function, expected in ((grpo_of_round, grpo), (rloo_of_round, rloo)):
-        out = function(made, RLConfig())
+        out = function(made, settled("grpo", RLConfig()))
         np.testing.assert_allclose(
             out.advantage_BW, expected.reshape(6, 1) * np.asarray(made.mask_BW), rtol=DOUBLE, atol=DOUBLE
         )
@@ -202,10 +203,14 @@ def test_grpo_and_rloo_of_a_round_are_verls_numbers():
 def test_a_penalty_counts_at_every_sampled_token():
     """.1 a token: rewards of the group fall by a tenth of their lengths; GAE at λ = 1 by what is to come."""
     expected = grpo_of_round(
-        signals()._replace(rewards_B=jnp.asarray(SCORES - 0.1 * LENGTHS, jnp.float32)), RLConfig()
+        signals()._replace(rewards_B=jnp.asarray(SCORES - 0.1 * LENGTHS, jnp.float32)),
+        settled("grpo", RLConfig()),
     )
     np.testing.assert_allclose(
-        grpo_of_round(signals(0.1), RLConfig()).advantage_BW, expected.advantage_BW, rtol=DOUBLE, atol=DOUBLE
+        grpo_of_round(signals(0.1), settled("grpo", RLConfig())).advantage_BW,
+        expected.advantage_BW,
+        rtol=DOUBLE,
+        atol=DOUBLE,
     )
     out = gae_of_round(signals(0.1), RLConfig(gae_lambda=1.0))
     np.testing.assert_allclose(out.target_BW[0], [1 - 0.2, 1 - 0.1, 0, 0], rtol=DOUBLE)

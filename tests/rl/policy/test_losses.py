@@ -7,8 +7,10 @@ import pytest
 
 from jaxmoe.generation.sampling import Sampling, sampled_log_probability
 from rl.policy import losses
+from rl.policy.algorithms import settled
 from rl.policy.config import KLConfig, RLConfig
 from rl.policy.critic import new_critic, new_head
+from rl.policy.importance import importance_weights
 from tests.tolerances import DOUBLE, double_precision, rounding_bound
 
 ONES = np.ones((1,))
@@ -162,7 +164,7 @@ def test_the_surrogate_is_verls(low, high, dual):
     np.testing.assert_allclose(
         out.loss, verls_policy_loss(LOG_RATIOS, ADVANTAGES, low, high, dual), rtol=DOUBLE
     )
-    config = RLConfig(**clip)
+    config = settled("ppo", RLConfig(**clip))
     again = losses.ppo_loss(logprob, old, jnp.asarray(ADVANTAGES, jnp.float32), jnp.ones(10), config)
     np.testing.assert_array_equal(out.loss, again.loss)
 
@@ -203,15 +205,54 @@ def test_importance_weights_correct_what_a_tempered_nucleus_changes():
     kept = np.arange(6) < 3  # .64, .18 and .10 of softmax(z / .8) reach .9
     drawn = np.where(kept, np.exp(sampler), 0.0)
     np.testing.assert_allclose(drawn.sum(), 1.0, rtol=rounding_bound(20, 1.0))
-    weights = losses.importance_weights(jnp.log(jnp.asarray(policy)), sampler, jnp.ones(6), 2.0)
+    learner, drawn_from = jnp.log(jnp.asarray(policy))[None], sampler[None]
+    weights = importance_weights(learner, drawn_from, jnp.ones((1, 6)), cap=2.0).weight_BW[0]
     f = np.arange(6.0)
     np.testing.assert_allclose(
         (drawn * np.asarray(weights) * f)[kept].sum(), (policy * f)[kept].sum(), rtol=rounding_bound(20, 1.0)
     )
     ratios = jnp.log(jnp.asarray([0.5, 1.0, 8.0, np.exp(30.0)]))
-    capped = losses.importance_weights(ratios, jnp.zeros(4), jnp.asarray([1.0, 1.0, 1.0, 0.0]), 2.0)
-    np.testing.assert_allclose(capped, [0.5, 1.0, 2.0, 1.0], rtol=rounding_bound(20, 1.0))
-    assert (np.asarray(losses.importance_weights(ratios, jnp.zeros(4), jnp.ones(4), None)) == 1).all()
+    zeros, here = jnp.zeros((1, 4)), jnp.asarray([[1.0, 1.0, 1.0, 0.0]])
+    capped = importance_weights(ratios[None], zeros, here, cap=2.0)
+    np.testing.assert_allclose(capped.weight_BW, [[0.5, 1.0, 2.0, 1.0]], rtol=rounding_bound(20, 1.0))
+    np.testing.assert_array_equal(capped.bounded_BW, [[0, 0, 1, 0]])
+    assert (np.asarray(importance_weights(ratios[None], zeros, here, cap=None).weight_BW) == 1).all()
+
+
+LOG_WEIGHTS = np.log([[0.25, 0.5, 1.0, 4.0], [2.0, 1.5, 1.0, 9.0]])
+WEIGHT_MASK = np.asarray([[1, 1, 1, 1], [1, 1, 0, 0.0]])
+
+
+def peers_weights(mode, low, high):
+    """TRL's GRPOTrainer: exp of the masked difference, by token or summed; clamped, or 0 outside."""
+    difference = LOG_WEIGHTS * WEIGHT_MASK
+    if mode.startswith("sequence"):
+        difference = np.broadcast_to(difference.sum(1, keepdims=True), difference.shape)
+    ratio = np.exp(difference)
+    if mode.endswith("truncate"):
+        return np.clip(ratio, low, high)
+    return np.where((ratio < low) | (ratio > high), 0.0, ratio)
+
+
+@pytest.mark.parametrize("mode", ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"])
+@pytest.mark.parametrize("low", [None, 0.45])
+@double_precision()
+def test_importance_weights_are_trls_truncated_and_masked_by_token_and_sequence(mode, low):
+    zeros = jnp.zeros_like(LOG_WEIGHTS)
+    found = importance_weights(LOG_WEIGHTS, zeros, WEIGHT_MASK, mode=mode, cap=2.0, floor=low)
+    expected = peers_weights(mode, -np.inf if low is None else low, 2.0)
+    np.testing.assert_allclose((found.weight_BW * WEIGHT_MASK), expected * WEIGHT_MASK, rtol=DOUBLE)
+    ratio = peers_weights(mode.replace("mask", "truncate"), -np.inf, np.inf)
+    changed = (np.abs(expected - ratio) > DOUBLE) & (WEIGHT_MASK > 0)
+    np.testing.assert_array_equal(found.bounded_BW, changed)
+
+
+def test_what_stands_in_masked_places_reaches_no_importance_weight():
+    poisoned = np.where(WEIGHT_MASK > 0, LOG_WEIGHTS, np.nan)
+    for mode in ("token_truncate", "sequence_mask"):
+        found = importance_weights(poisoned, jnp.zeros((2, 4)), jnp.asarray(WEIGHT_MASK), mode=mode).weight_BW
+        assert np.isfinite(found).all()
+        np.testing.assert_array_equal(np.asarray(found)[WEIGHT_MASK == 0], 1.0)
 
 
 MASK = np.asarray([[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]], np.float64)
@@ -307,3 +348,29 @@ def test_a_critics_own_body_lies_in_its_own_buffers():
     _, critic = new_critic(4, "full", trainable)
     assert critic.body["a"].unsafe_buffer_pointer() != trainable["a"].unsafe_buffer_pointer()
     assert new_critic(4, "frozen", trainable)[1].body is None
+
+
+@pytest.mark.parametrize("loss", [losses.gspo_loss, losses.cispo_loss])
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+def test_losses_of_sequences_and_weights_ignore_what_is_masked(loss, poison):
+    mask = jnp.asarray([[1.0, 0.0, 1.0]])
+    good = jnp.asarray([[-0.1, -0.2, -0.3]])
+    bad = good.at[0, 1].set(poison)
+    config = settled("gspo", RLConfig())
+
+    def total(x, other):
+        return loss(x, other - 0.01, jnp.ones((1, 3)) * other / other, mask, config).loss.sum()
+
+    value, grad = jax.jit(jax.value_and_grad(total))(bad, bad)
+    expected, expected_grad = jax.value_and_grad(total)(good, good)
+    np.testing.assert_allclose(value, expected, rtol=rounding_bound(10, 1.0))
+    np.testing.assert_allclose(grad, expected_grad, rtol=rounding_bound(10, 1.0))
+    assert grad[0, 1] == 0.0
+
+
+@double_precision()
+def test_the_overlong_penalty_falls_from_the_buffer_to_the_limit():
+    """DAPO's eq. 13: L 20, buffer 4: 0 to 16 tokens, then (16 − |y|) / 4, −1 at the limit."""
+    lengths, limits = jnp.asarray([3.0, 16.0, 17.0, 19.0, 20.0, 5.0]), jnp.asarray([20.0] * 5 + [5.0])
+    found = losses.overlong_penalty(lengths, limits, buffer=0.2, penalty=2.0)
+    np.testing.assert_allclose(found, [0, 0, -0.5, -1.5, -2, -2], rtol=DOUBLE, atol=DOUBLE)

@@ -13,6 +13,7 @@ from jaxmoe.model import params
 from jaxmoe.model.config import ExpertConfig, ModelConfig
 from jaxmoe.model.cross_entropy import TokenScores
 from rl.policy.agent import Agent, ForwardConfig, Weights, make_score, samples_together
+from rl.policy.algorithms import ALGORITHMS, settled
 from rl.policy.config import KLConfig, RLConfig
 from rl.policy.critic import new_critic
 from rl.policy.experience import prepare, value_after
@@ -43,7 +44,7 @@ class Bench:
     def __init__(
         self, config=None, *, algorithm="ppo", body="frozen", experts=True, devices=1, lr=1e-2, **forward
     ):
-        self.config = config or RLConfig()
+        self.config = settled(algorithm, config or RLConfig())
         ways = devices
         self.mesh = params.make_mesh(data=devices, devices=jax.devices()[:devices])
         expert_config = ExpertConfig(num_experts=2, rank=2) if experts else None
@@ -159,10 +160,11 @@ def test_both_policy_and_critic_learn():
     assert float(metrics["value_loss"]) < float(first["value_loss"])
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+@pytest.mark.parametrize("algorithm", sorted(set(ALGORITHMS) - {"ppo", "reinforce++"}))
 def test_equal_rewards_move_no_group_baseline(algorithm):
     used = bench(algorithm=algorithm, config=RLConfig(kl=KLConfig(coefficient=0.0)))
     rollout, outcomes = a_round()
+    outcomes = outcomes._replace(limits_B=np.full(ROWS, 100.0, np.float32))
     equal = outcomes._replace(rewards_B=np.full(ROWS, 0.7, np.float32))
     state, _ = used.learn(rollout, equal, beta=0.0)
     for old, new in zip(leaves(used.state.policy), leaves(state.policy), strict=True):
@@ -281,7 +283,7 @@ def test_kl_coefficient_follows_its_target():
 )
 def test_settings_out_of_range_are_named(changes, named):
     with pytest.raises(ValueError, match=named):
-        RLConfig(**changes)
+        settled("ppo", RLConfig(**changes))
 
 
 @double_precision()
@@ -354,21 +356,21 @@ def test_bootstrapping_needs_a_critic_and_a_slot_behind():
 
 
 def test_an_unknown_algorithm_is_named():
-    with pytest.raises(ValueError, match=r"one of ppo, grpo, rloo; got 'gpro'; did you mean grpo\?"):
-        prepare("gpro", RLConfig(), *given(), 0.0)
+    with pytest.raises(ValueError, match=r"one of ppo, grpo, rloo, .*; got 'grpoo'; did you mean grpo\?"):
+        prepare("grpoo", RLConfig(), *given(), 0.0)
 
 
 @double_precision()
 def test_the_gap_between_sampler_and_learner_is_reported_and_weighed():
-    """Sampler at half and at four times the policy's probability, here and there: weights 2 and 1/4."""
-    apart = np.asarray([[-np.log(2), 0, 0], [0] * 3, [np.log(4), 0, 0], [0] * 3])
+    """Sampler at a third and at four times the policy's probability, here and there: weights 2 and 1/4."""
+    apart = np.asarray([[-np.log(3), 0, 0], [0] * 3, [np.log(4), 0, 0], [0] * 3])
     experience, metrics = prepare("ppo", RLConfig(), *given(sampler=LOGPROBS + apart), 0.0)
     weights = np.ones((4, 3))
     weights[0, 0], weights[2, 0] = 2.0, 0.25
     np.testing.assert_allclose(experience.importance_BW, weights, rtol=DOUBLE)
-    assert float(metrics["sampler_gap"]) == pytest.approx((np.log(2) - np.log(4)) / 4, rel=DOUBLE)
+    assert float(metrics["sampler_gap"]) == pytest.approx((np.log(3) - np.log(4)) / 4, rel=DOUBLE)
     assert float(metrics["sampler_gap_largest"]) == pytest.approx(np.log(4), rel=DOUBLE)
-    assert float(metrics["importance_capped"]) == pytest.approx(1 / 9)
+    assert float(metrics["importance_bounded"]) == pytest.approx(1 / 9)
     plain, told = prepare("ppo", RLConfig(importance_cap=None), *given(sampler=LOGPROBS + apart), 0.0)
     assert (np.asarray(plain.importance_BW) == 1).all()
     assert float(told["sampler_gap_largest"]) == pytest.approx(np.log(4), rel=DOUBLE)
@@ -424,7 +426,8 @@ def test_the_loss_of_a_token_is_multiplied_by_its_importance():
 )
 def test_the_kl_in_the_loss_is_aggregated_as_the_loss_is(aggregation, weights):
     """k2 = l² / 2 with l = .25 everywhere: its gradient is β w .25, whatever the policy mask leaves."""
-    config = RLConfig(aggregation=aggregation, constant=50.0, kl=KLConfig(coefficient=0.1, place="loss"))
+    constant = 50.0 if aggregation == "constant" else None
+    config = RLConfig(aggregation=aggregation, constant=constant, kl=KLConfig(coefficient=0.1, place="loss"))
     rollout, outcomes, scores = given()
     few = outcomes._replace(policy_mask_BW=MASK * np.asarray([1, 0, 0.0]))
     experience, _ = prepare("grpo", config, rollout, few, scores, 0.0)

@@ -77,6 +77,8 @@ def settings(base, output, **changes):
     }
     for name, value in changes.items():
         values[name] = {**values[name], **value} if isinstance(value, dict) and name in values else value
+    if values.get("algorithm", "ppo") != "ppo" and "critic" not in changes:
+        del values["critic"]
     return configs.parse(ppo.PPORunConfig, values)
 
 
@@ -195,6 +197,47 @@ def test_what_a_run_leaves(base, tmp_path):
         assert exported[0].read_bytes() == exported[1].read_bytes()
 
 
+def test_a_renewed_reference_is_the_policy_and_survives_a_resume(base, tmp_path):
+    changes = {
+        "ppo": {"minibatches": 1, "kl": {"sync_every": 2}},
+        "critic": {"body": "experts"},
+        "optimizer": {"schedule": "constant"},
+        "evaluation": {"every": 0},
+        "export": False,
+    }
+    ppo.main(settings(base, tmp_path / "whole", rounds=4, **changes))
+    ppo.main(settings(base, tmp_path / "broken", rounds=3, **changes))
+    ppo.main(settings(base, tmp_path / "broken", rounds=4, resume="changed", **changes))
+    whole, broken = ([r for r in timeless(tmp_path / n) if "kl" in r] for n in ("whole", "broken"))
+    assert whole == broken
+    kl = [record["kl"] for record in whole]
+    # round 2 is held against the base, round 3 against the policy after round 2, which is the policy itself
+    assert kl[1] > 1e-3
+    assert kl[0] == pytest.approx(0.0, abs=1e-5)
+    assert kl[2] == pytest.approx(0.0, abs=1e-5)
+    assert abs(kl[3]) > 1e-5
+
+
+def test_dapo_samples_until_groups_differ_and_says_so(base, tmp_path):
+    done = ppo.main(
+        settings(
+            base,
+            tmp_path / "run",
+            rounds=2,
+            algorithm="dapo",
+            ppo={"epochs": 1, "minibatches": 1, "dynamic_sampling": 3, "kl": {}},
+            export=False,
+        )
+    )
+    assert done.finished
+    records = [r for r in read_lines(tmp_path / "run" / "metrics.jsonl") if "reward" in r]
+    for record in records:
+        assert {"batches", "groups_with_contrast", "pass_rate_sampled", "overlong_penalty"} <= set(record)
+        # a model of random weights writes nothing that compiles, so the round gives up after three batches
+        assert record["groups_with_contrast"] == 0.0
+        assert record["batches"] == 3.0
+
+
 def test_solutions_that_fail_are_named_and_skipped_or_refused(base, tmp_path, caplog):
     rows = json.loads((base / "problems.json").read_text())
     rows[0]["canonical_solution"] = rows[0]["starter_code"] + "    return 'wrong'\n"
@@ -214,6 +257,9 @@ def test_solutions_that_fail_are_named_and_skipped_or_refused(base, tmp_path, ca
         ({"adapter": "none", "critic": {"body": "experts"}}, "critic.body"),
         ({"algorithm": "rloo", "rollout": {"samples": 1}}, "rollout.samples"),
         ({"ppo": {"kl": {"coefficient": -1.0}}}, "ppo.kl.coefficient"),
+        ({"algorithm": "dapo", "ppo": {"gae_lambda": 0.9}}, "algorithm=dapo does not use ppo.gae_lambda"),
+        ({"algorithm": "grpo", "critic": {"body": "frozen"}}, "algorithm=grpo trains no critic"),
+        ({"ppo": {"kl": {"sync_every": 2}}}, "critic.body=frozen reads the reference"),
     ],
 )
 def test_settings_that_cannot_work_are_named(base, tmp_path, changes, named):

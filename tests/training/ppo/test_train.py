@@ -54,7 +54,7 @@ def test_the_expected_stages_are_shown_before_a_run():
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"algorithm": "gpro"}, "did you mean grpo"),
+        ({"algorithm": "grpoo"}, "did you mean grpo"),
         ({"algorithm": "grpo", "ppo": {"truncated": "bootstrap"}}, "truncated=bootstrap needs a critic"),
         ({"ppo": {"kl": {"place": "loss", "estimator": "k1"}}}, "must be k2 or k3 with"),
         ({"rollout": {"temperature": 0.0}}, "rollout.temperature must be positive"),
