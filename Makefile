@@ -43,11 +43,11 @@ dist: $(VENV)/.installed-dist
 	cd build/try/empty && ../bin/python -m evals.score --help > /dev/null
 	cd build/try/empty && ../bin/jaxmoe pretrain --config pretrain/tiny && ../bin/jaxmoe sft --config sft/tiny
 
-# what measures speed; the others take an hour or have their own tests
-LONG := benchmarks/faults.py benchmarks/fuzz_readers.py
-BENCHMARKS := $(filter-out $(LONG),$(wildcard benchmarks/*.py))
+# what measures speed; the others take an hour or have their own tests, or are no program
+APART := faults fuzz_readers turns
+BENCHMARKS := $(filter-out $(APART),$(basename $(notdir $(wildcard benchmarks/*.py))))
 bench: $(VENV)/.installed-test
-	for b in $(BENCHMARKS); do $(BIN)/python $$b || exit 1; done
+	for b in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$b || exit 1; done
 
 faults: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/faults.py

@@ -1,6 +1,6 @@
 """Time, tokens/s and peak memory of one fine-tuning step: LoRAMoE, plain LoRA of rank E·R, and every weight.
 
-    python benchmarks/sft_step.py [--steps 20] [--kinds loramoe,lora,full] [--scan]
+    python -m benchmarks.sft_step [--steps 20] [--kinds loramoe,lora,full] [--scan]
 
 D 256, L 4, 4 heads, FFN 688, vocabulary 4096, batch 8, T 256, E 8, R 4, float32. Each kind runs in a
 process of its own, in turns, so that the medians see the same machine; one JSON line a kind, and their ratio.
@@ -8,12 +8,12 @@ Targets on 2 CPU threads: LoRAMoE 0.35 s, 0.9 GB, at most 1.1 times plain LoRA.
 """
 
 import argparse
+import itertools
 import json
-import resource
 import statistics
-import subprocess
 import sys
-import time
+
+from benchmarks import turns
 
 KINDS = ("loramoe", "lora", "full")
 
@@ -68,14 +68,14 @@ def worker(kind: str, scan: bool) -> None:
     state, metrics = parts.step_fn(state, frozen, batch, 0)
     jax.block_until_ready(metrics)
     keep_memory()
-    print("ready", flush=True)
-    for number, _ in enumerate(sys.stdin, 1):
-        start = time.perf_counter()
-        state, metrics = parts.step_fn(state, frozen, batch, number)
+    steps = itertools.count(1)
+
+    def step() -> None:
+        nonlocal state, metrics
+        state, metrics = parts.step_fn(state, frozen, batch, next(steps))
         jax.block_until_ready(metrics)
-        seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"seconds": seconds, "peak_bytes": peak}), flush=True)
+
+    turns.serve(step)
 
 
 def main() -> None:
@@ -93,37 +93,18 @@ def main() -> None:
         return
     kinds = options.kinds.split(",")
     flags = ["--scan"] if options.scan else []
-    workers = {
-        kind: subprocess.Popen(
-            [sys.executable, __file__, "--worker", kind, *flags],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for kind in kinds
+    commands = {
+        kind: [sys.executable, "-m", "benchmarks.sft_step", "--worker", kind, *flags] for kind in kinds
     }
-    times: dict[str, list[float]] = {kind: [] for kind in kinds}
-    peaks: dict[str, int] = {}
-    for process in workers.values():
-        assert process.stdout is not None
-        process.stdout.readline()
-    for _ in range(options.steps):
-        for kind, process in workers.items():
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write("step\n")
-            process.stdin.flush()
-            answer = json.loads(process.stdout.readline())
-            times[kind].append(answer["seconds"])
-            peaks[kind] = answer["peak_bytes"]
-    for process in workers.values():
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait()
+    timed = turns.take_turns(commands, options.steps)
+    times = {kind: found.seconds for kind, found in timed.items()}
     medians = {kind: statistics.median(seconds) for kind, seconds in times.items()}
     for kind in kinds:
         row = {"kind": kind, "step_s": round(medians[kind], 4), "min_s": round(min(times[kind]), 4)}
-        row |= {"tokens_per_s": round(8 * 256 / medians[kind]), "peak_gb": round(peaks[kind] / 1e9, 3)}
+        row |= {
+            "tokens_per_s": round(8 * 256 / medians[kind]),
+            "peak_gb": round(timed[kind].peak_bytes / 1e9, 3),
+        }
         print(json.dumps(row))
     if {"loramoe", "lora"} <= set(kinds):
         pairs = [a / b for a, b in zip(times["loramoe"], times["lora"], strict=True)]

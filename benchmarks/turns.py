@@ -1,0 +1,71 @@
+"""Programs that are timed in turns, each in a process of its own: a busy machine slows all of them alike."""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+
+class Timed(NamedTuple):
+    """One program's turns.
+
+    Attributes:
+      seconds: of each turn.
+      peak_bytes: memory of its process at the end.
+    """
+
+    seconds: list[float]
+    peak_bytes: int
+
+
+def serve(step: Callable[[], object]) -> None:
+    """The side of a worker, once it is warm: one step for each line read, answered with its seconds.
+
+    Args:
+      step: returns when its work is done.
+    """
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        step()
+        seconds = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps({"seconds": seconds, "peak_bytes": peak}), flush=True)
+
+
+def take_turns(commands: Mapping[str, Sequence[str]], turns: int) -> dict[str, Timed]:
+    """Starts the workers, and lets each do a step in turn.
+
+    Args:
+      commands: by name; each program ends up in `serve`.
+      turns: steps of each.
+    Returns: what each took.
+    Raises: SystemExit if a worker ends before it is ready.
+    """
+    workers = {
+        name: subprocess.Popen([*command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for name, command in commands.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    peaks = dict.fromkeys(commands, 0)
+    for name, process in workers.items():
+        assert process.stdout is not None
+        if process.stdout.readline().strip() != "ready":
+            raise SystemExit(f"{name} ended before its first step")
+    for _ in range(turns):
+        for name, process in workers.items():
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write("step\n")
+            process.stdin.flush()
+            answer = json.loads(process.stdout.readline())
+            seconds[name].append(answer["seconds"])
+            peaks[name] = answer["peak_bytes"]
+    for process in workers.values():
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+    return {name: Timed(seconds[name], peaks[name]) for name in commands}
