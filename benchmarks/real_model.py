@@ -33,7 +33,7 @@ EXPERTS, RANK = 6, 4
 LEARNING_RATE = 1e-5
 
 
-def our_step(kind: str, base: str, rows: int, length: int) -> Callable[[], object]:
+def our_step(kind: str, base: str, rows: int, length: int) -> Callable[[], None]:
     """A compiled step of this project that has run once."""
     from training.runtime.allocator import keep_memory, one_heap
 
@@ -95,7 +95,7 @@ def our_step(kind: str, base: str, rows: int, length: int) -> Callable[[], objec
     return step
 
 
-def torch_step(kind: str, folder: str, rank: int, rows: int, length: int) -> Callable[[], object]:
+def torch_step(kind: str, folder: str, rank: int, rows: int, length: int) -> Callable[[], None]:
     """A step of torch transformers, with peft's LoRA or every weight, that has run once."""
     import torch
     from transformers import AutoModelForCausalLM

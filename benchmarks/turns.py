@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Timed(NamedTuple):
@@ -15,25 +15,27 @@ class Timed(NamedTuple):
     Attributes:
       seconds: of each turn.
       peak_bytes: memory of its process at the end.
+      said: what its last step returned.
     """
 
     seconds: list[float]
     peak_bytes: int
+    said: Mapping[str, float]
 
 
-def serve(step: Callable[[], object]) -> None:
+def serve(step: Callable[[], Mapping[str, float] | None]) -> None:
     """The side of a worker, once it is warm: one step for each line read, answered with its seconds.
 
     Args:
-      step: returns when its work is done.
+      step: returns when its work is done; what it returns is reported.
     """
     print("ready", flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
-        step()
+        said = step() or {}
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"seconds": seconds, "peak_bytes": peak}), flush=True)
+        print(json.dumps({"seconds": seconds, "peak_bytes": peak, "said": said}), flush=True)
 
 
 def take_turns(commands: Mapping[str, Sequence[str]], turns: int) -> dict[str, Timed]:
@@ -50,7 +52,7 @@ def take_turns(commands: Mapping[str, Sequence[str]], turns: int) -> dict[str, T
         for name, command in commands.items()
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
-    peaks = dict.fromkeys(commands, 0)
+    last: dict[str, Any] = {}
     for name, process in workers.items():
         assert process.stdout is not None
         if process.stdout.readline().strip() != "ready":
@@ -63,9 +65,9 @@ def take_turns(commands: Mapping[str, Sequence[str]], turns: int) -> dict[str, T
             process.stdin.flush()
             answer = json.loads(process.stdout.readline())
             seconds[name].append(answer["seconds"])
-            peaks[name] = answer["peak_bytes"]
+            last[name] = answer
     for process in workers.values():
         assert process.stdin is not None
         process.stdin.close()
         process.wait()
-    return {name: Timed(seconds[name], peaks[name]) for name in commands}
+    return {name: Timed(seconds[name], last[name]["peak_bytes"], last[name]["said"]) for name in commands}
