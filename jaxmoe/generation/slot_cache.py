@@ -9,6 +9,7 @@ Letters of this file: B slots, S positions of a slot, C tokens of a chunk.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +25,16 @@ from jaxmoe.model.lora_experts import ExpertCall
 from jaxmoe.model.shapes import Array, Bool, Float, Int
 from jaxmoe.model.transformer import Decoder, KeyValues
 
-# One KeyValues [B, M, S, H] a layer (unrolled), or a single one with a leading [L] (scanned)
-SlotCache = tuple[KeyValues, ...] | KeyValues
+
+class SlotValues(NamedTuple):
+    """Rotated keys, and values, of S positions; keys stand as the product with a few queries is quickest."""
+
+    key_BMHS: Float[Array, "B M H S"]
+    value_BMSH: Float[Array, "B M S H"]
+
+
+# One SlotValues a layer (unrolled), or a single one with a leading [L] (scanned)
+SlotCache = tuple[SlotValues, ...] | SlotValues
 
 
 def empty_cache(
@@ -41,11 +50,13 @@ def empty_cache(
       unrolled: one buffer a layer, quickest on CPU; else stacked ones for a scan over the layers.
     Returns: the cache.
     """
-    shape = (slots, config.num_kv_heads, length, config.head_dim)
-    layers = config.num_layers
-    if unrolled:
-        return tuple(KeyValues(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(layers))
-    return KeyValues(jnp.zeros((layers, *shape), dtype), jnp.zeros((layers, *shape), dtype))
+    rows, size, layers = (slots, config.num_kv_heads), config.head_dim, config.num_layers
+
+    def zeros(*leading: int) -> SlotValues:
+        key, value = (*leading, *rows, size, length), (*leading, *rows, length, size)
+        return SlotValues(jnp.zeros(key, dtype), jnp.zeros(value, dtype))
+
+    return tuple(zeros() for _ in range(layers)) if unrolled else zeros(layers)
 
 
 def placed(cache: SlotCache, mesh: Mesh) -> SlotCache:
@@ -72,7 +83,7 @@ def placed(cache: SlotCache, mesh: Mesh) -> SlotCache:
 
 def length_of(cache: SlotCache) -> int:
     """Positions of a slot."""
-    return jax.tree.leaves(cache)[0].shape[-2]
+    return jax.tree.leaves(cache)[0].shape[-1]  # of keys
 
 
 def resized(cache: SlotCache, length: int) -> SlotCache:
@@ -83,10 +94,18 @@ def resized(cache: SlotCache, length: int) -> SlotCache:
       length: positions of each slot.
     Returns: a new cache.
     """
-    now = length_of(cache)
-    if length <= now:
-        return jax.tree.map(lambda x: x[..., :length, :], cache)
-    return jax.tree.map(lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, length - now), (0, 0)]), cache)
+    more = length - length_of(cache)
+
+    def one(layer: SlotValues) -> SlotValues:
+        key, value = layer
+        if more <= 0:
+            return SlotValues(key[..., :length], value[..., :length, :])
+        lead = [(0, 0)] * (key.ndim - 2)
+        return SlotValues(
+            jnp.pad(key, [*lead, (0, 0), (0, more)]), jnp.pad(value, [*lead, (0, more), (0, 0)])
+        )
+
+    return one(cache) if isinstance(cache, SlotValues) else tuple(map(one, cache))
 
 
 def copy_slot(cache: SlotCache, source: Int[Array, ""], target: Int[Array, ""]) -> SlotCache:
@@ -124,11 +143,12 @@ def read_tokens(
     """
     rows_B = jnp.arange(tokens_B.shape[0])
 
-    def write(old: KeyValues, new: KeyValues) -> KeyValues:
-        return KeyValues(
+    def write(old: SlotValues, new: KeyValues) -> SlotValues:
+        places = old.key_BMHS.at[rows_B, :, :, positions_B], old.value_BMSH.at[rows_B, :, positions_B]
+        return SlotValues(
             *(
-                x.at[rows_B, :, positions_B].set(y[:, 0].astype(x.dtype), mode="drop", unique_indices=True)
-                for x, y in zip(old, new, strict=True)
+                place.set(y[:, 0].astype(x.dtype), mode="drop", unique_indices=True)
+                for place, x, y in zip(places, old, new, strict=True)
             )
         )
 
@@ -168,18 +188,16 @@ def read_chunk(
     """
 
     zero = jnp.zeros((), start.dtype)
-    place = (slot, zero, start, zero)
 
-    def write(old: KeyValues, new: KeyValues) -> KeyValues:
-        return KeyValues(
-            *(
-                jax.lax.dynamic_update_slice(x, y.swapaxes(1, 2).astype(x.dtype), place)
-                for x, y in zip(old, new, strict=True)
-            )
+    def write(old: SlotValues, new: KeyValues) -> SlotValues:
+        key, value = (x.astype(old.key_BMHS.dtype) for x in new)
+        return SlotValues(
+            jax.lax.dynamic_update_slice(old.key_BMHS, key.transpose(0, 2, 3, 1), (slot, zero, zero, start)),
+            jax.lax.dynamic_update_slice(old.value_BMSH, value.swapaxes(1, 2), (slot, zero, start, zero)),
         )
 
-    def row(kept: KeyValues) -> KeyValues:
-        return KeyValues(*(jax.lax.dynamic_slice_in_dim(x, slot, 1, 0) for x in kept))
+    def row(kept: SlotValues) -> SlotValues:
+        return SlotValues(*(jax.lax.dynamic_slice_in_dim(x, slot, 1, 0) for x in kept))
 
     positions = start + jnp.arange(tokens_C.shape[0])
     hidden_BTD, cache = _run(model, blocks, tokens_C[None], positions[None], cache, write, row, dtype, call)
@@ -192,8 +210,8 @@ def _run(
     tokens_BT: Int[Array, "B T"],
     positions_BT: Int[Array, "B T"],
     cache: SlotCache,
-    write: Callable[[KeyValues, KeyValues], KeyValues],
-    rows: Callable[[KeyValues], KeyValues],
+    write: Callable[[SlotValues, KeyValues], SlotValues],
+    rows: Callable[[SlotValues], SlotValues],
     dtype: DTypeLike,
     call: ExpertCall,
 ) -> tuple[Float[Array, "B T D"], SlotCache]:
@@ -207,18 +225,18 @@ def _run(
         hidden: Array,
         state: nnx.State,
         window: Int[Array, ""] | int,
-        old: KeyValues,
-    ) -> tuple[Array, KeyValues]:
-        def mixer(query: Array, key: Array, value: Array) -> tuple[Array, KeyValues]:
+        old: SlotValues,
+    ) -> tuple[Array, SlotValues]:
+        def mixer(query: Array, key: Array, value: Array) -> tuple[Array, SlotValues]:
             kept = write(old, KeyValues(key, value))
             here = rows(kept)
-            visible_BTS = _visible(positions_BT, here.key_BSMH.shape[-2], window)
+            visible_BTS = _visible(positions_BT, here.key_BMHS.shape[-1], window)
             return attend_slots(query, here, visible_BTS, config.attention_cap), kept
 
         hidden, _, kept = nnx.merge(blocks.definition, state)(hidden, turns(index), mixer, call)
         return hidden, kept
 
-    if not isinstance(cache, KeyValues):
+    if not isinstance(cache, SlotValues):
         layers = []
         parts = zip(config.layer_windows, blocks.states, cache, strict=True)
         for index, (window, state, old) in enumerate(parts):
@@ -226,7 +244,9 @@ def _run(
             layers.append(kept)
         return model.norm(hidden), tuple(layers)
 
-    def scanned(hidden: Array, inputs: tuple[Array, Array, nnx.State, KeyValues]) -> tuple[Array, KeyValues]:
+    def scanned(
+        hidden: Array, inputs: tuple[Array, Array, nnx.State, SlotValues]
+    ) -> tuple[Array, SlotValues]:
         index, window, state, old = inputs
         return layer(index, hidden, state, window, old)
 
@@ -247,11 +267,11 @@ def _visible(
 
 def attend_slots(
     query_BTNH: Float[Array, "B T N H"],
-    kept: KeyValues,
+    kept: SlotValues,
     visible_BTS: Bool[Array, "B T S"],
     cap: float | None = None,
 ) -> Float[Array, "B T N H"]:
-    """softmax(q kᵀ / √H) v over slots [B, M, S, H]; query heads share key/value heads in runs of N / M.
+    """softmax(q kᵀ / √H) v over the slots; query heads share key/value heads in runs of N / M.
 
     Args:
       query_BTNH: rotated.
@@ -266,7 +286,7 @@ def attend_slots(
     group = heads // kv_heads
     query = query_BTNH.reshape(batch, length, kv_heads, group, size).transpose(0, 2, 3, 1, 4)
     query = query.reshape(batch, kv_heads, group * length, size) * size**-0.5
-    scores = jnp.einsum("bmxh,bmsh->bmxs", query, key, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("bmxh,bmhs->bmxs", query, key, preferred_element_type=jnp.float32)
     scores = soft_cap(scores, cap).reshape(batch, kv_heads, group, length, -1)
     scores = jnp.where(visible_BTS[:, None, None], scores, MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
