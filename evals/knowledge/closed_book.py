@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evals.knowledge.answers import Normalization, contains_answer, first_line, match
-from evals.knowledge.prompts import PromptTemplate
+from evals.knowledge.prompts import KnowledgeQuestion, PromptTemplate
 from evals.knowledge.questions import ClosedBookQuestion
 from evals.knowledge.results import KnowledgeResult, summarize
 from evals.models.text_model import Progress, TextModel, cut_at
@@ -49,12 +49,12 @@ def closed_book(
     questions: Sequence[ClosedBookQuestion],
     template: PromptTemplate,
     *,
-    shots: Sequence[ClosedBookQuestion] = (),
+    shots: Sequence[KnowledgeQuestion] = (),
     max_new_tokens: int = 32,
     normalization: Normalization = "squad",
     score_answers: bool = True,
     confidence: float = 0.95,
-    chunk: int = 256,
+    chunk: int = 64,
     progress: Progress | None = None,
 ) -> KnowledgeResult[AnswerRecord]:
     """Asks every question and compares greedy responses with the gold answers.
@@ -77,24 +77,55 @@ def closed_book(
     Returns: scores over all, by category, and a record for each question.
     Raises: ValueError without questions, or where the template needs a stem that a question lacks.
     """
-    if not questions:
-        raise ValueError("an evaluation needs at least one question; got none")
     records = []
     for start in range(0, len(questions), chunk):
-        part = questions[start : start + chunk]
-        prompts = [template.prompt(question, shots) for question in part]
-        responses = model.generate(prompts, max_new_tokens, template.stop)
-        nats: Sequence[float | None] = [None] * len(part)
-        tokens: Sequence[int | None] = [None] * len(part)
-        if score_answers:
-            gold = [template.continuation(question.answers[0]) for question in part]
-            nats, tokens = model.logprob(prompts, gold)
-        for row in zip(part, prompts, responses, nats, tokens, strict=True):
-            records.append(_answer_record(*row, template=template, normalization=normalization))
+        records += answer_records(
+            model,
+            questions[start : start + chunk],
+            template,
+            shots=shots,
+            max_new_tokens=max_new_tokens,
+            normalization=normalization,
+            score_answers=score_answers,
+        )
         if progress is not None:
             progress(len(records), len(questions))
-    metrics = {name: [r.scores[name] for r in records] for name in ("exact_match", "f1", "contains")}
+    return answer_result(records, confidence)
+
+
+def answer_records(
+    model: TextModel,
+    questions: Sequence[ClosedBookQuestion],
+    template: PromptTemplate,
+    *,
+    shots: Sequence[KnowledgeQuestion] = (),
+    max_new_tokens: int = 32,
+    normalization: Normalization = "squad",
+    score_answers: bool = True,
+) -> list[AnswerRecord]:
+    """Asks some questions in one call; arguments as of `closed_book`."""
+    prompts = [template.prompt(question, shots) for question in questions]
+    responses = model.generate(prompts, max_new_tokens, template.stop)
+    nats: Sequence[float | None] = [None] * len(questions)
+    tokens: Sequence[int | None] = [None] * len(questions)
     if score_answers:
+        gold = [template.continuation(question.answers[0]) for question in questions]
+        nats, tokens = model.logprob(prompts, gold)
+    return [
+        _answer_record(*row, template=template, normalization=normalization)
+        for row in zip(questions, prompts, responses, nats, tokens, strict=True)
+    ]
+
+
+def answer_result(records: list[AnswerRecord], confidence: float) -> KnowledgeResult[AnswerRecord]:
+    """Scores over all records and by category; answer_nats where every answer was scored.
+
+    Raises: ValueError without a record.
+    """
+    if not records:
+        raise ValueError("an evaluation needs at least one question; got none")
+    metrics = {name: [r.scores[name] for r in records] for name in ("exact_match", "f1", "contains")}
+    if all(record.answer_logprob is not None for record in records):
         metrics["answer_nats"] = [-(r.answer_logprob or 0.0) / max(r.answer_tokens or 0, 1) for r in records]
     return summarize(records, metrics, confidence)
 

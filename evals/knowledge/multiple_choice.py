@@ -1,6 +1,7 @@
 """Multiple choice by log-probability: which of the choices a model gives most to after the question.
 
-Nothing is written, so nothing has to be read. Not covered: letters as answers (put them into the choices).
+Nothing is written, so nothing has to be read. What is scored is the text of each choice or, where the
+template lists the choices, its letter.
 """
 
 import math
@@ -10,12 +11,12 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from evals.knowledge.prompts import PromptTemplate
-from evals.knowledge.questions import ChoiceQuestion, ClosedBookQuestion
+from evals.knowledge.prompts import KnowledgeQuestion, PromptTemplate
+from evals.knowledge.questions import ChoiceQuestion
 from evals.knowledge.results import KnowledgeResult, summarize
 from evals.models.text_model import Progress, TextModel
 
-ChoiceRule = Literal["sum", "per_token", "per_character", "calibrated"]
+ChoiceRule = Literal["acc", "acc_norm", "per_token", "calibrated"]
 # Choices closer than this in nats are tied: rounding is no preference.
 TIE_NATS = 1e-6
 
@@ -25,6 +26,7 @@ class ChoiceRecord:
     """One multiple-choice question: what the model gives each choice, and the score by each rule.
 
     Attributes:
+      choices: what was scored: texts, or letters.
       logprobs, tokens: of each choice after the prompt; unconditional: Σ log p without the question.
       correct: by rule, 1 if the right choice scores best; shared equally where choices tie.
     """
@@ -51,21 +53,22 @@ def multiple_choice(
     questions: Sequence[ChoiceQuestion],
     template: PromptTemplate,
     *,
-    shots: Sequence[ClosedBookQuestion] = (),
+    shots: Sequence[KnowledgeQuestion] = (),
     confidence: float = 0.95,
-    chunk: int = 256,
+    chunk: int = 64,
     progress: Progress | None = None,
 ) -> KnowledgeResult[ChoiceRecord]:
     """Takes the choice c that scores best after the prompt x, by four rules at once.
 
-        sum            log p(c|x)
-        per_token      log p(c|x) / tokens of c
-        per_character  log p(c|x) / characters of c
-        calibrated     log p(c|x) − log p(c|unconditional prompt)
+        acc         log p(c|x)
+        acc_norm    log p(c|x) / characters of c
+        per_token   log p(c|x) / tokens of c
+        calibrated  log p(c|x) − log p(c|unconditional prompt)
 
-    Longer choices lose by the first for being long; the second depends on the tokenizer, the third does not;
-    the last takes out how common a choice is anyway. Right choices that tie with k − 1 others count 1/k, so
-    a model without preference scores chance and not the share of right answers that stand first.
+    The first two are lm-evaluation-harness's. Longer choices lose by `acc` for being long; `per_token`
+    depends on the tokenizer, `acc_norm` does not; the last takes out how common a choice is anyway. Right
+    choices that tie with k − 1 others count 1/k, so a model without preference scores chance and not the
+    share of right answers that stand first (the harness takes the first of them).
 
     Args:
       model: that scores the choices.
@@ -80,53 +83,93 @@ def multiple_choice(
     Raises: ValueError without questions, or where the template needs a stem that a question lacks.
     Reference: Brown et al. 2020, arXiv:2005.14165, section 2.4; Holtzman et al. 2021, arXiv:2104.08315.
     """
-    if not questions:
-        raise ValueError("an evaluation needs at least one question; got none")
-    blank: dict[str, float] = {}
-    records = []
+    records: list[ChoiceRecord] = []
     for start in range(0, len(questions), chunk):
         part = questions[start : start + chunk]
-        prompts = [template.prompt(question, shots) for question in part]
-        pairs = [
-            (prompt, template.continuation(choice))
-            for question, prompt in zip(part, prompts, strict=True)
-            for choice in question.choices
-        ]
-        scored = model.logprob([prompt for prompt, _ in pairs], [choice for _, choice in pairs])
-        new = list(dict.fromkeys(choice for _, choice in pairs if choice not in blank))
-        if new:
-            blank |= zip(new, model.logprob([template.unconditional] * len(new), new).logprobs, strict=True)
-        at = 0
-        for question, prompt in zip(part, prompts, strict=True):
-            here = slice(at, at := at + len(question.choices))
-            unconditional = tuple(blank[choice] for _, choice in pairs[here])
-            logprobs, tokens = tuple(scored.logprobs[here]), tuple(scored.tokens[here])
-            records.append(_choice_record(question, prompt, logprobs, tokens, unconditional))
+        records += choice_records(model, part, template, shots=shots, earlier=records)
         if progress is not None:
             progress(len(records), len(questions))
+    return choice_result(records, confidence)
+
+
+def choice_records(
+    model: TextModel,
+    questions: Sequence[ChoiceQuestion],
+    template: PromptTemplate,
+    *,
+    shots: Sequence[KnowledgeQuestion] = (),
+    earlier: Sequence[ChoiceRecord] = (),
+) -> list[ChoiceRecord]:
+    """Scores the choices of some questions in one call; else as `multiple_choice`.
+
+    Args:
+      earlier: records of the same template: what they say of a choice without a question is not computed
+        again.
+    """
+    unconditional = _unconditional(earlier, template)
+    prompts = [template.prompt(question, shots) for question in questions]
+    pairs = [
+        _pair(prompt, template.continuation(option))
+        for question, prompt in zip(questions, prompts, strict=True)
+        for option in template.options(question)
+    ]
+    scored = model.logprob([prompt for prompt, _ in pairs], [option for _, option in pairs])
+    new = list(dict.fromkeys(option for _, option in pairs if option not in unconditional))
+    if new:
+        blank = model.logprob([template.unconditional] * len(new), new)
+        unconditional.update(zip(new, blank.logprobs, strict=True))
+    at, records = 0, []
+    for question, prompt in zip(questions, prompts, strict=True):
+        here = slice(at, at := at + len(question.choices))
+        alone = tuple(unconditional[option] for _, option in pairs[here])
+        logprobs, tokens = tuple(scored.logprobs[here]), tuple(scored.tokens[here])
+        records.append(_choice_record(question, prompt, template.options(question), logprobs, tokens, alone))
+    return records
+
+
+def _unconditional(records: Sequence[ChoiceRecord], template: PromptTemplate) -> dict[str, float]:
+    """By continuation Σ log p without a question, as earlier records have it."""
+    return {
+        _pair(record.prompt, template.continuation(choice))[1]: alone
+        for record in records
+        for choice, alone in zip(record.choices, record.unconditional, strict=True)
+    }
+
+
+def choice_result(records: list[ChoiceRecord], confidence: float) -> KnowledgeResult[ChoiceRecord]:
+    """Scores by rule over all records and by category. Raises: ValueError without a record."""
+    if not records:
+        raise ValueError("an evaluation needs at least one question; got none")
     metrics = {rule: [record.correct[rule] for record in records] for rule in get_args(ChoiceRule)}
     return summarize(records, metrics, confidence)
+
+
+def _pair(prompt: str, continuation: str) -> tuple[str, str]:
+    """Blanks at the end of a prompt count to the continuation, since tokens begin with blanks."""
+    kept = prompt.rstrip()
+    return kept, prompt[len(kept) :] + continuation
 
 
 def _choice_record(
     question: ChoiceQuestion,
     prompt: str,
+    options: tuple[str, ...],
     logprobs: tuple[float, ...],
     tokens: tuple[int, ...],
     unconditional: tuple[float, ...],
 ) -> ChoiceRecord:
     total = np.asarray(logprobs)
     ranked: dict[ChoiceRule, np.ndarray] = {
-        "sum": total,
+        "acc": total,
+        "acc_norm": total / [max(len(option), 1) for option in options],
         "per_token": total / np.maximum(tokens, 1),
-        "per_character": total / [max(len(choice), 1) for choice in question.choices],
         "calibrated": total - unconditional,
     }
     correct = {rule: _share_of_best(values, question.answer) for rule, values in ranked.items()}
     return ChoiceRecord(
         id=question.id,
         prompt=prompt,
-        choices=question.choices,
+        choices=options,
         answer=question.answer,
         logprobs=logprobs,
         tokens=tokens,

@@ -3,17 +3,26 @@
 Base models complete, instruction-tuned models answer: the same fact is asked as a few-shot list, as the
 start of a statement, or as an instruction. Fine-tuning moves these forms apart (the instruction form rises
 first and hides forgetting), so report a completion form beside an instruction form.
+
+`lm_eval` is no form of ours: it puts each data set as lm-evaluation-harness does, for figures that can be
+held beside published ones.
 """
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from evals.knowledge.answers import Extent, normalize
+from evals.knowledge.published_rows import Suite
 from evals.knowledge.questions import ChoiceQuestion, ClosedBookQuestion
 from jaxmoe.json_values import JsonObject
 
 KnowledgeQuestion = ClosedBookQuestion | ChoiceQuestion
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+ShotOrder = Literal["random", "first"]
+# stands before a final answer, as in GSM8K
+FINAL = "####"
 
 
 @dataclass(frozen=True)
@@ -21,12 +30,16 @@ class PromptTemplate:
     """The text around a question.
 
     Attributes:
-      text: with {question}, {asked} (the question with a question mark at its end) or {stem}.
+      text: with {question}, {asked} (the question with a question mark at its end), {stem} or {choices} (a
+        line each, "A. " before the first).
       answer: how an answer follows it, in examples and when answers are scored; with {answer}.
       separator: between examples, and before the question itself.
       unconditional: what stands before an answer when nothing is asked; for calibrated multiple choice.
       stop: strings that end a response.
       extent: what of a response is the answer: its first line, or as many words as the gold answer has.
+      heading: before everything else; with {category}, its underscores as blanks.
+      letters: multiple choice is answered by the letter instead of the text of a choice.
+      worked: examples show their solution before the answer.
     """
 
     text: str
@@ -35,18 +48,22 @@ class PromptTemplate:
     unconditional: str = ""
     stop: tuple[str, ...] = ()
     extent: Extent = "line"
+    heading: str = ""
+    letters: bool = False
+    worked: bool = False
 
     def __post_init__(self) -> None:
         try:
-            self.text.format(question="", asked="", stem="")
+            self.text.format(question="", asked="", stem="", choices="")
             self.answer.format(answer="")
+            self.heading.format(category="")
         except (KeyError, IndexError, ValueError) as error:
             raise ValueError(
-                f"a prompt template may hold {{question}}, {{asked}}, {{stem}} (answer: {{answer}}), other "
-                f"braces doubled; got {self.text!r} with answer {self.answer!r}"
+                "a prompt template may hold {question}, {asked}, {stem}, {choices} (answer: {answer}; "
+                f"heading: {{category}}), other braces doubled; got {self.text!r} with answer {self.answer!r}"
             ) from error
 
-    def prompt(self, question: KnowledgeQuestion, shots: Sequence[ClosedBookQuestion] = ()) -> str:
+    def prompt(self, question: KnowledgeQuestion, shots: Sequence[KnowledgeQuestion] = ()) -> str:
         """The examples with their canonical answers, then the question.
 
         Args:
@@ -54,12 +71,13 @@ class PromptTemplate:
           shots: solved examples.
         Returns: the prompt.
 
-        Raises: ValueError if the template needs a stem and the question has none.
+        Raises: ValueError if the template needs a stem or choices and the question has none.
         """
-        solved = [self._filled(shot) + self.continuation(shot.answers[0]) for shot in shots]
-        return self.separator.join([*solved, self._filled(question)])
+        heading = self.heading.format(category=question.category.replace("_", " "))
+        solved = [self._filled(shot) + self.continuation(self.solved(shot)) for shot in shots]
+        return heading + self.separator.join([*solved, self._filled(question)])
 
-    def turns(self, shots: Sequence[ClosedBookQuestion], system: str | None = None) -> list[JsonObject]:
+    def turns(self, shots: Sequence[KnowledgeQuestion], system: str | None = None) -> list[JsonObject]:
         """The examples as turns of a chat, to stand before a question.
 
         In one message with the question, a chat model can take the examples for a part of what is asked.
@@ -69,11 +87,11 @@ class PromptTemplate:
           system: system prompt before them; None for none.
         Returns: messages of role and content.
 
-        Raises: ValueError if the template needs a stem and an example has none.
+        Raises: ValueError if the template needs a stem or choices and an example has none.
         """
         messages: list[JsonObject] = [] if system is None else [{"role": "system", "content": system}]
         for shot in shots:
-            answer = self.continuation(shot.answers[0]).strip()
+            answer = self.continuation(self.solved(shot)).strip()
             messages += [
                 {"role": "user", "content": self._filled(shot)},
                 {"role": "assistant", "content": answer},
@@ -84,16 +102,42 @@ class PromptTemplate:
         """The answer as it follows the prompt."""
         return self.answer.format(answer=answer)
 
+    def options(self, question: ChoiceQuestion) -> tuple[str, ...]:
+        """What the model chooses from: the letters of the choices, or their texts."""
+        return tuple(LETTERS[: len(question.choices)]) if self.letters else question.choices
+
+    def solved(self, question: KnowledgeQuestion) -> str:
+        """The answer of an example, after its solution where the template shows those."""
+        if isinstance(question, ChoiceQuestion):
+            answer = self.options(question)[question.answer]
+        else:
+            answer = question.answers[0]
+        if not self.worked:
+            return answer
+        if question.solution is not None and FINAL in question.solution:
+            return question.solution
+        return "\n".join(filter(None, (question.solution, f"{FINAL} {answer}")))
+
     def _filled(self, question: KnowledgeQuestion) -> str:
         if "{stem}" in self.text and not question.stem:
             raise ValueError(
                 f"question {question.id} has no stem to complete; give its row one, or take another template"
+            )
+        choices = question.choices if isinstance(question, ChoiceQuestion) else ()
+        if "{choices}" in self.text and not choices:
+            raise ValueError(f"question {question.id} has no choices to list; take another template")
+        if len(choices) > len(LETTERS):
+            raise ValueError(
+                f"question {question.id} has {len(choices)} choices, more than there are letters"
             )
         asked = question.question.rstrip()
         return self.text.format(
             question=question.question,
             asked=asked if asked.endswith(("?", ".", "!", ":")) else f"{asked}?",
             stem=(question.stem or "").rstrip(),
+            choices="\n".join(
+                f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)
+            ),
         )
 
 
@@ -108,28 +152,91 @@ TEMPLATES = {
 }
 
 
-def template(name: str) -> PromptTemplate:
-    """A named template. Raises: ValueError with the known names."""
+# how lm-evaluation-harness puts each data set; whatever has no form of its own is put as ARC
+LM_EVAL: dict[Suite, PromptTemplate] = {
+    "": PromptTemplate("Question: {question}\nAnswer:", unconditional="Answer:", stop=("\n",)),
+    "mmlu": PromptTemplate(
+        "{question}\n{choices}\nAnswer:",
+        unconditional="Answer:",
+        heading="The following are multiple choice questions (with answers) about {category}.\n\n",
+        letters=True,
+    ),
+    "hellaswag": PromptTemplate("{question}"),
+    "gsm8k": PromptTemplate(
+        "Question: {question}\nAnswer:", stop=("Question:", "</s>", "<|im_end|>"), worked=True
+    ),
+}
+
+
+_STEPS = f"Think step by step. End with a line of {FINAL} and the answer alone."
+_STEPS_CHOICE = f"Think step by step. End with a line of {FINAL} and the letter of the right choice."
+# the forms in which a model reasons before it answers: of questions, and of those with choices
+REASONING = {
+    "qa": "Q: {task}\nA: Let's think step by step.",
+    "instruction": "{task}\n{steps}",
+    "auto": "{task}\n{steps}",
+    "chat": "{task}\n{steps}",
+}
+
+
+def template(name: str, suite: Suite = "") -> PromptTemplate:
+    """A named template.
+
+    Args:
+      name: a key of TEMPLATES, or lm_eval.
+      suite: the data set that is asked; for lm_eval.
+    Raises: ValueError with the known names.
+    """
+    if name == "lm_eval":
+        return LM_EVAL[suite]
     if name not in TEMPLATES:
-        raise ValueError(f"template must be one of {', '.join(TEMPLATES)}; got {name!r}")
+        raise ValueError(f"template must be one of {', '.join(TEMPLATES)}, lm_eval; got {name!r}")
     return TEMPLATES[name]
 
 
+def reasoning_template(name: str, suite: Suite = "", *, choices: bool = False) -> PromptTemplate:
+    """The form of a named template in which the model reasons, then answers (chain of thought).
+
+    Args:
+      name: a key of REASONING, or lm_eval for GSM8K, which reasons there.
+      suite: the data set that is asked.
+      choices: whether the questions have choices; they are listed, and answered by letter.
+    Raises: ValueError for a template that leaves no room to reason.
+    Reference: Wei et al. 2022, arXiv:2201.11903; Kojima et al. 2022, arXiv:2205.11916.
+    """
+    if name == "lm_eval" and suite == "gsm8k":
+        return LM_EVAL[suite]
+    if name not in REASONING:
+        raise ValueError(
+            f"template {name} leaves no room to reason before the answer; take {', '.join(REASONING)}, or "
+            "leave reasoning out"
+        )
+    text = REASONING[name].replace("{task}", "{question}\n{choices}" if choices else "{question}")
+    return PromptTemplate(
+        text.replace("{steps}", _STEPS_CHOICE if choices else _STEPS),
+        stop=("\nQ:",) if name == "qa" else (),
+        letters=choices,
+        worked=True,
+    )
+
+
 def draw_shots(
-    pool: Sequence[ClosedBookQuestion],
+    pool: Sequence[KnowledgeQuestion],
     count: int,
     *,
     against: Sequence[KnowledgeQuestion] = (),
     seed: int = 0,
-) -> list[ClosedBookQuestion]:
-    """Random examples for few-shot prompts, none of which is asked or shares a cluster with what is asked.
+    order: ShotOrder = "random",
+) -> list[KnowledgeQuestion]:
+    """Examples for few-shot prompts, none of which is asked or shares a cluster with what is asked.
 
     Args:
       pool: to draw from.
       count: of examples.
       against: what is asked.
       seed: of the draw.
-    Returns: the examples, in the order of the draw.
+      order: random draws them; first takes the first ones in the pool's order.
+    Returns: the examples, in the order of the draw or of the pool.
 
     Raises: ValueError if fewer than `count` are left.
     """
@@ -140,4 +247,4 @@ def draw_shots(
         raise ValueError(
             f"{count} examples are wanted, but {len(free)} of the {len(pool)} given are not themselves asked"
         )
-    return random.Random(seed).sample(free, count)
+    return free[:count] if order == "first" else random.Random(seed).sample(free, count)

@@ -1,8 +1,10 @@
-"""Rows of question files: JSON, JSON lines, either gzipped, or a folder prepared by TFDS.
+"""Rows of question files: JSON, JSON lines, either gzipped, Parquet, MMLU's CSV, a folder of CSV files, or a
+folder prepared by TFDS.
 
-Not covered: what the rows mean (evals.knowledge.questions), downloading, CSV.
+Not covered: what the rows mean (evals.knowledge.questions), downloading.
 """
 
+import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -11,6 +13,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from evals.knowledge.published_rows import from_csv
+from jaxmoe.datasets.parquet_rows import read_parquet_rows
 from jaxmoe.gzip_files import open_gzip
 from jaxmoe.json_values import JsonObject
 
@@ -20,9 +24,10 @@ QuestionRow = JsonObject
 def rows(path: str | Path, split: str | None = None) -> Iterator[tuple[str, QuestionRow]]:
     """Each row with where it stands, for messages: `file:line` or `file[index]`.
 
-    JSON lines are streamed; a JSON list, or an object whose `Data` or `data` is one, is read whole. A folder
-    with dataset_info.json is opened by TFDS as random-access data (array_record), without TensorFlow; text
-    becomes str.
+    JSON lines are streamed; a JSON list, or an object whose `Data` or `data` is one, is read whole. CSV is
+    MMLU's, without a header; a folder of such files (one a subject) is read in the order of their names. A
+    folder with dataset_info.json is opened by TFDS as random-access data (array_record), without TensorFlow;
+    text becomes str.
 
     Args:
       path: of a file or folder.
@@ -33,23 +38,52 @@ def rows(path: str | Path, split: str | None = None) -> Iterator[tuple[str, Ques
     """
     path = Path(path)
     if path.is_dir():
+        tables = sorted(path.glob("*.csv"))
+        if tables and not (path / "dataset_info.json").is_file():
+            for table in tables:
+                yield from rows(table)
+            return
         yield from _prepared_rows(path, split)
         return
     if not path.is_file():
         raise ValueError(
-            f"no question file at {path} (a .json, .jsonl, their .gz, or a folder prepared by TFDS)"
+            f"no question file at {path} (a .json, .jsonl or .csv, their .gz, a .parquet, a folder of .csv "
+            "files, or a folder prepared by TFDS)"
         )
+    if path.suffix == ".parquet":
+        for place, row in read_parquet_rows(path):
+            yield f"{path}: {place}", _checked(row, f"{path}: {place}")
+        return
     with _opened(path) as file:
         try:
-            yield from _json_rows(file, path)
+            yield from _csv_rows(file, path) if ".csv" in path.suffixes else _json_rows(file, path)
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} cannot be read ({error}); is it complete, and UTF-8?") from error
 
 
 def _opened(path: Path) -> TextIO:
+    # line ends within the quotes of a CSV file are part of its text
+    newline = "" if ".csv" in path.suffixes else None
     if path.suffix == ".gz":
-        return io.TextIOWrapper(open_gzip(path), encoding="utf-8-sig")
-    return path.open(encoding="utf-8-sig")
+        return io.TextIOWrapper(open_gzip(path), encoding="utf-8-sig", newline=newline)
+    return path.open(encoding="utf-8-sig", newline=newline)
+
+
+def _csv_rows(file: TextIO, path: Path) -> Iterator[tuple[str, QuestionRow]]:
+    reader = csv.reader(file)
+    empty = True
+    try:
+        for cells in reader:
+            if any(cells):
+                empty = False
+                try:
+                    yield f"{path}:{reader.line_num}", from_csv(cells, path)
+                except ValueError as error:
+                    raise ValueError(f"{path}:{reader.line_num}: {error}") from None
+    except csv.Error as error:
+        raise ValueError(f"{path}:{reader.line_num} is not valid CSV: {error}") from None
+    if empty:
+        raise ValueError(f"{path} is empty; a question file needs at least one row")
 
 
 def _json_rows(file: TextIO, path: Path) -> Iterator[tuple[str, QuestionRow]]:

@@ -10,16 +10,20 @@ The format is recognized by a row's fields:
     plain              question, and answers or answer: text, a list, or {value, aliases}; also id, stem (the
                        question as the start of a statement), cluster (what it shares with others), category
     multiple choice    question, choices and answer (index, letter or text); or {stem, choices} and answerKey
+                       (ARC)
+    MMLU, HellaSwag, GSM8K: as evals.knowledge.published_rows reads them
 
+A plain row may also have its solution, the reasoning that leads to the answer, for solved examples.
 Whatever stands there of passages is left out: the book is closed.
 """
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from evals.knowledge.published_rows import Suite, as_plain, suite_of
 from evals.knowledge.question_files import QuestionRow, rows
 
 
@@ -33,6 +37,8 @@ class ClosedBookQuestion:
       cluster: name of what it shares with other questions (a fact, a passage); its own id if it shares
         nothing.
       category: a group to report by; may be empty.
+      solution: the reasoning that leads to the answer, where the file has it.
+      suite: the data set, where it has a form of its own.
     """
 
     id: str
@@ -41,6 +47,8 @@ class ClosedBookQuestion:
     stem: str | None = None
     cluster: str | None = None
     category: str = ""
+    solution: str | None = None
+    suite: Suite = ""
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,8 @@ class ChoiceQuestion:
     stem: str | None = None
     cluster: str | None = None
     category: str = ""
+    solution: str | None = None
+    suite: Suite = ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,11 @@ class QuestionSet:
     questions: list[ClosedBookQuestion] = field(default_factory=list)
     choice_questions: list[ChoiceQuestion] = field(default_factory=list)
     skipped: int = 0
+
+    @property
+    def all(self) -> list[ClosedBookQuestion | ChoiceQuestion]:
+        """Questions of both kinds."""
+        return [*self.questions, *self.choice_questions]
 
 
 def load_questions(
@@ -108,9 +123,11 @@ def _read(
 ) -> ClosedBookQuestion | ChoiceQuestion | None:
     """The row as a question; None if it is of a known format but no answer is left."""
     try:
-        if _is_choice(row):
-            return _choice_question(row, where, index)
-        return _question(row, where, index, max_answer_tokens)
+        suite = suite_of(row)
+        plain = _plain(row, suite, where)
+        if _is_choice(plain):
+            return _choice_question(plain, where, index, suite)
+        return _question(plain, where, index, max_answer_tokens, suite)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         raise ValueError(
@@ -118,7 +135,16 @@ def _read(
         ) from None
 
 
-def _question(row: QuestionRow, where: str, index: int, max_answer_tokens: int) -> ClosedBookQuestion | None:
+def _plain(row: QuestionRow, suite: Suite, where: str) -> QuestionRow:
+    try:
+        return as_plain(row, suite)
+    except ValueError as error:
+        raise ValueError(f"{where}: a field of {suite} has a wrong value ({str(error)[:120]})") from None
+
+
+def _question(
+    row: QuestionRow, where: str, index: int, max_answer_tokens: int, suite: Suite
+) -> ClosedBookQuestion | None:
     fields = row.keys()
     if {"Question", "Answer"} <= fields:
         return _made(row["Question"], _trivia_answers(row["Answer"]), row.get("QuestionId", index), where)
@@ -137,8 +163,20 @@ def _question(row: QuestionRow, where: str, index: int, max_answer_tokens: int) 
         number = row.get("id", row.get("_id", row.get("question_id", index)))
         # HotpotQA's type is bridge or comparison
         category = row.get("category", row.get("type", "") if "_id" in fields else "")
-        stem = None if row.get("stem") is None else _text(row["stem"], "stem", where)
-        return _made(row["question"], answers, number, where, stem, row.get("cluster"), str(category))
+        made = _made(
+            row["question"],
+            answers,
+            number,
+            where,
+            _optional(row, "stem", where),
+            row.get("cluster"),
+            str(category),
+        )
+        if made is None:
+            return None
+        # a suite's question is put with the very blanks that it has in its file
+        asked = row["question"] if suite else made.question
+        return replace(made, question=asked, solution=_optional(row, "solution", where), suite=suite)
     raise ValueError(
         f"{where}: no known question format; it needs question with answers (or those of TriviaQA, Natural "
         f"Questions, HotpotQA or WebQuestions) and has the fields {str(sorted(fields))[:300]}"
@@ -149,6 +187,10 @@ def _text(value: object, name: str, where: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{where}: {name} must be text; got {value!r:.60}")
     return value
+
+
+def _optional(row: QuestionRow, name: str, where: str) -> str | None:
+    return None if row.get(name) is None else _text(row[name], name, where)
 
 
 def _answer(value: object, where: str) -> str:
@@ -230,25 +272,32 @@ def _is_choice(row: QuestionRow) -> bool:
     return "choices" in row or (isinstance(row.get("question"), dict) and "choices" in row["question"])
 
 
-def _choice_question(row: QuestionRow, where: str, index: int) -> ChoiceQuestion:
+def _choice_question(row: QuestionRow, where: str, index: int, suite: Suite) -> ChoiceQuestion | None:
     nested = row["question"] if isinstance(row["question"], dict) else {}
     question = _text(nested.get("stem", row["question"]), "question", where)
     listed: Any = nested.get("choices", row.get("choices"))  # each file's own form, told apart below
     if isinstance(listed, dict):  # as TFDS and the hub have ARC
         listed = [{"text": t, "label": x} for t, x in zip(listed["text"], listed["label"], strict=True)]
     labels: Sequence[object] = [c["label"] if isinstance(c, dict) else None for c in listed]
-    choices = tuple(str(c["text"] if isinstance(c, dict) else c).strip() for c in listed)
+    choices = tuple(str(c["text"] if isinstance(c, dict) else c) for c in listed)
+    published = suite != "" or "answerKey" in row
+    if not published:  # theirs are put with the very blanks that they have in the file
+        question, choices = question.strip(), tuple(choice.strip() for choice in choices)
     if len(choices) < 2:
         raise ValueError(f"{where}: a multiple-choice question needs at least 2 choices; got {len(choices)}")
     given = row.get("answerKey", row.get("answer"))
+    if published and given in (None, ""):  # withheld in some test parts
+        return None
     return ChoiceQuestion(
         str(row.get("id", index)),
-        question.strip(),
+        question,
         choices,
         _right_choice(given, choices, labels, where),
-        None if row.get("stem") is None else _text(row["stem"], "stem", where),
+        _optional(row, "stem", where),
         None if row.get("cluster") is None else str(row["cluster"]),
         str(row.get("category", row.get("subject", ""))),
+        _optional(row, "solution", where),
+        suite,
     )
 
 

@@ -1,8 +1,12 @@
 """Measure a model: suite=knowledge asks closed-book and multiple-choice questions, suite=coding runs its
 programs in the sandbox, suite=behavior tests its self-report and whether to believe it.
 
-    OUTPUT/results.json   settings, and every score with standard error and interval, by set and category
-    OUTPUT/items.jsonl    every item: its set, id, cluster and scores, what was asked and what the model wrote
+    OUTPUT/results.json          settings, and every score with standard error and interval, by set and
+                                 category
+    OUTPUT/items.jsonl           every item: its set, id, cluster and scores, what was asked and what the
+                                 model wrote
+    OUTPUT/items.partial.jsonl   items as they come, until all are there (knowledge); after a kill the same
+                                 command asks what is left
 
 With `against`, the items are compared one by one with those of another evaluation.
 """
@@ -11,6 +15,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -33,6 +38,7 @@ from training.suites.behavior import behavior
 from training.suites.coding import coding
 from training.suites.config import EvalConfig
 from training.suites.evaluation import ItemSet, Loaded, SuiteRun
+from training.suites.journal import PARTIAL, ItemJournal
 from training.suites.knowledge import knowledge
 
 # more categories than these would bury the scores
@@ -53,6 +59,7 @@ def main(config: EvalConfig) -> JsonObject:
         run = behavior(config.behavior, config.seed, config.confidence, folder / "behavior", against)
     else:
         run = _loading(SUITES[config.suite](getattr(config, config.suite), config.seed, config.confidence))
+    journal = _journal(config, folder)
     started = time.perf_counter()
     loaded_s = 0.0
 
@@ -67,9 +74,10 @@ def main(config: EvalConfig) -> JsonObject:
             check_vocabulary(tokenizer, lm.config.vocab_size)
         progress = config.progress and distributed.is_main()
         loaded_s = time.perf_counter() - begun
-        return Loaded(lm, tokenizer, config.batch_size, config.max_length, progress)
+        return Loaded(lm, tokenizer, config.batch_size, config.max_length, progress, journal)
 
-    sets = run(load)
+    with checkpoint.disk_full_explained(folder), journal or nullcontext():
+        sets = run(load)
     compared = None if other is None else compare_items(_by_set(sets), other, config.confidence)
     results = {
         "suite": config.suite,
@@ -84,12 +92,25 @@ def main(config: EvalConfig) -> JsonObject:
     if distributed.is_main():
         with checkpoint.disk_full_explained(folder):
             write(folder, results, sets)
+            if journal is not None:
+                journal.done()
         console = Console(markup=False, emoji=False)
         console.print(score_table(sets, f"{config.suite}: {config.subject}", config.confidence))
         if compared is not None:
             console.print(comparison_table(compared, f"against {config.against}", config.confidence))
         console.print(f"written: {folder / 'results.json'}, items.jsonl", highlight=False)
     return results
+
+
+def _journal(config: EvalConfig, folder: Path) -> ItemJournal | None:
+    """Items of an earlier run that was killed; None for suites that keep theirs elsewhere, or none."""
+    if config.suite != "knowledge":
+        return None
+    journal = ItemJournal(folder, configs.to_dict(config), overwrite=config.overwrite)
+    if distributed.is_main() and journal.found:
+        told = f"{folder}: {journal.found} items of an earlier run that was killed are not asked again"
+        Console(markup=False, emoji=False, stderr=True).print(told, highlight=False, soft_wrap=True)
+    return journal
 
 
 def _loading(suite: SuiteRun) -> Callable[[Callable[[], Loaded]], list[ItemSet]]:
@@ -112,8 +133,9 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
         raise ValueError(
             f"{folder} holds results already; choose another output=..., or overwrite=true replaces them"
         )
-    # answers of a killed evaluation of behaviour are gone on from
-    others = [path for path in folder.iterdir() if path.name != "behavior"] if folder.is_dir() else []
+    # a killed evaluation leaves answers to resume from
+    ours = ("behavior", PARTIAL)
+    others = [path for path in folder.iterdir() if path.name not in ours] if folder.is_dir() else []
     if others and not (folder / "results.json").exists():
         raise ValueError(f"{folder} is not empty and holds no evaluation; choose another output=...")
 

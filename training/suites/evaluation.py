@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from evals.models.local_model import Form, LocalModel
 from evals.psychometrics.uncertainty import Score
 from jaxmoe.language_model import LanguageModel
+from training.suites.journal import ItemJournal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,6 +25,11 @@ class ScoredItem:
     cluster: str | None
     scores: dict[str, float]
     record: dict[str, object] = field(repr=False)
+
+    def line(self, set_name: str) -> dict[str, object]:
+        """The item as one object, for a line of JSON."""
+        identity = {"set": set_name, "id": self.id, "cluster": self.cluster, "scores": self.scores}
+        return identity | {key: value for key, value in self.record.items() if key not in identity}
 
 
 @dataclass(frozen=True)
@@ -41,21 +47,29 @@ class ItemSet:
     items: list[ScoredItem]
     more: dict[str, object] = field(default_factory=dict[str, object])
 
+    def with_more(self, **more: object) -> "ItemSet":
+        """The set with further entries for results.json."""
+        return replace(self, more={**more, **self.more})
+
     def lines(self) -> Iterator[dict[str, object]]:
         """Each item as one object, for a line of JSON."""
         for item in self.items:
-            identity = {"set": self.name, "id": item.id, "cluster": item.cluster, "scores": item.scores}
-            yield identity | {key: value for key, value in item.record.items() if key not in identity}
+            yield item.line(self.name)
 
 
 class Loaded(NamedTuple):
-    """A model and how it is to be run."""
+    """A model and how it is to be run.
+
+    Attributes:
+      journal: where items are kept as they come; None keeps them in memory.
+    """
 
     lm: LanguageModel
     tokenizer: "PreTrainedTokenizerBase"
     batch_size: int
     max_length: int | None
     progress: bool
+    journal: ItemJournal | None = None
 
     def text_model(self, form: Form) -> LocalModel:
         """The model as evaluations see it; raises ValueError for chats without a chat template."""

@@ -1,26 +1,35 @@
-"""suite=knowledge: closed-book questions and multiple choice, from published files or the embedded facts."""
+"""suite=knowledge: closed-book questions, multiple choice and GSM8K, from published files or the embedded
+facts."""
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from evals.knowledge.answers import Normalization
-from evals.knowledge.closed_book import closed_book
 from evals.knowledge.embedded_questions import choice_questions, closed_book_questions
-from evals.knowledge.multiple_choice import multiple_choice
-from evals.knowledge.prompts import PromptTemplate, draw_shots, template
-from evals.knowledge.questions import ClosedBookQuestion, QuestionSet, load_questions
-from evals.knowledge.results import KnowledgeResult
+from evals.knowledge.prompts import (
+    KnowledgeQuestion,
+    PromptTemplate,
+    ShotOrder,
+    draw_shots,
+    reasoning_template,
+    template,
+)
+from evals.knowledge.published_rows import Suite
+from evals.knowledge.questions import QuestionSet, load_questions
 from evals.models.local_model import Form, LocalModel
-from training.suites.evaluation import ItemSet, Loaded, ScoredItem, SuiteRun, bar
+from training.suites.asking import Asking, Shots
+from training.suites.evaluation import ItemSet, Loaded, SuiteRun, bar
 
-QuestionForm = Literal["qa", "completion", "instruction", "auto", "chat"]
+QuestionForm = Literal["qa", "completion", "instruction", "auto", "chat", "lm_eval"]
 FORMS: dict[QuestionForm, Form] = {
     "qa": "text",
     "completion": "text",
     "instruction": "instruction",
     "auto": "auto",
     "chat": "chat",
+    "lm_eval": "text",
 }
 
 
@@ -30,8 +39,9 @@ class QuestionSource:
 
     Attributes:
       name: what the set is called in results; null takes the file's name.
-      path: TriviaQA, Natural Questions, HotpotQA, WebQuestions, ARC, plain or instruction rows as JSON or
-        JSON lines (also .gz), or a folder prepared by TFDS.
+      path: TriviaQA, Natural Questions, HotpotQA, WebQuestions, MMLU, ARC, HellaSwag, GSM8K, plain or
+        instruction rows as JSON, JSON lines (also .gz) or Parquet, MMLU's CSV or a folder of it, or a folder
+        prepared by TFDS.
       embedded: facts of this split instead of a file.
       relations: kinds of embedded facts; empty takes all.
       choices: of each embedded fact, as multiple choice; 0 asks for the answer.
@@ -39,7 +49,9 @@ class QuestionSource:
       limit: first so many questions only; null takes all.
       normalization: of answers; the published figures of TriviaQA use triviaqa, the others squad.
       shots: solved examples before each question; in a chat, turns of user and assistant.
-      shots_from: file of those examples (its train part, say); null takes embedded facts of train.
+      shots_from: file of those examples (its train part, say); null takes embedded facts of train. Those of
+        MMLU are of the question's own subject.
+      shots_order: random draws them, first takes the first ones of the file.
     """
 
     name: str | None = None
@@ -52,6 +64,7 @@ class QuestionSource:
     normalization: Normalization = "squad"
     shots: int = 0
     shots_from: str | None = None
+    shots_order: ShotOrder = "random"
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.embedded is None):
@@ -70,13 +83,17 @@ class QuestionSource:
 
 @dataclass(frozen=True)
 class KnowledgeConfig:
-    """Closed-book questions and multiple choice by log-probability.
+    """Closed-book questions, multiple choice by log-probability, and GSM8K.
 
     Attributes:
       sources: sets of questions.
       templates: forms in which every set is asked; base models complete (completion, qa), tuned ones answer
         (instruction, chat; auto puts the question alone by the chat template where there is one, else in the
         LoRAMoE form, as data.form=auto does in training). Fine-tuning moves the two apart: report both.
+        lm_eval puts each data set as lm-evaluation-harness does.
+      reasoning: let the model reason first (chain of thought); its final answer is what stands after the last
+        "####" or "answer is". Choices are listed, and answered by letter.
+      reasoning_tokens: of reasoning and answer together; GSM8K is always given as many.
       system: system prompt of the forms that are chats; null leaves what the chat template puts itself.
       max_new_tokens: of a response.
       score_answers: also score the tokens of the right answer (answer_nats).
@@ -84,6 +101,8 @@ class KnowledgeConfig:
 
     sources: tuple[QuestionSource, ...] = (QuestionSource(embedded="test"),)
     templates: tuple[QuestionForm, ...] = ("completion", "qa")
+    reasoning: bool = False
+    reasoning_tokens: int = 256
     system: str | None = None
     max_new_tokens: int = 24
     score_answers: bool = True
@@ -100,8 +119,11 @@ class KnowledgeConfig:
             raise ValueError(
                 f"knowledge.system needs the template chat or auto; got {', '.join(self.templates)}"
             )
-        if self.max_new_tokens < 1:
-            raise ValueError(f"knowledge.max_new_tokens must be at least 1; got {self.max_new_tokens}")
+        if self.max_new_tokens < 1 or self.reasoning_tokens < 1:
+            raise ValueError(
+                "knowledge.max_new_tokens and knowledge.reasoning_tokens must be at least 1; got "
+                f"{self.max_new_tokens} and {self.reasoning_tokens}"
+            )
 
 
 def knowledge(config: KnowledgeConfig, seed: int, confidence: float) -> SuiteRun:
@@ -114,37 +136,87 @@ def knowledge(config: KnowledgeConfig, seed: int, confidence: float) -> SuiteRun
       question.
     Raises: ValueError, naming source and template, for a question that the template cannot put.
     """
-    read = [(source, *_questions(source, seed)) for source in config.sources]
-    for source, questions, shots in read:
+    read = [_read(source, seed) for source in config.sources]
+    for one in read:
         for name in config.templates:
-            for asked in [*shots, *questions.questions[:1], *questions.choice_questions[:1]]:
-                try:
-                    template(name).prompt(asked)
-                except ValueError as error:
-                    raise ValueError(f"{source.label}, template {name}: {error}") from error
+            _check_asked(one, name, config.reasoning)
 
     def run(loaded: Loaded) -> list[ItemSet]:
-        models = {name: loaded.text_model(FORMS[name]) for name in config.templates}
+        models: dict[QuestionForm, LocalModel] = {
+            name: loaded.text_model(FORMS[name]) for name in config.templates
+        }
         if config.system is not None and all(model.form != "chat" for model in models.values()):
             raise ValueError("knowledge.system needs a chat template, and the tokenizer has none")
+        if loaded.journal is not None:
+            loaded.journal.begin(loaded.lm, read)
         sets: list[ItemSet] = []
         with bar(loaded.progress) as start:
-            for source, questions, shots in read:
+            for one in read:
                 for name, model in models.items():
-                    asking = Asking(model, config, source, template(name), shots, confidence)
-                    label = f"{source.label}, {name}" + (f" ({model.form})" if name == "auto" else "")
-                    if questions.questions:
-                        sets.append(asking.closed_book(questions, label, start(label)))
-                    if questions.choice_questions:
-                        kind = f"{label}, choice" if questions.questions else label
-                        sets.append(asking.choices(questions, kind, start(kind)))
+                    asking = Asking(
+                        model,
+                        one.shots,
+                        config.system,
+                        config.max_new_tokens,
+                        config.reasoning_tokens,
+                        one.source.normalization,
+                        config.score_answers,
+                        confidence,
+                        loaded.journal,
+                    )
+                    label = f"{one.source.label}, {name}" + (f" ({model.form})" if name == "auto" else "")
+                    label += ", reasoning" if config.reasoning else ""
+                    for kind, questions in one.kinds:
+                        title = f"{label}, {kind}" if len(one.kinds) > 1 and kind == "choice" else label
+                        how = _template(name, one.suite, config.reasoning, kind == "choice")
+                        found = asking.ask(title, questions, how, config.reasoning, start(title))
+                        sets.append(found.with_more(rows_without_answer=one.found.skipped))
         return sets
 
     return run
 
 
-def _questions(source: QuestionSource, seed: int) -> tuple[QuestionSet, list[ClosedBookQuestion]]:
+class _Source(NamedTuple):
     """The questions of a source, and its solved examples."""
+
+    source: QuestionSource
+    found: QuestionSet
+    shots: Shots
+
+    @property
+    def suite(self) -> Suite:
+        """The data set, where it has a form of its own; a file holds one."""
+        return self.found.all[0].suite
+
+    @property
+    def kinds(self) -> list[tuple[str, Sequence[KnowledgeQuestion]]]:
+        """The questions of each kind that there is."""
+        both: list[tuple[str, Sequence[KnowledgeQuestion]]] = [
+            ("words", self.found.questions),
+            ("choice", self.found.choice_questions),
+        ]
+        return [(kind, questions) for kind, questions in both if questions]
+
+
+def _template(name: QuestionForm, suite: Suite, reasoning: bool, choices: bool) -> PromptTemplate:
+    return reasoning_template(name, suite, choices=choices) if reasoning else template(name, suite)
+
+
+def _check_asked(one: _Source, name: QuestionForm, reasoning: bool) -> None:
+    """Whatever the template cannot put is said before a model is loaded."""
+    suites = {question.suite for question in one.found.all}
+    if len(suites) > 1:
+        raise ValueError(f"{one.source.label} holds rows of several data sets; give each a source of its own")
+    for kind, questions in one.kinds:
+        try:
+            how = _template(name, one.suite, reasoning, kind == "choice")
+            for asked in [*(shot for shots in one.shots.values() for shot in shots), questions[0]]:
+                how.prompt(asked)
+        except ValueError as error:
+            raise ValueError(f"{one.source.label}, template {name}: {error}") from error
+
+
+def _read(source: QuestionSource, seed: int) -> _Source:
     if source.path is not None:
         found = load_questions(source.path, split=source.split, limit=source.limit)
     elif source.choices:
@@ -155,91 +227,20 @@ def _questions(source: QuestionSource, seed: int) -> tuple[QuestionSet, list[Clo
     else:
         found = QuestionSet(closed_book_questions(source.embedded or "test", source.relations, source.limit))
     if not source.shots:
-        return found, []
+        return _Source(source, found, {})
     pool = (
-        closed_book_questions("train")
-        if source.shots_from is None
-        else load_questions(source.shots_from).questions
+        closed_book_questions("train") if source.shots_from is None else load_questions(source.shots_from).all
     )
-    asked = [*found.questions, *found.choice_questions]
-    return found, draw_shots(pool, source.shots, against=asked, seed=seed)
 
+    def drawn_from(pool: Sequence[KnowledgeQuestion]) -> list[KnowledgeQuestion]:
+        return draw_shots(pool, source.shots, against=found.all, seed=seed, order=source.shots_order)
 
-@dataclass(frozen=True)
-class Asking:
-    """One source put to a model under one template.
-
-    Attributes:
-      model: in the form of the template.
-      config: gives the system prompt.
-      shots: solved examples.
-      confidence: of intervals.
-    """
-
-    model: LocalModel
-    config: KnowledgeConfig
-    source: QuestionSource
-    template: PromptTemplate
-    shots: list[ClosedBookQuestion]
-    confidence: float
-
-    @property
-    def asked(self) -> LocalModel:
-        """The model; in a chat, with system prompt and solved examples as turns before each question."""
-        if self.model.form != "chat":
-            return self.model
-        return replace(self.model, before=self.template.turns(self.shots, self.config.system))
-
-    @property
-    def shots_in_prompt(self) -> list[ClosedBookQuestion]:
-        """The solved examples, where they stand in the text of a prompt."""
-        return [] if self.model.form == "chat" else self.shots
-
-    def closed_book(self, questions: QuestionSet, label: str, progress) -> ItemSet:
-        """Asks for answers in the model's own words, scored by exact match, F1 and containment.
-
-        Args:
-          questions: of which the closed-book ones are asked.
-          label: name of the set.
-          progress: called with (done, total) as answers come.
-        Returns: scores, and each question with its answer.
-        """
-        result = closed_book(
-            self.asked,
-            questions.questions,
-            self.template,
-            shots=self.shots_in_prompt,
-            max_new_tokens=self.config.max_new_tokens,
-            normalization=self.source.normalization,
-            score_answers=self.config.score_answers,
-            confidence=self.confidence,
-            progress=progress,
-        )
-        items = [ScoredItem(r.id, r.cluster, r.scores, asdict(r)) for r in result.records]
-        return self._set(label, result, items, questions.skipped)
-
-    def choices(self, questions: QuestionSet, label: str, progress) -> ItemSet:
-        """Asks multiple-choice questions and scores how often the right choice ranks first, by each rule.
-
-        Args:
-          questions: of which the multiple-choice ones are asked.
-          label: name of the set.
-          progress: called with (done, total) as answers come.
-        Returns: scores, and each question with its answer.
-        """
-        result = multiple_choice(
-            self.asked,
-            questions.choice_questions,
-            self.template,
-            shots=self.shots_in_prompt,
-            confidence=self.confidence,
-            progress=progress,
-        )
-        items = [ScoredItem(r.id, r.cluster, r.correct, asdict(r)) for r in result.records]
-        return self._set(label, result, items, questions.skipped)
-
-    def _set(self, label: str, result: KnowledgeResult, items: list[ScoredItem], skipped: int) -> ItemSet:
-        more: dict[str, object] = {"rows_without_answer": skipped, "shots": [shot.id for shot in self.shots]}
-        if before := self.asked.before:
-            more["before"] = [*before]
-        return ItemSet(label, result.scores, result.by_category, items, more)
+    if found.all[0].suite != "mmlu":
+        return _Source(source, found, {"": drawn_from(pool)})
+    shots: Shots = {}
+    for subject in dict.fromkeys(question.category for question in found.all):
+        try:
+            shots[subject] = drawn_from([question for question in pool if question.category == subject])
+        except ValueError as error:
+            raise ValueError(f"{source.shots_from}, subject {subject}: {error}") from error
+    return _Source(source, found, shots)

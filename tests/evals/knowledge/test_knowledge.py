@@ -138,9 +138,9 @@ def test_each_rule_ranks_by_its_own_quantity():
         ("A:", " no"): -3.5,
     }
     [record] = multiple_choice(TableModel(logprobs=logprobs), [CHOICES], TEMPLATES["qa"]).records
-    # sum: no −3; per token: fish −4.5/3; per character: fish −4.5/12 against −4/4 and −3/2;
+    # acc: no −3; per token: fish −4.5/3; acc_norm: fish −4.5/12 against −4/4 and −3/2;
     # calibrated: four 5, fish 4.5, no 0.5
-    assert record.correct == {"sum": 0.0, "per_token": 0.0, "per_character": 0.0, "calibrated": 1.0}
+    assert record.correct == {"acc": 0.0, "per_token": 0.0, "acc_norm": 0.0, "calibrated": 1.0}
     assert record.unconditional == (-9.0, -9.0, -3.5)
     by_rule = {
         rule: multiple_choice(
@@ -148,7 +148,7 @@ def test_each_rule_ranks_by_its_own_quantity():
         )
         .records[0]
         .correct[rule]
-        for rule, i in {"sum": 2, "per_token": 1, "per_character": 1, "calibrated": 0}.items()
+        for rule, i in {"acc": 2, "per_token": 1, "acc_norm": 1, "calibrated": 0}.items()
     }
     assert set(by_rule.values()) == {1.0}
 
@@ -183,8 +183,8 @@ def test_paired_comparison_of_two_results():
     assert result.test == "sign-flip"
     with pytest.raises(ValueError, match="same questions"):
         compare_results(worse, closed_book(TableModel(), QUESTIONS[:2], TEMPLATES["qa"]), "f1")
-    with pytest.raises(ValueError, match="one of exact_match, f1, contains; got 'sum'"):
-        compare_results(worse, better, "sum")
+    with pytest.raises(ValueError, match="one of exact_match, f1, contains; got 'acc'"):
+        compare_results(worse, better, "acc")
 
 
 def test_shots_are_never_what_is_asked():
@@ -201,7 +201,7 @@ def test_templates_say_what_is_wrong():
         TEMPLATES["completion"].prompt(ClosedBookQuestion("4", "Capital of Chad", ("N'Djamena",)))
     with pytest.raises(ValueError, match=r"may hold \{question\}"):
         PromptTemplate("Q: {query}")
-    with pytest.raises(ValueError, match="qa, completion, instruction, auto, chat; got 'q'"):
+    with pytest.raises(ValueError, match="qa, completion, instruction, auto, chat, lm_eval; got 'q'"):
         template("q")
     with pytest.raises(ValueError, match="at least one question"):
         closed_book(TableModel(), [], TEMPLATES["qa"])

@@ -98,7 +98,7 @@ def test_multiple_choice_from_the_embedded_facts(checkpoint, tmp_path):
     source = {"name": "facts", "embedded": "test", "choices": 4, "limit": 12}
     results = main(config(checkpoint, tmp_path / "out", knowledge=knowledge("", sources=[source])))
     scores = results["sets"]["facts, completion"]["scores"]
-    assert set(scores) == {"sum", "per_token", "per_character", "calibrated"}
+    assert set(scores) == {"acc", "acc_norm", "per_token", "calibrated"}
     assert all(0 <= score.value <= 1 for score in scores.values())
 
 

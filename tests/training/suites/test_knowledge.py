@@ -8,7 +8,8 @@ from evals.knowledge.prompts import template
 from evals.knowledge.questions import ClosedBookQuestion
 from evals.models.local_model import LocalModel
 from jaxmoe.tokenizer import train_bpe
-from training.suites.knowledge import Asking, KnowledgeConfig, QuestionSource, knowledge
+from training.suites.asking import Asking
+from training.suites.knowledge import KnowledgeConfig, QuestionSource, knowledge
 
 SHOT = ClosedBookQuestion("1", "capital of Peru", ("Lima",))
 SOURCE = QuestionSource(embedded="test", shots=1, limit=2)
@@ -25,11 +26,23 @@ def model(tokenizer, form) -> LocalModel:
     return LocalModel(lm, tokenizer, form)  # type: ignore[arg-type]
 
 
+def asking(tokenizer, form, **values) -> Asking:
+    settings = {
+        "shots": {"": [SHOT]},
+        "system": None,
+        "max_new_tokens": 8,
+        "reasoning_tokens": 8,
+        "normalization": "squad",
+        "score_answers": False,
+        "confidence": 0.95,
+    }
+    return Asking(model(tokenizer, form), **{**settings, **values})
+
+
 def test_in_a_chat_system_prompt_and_examples_are_turns(tokenizer):
-    config = KnowledgeConfig(templates=("chat",), system="Be brief.")
-    asking = Asking(model(tokenizer, "chat"), config, SOURCE, template("chat"), [SHOT], 0.95)
-    assert asking.shots_in_prompt == []
-    assert asking.asked.before == [
+    put = asking(tokenizer, "chat", system="Be brief.").put("", template("chat"))
+    assert put.shots == []
+    assert put.model.before == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": template("chat").prompt(SHOT)},
         {"role": "assistant", "content": "Lima"},
@@ -38,15 +51,17 @@ def test_in_a_chat_system_prompt_and_examples_are_turns(tokenizer):
 
 @pytest.mark.parametrize("form", ["text", "instruction"])
 def test_elsewhere_examples_stand_in_the_prompt(tokenizer, form):
-    asking = Asking(model(tokenizer, form), KnowledgeConfig(), SOURCE, template("qa"), [SHOT], 0.95)
-    assert asking.shots_in_prompt == [SHOT]
-    assert asking.asked.before == ()
+    put = asking(tokenizer, form).put("", template("qa"))
+    assert put.shots == [SHOT]
+    assert put.model.before == ()
 
 
 def test_a_system_prompt_needs_a_chat(tokenizer):
     with pytest.raises(ValueError, match=r"system needs the template chat or auto; got completion, qa"):
         KnowledgeConfig(system="Be brief.")
     config = KnowledgeConfig(sources=(SOURCE,), templates=("auto",), system="Be brief.")
-    loaded = SimpleNamespace(text_model=lambda form: model(tokenizer, "instruction"), progress=False)
+    loaded = SimpleNamespace(
+        text_model=lambda form: model(tokenizer, "instruction"), progress=False, journal=None
+    )
     with pytest.raises(ValueError, match=r"knowledge\.system needs a chat template"):
         knowledge(config, 0, 0.95)(loaded)  # type: ignore[arg-type]

@@ -1,0 +1,198 @@
+"""Items as they come, in a file of their own until the evaluation is done, so that a killed one resumes.
+
+    OUTPUT/items.partial.jsonl   the settings in the first line, then an item a line
+
+Items are asked in blocks, always the same ones, and a block of which one item is missing is asked again
+whole: so a resumed evaluation makes the very calls that were left, and ends with the same numbers.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from jaxmoe.datasets.json_rows import dump_json
+from jaxmoe.json_values import JsonObject, shown
+from jaxmoe.language_model import LanguageModel
+from jaxmoe.model import params
+from jaxmoe.model.shapes import Array
+from training.runtime import distributed
+
+PARTIAL = "items.partial.jsonl"
+# settings that change no answer
+FREE = ("output", "against", "overwrite", "progress", "confidence", "distributed")
+
+
+class ItemJournal:
+    """The items of an evaluation that is not done yet.
+
+    Args:
+      folder: output folder of the evaluation.
+      config: its settings, as plain values.
+      overwrite: whether items of other settings may be thrown away.
+    Raises: ValueError if the folder holds items of an evaluation with other settings, or a damaged file.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, object], *, overwrite: bool = False):
+        self._path, self._overwrite = folder / PARTIAL, overwrite
+        self._settings: JsonObject = {"config": {k: v for k, v in config.items() if k not in FREE}}
+        self._rows: dict[str, list[JsonObject]] = {}
+        self._ends: list[int] = []
+        self._header: JsonObject = {}
+        self._start = self._kept = 0
+        self._file: TextIO | None = None
+        self.discarded = False
+        if self._path.is_file():
+            self._read()
+        if self._ends:
+            self._check(self._settings)
+        if jax.process_count() > 1:
+            found = multihost_utils.process_allgather(np.int32(len(self._ends)))
+            if len(set(np.ravel(found).tolist())) > 1:
+                raise ValueError(
+                    f"{self._path} is not the same file on every process; resume with an output folder that "
+                    "all share, or remove it"
+                )
+
+    @property
+    def found(self) -> int:
+        """Items of an earlier run."""
+        return len(self._ends)
+
+    def begin(self, lm: LanguageModel, asked: object) -> None:
+        """Makes the file ready for new items.
+
+        Args:
+          lm: the model under test.
+          asked: what it is asked; its `repr` tells it from anything else.
+        Raises: ValueError if the items are of other weights or questions.
+        """
+        digest = hashlib.sha256(repr(asked).encode("utf-8", "replace")).hexdigest()[:16]
+        self._settings |= {"questions": digest, "weights": weights_digest(lm)}
+        if self._ends:
+            self._check(self._settings)
+        if not distributed.is_main():
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if not self._ends:
+            self._path.write_text(dump_json(self._settings) + "\n", encoding="utf-8")
+        self._file = self._path.open("r+", encoding="utf-8", newline="\n")
+        self._file.seek(0, os.SEEK_END)
+
+    def known(self, name: str, start: int, count: int) -> list[JsonObject] | None:
+        """The items of a block; None if one of them is missing.
+
+        Args:
+          name: of the set.
+          start: first item of the block.
+          count: of items.
+        """
+        rows = self._rows.get(name, [])[start : start + count]
+        if len(rows) < count:
+            return None
+        self._kept += count
+        return rows
+
+    def add(self, lines: Iterable[Mapping[str, object]]) -> None:
+        """Keeps the items of a block; items that an earlier run left of it, or after it, are dropped."""
+        if self._file is None:
+            return
+        if self._kept < len(self._ends):
+            self._file.flush()
+            self._file.truncate(self._ends[self._kept - 1] if self._kept else self._start)
+            self._file.seek(0, os.SEEK_END)
+            del self._ends[self._kept :]
+        self._file.write("".join(f"{dump_json(line)}\n" for line in lines))
+        self._file.flush()
+
+    def done(self) -> None:
+        """Removes the file: the items are in items.jsonl."""
+        self.close()
+        if distributed.is_main():
+            self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Closes the file and leaves it."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> "ItemJournal":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read(self) -> None:
+        text = self._path.read_bytes()
+        whole = text[: text.rfind(b"\n") + 1]  # killed while it wrote a line
+        place = 0
+        for number, line in enumerate(whole.split(b"\n")[:-1]):
+            place += len(line) + 1
+            try:
+                row = json.loads(line)
+                if number == 0:
+                    self._header, self._start = row, place
+                    continue
+                self._rows.setdefault(row["set"], []).append(row)
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{self._path}:{number + 1} is no item of an evaluation ({error!r}); remove the file to "
+                    "begin anew"
+                ) from error
+            self._ends.append(place)
+
+    def _check(self, settings: Mapping[str, object]) -> None:
+        changed = next(_changed(self._header, settings), None)
+        if changed is None:
+            return
+        if not self._overwrite:
+            raise ValueError(
+                f"{self._path.parent} holds an unfinished evaluation with other settings: {changed}; choose "
+                "another output=..., or overwrite=true begins anew"
+            )
+        self._rows, self._ends, self.discarded = {}, [], True
+
+
+def _changed(old: Mapping[str, object], new: Mapping[str, object], prefix: str = "") -> Iterator[str]:
+    """What differs, in words; sections are gone into."""
+    for name, value in new.items():
+        before, key = old.get(name), f"{prefix}{name}".removeprefix("config.")
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            yield from _changed(before, value, f"{prefix}{name}.")
+        elif json.loads(dump_json(value)) != before:
+            told = f"{key} is {shown(before)} there, {shown(value)} here"
+            yield told if prefix else f"the {key} are not the same"
+
+
+def weights_digest(lm: LanguageModel) -> str:
+    """Tells a model from others by a row of every array of its weights.
+
+    Args:
+      lm: any model.
+    Returns: 16 hexadecimal digits, the same on every process.
+    """
+    leaves = jax.tree.leaves((lm.weights.trainable, lm.weights.frozen))
+    digest = hashlib.sha256()
+    for row in _rows(lm.mesh, leaves):
+        digest.update(np.asarray(row).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _rows(mesh: Mesh, leaves: list[Array]) -> list[Array]:
+    def middle(leaves: list[Array]) -> list[Array]:
+        return [leaf[tuple(size // 2 for size in leaf.shape[:-1])] for leaf in leaves]
+
+    return jax.jit(middle, out_shardings=params.replicated(mesh))(leaves)
