@@ -1,0 +1,150 @@
+"""A killed evaluation of knowledge: what was answered is not asked again, and the numbers are the same."""
+
+import json
+
+import pytest
+
+from evals.models.local_model import LocalModel
+from jaxmoe.tokenizer import train_bpe
+from tests.tiny_checkpoints import write_checkpoint
+from training.commands.evaluate import main
+from training.runtime import config as configs
+from training.suites import asking
+from training.suites.config import EvalConfig
+from training.suites.journal import PARTIAL
+
+ROWS = [{"question": f"What is {a} plus {b}?", "answers": [str(a + b)]} for a in range(5) for b in range(2)]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = train_bpe(["Q: What is 1 plus 2?\nA: 3 Question Answer A. B."] * 4, 300)
+    write_checkpoint(folder, model_type="llama", vocab_size=len(tokenizer), max_position_embeddings=128)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def settings(checkpoint, tmp_path, monkeypatch):
+    """Of two sets, of 10 questions in words and 6 with choices, asked in blocks of 4."""
+    monkeypatch.setattr(asking, "BLOCK", 4)
+    words, choices = tmp_path / "words.jsonl", tmp_path / "choices.jsonl"
+    words.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    picked = [{"question": row["question"], "choices": ["1", "2", "3"], "answer": 0} for row in ROWS[:6]]
+    choices.write_text("".join(json.dumps(row) + "\n" for row in picked))
+    sources = [{"path": str(words)}, {"path": str(choices)}]
+
+    def made(output, **values):
+        more = {"sources": sources, "templates": ["qa"], "max_new_tokens": 4, **values.pop("knowledge", {})}
+        plain = {"base": str(checkpoint), "batch_size": 8, "progress": False, "knowledge": more}
+        return configs.parse(EvalConfig, {**plain, "output": str(tmp_path / output), **values})
+
+    return made
+
+
+def killed_after(monkeypatch, calls):
+    """Ends the evaluation in the call for log-probabilities that comes after so many."""
+    made, logprob = [], LocalModel.logprob
+
+    def counted(self, prompts, continuations):
+        made.append(len(prompts))
+        if len(made) > calls:
+            raise KeyboardInterrupt
+        return logprob(self, prompts, continuations)
+
+    monkeypatch.setattr(LocalModel, "logprob", counted)
+    return made
+
+
+# calls are 3 for the questions in words, 2 for the first four with choices (the choices without a question
+# are scored once), 1 for the rest
+@pytest.mark.parametrize(
+    ("calls", "done", "left"), [(0, 0, 6), (1, 4, 5), (3, 10, 3), (4, 10, 3), (5, 14, 1)]
+)
+def test_a_killed_evaluation_resumes_with_the_same_numbers(
+    settings, tmp_path, monkeypatch, capsys, calls, done, left
+):
+    whole = main(settings("whole"))
+    with monkeypatch.context() as patch:
+        killed_after(patch, calls)
+        with pytest.raises(KeyboardInterrupt):
+            main(settings("killed"))
+    part = tmp_path / "killed" / PARTIAL
+    assert len(part.read_text().splitlines()) == 1 + done
+    assert not (tmp_path / "killed" / "results.json").exists()
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        made = killed_after(patch, 99)
+        again = main(settings("killed"))
+    assert (f"{done} items of an earlier run" in capsys.readouterr().err) == (done > 0)
+    assert len(made) == left
+    assert again["sets"] == whole["sets"]
+    items = [(tmp_path / name / "items.jsonl").read_text() for name in ("whole", "killed")]
+    assert items[0] == items[1]
+    assert not part.exists()
+
+
+def test_a_block_that_is_not_whole_is_asked_again(settings, tmp_path, monkeypatch):
+    main(settings("whole"))
+    with monkeypatch.context() as patch:
+        killed_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            main(settings("killed"))
+    part = tmp_path / "killed" / PARTIAL
+    text = part.read_text()
+    part.write_text(text[: text.rindex('"answers"')])  # killed in the middle of the eighth line
+    main(settings("killed"))
+    items = [(tmp_path / name / "items.jsonl").read_text() for name in ("whole", "killed")]
+    assert items[0] == items[1]
+
+
+def test_items_of_other_settings_are_refused_or_thrown_away(settings, tmp_path, monkeypatch):
+    def kill():
+        with monkeypatch.context() as patch:
+            killed_after(patch, 1)
+            with pytest.raises(KeyboardInterrupt):
+                main(settings("out"))
+
+    kill()
+    said = r"unfinished .* other settings: knowledge.max_new_tokens is 4 there, 5 here; choose another output"
+    with pytest.raises(ValueError, match=said):
+        main(settings("out", knowledge={"max_new_tokens": 5}))
+    with pytest.raises(ValueError, match="seed is 0 there, 1 here"):
+        main(settings("out", seed=1))
+    path = tmp_path / "words.jsonl"
+    rows = path.read_text()
+    path.write_text(rows.replace('"9"', '"nine"').replace('"5"', '"five"'))
+    with pytest.raises(ValueError, match="other settings: the questions are not the same"):
+        main(settings("out"))
+    path.write_text(rows)
+    assert len((tmp_path / "out" / PARTIAL).read_text().splitlines()) == 1 + 4
+    with monkeypatch.context() as patch:
+        made = killed_after(patch, 99)
+        main(settings("out", knowledge={"max_new_tokens": 5}, overwrite=True))
+    assert len(made) == 6
+    # what changes no answer may change
+    (tmp_path / "out" / "results.json").unlink()
+    (tmp_path / "out" / "items.jsonl").unlink()
+    kill()
+    with monkeypatch.context() as patch:
+        made = killed_after(patch, 99)
+        main(settings("out", confidence=0.9, progress=True))
+    assert len(made) == 5
+
+
+def test_other_weights_are_refused(settings, checkpoint, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        killed_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            main(settings("out"))
+    from safetensors.numpy import load_file, save_file
+
+    before = (checkpoint / "model.safetensors").read_bytes()
+    weights = load_file(checkpoint / "model.safetensors")
+    save_file({name: value * 1.01 for name, value in weights.items()}, checkpoint / "model.safetensors")
+    try:
+        with pytest.raises(ValueError, match="other settings: the weights are not the same"):
+            main(settings("out"))
+    finally:
+        (checkpoint / "model.safetensors").write_bytes(before)
