@@ -103,7 +103,12 @@ def answer_records(
     normalization: Normalization = "squad",
     score_answers: bool = True,
 ) -> list[AnswerRecord]:
-    """Asks some questions in one call; arguments as of `closed_book`."""
+    """Asks some questions in one call.
+
+    Args:
+      model, questions, template, shots, max_new_tokens, normalization, score_answers: as of `closed_book`.
+    Returns: a record for each question.
+    """
     prompts = [template.prompt(question, shots) for question in questions]
     responses = model.generate(prompts, max_new_tokens, template.stop)
     nats: Sequence[float | None] = [None] * len(questions)
@@ -120,6 +125,10 @@ def answer_records(
 def answer_result(records: list[AnswerRecord], confidence: float) -> KnowledgeResult[AnswerRecord]:
     """Scores over all records and by category; answer_nats where every answer was scored.
 
+    Args:
+      records: from `answer_records`.
+      confidence: of the intervals, in (0, 1).
+    Returns: the scores and the records.
     Raises: ValueError without a record.
     """
     if not records:

@@ -88,6 +88,11 @@ def flexible_number(response: str) -> str | None:
 def same_number(answer: str | None, gold: str) -> bool:
     """Whether two texts are alike but for commas, dollar signs and a full stop at the end.
 
+    Args:
+      answer: as from `strict_number` or `flexible_number`.
+      gold: the right answer.
+    Returns: whether they are; None is like nothing.
+
     >>> same_number("$1,200.", "1200"), same_number(None, "1200"), same_number("1200.0", "1200")
     (True, False, False)
     """

@@ -103,8 +103,10 @@ def choice_records(
     """Scores the choices of some questions in one call; else as `multiple_choice`.
 
     Args:
+      model, questions, template, shots: as of `multiple_choice`.
       earlier: records of the same template: what they say of a choice without a question is not computed
         again.
+    Returns: a record for each question.
     """
     unconditional = _unconditional(earlier, template)
     prompts = [template.prompt(question, shots) for question in questions]
@@ -137,7 +139,14 @@ def _unconditional(records: Sequence[ChoiceRecord], template: PromptTemplate) ->
 
 
 def choice_result(records: list[ChoiceRecord], confidence: float) -> KnowledgeResult[ChoiceRecord]:
-    """Scores by rule over all records and by category. Raises: ValueError without a record."""
+    """Scores by rule over all records and by category.
+
+    Args:
+      records: from `choice_records`.
+      confidence: of the intervals, in (0, 1).
+    Returns: the scores and the records.
+    Raises: ValueError without a record.
+    """
     if not records:
         raise ValueError("an evaluation needs at least one question; got none")
     metrics = {rule: [record.correct[rule] for record in records] for rule in get_args(ChoiceRule)}

@@ -185,6 +185,7 @@ def template(name: str, suite: Suite = "") -> PromptTemplate:
     Args:
       name: a key of TEMPLATES, or lm_eval.
       suite: the data set that is asked; for lm_eval.
+    Returns: the template.
     Raises: ValueError with the known names.
     """
     if name == "lm_eval":
@@ -201,6 +202,7 @@ def reasoning_template(name: str, suite: Suite = "", *, choices: bool = False) -
       name: a key of REASONING, or lm_eval for GSM8K, which reasons there.
       suite: the data set that is asked.
       choices: whether the questions have choices; they are listed, and answered by letter.
+    Returns: the template.
     Raises: ValueError for a template that leaves no room to reason.
     Reference: Wei et al. 2022, arXiv:2201.11903; Kojima et al. 2022, arXiv:2205.11916.
     """

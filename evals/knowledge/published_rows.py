@@ -82,6 +82,7 @@ def from_csv(cells: list[str], file: PurePath) -> JsonObject:
     Args:
       cells: question, choices, letter of the right one.
       file: such as abstract_algebra_test.csv.
+    Returns: the row with named fields.
     Raises: ValueError for another number of cells.
     """
     if len(cells) != 6:

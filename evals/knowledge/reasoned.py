@@ -53,6 +53,7 @@ def reasoned_records(
       shots: solved examples before each.
       max_new_tokens: of reasoning and answer together.
       normalization: of closed-book answers.
+    Returns: a record for each question.
     Raises: ValueError where the template needs a stem or choices that a question lacks.
     """
     prompts = [template.prompt(question, shots) for question in questions]
@@ -66,6 +67,10 @@ def reasoned_records(
 def reasoned_result(records: list[ReasonedRecord], confidence: float) -> KnowledgeResult[ReasonedRecord]:
     """Scores over all records, which are of one kind of question, and by category.
 
+    Args:
+      records: from `reasoned_records`.
+      confidence: of the intervals, in (0, 1).
+    Returns: the scores and the records.
     Raises: ValueError without a record.
     """
     if not records:

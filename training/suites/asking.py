@@ -142,6 +142,7 @@ class Asking:
         Args:
           category: whose examples are taken; "" where all share theirs.
           template: how examples are put.
+        Returns: the model, and the examples that stand in the prompt itself.
         """
         shots = self.shots.get(category, [])
         if self.model.form != "chat":

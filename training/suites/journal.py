@@ -94,6 +94,7 @@ class ItemJournal:
           name: of the set.
           start: first item of the block.
           count: of items.
+        Returns: the items as they stand in the file.
         """
         rows = self._rows.get(name, [])[start : start + count]
         if len(rows) < count:
