@@ -19,7 +19,7 @@ from jaxmoe.json_files import read_json
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import EXPERT_BLOCK, PROJECTIONS
-from jaxmoe.model.layers import as_array
+from jaxmoe.model.quantized import as_array, is_quantized
 from jaxmoe.model.shapes import Array, Weight
 from jaxmoe.text.stop_tokens import as_ids, stop_tokens
 from jaxmoe.tokenizer import save_tokenizer
@@ -61,7 +61,8 @@ def save(
     Formats: "loramoe", the original's adapter folder (.bin and safetensors); "peft", plain LoRA; "moe-peft";
     "hf", a model that transformers loads: full weights, or with experts a folder for
     `AutoModelForCausalLM.from_pretrained(out_dir, trust_remote_code=True)`. Tokenizer, chat template and
-    generation config of the base come along.
+    generation config of the base come along. A quantized base is written as the values that it stands for, in
+    the model's dtype.
 
     Args:
       tokenizer: written instead of the base's ("hf" only).
@@ -125,6 +126,7 @@ def extract_adapter(lm: LanguageModel) -> Adapter:
 def merged(lm: LanguageModel) -> LanguageModel:
     """Plain LoRA added to the weights: W = W0 + scale · Σᵢ Aᵢ Bᵢ, in float32, stored in the weights' dtype.
 
+    Of a quantized W0 the values that it stands for are taken, and the sum is stored in the model's dtype.
     With DoRA each column of that is brought to its magnitude.
 
     Raises: ValueError if the model has no experts, or has a router: what routed experts add depends on the
@@ -144,24 +146,24 @@ def merged(lm: LanguageModel) -> LanguageModel:
         )
 
     @jax.jit
-    def add(kernel: Array, a: Array, b: Array, scale: Array, magnitude: Array | None) -> Array:
+    def add(kernel: Weight, a: Array, b: Array, scale: Array, magnitude: Array | None) -> Array:
         a = jnp.broadcast_to(a, (*a.shape[:2], b.shape[1], a.shape[3]))
         delta = jnp.einsum("lier,lero->lio", a, b) * scale[:, None, None]
-        whole = kernel.astype(jnp.float32) + delta
+        whole = as_array(kernel, jnp.float32) + delta
         if magnitude is not None:  # a layer without experts has magnitude 0 and keeps its weights
             factor = magnitude / jnp.linalg.norm(whole, axis=1)
             whole *= jnp.where(magnitude == 0, 1.0, factor)[:, None, :]
-        return whole.astype(kernel.dtype)
+        return whole.astype(lm.dtype if is_quantized(kernel) else kernel.dtype)
 
     for projection in PROJECTIONS:
         experts = tree_path(projection)
         kernel = f"{experts.removesuffix('.experts')}.kernel"
         if f"{experts}.a" in flat:
             old = flat[kernel]
-            old = as_array(old, lm.dtype) if convert.is_leaf(old) else old
+            where = old.values.sharding if is_quantized(old) else old.sharding
             parts = [flat[f"{experts}.{part}"] for part in ("a", "b", "scale")]
             parts.append(flat.get(f"{experts}.magnitude"))
-            flat[kernel] = jax.device_put(add(old, *parts), old.sharding)
+            flat[kernel] = jax.device_put(add(old, *parts), where)
     base = {path: value for path, value in flat.items() if ".experts." not in path}
     plain = params.split(params.abstract(lm.config))
     weights = params.ModelParams(plain.definition, plain.trainable, convert.unflatten(base))
@@ -173,7 +175,7 @@ def _write_model(
 ) -> None:
     config = config_to_hf(lm.config)
     family = family_of(lm.config.family)
-    tensors = list(checkpoint_tensors(weight_table(lm.config), flat_weights(lm)))
+    tensors = list(checkpoint_tensors(weight_table(lm.config), flat_weights(lm), lm.dtype))
     if lm.experts is not None or family.FUSED_FILES:
         tensors = joined(tensors, family.FUSED, lm.config.num_layers)
     config["dtype"] = str(next(t.dtype for t in tensors))

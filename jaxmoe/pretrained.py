@@ -24,10 +24,12 @@ from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.model.config import ExpertConfig, ModelConfig
 from jaxmoe.model.layers import BaseParam
 from jaxmoe.model.lora_experts import ExpertConstant, column_norms
+from jaxmoe.model.quantized import QUANTIZED, QuantizedDtype
 from jaxmoe.model.transformer import attach_experts
 from jaxmoe.weights import convert
 from jaxmoe.weights.fused import split_fused
 from jaxmoe.weights.gguf_folder import noted_gguf
+from jaxmoe.weights.placement import place
 from jaxmoe.weights.text_part import text_tensors
 from jaxmoe.weights.weight_files import StoredTensor, open_weights
 
@@ -45,6 +47,7 @@ def load(
     seed: int = 0,
     resize_vocab: int | None = None,
     revision: str | None = None,
+    base_dtype: QuantizedDtype | None = None,
 ) -> LanguageModel:
     """Loads a checkpoint straight into shards on the mesh, with an adapter, new experts or neither.
 
@@ -62,12 +65,19 @@ def load(
       resize_vocab: number of tokens, at least the base's, for a tokenizer with more tokens than the base
         knows; new rows of the embedding and the head are the old ones' mean.
       revision: commit, branch or tag of a base on the hub; `base_revision(lm)` is the commit that was taken.
+      base_dtype: int8 or nf4 hold the kernels of attention and feed-forward quantized; they are quantized
+        matrix by matrix while they are read, and dequantized in each product. Everything else, and None, is
+        held in `dtype`.
     Returns: the model, its weights on the mesh.
     Raises: ValueError for a missing or foreign checkpoint, and for damaged, missing, unexpected or wrongly
       shaped tensors, listing them.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
+    if base_dtype is not None and base_dtype not in QUANTIZED:
+        raise ValueError(f"base_dtype must be None or one of {', '.join(QUANTIZED)}; got {base_dtype!r}")
+    if base_dtype is not None and train == "all":
+        raise ValueError(f"base_dtype={base_dtype} holds weights that are frozen; train='all' trains them")
     if adapter is not None and experts is not None:
         raise ValueError("give an adapter to load or experts to draw anew, not both")
     folder = local_folder(base_dir, revision)
@@ -92,7 +102,7 @@ def load(
         replaced |= set(given.base.names)
     mesh = params.single_device_mesh() if mesh is None else mesh
     experts = given.config if given else experts
-    weights = assemble(config, experts, stored, given, mesh, dtype, train, seed, folder)
+    weights = assemble(config, experts, stored, given, mesh, dtype, train, seed, folder, base_dtype)
     return LanguageModel(
         config=config,
         weights=weights,
@@ -171,6 +181,7 @@ def assemble(
     train: params.Train,
     seed: int,
     where: Path,
+    quantized: QuantizedDtype | None = None,
 ) -> params.ModelParams:
     """Base from files, experts from an adapter or newly drawn, everything on the mesh.
 
@@ -184,13 +195,14 @@ def assemble(
       train: which part of the weights is trainable.
       seed: of new experts.
       where: the base's folder, for error messages.
+      quantized: how kernels are held; None as floats.
     Returns: the weights, split into trainable and frozen.
     Raises: ValueError for an expert target that matches nothing, and for missing, unexpected or wrongly
       shaped tensors, listing them.
     """
     if experts is not None:
         module_specs(experts, config)  # a wrong target or length is an error before anything is traced
-    model = params.abstract(config, experts)
+    model = params.abstract(config, experts, quantized)
     parts = params.split(model, train)
     trainable, frozen = (convert.flatten(part) for part in params.shardings(model, mesh, train))
     shardings = trainable | frozen
@@ -203,14 +215,14 @@ def assemble(
     stored = split_fused(stored, family_of(config.family).FUSED, expected, config.num_layers)
     convert.check_checkpoint(stored, shapes, config, where)
     dtypes = {path: np.dtype("float32") if path in trainable else np.dtype(dtype) for path in shapes}
-    flat = convert.load_base(convert.weight_table(config), stored, shapes, shardings, dtypes)
+    flat = convert.load_base(convert.weight_table(config), stored, shapes, shardings, dtypes, quantized)
     if experts is not None:
         flat |= draw_experts(config, experts, shardings, seed, ExpertConstant if adapter else ...)
         if experts.dora and adapter is None:
             _start_magnitudes(flat, experts, config)
     if adapter is not None:
         for path, array in pack(adapter, config).items():
-            flat[path] = convert.place(array.shape, shardings[path], array.__getitem__)
+            flat[path] = place(array.shape, shardings[path], array.__getitem__)
     return params.ModelParams(
         parts.definition,
         convert.unflatten({path: flat[path] for path in trainable}),

@@ -45,7 +45,7 @@ REMEDIES = {
 }
 OTHER_REMEDY = "set dtype=bfloat16 where the command has that key, or lower its batch size"
 # which extra of the package brings a library that not everyone needs
-EXTRAS = {"uvicorn": "serve", "starlette": "serve", "prometheus_client": "serve", "qwix": "quantized"}
+EXTRAS = {"uvicorn": "serve", "starlette": "serve", "prometheus_client": "serve"}
 # of commands that read a config: its module and class
 CONFIGS = {name: found for name, module in COMMANDS.items() if (found := config_of(module)) is not None}
 

@@ -16,43 +16,18 @@ from jax.typing import DTypeLike
 
 from jaxmoe.model.config import Activation, ModelConfig, RopeConfig
 from jaxmoe.model.lora_experts import ExpertCall, LoraExperts, apply_experts, dora_factor
+from jaxmoe.model.products import kernel_product
+from jaxmoe.model.quantized import as_array
 from jaxmoe.model.router import RouterStatistics
-from jaxmoe.model.shapes import Array, Float, Int, Weight
+from jaxmoe.model.shapes import Array, Float, Int
 
 
 class BaseParam(nnx.Param):
     """A weight of the pretrained model: frozen while an adapter is trained."""
 
 
-def as_array(kernel: Weight, dtype: DTypeLike) -> Array:
-    """A kernel in compute dtype; a quantised one (qwix QArray) is dequantised where it is used.
-
-    Args:
-      kernel: an array or a QArray.
-      dtype: of the result.
-    Returns: the kernel's values.
-    """
-    if hasattr(kernel, "qvalue"):
-        from qwix import dequantize
-
-        return dequantize(kernel).astype(dtype)
-    return kernel.astype(dtype)
-
-
-def product(
-    x_BTI: Float[Array, "B T I"], kernel_IO: Float[Array, "I O"], dtype: DTypeLike | None = None
-) -> Array:
-    """x @ kernel over flattened rows: XLA's CPU backend differentiates a 2-D product up to twice as fast.
-
-    Args:
-      x_BTI: activations.
-      kernel_IO: weight.
-      dtype: of the sums and the result; x's unless given.
-    Returns: [B, T, O].
-    """
-    batch, length, width = x_BTI.shape
-    out = jnp.dot(x_BTI.reshape(batch * length, width), kernel_IO, preferred_element_type=dtype)
-    return out.reshape(batch, length, -1)
+class KernelParam(BaseParam):
+    """The matrix of a projection in attention or feed-forward: what a quantized base holds quantized."""
 
 
 def rms_norm(
@@ -281,7 +256,7 @@ class Linear(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ):
-        self.kernel = BaseParam(
+        self.kernel = KernelParam(
             jax.random.normal(rngs.params(), (layers, *shape)) * std, axes=("layer", *axes)
         )
         self.bias = BaseParam(jnp.zeros((layers, shape[1])), axes=("layer", axes[1])) if bias else None
@@ -290,7 +265,7 @@ class Linear(nnx.Module):
 
     def base(self, x_BTI: Array) -> Array:
         """The frozen part alone."""
-        out = product(x_BTI, as_array(self.kernel[...], x_BTI.dtype))
+        out = kernel_product(x_BTI, self.kernel[...])
         return out if self.bias is None else out + self.bias[...][None, None, :].astype(x_BTI.dtype)
 
     def combine(self, out_BTO: Array, delta_BTO: Array) -> Array:

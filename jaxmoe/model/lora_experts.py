@@ -19,7 +19,8 @@ from flax import nnx
 
 from jaxmoe.model import router
 from jaxmoe.model.config import ExpertConfig
-from jaxmoe.model.shapes import Array, Bool, Float
+from jaxmoe.model.quantized import as_array
+from jaxmoe.model.shapes import Array, Bool, Float, Weight
 
 
 class ExpertParam(nnx.Param):
@@ -53,9 +54,9 @@ class ExpertCall:
     experts_BE: Bool[Array, "B E"] | None = None
 
 
-def column_norms(kernel: Array) -> Array:
+def column_norms(kernel: Weight) -> Array:
     """Length of each column, in float32: [.., I, O] -> [.., O]."""
-    return jnp.linalg.norm(kernel.astype(jnp.float32), axis=-2)
+    return jnp.linalg.norm(as_array(kernel, jnp.float32), axis=-2)
 
 
 class LoraExperts(nnx.Module):

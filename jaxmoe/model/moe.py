@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxmoe.model.config import Activation, ModelConfig, MoeConfig
-from jaxmoe.model.layers import ACTIVATIONS, BaseParam, FeedForward, Statistics, as_array, product
+from jaxmoe.model.layers import ACTIVATIONS, BaseParam, FeedForward, KernelParam, Statistics
 from jaxmoe.model.lora_experts import ExpertCall, LoraExperts, apply_experts
+from jaxmoe.model.products import grouped_product, kernel_product
 from jaxmoe.model.shapes import Array, Float, Int
 
 
@@ -53,9 +54,9 @@ class ExpertGroup(nnx.Module):
     def __init__(self, config: ModelConfig, moe: MoeConfig, std: float, *, rngs: nnx.Rngs):
         d, f, lead = config.hidden_size, moe.expert_size, (config.num_layers, moe.num_experts)
 
-        def kernel(shape: tuple[int, int], axes: tuple[str, str], std: float) -> BaseParam:
+        def kernel(shape: tuple[int, int], axes: tuple[str, str], std: float) -> KernelParam:
             drawn = jax.random.normal(rngs.params(), (*lead, *shape)) * std
-            return BaseParam(drawn, axes=("layer", "expert", *axes))
+            return KernelParam(drawn, axes=("layer", "expert", *axes))
 
         self.gate = kernel((d, f), ("embed", "mlp"), std)
         self.up = kernel((d, f), ("embed", "mlp"), std)
@@ -66,14 +67,13 @@ class ExpertGroup(nnx.Module):
 
     def __call__(self, x_XD: Float[Array, "X D"], choice: ExpertChoice) -> Float[Array, "X D"]:
         rows, used = choice.expert_XK.shape
-        gate, up, down = (as_array(w[...], x_XD.dtype) for w in (self.gate, self.up, self.down))
         flat = choice.expert_XK.reshape(-1)
         order = jnp.argsort(flat)
-        sizes = (flat[:, None] == jnp.arange(gate.shape[0])[None]).sum(0, dtype=jnp.int32)
+        sizes = (flat[:, None] == jnp.arange(self.gate.shape[0])[None]).sum(0, dtype=jnp.int32)
         sorted_YD = x_XD[order // used]
-        inner = ACTIVATIONS[self.activation](jax.lax.ragged_dot(sorted_YD, gate, sizes))
-        inner = inner * jax.lax.ragged_dot(sorted_YD, up, sizes)
-        out_YD = jax.lax.ragged_dot(inner, down, sizes)
+        inner = ACTIVATIONS[self.activation](grouped_product(sorted_YD, self.gate[...], sizes))
+        inner = inner * grouped_product(sorted_YD, self.up[...], sizes)
+        out_YD = grouped_product(inner, self.down[...], sizes)
         out_XKD = out_YD[jnp.argsort(order)].reshape(rows, used, -1)
         return (out_XKD * choice.weight_XK[..., None].astype(out_XKD.dtype)).sum(1)
 
@@ -99,7 +99,7 @@ class MoeFeedForward(nnx.Module):
 
     def __call__(self, x_BTD: Array, call: ExpertCall) -> tuple[Array, Statistics]:
         batch, length, width = x_BTD.shape
-        logits = product(x_BTD, as_array(self.router[...], x_BTD.dtype))
+        logits = kernel_product(x_BTD, self.router[...])
         choice = choose(logits.reshape(batch * length, -1), self.moe)
         out = self.group(x_BTD.reshape(batch * length, width), choice).reshape(x_BTD.shape)
         collected: Statistics = {}
@@ -110,6 +110,6 @@ class MoeFeedForward(nnx.Module):
                 collected["experts"] = beside.statistics
         if self.shared is not None and self.shared_gate is not None:
             always, _ = self.shared(x_BTD, call)
-            gate = product(x_BTD, as_array(self.shared_gate[...], x_BTD.dtype))
+            gate = kernel_product(x_BTD, self.shared_gate[...])
             out = out + jax.nn.sigmoid(gate) * always
         return out, collected

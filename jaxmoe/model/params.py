@@ -1,4 +1,4 @@
-"""Weights as plain pytrees: the frozen/trainable split, mesh placement, the quantised base."""
+"""Weights as plain pytrees: the frozen/trainable split, mesh placement, the quantized base."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -9,8 +9,10 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxmoe.model.config import ExpertConfig, ModelConfig
+from jaxmoe.model.layers import KernelParam
 from jaxmoe.model.lora_experts import ExpertParam
-from jaxmoe.model.shapes import Weight
+from jaxmoe.model.quantized import QuantizedDtype, is_quantized, quantize
+from jaxmoe.model.shapes import PyTree, Weight
 from jaxmoe.model.transformer import Decoder, attach_experts
 
 Params = dict[str, Weight]
@@ -119,10 +121,11 @@ def shardings(model: nnx.Module, mesh: Mesh, train: Train = "experts") -> tuple[
     Returns: trainable and frozen part.
     """
 
-    def one(variable: nnx.Variable) -> NamedSharding:
-        value = variable.get_raw_value()
+    def one(variable: nnx.Variable) -> Weight:
         axes = variable.get_metadata("axes")
-        return NamedSharding(mesh, partition_spec(axes, value.shape, mesh))
+        return jax.tree.map(  # of a quantized kernel values and scales
+            lambda leaf: NamedSharding(mesh, partition_spec(axes, leaf.shape, mesh)), variable.get_raw_value()
+        )
 
     state = nnx.state(model)
     marked = jax.tree.map(lambda v: v.replace(one(v)), state, is_leaf=lambda x: isinstance(x, nnx.Variable))
@@ -160,17 +163,51 @@ def build(
     return model
 
 
-def abstract(config: ModelConfig, experts: ExpertConfig | None = None) -> Decoder:
+def abstract(
+    config: ModelConfig, experts: ExpertConfig | None = None, quantized: QuantizedDtype | None = None
+) -> Decoder:
     """The model with ShapeDtypeStructs for weights: shapes and axes without memory.
 
     Args:
       config: the model's shape.
       experts: beside its projections; None for none.
+      quantized: how the projections' kernels are held; None as floats.
     Returns: the model without values.
+    Raises: ValueError for kernels of a shape that cannot be quantized so.
     """
-    return nnx.eval_shape(lambda: build(config, experts))
+
+    def make() -> Decoder:
+        model = build(config, experts)
+        if quantized is not None:
+            quantize_kernels(model, quantized)
+        return model
+
+    return nnx.eval_shape(make)
 
 
-def count(params: object) -> int:
-    """Number of weights in a pytree."""
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+def quantize_kernels(model: nnx.Module, dtype: QuantizedDtype) -> None:
+    """Quantizes the kernels of all projections, in place; embedding, head, norms and biases stay as they are.
+
+    Args:
+      model: changed by the call.
+      dtype: int8 or nf4.
+    Raises: ValueError for kernels of a shape that cannot be quantized so.
+    """
+    for _, variable in nnx.iter_graph(model):
+        if isinstance(variable, KernelParam):
+            variable.set_raw_value(quantize(variable.get_raw_value(), dtype))
+
+
+def count(params: PyTree) -> int:
+    """Number of weights in a pytree; scales of quantized ones do not count."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params, is_leaf=is_quantized))
+
+
+def storage_bytes(params: PyTree) -> int:
+    """Memory that the arrays of a pytree take, each counted once however many devices hold it.
+
+    Args:
+      params: arrays, or their shapes and dtypes.
+    Returns: bytes; of a quantized kernel those of its values and its scales.
+    """
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))

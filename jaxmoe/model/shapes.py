@@ -21,4 +21,4 @@ else:
 
 __all__ = ["Array", "Bool", "Float", "Int", "PyTree", "Weight"]
 
-Weight = Any  # a jax.Array, a numpy array, or qwix' QArray, which shares no base class with them
+Weight = Any  # a jax.Array, a numpy array, or a QuantizedKernel, which shares no base class with them

@@ -18,8 +18,9 @@ from jaxmoe.model.attention import AttentionMask, soft_cap
 from jaxmoe.model.attention_kernels import KernelChoice
 from jaxmoe.model.block import Block, projections
 from jaxmoe.model.config import ExpertConfig, ModelConfig
-from jaxmoe.model.layers import BaseParam, DecoderNorm, Linear, Statistics, as_array, product, rotations
+from jaxmoe.model.layers import BaseParam, DecoderNorm, Linear, Statistics, rotations
 from jaxmoe.model.lora_experts import ExpertCall, LoraExperts
+from jaxmoe.model.products import product
 from jaxmoe.model.shapes import Array, Float, Int
 
 Remat = Literal["none", "dots", "full"]
@@ -150,7 +151,7 @@ class Decoder(nnx.Module):
           mesh: None on one device.
         Returns: the projection, its kernel an array.
         """
-        kernel = self.embedding[...].astype(dtype).T if self.head is None else as_array(self.head[...], dtype)
+        kernel = self.embedding[...].astype(dtype).T if self.head is None else self.head[...].astype(dtype)
         if mesh is not None and kernel.shape[1] % mesh.shape["tensor"] == 0:
             columns = NamedSharding(mesh, PartitionSpec(None, "tensor"))
             kernel = jax.lax.with_sharding_constraint(kernel, columns)

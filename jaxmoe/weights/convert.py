@@ -11,14 +11,17 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.typing import DTypeLike
 
 from jaxmoe.families import family_of
 from jaxmoe.model.config import MLP_PROJECTIONS, PROJECTIONS, ModelConfig, part_of
+from jaxmoe.model.quantized import QuantizedDtype, as_array, is_quantized
 from jaxmoe.model.shapes import Weight
+from jaxmoe.weights import placement
+from jaxmoe.weights.placement import Index
 from jaxmoe.weights.weight_files import StoredTensor, compare_names, compare_shapes, same_values
 
 Path = tuple[str, ...]
-Index = tuple[slice, ...]
 
 
 class WeightName(NamedTuple):
@@ -91,14 +94,9 @@ def weight_table(model: ModelConfig) -> dict[str, WeightName]:
     return {n.path: n._replace(name=own.get(n.path, n.name)) for n in LLAMA_NAMES}
 
 
-def is_leaf(value: object) -> bool:
-    """A quantised weight (qwix QArray) is one leaf of the tree, not two."""
-    return hasattr(value, "qvalue")
-
-
 def flatten(tree: Mapping[str, Weight]) -> dict[str, Weight]:
-    """{"a": {"b": x}} -> {"a.b": x}."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
+    """{"a": {"b": x}} -> {"a.b": x}; a quantized kernel is one x."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_quantized)
     return {".".join(str(key.key) for key in path): leaf for path, leaf in leaves}
 
 
@@ -213,57 +211,48 @@ def _read_one(weight: WeightName, tensor: StoredTensor, index: Index, dtype: np.
     return np.asarray(part.T if weight.transposed else part).astype(dtype)
 
 
-def place(
-    shape: tuple[int, ...], sharding: jax.sharding.Sharding, read: Callable[[Index], np.ndarray]
-) -> jax.Array:
-    """A sharded array from a function of the index; devices that hold the same part share one reading.
-
-    Args:
-      shape: of the whole array.
-      sharding: which device holds which part.
-      read: the part at an index of slices.
-    Returns: the array; on several hosts each reads only what its own devices hold.
-    """
-    parts: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
-
-    def part(index: Index | None) -> np.ndarray:
-        assert index is not None
-        key = tuple((s.start or 0, -1 if s.stop is None else s.stop) for s in index)
-        if key not in parts:
-            parts[key] = read(index)
-        return parts[key]
-
-    return jax.make_array_from_callback(shape, sharding, part)
-
-
 def load_base(
     table: WeightTable,
     stored: Mapping[str, StoredTensor],
     shapes: Mapping[str, tuple[int, ...]],
-    shardings: Mapping[str, jax.sharding.Sharding],
+    shardings: Mapping[str, Weight],
     dtypes: Mapping[str, np.dtype],
-) -> dict[str, jax.Array]:
+    quantized: QuantizedDtype | None = None,
+) -> dict[str, Weight]:
     """The base parameters by path, on their devices.
 
     Args:
       table: the family's names by path (`weight_table`).
       stored: the tensors by name, checked before (`check_checkpoint`).
-      shapes, shardings, dtypes: by path; paths outside the table (experts) are left out.
+      shapes, shardings, dtypes: by path; paths outside the table (experts) are left out. A kernel that is to
+        be quantized has a QuantizedKernel of shardings.
+      quantized: how; None if no kernel is.
     Returns: the arrays by path.
+    Raises: ValueError for kernels that cannot be quantized.
     """
-    return {
-        path: place(shape, shardings[path], shard_reader(table[path], stored, shape, dtypes[path]))
-        for path, shape in shapes.items()
-        if path in table
-    }
+    flat: dict[str, Weight] = {}
+    for path, shape in shapes.items():
+        if path not in table:
+            continue
+        if quantized is not None and is_quantized(shardings[path]):
+            read = shard_reader(table[path], stored, shape, np.dtype(np.float32))
+            flat[path] = placement.place_quantized(shape, shardings[path], read, quantized)
+        else:
+            read = shard_reader(table[path], stored, shape, dtypes[path])
+            flat[path] = placement.place(shape, shardings[path], read)
+    return flat
 
 
-def to_host(array: Weight) -> np.ndarray:
-    """An array's values on this host; on several hosts all must call it, since they exchange their shards."""
-    if is_leaf(array):
-        from qwix import dequantize
+def to_host(array: Weight, dtype: DTypeLike = np.float32) -> np.ndarray:
+    """An array's values on this host; on several hosts all must call it, since they exchange their shards.
 
-        array = dequantize(array)
+    Args:
+      array: on devices or this host.
+      dtype: in which a quantized kernel's values are given; other arrays keep theirs.
+    Returns: a numpy array.
+    """
+    if is_quantized(array):
+        array = as_array(array, dtype)
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         return np.asarray(multihost_utils.process_allgather(array, tiled=True))
     return np.asarray(array)
@@ -282,30 +271,36 @@ class CheckpointTensor(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
-def checkpoint_tensors(table: WeightTable, flat: Mapping[str, Weight]) -> Iterator[CheckpointTensor]:
+def checkpoint_tensors(
+    table: WeightTable, flat: Mapping[str, Weight], dtype: DTypeLike = np.float32
+) -> Iterator[CheckpointTensor]:
     """Every tensor of the checkpoint, layer by layer; nothing is read yet.
 
     Args:
       table: the family's names by path (`weight_table`).
       flat: parameters by path; paths outside the table (experts) are left out.
+      dtype: in which a quantized kernel is given, as the values that it stands for; others keep theirs.
     Returns: the tensors in a checkpoint's order: the embedding first, the last norm and the head at the end.
     """
     present = [(weight, flat[weight.path]) for weight in table.values() if weight.path in flat]
     stacked = [(weight, value) for weight, value in present if weight.stacked]
     single = [(weight, value) for weight, value in present if not weight.stacked]
-    yield from (_tensor(e, v) for e, v in single if e.path == "embedding")
+    yield from (_tensor(e, v, dtype) for e, v in single if e.path == "embedding")
     for layer in range(stacked[0][1].shape[0]):
         for weight, value in stacked:
             for place in np.ndindex(value.shape[1 : weight.stacked]):
-                yield _tensor(weight, value, (layer, *place))
-    yield from (_tensor(e, v) for e, v in single if e.path != "embedding")
+                yield _tensor(weight, value, dtype, (layer, *place))
+    yield from (_tensor(e, v, dtype) for e, v in single if e.path != "embedding")
 
 
-def _tensor(weight: WeightName, value: Weight, place: tuple[int, ...] = ()) -> CheckpointTensor:
+def _tensor(
+    weight: WeightName, value: Weight, dtype: DTypeLike, place: tuple[int, ...] = ()
+) -> CheckpointTensor:
     def read() -> np.ndarray:
         part = jax.tree.map(lambda leaf: leaf[place], value) if place else value
-        array = to_host(part)
+        array = to_host(part, dtype)
         return np.ascontiguousarray(array.T if weight.transposed else array)
 
     shape = weight.checkpoint_shape(value.shape)
-    return CheckpointTensor(weight.name.format(*place), shape, np.dtype(value.dtype), read)
+    written = np.dtype(dtype if is_quantized(value) else value.dtype)
+    return CheckpointTensor(weight.name.format(*place), shape, written, read)

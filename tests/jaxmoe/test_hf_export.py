@@ -19,7 +19,6 @@ from jaxmoe.model import params
 from jaxmoe.model.config import PROJECTIONS, ExpertConfig
 from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.tokenizer import load_tokenizer, train_bpe
-from jaxmoe.weights import convert
 from jaxmoe.weights.export_folder import MARKER, export_folder
 from tests.tiny_checkpoints import (
     FLOAT32_LOGITS,
@@ -303,20 +302,6 @@ def test_a_sharded_model_is_written_the_same(chat_base, tmp_path):
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "eight"))
     assert set(first) == set(second)
     assert all(np.array_equal(first[n], second[n]) for n in first)
-
-
-def test_a_quantised_base_is_written_as_what_it_computes(chat_base, tmp_path):
-    qwix = pytest.importorskip("qwix")
-    lm = jaxmoe.load(chat_base)
-    flat = convert.flatten(lm.weights.frozen)
-    name = "blocks.mlp.up_proj.kernel"
-    flat[name] = qwix.quantize(flat[name], "int8", channelwise_axes=(0, 2))
-    small = dataclasses.replace(lm, weights=lm.weights._replace(frozen=convert.unflatten(flat)))
-    jaxmoe.save(small, tmp_path / "out", format="hf")
-    written = load_file(tmp_path / "out" / "model.safetensors")["model.layers.1.mlp.up_proj.weight"]
-    np.testing.assert_array_equal(written.T, np.asarray(qwix.dequantize(flat[name]))[1])
-    original = load_file(chat_base / "model.safetensors")["model.layers.1.mlp.up_proj.weight"]
-    assert 0 < np.abs(written - original).max() < 0.02
 
 
 def test_an_export_replaces_an_export_and_nothing_else(chat_base, tmp_path):

@@ -18,6 +18,7 @@ from jaxmoe.families import config_from_hf
 from jaxmoe.model import params
 from jaxmoe.model.config import ModelConfig, MoeConfig
 from jaxmoe.weights import convert
+from jaxmoe.weights.placement import place
 from jaxmoe.weights.weight_files import StoredTensor, open_weights
 from tests.tiny_checkpoints import SIZES, logits_of, padded_batch, torch_logits, write_checkpoint
 from tests.tolerances import DOUBLE, assert_same
@@ -303,7 +304,7 @@ def test_a_shard_is_read_slice_by_slice():
     shape = (3, 48, 32)
     mesh = params.make_mesh(data=2, fsdp=2, tensor=2)
     sharding = jax.sharding.NamedSharding(mesh, jax.P(None, "tensor", "fsdp"))
-    array = convert.place(shape, sharding, convert.shard_reader(entry, stored, shape, np.dtype(np.float32)))
+    array = place(shape, sharding, convert.shard_reader(entry, stored, shape, np.dtype(np.float32)))
     np.testing.assert_array_equal(array, np.broadcast_to(whole.T, shape))
     quarters = [((o, o + 16), (i, i + 24)) for o in (0, 16) for i in (0, 24)]
     assert sorted(asked) == sorted(quarters * 3)  # 4 different parts x 3 layers, though there are 8 devices
