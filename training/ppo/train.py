@@ -185,6 +185,7 @@ def go(rounds: Rounds, start: RoundState, watch: WatchConfig, title: str, told: 
         resume_at=at.round,
         main=distributed.is_main(),
         title=title,
+        settings=rounds.saving.run.settings,
     ) as recorder:
         for line in told[:1] if at.round else told:
             recorder.say(line)

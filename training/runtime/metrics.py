@@ -1,25 +1,33 @@
-"""What a run says of itself: metrics.jsonl and routing.jsonl always, TensorBoard, a progress bar.
+"""What a run says of itself: metrics.jsonl and routing.jsonl always, sinks by choice, a progress bar.
 
 Only process 0 writes. A resumed run drops the records of steps after its checkpoint and appends.
 """
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxmoe.json_values import JsonMapping, JsonObject
 from training.runtime.atomic import write_whole
-
-if TYPE_CHECKING:
-    import tensorboardX
+from training.runtime.sinks import (
+    MlflowConfig,
+    MlflowSink,
+    Sink,
+    Sinks,
+    TensorBoardSink,
+    TrackedRun,
+    WandbConfig,
+    WandbSink,
+)
 
 # Without a terminal a line is printed so often.
 SECONDS_BETWEEN_LINES = 30.0
@@ -30,11 +38,13 @@ class WatchConfig:
     """What is recorded, and how often.
 
     Attributes:
-      every: steps between two records of metrics.jsonl and TensorBoard.
+      every: steps between two records of metrics.jsonl and of the sinks.
       routing_every: steps over which routing telemetry is summed before it is written; 0 writes none.
       tensorboard: write event files for TensorBoard beside the JSON lines.
       progress: show progress on the terminal.
       plots: draw curves into OUTPUT/plots when the run is finished.
+      wandb: Weights & Biases; off without a project.
+      mlflow: MLflow; off without an experiment.
     """
 
     every: int = 1
@@ -42,6 +52,8 @@ class WatchConfig:
     tensorboard: bool = True
     progress: bool = True
     plots: bool = True
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    mlflow: MlflowConfig = field(default_factory=MlflowConfig)
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -82,28 +94,53 @@ def _complete_lines(path: Path) -> list[str]:
     return [f"{line}\n" for line in whole]
 
 
+def chosen_sinks(config: WatchConfig, run: TrackedRun) -> dict[str, Sink]:
+    """The sinks that the settings ask for, ready to take numbers.
+
+    Args:
+      config: TensorBoard if asked for, Weights & Biases with a project, MLflow with an experiment.
+      run: whose numbers they are.
+    Returns: by the name that is said of them.
+    Raises: ValueError if a package is missing or a service refuses.
+    """
+    sinks: dict[str, Sink] = {}
+    if config.tensorboard:
+        sinks["TensorBoard"] = TensorBoardSink(run)
+    if config.wandb.project is not None:
+        sinks["Weights & Biases"] = WandbSink(run, config.wandb)
+    if config.mlflow.experiment is not None:
+        sinks["MLflow"] = MlflowSink(run, config.mlflow, os.environ.get("MLFLOW_TRACKING_URI"))
+    return sinks
+
+
 class Recorder:
     """Writes metrics and shows progress; on every process but the first it does nothing.
 
     Args:
       resume_at: step from which the run goes on, 0 for a new one.
       steps: steps of the whole run, for the time that remains.
+      settings: the run's resolved config, for the sinks.
     """
 
     def __init__(
-        self, folder: Path, config: WatchConfig, *, steps: int, resume_at: int, main: bool, title: str
+        self,
+        folder: Path,
+        config: WatchConfig,
+        *,
+        steps: int,
+        resume_at: int,
+        main: bool,
+        title: str,
+        settings: JsonMapping | None = None,
     ):
         self._config, self._main, self._steps = config, main, steps
         self._last_time, self._tokens, self._printed = time.perf_counter(), 0.0, 0.0
         if not main:
             return
+        sinks = chosen_sinks(config, TrackedRun(folder, settings or {}, resume_at))
+        self._sinks = Sinks(sinks, self.say)
         self._metrics = JsonLines(folder / "metrics.jsonl", resume_at)
         self._routing = JsonLines(folder / "routing.jsonl", resume_at)
-        self._board: tensorboardX.SummaryWriter | None = None
-        if config.tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at + 1)
         self._console = Console(markup=False, emoji=False, stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -128,8 +165,7 @@ class Recorder:
             self._progress.stop()
             self._metrics.close()
             self._routing.close()
-            if self._board is not None:
-                self._board.close()
+            self._sinks.close(failed=error is not None)
 
     def step(self, step: int, scalars: Mapping[str, float]) -> None:
         """Takes the metrics of a finished step, in order; every watch.every-th step and the last are written.
@@ -147,10 +183,7 @@ class Recorder:
             record["tokens_per_s"] = round(scalars["tokens"] / seconds, 1)
         if step % self._config.every == 0 or step == self._steps:
             self._metrics.write(record)
-            if self._board is not None:
-                for name, value in record.items():
-                    if name != "step":
-                        self._board.add_scalar(f"train/{name}", value, step)
+            self._sinks.scalars(step, {f"train/{k}": v for k, v in record.items() if k != "step"})
         self._show(step, record, now)
 
     def _show(self, step: int, record: Mapping[str, float], now: float) -> None:
@@ -176,9 +209,7 @@ class Recorder:
         if not self._main:
             return
         self._metrics.write({"step": step, **{f"{kind}_{k}": v for k, v in values.items()}})
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+        self._sinks.scalars(step, {f"{kind}/{name}": value for name, value in values.items()})
 
     def routing(self, step: int, rows: list[JsonObject], summary: Mapping[str, float]) -> None:
         """Routing telemetry since the last report; nothing is written if there are no rows.
@@ -186,14 +217,12 @@ class Recorder:
         Args:
           step: steps done so far.
           rows: from `telemetry.report`, for routing.jsonl.
-          summary: from `telemetry.summary`, for TensorBoard.
+          summary: from `telemetry.summary`, for the sinks.
         """
         if not self._main or not rows:
             return
         self._routing.write({"step": step, "rows": rows})
-        if self._board is not None:
-            for name, value in summary.items():
-                self._board.add_scalar(f"routing/{name}", value, step)
+        self._sinks.scalars(step, {f"routing/{name}": value for name, value in summary.items()})
 
     def say(self, text: str) -> None:
         """One line for the person watching."""

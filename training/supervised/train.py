@@ -150,7 +150,15 @@ def train(
         state, first = starting_state(model, parts, checkpoints, batches, None if run.changed else identity)
         main = distributed.is_main()
         recorder = stack.enter_context(
-            Recorder(run.path, watch, steps=steps, resume_at=first, main=main, title=title)
+            Recorder(
+                run.path,
+                watch,
+                steps=steps,
+                resume_at=first,
+                main=main,
+                title=title,
+                settings=run.settings,
+            )
         )
         recorder.say(f"{title}: {report(model)}; {steps} steps on {mesh.size} device(s); {run.path}")
         for line in feed.report():
