@@ -119,7 +119,12 @@ class TensorBoardSink:
         self._writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.resume_at + 1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """See Sink."""
+        """See Sink.
+
+        Args:
+          step: steps done so far.
+          values: by name.
+        """
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
@@ -164,7 +169,12 @@ class WandbSink:
         self._run.define_metric("*", step_metric="step")
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """See Sink."""
+        """See Sink.
+
+        Args:
+          step: steps done so far.
+          values: by name.
+        """
         self._run.log({"step": step, **values})
 
     def close(self, *, failed: bool) -> None:
@@ -202,7 +212,12 @@ class MlflowSink:
             self._client.log_batch(self._id, params=params[first : first + PARAMS_AT_ONCE])
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """See Sink."""
+        """See Sink.
+
+        Args:
+          step: steps done so far.
+          values: by name; what MLflow does not take in a name becomes `_`.
+        """
         now = int(time.time() * 1000)
         metrics = [
             self._entities.Metric(_NOT_IN_NAMES.sub("_", name), float(value), now, step)
