@@ -10,7 +10,6 @@ from typing import Annotated, Any, get_args
 import pandas as pd
 import typer
 from rich.console import Console
-from rich.progress import Progress as RichProgress
 
 from evals.faithfulness.report import write_report
 from evals.faithfulness.study import FaithfulnessStudy
@@ -23,6 +22,7 @@ from evals.questionnaires.respondent import Respondent, settings_of
 from evals.questionnaires.respondents.api_scoring import Route
 from evals.questionnaires.respondents.api_server import Answers, ServerConfig
 from evals.questionnaires.respondents.simulated import simulated_respondent
+from jaxmoe.progress import ProgressDisplay
 
 # what a line in a dialogue needs
 LINE_TOKENS = 60
@@ -133,14 +133,13 @@ def main(
             raise ValueError(f"{who.name} does not write; leave --dialogues out")
         if judge:
             who = JudgedRespondent(who, ServerConfig(judge, judge_model).client("", 0.0))
-        with RichProgress(console=Console(markup=False, emoji=False, stderr=True)) as shown:
-            bar = shown.add_task("answers", total=None)
+        with ProgressDisplay() as display:
             table = administer(
                 who,
                 batteries,
                 design,
                 folder,
-                progress=lambda done, total: shown.update(bar, completed=done, total=total),
+                progress=display.task("answers"),
             )
         replies: dict[str, pd.DataFrame] = {}
         if write_dialogues and writer is not None:

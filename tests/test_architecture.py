@@ -47,7 +47,7 @@ jaxmoe.weights
 jaxmoe.families
 jaxmoe.model
 jaxmoe.named_models
-jaxmoe.datasets jaxmoe.cache jaxmoe.gzip_files jaxmoe.json_files
+jaxmoe.datasets jaxmoe.cache jaxmoe.gzip_files jaxmoe.json_files jaxmoe.progress
 jaxmoe.json_values
 jaxmoe
 """

@@ -29,13 +29,13 @@ from evals.psychometrics.uncertainty import mean_score
 from jaxmoe.base_folder import local_folder
 from jaxmoe.json_values import JsonObject
 from jaxmoe.language_model import LanguageModel
+from jaxmoe.progress import ProgressDisplay
 from jaxmoe.tokenizer import load_tokenizer
 from training.demo.comparison import as_row, comparison_table, task_rows
 from training.demo.stages import Stage, run_stage
 from training.plots import figures
 from training.runtime.atomic import write_whole
 from training.runtime.metrics import read_lines
-from training.suites.evaluation import bar
 from training.supervised.config import SftConfig
 from training.supervised.sft import main as sft
 
@@ -189,11 +189,11 @@ class Asked(NamedTuple):
             if found["asked"] == asked:
                 return found["scores"]
         facts = [self.facts[place] for place in places]
-        with bar(sys.stderr.isatty()) as start:
+        with ProgressDisplay() as display:
             right = np.zeros(0)
             if facts:
                 exam = greedy.prepare(lm, self.tokenizer, facts, "text", LENGTHS)
-                right = greedy.take(lm, exam, start("facts")).right
+                right = greedy.take(lm, exam, display.task("facts")).right
             model = LocalModel(lm, self.tokenizer, "chat", batch_size=_rows(lm, 20))
             instruction = template("instruction")
             answered = closed_book(
@@ -203,7 +203,7 @@ class Asked(NamedTuple):
                 max_new_tokens=TASK_ANSWER,
                 score_answers=False,
                 chunk=model.batch_size,
-                progress=start("tasks"),
+                progress=display.task("tasks"),
             )
         scores = {
             "known facts kept": as_row(mean_score(right)),

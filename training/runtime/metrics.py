@@ -13,10 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from jaxmoe.json_values import JsonMapping, JsonObject
+from jaxmoe.progress import ProgressDisplay
 from training.runtime.atomic import write_whole
 from training.runtime.sinks import (
     MlflowConfig,
@@ -29,9 +27,6 @@ from training.runtime.sinks import (
     WandbSink,
 )
 
-# Without a terminal a line is printed so often.
-SECONDS_BETWEEN_LINES = 30.0
-
 
 @dataclass(frozen=True)
 class WatchConfig:
@@ -41,7 +36,7 @@ class WatchConfig:
       every: steps between two records of metrics.jsonl and of the sinks.
       routing_every: steps over which routing telemetry is summed before it is written; 0 writes none.
       tensorboard: write event files for TensorBoard beside the JSON lines.
-      progress: show progress on the terminal.
+      progress: show progress: a bar on a terminal, else a line a minute.
       plots: draw curves into OUTPUT/plots when the run is finished.
       wandb: Weights & Biases; off without a project.
       mlflow: MLflow; off without an experiment.
@@ -134,35 +129,26 @@ class Recorder:
         settings: JsonMapping | None = None,
     ):
         self._config, self._main, self._steps = config, main, steps
-        self._last_time, self._tokens, self._printed = time.perf_counter(), 0.0, 0.0
+        self._last_time, self._tokens = time.perf_counter(), 0.0
         if not main:
             return
         sinks = chosen_sinks(config, TrackedRun(folder, settings or {}, resume_at))
         self._sinks = Sinks(sinks, self.say)
         self._metrics = JsonLines(folder / "metrics.jsonl", resume_at)
         self._routing = JsonLines(folder / "routing.jsonl", resume_at)
-        self._console = Console(markup=False, emoji=False, stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[status]}", markup=False),
-            console=self._console,
-            disable=not (config.progress and self._console.is_terminal),
-        )
-        self._bar = self._progress.add_task(title, total=steps, completed=resume_at, status="compiling")
+        self._display = ProgressDisplay(config.progress)
+        self._shown = self._display.task(title, steps, resume_at, "compiling")
 
     def __enter__(self) -> "Recorder":
         if self._main:
-            self._progress.start()
+            self._display.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._main:
-            self._progress.stop()
+            self._display.__exit__(kind, error, trace)
             self._metrics.close()
             self._routing.close()
             self._sinks.close(failed=error is not None)
@@ -184,19 +170,15 @@ class Recorder:
         if step % self._config.every == 0 or step == self._steps:
             self._metrics.write(record)
             self._sinks.scalars(step, {f"train/{k}": v for k, v in record.items() if k != "step"})
-        self._show(step, record, now)
+        self._show(step, record)
 
-    def _show(self, step: int, record: Mapping[str, float], now: float) -> None:
+    def _show(self, step: int, record: Mapping[str, float]) -> None:
         status = f"loss {record['loss']:.4f}" if "loss" in record else ""
         if "reward" in record:
             status = f"reward {record['reward']:+.3f}  pass {record['pass_rate']:.0%}"
         if "tokens_per_s" in record:
             status += f"  {record['tokens_per_s']:,.0f} tokens/s"
-        self._progress.update(self._bar, completed=step, status=status)
-        quiet = self._progress.disable and self._config.progress
-        if quiet and (now - self._printed > SECONDS_BETWEEN_LINES or step == self._steps):
-            self._printed = now
-            self._console.print(f"step {step}/{self._steps}  {status}", highlight=False, soft_wrap=True)
+        self._shown(step, self._steps, status)
 
     def event(self, step: int, kind: str, values: JsonMapping) -> None:
         """Other records of metrics.jsonl, such as a held-out loss.
@@ -227,4 +209,4 @@ class Recorder:
     def say(self, text: str) -> None:
         """One line for the person watching."""
         if self._main:
-            self._console.print(text, highlight=False, soft_wrap=True)
+            self._display.console.print(text, highlight=False, soft_wrap=True)

@@ -33,8 +33,9 @@ from evals.questionnaires.respondents.api_server import ServerConfig
 from evals.questionnaires.respondents.local_respondent import ScoringRespondent, WritingRespondent
 from evals.questionnaires.respondents.simulated import NULLS
 from evals.questionnaires.response_table import ResponseCube
+from jaxmoe.progress import ProgressDisplay
 from jaxmoe.tokenizer import load_tokenizer
-from training.suites.evaluation import ItemSet, Loaded, ScoredItem, bar
+from training.suites.evaluation import ItemSet, Loaded, ScoredItem
 
 # tokens of a line in a dialogue
 LINE_TOKENS = 60
@@ -237,13 +238,13 @@ def ask(
     asked = ModelAnswers({}, {})
     for name, loaded, form in models:
         place = folder if not asked.answers else folder / re.sub(r"[^\w.-]+", "_", name)
-        with bar(isinstance(loaded, ServerConfig) or loaded.progress) as start:
+        with ProgressDisplay(isinstance(loaded, ServerConfig) or loaded.progress) as display:
             asked.answers[name] = administer(
                 _respondent(config, loaded, form, name),
                 study.batteries,
                 study.design,
                 place,
-                progress=start(f"questions to {name}"),
+                progress=display.task(f"questions to {name}"),
             )
         if config.dialogues:
             writer = _writer(config, loaded, form, name)

@@ -7,12 +7,13 @@ from typing import Literal, cast
 
 from evals.coding.measure import CodingResult, evaluate
 from evals.models.local_model import Form
+from jaxmoe.progress import ProgressDisplay
 from jaxmoe.text.forms import resolve_form
 from rl.feedback.pool import Limits, Pool, SandboxError
 from rl.feedback.problems import Problem
 from rl.feedback.prompts import PromptForm, code_prompt
 from rl.feedback.readers import load_problems
-from training.suites.evaluation import ItemSet, Loaded, ScoredItem, SuiteRun, bar
+from training.suites.evaluation import ItemSet, Loaded, ScoredItem, SuiteRun
 
 # how a model is put a text, for each form of prompts
 MODEL_FORMS: dict[PromptForm, Form] = {"completion": "text", "instruction": "instruction", "chat": "chat"}
@@ -90,7 +91,7 @@ def coding(config: CodingConfig, seed: int, confidence: float) -> SuiteRun:
         model = loaded.text_model(MODEL_FORMS[form])
         workers = config.workers or os.cpu_count() or 1
         sets: list[ItemSet] = []
-        with _pool(workers, limits) as pool, bar(loaded.progress) as start:
+        with _pool(workers, limits) as pool, ProgressDisplay(loaded.progress) as display:
             for name, problems in read.items():
                 result = evaluate(
                     model,
@@ -104,7 +105,7 @@ def coding(config: CodingConfig, seed: int, confidence: float) -> SuiteRun:
                     top_p=config.top_p,
                     seed=seed,
                     confidence=confidence,
-                    progress=start(name),
+                    progress=display.task(name),
                 )
                 sets.append(_set(f"{name}, {form}", result))
         return sets

@@ -30,7 +30,7 @@ class EvalConfig:
       confidence: of the intervals.
       against: output folder of another evaluation of the same items, to compare with.
       overwrite: replace results that the output folder holds already.
-      progress: show progress on the terminal.
+      progress: show progress: a bar on a terminal, else a line a minute.
     """
 
     __pydantic_config__ = configs.STRICT

@@ -1,12 +1,8 @@
-"""What the suites of an evaluation share: the loaded model, items with their scores, a progress bar."""
+"""What the suites of an evaluation share: the loaded model, items with their scores."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from evals.models.local_model import Form, LocalModel
 from evals.psychometrics.uncertainty import Score
@@ -78,23 +74,3 @@ class Loaded(NamedTuple):
 
 # A suite made ready (its files read, its settings checked): model -> sets.
 SuiteRun = Callable[[Loaded], list[ItemSet]]
-
-
-@contextmanager
-def bar(shown: bool) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """A progress display; call it with a title for a function of (done, total)."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=Console(markup=False, emoji=False, stderr=True), disable=not shown
-    ) as progress:
-
-        def start(title: str) -> Callable[[int, int], None]:
-            task = progress.add_task(title, total=None)
-            return lambda done, total: progress.update(task, completed=done, total=total)
-
-        yield start

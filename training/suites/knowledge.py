@@ -19,8 +19,9 @@ from evals.knowledge.prompts import (
 from evals.knowledge.published_rows import Suite
 from evals.knowledge.questions import QuestionSet, load_questions
 from evals.models.local_model import Form, LocalModel
+from jaxmoe.progress import ProgressDisplay
 from training.suites.asking import Asking, Shots
-from training.suites.evaluation import ItemSet, Loaded, SuiteRun, bar
+from training.suites.evaluation import ItemSet, Loaded, SuiteRun
 
 QuestionForm = Literal["qa", "completion", "instruction", "auto", "chat", "lm_eval"]
 FORMS: dict[QuestionForm, Form] = {
@@ -150,7 +151,7 @@ def knowledge(config: KnowledgeConfig, seed: int, confidence: float) -> SuiteRun
         if loaded.journal is not None:
             loaded.journal.begin(loaded.lm, read)
         sets: list[ItemSet] = []
-        with bar(loaded.progress) as start:
+        with ProgressDisplay(loaded.progress) as display:
             for one in read:
                 for name, model in models.items():
                     asking = Asking(
@@ -169,7 +170,7 @@ def knowledge(config: KnowledgeConfig, seed: int, confidence: float) -> SuiteRun
                     for kind, questions in one.kinds:
                         title = f"{label}, {kind}" if len(one.kinds) > 1 and kind == "choice" else label
                         how = _template(name, one.suite, config.reasoning, kind == "choice")
-                        found = asking.ask(title, questions, how, config.reasoning, start(title))
+                        found = asking.ask(title, questions, how, config.reasoning, display.task(title))
                         sets.append(found.with_more(rows_without_answer=one.found.skipped))
         return sets
 

@@ -1,0 +1,101 @@
+"""One progress display for every command: a bar on a terminal, a line a minute where the output is a file."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+# where there is no terminal
+SECONDS_BETWEEN_LINES = 60.0
+
+
+class ProgressDisplay:
+    """What is being done, and how far it is, on the standard error output.
+
+    On a terminal each task is a bar. Elsewhere a task is told of in whole lines: its first news, then a line
+    a minute, and its end.
+
+    Args:
+      shown: False shows nothing at all.
+      console: where to write; None takes the standard error output.
+
+    Example:
+      >>> import io
+      >>> from rich.console import Console
+      >>> written = io.StringIO()
+      >>> with ProgressDisplay(console=Console(file=written, markup=False, emoji=False)) as display:
+      ...     questions = display.task("questions")
+      ...     for done in range(1, 4):
+      ...         questions(done, 3)
+      >>> print(written.getvalue(), end="")
+      questions: 1/3
+      questions: 3/3
+    """
+
+    def __init__(self, shown: bool = True, *, console: Console | None = None):
+        self.console = console or Console(markup=False, emoji=False, stderr=True)
+        self.lines = shown and not self.console.is_terminal
+        self.bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}", markup=False),
+            console=self.console,
+            disable=not shown or self.lines,
+        )
+
+    def task(self, title: str, total: int | None = None, done: int = 0, status: str = "") -> "ProgressTask":
+        """A task to be told of.
+
+        Args:
+          title: what is done.
+          total: of its parts; None if that is not known yet.
+          done: parts of it that are done already.
+          status: further words.
+        Returns: to be called with (done, total), and status where there is any.
+        """
+        return ProgressTask(self, title, total, done, status)
+
+    def __enter__(self) -> "ProgressDisplay":
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bars.stop()
+
+
+class ProgressTask:
+    """One task of a display; made by `ProgressDisplay.task`."""
+
+    def __init__(self, display: ProgressDisplay, title: str, total: int | None, done: int, status: str):
+        self._display, self._title, self._begun_at = display, title, done
+        self._begun, self._told = time.monotonic(), float("-inf")
+        self._bar = display.bars.add_task(title, total=total, completed=done, status=status)
+
+    def __call__(self, done: int, total: int, status: str = "") -> None:
+        """Tells how far the task is.
+
+        Args:
+          done: parts that are done.
+          total: of its parts.
+          status: further words.
+        """
+        display, now = self._display, time.monotonic()
+        display.bars.update(self._bar, completed=done, total=total, status=status)
+        if display.lines and (now - self._told >= SECONDS_BETWEEN_LINES or done >= total):
+            self._told = now
+            left = self._left(done, total, now)
+            line = "  ".join(filter(None, (f"{self._title}: {done}/{total}", status, left)))
+            # a line of any length stays one line, and is read at once
+            display.console.print(line, highlight=False, soft_wrap=True)
+            display.console.file.flush()
+
+    def _left(self, done: int, total: int, now: float) -> str:
+        """The time that remains at the speed so far, where that is a minute or more."""
+        new = done - self._begun_at
+        seconds = (now - self._begun) / new * (total - done) if new > 0 else 0.0
+        return f"{seconds / 60:.0f} min left" if seconds >= 60 else ""
