@@ -132,12 +132,13 @@ class Recorder:
         self._last_time, self._tokens = time.perf_counter(), 0.0
         if not main:
             return
+        # first of all: a sink that fails says so there
+        self._display = ProgressDisplay(config.progress)
+        self._shown = self._display.task(title, steps, resume_at, "compiling")
         sinks = chosen_sinks(config, TrackedRun(folder, settings or {}, resume_at))
         self._sinks = Sinks(sinks, self.say)
         self._metrics = JsonLines(folder / "metrics.jsonl", resume_at)
         self._routing = JsonLines(folder / "routing.jsonl", resume_at)
-        self._display = ProgressDisplay(config.progress)
-        self._shown = self._display.task(title, steps, resume_at, "compiling")
 
     def __enter__(self) -> "Recorder":
         if self._main:
