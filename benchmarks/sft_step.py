@@ -49,7 +49,7 @@ def worker(kind: str, scan: bool) -> None:
         made.train,
         mesh,
         OptimizerConfig(lr=1e-4),
-        StepConfig(scan_layers=scan, loss_chunk=32),
+        StepConfig(scan_layers=scan, loss_chunk=32, remat="none"),
         BalanceConfig(),
         steps=1000,
         seed=0,

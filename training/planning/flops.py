@@ -40,8 +40,7 @@ def step_flops(
 ) -> Flops:
     """Operations of a step over `batch` rows of `length` tokens.
 
-    Backward passes of frozen products cost one product (to the input), of trained ones two. The head's logits
-    are always computed again, in chunks.
+    Backward passes of frozen products cost one product (to the input), of trained ones two.
 
     Args:
       experts: beside the base; None for none.
@@ -67,4 +66,4 @@ def step_flops(
     factor = 3 if train == "all" else 2
     model = factor * (products + head) + 3 * (attention + low_rank)
     block = {"none": 0.0, "dots": attention, "full": products + attention + low_rank}[remat]
-    return Flops(model, head + block)
+    return Flops(model, block)

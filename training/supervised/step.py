@@ -37,7 +37,9 @@ class StepConfig:
       precision: dtype of activations and products; trained weights and their optimizer state stay float32.
       accumulate: micro-batches a step; the gradient is that of the mean over all their target tokens. Balance
         losses are taken of each micro-batch and averaged.
-      remat: what the backward pass computes again: nothing, all but matrix products, or whole blocks.
+      remat: what the backward pass computes again: nothing, all but matrix products, or whole blocks. A real
+        model is quickest with dots, as activations cost more to write and read than to compute; a very small
+        one with none.
       scan_layers: compile one block and scan it; false unrolls the layers.
       loss_chunk: positions of each row whose logits exist at once.
       most_targets: target tokens that no row exceeds (the loss is NaN if one does); logits are then computed
@@ -46,7 +48,7 @@ class StepConfig:
 
     precision: Literal["float32", "bfloat16"] = "float32"
     accumulate: int = 1
-    remat: Remat = "none"
+    remat: Remat = "dots"
     scan_layers: bool = True
     loss_chunk: int = 128
     most_targets: int | None = None
