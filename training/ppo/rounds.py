@@ -21,6 +21,7 @@ from jaxmoe.model import params
 from rl.feedback.rewards import VERDICTS
 from rl.policy.agent import Weights
 from rl.policy.config import RLConfig
+from rl.policy.losses import kl_estimate, overlong_penalty
 from rl.policy.ppo import AgentState, Learner, next_beta
 from rl.policy.trajectory import PolicyScores
 from rl.stepcoder.dynamic_sampling import GradedBatch, assemble, contrast
@@ -29,10 +30,11 @@ from rl.stepcoder.rollouts import RolloutConfig, RolloutTask, Sampled, problems_
 from rl.stepcoder.sampler import Sampler
 from training.ppo.evaluation import HeldOut
 from training.ppo.problems import ProblemSet, make_task
+from training.ppo.samples_page import Samples, token_segments
 from training.ppo.saving import RoundState, RunCheckpoints
 from training.runtime import distributed
 from training.runtime.distributed import fetch
-from training.runtime.metrics import JsonLines, Recorder
+from training.runtime.metrics import Recorder
 from training.runtime.stop import StopRequest
 from training.supervised.loop import DivergedError
 
@@ -97,7 +99,7 @@ class Rounds:
         """
         plan, curriculum = self.schedule, self.problems.curriculum
         file = self.saving.run.path / "samples.jsonl"
-        samples = JsonLines(file, at.round) if distributed.is_main() else None
+        samples = Samples(file, at.round) if distributed.is_main() else None
         try:
             with StopRequest(self.saving.checkpoints.preempted) as stop:
                 if at.round == 0:
@@ -118,7 +120,7 @@ class Rounds:
                 samples.close()
         return at
 
-    def _round(self, at: RoundState, recorder: Recorder, samples: JsonLines | None) -> RoundState:
+    def _round(self, at: RoundState, recorder: Recorder, samples: Samples | None) -> RoundState:
         weights = self.weights if at.reference is None else self.weights._replace(reference=at.reference)
         (sampled, graded), scores, told_of_draws = self._experience(at, weights)
         began = time.perf_counter()
@@ -137,7 +139,7 @@ class Rounds:
             self._diverged(at._replace(agent=agent), metrics)
         metrics |= self._describe(sampled, graded) | {"beta": at.beta} | told_of_draws
         recorder.step(at.round + 1, metrics)
-        self._show(at.round + 1, sampled, graded, samples)
+        self._show(at, GradedBatch(sampled, graded), scores, samples)
         beta = next_beta(self.rl, at.beta, metrics["kl"], len(sampled.rows))
         return RoundState(at.round + 1, agent, beta, self._reference(at, agent))
 
@@ -263,20 +265,27 @@ class Rounds:
             told |= {f"stage_{stage}": float(number) for stage, number in histogram.items()}
         return told
 
-    def _show(self, number: int, sampled: Sampled, graded: Graded, samples: JsonLines | None) -> None:
+    def _show(
+        self, at: RoundState, batch: GradedBatch, scores: PolicyScores, samples: Samples | None
+    ) -> None:
         """A few programs with their verdicts: of different problems, and of as many verdicts as there are."""
         if samples is None:
             return
-        each = self.rollout.samples
+        number, each = at.round + 1, self.rollout.samples
+        sampled, graded = batch
         by_verdict: dict[str, list[int]] = defaultdict(list)
         for row, feedback in graded.feedback.items():
             by_verdict[feedback.verdict].append(row)
         queue = [rows[(number * each) % len(rows)] for rows in by_verdict.values()]
         queue += [row for row in graded.feedback if row % each == 0 and row not in queue]
+        records = []
         for row in queue[:SHOWN]:
             task, response, extracted = sampled.rows[row]
             feedback = graded.feedback[row]
-            samples.write(
+            dropped = bool(sampled.truncated_B[row]) and self.rl.truncated == "drop"
+            taken_W = np.asarray(sampled.rollout.response_mask_BW[row])
+            learned_W = np.asarray(graded.outcomes.policy_mask_BW[row]) * (not dropped)
+            records.append(
                 {
                     "step": number,
                     "problem": task.problem.id,
@@ -289,8 +298,38 @@ class Rounds:
                     "verdict": feedback.verdict,
                     "reward": feedback.reward,
                     "message": feedback.message,
+                    "truncated": bool(sampled.truncated_B[row]),
+                    "rewards": self._reward_parts(batch, scores, row, at.beta),
+                    "tokens": token_segments(response, taken_W, learned_W),
                 }
             )
+        samples.write(number, records)
+
+    def _reward_parts(
+        self, batch: GradedBatch, scores: PolicyScores, row: int, beta: float
+    ) -> dict[str, float]:
+        """What a response's return is made of; the KL part where this process has the row's scores."""
+        rollout, outcomes = batch.sampled.rollout, batch.graded.outcomes
+        clip = self.rl.reward_clip
+        graded = float(np.asarray(outcomes.rewards_B)[row])
+        parts = {"tests": graded if clip is None else float(np.clip(graded, -clip, clip))}
+        mask_W = np.asarray(rollout.response_mask_BW)[row]
+        if self.rl.overlong_buffer:
+            lengths, limits = jnp.asarray([mask_W.sum()]), jnp.asarray([batch.sampled.rows[row].task.limit])
+            lost = overlong_penalty(
+                lengths,
+                limits.astype(jnp.float32),
+                buffer=self.rl.overlong_buffer,
+                penalty=self.rl.overlong_penalty,
+            )
+            parts["length"] = float(lost[0])
+        at_hand = isinstance(scores.logprobs_BW, np.ndarray) or scores.logprobs_BW.is_fully_addressable
+        if self.rl.kl.place == "reward" and self.rl.needs_reference and at_hand:
+            kl_W = kl_estimate(
+                scores.logprobs_BW[row], scores.reference_BW[row], jnp.asarray(mask_W), self.rl.kl.chosen
+            )
+            parts["KL to the reference"] = -beta * float(kl_W.sum())
+        return parts
 
     def _evaluate(self, at: RoundState, recorder: Recorder) -> None:
         """Measures and tells pass@1 on the held-out problems."""

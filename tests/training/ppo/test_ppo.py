@@ -180,6 +180,10 @@ def test_what_a_run_leaves(base, tmp_path):
     shown = read_lines(tmp_path / "run" / "samples.jsonl")
     assert shown
     assert shown[0]["program"].startswith(shown[0]["given"])
+    assert "".join(text for text, _ in shown[0]["tokens"]) == shown[0]["response"]
+    assert set(shown[0]["rewards"]) == {"tests", "KL to the reference"}
+    assert shown[0]["rewards"]["tests"] == shown[0]["reward"]
+    assert "Round 1" in (tmp_path / "run" / "samples.html").read_text(encoding="utf-8")
     assert (tmp_path / "run" / "plots" / "learning.png").stat().st_size > 0
     back = jaxmoe.load(base / "model", adapter=tmp_path / "run" / "export")
     for a, b in zip(
