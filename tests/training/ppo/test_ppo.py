@@ -19,6 +19,7 @@ from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import ModelConfig
 from jaxmoe.tokenizer import train_bpe
+from tests.tolerances import rounding_bound
 from training.__main__ import app
 from training.commands.export import load_run
 from training.ppo import train as ppo
@@ -217,9 +218,11 @@ def test_a_renewed_reference_is_the_policy_and_survives_a_resume(base, tmp_path)
     kl = [record["kl"] for record in whole]
     # round 2 is held against the base, round 3 against the policy after round 2, which is the policy itself
     assert kl[1] > 1e-3
-    assert kl[0] == pytest.approx(0.0, abs=1e-5)
-    assert kl[2] == pytest.approx(0.0, abs=1e-5)
-    assert abs(kl[3]) > 1e-5
+    # log-probabilities of some 10 nats, computed by two programs, differ by float32's rounding
+    rounding = rounding_bound(16, 10.0)
+    assert abs(kl[0]) < rounding
+    assert abs(kl[2]) < rounding
+    assert abs(kl[3]) > rounding
 
 
 def test_dapo_samples_until_groups_differ_and_says_so(base, tmp_path):
