@@ -131,6 +131,7 @@ def load_adapters(
     adapters: Mapping[str, str | Path],
     dtype: str = "float32",
     mesh: Mesh | None = None,
+    base_dtype: QuantizedDtype | None = None,
 ) -> SharedBase:
     """One base with several adapters, of which every request of an engine may use its own.
 
@@ -139,13 +140,14 @@ def load_adapters(
       adapters: folders or hub ids, by the names that requests use.
       dtype: of the frozen weights and of the computation, as for `load`.
       mesh: where the weights go; one device if not given.
+      base_dtype: int8 or nf4, as for `load`.
     Returns: the model with all adapters' experts side by side, and which of them are whose.
     Raises: ValueError as `load` does, and for an adapter that cannot stand beside others.
     """
     config = read_model_config(local_folder(base_dir))
     read = {name: read_adapter(_adapter_folder(folder), config) for name, folder in adapters.items()}
     stacked = stack_adapters(read, config)
-    return SharedBase(load(base_dir, stacked.adapter, dtype, mesh), stacked.runs)
+    return SharedBase(load(base_dir, stacked.adapter, dtype, mesh, base_dtype=base_dtype), stacked.runs)
 
 
 def _adapter_folder(adapter: str | Path) -> Path:

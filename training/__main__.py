@@ -39,7 +39,7 @@ _SMALLER_STEPS = (
 )
 REMEDIES = {
     "pretrain": _SMALLER_STEPS,
-    "sft": f"{_SMALLER_STEPS}; base_dtype=bfloat16 halves a frozen base",
+    "sft": f"{_SMALLER_STEPS}; base_dtype=bfloat16 halves a frozen base, int8 and nf4 hold it in less",
     "ppo": "raise ppo.accumulate, set forward.remat=full, forward.precision=bfloat16 or base_dtype=bfloat16, "
     "lower rollout.prompts or rollout.samples, or raise mesh.fsdp",
 }

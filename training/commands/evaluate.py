@@ -68,7 +68,9 @@ def main(config: EvalConfig) -> JsonObject:
         begun = time.perf_counter()
         mesh = config.mesh.make()
         _check_batch(config.batch_size, mesh)
-        lm, tokenizer = open_model(config.run, config.step, config.base, config.adapter, mesh, config.dtype)
+        lm, tokenizer = open_model(
+            config.run, config.step, config.base, config.adapter, mesh, config.dtype, config.base_dtype
+        )
         if config.tokenizer is not None:
             tokenizer = load_tokenizer(config.tokenizer)
             check_vocabulary(tokenizer, lm.config.vocab_size)

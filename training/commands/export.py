@@ -11,6 +11,7 @@ from jaxmoe.export import Format
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig
+from jaxmoe.model.quantized import QuantizedDtype
 from jaxmoe.text.thinking import Thinking
 from jaxmoe.text.vocabulary import check_vocabulary
 from jaxmoe.tokenizer import load_tokenizer
@@ -83,6 +84,7 @@ def open_model(
     adapter: str | None,
     mesh: Mesh,
     dtype: str = "float32",
+    base_dtype: QuantizedDtype | None = None,
 ) -> tuple[LanguageModel, "PreTrainedTokenizerBase"]:
     """A model and its tokenizer, from a run folder or from a base checkpoint with or without an adapter.
 
@@ -92,6 +94,7 @@ def open_model(
       base: local folder or hub id, read where there is no run.
       adapter: local folder or hub id; None for the base alone.
       dtype: of the weights of a base; a run's keep the dtype of the run.
+      base_dtype: of a base's kernels, where they are to be quantized.
     Returns: the model on the mesh, and its tokenizer.
     Raises: ValueError if the run or the checkpoint is missing, the base is the folder of a run, or the model
       has no rows for some of the tokenizer's tokens.
@@ -100,7 +103,7 @@ def open_model(
         return load_run(Path(run), mesh, step)
     if (Path(str(base)) / "run.json").is_file():
         raise ValueError(f"{base} is the folder of a run, no checkpoint: give run={base} instead of base")
-    lm = jaxmoe.load(str(base), adapter, dtype, mesh)
+    lm = jaxmoe.load(str(base), adapter, dtype, mesh, base_dtype=base_dtype)
     tokenizer = load_tokenizer(str(lm.source))
     check_vocabulary(tokenizer, lm.config.vocab_size)
     return lm, tokenizer

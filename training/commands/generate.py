@@ -12,6 +12,7 @@ from jaxmoe.datasets.formats import chat
 from jaxmoe.datasets.formats.fields import refuse_media
 from jaxmoe.datasets.json_rows import lines, read_json_rows, read_text
 from jaxmoe.json_values import JsonObject
+from jaxmoe.model.quantized import QuantizedDtype
 from jaxmoe.text.forms import Form, resolve_form
 from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.text.thinking import Thinking
@@ -51,6 +52,8 @@ class GenerateConfig:
       seed: of the sampling.
       experts: false generates with the base alone.
       dtype: of weights and products, with base.
+      base_dtype: int8 or nf4 hold the kernels of a base's attention and feed-forward quantized; null holds
+        them in dtype. A run keeps its own.
       output: JSON lines file for prompts and continuations; null prints them only.
     """
 
@@ -73,6 +76,7 @@ class GenerateConfig:
     seed: int = 0
     experts: bool = True
     dtype: str = "float32"
+    base_dtype: QuantizedDtype | None = None
     output: str | None = None
     mesh: MeshConfig = field(default_factory=MeshConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
@@ -80,6 +84,8 @@ class GenerateConfig:
     def __post_init__(self) -> None:
         if (self.run is None) == (self.base is None):
             raise ValueError("give either run (the folder of a training run) or base (a checkpoint)")
+        if self.run is not None and self.base_dtype is not None:
+            raise ValueError("base_dtype goes with base; a run has its own")
         if [bool(self.prompts), self.prompts_file is not None, self.messages_file is not None].count(
             True
         ) != 1:
@@ -100,7 +106,13 @@ def main(config: GenerateConfig) -> list[str]:
         before = system_turn(config.system)
         questions = [ChatPrompt([*before, {"role": "user", "content": prompt}], []) for prompt in prompts]
     lm, tokenizer = open_model(
-        config.run, config.step, config.base, config.adapter, config.mesh.make(), config.dtype
+        config.run,
+        config.step,
+        config.base,
+        config.adapter,
+        config.mesh.make(),
+        config.dtype,
+        config.base_dtype,
     )
     trained = None if config.run is None else read_run(Path(config.run))
     if trained is not None and config.form == "auto":

@@ -12,6 +12,7 @@ from pathlib import Path
 import uvicorn
 
 from jaxmoe.generation.engine import Engine, EngineConfig
+from jaxmoe.model.quantized import QuantizedDtype
 from jaxmoe.pretrained import load_adapters
 from jaxmoe.text.chat_template import has_chat_template
 from jaxmoe.text.stop_tokens import stop_tokens
@@ -44,6 +45,8 @@ class ServeConfig:
       host: address to listen on; other than this machine's own needs a key in JAXMOE_API_KEY.
       port: to listen on.
       dtype: of weights and products, with base.
+      base_dtype: int8 or nf4 hold the kernels of a base's attention and feed-forward quantized; null holds
+        them in dtype. A run keeps its own.
       most_waiting: requests that may wait for a slot before others are turned away.
       drain_s: seconds that requests in progress have when the server is told to end.
     """
@@ -59,6 +62,7 @@ class ServeConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     dtype: str = "float32"
+    base_dtype: QuantizedDtype | None = None
     most_waiting: int = 256
     drain_s: int = 30
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -69,6 +73,8 @@ class ServeConfig:
     def __post_init__(self) -> None:
         if (self.run is None) == (self.base is None):
             raise ValueError("give either run (the folder of a training run) or base (a checkpoint)")
+        if self.run is not None and self.base_dtype is not None:
+            raise ValueError("base_dtype goes with base; a run has its own")
         if self.adapters and (self.base is None or self.adapter is not None):
             raise ValueError("adapters stand beside a base: give base, and neither run nor adapter")
         if not 0 <= self.port < 65536:
@@ -85,10 +91,12 @@ def main(config: ServeConfig) -> None:
     distributed.start(config.distributed)
     mesh, runs = config.mesh.make(), {}
     if config.adapters:
-        lm, runs = load_adapters(str(config.base), config.adapters, config.dtype, mesh)
+        lm, runs = load_adapters(str(config.base), config.adapters, config.dtype, mesh, config.base_dtype)
         tokenizer = load_tokenizer(str(lm.source))
     else:
-        lm, tokenizer = open_model(config.run, config.step, config.base, config.adapter, mesh, config.dtype)
+        lm, tokenizer = open_model(
+            config.run, config.step, config.base, config.adapter, mesh, config.dtype, config.base_dtype
+        )
     name = config.name or Path(str(config.run or config.adapter or config.base)).name
     names: dict[str, bool | str] = {own: own for own in runs}
     if not runs:

@@ -38,6 +38,15 @@ PLAIN_GATHERS = {
     "xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000",
     "xla_tpu_enable_async_collective_fusion": "false",
 }
+# what to try for a frozen base that is too large, by its base_dtype
+_INT8 = {"int8": "its kernels take a byte a weight"}
+_NF4 = {"nf4": "its kernels take four and a half bits a weight"}
+SMALLER_BASE: dict[model.BaseDtype, dict[str, str]] = {
+    "float32": {"bfloat16": "half the memory for the frozen base"} | _INT8 | _NF4,
+    "bfloat16": _INT8 | _NF4,
+    "int8": _NF4,
+    "nf4": {},
+}
 # of a run that lasts data.epochs: the learning rate's length changes nothing that is planned
 ANY_STEPS = 1000
 
@@ -111,15 +120,15 @@ def plan_generation(
     Args:
       rows: sequences at once.
       length: tokens of each, half of them the prompt.
-      dtype: of weights and products.
+      dtype: of weights and products; quantized kernels stay quantized.
     Returns: what generation needs on one chip.
     """
     shape = shape_of(source)
+    quantized = model.held_as(source.base_dtype).quantized
+    held = quantized or ("bfloat16" if dtype == "bfloat16" else "float32")
     return make_decode_plan(
         shape,
-        model.abstract_model(
-            shape, experts_of(source, shape), "bfloat16" if dtype == "bfloat16" else "float32"
-        ),
+        model.abstract_model(shape, experts_of(source, shape), held),
         topology,
         mesh,
         rows=rows,
@@ -346,8 +355,9 @@ def advice(plan: StepPlan, source: ModelSource, data: DataConfig, step: StepConf
     else:
         if plan.mesh["data"] > 1:
             out.append("  mesh.data=1 mesh.fsdp=-1 (every chip holds a share of every weight)")
-        if source.base_dtype == "float32" and source.adapter != "none":
-            out.append("  base_dtype=bfloat16 (half the memory for the frozen base)")
+        if source.adapter != "none":
+            smaller = SMALLER_BASE[source.base_dtype]
+            out += [f"  base_dtype={name} ({what})" for name, what in smaller.items()]
         if source.base is not None and source.adapter == "none":
             out.append("  adapter=loramoe (no optimizer state for the base)")
     out.append("  more chips")

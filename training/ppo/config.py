@@ -16,7 +16,7 @@ from training.runtime import config as configs
 from training.runtime.checkpoint import CheckpointConfig
 from training.runtime.distributed import DistributedConfig, MeshConfig
 from training.runtime.metrics import WatchConfig
-from training.runtime.model import AdapterKind, BaseDtype, LoraConfig, ModelSource
+from training.runtime.model import AdapterKind, BaseDtype, LoraConfig, ModelSource, check_base_dtype
 from training.runtime.optimizer import OptimizerConfig
 
 # A policy moves slowly, and at one rate: what it learns from changes as it learns.
@@ -89,7 +89,8 @@ class PPORunConfig:
       curriculum: cccs starts near the end of the canonical solutions, none always asks for whole programs.
       mask: fgo leaves tokens that no test executed out of the policy's loss, response keeps them.
       adapter: loramoe or lora trains an adapter on the frozen base, none every weight.
-      base_dtype: of the frozen base; with adapter=none everything is float32.
+      base_dtype: of the frozen base; int8 and nf4 hold the kernels of attention and feed-forward quantized,
+        and the rest in bfloat16. With adapter=none everything is float32.
     """
 
     __pydantic_config__ = configs.STRICT
@@ -124,6 +125,7 @@ class PPORunConfig:
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise ValueError(f"rounds must be at least 1; got {self.rounds}")
+        check_base_dtype(self.adapter, self.base_dtype)
         algorithm = algorithm_named(self.algorithm)
         # what is saved with a run says what was used
         object.__setattr__(self, "ppo", settled(self.algorithm, self.ppo))

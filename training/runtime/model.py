@@ -16,7 +16,8 @@ from jaxmoe.base_folder import local_folder
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import ExpertConfig, ModelConfig
-from jaxmoe.model.layers import BaseParam
+from jaxmoe.model.layers import BaseParam, KernelParam
+from jaxmoe.model.quantized import QuantizedDtype, quantize
 from jaxmoe.model.transformer import Decoder
 from jaxmoe.pretrained import read_model_config
 from jaxmoe.text.vocabulary import check_vocabulary, vocabulary_size
@@ -26,7 +27,44 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 AdapterKind = Literal["loramoe", "lora", "none"]
-BaseDtype = Literal["float32", "bfloat16"]
+BaseDtype = Literal["float32", "bfloat16", "int8", "nf4"]
+
+
+class HeldAs(NamedTuple):
+    """How a frozen base is held.
+
+    Attributes:
+      dtype: of all weights that are not quantized.
+      quantized: of the kernels of attention and feed-forward; None holds them in `dtype` too.
+    """
+
+    dtype: Literal["float32", "bfloat16"]
+    quantized: QuantizedDtype | None
+
+
+def held_as(base_dtype: BaseDtype) -> HeldAs:
+    """What a base_dtype of a config stands for: beside quantized kernels everything is bfloat16.
+
+    >>> held_as("nf4")
+    HeldAs(dtype='bfloat16', quantized='nf4')
+    """
+    if base_dtype == "int8" or base_dtype == "nf4":
+        return HeldAs("bfloat16", base_dtype)
+    return HeldAs(base_dtype, None)
+
+
+def check_base_dtype(adapter: AdapterKind, base_dtype: BaseDtype) -> None:
+    """Raises ValueError for a quantized base all of whose weights are trained.
+
+    Args:
+      adapter: of the run.
+      base_dtype: of its base.
+    """
+    if adapter == "none" and held_as(base_dtype).quantized is not None:
+        raise ValueError(
+            f"base_dtype={base_dtype} holds frozen weights, but adapter=none trains every weight: take "
+            "adapter=loramoe or lora, or base_dtype=float32"
+        )
 
 
 @dataclass(frozen=True)
@@ -107,7 +145,7 @@ class ModelSource:
       shape: of new weights; beside a base, the shape that it must have.
       adapter: loramoe trains the routed experts of `experts`, lora one pair without a router, none every
         weight.
-      base_dtype: of the frozen base; with adapter none everything is float32.
+      base_dtype: of the frozen base (`held_as`); with adapter none everything is float32.
       seed: of new weights.
       init_std: standard deviation of new weights.
       resize_vocab: whether a base gets more rows of its embedding where the tokenizer has more tokens.
@@ -267,16 +305,18 @@ def load_model(
         check_shape(shape, expected, base)
     attached = adapter_experts(adapter, experts, lora, shape)
     train: params.Train = "all" if attached is None else "experts"
+    dtype, quantized = held_as(base_dtype)
     lm = jaxmoe.load(
         folder,
-        dtype=base_dtype,
+        dtype=dtype,
         mesh=mesh,
         experts=attached,
         train=train,
         seed=seed,
         resize_vocab=vocabulary if vocabulary > shape.vocab_size else None,
+        base_dtype=quantized,
     )
-    return TrainableModel(lm, train, params.abstract(lm.config, attached), fingerprint(folder))
+    return TrainableModel(lm, train, params.abstract(lm.config, attached, quantized), fingerprint(folder))
 
 
 def read_shape(folder: Path) -> ModelConfig:
@@ -320,11 +360,14 @@ def cast_base(model: Decoder, dtype: BaseDtype) -> None:
 
     Args:
       model: changed by the call.
-      dtype: of the pretrained weights afterwards.
+      dtype: of the pretrained weights afterwards; int8 and nf4 are of the kernels, the rest is bfloat16 then.
     """
+    held = held_as(dtype)
     for _, variable in nnx.iter_graph(model):
-        if isinstance(variable, BaseParam):
-            variable.set_raw_value(variable.get_raw_value().astype(jnp.dtype(dtype)))
+        if isinstance(variable, KernelParam) and held.quantized is not None:
+            variable.set_raw_value(quantize(variable.get_raw_value(), held.quantized))
+        elif isinstance(variable, BaseParam):
+            variable.set_raw_value(variable.get_raw_value().astype(jnp.dtype(held.dtype)))
 
 
 def report(model: TrainableModel) -> str:

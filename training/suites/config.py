@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from jaxmoe.model.quantized import QuantizedDtype
 from training.runtime import config as configs
 from training.runtime.distributed import DistributedConfig, MeshConfig
 from training.suites.behavior import BehaviorConfig
@@ -25,6 +26,8 @@ class EvalConfig:
       adapter: folder of a LoRAMoE, MoE-PEFT or PEFT LoRA adapter; null measures the base alone.
       tokenizer: folder or hub id; null takes the base's.
       dtype: float32, bfloat16 or float16, of weights and activations.
+      base_dtype: int8 or nf4 hold the kernels of a base's attention and feed-forward quantized; null holds
+        them in dtype. A run keeps its own.
       batch_size: rows the model works on at a time; a multiple of mesh data x fsdp.
       max_length: tokens of prompt and response together; null is the model's limit.
       confidence: of the intervals.
@@ -43,6 +46,7 @@ class EvalConfig:
     adapter: str | None = None
     tokenizer: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    base_dtype: QuantizedDtype | None = None
     batch_size: int = 16
     max_length: int | None = None
     seed: int = 0
@@ -75,5 +79,7 @@ class EvalConfig:
             raise ValueError("give either run (the folder of a training run) or base (a checkpoint)")
         if self.run is not None and self.adapter is not None:
             raise ValueError("adapter goes with base; a run has its own")
+        if self.run is not None and self.base_dtype is not None:
+            raise ValueError("base_dtype goes with base; a run has its own")
         if not 0 < self.confidence < 1:
             raise ValueError(f"confidence must lie between 0 and 1; got {self.confidence}")

@@ -13,7 +13,7 @@ from training.runtime import config as configs
 from training.runtime.checkpoint import CheckpointConfig
 from training.runtime.distributed import DistributedConfig, MeshConfig
 from training.runtime.metrics import WatchConfig
-from training.runtime.model import AdapterKind, BaseDtype, LoraConfig, ModelSource
+from training.runtime.model import AdapterKind, BaseDtype, LoraConfig, ModelSource, check_base_dtype
 from training.runtime.optimizer import OptimizerConfig
 from training.supervised.step import StepConfig
 
@@ -106,7 +106,8 @@ class SftConfig(RunConfig):
     Attributes:
       adapter: loramoe trains the routed experts of `experts`, lora one pair without a router, none every
         weight.
-      base_dtype: of the frozen base; with adapter=none everything is float32.
+      base_dtype: of the frozen base; int8 and nf4 hold the kernels of attention and feed-forward quantized,
+        and the rest in bfloat16. With adapter=none everything is float32.
     """
 
     adapter: AdapterKind = "loramoe"
@@ -114,6 +115,10 @@ class SftConfig(RunConfig):
     experts: ExpertConfig = field(default_factory=ExpertConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     balance: BalanceConfig = field(default_factory=BalanceConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_base_dtype(self.adapter, self.base_dtype)
 
     @property
     def source(self) -> ModelSource:
