@@ -51,7 +51,7 @@ def main(config: EvalConfig) -> JsonObject:
     distributed.start(config.distributed)
     config = pin(config)  # what is written down with the results is what was measured
     folder = Path(config.output)
-    _check_folder(folder, config.overwrite)
+    _check_folder(folder, config)
     # whatever is missing is said before a model is loaded
     against = None if config.against is None else Path(config.against)
     other = None if against is None else read_items(against)
@@ -128,15 +128,15 @@ def _check_batch(batch_size: int, mesh: Mesh) -> None:
         )
 
 
-def _check_folder(folder: Path, overwrite: bool) -> None:
+def _check_folder(folder: Path, config: EvalConfig) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output must be a folder; {folder} is a file")
-    if (folder / "results.json").exists() and not overwrite:
+    if (folder / "results.json").exists() and not config.overwrite:
         raise ValueError(
             f"{folder} holds results already; choose another output=..., or overwrite=true replaces them"
         )
     # a killed evaluation leaves answers to resume from
-    ours = ("behavior", PARTIAL)
+    ours = ("behavior", PARTIAL) if config.suite == "knowledge" else ("behavior",)
     others = [path for path in folder.iterdir() if path.name not in ours] if folder.is_dir() else []
     if others and not (folder / "results.json").exists():
         raise ValueError(f"{folder} is not empty and holds no evaluation; choose another output=...")

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+from rich.console import Console
 
 from jaxmoe.datasets.json_rows import dump_json
 from jaxmoe.json_values import JsonObject, shown
@@ -49,7 +50,6 @@ class ItemJournal:
         self._header: JsonObject = {}
         self._start = self._kept = 0
         self._file: TextIO | None = None
-        self.discarded = False
         if self._path.is_file():
             self._read()
         if self._ends:
@@ -164,7 +164,10 @@ class ItemJournal:
                 f"{self._path.parent} holds an unfinished evaluation with other settings: {changed}; choose "
                 "another output=..., or overwrite=true begins anew"
             )
-        self._rows, self._ends, self.discarded = {}, [], True
+        if distributed.is_main():
+            told = f"{self._path.parent}: items of an unfinished evaluation are thrown away: {changed}"
+            Console(markup=False, emoji=False, stderr=True).print(told, highlight=False, soft_wrap=True)
+        self._rows, self._ends = {}, []
 
 
 def _changed(old: Mapping[str, object], new: Mapping[str, object], prefix: str = "") -> Iterator[str]:

@@ -99,7 +99,7 @@ def test_a_block_that_is_not_whole_is_asked_again(settings, tmp_path, monkeypatc
     assert items[0] == items[1]
 
 
-def test_items_of_other_settings_are_refused_or_thrown_away(settings, tmp_path, monkeypatch):
+def test_items_of_other_settings_are_refused_or_thrown_away(settings, tmp_path, monkeypatch, capsys):
     def kill():
         with monkeypatch.context() as patch:
             killed_after(patch, 1)
@@ -122,6 +122,10 @@ def test_items_of_other_settings_are_refused_or_thrown_away(settings, tmp_path, 
     with monkeypatch.context() as patch:
         made = killed_after(patch, 99)
         main(settings("out", knowledge={"max_new_tokens": 5}, overwrite=True))
+    thrown = (
+        "out: items of an unfinished evaluation are thrown away: knowledge.max_new_tokens is 4 there, 5 here"
+    )
+    assert thrown in capsys.readouterr().err
     assert len(made) == 6
     # what changes no answer may change
     (tmp_path / "out" / "results.json").unlink()
