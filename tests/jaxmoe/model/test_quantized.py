@@ -23,6 +23,7 @@ def test_the_sixteen_values_are_quantiles_of_the_normal_distribution():
     offset = 0.9677083  # (1 - 1 / 32 + 1 - 1 / 30) / 2, rounded as there
     below, above = (norm.ppf(np.linspace(offset, 0.5, n)[:-1]) for n in (8, 9))
     values = np.sort([*-below, 0.0, *above])
+    # the offset has seven digits
     np.testing.assert_allclose(NORMAL_FLOAT_4, values / values.max(), rtol=0, atol=2e-7)
 
 
