@@ -1,4 +1,4 @@
-"""PPO on a code model from compiler feedback: the paper's four rows, and GRPO and RLOO, from one code path.
+"""PPO on a code model from compiler feedback: the paper's four rows, and eight algorithms without a critic.
 
 curriculum=none mask=response is plain PPO; cccs and fgo add StepCoder's two parts, alone or together.
 `main` takes the config apart once; what it calls gets sections.
@@ -156,7 +156,10 @@ def what_to_expect(problems: ProblemSet, rl: RLConfig, rollout: RolloutConfig, r
     learner = learner_temperature(rl, rollout)
     if rollout.top_p < 1.0 or learner != rollout.temperature:
         cap = rl.importance_cap
-        remedy = "nothing corrects it" if cap is None else f"importance weights up to {cap:g} correct it"
+        level, _, bound = rl.importance.partition("_")
+        of = "" if level == "token" else " of whole responses"
+        beyond = "" if bound == "truncate" else " (beyond, a loss counts 0)"
+        remedy = f"importance weights{of} up to {cap:g} correct it{beyond}" if cap else "nothing corrects it"
         told.append(
             f"the sampler is not the policy that is trained (temperature {learner:g}, whole vocabulary): "
             f"{remedy}; sampler_gap tells how far they are apart, in nats a response"

@@ -37,6 +37,11 @@ def test_by_default_sampler_and_learner_are_one_and_nothing_is_said_of_it():
         ),
         (RLConfig(temperature=1.0), {"temperature": 0.8}, "importance weights up to 2 correct it"),
         (RLConfig(importance_cap=None), {"top_p": 0.9}, "nothing corrects it"),
+        (
+            RLConfig(importance="sequence_mask"),
+            {"top_p": 0.9},
+            "importance weights of whole responses up to 2 correct it (beyond, a loss counts 0)",
+        ),
     ],
 )
 def test_a_sampler_that_is_not_the_policy_is_said(rl: RLConfig, rollout: dict, said: str):
