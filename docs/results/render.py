@@ -156,8 +156,7 @@ def faults() -> str:
     )
     lines.append(
         f"\n{kills} faults in {runs} runs; wrong in anything that is held: {wrong}. The disk was a "
-        f"{found['rows'][0]['disk']}. `{found['command']}` ({kills} of the 200 in that time), "
-        f"{found['date']}, on {found['machine']}."
+        f"{found['rows'][0]['disk']}. `{found['command']}`, {found['date']}, on {found['machine']}."
     )
     return "\n".join(lines)
 
