@@ -91,7 +91,7 @@ def transformers_step(folder: str, count: int) -> Step:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False).eval()
     prompts, lengths = texts(count, model.config.vocab_size)
     torch.manual_seed(0)
 

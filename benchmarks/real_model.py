@@ -102,7 +102,7 @@ def torch_step(kind: str, folder: str, rank: int, rows: int, length: int) -> Cal
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False).to(device)
     if kind == "torch lora":
         from peft import LoraConfig, get_peft_model
 

@@ -51,7 +51,9 @@ def main(config: EvalConfig) -> JsonObject:
     distributed.start(config.distributed)
     config = pin(config)  # what is written down with the results is what was measured
     folder = Path(config.output)
-    _check_folder(folder, config)
+    # a killed evaluation leaves answers to resume from
+    kept = ("behavior", PARTIAL) if config.suite == "knowledge" else ("behavior",)
+    _check_folder(folder, kept, config.overwrite)
     # whatever is missing is said before a model is loaded
     against = None if config.against is None else Path(config.against)
     other = None if against is None else read_items(against)
@@ -59,7 +61,8 @@ def main(config: EvalConfig) -> JsonObject:
         run = behavior(config.behavior, config.seed, config.confidence, folder / "behavior", against)
     else:
         run = _loading(SUITES[config.suite](getattr(config, config.suite), config.seed, config.confidence))
-    journal = _journal(config, folder)
+    settings = configs.to_dict(config)
+    journal = _journal(folder, settings, config.overwrite) if config.suite == "knowledge" else None
     started = time.perf_counter()
     loaded_s = 0.0
 
@@ -89,7 +92,7 @@ def main(config: EvalConfig) -> JsonObject:
         "sets": {found.name: _summary(found) for found in sets},
         "against": None if compared is None else {"folder": config.against, "sets": _as_json(compared)},
         "seconds": {"load": loaded_s, "evaluate": time.perf_counter() - started - loaded_s},
-        "config": configs.to_dict(config),
+        "config": settings,
     }
     if distributed.is_main():
         with checkpoint.disk_full_explained(folder):
@@ -104,11 +107,9 @@ def main(config: EvalConfig) -> JsonObject:
     return results
 
 
-def _journal(config: EvalConfig, folder: Path) -> ItemJournal | None:
-    """Items of an earlier run that was killed; None for suites that keep theirs elsewhere, or none."""
-    if config.suite != "knowledge":
-        return None
-    journal = ItemJournal(folder, configs.to_dict(config), overwrite=config.overwrite)
+def _journal(folder: Path, settings: JsonObject, overwrite: bool) -> ItemJournal:
+    """Where items are kept as they come, with those of an earlier run that was killed."""
+    journal = ItemJournal(folder, settings, overwrite=overwrite)
     if distributed.is_main() and journal.found:
         told = f"{folder}: {journal.found} items of an earlier run that was killed are not asked again"
         Console(markup=False, emoji=False, stderr=True).print(told, highlight=False, soft_wrap=True)
@@ -128,16 +129,14 @@ def _check_batch(batch_size: int, mesh: Mesh) -> None:
         )
 
 
-def _check_folder(folder: Path, config: EvalConfig) -> None:
+def _check_folder(folder: Path, kept: tuple[str, ...], overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output must be a folder; {folder} is a file")
-    if (folder / "results.json").exists() and not config.overwrite:
+    if (folder / "results.json").exists() and not overwrite:
         raise ValueError(
             f"{folder} holds results already; choose another output=..., or overwrite=true replaces them"
         )
-    # a killed evaluation leaves answers to resume from
-    ours = ("behavior", PARTIAL) if config.suite == "knowledge" else ("behavior",)
-    others = [path for path in folder.iterdir() if path.name not in ours] if folder.is_dir() else []
+    others = [path for path in folder.iterdir() if path.name not in kept] if folder.is_dir() else []
     if others and not (folder / "results.json").exists():
         raise ValueError(f"{folder} is not empty and holds no evaluation; choose another output=...")
 

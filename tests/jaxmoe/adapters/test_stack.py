@@ -70,7 +70,9 @@ def test_each_request_gets_its_own_adapter():
     adapters = {name: random_adapter(config, i) for i, (name, config) in enumerate(KINDS.items())}
     stacked = stack_adapters(adapters, MODEL)
     assert stacked.runs == {"moe": (0, 3), "wide": (3, 5), "hydra": (5, 7), "lora": (7, 8), "joint": (8, 9)}
-    engine = Engine(with_adapter(stacked.adapter), EngineConfig(6, 64, 8, ()), stacked.runs)
+    engine = Engine(
+        with_adapter(stacked.adapter), EngineConfig(slots=6, max_length=64, chunk=8, sizes=()), stacked.runs
+    )
     prompt = [3, 1, 4, 1, 5, 9, 2, 6]
     ids = {name: engine.submit(Request(prompt, 12, experts=name)) for name in adapters}
     ids["base"] = engine.submit(Request(prompt, 12, experts=False))
@@ -88,7 +90,9 @@ def test_each_request_gets_its_own_adapter():
 def test_what_one_adapter_read_is_not_taken_for_another():
     adapters = {name: random_adapter(KINDS["moe"], i) for i, name in enumerate(("one", "two"))}
     stacked = stack_adapters(adapters, MODEL)
-    engine = Engine(with_adapter(stacked.adapter), EngineConfig(2, 64, 8, ()), stacked.runs)
+    engine = Engine(
+        with_adapter(stacked.adapter), EngineConfig(slots=2, max_length=64, chunk=8, sizes=()), stacked.runs
+    )
     prompt = list(range(1, 33))
     assert engine.run_one(Request(prompt, 2, experts="one")).reused == 0
     assert engine.run_one(Request(prompt, 2, experts="two")).reused == 0
