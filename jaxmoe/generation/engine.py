@@ -291,13 +291,15 @@ class Engine:
 
     def _decode(self) -> dict[int, Completion]:
         most = max(text.request.alternatives for text in self._active.values())
-        tokens, scored = self._runner.step(self._rows(), most)
+        routed = any(text.request.expert_weights for text in self._active.values())
+        tokens, scored = self._runner.step(self._rows(), most, expert_weights=routed)
         self.statistics.steps += 1
         self.statistics.decoded += len(self._active)
         self.statistics.wasted += self.config.slots - len(self._active)
         done = {}
         for slot, text in list(self._active.items()):
-            token = scored.token(int(tokens[slot]), slot, text.request.alternatives)
+            shown = self._reported(text.request)
+            token = scored.token(int(tokens[slot]), slot, text.request.alternatives, shown)
             text.length += 1
             text.new.append(token)
             stopped = token.token in text.request.stop_tokens
@@ -331,6 +333,12 @@ class Engine:
         start, stop = self._adapters[experts]
         columns = np.arange(self._columns)
         return (columns >= start) & (columns < stop)
+
+    def _reported(self, request: Request) -> slice:
+        """The experts whose weights a request is told: those that it uses."""
+        if not request.expert_weights or request.experts is False:
+            return slice(0)
+        return slice(None) if request.experts is True else slice(*self._adapters[str(request.experts)])
 
     def _hold(self, slot: int, text: _Text) -> None:
         """Notes what is in a slot and when it was last of use."""

@@ -75,6 +75,7 @@ class StepResult(NamedTuple):
     tokens_B: Int[Array, " B"]
     logprobs_B: Float[Array, " B"]
     alternatives: Alternatives | None
+    experts_BE: Float[Array, "B E"] | None
     cache: SlotCache
 
 
@@ -106,7 +107,7 @@ def layers(weights: params.ModelParams, *, unrolled: bool) -> Blocks:
 
 @partial(
     jax.jit,
-    static_argnames=("alternatives", "dtype", "mesh"),
+    static_argnames=("alternatives", "expert_weights", "dtype", "mesh"),
     donate_argnames=("cache",),
 )
 def decode_step(
@@ -116,6 +117,7 @@ def decode_step(
     cache: SlotCache,
     *,
     alternatives: int,
+    expert_weights: bool,
     dtype: DTypeLike,
     mesh: Mesh,
 ) -> StepResult:
@@ -127,19 +129,21 @@ def decode_step(
       rows: what is in the slots.
       cache: donated.
       alternatives: likeliest tokens to report in each place.
+      expert_weights: also tell each expert's share of the routing weights.
       dtype: of activations and products.
       mesh: over which the cache is spread.
     Returns: the tokens, their log-probabilities, and the cache with what was read.
     """
     model = params.merge(weights)
-    call = ExpertCall(experts_BE=rows.experts_BE)
-    hidden_BD, cache = slot_cache.read_tokens(
+    counted_BTZ = jnp.ones((len(rows.tokens_B), 1, 1)) if expert_weights else None
+    call = ExpertCall(experts_BE=rows.experts_BE, samples_BTZ=counted_BTZ)
+    read = slot_cache.read_tokens(
         model, blocks, rows.tokens_B, rows.positions_B, cache, dtype=dtype, call=call
     )
-    logits_BV = model.logits(hidden_BD[:, None])[:, 0]
+    logits_BV = model.logits(read.hidden_BD[:, None])[:, 0]
     chosen = row_sampling.choose(logits_BV, rows.sampling, rows.drawn_B)
     others = _likeliest(logits_BV, alternatives) if alternatives else None
-    return StepResult(chosen.tokens_B, chosen.logprobs_B, others, placed(cache, mesh))
+    return StepResult(chosen.tokens_B, chosen.logprobs_B, others, read.experts_BE, placed(read.cache, mesh))
 
 
 def _likeliest(logits_BV: Float[Array, "B V"], count: int) -> Alternatives:

@@ -48,22 +48,26 @@ class Scored(NamedTuple):
     Attributes:
       logprobs_N: in nats.
       alternatives: the likeliest tokens in their places; None if none were asked for.
+      experts_NE: each expert's share of the routing weights; None if not asked for, or without routers.
     """
 
     logprobs_N: np.ndarray
     alternatives: Alternatives | None
+    experts_NE: np.ndarray | None = None
 
-    def token(self, id: int, place: int, alternatives: int) -> NewToken:
+    def token(self, id: int, place: int, alternatives: int, experts: slice = slice(0)) -> NewToken:
         """One of the tokens.
 
         Args:
           id: of the token.
           place: among the N.
           alternatives: to report beside it.
+          experts: whose shares are reported.
         Returns: the token with its log-probability.
         """
         beside = self.alternatives.of(place, alternatives) if self.alternatives else ()
-        return NewToken(id, float(self.logprobs_N[place]), beside)
+        shares = () if self.experts_NE is None else self.experts_NE[place, experts]
+        return NewToken(id, float(self.logprobs_N[place]), beside, tuple(map(float, shares)))
 
 
 class ModelRunner:
@@ -115,12 +119,15 @@ class ModelRunner:
             self._cache, np.int32(source), np.int32(target), mesh=self._mesh
         )
 
-    def step(self, rows: StepRows, alternatives: int) -> tuple[np.ndarray, Scored]:
+    def step(
+        self, rows: StepRows, alternatives: int, *, expert_weights: bool = False
+    ) -> tuple[np.ndarray, Scored]:
         """Reads the next token of every slot and chooses the one after it.
 
         Args:
           rows: what is in the slots.
           alternatives: the most that any of them asks for.
+          expert_weights: also tell each expert's share of the routing weights.
         Returns: the tokens [B], and how likely they were.
         """
         result = engine_programs.decode_step(
@@ -129,12 +136,13 @@ class ModelRunner:
             rows,
             self._cache,
             alternatives=_compiled_for(alternatives),
+            expert_weights=expert_weights,
             dtype=self._dtype,
             mesh=self._mesh,
         )
         self._cache = result.cache
-        tokens_B, logprobs_B, others = jax.device_get(result[:3])
-        return tokens_B, Scored(logprobs_B, others)
+        tokens_B, logprobs_B, others, experts_BE = jax.device_get(result[:4])
+        return tokens_B, Scored(logprobs_B, others, experts_BE)
 
     def read(self, chunk: PromptChunk, *, scored: bool, alternatives: int) -> Scored | None:
         """Reads a chunk of a prompt.

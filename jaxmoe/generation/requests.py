@@ -17,11 +17,14 @@ class NewToken(NamedTuple):
     Attributes:
       logprob: under the model as it is (temperature 1, whole vocabulary).
       alternatives: the likeliest tokens in its place with theirs, as many as were asked for.
+      experts: each expert's share of the routing weights in the step that chose the token, mean over layers
+        and projections; () unless asked for, or without routers.
     """
 
     token: int
     logprob: float
     alternatives: tuple[tuple[int, float], ...] = ()
+    experts: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Request:
       experts: True uses all, False the base model alone, a name one of several adapters side by side.
       prompt_logprobs: also the log-probability of each prompt token after the first.
       alternatives: likeliest tokens to report beside each token.
+      expert_weights: report with each new token which experts were at work.
       on_token: called with every new token; True from it ends the text there.
     """
 
@@ -48,6 +52,7 @@ class Request:
     experts: bool | str = True
     prompt_logprobs: bool = False
     alternatives: int = 0
+    expert_weights: bool = False
     on_token: Callable[[NewToken], bool | None] | None = dataclasses.field(default=None, compare=False)
 
 

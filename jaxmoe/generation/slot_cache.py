@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 from jaxmoe.generation.kv_cache import Blocks
 from jaxmoe.model.attention import MASKED, soft_cap
 from jaxmoe.model.config import ModelConfig
-from jaxmoe.model.layers import rotations
+from jaxmoe.model.layers import Statistics, rotations
 from jaxmoe.model.lora_experts import ExpertCall
 from jaxmoe.model.shapes import Array, Bool, Float, Int
 from jaxmoe.model.transformer import Decoder, KeyValues
@@ -31,6 +31,20 @@ class SlotValues(NamedTuple):
 
     key_BMHS: Float[Array, "B M H S"]
     value_BMSH: Float[Array, "B M S H"]
+
+
+class ReadTokens(NamedTuple):
+    """One token read in every slot.
+
+    Attributes:
+      hidden_BD: final hidden states.
+      experts_BE: each expert's share of the routing weights, mean over layers and projections; None unless
+        the call collects statistics and there are routers.
+    """
+
+    hidden_BD: Float[Array, "B D"]
+    cache: "SlotCache"
+    experts_BE: Float[Array, "B E"] | None
 
 
 # One SlotValues a layer (unrolled), or a single one with a leading [L] (scanned)
@@ -134,12 +148,13 @@ def read_tokens(
     *,
     dtype: DTypeLike = jnp.float32,
     call: ExpertCall = ExpertCall(),  # noqa: B008 - an immutable tuple
-) -> tuple[Float[Array, "B D"], SlotCache]:
+) -> ReadTokens:
     """Reads one token in every slot.
 
     Args:
       positions_B: where each slot's token stands; one at S or beyond writes nothing (a free slot).
-    Returns: final hidden states [B, D], and the cache with the tokens' keys and values.
+      call: of the experts; with `samples_BTZ` ones [B, 1, 1] their shares are told.
+    Returns: final hidden states, the cache with the tokens' keys and values, and the experts' shares.
     """
     rows_B = jnp.arange(tokens_B.shape[0])
 
@@ -152,10 +167,12 @@ def read_tokens(
             )
         )
 
-    hidden_BTD, cache = _run(
+    hidden_BTD, cache, sums_BE = _run(
         model, blocks, tokens_B[:, None], positions_B[:, None], cache, write, lambda kept: kept, dtype, call
     )
-    return hidden_BTD[:, 0], cache
+    if sums_BE is not None:  # a row that uses the base alone has none
+        sums_BE = sums_BE / jnp.maximum(sums_BE.sum(-1, keepdims=True), jnp.finfo(jnp.float32).tiny)
+    return ReadTokens(hidden_BTD[:, 0], cache, sums_BE)
 
 
 def read_chunk(
@@ -200,7 +217,9 @@ def read_chunk(
         return SlotValues(*(jax.lax.dynamic_slice_in_dim(x, slot, 1, 0) for x in kept))
 
     positions = start + jnp.arange(tokens_C.shape[0])
-    hidden_BTD, cache = _run(model, blocks, tokens_C[None], positions[None], cache, write, row, dtype, call)
+    hidden_BTD, cache, _ = _run(
+        model, blocks, tokens_C[None], positions[None], cache, write, row, dtype, call
+    )
     return hidden_BTD[0], cache
 
 
@@ -214,8 +233,11 @@ def _run(
     rows: Callable[[SlotValues], SlotValues],
     dtype: DTypeLike,
     call: ExpertCall,
-) -> tuple[Float[Array, "B T D"], SlotCache]:
-    """The decoder over T tokens of some slots; their keys and values are written, then attended to."""
+) -> tuple[Float[Array, "B T D"], SlotCache, Float[Array, "B E"] | None]:
+    """The decoder over T tokens of some slots; their keys and values are written, then attended to.
+
+    Last comes the sum of the experts' weights over layers, projections and counted tokens.
+    """
     config = model.config
     turns = rotations(config, positions_BT, dtype)
     hidden = model.embed(tokens_BT, dtype)
@@ -226,34 +248,50 @@ def _run(
         state: nnx.State,
         window: Int[Array, ""] | int,
         old: SlotValues,
-    ) -> tuple[Array, SlotValues]:
+    ) -> tuple[Array, SlotValues, Array | None]:
         def mixer(query: Array, key: Array, value: Array) -> tuple[Array, SlotValues]:
             kept = write(old, KeyValues(key, value))
             here = rows(kept)
             visible_BTS = _visible(positions_BT, here.key_BMHS.shape[-1], window)
             return attend_slots(query, here, visible_BTS, config.attention_cap), kept
 
-        hidden, _, kept = nnx.merge(blocks.definition, state)(hidden, turns(index), mixer, call)
-        return hidden, kept
+        hidden, collected, kept = nnx.merge(blocks.definition, state)(hidden, turns(index), mixer, call)
+        return hidden, kept, _expert_weights(collected)
 
     if not isinstance(cache, SlotValues):
-        layers = []
+        layers: list[SlotValues] = []
+        weights: list[Array] = []
         parts = zip(config.layer_windows, blocks.states, cache, strict=True)
         for index, (window, state, old) in enumerate(parts):
-            hidden, kept = layer(index, hidden, state, window, old)
+            hidden, kept, weight = layer(index, hidden, state, window, old)
             layers.append(kept)
-        return model.norm(hidden), tuple(layers)
+            weights += [] if weight is None else [weight]
+        return model.norm(hidden), tuple(layers), sum(weights[1:], start=weights[0]) if weights else None
 
     def scanned(
         hidden: Array, inputs: tuple[Array, Array, nnx.State, SlotValues]
-    ) -> tuple[Array, SlotValues]:
+    ) -> tuple[Array, tuple[SlotValues, Array | None]]:
         index, window, state, old = inputs
-        return layer(index, hidden, state, window, old)
+        hidden, kept, weight = layer(index, hidden, state, window, old)
+        return hidden, (kept, weight)
 
     windows = jnp.asarray(config.layer_windows, jnp.int32)
     inputs = (jnp.arange(config.num_layers), windows, blocks.states, cache)
-    hidden, kept = jax.lax.scan(scanned, hidden, inputs)
-    return model.norm(hidden), kept
+    hidden, (kept, stacked) = jax.lax.scan(scanned, hidden, inputs)
+    return model.norm(hidden), kept, None if stacked is None else stacked.sum(0)
+
+
+def _expert_weights(collected: Statistics) -> Float[Array, "B E"] | None:
+    """A layer's routing weights, summed over its projections; these may have experts in other layers alone,
+    and so fewer columns."""
+    sums = [one.weight_BZE.sum(1) for one in collected.values()]
+    if not sums:
+        return None
+    most = max(one.shape[-1] for one in sums)
+    return sum(
+        (jnp.pad(one, ((0, 0), (0, most - one.shape[-1]))) for one in sums),
+        start=jnp.zeros((sums[0].shape[0], most)),
+    )
 
 
 def _visible(

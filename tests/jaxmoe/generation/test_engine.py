@@ -1,8 +1,10 @@
 """The engine: the same text as a batch of its own, whatever else is decoded beside it."""
 
 import dataclasses
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import log_softmax
@@ -12,9 +14,11 @@ from jaxmoe.generation.engine import Engine, EngineConfig
 from jaxmoe.generation.model_runner import ModelRunner
 from jaxmoe.generation.requests import NewToken, Request
 from jaxmoe.generation.sampling import Sampling
-from jaxmoe.language_model import LanguageModel
+from jaxmoe.language_model import LanguageModel, positions_from_mask
 from jaxmoe.model import params
+from jaxmoe.model.attention import AttentionMask
 from jaxmoe.model.config import ExpertConfig, ModelConfig, RopeConfig
+from jaxmoe.model.lora_experts import ExpertCall
 from tests.tiny_checkpoints import float32_logits, logits_of
 from tests.tolerances import rounding_bound
 
@@ -106,6 +110,38 @@ def test_rows_use_the_experts_or_the_base_alone(lm):
     for experts, id in ids.items():
         assert done[id].tokens == alone(lm, prompt, 10, experts=experts, stop_tokens=())
     assert done[ids[True]].tokens != done[ids[False]].tokens
+
+
+@partial(jax.jit, static_argnums=0)
+def routing_weights(definition, trainable, frozen, tokens_BT):
+    """Routing weights of every token [T, E], a forward pass over the whole text: mean over all routers."""
+    model = params.merge(params.ModelParams(definition, trainable, frozen))
+    length = tokens_BT.shape[1]
+    seen = jnp.ones_like(tokens_BT)
+    call = ExpertCall(samples_BTZ=jnp.eye(length)[None])
+    out = model(tokens_BT, positions_from_mask(seen), AttentionMask(seen, seen), call=call)
+    return jnp.mean(jnp.stack([one.weight_BZE[:, 0] for one in out.statistics.values()]), axis=(0, 1))
+
+
+@pytest.mark.parametrize("unrolled", [True, False])
+def test_each_token_tells_the_experts_that_were_at_work(unrolled):
+    lm = language_model()
+    engine = Engine(lm, SMALL)
+    engine._runner = ModelRunner(lm, SMALL.slots, 32, unrolled=unrolled)
+    first, second = prompts([12, 9])
+    told = engine.submit(Request(first, 10, expert_weights=True))
+    base = engine.submit(Request(second, 10, expert_weights=True, experts=False))
+    silent = engine.submit(Request(second, 10))
+    done = engine.run()
+    ids = np.asarray([first + done[told].tokens])
+    expected = routing_weights(*lm.weights, ids)[len(first) - 1 : -1]
+    found = np.asarray([one.experts for one in done[told].new])
+    # softmax turns an error of its logits, which are no larger than the model's own, into a smaller one
+    bound = float32_logits(CONFIG, ids.size, np.abs(logits_of(lm, ids)).max())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
+    assert np.ptp(found, axis=0).max() > 0.05  # tokens differ
+    np.testing.assert_allclose(found.sum(1), 1, rtol=0, atol=rounding_bound(6, 1.0))
+    assert {one.experts for id in (base, silent) for one in done[id].new} == {()}
 
 
 def test_a_request_does_not_depend_on_its_neighbors(lm):

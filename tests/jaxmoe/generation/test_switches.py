@@ -101,7 +101,7 @@ def in_slots(model, tokens, positions, unrolled: bool):
     def step(kept, t):
         here = jax.lax.dynamic_index_in_dim(tokens, t, 1, False)
         at = jnp.full((2,), t, jnp.int32)
-        hidden, kept = slot_cache.read_tokens(model, blocks, here, at, kept, dtype=jnp.float32)
+        hidden, kept, _ = slot_cache.read_tokens(model, blocks, here, at, kept, dtype=jnp.float32)
         return kept, hidden
 
     places = jnp.asarray([[0, 0], [0, chunk], [1, 0], [1, chunk]], jnp.int32)
