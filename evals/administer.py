@@ -11,6 +11,7 @@ import pandas as pd
 import typer
 from rich.console import Console
 
+from evals.faithfulness.precision import WIDTH, expected_precision, told
 from evals.faithfulness.report import write_report
 from evals.faithfulness.study import FaithfulnessStudy
 from evals.questionnaires import behaviors, dialogues, wording
@@ -51,7 +52,10 @@ def main(
     template: Annotated[list[str] | None, typer.Option(help="templates; all if left out")] = None,
     option_order: Annotated[list[str] | None, typer.Option(help="forward, reversed, shuffled-N")] = None,
     item_order: Annotated[list[str] | None, typer.Option(help="forward, reversed, shuffled-N")] = None,
-    personas: Annotated[str, typer.Option(help="none, people, a number composed, or a JSON file")] = "none",
+    personas: Annotated[
+        str,
+        typer.Option(help="none, people, a number composed (up to 32), graded-N (up to 512), or a JSON file"),
+    ] = "none",
     seeds: Annotated[int, typer.Option(help="repetitions with other seeds")] = 1,
     items_per_prompt: Annotated[int, typer.Option(help="statements listed in each prompt")] = 1,
     task: Annotated[
@@ -62,6 +66,12 @@ def main(
         bool, typer.Option("--dialogues", help="also replies in scripted dialogues, rated by rules")
     ] = False,
     report: Annotated[bool, typer.Option("--report", help="verdicts and report in the folder")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="only tell how many questions and how precise; ask nothing")
+    ] = False,
+    width: Annotated[
+        float, typer.Option(help="interval width for which the persons needed are told")
+    ] = WIDTH,
     temperature: Annotated[float, typer.Option(help="of written answers")] = 1.0,
     max_new_tokens: Annotated[
         int, typer.Option(help="of a written answer, thoughts included; reasoning models need thousands")
@@ -104,6 +114,15 @@ def main(
         batteries = [battery(one) for one in instruments]
         if task:
             batteries.append(behaviors.battery(task, task_count))
+        count = len(design.personas)
+        _tell(
+            [
+                f"{sum(map(design.size, batteries))} questions",
+                *told(expected_precision(instruments, count, width=width), count, width),
+            ]
+        )
+        if plan:
+            return
         writer: dialogues.Writer | None = None
         if respondent.startswith("null:"):
             who: Respondent = simulated_respondent(respondent.removeprefix("null:"))
@@ -167,6 +186,11 @@ def _one_of(what: str, value: str, kind: object) -> Any:  # a type checker does 
     if value not in known:
         raise ValueError(f"{what} must be one of {', '.join(known)}; got {value!r}")
     return value
+
+
+def _tell(lines: list[str]) -> None:
+    """What is known before anything is asked, on stderr."""
+    Console(markup=False, emoji=False, stderr=True).print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def _judged(table: pd.DataFrame) -> str:

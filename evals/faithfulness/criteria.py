@@ -209,15 +209,27 @@ def pooled(checks: Sequence[Check], setting: Setting) -> Check:
     for check in checks:
         if not check.estimate.defined or math.isnan(check.estimate.low):
             return check
-    values, lows, highs = (
-        np.array([getattr(c.estimate, k) for c in checks]) for k in ("value", "low", "high")
-    )
-    between = (1 + 1 / len(checks)) * float(values.var(ddof=1)) * z_critical(setting.confidence) ** 2
+    found = pooled_estimate([check.estimate for check in checks], setting.confidence)
+    return judged(checks[0].statistic, found, checks[0].threshold, setting)
+
+
+def pooled_estimate(found: Sequence[Estimate], confidence: float) -> Estimate:
+    """One estimate of the same estimate on several imputed data sets, as in `pooled`.
+
+    Args:
+      found: one for each imputation; a single one stays as it is.
+      confidence: of their intervals, two-sided.
+    Returns: the pooled estimate, or the first without a value or interval.
+    """
+    for one in found:
+        if not one.defined or math.isnan(one.low) or len(found) == 1:
+            return one
+    values, lows, highs = (np.array([getattr(e, k) for e in found]) for k in ("value", "low", "high"))
+    between = (1 + 1 / len(found)) * float(values.var(ddof=1)) * z_critical(confidence) ** 2
     value = float(values.mean())
     below, above = float((values - lows).mean()), float((highs - values).mean())
-    found = checks[0].estimate._replace(
+    return found[0]._replace(
         value=value,
         low=value - math.sqrt(below**2 + between),
         high=value + math.sqrt(above**2 + between),
     )
-    return judged(checks[0].statistic, found, checks[0].threshold, setting)

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from evals.faithfulness.completion import completed
-from evals.faithfulness.criteria import construct_of, person_means
+from evals.faithfulness.completion import Completed, completed
+from evals.faithfulness.criteria import construct_of, person_means, pooled_estimate
 from evals.faithfulness.external_consistency import shared_items
 from evals.faithfulness.generalizability import g_table
 from evals.faithfulness.statistics import RELIABILITY, ScaleAnswers
@@ -44,7 +44,18 @@ def cubes(table: pd.DataFrame, instruments: Sequence[Instrument]) -> list[Respon
       domain stay incomplete there.
     Raises: ValueError as `evals.questionnaires.response_table.cube`.
     """
-    return [completed(cube(table, one, PERSON)).imputed[0] for one in instruments]
+    return [one.imputed[0] for one in completions(table, instruments)]
+
+
+def completions(table: pd.DataFrame, instruments: Sequence[Instrument]) -> list[Completed]:
+    """Each instrument's answers, persons the described people, with all imputations.
+
+    Args:
+      table: a long table of one model, as `administer` returns it.
+    Returns: a completion for each instrument.
+    Raises: ValueError as `evals.questionnaires.response_table.cube`.
+    """
+    return [completed(cube(table, one, PERSON)) for one in instruments]
 
 
 def given(table: pd.DataFrame, instruments: Sequence[Instrument]) -> list[ResponseCube]:
@@ -122,16 +133,34 @@ def _mean(values: np.ndarray) -> Estimate:
     )
 
 
-def reliability(one: ResponseCube) -> pd.DataFrame:
-    """Of each scale, every statistic of `statistics.RELIABILITY`.
+def reliability(found: Completed, checks: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
+    """Of each scale, every statistic of `statistics.RELIABILITY`; α is the verdict's wherever there is one.
 
-    Item coefficients are means over conditions, as in the verdicts; n counts persons.
+    Item coefficients are means over conditions, pooled over imputations as in the verdicts; n counts persons.
+
+    Args:
+      found: one instrument's answers, completed.
+      checks: of `Assessment.checks`.
+      confidence: of the intervals that pooling widens, two-sided.
+    Returns: a row a scale and statistic: scale, title, facet, statistic, value, low, high, n, reason.
     """
+    one = found.imputed[0]
     rows = []
     for scale in in_order(one.instrument):
-        answers = ScaleAnswers(one.keyed[:, :, one.columns(scale.name)], one.scores(scale))
         place = {"scale": scale.name, "title": scale.title or scale.name, "facet": scale.parent is not None}
-        rows += [{**place, "statistic": name, **_estimate(of(answers))} for name, of in RELIABILITY.items()]
+        own = checks[(checks["instrument"] == one.instrument.name) & (checks["scale"] == scale.name)]
+        judged = own[own["statistic"].str.startswith("alpha")]
+        for row in judged.to_dict("records"):
+            value = {"value": row["estimate"], **{name: row[name] for name in ("low", "high", "n", "reason")}}
+            rows.append({**place, "statistic": row["statistic"], **value})
+        answers = [
+            ScaleAnswers(copy.keyed[:, :, copy.columns(scale.name)], copy.scores(scale))
+            for copy in found.imputed
+        ]
+        for name, of in RELIABILITY.items():
+            if name != "alpha" or judged.empty:
+                value = pooled_estimate([of(copy) for copy in answers], confidence)
+                rows.append({**place, "statistic": name, **_estimate(value)})
     return pd.DataFrame(rows)
 
 

@@ -66,7 +66,8 @@ class FaithfulnessStudy:
         tested = self.instruments
         acts = {name: self._acts(table) for name, table in answers.items()}
         found = {name: self._assess(table, acts[name]) for name, table in answers.items()}
-        cubes = {name: report_tables.cubes(table, tested) for name, table in answers.items()}
+        filled = {name: report_tables.completions(table, tested) for name, table in answers.items()}
+        cubes = {name: [one.imputed[0] for one in own] for name, own in filled.items()}
         parts = {
             name: {one.instrument.name: report_tables.components(one) for one in own}
             for name, own in cubes.items()
@@ -96,8 +97,15 @@ class FaithfulnessStudy:
             },
             by_model(
                 {
-                    name: combined({one.instrument.name: report_tables.reliability(one) for one in own})
-                    for name, own in cubes.items()
+                    name: combined(
+                        {
+                            one.imputed[0].instrument.name: report_tables.reliability(
+                                one, found[name].checks, self.confidence
+                            )
+                            for one in own
+                        }
+                    )
+                    for name, own in filled.items()
                 }
             ),
             by_model({name: combined({k: p[0] for k, p in own.items()}) for name, own in parts.items()}),

@@ -55,17 +55,26 @@ from evals.psychometrics.response_style import (
     social_desirability,
     style_indices,
 )
+from evals.psychometrics.sample_size import (
+    alpha_width,
+    correlation_width,
+    persons_for_alpha,
+    persons_for_correlation,
+    persons_for_inverse,
+)
 from evals.psychometrics.simulation import simulate_responses
 from evals.psychometrics.split_halves import guttman_lambda4, split_half
 from evals.psychometrics.validity import criterion_correlation, mtmm
 
 __all__ = [
     "Estimate",
+    "alpha_width",
     "bartlett",
     "benjamini_hochberg",
     "cfa",
     "cohens_d",
     "congruence",
+    "correlation_width",
     "criterion_correlation",
     "cronbach_alpha",
     "d_study",
@@ -92,6 +101,9 @@ __all__ = [
     "paired_dispersion",
     "parallel_analysis",
     "pearson",
+    "persons_for_alpha",
+    "persons_for_correlation",
+    "persons_for_inverse",
     "polychoric",
     "position_bias",
     "refusal_rate",

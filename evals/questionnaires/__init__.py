@@ -29,7 +29,13 @@ from evals.questionnaires.respondents.api_respondent import ApiRespondent
 from evals.questionnaires.respondents.simulated import simulated_respondent
 from evals.questionnaires.response_table import read_responses
 from evals.questionnaires.scoring import keyed_responses, score
-from evals.questionnaires.wording import Persona, Template, composed_personas, named_templates
+from evals.questionnaires.wording import (
+    Persona,
+    Template,
+    composed_personas,
+    graded_personas,
+    named_templates,
+)
 
 __all__ = [
     "Answer",
@@ -47,6 +53,7 @@ __all__ = [
     "behavioral_battery",
     "composed_personas",
     "conduct_scores",
+    "graded_personas",
     "keyed_responses",
     "load_instrument",
     "named_templates",

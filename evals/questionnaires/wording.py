@@ -14,6 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from evals.questionnaires.graded_people import graded_descriptions
+
 Labels = Literal["letters", "numbers"]
 LABELS: dict[Labels, Sequence[str]] = {
     "letters": string.ascii_uppercase,
@@ -137,8 +139,12 @@ def named_templates(names: Sequence[str] | None = None) -> tuple[Template, ...]:
 
 
 def chosen_personas(choice: str) -> tuple[Persona, ...]:
-    """ "none", "people" (the shipped ones), a number of composed ones, or the path of a JSON file.
+    """Personas by a short choice.
 
+    Args:
+      choice: none, people (the shipped ones), a number (so many composed ones), graded-N (N graded ones), or
+        the path of a JSON file.
+    Returns: the personas.
     Raises: ValueError for anything else.
     """
     if choice == "none":
@@ -147,9 +153,30 @@ def chosen_personas(choice: str) -> tuple[Persona, ...]:
         return tuple(personas().values())
     if choice.isdigit():
         return tuple(composed_personas(int(choice)))
+    kind, _, number = choice.partition("-")
+    if kind == "graded" and number.isdigit():
+        return tuple(graded_personas(int(number)))
     if choice.endswith(".json"):
         return tuple(personas(choice).values())
-    raise ValueError(f"personas must be none, people, a number or a .json file; got {choice!r}")
+    raise ValueError(f"personas must be none, people, a number, graded-N or a .json file; got {choice!r}")
+
+
+def graded_personas(count: int = 200) -> list[Persona]:
+    """People whose five traits are told in nine degrees each, beside a biography that tells nothing of them.
+
+    Args:
+      count: how many, 32 to 512; the first of them are the same whatever the number.
+    Returns: the personas, with the traits that they describe, −2 to 2 SD in steps of 0.5.
+    Raises: ValueError for another number.
+    Reference: the form is that of Serapio-García et al. 2023, arXiv:2307.00184; the words are this project's.
+
+    Example:
+      >>> from evals.questionnaires import graded_personas
+      >>> first = graded_personas(64)[1]
+      >>> first.name, first.traits["neuroticism"]
+      ('002 N+2E-2O-2A-2C+2', 1.0)
+    """
+    return [Persona(*described) for described in graded_descriptions(count)]
 
 
 def composed_personas(count: int = 32) -> list[Persona]:
@@ -168,7 +195,7 @@ def composed_personas(count: int = 32) -> list[Persona]:
       'N-E-O-A+C+'
     """
     if not 2 <= count <= 32:
-        raise ValueError(f"composed personas: 2 to 32 can be made; got {count}")
+        raise ValueError(f"composed personas: 2 to 32 can be made; got {count} (graded-{count} makes more)")
     phrases = _data("personas.json")["phrases"]
     patterns = list(itertools.product((-1, 1), repeat=5))
     # quarter and half fractions first: d = ab, e = ac; then e = abcd

@@ -14,10 +14,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from rich.console import Console
 
 import jaxmoe
 from evals.faithfulness import report_tables
 from evals.faithfulness.criteria import Thresholds
+from evals.faithfulness.precision import expected_precision, told
 from evals.faithfulness.report import write_report
 from evals.faithfulness.study import FaithfulnessStudy, listed
 from evals.faithfulness.verdicts import Assessment
@@ -85,8 +87,9 @@ class BehaviorConfig:
         consistency.
       templates: wordings by name; empty takes all.
       option_orders, item_orders: forward, reversed, shuffled-N; item orders differ only in batches.
-      personas: who the model is told to be: none, people, a number of composed ones, or a JSON file. Without
-        several, nothing varies between respondents, and most verdicts stay undetermined.
+      personas: who the model is told to be: none, people, a number of composed ones (2 to 32), graded-N (32
+        to 512, with nine degrees of each trait), or a JSON file. Without several, nothing varies between
+        respondents, and most verdicts stay undetermined.
       seeds: repetitions, of answers that are drawn.
       items_per_prompt: 1 asks each statement alone.
       answers: label and words score the options' log-probabilities, written samples a text and reads it.
@@ -172,6 +175,7 @@ def behavior(
     earlier = {point.step: _answers(Path(point.output)) for point in config.earlier}
 
     def run(load: Callable[[], Loaded]) -> list[ItemSet]:
+        _tell_precision(study)
         asked = ask(study, config, _models(config, load), folder)
         first = asked.answers[config.name]
         steps = {**earlier, config.step: first} if config.step is not None else {}
@@ -250,6 +254,14 @@ def ask(
             writer = _writer(config, loaded, form, name)
             asked.replies[name] = dialogues.kept(writer, study.design.personas, place, seed=study.seed)
     return asked
+
+
+def _tell_precision(study: FaithfulnessStudy) -> None:
+    """Before anything is asked: how precise verdicts can be with so many persons, on stderr."""
+    count = len(study.design.personas)
+    table = expected_precision(study.instruments, count, study.thresholds, confidence=study.confidence)
+    lines = told(table, count, confidence=study.confidence)
+    Console(markup=False, emoji=False, stderr=True).print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def _models(
