@@ -149,7 +149,7 @@ def reliability(found: Completed, checks: pd.DataFrame, confidence: float = 0.95
     for scale in in_order(one.instrument):
         place = {"scale": scale.name, "title": scale.title or scale.name, "facet": scale.parent is not None}
         own = checks[(checks["instrument"] == one.instrument.name) & (checks["scale"] == scale.name)]
-        judged = own[own["statistic"].str.startswith("alpha")]
+        judged = pd.DataFrame(own[own["statistic"].str.startswith("alpha")])
         for row in judged.to_dict("records"):
             value = {"value": row["estimate"], **{name: row[name] for name in ("low", "high", "n", "reason")}}
             rows.append({**place, "statistic": row["statistic"], **value})
