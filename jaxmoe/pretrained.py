@@ -29,6 +29,7 @@ from jaxmoe.model.transformer import attach_experts
 from jaxmoe.weights import convert
 from jaxmoe.weights.fused import split_fused
 from jaxmoe.weights.gguf_folder import noted_gguf
+from jaxmoe.weights.mxfp4 import dequantized
 from jaxmoe.weights.placement import place
 from jaxmoe.weights.text_part import text_tensors
 from jaxmoe.weights.weight_files import StoredTensor, open_weights
@@ -214,7 +215,7 @@ def assemble(
         for path, leaf in convert.flatten(part).items()
     }
     expected = convert.checkpoint_shapes(convert.weight_table(config), shapes)
-    stored = split_fused(stored, family_of(config.family).FUSED, expected, config.num_layers)
+    stored = split_fused(dequantized(stored), family_of(config.family).FUSED, expected, config.num_layers)
     convert.check_checkpoint(stored, shapes, config, where)
     dtypes = {path: np.dtype("float32") if path in trainable else np.dtype(dtype) for path in shapes}
     flat = convert.load_base(convert.weight_table(config), stored, shapes, shardings, dtypes, quantized)

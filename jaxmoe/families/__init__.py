@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from jaxmoe.families.cohere import Cohere
 from jaxmoe.families.gemma2 import Gemma2
 from jaxmoe.families.gemma3 import Gemma3
+from jaxmoe.families.gpt_oss import GptOss
 from jaxmoe.families.granite import Granite
 from jaxmoe.families.hf_config import HfConfig
 from jaxmoe.families.llama import Llama
@@ -45,6 +46,7 @@ FAMILIES: dict[str, type[HfConfig]] = {
         Granite,
         Cohere,
         Phi3,
+        GptOss,
     )
 }
 

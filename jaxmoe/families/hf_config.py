@@ -45,10 +45,14 @@ class Fused(NamedTuple):
       name: {} stands for the layer.
       parts: the names that it holds, one below the other; a second {} stands for the expert, and all experts
         are then stacked.
+      interleaved: the parts' outputs take turns instead.
+      transposed: a matrix is stored [in, out].
     """
 
     name: str
     parts: tuple[str, ...]
+    interleaved: bool = False
+    transposed: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -135,9 +135,10 @@ def step(
     def layer(index, hidden, state, window, prompt, write):
         visible_PS, visible_W = _visible(cache, _slots(cache.new), window)
 
-        def mixer(query, key, value):
+        def mixer(query, key, value, sinks):
             new, kept = write(KeyValues(key.swapaxes(1, 2), value.swapaxes(1, 2)))
-            return attend_cached(query, prompt, new, visible_PS, visible_W, config.attention_cap), kept
+            cap = config.attention_cap
+            return attend_cached(query, prompt, new, visible_PS, visible_W, cap, sinks), kept
 
         hidden, _, kept = nnx.merge(blocks.definition, state)(hidden, turns(index), mixer, call)
         return hidden, kept

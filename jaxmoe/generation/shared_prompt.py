@@ -9,12 +9,11 @@ Letters of this file: P prompts, G samples a prompt (B = P·G), S slots of a pro
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from jaxmoe.model.attention import MASKED, AttentionMask, attend, soft_cap
+from jaxmoe.model.attention import MASKED, AttentionMask, attend, grouped_sinks, soft_cap, softmax
 from jaxmoe.model.attention_kernels import Attend
 from jaxmoe.model.lora_experts import ExpertCall
 from jaxmoe.model.shapes import Array, Float, Int
@@ -85,7 +84,7 @@ def shared_attention(
       length: W, tokens of each response.
       windows: each layer's sliding window in slots, 0 for unlimited.
       cap: of the scores (`soft_cap`).
-    Returns: a function (layer, query, key, value) -> out.
+    Returns: a function (layer, query, key, value, sinks) -> out.
     """
     slots = prompt_mask_PS.shape[1]
     segments = (prompt_mask_PS > 0).astype(jnp.int32)
@@ -94,14 +93,17 @@ def shared_attention(
     apart_WS = now_W[:, None] - prompt_S[None]
     apart_WW = jnp.arange(length)[:, None] - jnp.arange(length)[None]
 
-    def mix(layer: Int[Array, ""] | int, query: Array, key: Array, value: Array) -> Array:
+    def mix(
+        layer: Int[Array, ""] | int, query: Array, key: Array, value: Array, sinks: Array | None = None
+    ) -> Array:
         window = jnp.asarray(windows, jnp.int32)[layer]
         limit = jnp.where(window > 0, window, slots + length)
         visible_PWS = (segments > 0)[:, None] & (apart_WS < limit)[None]
         visible_WW = (apart_WW >= 0) & (apart_WW < limit)
-        first = attend(query[:, :slots], key[:, :slots], value[:, :slots], prompt_mask.dense(window), cap)
+        mask = prompt_mask.dense(window)
+        first = attend(query[:, :slots], key[:, :slots], value[:, :slots], mask, cap, sinks)
         prompt, own = (key[:, :slots], value[:, :slots]), (key[:, slots:], value[:, slots:])
-        rest = attend_shared(query[:, slots:], prompt, own, visible_PWS, visible_WW, samples, cap)
+        rest = attend_shared(query[:, slots:], prompt, own, visible_PWS, visible_WW, samples, cap, sinks)
         return jnp.concatenate([first, rest], axis=1)
 
     return mix
@@ -115,6 +117,7 @@ def attend_shared(
     visible_WW: Array,
     samples: int,
     cap: float | None = None,
+    sinks_N: Float[Array, " N"] | None = None,
 ) -> Float[Array, "P G*W N H"]:
     """`attend` for responses, whose keys and values are their prompt's and their own.
 
@@ -126,6 +129,7 @@ def attend_shared(
       visible_WW: the same within a response.
       samples: G.
       cap: of the scores (`soft_cap`).
+      sinks_N: of the heads (`softmax`).
     Returns: the values mixed.
     """
     prompts, joined, heads, size = query.shape
@@ -144,7 +148,8 @@ def attend_shared(
     old = jnp.where(visible_PWS[:, None, None, None], soft_cap(old, cap), MASKED)
     new = jnp.einsum("pmgxh,pmgsh->pmgxs", by_sample, key, **wide).reshape(*shape, length)
     new = jnp.where(visible_WW[None, None, None, None], soft_cap(new, cap), MASKED)
-    weights = jax.nn.softmax(jnp.concatenate([old, new], axis=-1), axis=-1).astype(value.dtype)
+    sinks = grouped_sinks(sinks_N, kv_heads, 1, 1, 1)
+    weights = softmax(jnp.concatenate([old, new], axis=-1), sinks).astype(value.dtype)
     to_prompt = weights[..., :slots].reshape(prompts, kv_heads, -1, slots)
     to_own = weights[..., slots:].reshape(prompts, kv_heads, samples, -1, length)
     out = jnp.einsum("pmxs,pmsh->pmxh", to_prompt, old_value).reshape(*shape, size)

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from jaxmoe.generation.kv_cache import Blocks
-from jaxmoe.model.attention import MASKED, soft_cap
+from jaxmoe.model.attention import MASKED, grouped_sinks, soft_cap, softmax
 from jaxmoe.model.config import ModelConfig
 from jaxmoe.model.layers import Statistics, rotations
 from jaxmoe.model.lora_experts import ExpertCall
@@ -249,11 +249,11 @@ def _run(
         window: Int[Array, ""] | int,
         old: SlotValues,
     ) -> tuple[Array, SlotValues, Array | None]:
-        def mixer(query: Array, key: Array, value: Array) -> tuple[Array, SlotValues]:
+        def mixer(query: Array, key: Array, value: Array, sinks: Array | None) -> tuple[Array, SlotValues]:
             kept = write(old, KeyValues(key, value))
             here = rows(kept)
             visible_BTS = _visible(positions_BT, here.key_BMHS.shape[-1], window)
-            return attend_slots(query, here, visible_BTS, config.attention_cap), kept
+            return attend_slots(query, here, visible_BTS, config.attention_cap, sinks), kept
 
         hidden, collected, kept = nnx.merge(blocks.definition, state)(hidden, turns(index), mixer, call)
         return hidden, kept, _expert_weights(collected)
@@ -308,6 +308,7 @@ def attend_slots(
     kept: SlotValues,
     visible_BTS: Bool[Array, "B T S"],
     cap: float | None = None,
+    sinks_N: Float[Array, " N"] | None = None,
 ) -> Float[Array, "B T N H"]:
     """softmax(q kᵀ / √H) v over the slots; query heads share key/value heads in runs of N / M.
 
@@ -316,6 +317,7 @@ def attend_slots(
       kept: keys and values of every slot.
       visible_BTS: True where query t sees slot position s.
       cap: of the scores (`soft_cap`).
+      sinks_N: of the heads (`softmax`).
     Returns: the values mixed.
     """
     batch, length, heads, size = query_BTNH.shape
@@ -327,7 +329,7 @@ def attend_slots(
     scores = jnp.einsum("bmxh,bmhs->bmxs", query, key, preferred_element_type=jnp.float32)
     scores = soft_cap(scores, cap).reshape(batch, kv_heads, group, length, -1)
     scores = jnp.where(visible_BTS[:, None, None], scores, MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    weights = softmax(scores, grouped_sinks(sinks_N, kv_heads, 1, 0, 1)).astype(value.dtype)
     out = jnp.einsum("bmxs,bmsh->bmxh", weights.reshape(batch, kv_heads, group * length, -1), value)
     out = out.reshape(batch, kv_heads, group, length, size).transpose(0, 3, 1, 2, 4)
     return out.reshape(batch, length, heads, size)

@@ -25,6 +25,45 @@ def soft_cap(x: Float[Array, "*S"], cap: float | None) -> Float[Array, "*S"]:
     return x if cap is None else cap * jnp.tanh(x / cap)
 
 
+def softmax(scores: Float[Array, "*B S"], sink: Float[Array, "*B"] | None = None) -> Float[Array, "*B S"]:
+    """exp sᵢ / (Σⱼ exp sⱼ + exp sink), over the last axis; without a sink the usual softmax.
+
+    A sink takes a share of the attention and gives nothing for it, so that a head may look at nothing
+    (Xiao et al. 2023, arXiv:2309.17453; GPT-OSS learns a logit a head).
+
+    Args:
+      scores: of the keys.
+      sink: broadcasts over the other axes of scores.
+    Returns: of scores' shape and dtype.
+
+    >>> [round(float(w), 3) for w in softmax(jnp.zeros(2), jnp.float32(0.0))]
+    [0.333, 0.333]
+    """
+    if sink is None:
+        return jax.nn.softmax(scores, axis=-1)
+    sink = sink.astype(scores.dtype)[..., None]
+    top = jax.lax.stop_gradient(jnp.maximum(scores.max(-1, keepdims=True), sink))
+    weights = jnp.exp(scores - top)
+    return weights / (weights.sum(-1, keepdims=True) + jnp.exp(sink - top))
+
+
+def grouped_sinks(
+    sinks_N: Float[Array, " N"] | None, kv_heads: int, before: int, between: int, behind: int
+) -> Array | None:
+    """A head's sink, as it stands beside scores [.., M, .., N / M, ..].
+
+    Args:
+      sinks_N: None without sinks.
+      kv_heads: M.
+      before, between, behind: axes of the scores before M, between M and N / M, and behind, but the last.
+    Returns: the same numbers, with axes of size 1 in the other places.
+    """
+    if sinks_N is None:
+        return None
+    group = sinks_N.shape[0] // kv_heads
+    return sinks_N.reshape((1,) * before + (kv_heads,) + (1,) * between + (group,) + (1,) * behind)
+
+
 class AttentionMask(NamedTuple):
     """Who may attend to whom: a query at slot t sees keys at slots s <= t of its own segment.
 
@@ -54,6 +93,7 @@ def attend(
     value_BSMH: Float[Array, "B S M H"],
     mask_BTS: Bool[Array, "B T S"],
     cap: float | None = None,
+    sinks_N: Float[Array, " N"] | None = None,
 ) -> Float[Array, "B T N H"]:
     """softmax(q kᵀ / √H) v, softmax in float32; query heads share key/value heads in runs of N / M.
 
@@ -64,6 +104,7 @@ def attend(
       query_BTNH, key_BSMH, value_BSMH: with their positions turned in already.
       mask_BTS: True where query t sees key s.
       cap: of the scores (`soft_cap`).
+      sinks_N: of the heads (`softmax`).
     Returns: for each query the mixed values.
     """
     batch, length, heads, size = query_BTNH.shape
@@ -75,7 +116,7 @@ def attend(
     scores = jnp.einsum("bmth,bmsh->bmts", query, key, preferred_element_type=jnp.float32)
     scores = soft_cap(scores, cap).reshape(batch, kv_heads, group, length, -1)
     scores = jnp.where(mask_BTS[:, None, None], scores, MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    weights = softmax(scores, grouped_sinks(sinks_N, kv_heads, 1, 0, 1)).astype(value.dtype)
     weights = weights.reshape(batch, kv_heads, group * length, -1)
     out = jnp.einsum("bmts,bmsh->bmth", weights, value)
     out = out.reshape(batch, kv_heads, group, length, size).transpose(0, 3, 1, 2, 4)
@@ -89,6 +130,7 @@ def attend_cached(
     visible_PS: Bool[Array, "P S"],
     visible_W: Bool[Array, " W"],
     cap: float | None = None,
+    sinks_N: Float[Array, " N"] | None = None,
 ) -> Float[Array, "B T N H"]:
     """`attend` for one query a row (T = 1), whose keys and values are in two places: its prompt's, its own.
 
@@ -102,6 +144,7 @@ def attend_cached(
       visible_PS: True where a prompt's slot is seen.
       visible_W: True where a slot of the own tokens is seen.
       cap: of the scores (`soft_cap`).
+      sinks_N: of the heads (`softmax`).
     Returns: the values mixed.
     """
     (prompt_key, prompt_value), (key, value) = prompt, new
@@ -118,7 +161,7 @@ def attend_cached(
     scores = jnp.einsum("bmgh,bmwh->bmgw", query, key, **wide)
     scores = jnp.where(visible_W[None, None, None], soft_cap(scores, cap), MASKED)
     joint = jnp.concatenate([old_scores.reshape(batch, kv_heads, group, slots), scores], axis=-1)
-    weights = jax.nn.softmax(joint, axis=-1).astype(value.dtype)
+    weights = softmax(joint, grouped_sinks(sinks_N, kv_heads, 1, 0, 0)).astype(value.dtype)
     old_weights = weights[..., :slots].reshape(prompts, samples, kv_heads, group, slots).swapaxes(1, 2)
     old_weights = old_weights.reshape(prompts, kv_heads, samples * group, slots)
     old = jnp.einsum("pmxs,pmsh->pmxh", old_weights, prompt_value)

@@ -7,7 +7,7 @@ query sees any key; a query that sees none (padding) gets some finite value, not
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,7 @@ def choose(
     head_dim: int,
     length: int,
     cap: float | None = None,
+    sinks: bool = False,
 ) -> Kernel:
     """The kernel to use; "auto" takes the fastest that can run these shapes.
 
@@ -55,14 +56,20 @@ def choose(
       head_dim: H.
       length: T, in tokens.
       cap: of the scores; None for none.
+      sinks: whether heads have a sink.
     Returns: the kernel's name.
-    Raises: ValueError for an unknown name, or for cudnn with a cap, a dtype or head size that it lacks.
+    Raises: ValueError for an unknown name, or for cudnn with a cap, sinks, a dtype or head size that it
+      lacks.
     """
     if wanted not in get_args(KernelChoice):
         raise ValueError(f"attention must be one of {', '.join(get_args(KernelChoice))}; got {wanted!r}")
     if wanted == "cudnn" and cap is not None:
         raise ValueError(f"attention=cudnn has no soft cap; got {cap} (attention=auto takes what has)")
-    fits_cudnn = cap is None and (
+    if wanted == "cudnn" and sinks:
+        raise ValueError(
+            "attention=cudnn has no attention sinks, and the model has (attention=auto takes what has)"
+        )
+    fits_cudnn = (cap is None and not sinks) and (
         jnp.dtype(dtype).name in CUDNN_DTYPES and head_dim % 8 == 0 and head_dim <= CUDNN_LARGEST_HEAD
     )
     if wanted == "cudnn" and not fits_cudnn:
@@ -81,7 +88,12 @@ def choose(
     return "xla"
 
 
-Attend = Callable[[Int[Array, ""] | int, Array, Array, Array], Array]
+class Attend(Protocol):
+    """Attention of a layer: queries [B, T, N, H], keys and values [B, S, M, H], sinks [N] -> [B, T, N, H]."""
+
+    def __call__(
+        self, layer: Int[Array, ""] | int, query: Array, key: Array, value: Array, sinks: Array | None = None
+    ) -> Array: ...
 
 
 def by_layer(
@@ -91,7 +103,7 @@ def by_layer(
     mesh: Mesh | None,
     cap: float | None = None,
 ) -> Attend:
-    """Attention of layer l as a function (l, query, key, value) -> out; l may be traced.
+    """Attention of layer l as a function (l, query, key, value, sinks) -> out; l may be traced.
 
     Args:
       kernel: its name.
@@ -100,30 +112,37 @@ def by_layer(
       windows: each layer's window, 0 for unlimited. Kernels take it as a constant, so layers that differ are
         branches of a switch.
       cap: of the scores (`soft_cap`); splash and xla have it.
-    Returns: a function (l, query, key, value) -> out.
+    Returns: a function (l, query, key, value, sinks) -> out.
     """
     distinct = sorted(set(windows))
     which_L = np.array([distinct.index(window) for window in windows])
     if kernel == "xla":
-        masks = [mask.dense(window) for window in distinct]
-        if len(distinct) == 1:
-            return lambda layer, query, key, value: attend(query, key, value, masks[0], cap)
-        stacked = jnp.stack(masks)
-        return lambda layer, query, key, value: attend(
-            query, key, value, stacked[jnp.asarray(which_L)[layer]], cap
-        )
+        masks = jnp.stack([mask.dense(window) for window in distinct])
+
+        def plain(
+            layer: Int[Array, ""] | int, query: Array, key: Array, value: Array, sinks: Array | None = None
+        ) -> Array:
+            seen = masks[0] if len(distinct) == 1 else masks[jnp.asarray(which_L)[layer]]
+            return attend(query, key, value, seen, cap, sinks)
+
+        return plain
     kernels = [partial(_KERNELS[kernel], mask=mask, window=window, mesh=mesh, cap=cap) for window in distinct]
-    if len(distinct) == 1:
-        return lambda layer, query, key, value: kernels[0](query, key, value)
-    return lambda layer, query, key, value: jax.lax.switch(
-        jnp.asarray(which_L)[layer], kernels, query, key, value
-    )
+
+    def chosen(
+        layer: Int[Array, ""] | int, query: Array, key: Array, value: Array, sinks: Array | None = None
+    ) -> Array:
+        if len(distinct) == 1:
+            return kernels[0](query, key, value, sinks)
+        return jax.lax.switch(jnp.asarray(which_L)[layer], kernels, query, key, value, sinks)
+
+    return chosen
 
 
 def cudnn(
     query_BTNH: Float[Array, "B T N H"],
     key_BTMH: Float[Array, "B T M H"],
     value_BTMH: Float[Array, "B T M H"],
+    sinks_N: Float[Array, " N"] | None = None,
     *,
     mask: AttentionMask,
     window: int,
@@ -134,13 +153,15 @@ def cudnn(
 
     Args:
       query_BTNH, key_BTMH, value_BTMH: in half precision, rotated.
+      sinks_N: must be None, the kernel has none.
       mask: which keys a query sees.
       window: positions back that a query sees, 0 for all.
       mesh: the kernel needs none; taken since all kernels are called alike.
       cap: must be None, the kernel has none.
     Returns: the values mixed.
     """
-    assert cap is None  # `choose` sees to it
+    assert cap is None  # `choose` sees to both
+    assert sinks_N is None
     return jax.nn.dot_product_attention(
         query_BTNH,
         key_BTMH,
@@ -155,6 +176,7 @@ def splash(
     query_BTNH: Float[Array, "B T N H"],
     key_BTMH: Float[Array, "B T M H"],
     value_BTMH: Float[Array, "B T M H"],
+    sinks_N: Float[Array, " N"] | None = None,
     *,
     mask: AttentionMask,
     window: int,
@@ -167,13 +189,15 @@ def splash(
 
     Args:
       query_BTNH, key_BTMH, value_BTMH: rotated.
+      sinks_N: of the heads; None without.
       mask: which keys a query sees.
       window: positions back that a query sees, 0 for all.
       mesh: rows are split over data and fsdp, heads over tensor; None on one device.
       cap: of the scores (`soft_cap`).
     Returns: the values mixed.
     """
-    arguments = (query_BTNH, key_BTMH, value_BTMH, *mask)
+    sinks = () if sinks_N is None else (sinks_N,)
+    arguments = (query_BTNH, key_BTMH, value_BTMH, *mask, *sinks)
 
     def run(*arguments: Array) -> Array:
         return _splash_local(arguments, window, cap, interpret=platform_of(mesh) != "tpu")
@@ -184,7 +208,7 @@ def splash(
     rows = None if batch % (mesh.shape["data"] * mesh.shape["fsdp"]) else ("data", "fsdp")
     heads = None if kv_heads % mesh.shape["tensor"] else "tensor"
     wide, segments = PartitionSpec(rows, None, heads, None), PartitionSpec(rows, None)
-    places = (wide, wide, wide, segments, segments)
+    places = (wide, wide, wide, segments, segments, *(PartitionSpec(heads) for _ in sinks))
     # check_vma: the kernel's outputs carry no record of the axes over which they vary
     return jax.shard_map(run, mesh=mesh, in_specs=places, out_specs=wide, check_vma=False)(*arguments)
 
@@ -194,7 +218,8 @@ def _splash_local(arguments: tuple[Array, ...], window: int, cap: float | None, 
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-    query, key, value, *segments = arguments
+    query, key, value, *segments = arguments[:5]
+    sinks = arguments[5] if len(arguments) > 5 else None
     length, heads, size = query.shape[1:]
     more = -length % LANES
     query, key, value = (
@@ -220,8 +245,9 @@ def _splash_local(arguments: tuple[Array, ...], window: int, cap: float | None, 
         interpret=interpret,
         attn_logits_soft_cap=cap,
     )
+    over_rows = jax.vmap(partial(kernel, sinks=sinks))
     # an array; the kernel's declared result is one of several
-    out: Any = jax.vmap(kernel)(query * jnp.asarray(size**-0.5, query.dtype), key, value, segments)
+    out: Any = over_rows(query * jnp.asarray(size**-0.5, query.dtype), key, value, segments)
     return out.swapaxes(1, 2)[:, :length]
 
 

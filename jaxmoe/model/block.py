@@ -11,8 +11,9 @@ from jaxmoe.model.lora_experts import ExpertCall
 from jaxmoe.model.moe import ExpertGroup, MoeFeedForward
 from jaxmoe.model.shapes import Array, Float, PyTree
 
-# Queries [B, T, N, H], keys and values [B, T, M, H] -> attention's output [B, T, N, H], and what to keep
-Mixer = Callable[[Array, Array, Array], tuple[Array, PyTree]]
+# Queries [B, T, N, H], keys and values [B, T, M, H], sinks [N] or None -> attention's output [B, T, N, H],
+# and what to keep
+Mixer = Callable[[Array, Array, Array, Array | None], tuple[Array, PyTree]]
 
 
 class Block(nnx.Module):
@@ -46,7 +47,8 @@ class Block(nnx.Module):
         """The block's output, its routers' statistics, and what the mixer keeps of keys and values."""
         normed = _normed(self.input_norm, x_BTD)
         query, key, value, collected = self.self_attn.heads(normed, turn, call)
-        mixed, kept = mixer(query, key, value)
+        sinks = self.self_attn.sinks
+        mixed, kept = mixer(query, key, value, None if sinks is None else sinks[...])
         mixed, more = self.self_attn.output(mixed, call)
         mixed = self._scaled(_normed(self.attention_norm, mixed))
         after = x_BTD + mixed

@@ -63,6 +63,14 @@ class RopeConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ClampedSwiglu:
+    """The experts' activation in GPT-OSS: (clip(up, ±limit) + 1) · g · σ(alpha g), g = min(gate, limit)."""
+
+    alpha: float = 1.702
+    limit: float = 7.0
+
+
+@dataclasses.dataclass(frozen=True)
 class MoeConfig:
     """A feed-forward of many experts in every layer.
 
@@ -72,6 +80,8 @@ class MoeConfig:
       expert_size: width of each.
       normalize: the weights of a token's experts are brought to a sum of 1.
       shared_size: width of an expert that every token uses, behind a sigmoid gate; 0 for none.
+      bias: the router and the experts have biases.
+      clamped: of the experts; None for the model's activation times up.
     """
 
     num_experts: int
@@ -79,6 +89,8 @@ class MoeConfig:
     expert_size: int
     normalize: bool = True
     shared_size: int = 0
+    bias: bool = False
+    clamped: ClampedSwiglu | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.experts_per_token <= self.num_experts:
@@ -107,6 +119,7 @@ class ModelConfig:
       embedding_scale: multiplies the embeddings.
       attention_scale: of q kᵀ; None is 1/√H.
       moe: a feed-forward of many experts in place of the dense one; None for the dense one.
+      attention_sinks: each head has a learned logit in the denominator of its softmax (`attention.softmax`).
       attention_cap, logit_cap: c in c · tanh(x / c), of attention's scores and of the logits; None for none.
     """
 
@@ -139,6 +152,7 @@ class ModelConfig:
     activation: Activation = "silu"
     embedding_scale: float = 1.0
     attention_scale: float | None = None
+    attention_sinks: bool = False
     attention_cap: float | None = None
     logit_cap: float | None = None
     moe: MoeConfig | None = None

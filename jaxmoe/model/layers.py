@@ -326,6 +326,10 @@ class Attention(nnx.Module):
         self.q_norm, self.k_norm = (
             DecoderNorm(config, size, layers, axis=None) if config.qk_norm else None for size in sizes
         )
+        self.sinks: BaseParam | None = nnx.data(None)
+        if config.attention_sinks:
+            drawn = jax.random.normal(rngs.params(), (layers, config.num_heads)) * std
+            self.sinks = BaseParam(drawn, axes=("layer", "heads"))
         self.joint_norm, self.interleaved = config.joint_qk_norm, config.rope_interleaved
         self.head_dim = h
         # attention divides scores by √H; for another scale queries are scaled beforehand

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxmoe.model.config import Activation, ModelConfig, MoeConfig
+from jaxmoe.model.config import Activation, ClampedSwiglu, ModelConfig, MoeConfig
 from jaxmoe.model.layers import ACTIVATIONS, BaseParam, FeedForward, KernelParam, Statistics
 from jaxmoe.model.lora_experts import ExpertCall, LoraExperts, apply_experts
 from jaxmoe.model.products import grouped_product, kernel_product
@@ -45,8 +45,21 @@ def choose(logits_XG: Float[Array, "X G"], config: MoeConfig) -> ExpertChoice:
     return ExpertChoice(weight_XK, expert_XK)
 
 
+def clamped_swiglu(gate: Array, up: Array, config: ClampedSwiglu) -> Array:
+    """(clip(up, ±limit) + 1) · g · σ(alpha g) with g = min(gate, limit), as GPT-OSS was released.
+
+    Args:
+      gate, up: of an expert.
+      config: alpha and limit.
+    Returns: of their shape.
+    """
+    gate = jnp.minimum(gate, config.limit)
+    up = jnp.clip(up, -config.limit, config.limit)
+    return (up + 1) * gate * jax.nn.sigmoid(config.alpha * gate)
+
+
 class ExpertGroup(nnx.Module):
-    """The G experts of the base, in all layers: gate and up [L, G, D, F], down [L, G, F, D].
+    """The G experts of the base, in all layers: gate and up [L, G, D, F], down [L, G, F, D], perhaps biases.
 
     LoRA experts may stand beside the group as a whole, as beside a projection D -> D.
     """
@@ -61,7 +74,16 @@ class ExpertGroup(nnx.Module):
         self.gate = kernel((d, f), ("embed", "mlp"), std)
         self.up = kernel((d, f), ("embed", "mlp"), std)
         self.down = kernel((f, d), ("mlp", "embed"), std / math.sqrt(2 * config.num_layers))
+        self.gate_bias: BaseParam | None = nnx.data(None)
+        self.up_bias: BaseParam | None = nnx.data(None)
+        self.down_bias: BaseParam | None = nnx.data(None)
+        if moe.bias:
+            wide = ("layer", "expert", "mlp")
+            self.gate_bias = BaseParam(jnp.zeros((*lead, f)), axes=wide)
+            self.up_bias = BaseParam(jnp.zeros((*lead, f)), axes=wide)
+            self.down_bias = BaseParam(jnp.zeros((*lead, d)), axes=("layer", "expert", "embed"))
         self.activation: Activation = config.activation
+        self.clamped = moe.clamped
         self.shape, self.axes = (d, d), ("embed", "embed")
         self.experts: LoraExperts | None = nnx.data(None)
 
@@ -70,12 +92,25 @@ class ExpertGroup(nnx.Module):
         flat = choice.expert_XK.reshape(-1)
         order = jnp.argsort(flat)
         sizes = (flat[:, None] == jnp.arange(self.gate.shape[0])[None]).sum(0, dtype=jnp.int32)
-        sorted_YD = x_XD[order // used]
-        inner = ACTIVATIONS[self.activation](grouped_product(sorted_YD, self.gate[...], sizes))
-        inner = inner * grouped_product(sorted_YD, self.up[...], sizes)
-        out_YD = grouped_product(inner, self.down[...], sizes)
+        sorted_YD, expert_Y = x_XD[order // used], flat[order]
+
+        def product(x_YI: Array, kernel: KernelParam, bias: BaseParam | None) -> Array:
+            out = grouped_product(x_YI, kernel[...], sizes)
+            return out if bias is None else out + bias[...].astype(out.dtype)[expert_Y]
+
+        gate, up = (
+            product(sorted_YD, self.gate, self.gate_bias),
+            product(sorted_YD, self.up, self.up_bias),
+        )
+        inner = self._gated(gate, up)
+        out_YD = product(inner, self.down, self.down_bias)
         out_XKD = out_YD[jnp.argsort(order)].reshape(rows, used, -1)
         return (out_XKD * choice.weight_XK[..., None].astype(out_XKD.dtype)).sum(1)
+
+    def _gated(self, gate: Array, up: Array) -> Array:
+        if self.clamped is not None:
+            return clamped_swiglu(gate, up, self.clamped)
+        return ACTIVATIONS[self.activation](gate) * up
 
 
 class MoeFeedForward(nnx.Module):
@@ -88,6 +123,9 @@ class MoeFeedForward(nnx.Module):
             jax.random.normal(rngs.params(), (layers, d, moe.num_experts)) * std,
             axes=("layer", "embed", None),
         )
+        self.router_bias: BaseParam | None = nnx.data(None)
+        if moe.bias:
+            self.router_bias = BaseParam(jnp.zeros((layers, moe.num_experts)), axes=("layer", None))
         self.group = ExpertGroup(config, moe, std, rngs=rngs)
         self.shared: FeedForward | None = nnx.data(None)
         self.shared_gate: BaseParam | None = nnx.data(None)
@@ -100,6 +138,8 @@ class MoeFeedForward(nnx.Module):
     def __call__(self, x_BTD: Array, call: ExpertCall) -> tuple[Array, Statistics]:
         batch, length, width = x_BTD.shape
         logits = kernel_product(x_BTD, self.router[...])
+        if self.router_bias is not None:
+            logits += self.router_bias[...].astype(logits.dtype)[None, None]
         choice = choose(logits.reshape(batch * length, -1), self.moe)
         out = self.group(x_BTD.reshape(batch * length, width), choice).reshape(x_BTD.shape)
         collected: Statistics = {}

@@ -107,7 +107,9 @@ class Decoder(nnx.Module):
             attend = mask
         else:
             length, cap = tokens_BT.shape[1], config.attention_cap
-            kernel = attention_kernels.choose(attention, mesh, dtype, config.head_dim, length, cap)
+            kernel = attention_kernels.choose(
+                attention, mesh, dtype, config.head_dim, length, cap, config.attention_sinks
+            )
             attend = attention_kernels.by_layer(kernel, mask, config.layer_windows, mesh, cap)
         definition, blocks = nnx.split(self.blocks)
 
@@ -116,8 +118,8 @@ class Decoder(nnx.Module):
             block = nnx.merge(definition, state)
             key = None if call.dropout_key is None else jax.random.fold_in(call.dropout_key, index)
 
-            def mixer(query, key, value):
-                return attend(index, query, key, value), KeyValues(key, value) if keep else None
+            def mixer(query, key, value, sinks):
+                return attend(index, query, key, value, sinks), KeyValues(key, value) if keep else None
 
             hidden, collected, kept = block(
                 hidden, turns(index), mixer, dataclasses.replace(call, dropout_key=key)

@@ -63,11 +63,17 @@ LLAMA_NAMES = (
     WeightName("blocks.self_attn.q_norm.weight", "model.layers.{}.self_attn.q_norm.weight"),
     WeightName("blocks.self_attn.k_norm.weight", "model.layers.{}.self_attn.k_norm.weight"),
     *_projection_names(),
+    WeightName("blocks.self_attn.sinks", "model.layers.{}.self_attn.sinks"),
     WeightName("blocks.mlp.router", "model.layers.{}.mlp.gate.weight", transposed=True),
+    WeightName("blocks.mlp.router_bias", "model.layers.{}.mlp.gate.bias"),
     *(
         WeightName(
             f"blocks.mlp.group.{n}", f"model.layers.{{}}.mlp.experts.{{}}.{n}_proj.weight", transposed=True
         )
+        for n in ("gate", "up", "down")
+    ),
+    *(
+        WeightName(f"blocks.mlp.group.{n}_bias", f"model.layers.{{}}.mlp.experts.{{}}.{n}_proj.bias")
         for n in ("gate", "up", "down")
     ),
     *(

@@ -1,10 +1,12 @@
 """Tensors of a checkpoint that hold several of a model's weights, one below the other.
 
-Phi-3 stores q, k and v as one; transformers holds a layer's experts as one while it runs. Reading, a fused
-tensor is seen as its parts, of which each slice is read by itself; writing, parts are joined.
+Phi-3 stores q, k and v as one; transformers holds a layer's experts as one while it runs, and GPT-OSS stores
+them so. Reading, a fused tensor is seen as its parts, of which each slice is read by itself; writing, parts
+are joined.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,14 +38,17 @@ def split_fused(
                 continue
             lead = () if experts is None else (experts,)
             shapes = [expected.get(part.format(layer, 0), ()) for part in one.parts]
-            if not all(shapes) or whole.shape != (*lead, sum(s[0] for s in shapes), *shapes[0][1:]):
+            inner = (sum(s[0] for s in shapes if s), *shapes[0][1:])
+            if not all(shapes) or whole.shape != (*lead, *(inner[::-1] if one.transposed else inner)):
                 continue
             del found[name]
             start = 0
-            for part, shape in zip(one.parts, shapes, strict=True):
+            for number, (part, shape) in enumerate(zip(one.parts, shapes, strict=True)):
+                step = len(one.parts) if one.interleaved else 1
+                rows = _Rows(number if one.interleaved else start, step, one.transposed)
                 for expert in range(experts or 1):
                     place = None if experts is None else expert
-                    found[part.format(layer, expert)] = _part(whole, place, start, shape)
+                    found[part.format(layer, expert)] = _part(whole, place, rows, shape)
                 start += shape[0]
     return found
 
@@ -58,13 +63,23 @@ def _experts(one: Fused, expected: Mapping[str, tuple[int, ...]], layer: int) ->
     return count
 
 
-def _part(whole: StoredTensor, expert: int | None, start: int, shape: tuple[int, ...]) -> StoredTensor:
+class _Rows(NamedTuple):
+    """Which rows of a fused matrix are a part's: `start`, start + step, ..; transposed, which columns."""
+
+    start: int
+    step: int
+    transposed: bool
+
+
+def _part(whole: StoredTensor, expert: int | None, rows: _Rows, shape: tuple[int, ...]) -> StoredTensor:
     def read(index: tuple[slice, ...]) -> np.ndarray:
         first, last, _ = index[0].indices(shape[0])
-        inner = (slice(start + first, start + last), *index[1:])
-        if expert is None:
-            return whole.read(inner)
-        return whole.read((slice(expert, expert + 1), *inner))[0]
+        # files are read in runs: where rows take turns, the others' come along
+        begin, end = (rows.start + row * rows.step for row in (first, last))
+        inner = (slice(begin, max(begin, end - rows.step + 1)), *index[1:])
+        inner = inner[::-1] if rows.transposed else inner
+        out = whole.read(inner) if expert is None else whole.read((slice(expert, expert + 1), *inner))[0]
+        return (out.T if rows.transposed else out)[:: rows.step]
 
     return StoredTensor(shape, whole.dtype, read)
 
@@ -94,16 +109,22 @@ def joined(
             if rows:
                 names = [tensor.name for row in rows for tensor in row]
                 gone |= set(names)
-                made[names[0]] = _join(one.name.format(layer), rows, stacked=experts is not None)
+                made[names[0]] = _join(one, one.name.format(layer), rows, stacked=experts is not None)
     return [made.get(n, t) for n, t in by_name.items() if n in made or n not in gone]
 
 
-def _join(name: str, rows: list[list[CheckpointTensor]], stacked: bool) -> CheckpointTensor:
+def _join(one: Fused, name: str, rows: list[list[CheckpointTensor]], stacked: bool) -> CheckpointTensor:
     first = rows[0]
-    shape = (sum(t.shape[0] for t in first), *first[0].shape[1:])
+    inner = (sum(t.shape[0] for t in first), *first[0].shape[1:])
+
+    def joined(row: list[CheckpointTensor]) -> np.ndarray:
+        parts = [tensor.read() for tensor in row]
+        whole = np.stack(parts, 1).reshape(inner) if one.interleaved else np.concatenate(parts)
+        return whole.T if one.transposed else whole
 
     def read() -> np.ndarray:
-        whole = [np.concatenate([tensor.read() for tensor in row]) for row in rows]
-        return np.stack(whole) if stacked else whole[0]
+        whole = [joined(row) for row in rows]
+        return np.stack(whole) if stacked else np.ascontiguousarray(whole[0])
 
+    shape = inner[::-1] if one.transposed else inner
     return CheckpointTensor(name, (len(rows), *shape) if stacked else shape, first[0].dtype, read)

@@ -18,6 +18,8 @@ SAFETENSORS_DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+# a tensor in MXFP4 is stored as two of bytes (`jaxmoe.weights.mxfp4`)
+MXFP4_PARTS = ("_blocks", "_scales")
 
 
 class StoredTensor(NamedTuple):
@@ -184,6 +186,8 @@ class _View(Protocol):
 
 def _stored(path: Path, name: str, view: _View) -> StoredTensor:
     kind = view.get_dtype()
+    if kind == "U8" and name.endswith(MXFP4_PARTS):
+        return StoredTensor(tuple(view.get_shape()), np.dtype(np.uint8), view.__getitem__)
     if kind not in SAFETENSORS_DTYPES:
         raise ValueError(
             f"tensors must be one of {', '.join(SAFETENSORS_DTYPES)}; {name} in {path} is {kind}: "

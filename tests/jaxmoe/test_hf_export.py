@@ -111,6 +111,18 @@ ROUTED = {
         {"model_type": "mixtral", "num_local_experts": 3},
         ExpertConfig(2, 2, 4.0, "rank", ("v_proj", r"layers\.1\.mlp\.experts")),
     ),
+    "gpt-oss-block": (
+        {
+            "model_type": "gpt_oss",
+            "head_dim": 16,
+            "intermediate_size": 12,
+            "num_local_experts": 3,
+            "num_experts_per_tok": 2,
+            "sliding_window": 5,
+            "rope_parameters": PLAIN_ROPE,
+        },
+        ExpertConfig(2, 2, 4.0, "rank", ("q_proj", "o_proj", "experts")),
+    ),
     "llama-lora": (
         {"model_type": "llama", "attention_bias": True},
         ExpertConfig((0, 2), 2, 4.0, "rank", ("q_proj", "down_proj"), "none"),

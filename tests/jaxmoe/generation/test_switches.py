@@ -13,7 +13,7 @@ from jaxmoe.generation import kv_cache, slot_cache
 from jaxmoe.generation.shared_prompt import response_states
 from jaxmoe.model import params
 from jaxmoe.model.attention import AttentionMask
-from jaxmoe.model.config import ModelConfig, MoeConfig, RopeConfig
+from jaxmoe.model.config import ClampedSwiglu, ModelConfig, MoeConfig, RopeConfig
 from tests.jaxmoe.model.test_transformer import SMALL
 from tests.tolerances import assert_same, double_precision, doubled
 
@@ -44,6 +44,14 @@ SWITCHES = {
         layer_ropes=(RopeConfig(rope_type="none"), SMALL.rope),
     ),
     "experts": dataclasses.replace(SMALL, num_layers=2, moe=MoeConfig(5, 2, 8, shared_size=4)),
+    "gpt-oss": dataclasses.replace(
+        SMALL,
+        num_layers=2,
+        windows=(3, 0),
+        qkv_bias=True,
+        attention_sinks=True,
+        moe=MoeConfig(4, 2, 8, bias=True, clamped=ClampedSwiglu(limit=0.5)),
+    ),
 }
 PROMPT, WHOLE = 6, 9
 TOKENS = np.random.default_rng(0).integers(0, 32, (2, WHOLE)).astype(np.int32)

@@ -30,6 +30,7 @@ def packed_and_padded(batch: int = 2) -> np.ndarray:
 
 
 def run(kernel, arrays, segments, windows=(0,), layer=0, mesh=None, cap=None):
+    """Attention of queries, keys and values, and of sinks if there is a fourth array."""
     mask = AttentionMask(segments, segments)
     return attention_kernels.by_layer(kernel, mask, windows, mesh, cap)(layer, *arrays)
 
@@ -46,7 +47,7 @@ def bounds(arrays, target) -> tuple[float, float]:
     A score sums H products, and its rounding is the relative one of its weight; an output sums T weighted
     values. The gradients' largest terms are w (|g|·|v| + Σ w |g|·|v|) |k|, k or q.
     """
-    query, key, value, target = (np.abs(np.asarray(x, np.float64)) for x in (*arrays, target))
+    query, key, value, target = (np.abs(np.asarray(x, np.float64)) for x in (*arrays[:3], target))
     key, value = (np.repeat(x, query.shape[2] // x.shape[2], axis=2) for x in (key, value))
     size = query.shape[-1]
     scores = np.einsum("btnh,bsnh->bnts", query, key).max() / size**0.5
@@ -57,8 +58,12 @@ def bounds(arrays, target) -> tuple[float, float]:
     )
 
 
-@pytest.mark.parametrize(("window", "cap"), [(0, None), (40, 2.0)])
-def test_splash_equals_xla_forward_and_backward(window: int, cap: float | None):
+SINKS = jnp.asarray([1.0, -2.0, 3.0, 0.0])  # of four heads
+
+
+@pytest.mark.parametrize(("window", "cap", "sinks"), [(0, None, ()), (40, 2.0, (SINKS,))])
+def test_splash_equals_xla_forward_and_backward(window: int, cap: float | None, sinks: tuple[jax.Array, ...]):
+    arrays = (*inputs(), *sinks)
     segments = jnp.asarray(packed_and_padded())
     real = (segments > 0)[:, :, None, None]
     target = jax.random.normal(jax.random.key(9), (2, LENGTH, 4, 16))
@@ -70,9 +75,9 @@ def test_splash_equals_xla_forward_and_backward(window: int, cap: float | None):
     def value_and_grad(kernel):
         return jax.value_and_grad(partial(loss, kernel), has_aux=True)
 
-    (_, ours), gradients = jax.jit(value_and_grad("splash"))(inputs(), target)
-    (_, plain), expected = exact(value_and_grad("xla"), inputs(), target)
-    forward, backward = bounds(inputs(), target)
+    (_, ours), gradients = jax.jit(value_and_grad("splash"))(arrays, target)
+    (_, plain), expected = exact(value_and_grad("xla"), arrays, target)
+    forward, backward = bounds(arrays, target)
     np.testing.assert_allclose(ours, plain, atol=forward)
     for ours, plain in zip(gradients, expected, strict=True):
         np.testing.assert_allclose(ours, plain, atol=backward)
@@ -84,17 +89,21 @@ def test_attend_against_the_definition():
     segments, window = packed_and_padded(), 40
     query, key, value = (np.asarray(x, np.float64) for x in inputs())
     out = run("xla", inputs(), jnp.asarray(segments), (window,))
+    sunk = run("xla", (*inputs(), SINKS), jnp.asarray(segments), (window,))
     for row, head, t in [(0, 0, 0), (0, 1, 65), (0, 3, 139), (1, 2, 30), (1, 0, 149)]:
         seen = [s for s in range(max(0, t - window + 1), t + 1) if segments[row, s] == segments[row, t]]
         scores = key[row, seen, head // 2] @ query[row, t, head] / 4
         weights = np.exp(scores - scores.max())
         expected = weights / weights.sum() @ value[row, seen, head // 2]
         assert_same(out[row, t, head], expected)
+        # a sink takes its share of the weights and gives nothing for it
+        share = np.exp(SINKS[head] - scores.max()) / weights.sum()
+        assert_same(sunk[row, t, head], expected / (1 + share))
 
 
 def test_splash_on_a_mesh_equals_one_device():
     mesh = params.make_mesh(data=2, fsdp=2, tensor=2)
-    arrays, segments = inputs(batch=4), jnp.asarray(packed_and_padded(4))
+    arrays, segments = (*inputs(batch=4), SINKS), jnp.asarray(packed_and_padded(4))
     sharded = jax.jit(partial(run, "splash", mesh=mesh))(arrays, segments)
     expected = exact(partial(run, "xla"), arrays, segments)
     np.testing.assert_allclose(sharded, expected, atol=bounds(arrays, arrays[0])[0])
@@ -135,6 +144,9 @@ def test_choice_follows_the_platform_of_the_mesh(monkeypatch: pytest.MonkeyPatch
     assert choose("auto", mesh, jnp.bfloat16, 128, 2048, 50.0) == "xla"
     with pytest.raises(ValueError, match=r"attention=cudnn has no soft cap; got 50\.0"):
         choose("cudnn", mesh, jnp.bfloat16, 128, 2048, 50.0)
+    assert choose("auto", mesh, jnp.bfloat16, 128, 2048, sinks=True) == "xla"
+    with pytest.raises(ValueError, match="attention=cudnn has no attention sinks"):
+        choose("cudnn", mesh, jnp.bfloat16, 128, 2048, sinks=True)
     assert choose("xla", mesh, jnp.bfloat16, 128, 2048) == "xla"
 
 

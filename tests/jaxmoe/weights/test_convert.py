@@ -152,6 +152,16 @@ FAMILIES = {
         "tie_word_embeddings": True,
     },
     "mixtral": {"model_type": "mixtral", "num_local_experts": 3, "sliding_window": 5},
+    "gpt-oss": {
+        "model_type": "gpt_oss",
+        "head_dim": 16,
+        "intermediate_size": 12,
+        "num_local_experts": 3,
+        "num_experts_per_tok": 2,
+        "sliding_window": 5,
+        "swiglu_limit": 0.5,
+        "rope_parameters": {**YARN, "truncate": False},
+    },
     "gemma2": {"model_type": "gemma2", **GEMMA, "attn_logit_softcapping": 3.0},
     "gemma2-untied": {
         "model_type": "gemma2",
@@ -382,11 +392,12 @@ def test_the_table_covers_every_parameter():
     widest = ModelConfig(
         96, 32, 48, 2, 4, 2, 8, qkv_bias=True, out_bias=True, mlp_bias=True, qk_norm=True, norms="both"
     )
+    widest = dataclasses.replace(widest, attention_sinks=True)
     for config in (widest, dataclasses.replace(widest, tie_embeddings=True, qk_norm=False)):
         flat = convert.flatten(params.split(params.abstract(config)).frozen)
         assert set(flat) <= set(convert.weight_table(config))
     flat = convert.flatten(params.split(params.abstract(widest)).frozen)
-    moe = dataclasses.replace(widest, mlp_bias=False, moe=MoeConfig(4, 2, 8, shared_size=4))
+    moe = dataclasses.replace(widest, mlp_bias=False, moe=MoeConfig(4, 2, 8, shared_size=4, bias=True))
     also = convert.flatten(params.split(params.abstract(moe)).frozen)
     assert set(flat) | set(also) == set(convert.weight_table(widest))
 
