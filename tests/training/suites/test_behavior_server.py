@@ -16,11 +16,10 @@ from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.respondents.api_server import ServerConfig
 from evals.questionnaires.respondents.local_respondent import ScoringRespondent
 from evals.questionnaires.wording import named_templates
-from jaxmoe.generation.engine import Engine
 from tests.http_stub import completion, serving
+from tests.served import ENGINE, tiny
 from tests.tiny_checkpoints import float32_logits, logits_of
 from tests.tolerances import rounding_bound
-from tests.training.serving.test_app import ENGINE, Served
 from training.commands.evaluate import main
 from training.runtime import config as configs
 from training.suites.config import EvalConfig
@@ -106,15 +105,8 @@ def test_the_command_asks_tasks_and_dialogues_and_reports(tmp_path):
     assert {body["max_tokens"] for body in server.requests} == {20, 60}
 
 
-class Longer(Served):
-    """The same, with room for a question."""
-
-    def engine(self, slots: int = 4) -> Engine:
-        return Engine(self.lm, replace(ENGINE, slots=slots, max_length=768))
-
-
 def test_a_served_model_scores_as_the_same_model_here():
-    made = Longer()
+    made = tiny(replace(ENGINE, slots=4, max_length=768))
     gad = battery(load_instrument("gad_7"))
     gad = replace(gad, entries=gad.entries[:3])
     design = Design(named_templates(["terse"]))
