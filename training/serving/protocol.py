@@ -4,7 +4,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from jaxmoe.json_values import JsonObject
+from jaxmoe.json_values import JsonObject, is_object
 
 MOST_SAMPLES = 128
 
@@ -124,14 +124,16 @@ def parsed(kind: type[Asked], body: object) -> Asked:
 
     Args:
       kind: TextRequest or ChatRequest.
-      body: parsed JSON, of whatever type.
+      body: parsed JSON, of whatever type; fields that are null count as left out.
     Returns: the checked request.
     Raises: RequestError naming the field, the rule and what was given.
     """
-    if not isinstance(body, dict):
+    if not is_object(body):
         raise RequestError(f"the body must be a JSON object; got {type(body).__name__}")
+    # null is what a client sends for a field that nobody set
+    given = {name: value for name, value in body.items() if value is not None}
     try:
-        return kind.model_validate(body)
+        return kind.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = str(first["loc"][0]) if first["loc"] else None
