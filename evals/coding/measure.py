@@ -31,6 +31,18 @@ class Feedback(Protocol):
         ...
 
 
+class SampleStore(Protocol):
+    """Where samples are kept as they are graded, so that an evaluation that was killed resumes."""
+
+    def known(self, start: int, count: int) -> "list[SampleRecord] | None":
+        """Samples `start` to start + count of an earlier run; None if one of them is missing."""
+        ...
+
+    def add(self, records: "Sequence[SampleRecord]") -> None:
+        """Keeps the samples of a chunk; chunks come in order."""
+        ...
+
+
 class BatchGrader(Protocol):
     """Whoever runs programs; rl.feedback.pool.Pool does."""
 
@@ -97,6 +109,7 @@ def evaluate(
     confidence: float = 0.95,
     chunk: int = 32,
     progress: Progress | None = None,
+    store: SampleStore | None = None,
 ) -> CodingResult:
     """Draws `samples` programs for every problem, grades them and estimates pass@k.
 
@@ -109,6 +122,7 @@ def evaluate(
       seed: of the draw.
       confidence: of the intervals, in (0, 1).
       progress: told how many problems of how many are done.
+      store: of earlier samples, which are not drawn again; None keeps nothing.
       form: completion for base models, instruction or chat for those that answer (rl.feedback.prompts).
       ks: of pass@k; one above `samples` gives NaN with the reason.
       temperature, top_p: of the draw; 0.2 and 0.95 as usual for pass@1, 0.8 for larger k.
@@ -121,8 +135,17 @@ def evaluate(
     parts = [problems[start : start + chunk] for start in range(0, len(problems), chunk)]
     # a thread of its own: sandboxes work while the device does
     with ThreadPoolExecutor(1) as grading:
+        records: list[SampleRecord] = []
         graded: list[Future[list[SampleRecord]]] = []
         for number, part in enumerate(parts):
+            start, count = number * chunk * samples, len(part) * samples
+            earlier = None if store is None or graded else store.known(start, count)
+            if earlier is not None:
+                records += earlier
+                done += len(part)
+                if progress is not None:
+                    progress(done, len(problems))
+                continue
             for future in graded:
                 if future.done():
                     future.result()  # a pool that fails is heard of before more is generated
@@ -136,11 +159,11 @@ def evaluate(
                 # another seed for each chunk: equal prompts in two chunks must not give equal samples
                 seed=seed * len(parts) + number,
             )
-            graded.append(grading.submit(_graded, part, responses, grader, form, samples))
+            graded.append(grading.submit(_graded, part, responses, grader, form, samples, store))
             done += len(part)
             if progress is not None:
                 progress(done, len(problems))
-        records = [record for future in graded for record in future.result()]
+        records += [record for future in graded for record in future.result()]
     return summarise(records, ks, confidence=confidence)
 
 
@@ -192,6 +215,7 @@ def _graded(
     grader: BatchGrader,
     form: PromptForm,
     samples: int,
+    store: SampleStore | None,
 ) -> list[SampleRecord]:
     asked = [problem for problem in problems for _ in range(samples)]
     pairs = [
@@ -199,7 +223,7 @@ def _graded(
         for problem, response in zip(asked, responses, strict=True)
     ]
     feedbacks = grader.grade_many(pairs)
-    return [
+    records = [
         SampleRecord(
             task_id=problem.id,
             sample=n % samples,
@@ -213,6 +237,9 @@ def _graded(
             zip(pairs, responses, feedbacks, strict=True)
         )
     ]
+    if store is not None:
+        store.add(records)
+    return records
 
 
 def _check(problems: Sequence[Problem], samples: int, ks: Sequence[int]) -> None:

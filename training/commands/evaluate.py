@@ -52,7 +52,7 @@ def main(config: EvalConfig) -> JsonObject:
     config = pin(config)  # what is written down with the results is what was measured
     folder = Path(config.output)
     # a killed evaluation leaves answers to resume from
-    kept = ("behavior", PARTIAL) if config.suite == "knowledge" else ("behavior",)
+    kept = ("behavior",) if config.suite == "behavior" else ("behavior", PARTIAL)
     _check_folder(folder, kept, config.overwrite)
     # whatever is missing is said before a model is loaded
     against = None if config.against is None else Path(config.against)
@@ -62,7 +62,7 @@ def main(config: EvalConfig) -> JsonObject:
     else:
         run = _loading(SUITES[config.suite](getattr(config, config.suite), config.seed, config.confidence))
     settings = configs.to_dict(config)
-    journal = _journal(folder, settings, config.overwrite) if config.suite == "knowledge" else None
+    journal = _journal(folder, settings, config.overwrite) if config.suite != "behavior" else None
     started = time.perf_counter()
     loaded_s = 0.0
 

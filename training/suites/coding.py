@@ -1,11 +1,12 @@
 """suite=coding: programs for HumanEval, MBPP, APPS and APPS+ problems, run in the sandbox; pass@k."""
 
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, cast
 
-from evals.coding.measure import CodingResult, evaluate
+from evals.coding.measure import CodingResult, SampleRecord, evaluate
 from evals.models.local_model import Form
 from jaxmoe.progress import ProgressDisplay
 from jaxmoe.text.forms import resolve_form
@@ -14,9 +15,14 @@ from rl.feedback.problems import Problem
 from rl.feedback.prompts import PromptForm, code_prompt
 from rl.feedback.readers import load_problems
 from training.suites.evaluation import ItemSet, Loaded, ScoredItem, SuiteRun
+from training.suites.journal import ItemJournal
 
 # how a model is put a text, for each form of prompts
 MODEL_FORMS: dict[PromptForm, Form] = {"completion": "text", "instruction": "instruction", "chat": "chat"}
+
+
+# problems whose programs are drawn, graded and kept together
+CHUNK = 32
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,8 @@ def coding(config: CodingConfig, seed: int, confidence: float) -> SuiteRun:
         model = loaded.text_model(MODEL_FORMS[form])
         workers = config.workers or os.cpu_count() or 1
         sets: list[ItemSet] = []
+        if loaded.journal is not None:
+            loaded.journal.begin(loaded.lm, read)
         with _pool(workers, limits) as pool, ProgressDisplay(loaded.progress) as display:
             for name, problems in read.items():
                 result = evaluate(
@@ -105,12 +113,36 @@ def coding(config: CodingConfig, seed: int, confidence: float) -> SuiteRun:
                     top_p=config.top_p,
                     seed=seed,
                     confidence=confidence,
+                    chunk=CHUNK,
                     progress=display.task(name),
+                    store=None if loaded.journal is None else _Kept(loaded.journal, f"{name}, {form}"),
                 )
                 sets.append(_set(f"{name}, {form}", result))
         return sets
 
     return run
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The samples of a set in the evaluation's journal."""
+
+    journal: ItemJournal
+    name: str
+
+    def known(self, start: int, count: int) -> list[SampleRecord] | None:
+        rows = self.journal.known(self.name, start, count)
+        names = [field.name for field in fields(SampleRecord)]
+        return None if rows is None else [SampleRecord(**{n: row[n] for n in names}) for row in rows]
+
+    def add(self, records: Sequence[SampleRecord]) -> None:
+        self.journal.add(_item(record).line(self.name) for record in records)
+
+
+def _item(record: SampleRecord) -> ScoredItem:
+    # samples of a problem are no independent items
+    scores = {"passed": float(record.passed)}
+    return ScoredItem(f"{record.task_id}#{record.sample}", record.task_id, scores, asdict(record))
 
 
 def _pool(workers: int, limits: Limits) -> Pool:
@@ -121,9 +153,5 @@ def _pool(workers: int, limits: Limits) -> Pool:
 
 
 def _set(name: str, result: CodingResult) -> ItemSet:
-    items = [
-        # samples of a problem are no independent items
-        ScoredItem(f"{r.task_id}#{r.sample}", r.task_id, {"passed": float(r.passed)}, asdict(r))
-        for r in result.records
-    ]
+    items = [_item(record) for record in result.records]
     return ItemSet(name, result.scores, result.by_difficulty, items, {"verdicts": result.verdicts})

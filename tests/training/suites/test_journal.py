@@ -1,4 +1,4 @@
-"""A killed evaluation of knowledge: what was answered is not asked again, and the numbers are the same."""
+"""A killed evaluation: what was answered is not asked again, and the numbers are the same."""
 
 import json
 
@@ -9,7 +9,7 @@ from jaxmoe.tokenizer import train_bpe
 from tests.tiny_checkpoints import write_checkpoint
 from training.commands.evaluate import main
 from training.runtime import config as configs
-from training.suites import asking
+from training.suites import asking, coding
 from training.suites.config import EvalConfig
 from training.suites.journal import PARTIAL
 
@@ -152,3 +152,49 @@ def test_other_weights_are_refused(settings, checkpoint, tmp_path, monkeypatch):
             main(settings("out"))
     finally:
         (checkpoint / "model.safetensors").write_bytes(before)
+
+
+def test_a_killed_coding_evaluation_resumes_with_the_same_programs(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(coding, "CHUNK", 2)
+    path = tmp_path / "problems.jsonl"
+    rows = [
+        {
+            "task_id": n,
+            "text": f"Add {n}.",
+            "code": "def f(x):\n    return x",
+            "test_list": ["assert f(1) == 1"],
+        }
+        for n in range(5)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    section = {"paths": [str(path)], "samples": 2, "max_new_tokens": 3, "workers": 1, "temperature": 1.0}
+
+    def run(output):
+        plain = {"suite": "coding", "base": str(checkpoint), "batch_size": 8, "progress": False}
+        return main(configs.parse(EvalConfig, {**plain, "coding": section, "output": str(tmp_path / output)}))
+
+    def counted(patch, most):
+        made, generate = [], LocalModel.generate
+
+        def limited(self, *arguments, **settings):
+            made.append(arguments)
+            if len(made) > most:
+                raise KeyboardInterrupt
+            return generate(self, *arguments, **settings)
+
+        patch.setattr(LocalModel, "generate", limited)
+        return made
+
+    whole = run("whole")
+    with monkeypatch.context() as patch:
+        counted(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            run("killed")
+    assert len((tmp_path / "killed" / PARTIAL).read_text().splitlines()) == 1 + 4
+    with monkeypatch.context() as patch:
+        made = counted(patch, 99)
+        again = run("killed")
+    assert len(made) == 2
+    assert again["sets"] == whole["sets"]
+    items = [(tmp_path / name / "items.jsonl").read_text() for name in ("whole", "killed")]
+    assert items[0] == items[1]
