@@ -35,7 +35,13 @@ class SampleStore(Protocol):
     """Where samples are kept as they are graded, so that an evaluation that was killed resumes."""
 
     def known(self, start: int, count: int) -> "list[SampleRecord] | None":
-        """Samples `start` to start + count of an earlier run; None if one of them is missing."""
+        """Samples of an earlier run.
+
+        Args:
+          start: number of the first.
+          count: how many.
+        Returns: the samples in order; None if one of them is missing.
+        """
         ...
 
     def add(self, records: "Sequence[SampleRecord]") -> None:
