@@ -148,9 +148,10 @@ def reliability(found: Completed, checks: pd.DataFrame, confidence: float = 0.95
     rows = []
     for scale in in_order(one.instrument):
         place = {"scale": scale.name, "title": scale.title or scale.name, "facet": scale.parent is not None}
-        own = checks[(checks["instrument"] == one.instrument.name) & (checks["scale"] == scale.name)]
-        judged = pd.DataFrame(own[own["statistic"].str.startswith("alpha")])
-        for row in judged.to_dict("records"):
+        is_own = (checks["instrument"] == one.instrument.name) & (checks["scale"] == scale.name)
+        own = pd.DataFrame(checks[is_own])
+        judged = [row for row in own.to_dict("records") if str(row["statistic"]).startswith("alpha")]
+        for row in judged:
             value = {"value": row["estimate"], **{name: row[name] for name in ("low", "high", "n", "reason")}}
             rows.append({**place, "statistic": row["statistic"], **value})
         answers = [
@@ -158,7 +159,7 @@ def reliability(found: Completed, checks: pd.DataFrame, confidence: float = 0.95
             for copy in found.imputed
         ]
         for name, of in RELIABILITY.items():
-            if name != "alpha" or judged.empty:
+            if name != "alpha" or not judged:
                 value = pooled_estimate([of(copy) for copy in answers], confidence)
                 rows.append({**place, "statistic": name, **_estimate(value)})
     return pd.DataFrame(rows)
