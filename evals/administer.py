@@ -23,7 +23,7 @@ from evals.questionnaires.respondent import Respondent, settings_of
 from evals.questionnaires.respondents.api_scoring import Route
 from evals.questionnaires.respondents.api_server import Answers, ServerConfig
 from evals.questionnaires.respondents.simulated import simulated_respondent
-from jaxmoe.progress import ProgressDisplay
+from jaxmoe.progress import ProgressDisplay, say
 
 # what a line in a dialogue needs
 LINE_TOKENS = 60
@@ -115,12 +115,8 @@ def main(
         if task:
             batteries.append(behaviors.battery(task, task_count))
         count = len(design.personas)
-        _tell(
-            [
-                f"{sum(map(design.size, batteries))} questions",
-                *told(expected_precision(instruments, count, width=width), count, width),
-            ]
-        )
+        precision = told(expected_precision(instruments, count, width=width), count, width)
+        say("\n".join([f"{sum(map(design.size, batteries))} questions", *precision]))
         if plan:
             return
         writer: dialogues.Writer | None = None
@@ -186,11 +182,6 @@ def _one_of(what: str, value: str, kind: object) -> Any:  # a type checker does 
     if value not in known:
         raise ValueError(f"{what} must be one of {', '.join(known)}; got {value!r}")
     return value
-
-
-def _tell(lines: list[str]) -> None:
-    """What is known before anything is asked, on stderr."""
-    Console(markup=False, emoji=False, stderr=True).print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def _judged(table: pd.DataFrame) -> str:

@@ -215,7 +215,8 @@ def assemble(
         for path, leaf in convert.flatten(part).items()
     }
     expected = convert.checkpoint_shapes(convert.weight_table(config), shapes)
-    stored = split_fused(dequantized(stored), family_of(config.family).FUSED, expected, config.num_layers)
+    whole = dequantized(stored, where)
+    stored = split_fused(whole, family_of(config.family).FUSED, expected, config.num_layers)
     convert.check_checkpoint(stored, shapes, config, where)
     dtypes = {path: np.dtype("float32") if path in trainable else np.dtype(dtype) for path in shapes}
     flat = convert.load_base(convert.weight_table(config), stored, shapes, shardings, dtypes, quantized)

@@ -6,6 +6,18 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+
+def say(text: str) -> None:
+    """Tells the person at the terminal something, on the standard error output.
+
+    Args:
+      text: a line or several, printed as they are.
+
+    >>> say("2 rows left out")
+    """
+    Console(markup=False, emoji=False, stderr=True).print(text, highlight=False, soft_wrap=True)
+
+
 # where there is no terminal
 SECONDS_BETWEEN_LINES = 60.0
 

@@ -6,6 +6,7 @@
 Reference: OCP Microscaling Formats (MX) Specification 1.0, section 5.3.3.
 """
 
+import logging
 from collections.abc import Mapping
 
 import ml_dtypes
@@ -13,16 +14,19 @@ import numpy as np
 
 from jaxmoe.weights.weight_files import MXFP4_PARTS, StoredTensor
 
+log = logging.getLogger(__name__)
+
 POSITIVE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 NUMBERS = np.array([*POSITIVE, *(-number for number in POSITIVE)], np.float32)
 BIAS = 127
 
 
-def dequantized(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+def dequantized(stored: Mapping[str, StoredTensor], where: object) -> dict[str, StoredTensor]:
     """A checkpoint's tensors, those in MXFP4 as the matrices [E, I, O] that they stand for, in bfloat16.
 
     Args:
       stored: the tensors by name; nothing is read.
+      where: the folder, for the log, which tells what is dequantized.
     Returns: a new dictionary. Pairs whose shapes do not fit stay as they are, to be refused by name.
     """
     found = dict(stored)
@@ -34,6 +38,12 @@ def dequantized(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
             continue
         del found[name], found[whole + scales_end]
         found[whole] = _matrices(blocks, scales)
+    if pairs := len(stored) - len(found):
+        log.warning(
+            "%s: %d tensors in MXFP4 are dequantized: in bfloat16 they take four times the memory",
+            where,
+            pairs,
+        )
     return found
 
 

@@ -12,6 +12,7 @@ from jaxmoe.base_folder import local_folder
 from jaxmoe.cache import cache_folder
 from jaxmoe.datasets.json_rows import lines, read_text
 from jaxmoe.json_values import JsonObject
+from jaxmoe.progress import say
 from jaxmoe.text.chat_template import chat_template
 from jaxmoe.text.forms import resolve_form
 from jaxmoe.tokenizer import load_tokenizer, pad_id, save_tokenizer, train_bpe
@@ -249,8 +250,7 @@ def encode_source(source: SourceConfig, config: DataConfig, encoder: Encoder) ->
     encode_all(rows[:LOOKED_AT], encoder, tally, place=place, bad=config.bad)
 
     def refused(index: int, error: ValueError) -> None:
-        said = f"left out: {place(index)}: {error}"
-        Console(markup=False, emoji=False, stderr=True).print(said, highlight=False, soft_wrap=True)
+        say(f"left out: {place(index)}: {error}")
 
     return EncodedSource(source.label, EncodedRows(rows, encoder, refused), tally, note)
 

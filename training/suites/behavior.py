@@ -14,7 +14,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 
 import jaxmoe
 from evals.faithfulness import report_tables
@@ -35,8 +34,9 @@ from evals.questionnaires.respondents.api_server import ServerConfig
 from evals.questionnaires.respondents.local_respondent import ScoringRespondent, WritingRespondent
 from evals.questionnaires.respondents.simulated import NULLS
 from evals.questionnaires.response_table import ResponseCube
-from jaxmoe.progress import ProgressDisplay
+from jaxmoe.progress import ProgressDisplay, say
 from jaxmoe.tokenizer import load_tokenizer
+from training.runtime import distributed
 from training.suites.evaluation import ItemSet, Loaded, ScoredItem
 
 # tokens of a line in a dialogue
@@ -175,7 +175,8 @@ def behavior(
     earlier = {point.step: _answers(Path(point.output)) for point in config.earlier}
 
     def run(load: Callable[[], Loaded]) -> list[ItemSet]:
-        _tell_precision(study)
+        if distributed.is_main():
+            say("\n".join(_precision(study)))
         asked = ask(study, config, _models(config, load), folder)
         first = asked.answers[config.name]
         steps = {**earlier, config.step: first} if config.step is not None else {}
@@ -256,12 +257,11 @@ def ask(
     return asked
 
 
-def _tell_precision(study: FaithfulnessStudy) -> None:
-    """Before anything is asked: how precise verdicts can be with so many persons, on stderr."""
+def _precision(study: FaithfulnessStudy) -> list[str]:
+    """How precise verdicts can be with so many persons, in lines."""
     count = len(study.design.personas)
     table = expected_precision(study.instruments, count, study.thresholds, confidence=study.confidence)
-    lines = told(table, count, confidence=study.confidence)
-    Console(markup=False, emoji=False, stderr=True).print("\n".join(lines), highlight=False, soft_wrap=True)
+    return told(table, count, confidence=study.confidence)
 
 
 def _models(

@@ -18,13 +18,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from rich.console import Console
 
 from jaxmoe.datasets.json_rows import dump_json
 from jaxmoe.json_values import JsonObject, shown
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.shapes import Array
+from jaxmoe.progress import say
 from training.runtime import distributed
 
 PARTIAL = "items.partial.jsonl"
@@ -166,7 +166,7 @@ class ItemJournal:
             )
         if distributed.is_main():
             told = f"{self._path.parent}: items of an unfinished evaluation are thrown away: {changed}"
-            Console(markup=False, emoji=False, stderr=True).print(told, highlight=False, soft_wrap=True)
+            say(told)
         self._rows, self._ends = {}, []
 
 

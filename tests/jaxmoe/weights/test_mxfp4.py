@@ -15,7 +15,7 @@ def test_every_number_and_scale_is_read_as_in_transformers():
     rng = np.random.default_rng(0)
     blocks = rng.integers(0, 256, (2, 6, 3, 16), np.uint8)
     scales = rng.integers(30, 220, (2, 6, 3), np.uint8)
-    tensors = dequantized({"w_blocks": stored_array(blocks), "w_scales": stored_array(scales)})
+    tensors = dequantized({"w_blocks": stored_array(blocks), "w_scales": stored_array(scales)}, "here")
     theirs = convert_moe_packed_tensors(torch.from_numpy(blocks), torch.from_numpy(scales)).float().numpy()
     whole = tensors["w"]
     assert whole.shape == (2, 96, 6)
@@ -26,9 +26,9 @@ def test_every_number_and_scale_is_read_as_in_transformers():
 
 def test_tensors_that_are_no_pair_stay_as_they_are():
     found = {"a_blocks": stored_array(np.zeros((2, 6, 3, 16), np.uint8)), "b": stored_array(np.zeros(3))}
-    assert set(dequantized(found)) == {"a_blocks", "b"}
+    assert set(dequantized(found, "here")) == {"a_blocks", "b"}
     found["a_scales"] = stored_array(np.zeros((2, 6, 4), np.uint8))
-    assert set(dequantized(found)) == {"a_blocks", "a_scales", "b"}
+    assert set(dequantized(found, "here")) == {"a_blocks", "a_scales", "b"}
 
 
 def packed(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -39,7 +39,7 @@ def packed(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return codes[..., ::2] | (codes[..., 1::2] << 4), (exponents + 127).astype(np.uint8)
 
 
-def test_a_checkpoint_with_packed_experts_is_read(tmp_path):
+def test_a_checkpoint_with_packed_experts_is_read(tmp_path, caplog):
     """Both of its forms hold the same numbers, so the logits are the same bits."""
     settings = {"num_local_experts": 2, "num_experts_per_tok": 1, "intermediate_size": 32, "head_dim": 8}
     settings |= {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
@@ -51,9 +51,11 @@ def test_a_checkpoint_with_packed_experts_is_read(tmp_path):
         blocks, scales = packed(small.pop(name))
         small |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
         pair = {"w_blocks": stored_array(blocks), "w_scales": stored_array(scales)}
-        plain[name] = dequantized(pair)["w"].all().astype(np.float32)
+        plain[name] = dequantized(pair, "here")["w"].all().astype(np.float32)
     write_safetensors(tmp_path / "packed" / "model.safetensors", small)
     write_safetensors(tmp_path / "plain" / "model.safetensors", plain)
     ids, mask = padded_batch()
     ours, expected = (np.asarray(jaxmoe.load(tmp_path / n)(ids, mask).logits) for n in ("packed", "plain"))
     np.testing.assert_array_equal(ours, expected)
+    (said,) = (line for line in caplog.messages if line.startswith(str(tmp_path)))
+    assert said.startswith(f"{tmp_path / 'packed'}: 4 tensors in MXFP4 are dequantized")
