@@ -195,7 +195,7 @@ def composed_personas(count: int = 32) -> list[Persona]:
       'N-E-O-A+C+'
     """
     if not 2 <= count <= 32:
-        raise ValueError(f"composed personas: 2 to 32 can be made; got {count} (graded-{count} makes more)")
+        raise ValueError(f"composed personas: 2 to 32 can be made; got {count} (graded-N makes 32 to 512)")
     phrases = _data("personas.json")["phrases"]
     patterns = list(itertools.product((-1, 1), repeat=5))
     # quarter and half fractions first: d = ab, e = ac; then e = abcd
