@@ -23,7 +23,7 @@ from evals.psychometrics.estimate import (
 from evals.psychometrics.factors.covariance_structure import Structure, fit_ml
 from evals.psychometrics.factors.factor_analysis import LEAST_UNIQUENESS
 from evals.psychometrics.factors.schmid_leiman import SchmidLeiman, nearby_general, schmid_leiman
-from evals.psychometrics.sample_size import persons_for_inverse
+from evals.psychometrics.sample_size import why_no_inverse
 
 OmegaKind = Literal["total", "hierarchical", "asymptotic"]
 
@@ -79,10 +79,8 @@ def omega(
         k = complete.shape[1]
         if k < max(3, m + 1):
             reason = f"needs at least {max(3, m + 1)} items that vary for {m} factors (got {k})"
-        elif n <= k:
-            reason = f"{n} respondents are too few for {k} items: needs at least {persons_for_inverse(k)}"
-        elif np.linalg.matrix_rank(correlations(covariance(complete))) < k:
-            reason = f"singular correlations of {k} items: some repeat others exactly"
+        elif n <= k or np.linalg.matrix_rank(correlations(covariance(complete))) < k:
+            reason = why_no_inverse(n, k)
     if reason:
         return undefined(reason, n)
     if kind == "total" and m == 1:

@@ -35,7 +35,7 @@ from evals.psychometrics.estimate import (
     z_critical,
 )
 from evals.psychometrics.mcdonald_omega import omega, omega_of_stack
-from evals.psychometrics.sample_size import persons_for_inverse
+from evals.psychometrics.sample_size import why_no_inverse
 from evals.psychometrics.split_halves import form_coefficients, guttman_lambda4, split_forms
 
 Missing = Literal["listwise", "pairwise"]
@@ -180,7 +180,7 @@ def guttman_lambdas(
         for name, v, d in zip(names, lambdas_of(cov), draws.T, strict=True)
     }
     if not result["lambda6"].defined:
-        result["lambda6"] = undefined(_why_no_inverse(n, cov.shape[0]), n)
+        result["lambda6"] = undefined(why_no_inverse(n, cov.shape[0]), n)
     options = {"splits": splits, "confidence": confidence, "n_bootstrap": n_bootstrap, "seed": seed}
     result["lambda4"] = guttman_lambda4(usable, standardized=standardized, **options)
     return dict(sorted(result.items()))
@@ -223,17 +223,11 @@ def guttman_lambda6(
 
     value = float(lambda6(cov))
     if math.isnan(value):
-        return undefined(_why_no_inverse(n, cov.shape[0]), n)
+        return undefined(why_no_inverse(n, cov.shape[0]), n)
     usable = complete_cases(matrix)
     usable = varying_items(usable)[0] if standardized else usable
     draws = bootstrap(usable, lambda6, n_bootstrap=n_bootstrap, seed=seed)
     return _noted(percentile_estimate(value, draws, n, confidence=confidence), note)
-
-
-def _why_no_inverse(n: int, items: int) -> str:
-    if n < persons_for_inverse(items):
-        return f"{n} respondents are too few for {items} items: needs at least {persons_for_inverse(items)}"
-    return f"singular correlations of {items} items: some repeat others exactly"
 
 
 def _item_covariance(

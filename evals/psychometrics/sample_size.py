@@ -128,6 +128,20 @@ def persons_for_inverse(items: int) -> int:
     return items + 1
 
 
+def why_no_inverse(persons: int, items: int) -> str:
+    """Why correlations of items have no inverse, in words.
+
+    Args:
+      persons: with answers to all of them.
+      items: whose correlations are singular.
+    Returns: that there are too few persons, or else that items repeat one another.
+    """
+    needed = persons_for_inverse(items)
+    if persons < needed:
+        return f"{persons} respondents are too few for {items} items: needs at least {needed}"
+    return f"singular correlations of {items} items: some repeat others exactly"
+
+
 def _fewest(width_of: Callable[[int], float], width: float, least: int) -> int:
     if not width > 0:
         raise ValueError(f"width must be above 0; got {width}")

@@ -385,7 +385,7 @@ def test_more_items_than_persons_has_no_lambda6():
     found = psychometrics.guttman_lambda6(data, n_bootstrap=3)
     assert math.isnan(found.value)
     assert "6 respondents are too few for 10 items: needs at least 11" in found.reason
-    assert "singular" in psychometrics.omega(data).reason
+    assert psychometrics.omega(data).reason == found.reason
 
 
 def test_listwise_deletion_counts_who_is_left():
