@@ -54,7 +54,8 @@ def normalize(text: str, normalization: Normalization = "squad") -> str:
         raise ValueError(f"normalization must be squad or triviaqa; got {normalization!r}")
     table = _DROPPED if normalization == "squad" else _BLANKED
     same = _in_one_form(text)
-    kept = " ".join(_ARTICLES.sub(" ", same.translate(table)).split())
+    # what a dropped mark kept apart may be one letter now
+    kept = " ".join(_ARTICLES.sub(" ", _in_one_form(same.translate(table))).split())
     return kept or " ".join(same.split())
 
 

@@ -1,7 +1,7 @@
 """Answer comparison: values by hand, and what normalization must and must not do."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from evals.knowledge.answers import first_line, match, normalize, token_f1
@@ -31,6 +31,7 @@ def test_answers_of_articles_or_marks_alone_do_not_match_silence():
 
 
 @given(st.text())
+@example("C:\u0327")
 def test_normalizing_twice_changes_nothing(text):
     for style in ("squad", "triviaqa"):
         once = normalize(text, style)

@@ -12,7 +12,8 @@ from jaxmoe.model import router
 from jaxmoe.model.config import ExpertConfig
 from tests.tolerances import assert_same, double_precision
 
-LOGITS = arrays(np.float32, (3, 5), elements=st.floats(-8, 8, width=32))
+# no subnormal numbers, which XLA takes for zero
+LOGITS = arrays(np.float32, (3, 5), elements=st.floats(-8, 8, width=32, allow_subnormal=False))
 
 
 @given(LOGITS)
