@@ -13,6 +13,7 @@ from rich.console import Console
 
 from evals.faithfulness.precision import WIDTH, expected_precision, told
 from evals.faithfulness.report import write_report
+from evals.faithfulness.run_card import cost_told
 from evals.faithfulness.study import FaithfulnessStudy
 from evals.questionnaires import behaviors, dialogues, wording
 from evals.questionnaires.administration import administer
@@ -160,7 +161,7 @@ def main(
         if write_dialogues and writer is not None:
             replies[who.name] = dialogues.kept(writer, design.personas, folder)
         if report:
-            card = {"asked by": answers or "default", **settings_of(who)}
+            card = {"asked by": answers or "default", **settings_of(who), "cost": cost_told(folder)}
             study = FaithfulnessStudy(instruments, batteries, design)
             page = write_report(study.report({who.name: table}, card, replies=replies), folder)
             typer.echo(f"report: {page}")

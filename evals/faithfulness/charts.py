@@ -1,16 +1,19 @@
-"""Plots of a report as SVG in the page's own colors: dots with intervals, bars, heat maps, lines.
+"""Plots of a report as SVG: dots with intervals, bars, heat maps, lines.
 
 Every plot is a figure with a caption, and a description for those who do not see it; its numbers stand in a
 table beside it. Colors are CSS classes, so one drawing serves light and dark; what color tells, shape,
-dashes or words tell too.
+dashes or words tell too. Not covered: the colors themselves, and drawings as files (chart_style).
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
 ROW, LABEL, WIDTH = 26, 186, 520
+# of lines: the left edge, and the height
+LEFT, LINE_HEIGHT = 56, 280
 # between the dots of several series on one row
 BESIDE = 15
 
@@ -29,14 +32,38 @@ class Dot(NamedTuple):
     series: int = 0
 
 
-def _svg(width: int, height: int, title: str, description: str, body: Sequence[str]) -> str:
-    wide = ' class="wide"' if width > WIDTH else ""
-    name = escape(title)
-    return (
-        f'<figure tabindex="0"{wide}><figcaption>{name}</figcaption>'
-        f'<svg viewBox="0 0 {width} {height}" role="img" class="chart" style="max-width:{width}px">'
-        f"<title>{name}</title><desc>{escape(description)}</desc>{''.join(body)}</svg></figure>"
-    )
+class Chart(NamedTuple):
+    """A drawing: what it is called, its size, what it says in words, and its elements.
+
+    Attributes:
+      width, height: in pixels, at which letters have their size.
+      elements: SVG, colored by classes.
+    """
+
+    title: str
+    width: int
+    height: int
+    description: str
+    elements: str
+
+    def figure(self) -> str:
+        """An HTML figure, colored by the page."""
+        wide = ' class="wide"' if self.width > WIDTH else ""
+        name = escape(self.title)
+        return (
+            f"<figure{wide}><figcaption>{name}</figcaption>"
+            f'<div class="drawing" tabindex="0" role="group" aria-label="{name}">'
+            f'<svg viewBox="0 0 {self.width} {self.height}" role="img" class="chart" '
+            f'style="max-width:{self.width}px">{self.inside()}</svg></div></figure>'
+        )
+
+    def inside(self) -> str:
+        """The elements after name and description."""
+        return f"<title>{escape(self.title)}</title><desc>{escape(self.description)}</desc>{self.elements}"
+
+
+def _svg(width: int, height: int, title: str, description: str, body: Sequence[str]) -> Chart:
+    return Chart(title, width, height, description, "".join(body))
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", css: str = "") -> str:
@@ -91,7 +118,7 @@ def dots(
     bounds: tuple[float, float] | None = None,
     references: Sequence[float] = (),
     names: Sequence[str] = (),
-) -> str:
+) -> Chart:
     """A row a label: a dot a value, a line for its interval, dashed lines for references.
 
     Undefined values say so.
@@ -103,7 +130,7 @@ def dots(
         and references fit.
       references: values of the dashed lines.
       names: of the series, by `Dot.series`; a legend shows them where there are several.
-    Returns: an HTML figure with the drawing as SVG.
+    Returns: the drawing.
     """
     known = [v for row in rows for v in (row.value, row.low, row.high) if math.isfinite(v)] + list(references)
     low, high = bounds or ((min(known), max(known)) if known else (0.0, 1.0))
@@ -147,13 +174,13 @@ def dots(
     return _svg(WIDTH, math.ceil(foot) + 36, title, said, body)
 
 
-def bars(rows: Mapping[str, Sequence[float]], names: Sequence[str], title: str) -> str:
+def bars(rows: Mapping[str, Sequence[float]], names: Sequence[str], title: str) -> Chart:
     """Shares of a whole, a bar a row, its parts in the order of their names, with their percentages.
 
     Args:
       rows: shares (0 to 1, together 1) by the label of the row, one for each name.
       names: of the parts, shown in the legend.
-    Returns: an HTML figure with the drawing as SVG.
+    Returns: the drawing.
     Raises: ValueError for a row with more or fewer shares than names.
     """
 
@@ -181,13 +208,13 @@ def bars(rows: Mapping[str, Sequence[float]], names: Sequence[str], title: str) 
     return _svg(WIDTH, ROW * len(rows) + 52, title, said, body)
 
 
-def heat_map(labels: Sequence[str], values: Sequence[Sequence[float]], title: str) -> str:
+def heat_map(labels: Sequence[str], values: Sequence[Sequence[float]], title: str) -> Chart:
     """A correlation matrix: blue negative, orange positive, each cell with its number.
 
     Args:
       labels: of rows and columns alike; columns carry the number of the row.
       values: [labels, labels], symmetric: only the lower triangle is drawn. NaN is shown as a dash.
-    Returns: an HTML figure with the drawing as SVG.
+    Returns: the drawing.
     """
     cell, top = 34, 24
     left = 34 + round(6.6 * max(map(len, labels), default=0))
@@ -212,47 +239,119 @@ def heat_map(labels: Sequence[str], values: Sequence[Sequence[float]], title: st
     return _svg(left + cell * size + 8, top + cell * size + 8, title, said, body)
 
 
-def lines(series: Mapping[str, Sequence[tuple[float, float]]], title: str, axes: tuple[str, str]) -> str:
-    """Lines over steps, each named at its end; told apart by color and by dashes.
+class Point(NamedTuple):
+    """A value at a step, with its interval."""
+
+    step: float
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+def lines(
+    series: Mapping[str, Sequence[Point]],
+    title: str,
+    axes: tuple[str, str],
+    *,
+    references: Sequence[float] = (),
+) -> Chart | None:
+    """Lines over steps, each named at its end; told apart by color, dashes, and a place beside the step.
+
+    Lines that would lie on each other stand side by side: at each step the series have places next to each
+    other, so that marks and intervals are seen.
 
     Args:
-      series: points (step, value) by the name of the line, in the order drawn; NaN values are ignored.
+      series: points by the name of the line, in the order drawn; NaN values are ignored.
       axes: what steps are, written below them, and what values are, written into the caption.
-    Returns: an HTML figure with the drawing as SVG; empty where no value is finite.
+      references: values of dashed lines.
+    Returns: the drawing; None where no value is finite.
     """
-    points = [p for line in series.values() for p in line if math.isfinite(p[1])]
+    known = {name: [p for p in line if math.isfinite(p.value)] for name, line in series.items()}
+    points = [p for line in known.values() for p in line]
     if not points:
-        return ""
-    left, top, height = 56, 10, 260
-    right = 20 + 8 * max(map(len, series))
-    xs, ys = [p[0] for p in points], [p[1] for p in points]
-    pad = 0.06 * ((max(ys) - min(ys)) or 1.0)
-    bounds = min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, min(ys) - pad, max(ys) + pad
-
-    def at(point: tuple[float, float]) -> tuple[float, float]:
-        across = left + (point[0] - bounds[0]) / (bounds[1] - bounds[0]) * (WIDTH - left - right)
-        return across, top + (bounds[3] - point[1]) / (bounds[3] - bounds[2]) * (height - top - 46)
-
-    body = []
-    for tick in ticks(bounds[2], bounds[3]):
-        y = at((bounds[0], tick))[1]
-        body.append(f'<line x1="{left}" x2="{WIDTH - right}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
-        body.append(_text(left - 6, y + 4, f"{tick:g}", "end", "tick"))
-    for tick in ticks(bounds[0], bounds[1]):
-        body.append(_text(at((tick, bounds[2]))[0], height - 28, f"{tick:g}", "middle", "tick"))
-    ends: list[tuple[float, float, str, int]] = []
-    for number, (name, line) in enumerate(series.items()):
-        known = [at(p) for p in line if math.isfinite(p[1])]
-        if known:
-            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in known)
-            body.append(f'<polyline points="{path}" class="line s{number % 6}"/>')
-            ends.append((known[-1][1], known[-1][0], name, number % 6))
+        return None
+    ends = [v for p in points for v in (p.value, p.low, p.high) if math.isfinite(v)] + list(references)
+    steps = sorted({p.step for p in points})
+    frame = _Frame(steps, min(ends), max(ends), LINE_HEIGHT, 20 + 8 * max(map(len, series)))
+    body = frame.grid(axes[0], references)
+    last: list[tuple[float, float, str, int]] = []
+    for number, (name, line) in enumerate(known.items()):
+        beside = frame.beside(number, len(known))
+        color = number % 6
+        places = [(frame.x(p.step) + beside, frame.y(p.value)) for p in line]
+        body += [
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{frame.y(p.low):.1f}" y2="{frame.y(p.high):.1f}" '
+            f'class="interval i{color}"/>'
+            for p, (x, _) in zip(line, places, strict=True)
+            if math.isfinite(p.low) and math.isfinite(p.high)
+        ]
+        if places:
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+            body.append(f'<polyline points="{path}" class="line s{color}"/>')
+            body += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" class="f{color}"/>' for x, y in places]
+            last.append((places[-1][1], places[-1][0], name, color))
     lowest = -math.inf
-    for y, x, name, color in sorted(ends):  # names in the order of the ends, none over another
+    for y, _, name, color in sorted(last):  # names in the order of the ends, none over another
         lowest = max(y, lowest + 13)
-        body.append(_text(x + 6, lowest + 4, name, "start", f"t{color}"))
-    body.append(_text((left + WIDTH - right) / 2, height - 8, axes[0], "middle", "axis"))
-    said = "; ".join(
-        f"{name}: {line[0][1]:.2f} to {line[-1][1]:.2f}" for name, line in series.items() if line
-    )
+        body.append(_text(WIDTH - frame.right + 14, lowest + 4, name, "start", f"t{color}"))
+    said = "; ".join(f"{name}: " + ", ".join(_said(p) for p in line) for name, line in known.items() if line)
+    height = max(LINE_HEIGHT, math.ceil(lowest) + 12)
     return _svg(WIDTH, height, f"{title} ({axes[1]})", said, body)
+
+
+def _said(point: Point) -> str:
+    between = f" [{point.low:.2f}, {point.high:.2f}]" if math.isfinite(point.low) else ""
+    return f"{point.step:g}: {point.value:.2f}{between}"
+
+
+class _Frame(NamedTuple):
+    """Where steps and values lie in a plot of lines."""
+
+    steps: list[float]
+    low: float
+    high: float
+    height: int
+    right: int
+
+    @property
+    def _pad(self) -> float:
+        return 0.06 * ((self.high - self.low) or 1.0)
+
+    def x(self, step: float) -> float:
+        """Steps that double, as 1, 2, 4, 8, stand at equal distances; others by their size."""
+        first, last = self.steps[0], self.steps[-1]
+        doubling = first > 0 and len(self.steps) > 2 and last / first >= 4
+        measure = math.log if doubling else float
+        share = (measure(step) - measure(first)) / ((measure(last) - measure(first)) or 1.0)
+        left, end = LEFT + 26, WIDTH - self.right - 12
+        return left + share * (end - left)
+
+    def y(self, value: float) -> float:
+        span = self.high - self.low + 2 * self._pad
+        return 10 + (self.high + self._pad - value) / span * (self.height - 56)
+
+    def beside(self, number: int, count: int) -> float:
+        """How far from its step a series stands."""
+        places = [self.x(step) for step in self.steps]
+        least = min((b - a for a, b in itertools.pairwise(places)), default=60.0)
+        gap = min(7.0, 0.6 * least / max(count, 1))
+        return gap * (number - (count - 1) / 2)
+
+    def grid(self, axis: str, references: Sequence[float]) -> list[str]:
+        end, foot = WIDTH - self.right, self.height - 46
+        body = []
+        for tick in ticks(self.low - self._pad, self.high + self._pad):
+            y = self.y(tick)
+            body.append(f'<line x1="{LEFT}" x2="{end}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
+            body.append(_text(LEFT - 6, y + 4, f"{tick:g}", "end", "tick"))
+        shown = -math.inf
+        for step in self.steps:
+            x = self.x(step)
+            body.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{foot}" y2="{foot + 5}" class="grid"/>')
+            if x - shown >= 8 * len(f"{step:g}"):  # labels must not touch
+                body.append(_text(x, self.height - 28, f"{step:g}", "middle", "tick"))
+                shown = x
+        for value in references:
+            y = self.y(value)
+            body.append(f'<line x1="{LEFT}" x2="{end}" y1="{y:.1f}" y2="{y:.1f}" class="reference"/>')
+        return [*body, _text((LEFT + end) / 2, self.height - 8, axis, "middle", "axis")]

@@ -1,24 +1,28 @@
-"""One self-contained HTML page about behavior, and its tables as CSV and JSON.
+"""One self-contained HTML page about behavior, its tables as CSV, LaTeX and APA text, its figures as SVG.
 
-    FOLDER/report.html   everything; opens without a network, in light and dark
-    FOLDER/tables/*.csv  each table alone
-    FOLDER/tables.json   all tables
+    FOLDER/report.html              everything; opens without a network, in light and dark
+    FOLDER/tables/*.csv .tex .txt   each table alone: all digits, for LaTeX, and as APA sentences
+    FOLDER/figures/*.svg            each figure alone, with colors of its own
+    FOLDER/tables.json              all tables, and the run card
 
 Not covered: what is in it (report_contents), how each section is put (report_sections).
 """
 
 import json
+import re
 from importlib import resources
 from pathlib import Path
 
 import jinja2
 
+from evals.faithfulness.chart_style import DARK, LIGHT, rules, standalone, standalone_rules, variables
 from evals.faithfulness.report_contents import Report
-from evals.faithfulness.report_sections import sections
+from evals.faithfulness.report_sections import ReportSection, sections
+from evals.faithfulness.table_exports import exports
 
 
 def write_report(report: Report, folder: Path) -> Path:
-    """Writes report.html, tables/*.csv and tables.json.
+    """Writes report.html, tables.json, and the tables and figures as files.
 
     Args:
       report: as `FaithfulnessStudy.report` makes it.
@@ -36,18 +40,55 @@ def write_report(report: Report, folder: Path) -> Path:
     (folder / "tables").mkdir(parents=True, exist_ok=True)
     tables = report.tables()
     for name, table in tables.items():
-        table.to_csv(folder / "tables" / f"{name}.csv", index=False)
+        found = exports(name, table, report.confidence)
+        for text, suffix in zip(found, ("csv", "tex", "txt"), strict=True):
+            (folder / "tables" / f"{name}.{suffix}").write_text(text, encoding="utf-8")
+    parts = sections(report)
+    for name, drawing in _figures(parts).items():
+        (folder / "figures").mkdir(exist_ok=True)
+        (folder / "figures" / f"{name}.svg").write_text(drawing, encoding="utf-8")
     records = {name: json.loads(str(table.to_json(orient="records"))) for name, table in tables.items()}
     text = json.dumps({"card": report.card, "tables": records}, indent=1, ensure_ascii=False, default=str)
     (folder / "tables.json").write_text(text + "\n", encoding="utf-8")
     page = folder / "report.html"
-    page.write_text(render_report(report), encoding="utf-8")
+    page.write_text(_render(report, parts), encoding="utf-8")
     return page
 
 
 def render_report(report: Report) -> str:
     """The page as one string."""
-    source = (resources.files("evals.faithfulness") / "report.html").read_text(encoding="utf-8")
+    return _render(report, sections(report))
+
+
+def _render(report: Report, parts: list[ReportSection]) -> str:
+    folder = resources.files("evals.faithfulness")
+    source, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.html", "report.js"))
+    texts = {
+        name: exports(name, table, report.confidence)._asdict() for name, table in report.tables().items()
+    }
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(source)
-    return page.render(title=report.title, card=report.card, sections=sections(report))
+    return environment.from_string(source).render(
+        title=report.title,
+        card=report.card,
+        sections=parts,
+        light=variables(LIGHT),
+        dark=variables(DARK),
+        drawing=rules(),
+        standalone=standalone_rules(),
+        # a "<" could end the element
+        exports=json.dumps(texts, ensure_ascii=False).replace("<", "\\u003c"),
+        script=script,
+    )
+
+
+def _figures(parts: list[ReportSection]) -> dict[str, str]:
+    """Every figure as an SVG file, by a name made of its title; of equal names the later are numbered."""
+    found: dict[str, str] = {}
+    for chart in (chart for part in parts for chart in part.charts):
+        name = plain = re.sub(r"[^\w.()-]+", "_", chart.title)[:80]
+        number = 1
+        while name in found:
+            number += 1
+            name = f"{plain}_{number}"
+        found[name] = standalone(chart)
+    return found

@@ -23,7 +23,9 @@ class Report:
       card: the run card, in the order shown.
       assessments: by model, in the order shown; profiles: by instrument; correlations: by model.
       style: a row a model, then a row a simulated respondent.
-      comparisons: base against tuned, by instrument.
+      comparisons: each other model against the reference, by instrument.
+      reference: what the model is called that others are compared with.
+      confidence: of all intervals, two-sided.
     """
 
     title: str
@@ -40,6 +42,8 @@ class Report:
     conduct: pd.DataFrame = field(default_factory=pd.DataFrame)
     comparisons: dict[str, pd.DataFrame] = field(default_factory=dict)
     drift: pd.DataFrame = field(default_factory=pd.DataFrame)
+    reference: str = "base"
+    confidence: float = 0.95
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Every table that is not empty, by file name."""
@@ -66,7 +70,7 @@ class Report:
             for name, table in self.correlations.items()
         }
         found |= {f"comparison_{name}": table for name, table in self.comparisons.items()}
-        return {_file_name(name): table for name, table in found.items() if not table.empty}
+        return {file_name(name): table for name, table in found.items() if not table.empty}
 
     def verdicts(self, which: Literal["verdicts", "checks"]) -> pd.DataFrame:
         """The verdicts or the checks of all models."""
@@ -79,7 +83,8 @@ class Report:
         return combined(parts, "model")
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
+    """A name that may be a file's."""
     return re.sub(r"[^\w.()-]+", "_", name)
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from evals.faithfulness import charts
-from evals.faithfulness.charts import Dot
+from evals.faithfulness.charts import Chart, Dot, Point
 from evals.faithfulness.completion import IMPUTATIONS
 from evals.faithfulness.criteria import CARELESS, Thresholds
-from evals.faithfulness.report_contents import Report
+from evals.faithfulness.report_contents import Report, file_name
 from evals.faithfulness.validity import BEYOND, TRAIT_LEAD, WITH_TRAIT
 from evals.faithfulness.verdicts import CRITERIA
 
@@ -74,12 +74,17 @@ class ReportCell(NamedTuple):
 
 
 class ReportTable(NamedTuple):
-    """A table as it is shown: its columns as (name, CSS class)."""
+    """A table as it is shown: its columns as (name, CSS class).
+
+    Attributes:
+      file: which of `Report.tables` is saved by the buttons below it.
+    """
 
     caption: str
     columns: list[ReportCell]
     rows: list[list[ReportCell]]
     folded: bool
+    file: str = ""
 
 
 class ReportSection(NamedTuple):
@@ -88,7 +93,7 @@ class ReportSection(NamedTuple):
     id: str
     title: str
     note: str
-    charts: list[str]
+    charts: list[Chart]
     tables: list[ReportTable]
 
 
@@ -107,7 +112,10 @@ def sections(report: Report) -> list[ReportSection]:
             "Effects in behavioral tasks beside their controls (a respondent who understands the scenarios "
             "comes near the expected control), and whether conduct follows from self-report.",
             [],
-            [*shown("Tasks", report.behavior), *shown("r of conduct with self-report", report.conduct)],
+            [
+                *shown("Tasks", report.behavior, "behavior"),
+                *shown("r of conduct with self-report", report.conduct, "conduct"),
+            ],
         ),
         _compared(report),
         _drift(report),
@@ -129,9 +137,9 @@ def _verdicts(report: Report) -> ReportSection:
     )
     tables = [
         *(_glance(name, one.verdicts) for name, one in report.assessments.items()),
-        *shown("The check that decided each verdict", report.verdicts("verdicts"), folded=True),
-        *shown("All checks", report.verdicts("checks"), folded=True),
-        *shown("Items that were refused more often than others", report.refusals(), folded=True),
+        *shown("The check that decided each verdict", report.verdicts("verdicts"), "verdicts", folded=True),
+        *shown("All checks", report.verdicts("checks"), "checks", folded=True),
+        *shown("Items that were refused more often than others", report.refusals(), "refusals", folded=True),
     ]
     return ReportSection("verdicts", "Verdicts", note, [], tables)
 
@@ -159,7 +167,8 @@ def _glance(model: str, verdicts: pd.DataFrame) -> ReportTable:
         verdict = [_verdict(by[name]) if name in by else ReportCell("–") for name in CRITERIA]
         rows.append([ReportCell(names[0], "", names[1]), *verdict])
     columns = [ReportCell(name) for name in ("construct", *CRITERIA)]
-    return ReportTable(f"Verdicts on {model}, each with the estimate that decided it", columns, rows, False)
+    caption = f"Verdicts on {model}, each with the estimate that decided it"
+    return ReportTable(caption, columns, rows, False, "verdicts")
 
 
 def _verdict(row: Mapping[Hashable, object]) -> ReportCell:
@@ -202,7 +211,7 @@ def _profiles(report: Report) -> ReportSection:
         references = [40.0, 50.0, 60.0] if people else []
         axis = "T score: 50 is the mean of the norm group, 10 its SD" if people else "mean answer"
         drawn.append(charts.dots(rows, f"Profile, {name}", axis, references=references, names=models))
-        tables += shown(f"Profile, {name}", table, folded=True)
+        tables += shown(f"Profile, {name}", table, file_name(f"profile_{name}"), folded=True)
     note = (
         "Mean over persons and conditions with its interval. Filled marks are domains, open ones facets. A "
         "profile is worth reading only where the verdicts above say so."
@@ -220,8 +229,8 @@ def _reliability(report: Report) -> ReportSection:
             for names, own in _each(domains, keys)
         ]
         wide = pd.DataFrame(rows).rename(columns={"title": "scale"})
-        tables += shown("Coefficients by domain", wide, least_open=60)
-        tables += shown("All coefficients, with intervals", table, folded=True)
+        tables += shown("Coefficients by domain", wide, "reliability", least_open=60)
+        tables += shown("All coefficients, with intervals", table, "reliability", folded=True)
     note = (
         "How precisely items measure within one condition (α, ω, λ6, split half), and how well a score "
         "returns in others: one condition (A,1), the mean of all (A,k). SEM is in scale points. – is "
@@ -240,21 +249,27 @@ def _components(report: Report) -> ReportSection:
             drawn.append(charts.bars(shares, PARTS, title))
     for names, own in _each(report.d_study, ["model", "instrument"]):
         series = {
-            str(scale): list(zip(rows["conditions"].tolist(), rows["g"].tolist(), strict=True))
+            str(scale): _points(rows, "conditions", ("g", "g_low", "g_high"))
             for scale, rows in own.groupby("title", sort=False)
         }
         title = f"D-study, {', '.join(names)}"
-        drawn.append(charts.lines(series, title, ("conditions of each facet", "G coefficient")))
+        found = charts.lines(series, title, ("conditions of each facet", "G coefficient"))
+        drawn += [found] if found is not None else []
     note = (
         "Answers should differ by the person who is described; what differs by wording, option order and "
         "the like is error. The D-study says how dependable a score would be with more conditions of each "
-        "kind."
+        "kind, with its interval; scales stand beside each other at each number of conditions."
     )
     tables = [
-        *shown("Components", report.components, folded=True),
-        *shown("D-study: G and Φ", report.d_study, folded=True),
+        *shown("Components", report.components, "components", folded=True),
+        *shown("D-study: G and Φ", report.d_study, "d_study", folded=True),
     ]
     return ReportSection("components", "Variance components", note, drawn, tables)
+
+
+def _points(rows: pd.DataFrame, step: str, columns: tuple[str, str, str]) -> list[Point]:
+    found = rows[[step, *columns]].to_numpy(np.float64)
+    return [Point(*map(float, row)) for row in found]
 
 
 def _each(table: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
@@ -293,7 +308,9 @@ def _mtmm(report: Report) -> ReportSection:
         "The same construct in two tests should correlate highly, different constructs less. Orange is "
         "positive, blue negative."
     )
-    return ReportSection("mtmm", "Traits by methods", note, drawn, shown("Pairs", report.mtmm, folded=True))
+    return ReportSection(
+        "mtmm", "Traits by methods", note, drawn, shown("Pairs", report.mtmm, "mtmm", folded=True)
+    )
 
 
 def _bias(report: Report) -> ReportSection:
@@ -313,53 +330,102 @@ def _bias(report: Report) -> ReportSection:
         "is response style, not a trait."
     )
     title = "Response style beside simulated respondents"
-    return ReportSection("bias", title, note, drawn, shown("Indices", table, folded=True))
+    return ReportSection("bias", title, note, drawn, shown("Indices", table, "style", folded=True))
 
 
 def _compared(report: Report) -> ReportSection:
-    drawn, tables = [], []
+    drawn, tables, claims = [], [], []
+    reference = report.reference
     for name, table in report.comparisons.items():
         unit = str(table["unit"].iloc[0])
-        for key, title, axis, reference in (
-            ("delta", "Δ of the profile", f"tuned − base, in {unit}", 0.0),
-            ("dispersion", "Dispersion", "SD of tuned / SD of base; below 1 is restricted", 1.0),
+        models = _models(table)
+        who = models[0] if len(models) == 1 else "each"
+        for key, title, axis, at in (
+            ("delta", "Δ of the profile", f"{who} − {reference}, in {unit}", 0.0),
+            ("dispersion", "Dispersion", f"SD of {who} / SD of {reference}; below 1 is restricted", 1.0),
         ):
             rows, models = _dots(table, "title", (key, f"{key}_low", f"{key}_high"))
             title = f"{title}, {name}" + (f": {models[0]}" if len(models) == 1 else "")
-            drawn.append(charts.dots(rows, title, axis, references=[reference], names=models))
-        tables += shown(f"Base against tuned, {name}", table, folded=True)
+            drawn.append(charts.dots(rows, title, axis, references=[at], names=models))
+        renamed = table.rename(columns={"base": reference, "tuned": who if len(models) == 1 else "model's"})
+        tables += shown(
+            f"Compared with {reference}, {name}", renamed, file_name(f"comparison_{name}"), folded=True
+        )
+        claims += _claims(table, name, reference)
     note = (
-        "What tuning did to the profile (Δ), and to how much described people still differ (dispersion "
-        "ratio): characteristics that are restricted show there."
+        f"How each profile differs from that of {reference} (Δ), and how much described people still differ "
+        "(dispersion ratio), both with intervals of pairs where both models were asked as the same people. "
+        "Characteristics are called restricted only where Pitman and Morgan's test, Holm-corrected over the "
+        "scales of the instrument, is below .05.\n" + "\n".join(claims)
     )
-    return ReportSection("tuned", "Base against tuned", note, drawn, tables)
+    return ReportSection("compared", f"Compared with {reference}", note, drawn, tables)
+
+
+def _claims(table: pd.DataFrame, instrument: str, reference: str) -> list[str]:
+    """What may be said of restricted characteristics, a sentence a model."""
+    domains = pd.DataFrame(table[~table["facet"].astype(bool)])
+    told = []
+    for (model,), own in _each(domains.assign(model=domains.get("model", "this model")), ["model"]):
+        parts = []
+        for claim in ("restricted", "wider"):
+            names = [str(one) for one in own.loc[own["claim"] == claim, "title"]]
+            if names:
+                parts.append(f"{claim} in {len(names)} of {len(own)} domains ({', '.join(names)})")
+        undefined = sum(math.isnan(p) for p in own["dispersion_p_holm"].tolist())
+        parts += [f"not testable in {undefined}"] if undefined else []
+        said = "; ".join(parts) or f"in none of {len(own)} domains shown to be restricted or wider"
+        told.append(
+            f"{instrument}: {model} against {reference} is {said}."
+            if parts
+            else f"{instrument}: {model} is {said} than {reference}."
+        )
+    return told
 
 
 def _drift(report: Report) -> ReportSection:
     drawn = []
-    for key, axis in (
-        ("value", "mean score"),
-        ("sd", "SD over persons"),
-        ("flattering", "share of the way to what flatters"),
+    for key, axis, references in (
+        ("value", "mean score", []),
+        ("drift", "change since the first step, in SDs", [0.0]),
+        ("dispersion", "SD over persons / SD at the first step", [1.0]),
+        ("flattering", "share of the way to what flatters", []),
     ):
-        if not report.drift.empty:
+        for names, own in _each(report.drift, ["instrument"]):
+            bounds = {"value": ("value", "low", "high")}.get(key, (key, f"{key}_low", f"{key}_high"))
+            present = own if bounds[1] in own.columns else own.assign(**dict.fromkeys(bounds[1:], np.nan))
             series = {
-                str(name): list(zip(rows["step"].tolist(), rows[key].tolist(), strict=True))
-                for name, rows in report.drift.groupby("construct", sort=False)
+                str(name): _points(rows, "step", bounds)
+                for name, rows in present.groupby("construct", sort=False)
             }
-            drawn.append(charts.lines(series, "Drift over training", ("training step", axis)))
-    note = "The same design over checkpoints of one run: scores, how far persons differ, and desirability."
-    tables = shown("By step", report.drift, folded=True)
+            title = f"Drift over training, {', '.join(names)}"
+            found = charts.lines(series, title, ("training step", axis), references=references)
+            drawn += [found] if found is not None else []
+    note = (
+        "The same design over checkpoints of one run, each against the first: the same people are asked, so "
+        "intervals are of pairs. A step's characteristics are called restricted where Pitman and Morgan's "
+        "test, Holm-corrected over the scales, is below .05.\n" + "\n".join(_drift_claims(report.drift))
+    )
+    tables = shown("By step", report.drift, "drift", folded=True)
     return ReportSection("drift", "Drift over checkpoints", note, drawn, tables)
 
 
+def _drift_claims(table: pd.DataFrame) -> list[str]:
+    told = []
+    for (instrument, step), own in _each(table, ["instrument", "step"]):
+        names = [str(one) for one in own.loc[own["claim"] == "restricted", "construct"]]
+        if names:
+            told.append(f"{instrument}, step {step}: restricted since the first step: {', '.join(names)}.")
+    return told or ([] if table.empty else ["At no step are characteristics shown to be restricted."])
+
+
 def shown(
-    caption: str, table: pd.DataFrame, *, folded: bool = False, least_open: int = OPEN_ROWS
+    caption: str, table: pd.DataFrame, file: str = "", *, folded: bool = False, least_open: int = OPEN_ROWS
 ) -> list[ReportTable]:
     """A table for the page, none if it is empty; long ones are folded.
 
     Args:
       table: as it is to be shown; a column `reason` with nothing in it is left out.
+      file: its name among `Report.tables`.
       folded: folded however short it is.
       least_open: more rows than this are folded.
     Returns: a list with the table, or without any, to be joined with others.
@@ -377,7 +443,7 @@ def shown(
         ReportCell(name.replace("_", " "), "number" if any(row[n].css == "number" for row in rows) else "")
         for n, name in enumerate(columns)
     ]
-    return [ReportTable(caption, heads, rows, folded or len(rows) > least_open)]
+    return [ReportTable(caption, heads, rows, folded or len(rows) > least_open, file)]
 
 
 def _cell(name: str, value: object) -> ReportCell:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from evals.faithfulness.completion import Completed, completed
 from evals.faithfulness.criteria import construct_of, person_means, pooled_estimate
@@ -16,7 +17,7 @@ from evals.faithfulness.statistics import RELIABILITY, ScaleAnswers
 from evals.psychometrics.comparisons import dispersion_ratio, holm, tost, welch
 from evals.psychometrics.estimate import Estimate, undefined
 from evals.psychometrics.generalizability import d_study, variance_components
-from evals.psychometrics.paired import paired_difference, paired_dispersion
+from evals.psychometrics.paired import paired_difference, paired_dispersion, pitman_morgan
 from evals.psychometrics.response_style import INDICES, position_bias, refusal_rate, style_indices
 from evals.psychometrics.validity import Mtmm, mtmm
 from evals.questionnaires.behavior_scores import mean_estimate
@@ -30,6 +31,8 @@ STYLES = tuple(name for name in INDICES if name not in ("irv", "longstring"))
 D_SIZES = (1, 2, 4, 8)
 # a difference of less than so many SDs counts as none
 EQUIVALENT = 0.2
+# of tests over a family of scales, after Holm's correction
+LEVEL = 0.05
 BOUNDS = ("value", "low", "high")
 
 
@@ -252,7 +255,9 @@ def compared(
 
     delta: mean of (tuned − base) over persons in SDs of people where there are norms, else of the base;
     dispersion: SD of tuned over SD of base, below 1 where characteristics are restricted; both with intervals
-    for pairs. p: paired t test, Holm-corrected in p_holm; p_equivalent: TOST of pairs within ± EQUIVALENT.
+    for pairs. p: paired t test, Holm-corrected in p_holm; p_equivalent: TOST of pairs within ± EQUIVALENT;
+    dispersion_p: Pitman and Morgan's test, Holm-corrected over the scales in dispersion_p_holm. claim:
+    restricted or wider where that is below LEVEL, else none.
 
     Args:
       base, tuned: long tables of two models.
@@ -286,7 +291,12 @@ def compared(
             }
         )
     frame = pd.DataFrame(rows)
-    return frame.assign(p_holm=holm(frame["p"].to_numpy()))
+    adjusted = holm(frame["dispersion_p"].to_numpy())
+    claims = [
+        "none" if not p < LEVEL else ("restricted" if ratio < 1 else "wider")
+        for p, ratio in zip(adjusted, frame["dispersion"], strict=True)
+    ]
+    return frame.assign(p_holm=holm(frame["p"].to_numpy()), dispersion_p_holm=adjusted, claim=claims)
 
 
 def _pairs(old: np.ndarray, new: np.ndarray, unit: float) -> dict[str, object]:
@@ -296,7 +306,8 @@ def _pairs(old: np.ndarray, new: np.ndarray, unit: float) -> dict[str, object]:
     same = tost(new / unit, old / unit, EQUIVALENT, paired=True).p
     if found.se == 0:
         same = float(abs(found.difference.value) >= EQUIVALENT)
-    return _differences(found.difference, paired_dispersion(new, old), found.p, same)
+    apart = pitman_morgan(new, old)
+    return _differences(found.difference, paired_dispersion(new, old), found.p, same, apart)
 
 
 def _groups(old: np.ndarray, new: np.ndarray, unit: float) -> dict[str, object]:
@@ -306,47 +317,87 @@ def _groups(old: np.ndarray, new: np.ndarray, unit: float) -> dict[str, object]:
         return _differences(undefined("the base does not vary"), undefined("the base does not vary"), np.nan)
     delta = found.difference._replace(**{key: getattr(found.difference, key) / unit for key in BOUNDS})
     same = tost(new / unit, old / unit, EQUIVALENT).p
-    return _differences(delta, dispersion_ratio(new, old), found.p, same)
+    return _differences(delta, dispersion_ratio(new, old), found.p, same, _variances_differ(new, old))
+
+
+def _variances_differ(first: np.ndarray, second: np.ndarray) -> float:
+    """p of the F test of two groups' variances, two-sided."""
+    one, other = (values[~np.isnan(values)] for values in (first, second))
+    if min(len(one), len(other)) < 2 or not other.var(ddof=1) > 0:
+        return np.nan
+    below = float(stats.f.cdf(one.var(ddof=1) / other.var(ddof=1), len(one) - 1, len(other) - 1))
+    return 2 * min(below, 1 - below)
 
 
 def _differences(
-    delta: Estimate, dispersion: Estimate, p: float, p_equivalent: float = np.nan
+    delta: Estimate,
+    dispersion: Estimate,
+    p: float,
+    p_equivalent: float = np.nan,
+    dispersion_p: float = np.nan,
 ) -> dict[str, object]:
     columns = {
         (f"{name}_{key}" if key != "value" else name): value
         for name, found in (("delta", delta), ("dispersion", dispersion))
         for key, value in _estimate(found).items()
     }
-    return {**columns, "p": p, "p_equivalent": p_equivalent}
+    return {**columns, "p": p, "p_equivalent": p_equivalent, "dispersion_p": dispersion_p}
 
 
-def drift(checkpoints: Mapping[int, pd.DataFrame], instrument: Instrument) -> pd.DataFrame:
-    """Scores of each domain over the steps of a training run.
+def drift(
+    checkpoints: Mapping[int, pd.DataFrame], instrument: Instrument, norm_group: str | None = None
+) -> pd.DataFrame:
+    """Scores of each domain over the steps of a training run, each step against the first as pairs.
 
     Args:
       checkpoints: long tables by training step.
+      instrument: whose domains.
+      norm_group: whose SD is the unit of the drift; None for the first step's own.
     Returns: a row a step and domain: step, construct, value (mean over persons), low, high, n, reason, sd
-      (over persons), and flattering: how far the mean lies towards what flatters, 0 to 1, NaN for a scale
-      that cannot flatter.
+      (over persons), flattering (how far the mean lies towards what flatters, 0 to 1, NaN for a scale that
+      cannot flatter), and of the steps after the first drift, dispersion with their bounds, p_holm, claim as
+      `compared` has them (drift is its delta), NaN in the first.
     Raises: ValueError as `evals.questionnaires.response_table.cube`.
     """
     rows = []
-    for step, table in sorted(checkpoints.items()):
-        one = cube(table, instrument, PERSON)
+    steps = sorted(checkpoints)
+    for step in steps:
+        one = cubes(checkpoints[step], [instrument])[0]
+        against = (
+            compared(checkpoints[steps[0]], checkpoints[step], instrument, norm_group).set_index("scale")
+            if step != steps[0]
+            else None
+        )
         for scale in instrument.domains:
             scores = one.scores(scale).mean(axis=1)
             found = _mean(scores)
             towards = scale.desirable * scale.direction
             share = (found.value - instrument.low) / (instrument.high - instrument.low)
             flattering = np.nan if not towards else share if towards > 0 else 1 - share
-            sd = _sd(scores)
             rows.append(
                 {
                     "step": step,
                     "construct": construct_of(scale),
                     **_estimate(found),
-                    "sd": sd,
+                    "sd": _sd(scores),
                     "flattering": flattering,
+                    **_since(against, scale),
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _since(against: pd.DataFrame | None, scale: Scale) -> dict[str, object]:
+    """A scale's change since the first step."""
+    names = {
+        "drift": "delta",
+        "drift_low": "delta_low",
+        "drift_high": "delta_high",
+        **{name: name for name in ("dispersion", "dispersion_low", "dispersion_high", "p_holm")},
+        "dispersion_p_holm": "dispersion_p_holm",
+    }
+    if against is None:
+        return {**dict.fromkeys(names, np.nan), "claim": ""}
+    return {ours: against.at[scale.name, theirs] for ours, theirs in names.items()} | {
+        "claim": against.at[scale.name, "claim"]
+    }

@@ -13,6 +13,7 @@ import pandas as pd
 from evals.faithfulness import report_tables
 from evals.faithfulness.criteria import Thresholds, construct_of
 from evals.faithfulness.report_contents import Report, combined
+from evals.faithfulness.run_card import provenance, thresholds_told
 from evals.faithfulness.verdicts import Assessment, assess
 from evals.questionnaires import behavior_scores, dialogues
 from evals.questionnaires.administration import administer
@@ -49,6 +50,7 @@ class FaithfulnessStudy:
         card: Mapping[str, object],
         *,
         base: pd.DataFrame | None = None,
+        base_name: str = "base",
         checkpoints: Mapping[int, pd.DataFrame] | None = None,
         replies: Mapping[str, pd.DataFrame] | None = None,
     ) -> Report:
@@ -58,6 +60,7 @@ class FaithfulnessStudy:
           answers: a long table by the name of each respondent.
           card: what stands in the run card before what is known here.
           base: answers to compare with; if absent, the first of several respondents is the base of the rest.
+          base_name: what those answers are called.
           checkpoints: answers by training step, for the plot over steps.
           replies: rated dialogues by respondent.
         Returns: the report, for `evals.faithfulness.write_report`; tables of what was not asked are empty.
@@ -125,9 +128,11 @@ class FaithfulnessStudy:
                 for one in tested
                 if tuned
             },
-            report_tables.drift(checkpoints, tested[0])
+            combined({one.name: report_tables.drift(checkpoints, one, self._norms(one)) for one in tested})
             if checkpoints and len(checkpoints) > 1
             else pd.DataFrame(),
+            base_name if base is not None else next(iter(answers)),
+            self.confidence,
         )
 
     def _assess(self, table: pd.DataFrame, acts: pd.DataFrame | None) -> Assessment:
@@ -187,6 +192,10 @@ class FaithfulnessStudy:
                 f"{one.title} ({one.source}; {one.license.partition(':')[0]})" for one in self.instruments
             ),
             "norms": self.norm_group or "none",
+            "seeds": f"{', '.join(map(str, self.design.seeds))} of questions; {self.seed} of bootstraps",
+            "confidence": f"{self.confidence:g} of all intervals",
+            "thresholds": thresholds_told(self.thresholds),
+            **provenance(),
         }
 
 

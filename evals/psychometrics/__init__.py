@@ -40,7 +40,7 @@ from evals.psychometrics.measurement_error import (
     spearman_brown,
     standard_error_of_measurement,
 )
-from evals.psychometrics.paired import paired_difference, paired_dispersion
+from evals.psychometrics.paired import paired_difference, paired_dispersion, pitman_morgan
 from evals.psychometrics.polychoric_correlations import ordinal_alpha, polychoric
 from evals.psychometrics.reliability import (
     cronbach_alpha,
@@ -104,6 +104,7 @@ __all__ = [
     "persons_for_alpha",
     "persons_for_correlation",
     "persons_for_inverse",
+    "pitman_morgan",
     "polychoric",
     "position_bias",
     "refusal_rate",

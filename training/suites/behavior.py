@@ -20,6 +20,7 @@ from evals.faithfulness import report_tables
 from evals.faithfulness.criteria import Thresholds
 from evals.faithfulness.precision import expected_precision, told
 from evals.faithfulness.report import write_report
+from evals.faithfulness.run_card import cost_told
 from evals.faithfulness.study import FaithfulnessStudy, listed
 from evals.faithfulness.verdicts import Assessment
 from evals.models.local_model import Form
@@ -181,7 +182,12 @@ def behavior(
         first = asked.answers[config.name]
         steps = {**earlier, config.step: first} if config.step is not None else {}
         report = study.report(
-            asked.answers, card(study, config), base=base, checkpoints=steps, replies=asked.replies
+            asked.answers,
+            {**card(study, config), "cost": cost_told(folder)},
+            base=base,
+            base_name="base" if against is None else str(against),
+            checkpoints=steps,
+            replies=asked.replies,
         )
         write_report(report, folder)
         return [

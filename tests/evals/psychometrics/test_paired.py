@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evals.psychometrics import dispersion_ratio, paired_difference, paired_dispersion, welch
+from evals.psychometrics import dispersion_ratio, paired_difference, paired_dispersion, pitman_morgan, welch
 
 
 def pairs(n: int, r: float, ratio: float = 1.0, shift: float = 0.0, seed: int = 0):
@@ -74,3 +74,11 @@ def test_degenerate_pairs():
         paired_difference([1, 2], [1, 2, 3])
     with pytest.raises(ValueError, match="unit must be positive"):
         paired_difference([1, 2], [1, 2], unit=0)
+
+
+def test_pitman_morgan_is_the_correlation_of_sum_and_difference():
+    # Var(x + y)·r(x + y, x − y) ∝ Var x − Var y, so equal variances are r = 0
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=30)
+    y = 0.5 * x + 0.7 * rng.normal(size=30)
+    assert pitman_morgan(x, y) == pytest.approx(stats.pearsonr(x + y, x - y).pvalue, rel=1e-9)
