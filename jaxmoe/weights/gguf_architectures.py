@@ -1,11 +1,14 @@
 """What llama.cpp's converter does with each architecture: how a GGUF file's fields and tensors are read."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxmoe.json_values import JsonMapping, JsonObject
 
 Fields = dict[str, Any]  # numbers, text, and lists of both, each of the type that the file says
+# LongRoPE's factors, which a file has as tensors; they stand among an architecture's own fields
+FACTORS = ("rope_factors_long", "rope_factors_short")
 
 
 def as_written(value: float) -> float:
@@ -29,12 +32,14 @@ class Architecture(NamedTuple):
       model_type: of config.json.
       interleaved: rows of a rotary head are stored as (pair, half), Hugging Face's as (half, pair).
       norm_offset: what the file has added to every norm's weight.
+      partial: rope.dimension_count may say that only a part of each head turns.
       keys: from the architecture's own fields and the config so far, the further keys of config.json.
     """
 
     model_type: str
     interleaved: bool = False
     norm_offset: float = 0.0
+    partial: bool = False
     keys: Callable[[Fields, JsonMapping], JsonObject] = _no_keys
 
 
@@ -82,16 +87,30 @@ def _qwen3moe(own: Fields, config: JsonMapping) -> JsonObject:
     return _qwen_moe(own, normalize=True)
 
 
-def _gemma(own: Fields, config: JsonMapping, layers_27b: int) -> JsonObject:
+def _layer_types(own: Fields, layers: int, every: int) -> list[str]:
+    """Each layer's kind of attention: that of every so many sees everything, unless the file says more."""
+    pattern = own.get("attention.sliding_window_pattern", every)
+    slides = pattern if isinstance(pattern, list) else [bool((i + 1) % pattern) for i in range(layers)]
+    return ["sliding_attention" if slide else "full_attention" for slide in slides]
+
+
+def _gemma(own: Fields, config: JsonMapping, layers_27b: int, every: int) -> JsonObject:
     # llama.cpp knows by its layers which size scales queries by D / N instead of H
     large = config["num_hidden_layers"] == layers_27b
     scalar = config["hidden_size"] // config["num_attention_heads"] if large else config["head_dim"]
-    return {"query_pre_attn_scalar": scalar, "sliding_window": own.get("attention.sliding_window", 4096)}
+    return {
+        "query_pre_attn_scalar": scalar,
+        "sliding_window": own.get("attention.sliding_window", 4096),
+        "layer_types": _layer_types(own, config["num_hidden_layers"], every),
+    }
 
 
 def _gemma2(own: Fields, config: JsonMapping) -> JsonObject:
     caps = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
-    return {**_gemma(own, config, 46), **{key: as_written(own.get(key, cap)) for key, cap in caps.items()}}
+    return {
+        **_gemma(own, config, 46, every=2),
+        **{key: as_written(own.get(key, cap)) for key, cap in caps.items()},
+    }
 
 
 def _gemma3(own: Fields, config: JsonMapping) -> JsonObject:
@@ -99,10 +118,45 @@ def _gemma3(own: Fields, config: JsonMapping) -> JsonObject:
     local = {"rope_type": "default", "rope_theta": own.get("rope.freq_base_swa", 10000.0)}
     cap = own.get("final_logit_softcapping")
     return {
-        **_gemma(own, config, 62),
-        "sliding_window_pattern": 6,
+        **_gemma(own, config, 62, every=6),
         "final_logit_softcapping": None if cap is None else as_written(cap),
         "rope_parameters": {"full_attention": config["rope_parameters"], "sliding_attention": local},
+    }
+
+
+def _longrope_factor(own: Fields, growth: float, original: int) -> float | None:
+    """The factor on cos and sin; None for the one that LongRoPE's paper gives, as config.json leaves it out."""
+    plain = math.sqrt(1 + math.log(growth) / math.log(original)) if growth > 1 else 1.0
+    factor = own.get("rope.scaling.attn_factor", plain)
+    return None if math.isclose(factor, plain, rel_tol=1e-6) else as_written(factor)
+
+
+def _phi3(own: Fields, config: JsonMapping) -> JsonObject:
+    # the factors of LongRoPE are tensors in the file (`gguf_file`); phi3.rope.scaling.type is never written
+    rope = config["rope_parameters"]
+    original = own.get("rope.scaling.original_context_length", config["max_position_embeddings"])
+    turning = own.get("rope.dimension_count", config["head_dim"])
+    rope |= {"partial_rotary_factor": turning / config["head_dim"]}
+    if FACTORS[0] in own:
+        rope |= {
+            "rope_type": "longrope",
+            "long_factor": own[FACTORS[0]],
+            "short_factor": own[FACTORS[1]],
+            "attention_factor": _longrope_factor(own, config["max_position_embeddings"] / original, original),
+        }
+    window = own.get("attention.sliding_window") or None
+    return {"original_max_position_embeddings": original, "sliding_window": window}
+
+
+def _gpt_oss(own: Fields, config: JsonMapping) -> JsonObject:
+    # trained with exact limits of YaRN, which the file cannot say
+    rope = config["rope_parameters"] | {"truncate": False}
+    return {
+        **_experts(own, "num_local_experts"),
+        "intermediate_size": own.get("expert_feed_forward_length", config["intermediate_size"]),
+        "rope_parameters": rope,
+        "sliding_window": own["attention.sliding_window"],
+        "layer_types": _layer_types(own, config["num_hidden_layers"], 2),
     }
 
 
@@ -119,6 +173,8 @@ ARCHITECTURES = {
     "smollm3": Architecture("smollm3", interleaved=True),
     "granite": Architecture("granite", interleaved=True, keys=_granite),
     "command-r": Architecture("cohere", keys=_cohere),
+    "phi3": Architecture("phi3", partial=True, keys=_phi3),
+    "gpt-oss": Architecture("gpt_oss", keys=_gpt_oss),
     "gemma2": Architecture("gemma2", norm_offset=1.0, keys=_gemma2),
     "gemma3": Architecture("gemma3_text", norm_offset=1.0, keys=_gemma3),
 }

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from jaxmoe.families import config_from_hf
+from jaxmoe.families import config_from_hf, family_of
 from jaxmoe.json_values import JsonMapping, JsonObject
 from jaxmoe.model.config import ModelConfig
 from jaxmoe.weights.convert import weight_table
-from jaxmoe.weights.gguf_architectures import ARCHITECTURES, Fields, as_written
+from jaxmoe.weights.gguf_architectures import ARCHITECTURES, FACTORS, Fields, as_written
 from jaxmoe.weights.weight_files import StoredTensor
 
 if TYPE_CHECKING:
     from gguf import ReaderTensor
 
 # those that are tested bit for bit; llama.cpp has more, for three bits a weight and fewer
-TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "MXFP4")
 
 NORM_EPSILON = "attention.layer_norm_rms_epsilon"
 # where the number of an expert stands in a Hugging Face name
@@ -61,6 +61,10 @@ def read_gguf(path: str | Path) -> GGUF:
     kind = ARCHITECTURES[architecture]
     prefix = f"{architecture}."
     own = {key.removeprefix(prefix): value for key, value in fields.items() if key.startswith(prefix)}
+    if kind.partial:
+        factors = [t for t in stored if t.name.removesuffix(".weight") in FACTORS]
+        stored = [tensor for tensor in stored if tensor not in factors]
+        own |= {t.name.removesuffix(".weight"): [as_written(x) for x in _dequantized(t)] for t in factors}
     try:
         config = _config(architecture, own, fields, path)
     except KeyError as error:
@@ -116,9 +120,16 @@ def _hf_names(architecture: str, model: ModelConfig) -> dict[str, str]:
     kind = next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     table = gguf.get_tensor_name_map(kind, model.num_layers)
     found: dict[str, str] = {}
-    for weight in weight_table(model).values():
-        for layer in range(model.num_layers if weight.stacked else 1):
-            module, _, part = weight.name.format(layer, EXPERT).rpartition(".")
+    family = family_of(model.family)
+    written = [weight.name for weight in weight_table(model).values()]
+    if family.FUSED_FILES:  # last, since the file calls up and gate with up the same
+        written += [one.name for one in family.FUSED if one.parts[0].count("{}") == 1]
+    for weight in written:
+        for layer in range(model.num_layers if "{}" in weight else 1):
+            module, _, part = weight.format(layer, EXPERT).rpartition(".")
+            if part not in ("weight", "bias"):  # attention sinks
+                found[f"{table.get_name(f'{module}.{part}')}.weight"] = f"{module}.{part}"
+                continue
             # experts are stacked, in Mixtral's case under a name that its converter makes up
             asked = module.replace(f".{EXPERT}", "").replace(
                 "block_sparse_moe.experts", "feed_forward.experts"
@@ -162,9 +173,10 @@ def _config(architecture: str, own: Fields, fields: Fields, path: Path) -> JsonO
     if scaling not in ("none", "linear", "yarn"):
         raise ValueError(f"rope.scaling.type must be none, linear or yarn; got {scaling!r} in {path}")
     heads = needed("attention.head_count")
-    head_dim = own.get("attention.key_length") or own.get("rope.dimension_count")
+    partial = ARCHITECTURES[architecture].partial
+    head_dim = own.get("attention.key_length") or (None if partial else own.get("rope.dimension_count"))
     head_dim = head_dim or needed("embedding_length") // heads
-    if own.get("rope.dimension_count", head_dim) != head_dim:
+    if not partial and own.get("rope.dimension_count", head_dim) != head_dim:
         raise ValueError(
             f"{path} turns {own['rope.dimension_count']} of {head_dim} dimensions; all must turn"
         )
@@ -172,8 +184,7 @@ def _config(architecture: str, own: Fields, fields: Fields, path: Path) -> JsonO
     if scaling != "none":
         rope |= {"rope_type": scaling, "factor": needed("rope.scaling.factor")}
         if scaling == "yarn":
-            original = own.get("rope.scaling.original_context_length", needed("context_length"))
-            rope["original_max_position_embeddings"] = original
+            rope |= _yarn(own, needed("context_length"), path)
     config: JsonObject = {
         "model_type": ARCHITECTURES[architecture].model_type,
         "hidden_size": needed("embedding_length"),
@@ -190,6 +201,20 @@ def _config(architecture: str, own: Fields, fields: Fields, path: Path) -> JsonO
         config[f"{name}_token_id"] = fields.get(f"tokenizer.ggml.{name}_token_id")
     config["pad_token_id"] = fields.get("tokenizer.ggml.padding_token_id")
     return config | ARCHITECTURES[architecture].keys(own, config)
+
+
+def _yarn(own: Fields, context: float, path: Path) -> JsonObject:
+    """What the file says of YaRN beyond its factor."""
+    for name, plain in (("yarn_ext_factor", 1.0), ("yarn_log_multiplier", 0.0)):
+        if (value := own.get(f"rope.scaling.{name}", plain)) not in (plain, -1.0):  # -1: not set
+            raise ValueError(f"rope.scaling.{name} must be {plain:g}; got {value} in {path}")
+    known = {"yarn_attn_factor": "attention_factor", "yarn_beta_fast": "beta_fast"}
+    known |= {"yarn_beta_slow": "beta_slow"}
+    said = {hf: own.get(f"rope.scaling.{name}") for name, hf in known.items()}
+    return {
+        "original_max_position_embeddings": own.get("rope.scaling.original_context_length", context),
+        **{hf: as_written(value) for hf, value in said.items() if value is not None},
+    }
 
 
 def _rotary_heads(name: str, config: JsonMapping) -> int | None:

@@ -18,7 +18,7 @@ from jaxmoe.weights.gguf_tokenizer import build_tokenizer
 # In a folder whose weights are those of a GGUF file: {"file": where it is, "bytes": its size}
 NOTE = "gguf.json"
 # raised when what is written changes, so that older folders are made anew
-_LAYOUT = 1
+_LAYOUT = 2
 _HASHED_BYTES = 1 << 20
 
 

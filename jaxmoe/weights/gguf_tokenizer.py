@@ -19,6 +19,8 @@ _WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _CASED_REST = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
+_CL100K = rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}{{1,3}}|{_REST}"
+
 
 def _cased(end: str) -> str:
     """Words cut where small letters turn to capitals."""
@@ -28,7 +30,8 @@ def _cased(end: str) -> str:
 
 # One regular expression that cuts the text, of the published tokenizer.json files
 SPLITS = {
-    "llama3": rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}{{1,3}}|{_REST}",
+    "llama3": _CL100K,
+    "cl100k": _CL100K,
     "qwen2": rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}|{_REST}",
     "tekken": rf"{_cased('')}|\p{{N}}|{_CASED_REST}",
     "gpt-4o": rf"{_cased(_CONTRACTIONS + '?')}|\p{{N}}{{1,3}}|{_CASED_REST}",
@@ -40,6 +43,7 @@ PRE_TOKENIZERS = {
     "llama-bpe": "llama3",
     "falcon3": "llama3",
     "smaug-bpe": "llama3",
+    "dbrx": "cl100k",  # Phi-4's too
     "qwen2": "qwen2",
     "deepseek-r1-qwen": "qwen2",
     "stablelm2": "qwen2",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import jax
 import numpy as np
 import pytest
 import torch
@@ -64,14 +65,47 @@ def cohere_fields(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_logit_scale(config.logit_scale)
 
 
-def split_experts(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def phi3_fields(writer: gguf.GGUFWriter, config: Any) -> None:
+    rope = config.rope_parameters
+    writer.add_rope_scaling_orig_ctx_len(config.original_max_position_embeddings)
+    writer.add_sliding_window(config.sliding_window or 0)
+    if "long_factor" in rope:
+        scale = config.max_position_embeddings / config.original_max_position_embeddings
+        long = 1 + np.log(scale) / np.log(config.original_max_position_embeddings)
+        writer.add_rope_scaling_attn_factors(float(np.sqrt(long)))
+        for name in ("long", "short"):
+            writer.add_tensor(f"rope_factors_{name}.weight", np.array(rope[f"{name}_factor"], np.float32))
+
+
+def gpt_oss_fields(writer: gguf.GGUFWriter, config: Any) -> None:
+    writer.add_sliding_window(config.sliding_window)
+    writer.add_expert_feed_forward_length(config.intermediate_size)
+    expert_fields(writer, config)
+    rope = config.rope_parameters
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(rope["factor"])
+    writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    writer.add_rope_scaling_yarn_beta_fast(rope["beta_fast"])
+    writer.add_rope_scaling_yarn_beta_slow(rope["beta_slow"])
+
+
+def split_experts(tensors: dict[str, torch.Tensor], family: str) -> dict[str, torch.Tensor]:
     """Gate and up of all experts as the two tensors that llama.cpp stores."""
     found: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         if name.endswith("experts.gate_up_proj"):
             gate, up = tensor.chunk(2, dim=1)
             start = name.removesuffix("gate_up_proj")
+            if family == "gpt_oss":  # gate and up take turns, and matrices are stored [in, out]
+                gate, up = (tensor[..., turn::2].transpose(1, 2) for turn in (0, 1))
             found |= {f"{start}gate_proj.weight": gate, f"{start}up_proj.weight": up}
+        elif name.endswith("experts.gate_up_proj_bias"):
+            start = name.removesuffix("gate_up_proj_bias")
+            found |= {f"{start}gate_proj.bias": tensor[:, ::2], f"{start}up_proj.bias": tensor[:, 1::2]}
+        elif name.endswith("experts.down_proj_bias"):
+            found[name.replace("_bias", ".bias")] = tensor
+        elif name.endswith("experts.down_proj") and family == "gpt_oss":
+            found[f"{name}.weight"] = tensor.transpose(1, 2)
         else:
             found[f"{name}.weight" if name.endswith("experts.down_proj") else name] = tensor
     return found
@@ -84,6 +118,7 @@ LLAMA_CPP = {
     "qwen3_moe": "qwen3moe",
     "mixtral": "llama",
     "cohere": "command-r",
+    "gpt_oss": "gpt-oss",
 }
 PERMUTED = ("llama", "mixtral", "smollm3", "granite")  # their converters' rotary rows
 # an architecture's own fields
@@ -95,6 +130,8 @@ ADDED: dict[str, Callable[[gguf.GGUFWriter, Any], None]] = {
     "mixtral": expert_fields,
     "granite": granite_fields,
     "cohere": cohere_fields,
+    "phi3": phi3_fields,
+    "gpt_oss": gpt_oss_fields,
 }
 # what differs from TINY, by model_type
 OTHER: dict[str, dict[str, Any]] = {
@@ -115,6 +152,19 @@ OTHER: dict[str, dict[str, Any]] = {
         "norm_topk_prob": True,
     },
     "mixtral": {"num_local_experts": 3, "sliding_window": None},
+    "phi3": {
+        "original_max_position_embeddings": 32,
+        "sliding_window": 9,
+        "pad_token_id": 0,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 1e4,
+            "partial_rotary_factor": 0.75,
+            "long_factor": [1.0, 1.5, 2.25, 3.0, 4.0, 5.5],
+            "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5],
+        },
+    },
+    "gpt_oss": {"num_local_experts": 3, "num_experts_per_tok": 2, "sliding_window": 7},
     "gemma3_text": {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 7},
 }
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -151,7 +201,7 @@ def write(path: Path, model: Any, kind: gguf.GGMLQuantizationType, **extra: Any)
     writer.add_rope_freq_base(ropes.get("full_attention", ropes)["rope_theta"])
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer.add_key_length(head_dim)
-    writer.add_rope_dimension_count(head_dim)
+    writer.add_rope_dimension_count(int(head_dim * (ropes.get("partial_rotary_factor") or 1)))
     if config.model_type in ADDED:
         ADDED[config.model_type](writer, config)
     words = ["<|end|>", "<|user|>", *BYTES, "he", "ll", "hell"]
@@ -165,7 +215,7 @@ def write(path: Path, model: Any, kind: gguf.GGMLQuantizationType, **extra: Any)
     writer.add_eos_token_id(0)
     writer.add_pad_token_id(0)
     writer.add_chat_template("{% for m in messages %}<|user|>{{ m['content'] }}<|end|>{% endfor %}")
-    for name, tensor in split_experts(model.state_dict()).items():
+    for name, tensor in split_experts(model.state_dict(), config.model_type).items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         values = tensor.numpy().astype(np.float32)
@@ -178,13 +228,24 @@ def write(path: Path, model: Any, kind: gguf.GGMLQuantizationType, **extra: Any)
         module, _, part = name.rpartition(".")
         if name.endswith("shared_expert_gate.weight"):
             values = values[0]  # as llama.cpp's converter does
-        of = kind if values.ndim > 1 else gguf.GGMLQuantizationType.F32
-        writer.add_tensor(f"{names.get_name(module)}.{part}", gguf.quantize(values, of), raw_dtype=of)
+        experts_only = kind == gguf.GGMLQuantizationType.MXFP4
+        of = kind if values.ndim > (1 + experts_only) and part != "bias" else gguf.GGMLQuantizationType.F32
+        stem = f"{names.get_name(name)}.weight" if part == "sinks" else f"{names.get_name(module)}.{part}"
+        writer.add_tensor(stem, gguf.quantize(values, of), raw_dtype=of)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+# of the others it reads no file, or (GPT-OSS) leaves the experts as they were drawn
+READ_BY_TRANSFORMERS = ("llama", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "gemma2", "gemma3_text", "phi3")
+
+
+def in_mxfp4(values: np.ndarray) -> np.ndarray:
+    kind = gguf.GGMLQuantizationType.MXFP4
+    return gguf.dequantize(gguf.quantize(values, kind), kind)
 
 
 def tiny_model(family: str, tied: bool, seed: int = 0) -> Any:
@@ -225,17 +286,29 @@ def test_blocks_are_dequantized_bit_for_bit_as_in_transformers(kind: str):
         ("granite", False, "F32"),
         ("cohere", True, "F32"),
         ("gemma3_text", True, "F32"),
+        ("qwen3", False, "F32"),
+        ("phi3", True, "F32"),
+        ("phi3", False, "Q8_0"),
+        ("gpt_oss", False, "F32"),
+        ("gpt_oss", False, "MXFP4"),
     ],
 )
 def test_every_weight_equals_transformers_reading(tmp_path: Path, family: str, tied: bool, kind: str):
     model = tiny_model(family, tied)
+    if kind == "MXFP4":
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                if name.endswith(("gate_up_proj", "down_proj")):
+                    weight.copy_(torch.from_numpy(in_mxfp4(weight.mT.numpy())).mT)
     path = write(tmp_path / "m.gguf", model, gguf.GGMLQuantizationType[kind])
     # where transformers does not read the architecture, or not its experts, the model itself counts
     theirs = model
-    if family in ("llama", "qwen2", "gemma2", "gemma3_text"):
-        theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf", dtype=torch.float32)
+    if family in READ_BY_TRANSFORMERS:
+        theirs = AutoModelForCausalLM.from_pretrained(  # several sizes it takes for the released ones
+            tmp_path, gguf_file="m.gguf", config=model.config, dtype=torch.float32
+        )
     ours = read_gguf(path)
-    known = {n: t.numpy() for n, t in split_experts(theirs.state_dict()).items()}
+    known = {n: t.numpy() for n, t in split_experts(theirs.state_dict(), family).items()}
     known = {n: t for n, t in known.items() if not (tied and n == "lm_head.weight")}
     for name in [n for n in known if ".experts." in n]:
         stacked = known.pop(name)
@@ -251,6 +324,20 @@ def test_every_weight_equals_transformers_reading(tmp_path: Path, family: str, t
     assert config_from_hf(written) == config_from_hf({**model.config.to_dict(), **ends})
     for name, tensor in ours.tensors.items():
         np.testing.assert_array_equal(tensor.all().astype(np.float32), known[name], err_msg=name)
+
+
+@pytest.mark.parametrize("family", ["phi3", "gpt_oss"])
+def test_a_file_is_loaded_as_its_twin_in_safetensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+):
+    """Of families whose checkpoints hold several weights in one tensor."""
+    monkeypatch.setenv("JAXMOE_CACHE", str(tmp_path / "cache"))
+    model = tiny_model(family, tied=False)
+    model.save_pretrained(tmp_path / "twin")
+    path = write(tmp_path / "tiny.gguf", model, gguf.GGMLQuantizationType.F32)
+    ours, twin = (jaxmoe.load(source).weights for source in (path, tmp_path / "twin"))
+    assert jax.tree.leaves(ours.frozen)
+    jax.tree.map(np.testing.assert_array_equal, ours.frozen, twin.frozen)
 
 
 def test_a_file_is_loaded_as_the_model_it_was_written_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -390,6 +477,26 @@ def _refused(path: Path) -> bool:
     except ValueError as error:
         return "\n" not in str(error) or pytest.fail(f"several lines: {error}")
     return False
+
+
+def test_fields_that_are_not_computed_are_refused_by_name(tmp_path: Path):
+    writer = gguf.GGUFWriter(tmp_path / "scaled.gguf", "llama")
+    for add, value in ((writer.add_block_count, 1), (writer.add_context_length, 64)):
+        add(value)
+    writer.add_embedding_length(64)
+    writer.add_feed_forward_length(96)
+    writer.add_head_count(4)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(2.0)
+    writer.add_rope_scaling_yarn_log_mul(0.1)
+    writer.add_tensor("token_embd.weight", np.zeros((8, 64), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match=r"rope\.scaling\.yarn_log_multiplier must be 0; got 0\.1"):
+        read_gguf(tmp_path / "scaled.gguf")
 
 
 def test_damaged_files_end_in_one_line_or_in_a_model(tmp_path: Path):
