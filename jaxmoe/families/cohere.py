@@ -1,7 +1,7 @@
 """Command R of Cohere: attention beside the feed-forward, LayerNorm, neighboring numbers turn together."""
 
 import dataclasses
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -11,7 +11,7 @@ from jaxmoe.model.config import ModelConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cohere(HfConfig):
-    """One norm a layer, without a bias; the logits are scaled."""
+    """One norm a layer, without a bias; the logits are scaled. Command R+ has norms on each head, too."""
 
     MODEL_TYPE: ClassVar[str] = "cohere"
     CLASS_PREFIX: ClassVar[str] = "Cohere"
@@ -27,7 +27,7 @@ class Cohere(HfConfig):
     tie_word_embeddings: bool = True
     rope_theta: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 5e5
     attention_bias: bool = False
-    use_qk_norm: Literal[False] | None = False
+    use_qk_norm: bool | None = False
     bos_token_id: TokenId | None = 5
     eos_token_id: TokenId | tuple[TokenId, ...] | None = 255001
     pad_token_id: TokenId | None = 0
@@ -43,14 +43,16 @@ class Cohere(HfConfig):
             logit_scale=self.logit_scale,
             qkv_bias=self.attention_bias,
             out_bias=self.attention_bias,
+            qk_norm=bool(self.use_qk_norm),
+            headwise_qk_norm=bool(self.use_qk_norm),
         )
 
     @classmethod
     def own_keys(cls, model: ModelConfig) -> dict[str, object]:
-        """The norm's ε, the scale of logits, and whether attention has biases."""
+        """The norm's ε, the scale of logits, and whether attention has biases and norms."""
         return {
             "layer_norm_eps": model.norm_eps,
             "logit_scale": model.logit_scale,
             "attention_bias": model.out_bias,
-            "use_qk_norm": False,
+            "use_qk_norm": model.qk_norm,
         }

@@ -112,6 +112,7 @@ class ModelConfig:
       norm: root mean square, or LayerNorm without a bias.
       parallel: attention and feed-forward read the same normed input, and both are added.
       joint_qk_norm: with `qk_norm`, all heads of queries (and of keys) are normalised together.
+      headwise_qk_norm: with `qk_norm`, each head is normalised with a weight of its own.
       rope_interleaved: neighboring numbers of a head turn together, not those half a head apart.
       residual_scale, logit_scale: multiply what a part adds to the stream, and the logits.
       norm_offset: added to every norm's weight (Gemma stores w − 1).
@@ -145,6 +146,7 @@ class ModelConfig:
     norm: NormKind = "rms"
     parallel: bool = False
     joint_qk_norm: bool = False
+    headwise_qk_norm: bool = False
     rope_interleaved: bool = False
     residual_scale: float = 1.0
     logit_scale: float = 1.0

@@ -50,26 +50,40 @@ def rms_norm(
     return weight.astype(x.dtype) * normed.astype(x.dtype)
 
 
-def layer_norm(x: Float[Array, "... D"], weight: Float[Array, " D"], eps: float) -> Float[Array, "... D"]:
+def layer_norm(x: Float[Array, "... D"], weight: Float[Array, "*N D"], eps: float) -> Float[Array, "... D"]:
     """w · (x − mean x) / √(var x + ε), in float32 (arXiv:1607.06450, without its bias).
 
     Args:
       x: any leading axes.
-      weight: w.
+      weight: w; with an axis of heads where each has its own.
       eps: ε, added to the variance.
     Returns: of x's shape and dtype.
     """
     wide = x.astype(jnp.float32)
     centered = wide - jnp.mean(wide, axis=-1, keepdims=True)
     normed = centered * jax.lax.rsqrt(jnp.mean(centered * centered, axis=-1, keepdims=True) + eps)
-    return (weight.reshape((1,) * (x.ndim - 1) + (-1,)).astype(jnp.float32) * normed).astype(x.dtype)
+    weight = weight.reshape((1,) * (x.ndim - weight.ndim) + weight.shape)
+    return (weight.astype(jnp.float32) * normed).astype(x.dtype)
 
 
 class DecoderNorm(nnx.Module):
-    """One weight vector a layer, as the config says; `layers=None` makes a single one."""
+    """One weight vector a layer, as the config says; `layers=None` makes a single one.
 
-    def __init__(self, config: ModelConfig, size: int, layers: int | None, axis: str | None = "embed"):
-        shape, axes = ((size,), (axis,)) if layers is None else ((layers, size), ("layer", axis))
+    Args:
+      heads: each has a weight vector of its own; None for one that all share.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        size: int,
+        layers: int | None,
+        axis: str | None = "embed",
+        heads: int | None = None,
+    ):
+        shape, axes = ((size,), (axis,)) if heads is None else ((heads, size), (None, axis))
+        if layers is not None:
+            shape, axes = (layers, *shape), ("layer", *axes)
         self.weight = BaseParam(jnp.full(shape, 1.0 - config.norm_offset), axes=axes)
         self.eps, self.offset, self.kind = config.norm_eps, config.norm_offset, config.norm
 
@@ -322,10 +336,14 @@ class Attention(nnx.Module):
         self.v_proj = Linear((d, kv), ("embed", "kv_heads"), layers, config.qkv_bias, std, rngs=rngs)
         out_std = std / math.sqrt(2 * layers)
         self.o_proj = Linear((q, d), ("heads", "embed"), layers, config.out_bias, out_std, rngs=rngs)
-        sizes = (q, kv) if config.joint_qk_norm else (h, h)
-        self.q_norm, self.k_norm = (
-            DecoderNorm(config, size, layers, axis=None) if config.qk_norm else None for size in sizes
-        )
+
+        def head_norm(heads: int) -> DecoderNorm | None:
+            if not config.qk_norm:
+                return None
+            size, each = (heads * h if config.joint_qk_norm else h), config.headwise_qk_norm
+            return DecoderNorm(config, size, layers, axis=None, heads=heads if each else None)
+
+        self.q_norm, self.k_norm = head_norm(config.num_heads), head_norm(config.num_kv_heads)
         self.sinks: BaseParam | None = nnx.data(None)
         if config.attention_sinks:
             drawn = jax.random.normal(rngs.params(), (layers, config.num_heads)) * std

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 from jaxmoe.json_values import JsonMapping, JsonObject
 
 Fields = dict[str, Any]  # numbers, text, and lists of both, each of the type that the file says
-# LongRoPE's factors, which a file has as tensors; they stand among an architecture's own fields
+# beside an architecture's own fields stand: the names of all tensors, and the values of those that hold
+# LongRoPE's factors
+TENSORS = "tensor names"
 FACTORS = ("rope_factors_long", "rope_factors_short")
 
 
@@ -57,6 +59,7 @@ def _cohere(own: Fields, config: JsonMapping) -> JsonObject:
     return {
         "layer_norm_eps": config["rms_norm_eps"],
         "logit_scale": as_written(own.get("logit_scale", 0.0625)),
+        "use_qk_norm": "blk.0.attn_q_norm.weight" in own[TENSORS],
     }
 
 
@@ -125,7 +128,7 @@ def _gemma3(own: Fields, config: JsonMapping) -> JsonObject:
 
 
 def _longrope_factor(own: Fields, growth: float, original: int) -> float | None:
-    """The factor on cos and sin; None for the one that LongRoPE's paper gives, as config.json leaves it out."""
+    """The factor on cos and sin; None for LongRoPE's own, which config.json leaves out."""
     plain = math.sqrt(1 + math.log(growth) / math.log(original)) if growth > 1 else 1.0
     factor = own.get("rope.scaling.attn_factor", plain)
     return None if math.isclose(factor, plain, rel_tol=1e-6) else as_written(factor)

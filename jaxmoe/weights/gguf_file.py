@@ -15,7 +15,7 @@ from jaxmoe.families import config_from_hf, family_of
 from jaxmoe.json_values import JsonMapping, JsonObject
 from jaxmoe.model.config import ModelConfig
 from jaxmoe.weights.convert import weight_table
-from jaxmoe.weights.gguf_architectures import ARCHITECTURES, FACTORS, Fields, as_written
+from jaxmoe.weights.gguf_architectures import ARCHITECTURES, FACTORS, TENSORS, Fields, as_written
 from jaxmoe.weights.weight_files import StoredTensor
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def read_gguf(path: str | Path) -> GGUF:
     kind = ARCHITECTURES[architecture]
     prefix = f"{architecture}."
     own = {key.removeprefix(prefix): value for key, value in fields.items() if key.startswith(prefix)}
+    own[TENSORS] = [tensor.name for tensor in stored]
     if kind.partial:
         factors = [t for t in stored if t.name.removesuffix(".weight") in FACTORS]
         stored = [tensor for tensor in stored if tensor not in factors]

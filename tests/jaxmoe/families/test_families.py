@@ -299,7 +299,6 @@ def test_values_that_cannot_be_are_refused_in_one_line(changes, message):
             {"rope_scaling": {"type": "su", "short_factor": [1.0], "long_factor": [1.0]}},
             "short_factor must have 4 entries; got 1",
         ),
-        ("cohere", {"use_qk_norm": True}, "use_qk_norm is wrong: .*got True"),
         ("smollm3", {"no_rope_layers": [1]}, r"no_rope_layers must have one entry a layer \(2\); got 1"),
         ("granite", {"logits_scaling": 0.0}, "logits_scaling is wrong: .*greater than 0"),
         ("gemma3", {}, "text_config of a gemma3 must be an object; got None"),

@@ -39,11 +39,13 @@ SWITCHES = {
         parallel=True,
         rope_interleaved=True,
         qk_norm=True,
-        joint_qk_norm=True,
+        headwise_qk_norm=True,
         residual_scale=0.5,
         layer_ropes=(RopeConfig(rope_type="none"), SMALL.rope),
     ),
-    "experts": dataclasses.replace(SMALL, num_layers=2, moe=MoeConfig(5, 2, 8, shared_size=4)),
+    "experts": dataclasses.replace(
+        SMALL, num_layers=2, qk_norm=True, joint_qk_norm=True, moe=MoeConfig(5, 2, 8, shared_size=4)
+    ),
     "gpt-oss": dataclasses.replace(
         SMALL,
         num_layers=2,

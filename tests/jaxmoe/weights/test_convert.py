@@ -133,6 +133,14 @@ FAMILIES = {
         "logit_scale": 0.3,
         "rope_parameters": PLAIN_ROPE,
     },
+    "cohere-plus": {
+        "model_type": "cohere",
+        "use_qk_norm": True,
+        "num_attention_heads": 6,
+        "hidden_size": 36,
+        "tie_word_embeddings": False,
+        "rope_parameters": PLAIN_ROPE,
+    },
     "qwen2-moe": {
         "model_type": "qwen2_moe",
         "num_experts": 5,

@@ -138,7 +138,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "gemma2": {"head_dim": 24, "query_pre_attn_scalar": 24, "attn_logit_softcapping": 20.0},
     "smollm3": {"num_hidden_layers": 4, "bos_token_id": 1, "eos_token_id": 0, "pad_token_id": 0},
     "granite": {"attention_multiplier": 0.3, "residual_multiplier": 0.2, "logits_scaling": 8.0},
-    "cohere": {"logit_scale": 0.25},
+    "cohere": {"logit_scale": 0.25, "use_qk_norm": True},
     "qwen2_moe": {
         "num_experts": 3,
         "num_experts_per_tok": 2,
