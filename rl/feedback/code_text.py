@@ -10,6 +10,11 @@ from rl.feedback.python_text import defines as at_the_margin
 FENCE_LINE = re.compile(r"^[ \t]*(?:```|~~~)", re.MULTILINE)
 
 
+def block_comment(statement: str) -> str:
+    """A problem's statement as a comment of languages like C, whose end it cannot hold."""
+    return f"/*\n{statement.replace('*/', '* /')}\n*/"
+
+
 @dataclass(frozen=True)
 class CodeText:
     """What prompts need to know of a language.

@@ -13,18 +13,18 @@ import secrets
 import shutil
 import struct
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
 
 from rl.feedback import cpp_coverage
-from rl.feedback.code_text import CodeText
+from rl.feedback.code_text import CodeText, block_comment
 from rl.feedback.cpp_coverage import COUNTERS_BYTES
-from rl.feedback.judging import bad_end, judge_printed
-from rl.feedback.language import Executed, Runs, Settings, TestResult
+from rl.feedback.executed_lines import line_spans
+from rl.feedback.language import Executed, Runs, Settings
 from rl.feedback.problems import Problem
+from rl.feedback.stdin_tests import Judge, run_stdin_tests
 from rl.sandbox.isolation import UNPRIVILEGED_ID, KernelLimits
 from rl.sandbox.jobs import Job, Outcome, memory_file
+from rl.sandbox.readable_files import ToolFiles
 from rl.sandbox.worker import SandboxError, Worker
 
 _TOOL_LIMITS = KernelLimits(memory_bytes=4 << 30, cpu_s=120, threads=16, file_bytes=256 << 20)
@@ -33,12 +33,7 @@ _TOOL_SLOWER = 3.0  # a C++ compiler gets this times Limits.compile_s
 _COMPILE = ("-std=c++17", "-O1", "-pipe", "-w", "-fno-diagnostics-color", "-fmax-errors=5")
 
 
-def comment(statement: str) -> str:
-    """A problem's statement as a comment, whose end it cannot hold."""
-    return f"/*\n{statement.replace('*/', '* /')}\n*/"
-
-
-CPP = CodeText("C++", ("cpp", "c++", "cc", "cxx", ""), comment)
+CPP = CodeText("C++", ("cpp", "c++", "cc", "cxx", ""), block_comment)
 
 
 class CppLanguage:
@@ -50,7 +45,7 @@ class CppLanguage:
             raise SandboxError(f"C++ problems need {' and '.join(missing)}, which this machine lacks")
         self._tool: Worker | None = None
         self._runner: Worker | None = None
-        self._judge: Worker | None = None  # of outputs that are not compared here
+        self._judge = Judge()
         self._folder: tempfile.TemporaryDirectory | None = None
         self._has_runtime = False
         # by chance, so that no program can name them
@@ -58,12 +53,13 @@ class CppLanguage:
 
     def close(self) -> None:
         """Ends the servers and empties the scratch folder."""
-        for worker in (self._tool, self._runner, self._judge):
+        for worker in (self._tool, self._runner):
             if worker is not None:
                 worker.close()
+        self._judge.close()
         if self._folder is not None:
             self._folder.cleanup()
-        self._tool = self._runner = self._judge = self._folder = None
+        self._tool = self._runner = self._folder = None
         self._has_runtime = False
 
     def _open(self) -> None:
@@ -71,7 +67,7 @@ class CppLanguage:
             self._folder = tempfile.TemporaryDirectory(prefix="sandbox-", ignore_cleanup_errors=True)
             if os.geteuid() == 0:
                 os.chown(self._folder.name, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
-            self._tool = Worker("tool", scratch=self._folder.name)
+            self._tool = Worker("tool", files=ToolFiles(self._folder.name))
             self._runner = Worker("executable")
 
     @property
@@ -178,46 +174,26 @@ class CppLanguage:
     def _run_all(
         self, binary: bytes, problem: Problem, program: str, settings: Settings, *, forged: bool
     ) -> Runs:
-        limits, results, lines, cpu_s = settings.limits, [], {}, 0.0
-        seen: set[bytes] = set()
         # sealed: else one test could leave a message in it for the next
-        executable, ran, rule = memory_file(binary, sealed=True), 0, settings.rule_for(problem)
+        executable, records = memory_file(binary, sealed=True), set[bytes]()
 
-        def ask(question: dict[str, Any], output: bytes) -> dict[str, Any]:
-            if self._judge is None:
-                self._judge = Worker("program")
-            time_s = limits.time_s
-            reply, _ = self._judge.ask(
-                "judge", question, output, memory_bytes=limits.memory_bytes, time_s=time_s
-            )
-            return reply
+        def run(given: str) -> Outcome:
+            outcome, counters = self._run(executable, given, problem, settings)
+            records.add(counters)
+            return outcome
 
         try:
-            for number, given in enumerate(problem.inputs):
-                timeouts = sum(result.verdict == "timeout" for result in results)
-                if timeouts >= limits.timeouts:
-                    results.append(TestResult("timeout", f"not run: {timeouts} tests ran out of time"))
-                    continue
-                began = time.monotonic()
-                outcome, counters = self._run(executable, given, problem, settings)
-                ran, cpu_s = ran + 1, cpu_s + outcome.cpu_s
-                good = outcome.status == 0 and not (outcome.timed_out or outcome.output_exceeded)
-                result = (
-                    judge_printed(problem, number, outcome.output, rule, ask) if good else bad_end(outcome)
-                )
-                results.append(result._replace(wall_s=time.monotonic() - began))
-                if counters and counters not in seen:
-                    seen.add(counters)
-                    counts = self._lines(counters, settings)
-                    forged = forged or counts is None
-                    for line, count in (counts or {}).items():
-                        lines[line] = lines.get(line, 0) + count
-                if settings.stop_at_first_failure and results[-1].verdict != "pass":
-                    break
+            results, ran, cpu_s = run_stdin_tests(problem, settings, run, self._judge)
         finally:
             os.close(executable)
+        lines: dict[int, int] = {}
+        for counters in records - {b""}:
+            counts = self._lines(counters, settings)
+            forged = forged or counts is None
+            for line, count in (counts or {}).items():
+                lines[line] = lines.get(line, 0) + count
         # a program that marks its own text has none that counts
-        spans = () if forged else cpp_coverage.line_spans(program, lines)
+        spans = () if forged else line_spans(program, lines)
         traced = settings.trace and (lines or forged)
         executed = Executed(spans, ran, problem.test_count) if traced else None
         return Runs(None, tuple(results), executed, cpu_s)

@@ -178,28 +178,3 @@ def _is_impossible(part: dict[str, Any]) -> bool:
 def _are_untouched(files: list[dict[str, Any]], decoys: str) -> bool:
     counts = [one["execution_count"] for part in files if part["file"] == decoys for one in part["functions"]]
     return len(counts) == 2 * _DECOYS and not any(counts)
-
-
-def line_spans(program: str, counts: dict[int, int]) -> tuple[tuple[int, int], ...]:
-    """The character spans of the lines that ran; a line without code goes with the next one that has some.
-
-    Args:
-      program: its text, as it was compiled.
-      counts: how often each line with code ran, by number from 1.
-    Returns: [start, end) of each span in characters, in order, joined where they touch.
-    """
-    spans: list[tuple[int, int]] = []
-    start = position = 0
-    last = max(counts, default=0)
-    # a compiler counts line feeds; splitlines would count form feeds and U+2028 in strings too
-    for number, line in enumerate(re.findall(r"[^\n]*\n|[^\n]+", program), start=1):
-        position += len(line)
-        if number not in counts and number < last:
-            continue
-        if counts.get(min(number, last), 0) > 0:
-            if spans and spans[-1][1] == start:
-                spans[-1] = (spans[-1][0], position)
-            else:
-                spans.append((start, position))
-        start = position
-    return tuple(spans)

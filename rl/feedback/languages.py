@@ -8,6 +8,9 @@ from rl.feedback.cpp import CPP, CppLanguage
 from rl.feedback.language import Language
 from rl.feedback.python import PythonLanguage
 from rl.feedback.python_answers import PYTHON
+from rl.feedback.tool_language import ToolLanguage
+from rl.feedback.toolchain import Toolchain
+from rl.feedback.toolchains import go, java, javascript, rust
 
 
 class LanguageEntry(NamedTuple):
@@ -22,7 +25,15 @@ class LanguageEntry(NamedTuple):
     text: CodeText
 
 
+def _by_tools(chain: Toolchain) -> LanguageEntry:
+    return LanguageEntry(lambda packages: ToolLanguage(chain), chain.text)
+
+
 LANGUAGES: dict[str, LanguageEntry] = {
     "python": LanguageEntry(PythonLanguage, PYTHON),
     "cpp": LanguageEntry(lambda packages: CppLanguage(), CPP),
+    "go": _by_tools(go.TOOLCHAIN),
+    "java": _by_tools(java.TOOLCHAIN),
+    "javascript": _by_tools(javascript.TOOLCHAIN),
+    "rust": _by_tools(rust.TOOLCHAIN),
 }

@@ -143,7 +143,7 @@ class Server:
             enter()
             serve(channel)
             os._exit(0)
-        if self._profile == "tool":
+        if self._profile in ("tool", "runtime"):
             os.chdir(job["directory"])
             enter()
             os.execve(job["argv"][0], job["argv"], job["environment"])

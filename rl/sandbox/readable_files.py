@@ -8,11 +8,26 @@ import sys
 import sysconfig
 from typing import NamedTuple
 
-from rl.sandbox.landlock import EXECUTE, READ_DIR, READ_FILE, REFER
+from rl.sandbox.landlock import EXECUTE, READ_DIR, READ_FILE, REFER, TRUNCATE, WRITE_FILE
 
 _READ = READ_FILE | READ_DIR
 _LIBRARY_DIRECTORIES = ("/lib", "/usr/lib", "/lib64", "/usr/lib64", "/usr/local/lib")
 _SITE_DIRECTORIES = ("site-packages", "dist-packages")
+_DISTRIBUTION_PACKAGES = "/usr/lib/python3"  # Debian's; may hold data sets too
+
+
+class ToolFiles(NamedTuple):
+    """What tools and the programs that they run see besides the system's libraries.
+
+    Attributes:
+      scratch: the folder that a tool may write to, and what it runs may read.
+      reads: further files and folders that both may read and execute.
+      record: a file that is there already, all that a program may write to; None: it may write nothing.
+    """
+
+    scratch: str
+    reads: tuple[str, ...] = ()
+    record: str | None = None
 
 
 class PackageFiles(NamedTuple):
@@ -82,43 +97,54 @@ def _program_grants(packages: list[PackageFiles]) -> list[tuple[str, int]]:
     ]
 
 
-def _tool_grants(scratch: str) -> list[tuple[str, int]]:
-    """Landlock grants for a compiler driver: the tool chain to execute, `scratch` to write."""
-    everything_but_devices = (1 << 13) - 1 | REFER | 1 << 14
+def _tool_grants(files: ToolFiles) -> list[tuple[str, int]]:
+    """Landlock grants for a compiler driver: the tool chain to execute, the scratch folder to write."""
+    everything_but_devices = (1 << 13) - 1 | REFER | TRUNCATE
     tool_chain = [
-        (p, _READ | EXECUTE) for p in ("/usr/bin", "/usr/lib", "/usr/libexec", "/lib", "/lib64", "/bin")
+        (p, _READ | EXECUTE)
+        for p in ("/usr/bin", "/usr/lib", "/usr/libexec", "/lib", "/lib64", "/bin", *files.reads)
     ]
     headers = [
         (p, _READ) for p in ("/usr/include", "/usr/local/include", "/usr/share/locale", "/etc/ld.so.cache")
     ]
-    devices = [("/dev/null", READ_FILE | 1 << 1), ("/dev/urandom", READ_FILE)]
-    return [*tool_chain, *headers, *devices, (scratch, everything_but_devices)]
+    devices = [("/dev/null", READ_FILE | WRITE_FILE), ("/dev/urandom", READ_FILE)]
+    return [*tool_chain, *headers, *devices, (files.scratch, everything_but_devices)]
 
 
-def grants(profile: str, packages: list[PackageFiles], scratch: str | None) -> list[tuple[str, int]]:
+def _runtime_grants(files: ToolFiles) -> list[tuple[str, int]]:
+    """Landlock grants for an interpreter that runs a program: nothing to write but the record."""
+    loaders = [(path, rights | EXECUTE) for path, rights in _library_grants()]
+    devices = [("/dev/null", READ_FILE | WRITE_FILE), ("/dev/urandom", READ_FILE), ("/dev/random", READ_FILE)]
+    executed = [(path, _READ | EXECUTE) for path in (files.scratch, *files.reads)]
+    record = [(files.record, READ_FILE | WRITE_FILE | TRUNCATE)] if files.record else []
+    return [*loaders, *devices, *executed, *record]
+
+
+def grants(profile: str, packages: list[PackageFiles], files: ToolFiles | None) -> list[tuple[str, int]]:
     """Landlock's (path, rights) for a profile; an executable is linked statically and may open nothing.
 
     Args:
-      profile: "program" for Python, "tool" for compilers, "executable" for what they make.
+      profile: "program" for Python, "tool" for compilers, "executable" for what they make, "runtime" for what
+        runs by way of an interpreter or needs files.
       packages: what Python programs may import beside the standard library.
-      scratch: the folder that a tool may write to; others have none.
+      files: what tools and runtimes see; others have none.
     Returns: pairs of a path and the rights below it, joined by |.
     """
-    if profile == "tool":
-        assert scratch is not None, "a tool needs a scratch folder"
-        return _tool_grants(scratch)
+    if profile in ("tool", "runtime"):
+        assert files is not None, f"a {profile} needs a scratch folder"
+        return _tool_grants(files) if profile == "tool" else _runtime_grants(files)
     return _program_grants(packages) if profile == "program" else []
 
 
 def private_root_plan(
-    profile: str, packages: list[PackageFiles], scratch: str | None
+    profile: str, packages: list[PackageFiles], files: ToolFiles | None
 ) -> list[tuple[str, str]]:
     """What a private root shows, in order of mounting: ("show" | "hide" | "write", path).
 
     Args:
       profile: "tool" also sees compilers and headers.
       packages: installed packages to show beside the standard library.
-      scratch: the folder that may be written to, if there is one.
+      files: what tools and runtimes see.
     Returns: the steps; later ones may hide or show parts of what earlier ones showed.
     """
     library = standard_library()
@@ -131,7 +157,18 @@ def private_root_plan(
         ("hide", f"{library}/{name}") for name in _SITE_DIRECTORIES if os.path.isdir(f"{library}/{name}")
     ]
     plan += [("show", f"{found.directory}/{entry}") for found in packages for entry in found.entries]
-    return [*plan, ("write", scratch)] if scratch is not None else plan
+    if files is None:
+        return plan
+    plan += [("hide", _DISTRIBUTION_PACKAGES)] if os.path.isdir(_DISTRIBUTION_PACKAGES) else []
+    plan += [("show", path) for path in files.reads if not any(_is_below(path, top) for top in shown)]
+    if profile == "tool":
+        return [*plan, ("write", files.scratch)]
+    record = [("write", files.record)] if files.record else []
+    return [*plan, ("show", files.scratch), *record]
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
 
 
 def import_path(packages: list[PackageFiles]) -> list[str]:

@@ -3,8 +3,9 @@
 Whatever is not listed fails with EPERM (clone3 with ENOSYS, so that the C library falls back to clone,
 whose flags can be read). So there is no fork, exec, signal, socket to the outside, file opened for
 writing, memfd, shared memory, ptrace, io_uring, mount, keyring, or call that a later kernel adds.
-Three profiles: PROGRAM (Python), EXECUTABLE (one that starts with an execve: compiled programs) and
-TOOL (a compiler driver: forks, executes, writes; where, is decided by Landlock).
+Four profiles: PROGRAM (Python), EXECUTABLE (one that starts with an execve: compiled programs), RUNTIME (an
+executable that also opens files: an interpreter or virtual machine) and TOOL (a compiler driver: forks,
+executes, writes). Which files the last two see is decided by Landlock or a private root.
 """
 
 import errno
@@ -116,13 +117,14 @@ _PLAIN: dict[str, tuple[int | None, int | None]] = {
 
 _EXECUTE = {"execve": (59, 221), "execveat": (322, 281)}
 
-_TOOL = _EXECUTE | {
-    "open": (2, None),
+_RUNTIME = _EXECUTE | {"open": (2, None), "openat": (257, 56), "ftruncate": (77, 46)}
+
+_TOOL = _RUNTIME | {
     "fork": (57, None),
     "vfork": (58, None),
     "clone": (56, 220),
     "kill": (62, 129),
-    "ftruncate": (77, 46),
+    "flock": (73, 32),
     "chdir": (80, 49),
     "rename": (82, None),
     "mkdir": (83, None),
@@ -134,7 +136,6 @@ _TOOL = _EXECUTE | {
     "statfs": (137, 43),
     "tgkill": (234, 131),
     "waitid": (247, 95),
-    "openat": (257, 56),
     "mkdirat": (258, 34),
     "unlinkat": (263, 35),
     "renameat": (264, 38),
@@ -167,7 +168,8 @@ _X32_BIT = 0x40000000
 _OPEN_FOR_WRITING = 0o1 | 0o2 | 0o100 | 0o1000 | 0o20000000
 _CLONE_THREAD = 0x00010000
 _CLONE_NEW_NAMESPACE = 0x7E020000
-_FCNTL_COMMANDS = (0, 1, 2, 3, 4, 1030, 1032)  # DUPFD .. SETFL, DUPFD_CLOEXEC, GETPIPE_SZ; no SETOWN
+# DUPFD .. SETFL, GETLK, SETLK, SETLKW, DUPFD_CLOEXEC, GETPIPE_SZ; no SETOWN
+_FCNTL_COMMANDS = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032)
 _IOCTL_REQUESTS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS .. FIOCLEX; no TIOCSTI
 _PRCTL_OPTIONS = (15, 16, 0x53564D41)  # SET_NAME, GET_NAME, SET_VMA (glibc names its arenas)
 _AF_UNIX, _SOCK_STREAM = 1, 1
@@ -251,7 +253,8 @@ def supported() -> bool:
 
 def _decisions(profile: str, column: int) -> list[tuple[int, list[bytes]]]:
     """(first number, code) of each interval of call numbers that share a decision, sorted, from 0."""
-    plain = {"program": _PLAIN, "executable": _PLAIN | _EXECUTE, "tool": _PLAIN | _TOOL}[profile]
+    further = {"program": {}, "executable": _EXECUTE, "runtime": _RUNTIME, "tool": _TOOL}
+    plain = _PLAIN | further[profile]
     code = {numbers[column]: [_instruction(_RETURN, _ALLOW)] for numbers in plain.values()}
     for name, check in _argument_checks().items():
         if name not in plain:
@@ -277,7 +280,7 @@ def _search(intervals: list[tuple[int, list[bytes]]]) -> list[bytes]:
 
 
 def build(profile: str) -> bytes:
-    """The BPF program of a profile: "program", "executable" or "tool".
+    """The BPF program of a profile: "program", "executable", "runtime" or "tool".
 
     A call from another architecture's entry (32-bit, x32) kills the process: its numbers mean
     something else.

@@ -34,6 +34,7 @@ from rl.sandbox import (
 from rl.sandbox.isolation import IsolationPlan, KernelLimits, missing_layers
 from rl.sandbox.jobs import Frame, Job, Outcome, Then, Watch, WorkerDiedError
 from rl.sandbox.program_server import READY
+from rl.sandbox.readable_files import ToolFiles
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 _BOOT = (
@@ -81,13 +82,16 @@ class Worker:
     """A fork server and the socket to it. Use as a context manager, or call close().
 
     Args:
-      profile: "program" for Python; "tool" for compilers, "executable" for what they make.
+      profile: "program" for Python; "tool" for compilers, "executable" for what they make, "runtime" for
+        interpreters and what needs files.
       packages: installed packages that programs may import (profile "program").
-      scratch: the folder that a tool may write to.
+      files: what a tool or runtime may read and write.
     """
 
-    def __init__(self, profile: str = "program", packages: tuple[str, ...] = (), scratch: str | None = None):
-        self.profile, self._packages, self.scratch = profile, packages, scratch
+    def __init__(
+        self, profile: str = "program", packages: tuple[str, ...] = (), files: ToolFiles | None = None
+    ):
+        self.profile, self._packages, self._files = profile, packages, files
         self._process: subprocess.Popen | None = None
         self._control: socket.socket | None = None
         self._services: dict[Service, socket.socket] = {}
@@ -174,8 +178,8 @@ class Worker:
         packages = readable_files.find_packages(self._packages)
         supported = seccomp.supported()
         plan = IsolationPlan(
-            shown=readable_files.private_root_plan(self.profile, packages, self.scratch),
-            grants=readable_files.grants(self.profile, packages, self.scratch),
+            shown=readable_files.private_root_plan(self.profile, packages, self._files),
+            grants=readable_files.grants(self.profile, packages, self._files),
             filter=seccomp.build(self.profile) if supported else b"",
             must_read=readable_files.standard_library(),
             inside_bwrap=inside_bwrap,

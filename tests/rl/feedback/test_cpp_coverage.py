@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from rl.feedback.cpp_coverage import line_counts, line_spans, marks_itself, with_decoys
+from rl.feedback.cpp_coverage import line_counts, marks_itself, with_decoys
+from rl.feedback.executed_lines import line_spans
 
 
 def test_lines_without_code_go_with_the_next_that_has_some():
