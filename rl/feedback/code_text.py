@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rl.feedback.grammar import Grammar
 from rl.feedback.python_text import defines as at_the_margin
 
 # a line that opens or closes a block of code
@@ -26,11 +27,13 @@ class CodeText:
       title: the language's name in a sentence.
       tags: what models write behind a fence of a block in it; "" for nothing.
       comment: makes a comment of a problem's statement, one that the statement cannot end itself.
+      grammar: tells a curriculum where conditionals stand; Python parses itself.
     """
 
     title: str
     tags: tuple[str, ...]
     comment: Callable[[str], str]
+    grammar: Grammar | None = None
 
     def is_prose(self, line: str) -> bool:
         """Whether a line is none of a program."""

@@ -19,13 +19,14 @@ from rl.feedback import cpp_coverage
 from rl.feedback.code_text import CodeText, block_comment
 from rl.feedback.cpp_coverage import COUNTERS_BYTES
 from rl.feedback.executed_lines import line_spans
+from rl.feedback.grammar import Grammar
 from rl.feedback.language import Executed, Runs, Settings
 from rl.feedback.problems import Problem
 from rl.feedback.stdin_tests import Judge, run_stdin_tests
 from rl.sandbox.isolation import UNPRIVILEGED_ID, KernelLimits
 from rl.sandbox.jobs import Job, Outcome, memory_file
 from rl.sandbox.readable_files import ToolFiles
-from rl.sandbox.worker import SandboxError, Worker
+from rl.sandbox.worker import SandboxError, ToolsError, Worker
 
 _TOOL_LIMITS = KernelLimits(memory_bytes=4 << 30, cpu_s=120, threads=16, file_bytes=256 << 20)
 _MOST_PREPROCESSED = 16 << 20  # bytes; <bits/stdc++.h> brings 3 million
@@ -33,16 +34,28 @@ _TOOL_SLOWER = 3.0  # a C++ compiler gets this times Limits.compile_s
 _COMPILE = ("-std=c++17", "-O1", "-pipe", "-w", "-fno-diagnostics-color", "-fmax-errors=5")
 
 
-CPP = CodeText("C++", ("cpp", "c++", "cc", "cxx", ""), block_comment)
+_GRAMMAR = Grammar(
+    "tree_sitter_cpp",
+    {
+        "if": ("if_statement",),
+        "for": ("for_statement", "for_range_loop"),
+        "while": ("while_statement", "do_statement"),
+        "try": ("try_statement",),
+        "match": ("switch_statement",),
+        "ternary": ("conditional_expression",),
+    },
+    blocks=("translation_unit", "compound_statement", "case_statement"),
+)
+CPP = CodeText("C++", ("cpp", "c++", "cc", "cxx", ""), block_comment, _GRAMMAR)
 
 
 class CppLanguage:
-    """The Language of C++ programs. Raises: SandboxError where there is no g++ or gcov."""
+    """The Language of C++ programs. Raises: ToolsError where there is no g++ or gcov."""
 
     def __init__(self):
         missing = [tool for tool in ("g++", "gcov") if shutil.which(tool) is None]
         if missing:
-            raise SandboxError(f"C++ problems need {' and '.join(missing)}, which this machine lacks")
+            raise ToolsError(f"C++ problems need {' and '.join(missing)}, which this machine lacks")
         self._tool: Worker | None = None
         self._runner: Worker | None = None
         self._judge = Judge()

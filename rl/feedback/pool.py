@@ -21,7 +21,7 @@ from rl.feedback.python import PythonLanguage
 from rl.feedback.rewards import Scheme
 from rl.sandbox.comparison import Compare
 from rl.sandbox.jobs import WorkerDiedError
-from rl.sandbox.worker import SandboxError
+from rl.sandbox.worker import SandboxError, ToolsError
 
 __all__ = ["CompilerFeedback", "Limits", "Pool", "SandboxError", "reference_time_limits"]
 
@@ -132,6 +132,8 @@ class Pool:
                     if problem.language not in slot:
                         slot[problem.language] = LANGUAGES[problem.language].make(self._packages)
                     return grade(slot[problem.language], problem, program, self._settings, self._reward)
+                except ToolsError:
+                    raise
                 except (WorkerDiedError, SandboxError) as error:
                     if problem.language in slot:
                         slot[problem.language].close()

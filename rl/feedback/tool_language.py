@@ -26,7 +26,7 @@ from rl.feedback.toolchain import SourceNames, Steps, Toolchain
 from rl.sandbox.isolation import UNPRIVILEGED_ID, KernelLimits
 from rl.sandbox.jobs import Job, Outcome, memory_file
 from rl.sandbox.readable_files import ToolFiles
-from rl.sandbox.worker import SandboxError, Worker
+from rl.sandbox.worker import ToolsError, Worker
 
 _LOG = logging.getLogger(__name__)
 _TOOL_LIMITS = KernelLimits(memory_bytes=8 << 30, cpu_s=120, threads=64, file_bytes=256 << 20)
@@ -37,13 +37,13 @@ _UNTOLD: set[str] = set()  # languages of which it was said that nothing tells w
 
 
 class ToolLanguage:
-    """The Language of a toolchain. Raises: SandboxError where the machine lacks its tools."""
+    """The Language of a toolchain. Raises: ToolsError where the machine lacks its tools."""
 
     def __init__(self, chain: Toolchain):
         lacking = [tool for tool in chain.tools if shutil.which(tool) is None]
         if lacking:
             title = chain.text.title
-            raise SandboxError(f"{title} problems need {' and '.join(lacking)}, which this machine lacks")
+            raise ToolsError(f"{title} problems need {' and '.join(lacking)}, which this machine lacks")
         self._chain, self.environment = chain, chain.environment()
         self._tool: Worker | None = None
         self._runner: Worker | None = None
@@ -93,7 +93,7 @@ class ToolLanguage:
           settings: limits, tracing and comparison.
         Returns: results in the order of the tests, and what ran; the compiler's message if there is no
           program.
-        Raises: ValueError for a problem of another kind; SandboxError where the sandbox does not work;
+        Raises: ValueError for a problem of another kind; ToolsError where the tools do not work;
           WorkerDiedError if a server ended meanwhile.
         """
         title = self._chain.text.title
@@ -111,7 +111,7 @@ class ToolLanguage:
             return self._run_in(folder, problem, program, settings)
 
     def _try(self, settings: Settings) -> None:
-        """Runs the empty program. Raises: SandboxError if that does not work."""
+        """Runs the empty program. Raises: ToolsError if that does not work."""
         nothing = Problem("the empty program", "", inputs=[""], outputs=[""])
         with self._new_folder() as folder:
             runs = self._run_in(folder, nothing, self._chain.empty, _FIRST._replace(trace=settings.trace))
@@ -119,7 +119,7 @@ class ToolLanguage:
         if said:
             self.close()
             title = self._chain.text.title
-            raise SandboxError(f"the tools of {title} do not work in the sandbox: {in_one_line(said)}")
+            raise ToolsError(f"the tools of {title} do not work in the sandbox: {in_one_line(said)}")
 
     @contextlib.contextmanager
     def _new_folder(self) -> Iterator[Path]:

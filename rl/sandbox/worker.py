@@ -78,6 +78,10 @@ class SandboxError(RuntimeError):
     """The sandbox cannot be used on this machine, or its server cannot be started."""
 
 
+class ToolsError(SandboxError):
+    """The tools of a language are not here or do not work in the sandbox: trying again is of no use."""
+
+
 class Worker:
     """A fork server and the socket to it. Use as a context manager, or call close().
 

@@ -15,95 +15,16 @@ The paper leaves α, the threshold and what counts as a conditional open; they a
 Reference: Dou et al. 2024, arXiv:2402.01391, section 3.1.
 """
 
-import ast
 import copy
-import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from jaxmoe.json_values import JsonObject
 from rl.feedback.problems import Problem
-from rl.sandbox.execution_trace import SourceOffsets, parse, statements
-
-_KINDS: dict[str, tuple[type[ast.AST], ...]] = {
-    "if": (ast.If,),
-    "for": (ast.For, ast.AsyncFor),
-    "while": (ast.While,),
-    "try": (ast.Try, *([ast.TryStar] if hasattr(ast, "TryStar") else [])),
-    "match": (ast.Match,),
-    "ternary": (ast.IfExp,),
-}
-DEFAULT_KINDS = ("if", "for", "while")
-
-
-def _own_expressions(statement: ast.stmt) -> Iterator[ast.AST]:
-    """The nodes of a statement that are not inside a statement below it."""
-    pending = [statement]
-    while pending:
-        node = pending.pop()
-        yield node
-        pending += [child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.stmt)]  # pyright: ignore[reportAttributeAccessIssue, reportOperatorIssue]
-
-
-def conditionals(solution: str, kinds: Sequence[str] = DEFAULT_KINDS) -> list[int]:
-    """Where a completion may start: the character offset of each statement that is, or holds, a conditional.
-
-    A ternary counts as the statement that it stands in, once.
-
-    Args:
-      solution: Python source.
-      kinds: what counts: if, for, while, try, match, ternary.
-    Returns: offsets in characters, ascending.
-    Raises: ValueError for an unknown kind or a solution that does not parse.
-
-    >>> conditionals("x = 1\\nif x:\\n    x = 2\\n")
-    [6]
-    """
-    unknown = set(kinds) - _KINDS.keys()
-    if unknown:
-        raise ValueError(
-            f"conditionals are of the kinds {', '.join(_KINDS)}; got {', '.join(sorted(unknown))}"
-        )
-    wanted = tuple(kind for name in kinds for kind in _KINDS[name])
-    try:
-        tree = parse(solution)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(
-            f"the canonical solution does not parse ({error}); it can have no curriculum"
-        ) from error
-    offsets = SourceOffsets(solution)
-    starts = {
-        offsets.start_of(statement)
-        for statement in statements(tree)
-        if any(isinstance(node, wanted) for node in _own_expressions(statement))
-    }
-    return sorted(starts)
-
-
-def prefixes(canonical_solution: str, kinds: Sequence[str] = DEFAULT_KINDS) -> list[str]:
-    """The part of the solution that is given at each stage, hardest (empty) first.
-
-    A prefix ends before the conditional's indentation, at the end of a line, so that the completion's
-    first token is one the tokenizer makes in running text too.
-
-    Args:
-      canonical_solution: Python source.
-      kinds: as of `conditionals`.
-    Returns: ⌈√E⌉ prefixes, at least one.
-    Raises: ValueError as `conditionals`.
-
-    >>> prefixes("".join(f"if x == {i}:\\n    x = 0\\n" for i in range(4)))[1].count("if")
-    2
-    """
-    starts = conditionals(canonical_solution, kinds)
-    if not starts:
-        return [""]
-    stages = math.ceil(math.sqrt(len(starts)))
-    stride = math.ceil(len(starts) / stages)
-    return ["", *(canonical_solution[: starts[stride * c]].rstrip(" \t") for c in range(1, stages))]
+from rl.stepcoder.conditionals import DEFAULT_KINDS, prefixes
 
 
 @dataclass
@@ -156,8 +77,7 @@ class Curriculum:
         self._weight = unfinished_weight
         self._prefixes: dict[str, list[str]] = {}
         for problem in problems:
-            usable = problem.language == "python" and problem.canonical_solution
-            self._prefixes[problem.id] = prefixes(problem.canonical_solution, kinds) if usable else [""]
+            self._prefixes[problem.id] = prefixes(problem.canonical_solution, kinds, problem.language)
         self._progress = {name: _Progress(len(stages) - 1) for name, stages in self._prefixes.items()}
 
     def among(self, problem_ids: Iterable[str]) -> "Curriculum":

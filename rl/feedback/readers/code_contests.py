@@ -1,7 +1,8 @@
 """CodeContests (Li et al. 2022, arXiv:2203.07814): public, private and generated tests of programs that read
 and print. Compared as APPS is; its own grader compares words, and numbers within 1e-5.
 
-The canonical solution is the first one in Python 3, else in C++, which the problem then is in.
+The canonical solution is the first one in Python 3, else in C++, else in Java; the problem then is in that
+language.
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ from rl.feedback.readers.row_format import Row, RowFormat, tests_of
 
 _KINDS = ("public_tests", "private_tests", "generated_tests")
 # as the data set numbers them; those that can be run here
-_LANGUAGES = {3: "python", 2: "cpp"}
+_LANGUAGES = {3: "python", 2: "cpp", 4: "java"}
 
 
 def _read(row: Row, name: str) -> Problem:

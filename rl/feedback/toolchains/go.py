@@ -11,9 +11,20 @@ from pathlib import Path
 
 from rl.feedback.code_text import CodeText, block_comment
 from rl.feedback.executed_lines import line_spans
+from rl.feedback.grammar import Grammar
 from rl.feedback.toolchain import SourceNames, Spans, Steps, Toolchain, Tools
 
-GO = CodeText("Go", ("go", "golang", ""), block_comment)
+_GRAMMAR = Grammar(
+    "tree_sitter_go",
+    {
+        "if": ("if_statement",),
+        "for": ("for_statement",),
+        "while": (),  # a `for` of Go
+        "match": ("expression_switch_statement", "type_switch_statement", "select_statement"),
+    },
+    blocks=("source_file", "block", "statement_list"),
+)
+GO = CodeText("Go", ("go", "golang", ""), block_comment, _GRAMMAR)
 _ENVIRONMENT = {
     "GOCACHE": "{scratch}/cache",
     "GOPATH": "{scratch}/path",

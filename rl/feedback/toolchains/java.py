@@ -1,4 +1,4 @@
-"""Java: javac and the JVM of a JDK; executed lines by JaCoCo where its jars are installed (libjacoco-java)."""
+"""Java: javac and the JVM of a JDK; executed lines by JaCoCo where its jars are (Debian: libjacoco-java)."""
 
 import glob
 import os
@@ -9,9 +9,22 @@ from pathlib import Path
 
 from rl.feedback.code_text import CodeText, block_comment
 from rl.feedback.executed_lines import line_spans
+from rl.feedback.grammar import Grammar
 from rl.feedback.toolchain import SourceNames, Spans, Steps, Toolchain, Tools
 
-JAVA = CodeText("Java", ("java", ""), block_comment)
+_GRAMMAR = Grammar(
+    "tree_sitter_java",
+    {
+        "if": ("if_statement",),
+        "for": ("for_statement", "enhanced_for_statement"),
+        "while": ("while_statement", "do_statement"),
+        "try": ("try_statement", "try_with_resources_statement"),
+        "match": ("switch_expression",),
+        "ternary": ("ternary_expression",),
+    },
+    blocks=("program", "block", "constructor_body", "switch_block_statement_group"),
+)
+JAVA = CodeText("Java", ("java", ""), block_comment, _GRAMMAR)
 _JARS = "/usr/share/java"
 _AGENT = f"{_JARS}/org.jacoco.agent.jar"
 _NEEDED = ("org.jacoco.core", "asm", "asm-analysis", "asm-commons", "asm-tree")

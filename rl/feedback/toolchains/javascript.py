@@ -4,9 +4,22 @@ import json
 from pathlib import Path
 
 from rl.feedback.code_text import CodeText, block_comment
+from rl.feedback.grammar import Grammar
 from rl.feedback.toolchain import SourceNames, Spans, Steps, Toolchain, Tools
 
-JAVASCRIPT = CodeText("JavaScript", ("javascript", "js", "node", ""), block_comment)
+_GRAMMAR = Grammar(
+    "tree_sitter_javascript",
+    {
+        "if": ("if_statement",),
+        "for": ("for_statement", "for_in_statement"),
+        "while": ("while_statement", "do_statement"),
+        "try": ("try_statement",),
+        "match": ("switch_statement",),
+        "ternary": ("ternary_expression",),
+    },
+    blocks=("program", "statement_block", "switch_case", "switch_default"),
+)
+JAVASCRIPT = CodeText("JavaScript", ("javascript", "js", "node", ""), block_comment, _GRAMMAR)
 _SOURCE = "main.js"
 _CHECK = ("node", "--check", "{source}")
 

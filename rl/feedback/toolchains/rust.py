@@ -1,15 +1,28 @@
-"""Rust: one file, linked statically by rustc. Its lines are not traced: that takes the llvm-cov of rustc's own
-version, which few machines have.
+"""Rust: one file, linked statically by a rustc that works without /proc (1.95 does, 1.63 not).
+
+Its lines are not traced: that takes an llvm-cov of the same LLVM as rustc's, which few machines have.
 """
 
 import functools
+import os
 import shutil
 import subprocess
 
 from rl.feedback.code_text import CodeText, block_comment
+from rl.feedback.grammar import Grammar
 from rl.feedback.toolchain import SourceNames, Steps, Toolchain
 
-RUST = CodeText("Rust", ("rust", "rs", ""), block_comment)
+_GRAMMAR = Grammar(
+    "tree_sitter_rust",
+    {
+        "if": ("if_expression",),
+        "for": ("for_expression",),
+        "while": ("while_expression", "loop_expression"),
+        "match": ("match_expression",),
+    },
+    blocks=("source_file", "block"),
+)
+RUST = CodeText("Rust", ("rust", "rs", ""), block_comment, _GRAMMAR)
 
 
 @functools.cache
@@ -21,6 +34,12 @@ def _root() -> str:
     return asked.stdout.strip() if asked.returncode == 0 else ""
 
 
+def _environment() -> dict[str, str]:
+    """The linker is named whole: what `cc` links to is looked up in /etc, which tools do not see."""
+    linker = os.path.realpath(shutil.which("cc") or "cc")
+    return {"SYSROOT": _root(), "LD_LIBRARY_PATH": f"{_root()}/lib", "LINKER": linker}
+
+
 _RUSTC = (
     "{SYSROOT}/bin/rustc",
     "--sysroot",
@@ -28,6 +47,9 @@ _RUSTC = (
     "--edition=2021",
     "--color=never",
     "--cap-lints=allow",
+    "-O",
+    "-Ctarget-feature=+crt-static",
+    "-Clinker={LINKER}",
 )
 
 TOOLCHAIN = Toolchain(
@@ -35,10 +57,20 @@ TOOLCHAIN = Toolchain(
     tools=("rustc", "cc"),
     steps=Steps(
         ("{folder}/program",),
-        compile=(*_RUSTC, "-O", "-C", "target-feature=+crt-static", "-o", "program", "{source}"),
+        compile=(
+            *_RUSTC,
+            "-O",
+            "-C",
+            "target-feature=+crt-static",
+            "-C",
+            "linker={LINKER}",
+            "-o",
+            "program",
+            "{source}",
+        ),
     ),
     names=lambda program: SourceNames("main.rs"),
     reads=lambda: (_root(),) if _root() not in ("", "/usr") else (),
-    environment=lambda: {"SYSROOT": _root(), "LD_LIBRARY_PATH": f"{_root()}/lib"},
+    environment=_environment,
     empty="fn main() {}\n",
 )

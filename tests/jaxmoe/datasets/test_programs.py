@@ -7,7 +7,7 @@ import pytest
 
 from jaxmoe.datasets import programs
 from rl.feedback.readers import load_problems
-from rl.stepcoder.curriculum import conditionals
+from rl.stepcoder.conditionals import conditionals
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from rl.feedback.problems import Problem
 from rl.feedback.readers import load_problems
-from rl.stepcoder.curriculum import Curriculum, conditionals, prefixes
+from rl.stepcoder.conditionals import conditionals, prefixes
+from rl.stepcoder.curriculum import Curriculum
 from rl.stepcoder.expected_stages import describe, expected_stages
 
 SOLUTION = """\
