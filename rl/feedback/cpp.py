@@ -22,7 +22,7 @@ from rl.feedback.executed_lines import line_spans
 from rl.feedback.grammar import Grammar
 from rl.feedback.language import Executed, Runs, Settings
 from rl.feedback.problems import Problem
-from rl.feedback.stdin_tests import Judge, run_stdin_tests
+from rl.feedback.stdin_tests import OutputJudge, run_stdin_tests
 from rl.sandbox.isolation import UNPRIVILEGED_ID, KernelLimits
 from rl.sandbox.jobs import Job, Outcome, memory_file
 from rl.sandbox.readable_files import ToolFiles
@@ -58,7 +58,7 @@ class CppLanguage:
             raise ToolsError(f"C++ problems need {' and '.join(missing)}, which this machine lacks")
         self._tool: Worker | None = None
         self._runner: Worker | None = None
-        self._judge = Judge()
+        self._judge = OutputJudge()
         self._folder: tempfile.TemporaryDirectory | None = None
         self._has_runtime = False
         # by chance, so that no program can name them

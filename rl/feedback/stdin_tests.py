@@ -11,7 +11,7 @@ from rl.sandbox.jobs import Outcome
 from rl.sandbox.worker import Worker
 
 
-class Judge:
+class OutputJudge:
     """The sandbox's judge of outputs that are not compared in this process; started when it is needed."""
 
     def __init__(self) -> None:
@@ -24,7 +24,14 @@ class Judge:
         self._worker = None
 
     def ask(self, question: dict[str, Any], output: bytes, settings: Settings) -> dict[str, Any]:
-        """What the judge says of an output; see `rl.sandbox.judge_service` for questions and replies."""
+        """What the judge says of an output.
+
+        Args:
+          question: as of `rl.sandbox.judge_service`.
+          output: what the program printed.
+          settings: the limits of the judge's process.
+        Returns: the reply, as of `rl.sandbox.judge_service`.
+        """
         if self._worker is None:
             self._worker = Worker("program")
         limits = settings.limits
@@ -35,7 +42,7 @@ class Judge:
 
 
 def run_stdin_tests(
-    problem: Problem, settings: Settings, run: Callable[[str], Outcome], judge: Judge
+    problem: Problem, settings: Settings, run: Callable[[str], Outcome], judge: OutputJudge
 ) -> tuple[list[TestResult], int, float]:
     """Runs a program on each input in turn and compares what it prints.
 

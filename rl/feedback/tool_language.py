@@ -21,7 +21,7 @@ from pathlib import Path
 from rl.feedback.judging import in_one_line
 from rl.feedback.language import Executed, Limits, Runs, Settings
 from rl.feedback.problems import Problem
-from rl.feedback.stdin_tests import Judge, run_stdin_tests
+from rl.feedback.stdin_tests import OutputJudge, run_stdin_tests
 from rl.feedback.toolchain import SourceNames, Steps, Toolchain
 from rl.sandbox.isolation import UNPRIVILEGED_ID, KernelLimits
 from rl.sandbox.jobs import Job, Outcome, memory_file
@@ -47,7 +47,7 @@ class ToolLanguage:
         self._chain, self.environment = chain, chain.environment()
         self._tool: Worker | None = None
         self._runner: Worker | None = None
-        self._judge = Judge()
+        self._judge = OutputJudge()
         self._scratch: tempfile.TemporaryDirectory | None = None
         why_not = chain.coverage.missing() if chain.coverage else "its tools do not tell"
         self._coverage = None if why_not else chain.coverage
@@ -162,7 +162,13 @@ class ToolLanguage:
         return Runs(None, tuple(results), executed, cpu_s)
 
     def run_job(self, kind: str, job: Job) -> Outcome:
-        """Runs a job on the server of compilers ("tool") or on that of programs ("runtime")."""
+        """Runs a job on one of the language's servers.
+
+        Args:
+          kind: "tool" for the server of compilers, "runtime" for that of programs.
+          job: what to run.
+        Returns: how it ended.
+        """
         worker = self._tool if kind == "tool" else self._runner
         assert worker is not None, "the language is closed"
         return worker.run(job)

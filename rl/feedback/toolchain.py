@@ -83,7 +83,12 @@ class Tools(Protocol):
     """A program's folder, and the tools that may be used in it."""
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes a file into the program's folder; `name` may have folders, which are made."""
+        """Writes a file into the program's folder.
+
+        Args:
+          name: may have folders, which are made.
+          content: of the file.
+        """
         ...
 
     def read(self, name: str) -> bytes:

@@ -122,7 +122,15 @@ class GoCoverage:
         """Nothing."""
 
     def spans(self, program: str, names: SourceNames, records: set[bytes], tools: Tools) -> Spans | None:
-        """The lines that ran in any test (`rl.feedback.toolchain.Coverage`)."""
+        """Which characters ran (`rl.feedback.toolchain.Coverage`).
+
+        Args:
+          program: its text.
+          names: not needed.
+          records: descriptions of the program and its counters.
+          tools: runs what reads them.
+        Returns: spans in order; None where the records cannot be read.
+        """
         for number, record in enumerate(sorted(records)):
             meta, counters = _parts(record)
             if not counters:

@@ -150,7 +150,15 @@ class JacocoCoverage:
             (scratch / "jacocoagent.jar").write_bytes(jar.read("jacocoagent.jar"))
 
     def spans(self, program: str, names: SourceNames, records: set[bytes], tools: Tools) -> Spans | None:
-        """The lines that ran in any test (`rl.feedback.toolchain.Coverage`)."""
+        """Which characters ran (`rl.feedback.toolchain.Coverage`).
+
+        Args:
+          program: its text.
+          names: not needed.
+          records: JaCoCo's `exec` files.
+          tools: runs what reads them.
+        Returns: spans in order; None where the records cannot be read.
+        """
         path = ":".join(_class_path())
         tools.write("records", b"".join(sorted(records)))
         tools.write("reader/Reader.java", _READER.encode())

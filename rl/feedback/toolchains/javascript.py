@@ -78,7 +78,15 @@ class V8Coverage:
         """Nothing."""
 
     def spans(self, program: str, names: SourceNames, records: set[bytes], tools: Tools) -> Spans | None:
-        """The characters that ran in any test (`rl.feedback.toolchain.Coverage`)."""
+        """Which characters ran (`rl.feedback.toolchain.Coverage`).
+
+        Args:
+          program: its text.
+          names: not needed.
+          records: V8's blocks as JSON.
+          tools: not needed.
+        Returns: spans in order; None where the records cannot be read.
+        """
         ran = bytearray(len(program.encode("utf-16-le", "surrogatepass")) // 2)
         for record in records:
             painted = _painted(record, len(ran))
