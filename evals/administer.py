@@ -121,6 +121,7 @@ def main(
         if plan:
             return
         writer: dialogues.Writer | None = None
+        base: dict[str, object] = {}
         if respondent.startswith("null:"):
             who: Respondent = simulated_respondent(respondent.removeprefix("null:"))
         elif respondent.startswith(("http://", "https://")):
@@ -142,9 +143,10 @@ def main(
             writer = server.client(name, temperature, LINE_TOKENS)
         else:
             how = _one_of("answers", answers or "label", Answers)
-            who, writer = _local(
+            who, writer, revision = _local(
                 respondent, name or respondent, form, how, calibrated, temperature, max_new_tokens
             )
+            base = {"base and revision": revision}
         if write_dialogues and writer is None:
             raise ValueError(f"{who.name} does not write; leave --dialogues out")
         if judge:
@@ -161,7 +163,8 @@ def main(
         if write_dialogues and writer is not None:
             replies[who.name] = dialogues.kept(writer, design.personas, folder)
         if report:
-            card = {"asked by": answers or "default", **settings_of(who), "cost": cost_told(folder)}
+            how_asked = {"asked by": answers or "default", **base, **settings_of(who)}
+            card = {**how_asked, "cost": cost_told(folder)}
             study = FaithfulnessStudy(instruments, batteries, design)
             page = write_report(study.report({who.name: table}, card, replies=replies), folder)
             typer.echo(f"report: {page}")
@@ -192,20 +195,22 @@ def _judged(table: pd.DataFrame) -> str:
 
 def _local(
     source: str, name: str, form: str, answers: str, calibrated: bool, temperature: float, max_new_tokens: int
-) -> tuple[Respondent, dialogues.Writer]:
+) -> tuple[Respondent, dialogues.Writer, str]:
     # jax only where there is a model
     import jaxmoe
-    from evals.models.local_model import LocalModel
+    from evals.models.local_model import LocalModel, base_and_revision
     from evals.questionnaires.respondents.local_respondent import ScoringRespondent, WritingRespondent
     from jaxmoe.tokenizer import load_tokenizer
 
     text_model = LocalModel(jaxmoe.load(source), load_tokenizer(source), form)  # type: ignore[arg-type]
+    revision = base_and_revision(text_model.lm)
     most = max(max_new_tokens, LINE_TOKENS)
     writer = WritingRespondent(text_model, name, temperature, max_new_tokens=most)
     if answers == "written":
-        return WritingRespondent(text_model, name, temperature, max_new_tokens=max_new_tokens), writer
+        who = WritingRespondent(text_model, name, temperature, max_new_tokens=max_new_tokens)
+        return who, writer, revision
     length = "tokens" if answers == "words" else "none"
-    return ScoringRespondent(text_model, name, answers, length, calibrated), writer  # type: ignore[arg-type]
+    return ScoringRespondent(text_model, name, answers, length, calibrated), writer, revision  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

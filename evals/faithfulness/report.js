@@ -1,6 +1,9 @@
 // Buttons below figures and tables that save them as files; the page works without them, and asks no server.
 (() => {
-  const texts = JSON.parse(document.getElementById("exports").textContent);
+  // gzip in base64; unpacked when the first table is saved
+  let texts;
+  const unpacked = () => texts ??= new Response(new Blob([Uint8Array.from(atob(document.getElementById("exports").textContent),
+    c => c.charCodeAt(0))]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
   const style = document.getElementById("figure-style").content.firstElementChild.textContent;
   const said = document.getElementById("said");
   const plain = name => name.replace(/[^\w.()-]+/g, "_").slice(0, 80);
@@ -57,9 +60,9 @@
     ]);
   }
   for (const box of document.querySelectorAll("[data-table]")) {
-    const file = box.dataset.table, found = texts[file];
-    if (found) row(box, box.dataset.caption, [["CSV", "csv"], ["LaTeX", "tex"], ["APA", "apa"]].map(([kind, key]) =>
-      [kind, () => save(new Blob([found[key]], {type: "text/plain"}), file + (key === "apa" ? ".txt" : "." + key))]));
+    const file = box.dataset.table;
+    row(box, box.dataset.caption, [["CSV", "csv"], ["LaTeX", "tex"], ["APA", "apa"]].map(([kind, key]) => [kind, async () =>
+      save(new Blob([(await unpacked())[file][key]], {type: "text/plain"}), file + (key === "apa" ? ".txt" : "." + key))]));
   }
-  window.reportFigure = {drawing, png};
+  window.reportFigure = {drawing, png, unpacked};
 })();

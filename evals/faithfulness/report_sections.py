@@ -440,7 +440,7 @@ def shown(
         for row in table.itertuples(index=False, name=None)
     ]
     heads = [
-        ReportCell(name.replace("_", " "), "number" if any(row[n].css == "number" for row in rows) else "")
+        ReportCell(name.replace("_", " "), "n" if any(row[n].css == "n" for row in rows) else "")
         for n, name in enumerate(columns)
     ]
     return [ReportTable(caption, heads, rows, folded or len(rows) > least_open, file)]
@@ -453,9 +453,9 @@ def _cell(name: str, value: object) -> ReportCell:
     if isinstance(value, bool | np.bool_):
         return ReportCell("yes" if value else "no")
     if isinstance(value, int | np.integer):
-        return ReportCell(str(value), "number")
+        return ReportCell(str(value), "n")
     if isinstance(value, float):
-        return ReportCell(_number(value), "number")
+        return ReportCell(_number(value), "n")
     return ReportCell(str(value))
 
 

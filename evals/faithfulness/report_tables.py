@@ -14,7 +14,7 @@ from evals.faithfulness.criteria import construct_of, person_means, pooled_estim
 from evals.faithfulness.external_consistency import shared_items
 from evals.faithfulness.generalizability import g_table
 from evals.faithfulness.statistics import RELIABILITY, ScaleAnswers
-from evals.psychometrics.comparisons import dispersion_ratio, holm, tost, welch
+from evals.psychometrics.comparisons import MeanTest, dispersion_ratio, holm, tost, welch
 from evals.psychometrics.estimate import Estimate, undefined
 from evals.psychometrics.generalizability import d_study, variance_components
 from evals.psychometrics.paired import paired_difference, paired_dispersion, pitman_morgan
@@ -34,6 +34,7 @@ EQUIVALENT = 0.2
 # of tests over a family of scales, after Holm's correction
 LEVEL = 0.05
 BOUNDS = ("value", "low", "high")
+NO_TEST = MeanTest(undefined("the base does not vary"), np.nan, np.nan, np.nan, np.nan)
 
 
 def cubes(table: pd.DataFrame, instruments: Sequence[Instrument]) -> list[ResponseCube]:
@@ -255,8 +256,9 @@ def compared(
 
     delta: mean of (tuned − base) over persons in SDs of people where there are norms, else of the base;
     dispersion: SD of tuned over SD of base, below 1 where characteristics are restricted; both with intervals
-    for pairs. p: paired t test, Holm-corrected in p_holm; p_equivalent: TOST of pairs within ± EQUIVALENT;
-    dispersion_p: Pitman and Morgan's test, Holm-corrected over the scales in dispersion_p_holm. claim:
+    for pairs. t, df, p: paired t test (Welch's for groups), Holm-corrected in p_holm; p_equivalent: TOST of
+    pairs within ± EQUIVALENT; dispersion_p: Pitman and Morgan's test, Holm-corrected over the scales in
+    dispersion_p_holm. claim:
     restricted or wider where that is below LEVEL, else none.
 
     Args:
@@ -301,23 +303,24 @@ def compared(
 
 def _pairs(old: np.ndarray, new: np.ndarray, unit: float) -> dict[str, object]:
     if not unit > 0:
-        return _differences(undefined("the base does not vary"), undefined("the base does not vary"), np.nan)
+        return _differences(NO_TEST, undefined("the base does not vary"))
     found = paired_difference(new, old, unit=unit)
     same = tost(new / unit, old / unit, EQUIVALENT, paired=True).p
     if found.se == 0:
         same = float(abs(found.difference.value) >= EQUIVALENT)
     apart = pitman_morgan(new, old)
-    return _differences(found.difference, paired_dispersion(new, old), found.p, same, apart)
+    return _differences(found, paired_dispersion(new, old), same, apart)
 
 
 def _groups(old: np.ndarray, new: np.ndarray, unit: float) -> dict[str, object]:
     """Different persons: two groups."""
     found = welch(new, old)
     if not unit > 0:
-        return _differences(undefined("the base does not vary"), undefined("the base does not vary"), np.nan)
+        return _differences(NO_TEST, undefined("the base does not vary"))
     delta = found.difference._replace(**{key: getattr(found.difference, key) / unit for key in BOUNDS})
     same = tost(new / unit, old / unit, EQUIVALENT).p
-    return _differences(delta, dispersion_ratio(new, old), found.p, same, _variances_differ(new, old))
+    test = found._replace(difference=delta)
+    return _differences(test, dispersion_ratio(new, old), same, _variances_differ(new, old))
 
 
 def _variances_differ(first: np.ndarray, second: np.ndarray) -> float:
@@ -330,18 +333,18 @@ def _variances_differ(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _differences(
-    delta: Estimate,
+    test: MeanTest,
     dispersion: Estimate,
-    p: float,
     p_equivalent: float = np.nan,
     dispersion_p: float = np.nan,
 ) -> dict[str, object]:
     columns = {
         (f"{name}_{key}" if key != "value" else name): value
-        for name, found in (("delta", delta), ("dispersion", dispersion))
+        for name, found in (("delta", test.difference), ("dispersion", dispersion))
         for key, value in _estimate(found).items()
     }
-    return {**columns, "p": p, "p_equivalent": p_equivalent, "dispersion_p": dispersion_p}
+    tested = {"t": test.t, "df": test.df, "p": test.p}
+    return {**columns, **tested, "p_equivalent": p_equivalent, "dispersion_p": dispersion_p}
 
 
 def drift(
@@ -355,8 +358,8 @@ def drift(
       norm_group: whose SD is the unit of the drift; None for the first step's own.
     Returns: a row a step and domain: step, construct, value (mean over persons), low, high, n, reason, sd
       (over persons), flattering (how far the mean lies towards what flatters, 0 to 1, NaN for a scale that
-      cannot flatter), and of the steps after the first drift, dispersion with their bounds, p_holm, claim as
-      `compared` has them (drift is its delta), NaN in the first.
+      cannot flatter), and of the steps after the first drift, dispersion with their bounds, t, df, p, p_holm,
+      claim as `compared` has them (drift is its delta), NaN in the first.
     Raises: ValueError as `evals.questionnaires.response_table.cube`.
     """
     rows = []
@@ -393,7 +396,10 @@ def _since(against: pd.DataFrame | None, scale: Scale) -> dict[str, object]:
         "drift": "delta",
         "drift_low": "delta_low",
         "drift_high": "delta_high",
-        **{name: name for name in ("dispersion", "dispersion_low", "dispersion_high", "p_holm")},
+        **{
+            name: name
+            for name in ("t", "df", "p", "dispersion", "dispersion_low", "dispersion_high", "p_holm")
+        },
         "dispersion_p_holm": "dispersion_p_holm",
     }
     if against is None:

@@ -8,7 +8,7 @@ from evals.faithfulness.report import write_report
 from evals.models.local_model import Form
 from jaxmoe.language_model import LanguageModel
 from training.runtime import config as configs
-from training.suites.behavior import ask, card, prepare
+from training.suites.behavior import ask, bases_told, card, prepare
 from training.suites.config import EvalConfig
 from training.suites.evaluation import Loaded
 
@@ -42,5 +42,5 @@ def questionnaire(
         for name, lm in models.items()
     ]
     asked = ask(study, behavior, loaded, folder)
-    said = {**card(study, behavior), "models": ", ".join(models), "form": behavior.form}
+    said = {**card(study, behavior), "models": ", ".join(models), "form": behavior.form} | bases_told(asked)
     return write_report(study.report(asked.answers, said, replies=asked.replies), folder)

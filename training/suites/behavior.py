@@ -23,7 +23,7 @@ from evals.faithfulness.report import write_report
 from evals.faithfulness.run_card import cost_told
 from evals.faithfulness.study import FaithfulnessStudy, listed
 from evals.faithfulness.verdicts import Assessment
-from evals.models.local_model import Form
+from evals.models.local_model import Form, base_and_revision
 from evals.psychometrics.uncertainty import mean_score
 from evals.questionnaires import behaviors, dialogues, wording
 from evals.questionnaires.administration import administer
@@ -152,10 +152,11 @@ class BehaviorConfig:
 
 
 class ModelAnswers(NamedTuple):
-    """Answers and replies in dialogues, by model."""
+    """Answers, replies in dialogues, and the base of each model with its revision, by model."""
 
     answers: dict[str, pd.DataFrame]
     replies: dict[str, pd.DataFrame]
+    bases: dict[str, str]
 
 
 def behavior(
@@ -183,7 +184,7 @@ def behavior(
         steps = {**earlier, config.step: first} if config.step is not None else {}
         report = study.report(
             asked.answers,
-            {**card(study, config), "cost": cost_told(folder)},
+            {**card(study, config), **bases_told(asked), "cost": cost_told(folder)},
             base=base,
             base_name="base" if against is None else str(against),
             checkpoints=steps,
@@ -244,11 +245,14 @@ def ask(
     Args:
       models: name, the model or its server, and the form of its prompts; each is taken when its turn comes.
       folder: for answers; the first model's are in the folder itself, the others' in one of their name.
-    Returns: answers by model, and replies in dialogues where config.dialogues asks for them.
+    Returns: answers by model, replies in dialogues where config.dialogues asks for them, and the bases of
+      local models.
     """
-    asked = ModelAnswers({}, {})
+    asked = ModelAnswers({}, {}, {})
     for name, loaded, form in models:
         place = folder if not asked.answers else folder / re.sub(r"[^\w.-]+", "_", name)
+        if isinstance(loaded, Loaded):
+            asked.bases[name] = base_and_revision(loaded.lm)
         with ProgressDisplay(isinstance(loaded, ServerConfig) or loaded.progress) as display:
             asked.answers[name] = administer(
                 _respondent(config, loaded, form, name),
@@ -334,6 +338,16 @@ def card(study: FaithfulnessStudy, config: BehaviorConfig) -> dict[str, object]:
         **{name.replace("_", " "): listed(value) for name, value in study.design.describe().items()},
         "personas are": "descriptions written for this project; not people",
     }
+
+
+def bases_told(asked: ModelAnswers) -> dict[str, object]:
+    """Bases and revisions of local models, a row of the run card; nothing where all are behind servers."""
+    told = asked.bases
+    if not told:
+        return {}
+    if len(set(told.values())) == 1:
+        return {"base and revision": next(iter(told.values()))}
+    return {"bases and revisions": "; ".join(f"{name}: {base}" for name, base in told.items())}
 
 
 def _servers(config: BehaviorConfig) -> dict[str, object]:

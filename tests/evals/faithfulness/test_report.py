@@ -1,5 +1,7 @@
 """The report page and its tables, from simulated answers."""
 
+import base64
+import gzip
 import json
 import re
 from html.parser import HTMLParser
@@ -10,12 +12,12 @@ import pandas as pd
 import pytest
 
 from evals.faithfulness import charts, report_tables
+from evals.faithfulness.apa_sentences import apa
 from evals.faithfulness.charts import Dot
 from evals.faithfulness.report import render_report, write_report
 from evals.faithfulness.report_contents import Report, combined
 from evals.faithfulness.report_sections import PARTS, _shares
 from evals.faithfulness.study import FaithfulnessStudy
-from evals.faithfulness.table_exports import apa
 from evals.questionnaires import behaviors
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import Design, battery
@@ -209,11 +211,57 @@ def test_the_card_tells_how_to_repeat_it(report):
     assert "retest 0.75" in str(report.card["thresholds"])
 
 
+def said(row, confidence=0.95):
+    return apa(pd.DataFrame([row]), confidence)
+
+
 def test_sentences_are_in_apa_style():
     row = {"title": "Order", "statistic": "alpha", "value": 0.8249, "low": 0.7, "high": 0.91, "n": 32}
-    assert apa(pd.DataFrame([row])) == "Order: α = .82, 95% CI [.70, .91], n = 32.\n"
-    change = {"scale": "E", "delta": -0.254, "delta_low": -1.2, "delta_high": 0.1, "p": 0.0001}
-    assert apa(pd.DataFrame([change]), 0.9) == "E: Δ = −0.25, 90% CI [−1.20, 0.10], p < .001.\n"
+    assert said(row) == "Order: α = .82, 95% CI [.70, .91], n = 32.\n"
+    change = {"title": "E", "delta": -0.254, "delta_low": -1.2, "delta_high": 0.1, "unit": "SD of the base"}
+    test = {"t": -2.013, "df": 31.0, "p": 0.0529}
+    assert (
+        said(change | test, 0.9)
+        == "E: Δ = −0.25 (SD of the base), 90% CI [−1.20, 0.10], t(31) = −2.01, p = .053.\n"
+    )
+    # a ratio may pass 1, and keeps its zero
+    ratio = {"title": "E", "dispersion": 0.11, "dispersion_low": 0.1, "dispersion_high": 1.2}
+    assert "SD ratio = 0.11, 95% CI [0.10, 1.20]" in said(ratio | {"dispersion_p_holm": 1.0})
+    assert "p (Holm) > .999" in said(ratio | {"dispersion_p_holm": 1.0})
+
+
+def test_sentences_stand_alone(report):
+    tables = report.tables()
+    pair = {
+        "trait_1": "a",
+        "method_1": "x",
+        "trait_2": "b",
+        "method_2": "y",
+        "r": 0.5,
+        "low": 0.1,
+        "high": 0.8,
+    }
+    assert said(pair) == "a (x) with b (y): r = .50, 95% CI [.10, .80].\n"
+    conduct = {"construct": "order", "value": 0.5, "low": 0.1, "high": 0.8, "n": 16, "behavior": "conduct"}
+    assert said(conduct) == "order, self-report with conduct: r(14) = .50, 95% CI [.10, .80].\n"
+    undefined = {"title": "E", "statistic": "omega_total", "value": np.nan, "low": np.nan, "high": np.nan}
+    assert said(undefined | {"n": 4, "reason": "too few"}) == "E: ω undefined (too few), n = 4.\n"
+    for name, table in tables.items():
+        lines = apa(table).splitlines()
+        assert len(lines) == len(table)
+        # nothing is told twice, nothing without saying of what
+        assert all(": " in line for line in lines), name
+        places = [line.partition(": ")[0].split(", ") for line in lines]
+        assert all(len(place) == len(set(place)) for place in places), name
+
+
+def test_files_in_the_page_are_those_beside_it(report, tmp_path):
+    page = write_report(report, tmp_path)
+    packed = re.search(r'id="exports">([^<]*)<', page.read_text()).group(1)
+    texts = json.loads(gzip.decompress(base64.b64decode(packed)))
+    assert texts["verdicts"]["csv"] == (tmp_path / "tables" / "verdicts.csv").read_text()
+    assert set(re.findall(r'data-table="([^"]*)"', page.read_text())) <= set(texts)
+    assert 3 * len(packed) < sum(len(text) for forms in texts.values() for text in forms.values())
 
 
 def test_restriction_is_claimed_only_where_the_corrected_test_says_so():

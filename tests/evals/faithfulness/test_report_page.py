@@ -169,3 +169,7 @@ def test_every_figure_and_table_can_be_saved(tab, page):
     kind, size = tab.evaluate(drawn)
     assert kind == "image/png"
     assert size > 10_000
+    sizes = "reportFigure.unpacked().then(found => Object.values(found).map(one => one.csv.length))"
+    lengths = tab.evaluate(sizes)
+    assert len(lengths) > 10
+    assert all(lengths)

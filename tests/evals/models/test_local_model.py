@@ -1,6 +1,8 @@
 """A real (tiny, random) model behind the text protocol, against its own logits."""
 
 import copy
+import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from evals.models import local_model
-from evals.models.local_model import LocalModel
+from evals.models.local_model import LocalModel, base_and_revision
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import ModelConfig
@@ -280,3 +282,13 @@ def test_turns_stand_before_every_prompt_of_a_chat(lm, tokenizer):
     assert scored.ids[-len(alone.ids) + 1 :] == alone.ids[1:]
     with pytest.raises(ValueError, match="turns before a prompt need the form chat; got form text"):
         LocalModel(lm, tokenizer, "text", before=before)
+
+
+def test_the_base_is_told_with_its_revision(lm):
+    def told(source):
+        return base_and_revision(dataclasses.replace(lm, source=source))
+
+    cached = Path("hub") / "models--owner--small-model" / "snapshots" / "abc123"
+    assert told(cached) == "owner/small-model at commit abc123"
+    assert told(Path("exported")) == "exported, no revision"
+    assert told(None) == "in memory"

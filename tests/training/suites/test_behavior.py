@@ -60,6 +60,8 @@ def test_a_model_is_tested_and_reported_and_compared(checkpoint, tmp_path):
     difference = second["against"]["sets"]["mini_ipip"]["E"]["difference"]
     assert difference["value"] == 0
     tables = json.loads((tmp_path / "second" / "behavior" / "tables.json").read_text())["tables"]
+    card = json.loads((tmp_path / "second" / "behavior" / "tables.json").read_text())["card"]
+    assert str(card["base and revision"]).endswith("no revision")
     rows = tables["comparison_mini_ipip"]
     assert [row["model"] for row in rows] == ["this model"] * 5 + ["a/twin"] * 5
     assert [row["tuned"] - row["base"] for row in rows[:5]] == [0] * 5
