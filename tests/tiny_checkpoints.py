@@ -7,6 +7,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from jaxmoe import LanguageModel
 from jaxmoe.adapters.record import Adapter, ModuleExperts, module_specs
@@ -42,6 +44,19 @@ def write_checkpoint(folder: Path, **settings: Any) -> Any:
                 weight.add_(0.3 * torch.randn_like(weight))
     model.save_pretrained(folder)
     return model
+
+
+def tokenizer_with_blanks() -> PreTrainedTokenizerFast:
+    """Like Llama 2's: texts begin with <s>, and words with a blank that a word alone does not show."""
+    pieces = ("▁", *"abcdefghijklmnopqrstuvwxyz", "▁t", "▁th", "▁the")
+    vocabulary = {piece: n for n, piece in enumerate(("<s>", "</s>", "<unk>", *pieces))}
+    core = Tokenizer(models.BPE(vocabulary, [("▁", "t"), ("▁t", "h"), ("▁th", "e")], unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first")
+    core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    core.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>"
+    )
 
 
 def padded_batch(vocab: int = 96, length: int = 24, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ rows among processes (every process of a run must make the same calls).
 import math
 import warnings
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from itertools import takewhile
 from typing import Any, NamedTuple, get_args
@@ -102,6 +102,10 @@ class LocalModel:
             )
         if self.window < 2:
             raise ValueError(f"max_length must be at least 2; got {self.max_length}")
+
+    def with_turns(self, before: Messages) -> "LocalModel":
+        """The model with turns of a chat before every prompt."""
+        return replace(self, before=before)
 
     @property
     def window(self) -> int:

@@ -7,6 +7,8 @@ table in a test.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+from jaxmoe.text.chat_template import Messages
+
 # called with how many questions are done, and of how many
 Progress = Callable[[int, int], None]
 
@@ -52,6 +54,24 @@ class TextModel(Protocol):
         Args:
           prompts, continuations: pairs, in the same order.
         Returns: nats and numbers of tokens, one a pair.
+        """
+        ...
+
+
+class FormedTextModel(TextModel, Protocol):
+    """A TextModel that knows in which form prompts are put to it."""
+
+    @property
+    def form(self) -> str:
+        """What a prompt is to the model: text, instruction or chat."""
+        ...
+
+    def with_turns(self, before: Messages) -> "FormedTextModel":
+        """The model with turns of a chat before every prompt, such as a system prompt and solved examples.
+
+        Args:
+          before: messages of role and content; the form must be chat.
+        Returns: a new model; the given one is left as it is.
         """
         ...
 

@@ -7,6 +7,7 @@ programs in the sandbox, suite=behavior tests its self-report and whether to bel
                                  model wrote
     OUTPUT/items.partial.jsonl   items as they come, until all are there (knowledge); after a kill the same
                                  command asks what is left
+    OUTPUT/usage.json            requests, tokens and cost, where the model is behind a server
 
 With `against`, the items are compared one by one with those of another evaluation.
 """
@@ -17,14 +18,17 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
+import jax
 from jax.sharding import Mesh
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from evals.psychometrics.uncertainty import Comparison, Score, compare
+from evals.questionnaires.respondents.api_server import ServerConfig
 from jaxmoe.datasets.json_rows import dump_json, lines, read_text
 from jaxmoe.json_values import JsonMapping, JsonObject
 from jaxmoe.text.vocabulary import check_vocabulary
@@ -37,12 +41,14 @@ from training.runtime.pinned import pin
 from training.suites.behavior import behavior
 from training.suites.coding import coding
 from training.suites.config import EvalConfig
-from training.suites.evaluation import ItemSet, Loaded, SuiteRun
+from training.suites.evaluation import Behind, ItemSet, Loaded, SuiteRun
 from training.suites.journal import PARTIAL, ItemJournal
 from training.suites.knowledge import knowledge
 
 # more categories than these would bury the scores
 CATEGORIES_SHOWN = 8
+# what a server was paid
+USAGE = "usage.json"
 SUITES = {"knowledge": knowledge, "coding": coding}
 
 
@@ -52,17 +58,18 @@ def main(config: EvalConfig) -> JsonObject:
     config = pin(config)  # what is written down with the results is what was measured
     folder = Path(config.output)
     # a killed evaluation leaves answers to resume from
-    kept = ("behavior",) if config.suite == "behavior" else ("behavior", PARTIAL)
+    kept = ("behavior",) if config.suite == "behavior" else ("behavior", PARTIAL, USAGE)
     _check_folder(folder, kept, config.overwrite)
     # whatever is missing is said before a model is loaded
     against = None if config.against is None else Path(config.against)
     other = None if against is None else read_items(against)
+    settings = configs.to_dict(config)
+    journal = _journal(folder, settings, config.overwrite) if config.suite != "behavior" else None
     if config.suite == "behavior":
         run = behavior(config.behavior, config.seed, config.confidence, folder / "behavior", against)
     else:
-        run = _loading(SUITES[config.suite](getattr(config, config.suite), config.seed, config.confidence))
-    settings = configs.to_dict(config)
-    journal = _journal(folder, settings, config.overwrite) if config.suite != "behavior" else None
+        suite = SUITES[config.suite](getattr(config, config.suite), config.seed, config.confidence)
+        run = partial(_run_suite, suite, lambda: _behind(config.server, folder, config.progress, journal))
     started = time.perf_counter()
     loaded_s = 0.0
 
@@ -116,9 +123,24 @@ def _journal(folder: Path, settings: JsonObject, overwrite: bool) -> ItemJournal
     return journal
 
 
-def _loading(suite: SuiteRun) -> Callable[[Callable[[], Loaded]], list[ItemSet]]:
-    """A suite that loads the model when it needs one, as `behavior` does."""
-    return lambda load: suite(load())
+def _run_suite(
+    suite: SuiteRun, behind: Callable[[], Behind | None], load: Callable[[], Loaded]
+) -> list[ItemSet]:
+    """A suite that takes the model when it needs it, as `behavior` does."""
+    return suite(behind() or load())
+
+
+def _behind(
+    server: ServerConfig | None, folder: Path, progress: bool, journal: ItemJournal | None
+) -> Behind | None:
+    """The model behind a server, what it cost in earlier sessions counted; None for a local model."""
+    if server is None:
+        return None
+    if jax.process_count() > 1:
+        raise ValueError("a model behind a server is asked by one process; leave distributed out")
+    requests = server.requests()
+    requests.spending.keep(folder / USAGE)
+    return Behind(server, requests, progress, journal)
 
 
 def _check_batch(batch_size: int, mesh: Mesh) -> None:

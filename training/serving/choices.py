@@ -66,6 +66,7 @@ class RunningChoices:
       stops: strings that end a text.
       seconds: longest time until the last token.
       prompt_only: no token was asked for (RunningChoice).
+      continues: a text goes on with its prompt, as a chat's answer does not.
 
     Attributes:
       all: the choices, in order.
@@ -82,6 +83,7 @@ class RunningChoices:
         seconds: float,
         *,
         prompt_only: bool = False,
+        continues: bool = False,
     ):
         self.all: list[RunningChoice] = []
         self._worker, self._seconds = worker, seconds
@@ -89,7 +91,8 @@ class RunningChoices:
         loop = asyncio.get_running_loop()
         try:
             for index, request in enumerate(requests):
-                own = Detokenizer(model.tokenizer, stops, model.stop_tokens)
+                before = request.prompt if continues else ()
+                own = Detokenizer(model.tokenizer, stops, model.stop_tokens, before)
                 choice = RunningChoice(index, own, self._events, loop, prompt_only)
                 choice.ticket = self._worker.submit(request, choice.emit)
                 self.all.append(choice)

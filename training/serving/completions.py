@@ -77,7 +77,15 @@ class Completions:
             alternatives=asked.logprobs or 0,
         )
         requests = self._samples(base, prompts, samples, asked.seed)
-        choices = self._run(requests, asked.stops, prompt_only=asked.max_tokens == 0)
+        choices = RunningChoices(
+            self._worker,
+            self._model,
+            requests,
+            asked.stops,
+            self._limits.seconds,
+            prompt_only=asked.max_tokens == 0,
+            continues=True,
+        )
         identity = self._identity("cmpl", "text_completion", asked.model)
         if asked.stream:
             shape = TextShape(self._model.tokenizer, asked, prompts)
@@ -160,7 +168,8 @@ class Completions:
             experts=experts,
             alternatives=(asked.top_logprobs or 0) if asked.logprobs else 0,
         )
-        choices = self._run(self._samples(base, [prompt], asked.n, asked.seed), asked.stops)
+        requests = self._samples(base, [prompt], asked.n, asked.seed)
+        choices = RunningChoices(self._worker, self._model, requests, asked.stops, self._limits.seconds)
         identity = self._identity("chatcmpl", "chat.completion", asked.model)
         if asked.stream:
             shape = ChatShape(tokenizer, asked)
@@ -196,13 +205,6 @@ class Completions:
             for prompt in prompts
             for _ in range(samples)
         ]
-
-    def _run(
-        self, requests: Sequence[EngineRequest], stops: Sequence[str], *, prompt_only: bool = False
-    ) -> RunningChoices:
-        return RunningChoices(
-            self._worker, self._model, requests, stops, self._limits.seconds, prompt_only=prompt_only
-        )
 
     def _stream(
         self,

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _UNFINISHED = "\ufffd"
+# tokens of a prompt that are enough to tell how the first token after it is written
+_BEFORE = 8
 
 
 class Detokenizer:
@@ -17,6 +19,7 @@ class Detokenizer:
     Args:
       stops: strings that end the text; neither they nor what follows is given out.
       hidden: tokens that are no text, such as the end of a turn.
+      before: tokens of the text that the answer goes on with: alone, the first token may lose its blank.
     """
 
     def __init__(
@@ -24,12 +27,13 @@ class Detokenizer:
         tokenizer: "PreTrainedTokenizerBase",
         stops: Sequence[str] = (),
         hidden: Sequence[int] = (),
+        before: Sequence[int] = (),
     ):
         self._tokenizer, self._stops, self._hidden = tokenizer, tuple(stops), frozenset(hidden)
-        self._ids: list[int] = []
+        self._ids = list(before[-_BEFORE:])
         # the text of `_read` tokens is known; decoding starts at `_from`, some before it, as how a token is
         # written may depend on those before
-        self._from = self._read = 0
+        self._from, self._read = 0, len(self._ids)
         self._pending = ""
         self.text = ""
         self.stopped = False

@@ -1,7 +1,7 @@
 """One set of questions put to a model under one template, in blocks, so that a killed evaluation resumes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from itertools import groupby, islice
 from typing import NamedTuple, TypeVar, cast
 
@@ -12,8 +12,7 @@ from evals.knowledge.prompts import KnowledgeQuestion, PromptTemplate
 from evals.knowledge.questions import ChoiceQuestion, ClosedBookQuestion
 from evals.knowledge.reasoned import ReasonedRecord, reasoned_records, reasoned_result
 from evals.knowledge.results import KnowledgeResult
-from evals.models.local_model import LocalModel
-from evals.models.text_model import Progress
+from evals.models.text_model import FormedTextModel, Progress
 from jaxmoe.json_values import JsonObject
 from training.suites.evaluation import ItemSet, ScoredItem
 from training.suites.journal import ItemJournal
@@ -28,7 +27,7 @@ Record = TypeVar("Record", AnswerRecord, ChoiceRecord, ReasonedRecord)
 class Put(NamedTuple):
     """How a block is put: the model, with examples as turns in a chat, and those that stand in the prompt."""
 
-    model: LocalModel
+    model: FormedTextModel
     shots: list[KnowledgeQuestion]
 
 
@@ -47,7 +46,7 @@ class Asking:
       journal: of earlier answers; None for none.
     """
 
-    model: LocalModel
+    model: FormedTextModel
     shots: Shots
     system: str | None
     max_new_tokens: int
@@ -147,7 +146,7 @@ class Asking:
         shots = self.shots.get(category, [])
         if self.model.form != "chat":
             return Put(self.model, shots)
-        return Put(replace(self.model, before=template.turns(shots, self.system)), [])
+        return Put(self.model.with_turns(template.turns(shots, self.system)), [])
 
     def _set(self, label: str, result: KnowledgeResult[Record]) -> ItemSet:
         items = [_item(record) for record in result.records]

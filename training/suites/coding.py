@@ -8,13 +8,13 @@ from typing import Literal, cast
 
 from evals.coding.measure import CodingResult, SampleRecord, evaluate
 from evals.models.local_model import Form
+from evals.questionnaires.respondents.api_server import ServerConfig
 from jaxmoe.progress import ProgressDisplay
-from jaxmoe.text.forms import resolve_form
 from rl.feedback.pool import Limits, Pool, SandboxError
 from rl.feedback.problems import Problem
 from rl.feedback.prompts import PromptForm, code_prompt
 from rl.feedback.readers import load_problems
-from training.suites.evaluation import ItemSet, Loaded, ScoredItem, SuiteRun
+from training.suites.evaluation import ItemSet, ScoredItem, Subject, SuiteRun
 from training.suites.journal import ItemJournal
 
 # how a model is put a text, for each form of prompts
@@ -31,8 +31,10 @@ class CodingConfig:
 
     Attributes:
       paths: files or folders of HumanEval, MBPP, APPS or APPS+ problems, each a set of its own.
+      server: a model behind an OpenAI-compatible server writes the programs, in place of base or run; null
+        for none.
       form: completion for base models, chat for those with a chat template, instruction for the LoRAMoE form;
-        auto is chat where the tokenizer has a chat template, else completion.
+        auto is chat where the tokenizer has a chat template or the server's route is chat, else completion.
       samples: programs for each problem.
       k: of pass@k, none above samples.
       temperature, top_p: of the draw; 0.2 and 0.95 as usual for pass@1, temperature 0.8 for larger k.
@@ -45,6 +47,7 @@ class CodingConfig:
     """
 
     paths: tuple[str, ...] = ()
+    server: ServerConfig | None = None
     form: PromptForm | Literal["auto"] = "completion"
     samples: int = 1
     k: tuple[int, ...] = (1,)
@@ -62,6 +65,10 @@ class CodingConfig:
             raise ValueError(
                 "coding.samples and coding.max_new_tokens must be at least 1; got "
                 f"{self.samples} and {self.max_new_tokens}"
+            )
+        if self.server is not None and self.form == "instruction":
+            raise ValueError(
+                "coding.form instruction needs a local model; with coding.server take completion or chat"
             )
         if not self.k or not 1 <= min(self.k) <= max(self.k) <= self.samples:
             raise ValueError(
@@ -92,13 +99,13 @@ def coding(config: CodingConfig, seed: int, confidence: float) -> SuiteRun:
             code_prompt(problem, "chat" if config.form == "auto" else config.form)
     limits = Limits(time_s=config.time_s, memory_bytes=config.memory_mb << 20)
 
-    def run(loaded: Loaded) -> list[ItemSet]:
-        form = cast("PromptForm", resolve_form(loaded.tokenizer, config.form, otherwise="completion"))
+    def run(loaded: Subject) -> list[ItemSet]:
+        form = cast("PromptForm", loaded.resolved(config.form, "completion"))
         model = loaded.text_model(MODEL_FORMS[form])
         workers = config.workers or os.cpu_count() or 1
         sets: list[ItemSet] = []
         if loaded.journal is not None:
-            loaded.journal.begin(loaded.lm, read)
+            loaded.journal.begin(loaded.identity(), read)
         with _pool(workers, limits) as pool, ProgressDisplay(loaded.progress) as display:
             for name, problems in read.items():
                 result = evaluate(

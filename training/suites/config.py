@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from evals.questionnaires.respondents.api_server import ServerConfig
 from jaxmoe.model.quantized import QuantizedDtype
 from training.runtime import config as configs
 from training.runtime.distributed import DistributedConfig, MeshConfig
@@ -61,21 +62,22 @@ class EvalConfig:
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     @property
-    def served(self) -> bool:
-        """Whether the model tested is behind a server, and none is loaded here."""
-        return self.suite == "behavior" and self.behavior.server is not None
+    def server(self) -> ServerConfig | None:
+        """The server that the model tested is behind; None where it is loaded here."""
+        sections = {"knowledge": self.knowledge, "coding": self.coding, "behavior": self.behavior}
+        return sections[self.suite].server
 
     @property
     def subject(self) -> str:
         """The model tested, as a title names it."""
-        server = self.behavior.server if self.served else None
+        server = self.server
         name = str(self.run or self.base) if server is None else f"{server.model} at {server.url}"
         return name if self.adapter is None else f"{name} + {self.adapter}"
 
     def __post_init__(self) -> None:
-        if self.served and (self.run, self.base) != (None, None):
-            raise ValueError("behavior.server takes the place of base and run; leave them out")
-        if not self.served and (self.run is None) == (self.base is None):
+        if self.server is not None:
+            self._check_served()
+        elif (self.run is None) == (self.base is None):
             raise ValueError("give either run (the folder of a training run) or base (a checkpoint)")
         if self.run is not None and self.adapter is not None:
             raise ValueError("adapter goes with base; a run has its own")
@@ -83,3 +85,11 @@ class EvalConfig:
             raise ValueError("base_dtype goes with base; a run has its own")
         if not 0 < self.confidence < 1:
             raise ValueError(f"confidence must lie between 0 and 1; got {self.confidence}")
+
+    def _check_served(self) -> None:
+        """What belongs to a model that is loaded here would be passed over for one behind a server."""
+        if (self.run, self.base) != (None, None):
+            raise ValueError(f"{self.suite}.server takes the place of base and run; leave them out")
+        for name in ("adapter", "tokenizer", "base_dtype", "max_length"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} goes with base; the server of {self.suite}.server has its own")

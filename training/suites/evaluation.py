@@ -2,12 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from evals.models.api_model import ApiModel
+from evals.models.api_requests import ApiRequests
 from evals.models.local_model import Form, LocalModel
+from evals.models.text_model import FormedTextModel
 from evals.psychometrics.uncertainty import Score
+from evals.questionnaires.respondents.api_server import ServerConfig
 from jaxmoe.language_model import LanguageModel
-from training.suites.journal import ItemJournal
+from jaxmoe.text.forms import resolve_form
+from training.suites.journal import ItemJournal, weights_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,6 +58,38 @@ class ItemSet:
             yield item.line(self.name)
 
 
+class Subject(Protocol):
+    """A model under test, here or behind a server."""
+
+    @property
+    def progress(self) -> bool:
+        """Whether to show how far the evaluation is."""
+        ...
+
+    @property
+    def journal(self) -> ItemJournal | None:
+        """Where items are kept as they come; None keeps them in memory."""
+        ...
+
+    def identity(self) -> str:
+        """What tells the model from others."""
+        ...
+
+    def resolved(self, form: str, otherwise: str = "instruction") -> str:
+        """The form that auto stands for; every other form stays as it is.
+
+        Args:
+          form: auto, or a form that the caller knows.
+          otherwise: what auto means where the model is no chat.
+        Returns: chat or `otherwise` for auto, else `form`.
+        """
+        ...
+
+    def text_model(self, form: Form) -> FormedTextModel:
+        """The model as evaluations see it; ValueError for a form in which it cannot be asked."""
+        ...
+
+
 class Loaded(NamedTuple):
     """A model and how it is to be run.
 
@@ -71,6 +108,50 @@ class Loaded(NamedTuple):
         """The model as evaluations see it; raises ValueError for chats without a chat template."""
         return LocalModel(self.lm, self.tokenizer, form, self.batch_size, self.max_length)
 
+    def identity(self) -> str:
+        """A digest of the weights."""
+        return weights_digest(self.lm)
+
+    def resolved(self, form: str, otherwise: str = "instruction") -> str:
+        """By whether the tokenizer has a chat template.
+
+        Args:
+          form, otherwise: as of `resolve_form`.
+        Returns: the form.
+        """
+        return resolve_form(self.tokenizer, form, otherwise)
+
+
+class Behind(NamedTuple):
+    """A model behind a server.
+
+    Attributes:
+      requests: to the server, with the account of what they cost.
+      progress, journal: as of `Loaded`.
+    """
+
+    server: ServerConfig
+    requests: ApiRequests
+    progress: bool
+    journal: ItemJournal | None = None
+
+    def text_model(self, form: Form) -> ApiModel:
+        """The model as evaluations see it; raises ValueError for the form instruction."""
+        return self.server.text_model(self.requests, form)
+
+    def identity(self) -> str:
+        """The model's name and where it is."""
+        return f"{self.server.model} at {self.server.url}"
+
+    def resolved(self, form: str, otherwise: str = "instruction") -> str:
+        """By the server's route.
+
+        Args:
+          form, otherwise: as of `ServerConfig.resolved`.
+        Returns: the form.
+        """
+        return self.server.resolved(form, otherwise)
+
 
 # A suite made ready (its files read, its settings checked): model -> sets.
-SuiteRun = Callable[[Loaded], list[ItemSet]]
+SuiteRun = Callable[[Subject], list[ItemSet]]

@@ -30,6 +30,8 @@ from training.runtime import distributed
 PARTIAL = "items.partial.jsonl"
 # settings that change no answer
 FREE = ("output", "against", "overwrite", "progress", "confidence", "distributed")
+# and those of a server
+SERVER_FREE = ("concurrency", "cost_ceiling", "prompt_price", "completion_price", "key_variable", "timeout_s")
 
 
 class ItemJournal:
@@ -44,7 +46,7 @@ class ItemJournal:
 
     def __init__(self, folder: Path, config: Mapping[str, object], *, overwrite: bool = False):
         self._path, self._overwrite = folder / PARTIAL, overwrite
-        self._settings: JsonObject = {"config": {k: v for k, v in config.items() if k not in FREE}}
+        self._settings: JsonObject = {"config": _binding(config)}
         self._rows: dict[str, list[JsonObject]] = {}
         self._ends: list[int] = []
         self._header: JsonObject = {}
@@ -67,16 +69,16 @@ class ItemJournal:
         """Items of an earlier run."""
         return len(self._ends)
 
-    def begin(self, lm: LanguageModel, asked: object) -> None:
+    def begin(self, weights: str, asked: object) -> None:
         """Makes the file ready for new items.
 
         Args:
-          lm: the model under test.
+          weights: tells the model under test from others (`weights_digest`).
           asked: what it is asked; its `repr` tells it from anything else.
         Raises: ValueError if the items are of other weights or questions.
         """
         digest = hashlib.sha256(repr(asked).encode("utf-8", "replace")).hexdigest()[:16]
-        self._settings |= {"questions": digest, "weights": weights_digest(lm)}
+        self._settings |= {"questions": digest, "weights": weights}
         if self._ends:
             self._check(self._settings)
         if not distributed.is_main():
@@ -168,6 +170,22 @@ class ItemJournal:
             told = f"{self._path.parent}: items of an unfinished evaluation are thrown away: {changed}"
             say(told)
         self._rows, self._ends = {}, []
+
+
+def _binding(config: Mapping[str, object]) -> JsonObject:
+    """The settings on which answers depend."""
+
+    def of(value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        return {
+            key: {k: v for k, v in one.items() if k not in SERVER_FREE}
+            if key == "server" and isinstance(one, Mapping)
+            else one
+            for key, one in value.items()
+        }
+
+    return {key: of(value) for key, value in config.items() if key not in FREE}
 
 
 def _changed(old: Mapping[str, object], new: Mapping[str, object], prefix: str = "") -> Iterator[str]:

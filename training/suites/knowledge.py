@@ -18,10 +18,12 @@ from evals.knowledge.prompts import (
 )
 from evals.knowledge.published_rows import Suite
 from evals.knowledge.questions import QuestionSet, load_questions
-from evals.models.local_model import Form, LocalModel
-from jaxmoe.progress import ProgressDisplay
+from evals.models.local_model import Form
+from evals.models.text_model import FormedTextModel
+from evals.questionnaires.respondents.api_server import ServerConfig
+from jaxmoe.progress import ProgressDisplay, say
 from training.suites.asking import Asking, Shots
-from training.suites.evaluation import ItemSet, Loaded, SuiteRun
+from training.suites.evaluation import ItemSet, Subject, SuiteRun
 
 QuestionForm = Literal["qa", "completion", "instruction", "auto", "chat", "lm_eval"]
 FORMS: dict[QuestionForm, Form] = {
@@ -88,6 +90,7 @@ class KnowledgeConfig:
 
     Attributes:
       sources: sets of questions.
+      server: a model behind an OpenAI-compatible server is asked, in place of base or run; null for none.
       templates: forms in which every set is asked; base models complete (completion, qa), tuned ones answer
         (instruction, chat; auto puts the question alone by the chat template where there is one, else in the
         LoRAMoE form, as data.form=auto does in training). Fine-tuning moves the two apart: report both.
@@ -97,10 +100,11 @@ class KnowledgeConfig:
       reasoning_tokens: of reasoning and answer together; GSM8K is always given as many.
       system: system prompt of the forms that are chats; null leaves what the chat template puts itself.
       max_new_tokens: of a response.
-      score_answers: also score the tokens of the right answer (answer_nats).
+      score_answers: also score the tokens of the right answer (answer_nats); not in a chat behind a server.
     """
 
     sources: tuple[QuestionSource, ...] = (QuestionSource(embedded="test"),)
+    server: ServerConfig | None = None
     templates: tuple[QuestionForm, ...] = ("completion", "qa")
     reasoning: bool = False
     reasoning_tokens: int = 256
@@ -119,6 +123,11 @@ class KnowledgeConfig:
         if self.system is not None and not {"auto", "chat"} & {*self.templates}:
             raise ValueError(
                 f"knowledge.system needs the template chat or auto; got {', '.join(self.templates)}"
+            )
+        if self.server is not None and "instruction" in self.templates:
+            raise ValueError(
+                "the template instruction needs a local model; with knowledge.server take "
+                f"{', '.join(name for name, form in FORMS.items() if form != 'instruction')}"
             )
         if self.max_new_tokens < 1 or self.reasoning_tokens < 1:
             raise ValueError(
@@ -141,15 +150,21 @@ def knowledge(config: KnowledgeConfig, seed: int, confidence: float) -> SuiteRun
     for one in read:
         for name in config.templates:
             _check_asked(one, name, config.reasoning)
+            if config.server is not None:
+                _check_served(one, name, config.reasoning)
 
-    def run(loaded: Loaded) -> list[ItemSet]:
-        models: dict[QuestionForm, LocalModel] = {
+    def run(loaded: Subject) -> list[ItemSet]:
+        models: dict[QuestionForm, FormedTextModel] = {
             name: loaded.text_model(FORMS[name]) for name in config.templates
         }
         if config.system is not None and all(model.form != "chat" for model in models.values()):
             raise ValueError("knowledge.system needs a chat template, and the tokenizer has none")
         if loaded.journal is not None:
-            loaded.journal.begin(loaded.lm, read)
+            loaded.journal.begin(loaded.identity(), read)
+        chats = {name for name, model in models.items() if model.form == "chat"}
+        silent = set[QuestionForm]() if config.server is None else chats
+        if silent and config.score_answers:
+            say("answer_nats is left out where a server is asked in a chat: it scores no given answer there")
         sets: list[ItemSet] = []
         with ProgressDisplay(loaded.progress) as display:
             for one in read:
@@ -161,7 +176,7 @@ def knowledge(config: KnowledgeConfig, seed: int, confidence: float) -> SuiteRun
                         config.max_new_tokens,
                         config.reasoning_tokens,
                         one.source.normalization,
-                        config.score_answers,
+                        config.score_answers and name not in silent,
                         confidence,
                         loaded.journal,
                     )
@@ -215,6 +230,15 @@ def _check_asked(one: _Source, name: QuestionForm, reasoning: bool) -> None:
                 how.prompt(asked)
         except ValueError as error:
             raise ValueError(f"{one.source.label}, template {name}: {error}") from error
+
+
+def _check_served(one: _Source, name: QuestionForm, reasoning: bool) -> None:
+    """Choices in a chat need a local model: no server tells how probable a given answer is there."""
+    if one.found.choice_questions and not reasoning and FORMS[name] in ("chat", "auto"):
+        raise ValueError(
+            f"{one.source.label}, template {name}: servers score choices in completions alone; take qa, "
+            "completion or lm_eval, or knowledge.reasoning=true, where the model writes the letter"
+        )
 
 
 def _read(source: QuestionSource, seed: int) -> _Source:

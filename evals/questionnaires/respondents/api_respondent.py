@@ -1,45 +1,25 @@
 """A model behind an OpenAI-compatible server as a respondent: written answers, over HTTP.
 
 A few requests run side by side. A request that fails for good costs one answer; several in a row end the
-administration, and so does a ceiling on cost before it is passed (api_spending).
-Not covered: streaming, batch endpoints; HTTP, keys and retries (api_client); log-probabilities (api_scoring).
+administration, and so does a ceiling on cost before it is passed (evals.models.api_spending).
+Not covered: streaming, batch endpoints; HTTP, keys and retries (evals.models); log-probabilities
+(api_scoring).
 """
 
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
 
+from evals.models.api_client import ApiClient, ApiError, ContentFilterError, Retries
+from evals.models.api_requests import ApiRequests, ServerReply, byte_count, side_by_side
+from evals.models.api_spending import Spending, Usage
 from evals.questionnaires.answer_text import without_thoughts
 from evals.questionnaires.reading import parse
 from evals.questionnaires.respondent import ERROR, REFUSED, Answer, Question, no_answer
-from evals.questionnaires.respondents.api_client import (
-    SHOWN,
-    ApiClient,
-    ApiError,
-    ContentFilterError,
-    RequestFailedError,
-    Retries,
-    hidden,
-)
-from evals.questionnaires.respondents.api_spending import CostCeilingError, Spending, Usage
 from jaxmoe.json_values import JsonObject
-
-# a shorter word, as servers without keys take ("EMPTY"), is no secret, and may stand in an answer
-SECRET_LENGTH = 16
-Done = TypeVar("Done")
-
-
-class ServerReply(NamedTuple):
-    """What the server sent: the text, why it ended (stop, length, content_filter), and the whole choice."""
-
-    text: str
-    finish: str
-    choice: JsonObject
 
 
 def _to_stderr(line: str) -> None:
@@ -99,7 +79,8 @@ class ApiRespondent:
             raise ValueError(
                 f"concurrency and attempts must be at least 1; got {self.concurrency} and {self.attempts}"
             )
-        self._spending = Spending(self.cost_ceiling, self.prompt_price, self.completion_price)
+        spending = Spending(self.cost_ceiling, self.prompt_price, self.completion_price)
+        self._requests = ApiRequests(self._client, spending, self.model)
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1; got {self.max_new_tokens}")
 
@@ -127,14 +108,14 @@ class ApiRespondent:
     @property
     def usage(self) -> Usage:
         """What was spent so far."""
-        return self._spending.usage
+        return self._requests.spending.usage
 
     def account(self, path: Path) -> None:
         """Counts what earlier sessions spent into the ceiling, and keeps the file up to date.
 
         Raises: ValueError if the file is not such an account.
         """
-        self._spending.keep(path)
+        self._requests.spending.keep(path)
 
     def answer(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
         """Answers as they arrive; what failed for good is an answer with the code error.
@@ -202,7 +183,7 @@ class ApiRespondent:
                 self.tokens_name: self.max_new_tokens,
                 "seed": seed,
             },
-            _bytes(prompt),
+            byte_count(prompt),
             self.max_new_tokens,
         )
         return found[0]
@@ -210,96 +191,10 @@ class ApiRespondent:
     def request(
         self, path: str, body: JsonObject, prompt_bytes: int, completion_tokens: int
     ) -> list[ServerReply]:
-        """The choices of one request to a route, within the ceiling on cost.
+        """The choices of one request, within the ceiling on cost.
 
         Args:
-          path: of the route, under the base address.
-          body: what is asked, without the model.
-          prompt_bytes, completion_tokens: the most that may be charged.
+          path, body, prompt_bytes, completion_tokens: as of `ApiRequests.request`.
         Returns: the choices, as the server orders them.
-        Raises: RequestFailedError for this request alone, ApiError for the server, CostCeilingError.
         """
-        # a token has at least one byte, so this is never too low
-        most = (prompt_bytes + 16, completion_tokens)
-        with self._spending.promised(*most):
-            reply = self._client.post(path, {"model": self.model, **body})
-            charged = _tokens_used(reply)
-            if charged is None:
-                self._client.say(
-                    f"{self.url} does not say how many tokens it used; the most possible is counted"
-                )
-            self._spending.count(*(charged or most))
-        return self._choices(reply)
-
-    def _choices(self, reply: JsonObject) -> list[ServerReply]:
-        try:
-            choices = [dict(choice) for choice in reply["choices"]]
-            texts = [c["message"]["content"] if "message" in c else c["text"] for c in choices]
-        except (KeyError, TypeError, ValueError):
-            choices, texts = [], []
-        if not choices:
-            said = hidden(str(reply), self._client.key())[:SHOWN]
-            raise RequestFailedError(f"{self.url} does not answer as completions do: {said}")
-        key = self._client.key()
-        secret = key if len(key) >= SECRET_LENGTH else ""
-        return [
-            ServerReply(hidden(_joined(text), secret), str(choice.get("finish_reason") or ""), choice)
-            for text, choice in zip(texts, choices, strict=True)
-        ]
-
-
-def side_by_side(
-    tasks: Iterable[Callable[[], Done]], concurrency: int
-) -> Iterator[tuple[int, Done | Exception]]:
-    """Results of tasks as they arrive. No task is begun that nobody waits for.
-
-    Args:
-      tasks: each asks the server.
-      concurrency: so many at a time.
-    Returns: number of the task and its result, or RequestFailedError.
-    Raises: ApiError and CostCeilingError, after the answers on their way are in.
-    """
-    pool = ThreadPoolExecutor(concurrency)
-    running: dict[Future[Done], int] = {}
-    rest = iter(enumerate(tasks))
-    fault: ApiError | CostCeilingError | None = None
-    try:
-        while True:
-            while fault is None and len(running) < concurrency and (task := next(rest, None)) is not None:
-                number, ask = task
-                running[pool.submit(ask)] = number
-            if not running:
-                break
-            for done in wait(running, return_when=FIRST_COMPLETED).done:
-                number = running.pop(done)
-                try:
-                    yield number, done.result()
-                except RequestFailedError as error:
-                    yield number, error
-                except (ApiError, CostCeilingError) as error:
-                    fault = error  # said when the answers on their way are in
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    if fault is not None:
-        raise fault
-
-
-def _tokens_used(reply: JsonObject) -> tuple[int, int] | None:
-    """Tokens of prompt and completion as the server counts them; None if it does not say."""
-    used = reply.get("usage")
-    told = used if isinstance(used, dict) else {}
-    counts = [told.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    prompt, completion = (count if isinstance(count, int) and count >= 0 else None for count in counts)
-    return None if prompt is None or completion is None else (prompt, completion)
-
-
-def _joined(content: object) -> str:
-    """The text of a message: a string, or a list of parts as some servers send it."""
-    if isinstance(content, list):
-        parts = [part.get("text") for part in content if isinstance(part, dict)]
-        return "".join(text for text in parts if isinstance(text, str))
-    return content if isinstance(content, str) else ""
-
-
-def _bytes(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))
+        return self._requests.request(path, body, prompt_bytes, completion_tokens)

@@ -14,6 +14,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from evals.models.api_client import ContentFilterError, RequestFailedError
+from evals.models.api_requests import ServerReply
 from evals.questionnaires.respondent import (
     REFUSED,
     UNREADABLE,
@@ -22,8 +24,7 @@ from evals.questionnaires.respondent import (
     from_probabilities,
     no_answer,
 )
-from evals.questionnaires.respondents.api_client import ContentFilterError, RequestFailedError
-from evals.questionnaires.respondents.api_respondent import ApiRespondent, ServerReply
+from evals.questionnaires.respondents.api_respondent import ApiRespondent
 from evals.questionnaires.respondents.option_scores import Scored, continuation, softmax
 
 Route = Literal["chat", "completions"]

@@ -1,14 +1,21 @@
-"""A server as a setting: where a model is, how it is asked, what it may cost; and the respondent from it.
+"""A server as a setting: where a model is, how it is asked, what it may cost; and respondents and TextModels
+from it.
 
-Not covered: asking (api_respondent, api_scoring).
+Not covered: asking (api_respondent, api_scoring, evals.models.api_model).
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
+from evals.models.api_client import ApiClient, Retries
+from evals.models.api_model import ApiModel
+from evals.models.api_requests import ApiRequests
+from evals.models.api_spending import Spending
 from evals.questionnaires.respondent import Respondent
 from evals.questionnaires.respondents.api_respondent import ApiRespondent
 from evals.questionnaires.respondents.api_scoring import ApiScoringRespondent, Route
+from jaxmoe.progress import say
+from jaxmoe.text.forms import Form
 
 Answers = Literal["label", "words", "written"]
 
@@ -20,13 +27,17 @@ class ServerConfig:
     Attributes:
       url: base address, as http://localhost:8000/v1.
       model: its name there.
-      route: chat, or completions for base models; where log-probabilities are scored.
+      route: chat, or completions for base models. It decides where questionnaires' options are scored, and
+        what the form auto is to a server; other forms of questions and programs have a route of their own.
       key_variable: the environment variable that holds the key.
-      max_new_tokens: of a written answer, thoughts included; reasoning models need some thousands.
+      max_new_tokens: least room of a written answer, thoughts included; reasoning models need some thousands.
       tokens_name: max_tokens, or max_completion_tokens where the server wants that.
       concurrency: requests side by side.
       cost_ceiling: the most to be spent in an output folder, over all sessions; null for none.
       prompt_price, completion_price: of a million tokens.
+      timeout_s: of a try of a request, in seconds.
+      text_start: what texts without a prompt begin with there, such as "<|endoftext|>"; needed for calibrated
+        multiple choice where the server's tokenizer begins no text with a token of its own.
     """
 
     url: str
@@ -39,6 +50,8 @@ class ServerConfig:
     cost_ceiling: float | None = None
     prompt_price: float = 0.0
     completion_price: float = 0.0
+    timeout_s: float = 300.0
+    text_start: str = ""
 
     def client(self, name: str = "", temperature: float = 1.0, least_tokens: int = 1) -> ApiRespondent:
         """A respondent that writes.
@@ -60,8 +73,51 @@ class ServerConfig:
             prompt_price=self.prompt_price,
             completion_price=self.completion_price,
             tokens_name=self.tokens_name,
+            timeout_s=self.timeout_s,
             shown_as=name,
         )
+
+    def requests(self) -> ApiRequests:
+        """What asks the server, with an account of its own; nothing is asked yet."""
+        client = ApiClient(self.url, self.key_variable, Retries(timeout_s=self.timeout_s), say)
+        spending = Spending(self.cost_ceiling, self.prompt_price, self.completion_price)
+        return ApiRequests(client, spending, self.model)
+
+    def text_model(self, requests: ApiRequests, form: Form) -> ApiModel:
+        """The model as evaluations of knowledge and code see it.
+
+        Args:
+          requests: of `requests`; models that share it share an account.
+          form: text or chat; auto is chat on the chat route.
+        Returns: the model.
+        Raises: ValueError for the form instruction, which needs the tokenizer's end token.
+        """
+        chosen = self.resolved(form)
+        if chosen not in ("text", "chat"):
+            raise ValueError(
+                f"a model behind a server is asked texts and chats; the form {chosen} needs a local model "
+                "(where auto means it: route=chat)"
+            )
+        return ApiModel(
+            requests,
+            "text" if chosen == "text" else "chat",
+            self.concurrency,
+            self.tokens_name,
+            self.max_new_tokens,
+            self.text_start,
+        )
+
+    def resolved(self, form: str, otherwise: str = "instruction") -> str:
+        """What the form auto stands for on this route.
+
+        Args:
+          form: auto, or a form that the caller knows.
+          otherwise: what auto means where the model is no chat.
+        Returns: chat or `otherwise` for auto, else `form`.
+        """
+        if form != "auto":
+            return form
+        return "chat" if self.route == "chat" else otherwise
 
     def respondent(self, answers: Answers, name: str = "", temperature: float = 1.0) -> Respondent:
         """A respondent that writes, or whose options are scored.

@@ -3,6 +3,7 @@
 import pytest
 
 from jaxmoe.tokenizer import train_bpe
+from tests.tiny_checkpoints import tokenizer_with_blanks
 from training.serving.detokenize import Detokenizer
 
 
@@ -54,3 +55,15 @@ def test_stop_strings_end_the_text_wherever_tokens_cut_them(tokenizer, text, sto
 def test_hidden_tokens_are_no_text(tokenizer):
     own = Detokenizer(tokenizer, hidden=(tokenizer.eos_token_id,))
     assert own.add(tokenizer.eos_token_id) + own.end() == ""
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_an_answer_goes_on_with_its_prompt(broken):
+    """The first word keeps its blank where the tokenizer shows none before a word that stands alone."""
+    tokenizer = tokenizer_with_blanks()
+    ids = tokenizer.encode("see the then the")
+    prompt = ids[:-2] if broken else ids[:-1]
+    own = Detokenizer(tokenizer, before=prompt)
+    given = "".join(own.add(id) for id in ids[len(prompt) :]) + own.end()
+    assert given == ("n the" if broken else " the")
+    assert tokenizer.decode(ids[-1:]) == "the"

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
+from evals.models.api_client import ApiError
+from evals.models.api_spending import CostCeilingError
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import Design, battery, questions
 from evals.questionnaires.instrument import load_instrument
-from evals.questionnaires.respondents.api_client import ApiError
 from evals.questionnaires.respondents.api_respondent import ApiRespondent
-from evals.questionnaires.respondents.api_spending import CostCeilingError
 from tests.http_stub import completion, serving
 
 GAD = battery(load_instrument("gad_7"))

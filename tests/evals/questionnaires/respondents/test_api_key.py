@@ -13,10 +13,10 @@ from urllib.parse import quote
 
 import pytest
 
+from evals.models.api_client import ApiError
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import Design, battery
 from evals.questionnaires.instrument import load_instrument
-from evals.questionnaires.respondents.api_client import ApiError
 from evals.questionnaires.respondents.api_respondent import ApiRespondent
 
 ROOT = Path(__file__).parents[4]
@@ -194,7 +194,7 @@ def test_the_command_shows_no_variables_of_a_crash(tmp_path, monkeypatch):
     """What is our own mistake ends in a traceback, which must not show local variables."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     code = (
-        "import evals.administer, evals.questionnaires.respondents.api_client as api\n"
+        "import evals.administer, evals.models.api_client as api\n"
         "def broken(self, request):\n    headers, key = request.headers, self.key()\n    1 / 0\n"
         "api.ApiClient._send = broken\n"
         "evals.administer.app()"

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from evals.models.api_client import ApiError
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import Design, battery, questions
 from evals.questionnaires.instrument import load_instrument
-from evals.questionnaires.respondents.api_client import ApiError
 from evals.questionnaires.respondents.api_respondent import ApiRespondent
 from evals.questionnaires.respondents.api_scoring import ApiScoringRespondent
 from tests.http_stub import completion, serving

@@ -2,7 +2,7 @@
 
 What fails for a while is tried again after a pause that doubles, or as long as the server asks for
 (Retry-After, up to a limit). The key goes to one address alone and is cut out of whatever a server says.
-Standard library alone. Not covered: what is asked, what is spent (api_respondent).
+Standard library alone. Not covered: what is asked (api_requests), what is spent (api_spending).
 """
 
 import email.utils

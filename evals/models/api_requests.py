@@ -1,0 +1,135 @@
+"""Requests to an OpenAI-compatible server that are paid for: their choices, and many of them side by side.
+
+Not covered: HTTP, keys and retries (api_client); prices and ceilings (api_spending); what is asked.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import NamedTuple, TypeVar
+
+from evals.models.api_client import SHOWN, ApiClient, ApiError, RequestFailedError, hidden
+from evals.models.api_spending import CostCeilingError, Spending
+from jaxmoe.json_values import JsonObject
+
+# a shorter word, as servers without keys take ("EMPTY"), is no secret, and may stand in an answer
+SECRET_LENGTH = 16
+Done = TypeVar("Done")
+
+
+class ServerReply(NamedTuple):
+    """What the server sent: the text, why it ended (stop, length, content_filter), and the whole choice."""
+
+    text: str
+    finish: str
+    choice: JsonObject
+
+
+class ApiRequests:
+    """Asks one model of a server; may be called from several threads.
+
+    Args:
+      client: posts to the server.
+      spending: what it costs.
+      model: its name there.
+    """
+
+    def __init__(self, client: ApiClient, spending: Spending, model: str):
+        self.client, self.spending, self.model = client, spending, model
+
+    def request(
+        self, path: str, body: JsonObject, prompt_bytes: int, completion_tokens: int
+    ) -> list[ServerReply]:
+        """The choices of one request to a route, within the ceiling on cost.
+
+        Args:
+          path: of the route, under the base address.
+          body: what is asked, without the model.
+          prompt_bytes, completion_tokens: the most that may be charged.
+        Returns: the choices, as the server orders them.
+        Raises: RequestFailedError for this request alone, ApiError for the server, CostCeilingError.
+        """
+        # a token has at least one byte, so this is never too low
+        most = (prompt_bytes + 16, completion_tokens)
+        with self.spending.promised(*most):
+            reply = self.client.post(path, {"model": self.model, **body})
+            charged = _tokens_used(reply)
+            if charged is None:
+                self.client.say(
+                    f"{self.client.url} does not say how many tokens it used; the most possible is counted"
+                )
+            self.spending.count(*(charged or most))
+        return self._choices(reply)
+
+    def _choices(self, reply: JsonObject) -> list[ServerReply]:
+        try:
+            choices = [dict(choice) for choice in reply["choices"]]
+            texts = [c["message"]["content"] if "message" in c else c["text"] for c in choices]
+        except (KeyError, TypeError, ValueError):
+            choices, texts = [], []
+        if not choices:
+            said = hidden(str(reply), self.client.key())[:SHOWN]
+            raise RequestFailedError(f"{self.client.url} does not answer as completions do: {said}")
+        key = self.client.key()
+        secret = key if len(key) >= SECRET_LENGTH else ""
+        return [
+            ServerReply(hidden(_joined(text), secret), str(choice.get("finish_reason") or ""), choice)
+            for text, choice in zip(texts, choices, strict=True)
+        ]
+
+
+def side_by_side(
+    tasks: Iterable[Callable[[], Done]], concurrency: int
+) -> Iterator[tuple[int, Done | Exception]]:
+    """Results of tasks as they arrive. No task is begun that nobody waits for.
+
+    Args:
+      tasks: each asks the server.
+      concurrency: so many at a time.
+    Returns: number of the task and its result, or RequestFailedError.
+    Raises: ApiError and CostCeilingError, after the answers on their way are in.
+    """
+    pool = ThreadPoolExecutor(concurrency)
+    running: dict[Future[Done], int] = {}
+    rest = iter(enumerate(tasks))
+    fault: ApiError | CostCeilingError | None = None
+    try:
+        while True:
+            while fault is None and len(running) < concurrency and (task := next(rest, None)) is not None:
+                number, ask = task
+                running[pool.submit(ask)] = number
+            if not running:
+                break
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                number = running.pop(done)
+                try:
+                    yield number, done.result()
+                except RequestFailedError as error:
+                    yield number, error
+                except (ApiError, CostCeilingError) as error:
+                    fault = error  # said when the answers on their way are in
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    if fault is not None:
+        raise fault
+
+
+def byte_count(text: str) -> int:
+    """Length of a text in UTF-8, half of a character that stands alone included."""
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _tokens_used(reply: JsonObject) -> tuple[int, int] | None:
+    """Tokens of prompt and completion as the server counts them; None if it does not say."""
+    used = reply.get("usage")
+    told = used if isinstance(used, dict) else {}
+    counts = [told.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    prompt, completion = (count if isinstance(count, int) and count >= 0 else None for count in counts)
+    return None if prompt is None or completion is None else (prompt, completion)
+
+
+def _joined(content: object) -> str:
+    """The text of a message: a string, or a list of parts as some servers send it."""
+    if isinstance(content, list):
+        parts = [part.get("text") for part in content if isinstance(part, dict)]
+        return "".join(text for text in parts if isinstance(text, str))
+    return content if isinstance(content, str) else ""
