@@ -55,15 +55,15 @@ class Tab:
             raise RuntimeError(f"{method}: {got['error']}")
         return got["result"]
 
-    def open(self, page: Path, *, width: int, dark: bool) -> None:
-        """Shows a file at a width, in light or dark."""
+    def open(self, page: Path | str, *, width: int, dark: bool) -> None:
+        """Shows a file or an address at a width, in light or dark."""
         self.events.clear()
         self.send(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
         )
         value = "dark" if dark else "light"
         self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": value}])
-        self.send("Page.navigate", url=page.as_uri())
+        self.send("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._read())
 
@@ -72,6 +72,12 @@ class Tab:
         found = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
+
+    def press(self, key: str) -> None:
+        """A key on what has the focus."""
+        text = {"text": "\r"} if key == "Enter" else {}
+        self.send("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, **text)
+        self.send("Input.dispatchKeyEvent", type="keyUp", key=key, code=key)
 
     def screenshot(self, path: Path) -> None:
         """The whole page as a PNG."""

@@ -82,7 +82,29 @@ class ChatShape:
         Returns: the choice as JSON, not finished.
         """
         scored = chat_logprobs(self._tokenizer, tokens) if self._asked.logprobs else None
-        return {"index": index, "delta": {"content": text}, "logprobs": scored, "finish_reason": None}
+        piece = {"index": index, "delta": {"content": text}, "logprobs": scored, "finish_reason": None}
+        return piece | self._experts(tokens)
+
+    def _experts(self, tokens: Sequence[NewToken]) -> JsonObject:
+        if not self._asked.expert_weights:
+            return {}
+        return {"expert_weights": expert_weights(self._tokenizer, tokens)}
+
+    def whole(self, index: int, answer: "FinishedChoice") -> JsonObject:
+        """A choice that is not streamed.
+
+        Args:
+          index: of the choice.
+          answer: as it ended.
+        Returns: the choice as JSON.
+        """
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": answer.text},
+            "finish_reason": answer.reason,
+            "logprobs": chat_logprobs(self._tokenizer, answer.tokens) if self._asked.logprobs else None,
+            **self._experts(answer.tokens),
+        }
 
     def ending(self, index: int, reason: str) -> JsonObject:
         """The last event of a choice.
@@ -164,3 +186,18 @@ def chat_logprobs(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[NewToke
         for token in tokens
     ]
     return {"content": content}
+
+
+def expert_weights(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[NewToken]) -> list[JsonObject]:
+    """Which experts were at work, token by token; OpenAI's API has nothing like it.
+
+    Args:
+      tokens: of the answer, made with `Request.expert_weights`.
+    Returns: for each token its text, and under `weights` the share of each expert that the model uses: of the
+      step that chose the token, mean over layers and projections, 1 together. Empty for the base alone and
+      for experts without a router.
+    """
+    return [
+        {"token": as_written(tokenizer, [one.token]), "weights": [round(w, 4) for w in one.experts]}
+        for one in tokens
+    ]

@@ -21,7 +21,6 @@ from training.serving.answers import (
     FinishedChoice,
     TextShape,
     as_written,
-    chat_logprobs,
     mean_logprob,
     text_logprobs,
 )
@@ -167,24 +166,17 @@ class Completions:
             stop_tokens=self._model.stop_tokens,
             experts=experts,
             alternatives=(asked.top_logprobs or 0) if asked.logprobs else 0,
+            expert_weights=asked.expert_weights,
         )
         requests = self._samples(base, [prompt], asked.n, asked.seed)
         choices = RunningChoices(self._worker, self._model, requests, asked.stops, self._limits.seconds)
         identity = self._identity("chatcmpl", "chat.completion", asked.model)
+        shape = ChatShape(tokenizer, asked)
         if asked.stream:
-            shape = ChatShape(tokenizer, asked)
             identity["object"] = "chat.completion.chunk"
             return self._stream(identity, choices, shape, asked.usage_in_stream, len(prompt), "chat")
         answers = await choices.gather(request)
-        shown = [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": answer.text},
-                "finish_reason": answer.reason,
-                "logprobs": chat_logprobs(tokenizer, answer.tokens) if asked.logprobs else None,
-            }
-            for index, answer in enumerate(answers)
-        ]
+        shown = [shape.whole(index, answer) for index, answer in enumerate(answers)]
         return JSONResponse({**identity, "choices": shown, "usage": self._usage(len(prompt), answers)})
 
     # -- what both share

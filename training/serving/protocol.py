@@ -109,6 +109,8 @@ class ChatRequest(_Asked):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
     tools: list[JsonObject] | None = None
+    # not OpenAI's: tell with each token which experts were at work
+    expert_weights: bool = False
 
     @property
     def most_tokens(self) -> int | None:

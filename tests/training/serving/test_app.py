@@ -1,5 +1,6 @@
 """The server, asked over HTTP by an unpatched client of OpenAI's and by clients that misbehave."""
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ import pytest
 from scipy.special import log_softmax
 
 from jaxmoe.generation.engine import Engine
+from jaxmoe.generation.requests import Request
+from jaxmoe.tokenizer import encode_chat_prompt
 from tests.served import Served, client_of, tiny
 from tests.tiny_checkpoints import float32_logits, logits_of
 from tests.tolerances import rounding_bound
@@ -130,6 +133,30 @@ def test_chat_log_probabilities(client: openai.OpenAI):
     assert all(one.top_logprobs[0].logprob == one.logprob for one in content)
 
 
+@pytest.mark.parametrize("name", ["tiny", "tiny-base"])
+def test_which_experts_spoke(served: Served, name: str):
+    """An extension: with each token the experts' shares, as the engine tells them, whole and streamed."""
+    messages = [{"role": "user", "content": "jumps"}]
+    asked = {"model": name, "messages": messages, "max_tokens": 6, "temperature": 0, "expert_weights": True}
+    route = f"{served.address}/v1/chat/completions"
+    whole = httpx.post(route, json=asked).json()["choices"][0]
+    ids = encode_chat_prompt(served.tokenizer, messages)
+    with_weights = Request(ids, 6, experts=name == "tiny", expert_weights=True)
+    new = served.engine().run_one(with_weights).new
+    found = [one["weights"] for one in whole["expert_weights"]]
+    assert [len(one) for one in found] == [2 if name == "tiny" else 0] * 6
+    np.testing.assert_allclose(found, [one.experts for one in new], rtol=0, atol=1e-4)  # four digits
+    written = [one["token"] for one in whole["expert_weights"]]
+    assert written == [served.tokenizer.decode([one.token]) for one in new]
+    streamed = [
+        json.loads(line.removeprefix("data: "))["choices"][0]
+        for line in httpx.post(route, json=asked | {"stream": True}).text.split("\n\n")
+        if "expert_weights" in line
+    ]
+    assert [one for piece in streamed for one in piece["expert_weights"]] == whole["expert_weights"]
+    assert "expert_weights" not in httpx.post(route, json=asked | {"expert_weights": False}).text
+
+
 @pytest.mark.parametrize(
     ("asked", "status", "message"),
     [
@@ -138,6 +165,7 @@ def test_chat_log_probabilities(client: openai.OpenAI):
         ({"model": "tiny", "prompt": ""}, 400, "at least one token"),
         ({"model": "tiny", "prompt": "a", "suffix": "b"}, 400, "suffix: input should be ''"),
         ({"model": "tiny", "prompt": "a", "frobnicate": 1}, 400, "frobnicate is not supported"),
+        ({"model": "tiny", "prompt": "a", "expert_weights": True}, 400, "expert_weights is not supported"),
         ({"model": "tiny", "prompt": "a", "temperature": -1}, 400, "greater than or equal to 0; got -1"),
         ({"model": "tiny", "prompt": "a", "temperature": "hot"}, 400, "temperature: .*; got 'hot'"),
         ({"model": "tiny", "prompt": "a", "presence_penalty": 1}, 400, "presence_penalty"),
