@@ -67,6 +67,7 @@ DEFERRED = {
     ("training.data.sources", "jaxmoe.datasets.builders"),
     ("training.data.sources", "jaxmoe.datasets.instruction_files"),
     ("training.ppo.problems", "jaxmoe.datasets.programs"),
+    ("training.ppo.problems", "jaxmoe.datasets.small_functions"),
     # matplotlib, where something is drawn
     ("training.commands.plot", "training.plots.plot_run"),
     ("training.supervised.finish", "training.plots.plot_run"),

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxmoe.datasets.formats.fields import Row
 from rl.feedback.pool import Limits, Pool, reference_time_limits
 from rl.feedback.problems import Problem, fingerprint, split_problems
 from rl.feedback.readers import load_problems
@@ -84,8 +85,18 @@ class SandboxConfig:
 
 @dataclass(frozen=True)
 class EmbeddedConfig:
-    """The embedded problems (jaxmoe.datasets.programs): how many, with how many tests, from which seed."""
+    """The embedded problems: which, how many, with how many tests, from which seed.
 
+    Attributes:
+      name: rules are pipelines with words that only tests explain (jaxmoe.datasets.programs), functions are
+        easy tasks in plain English for a model that has read code (jaxmoe.datasets.small_functions, up to
+        240 of them).
+      count: problems.
+      tests: of each problem.
+      seed: another seed makes other problems.
+    """
+
+    name: Literal["rules", "functions"] = "rules"
     count: int = 480
     tests: int = 8
     seed: int = 0
@@ -250,13 +261,26 @@ def save_limits(limits: TimeLimits, folder: Path) -> None:
 def _load(config: ProblemsConfig) -> list[Problem]:
     if config.path is not None:
         return load_problems(config.path, bad=config.bad)
-    from jaxmoe.datasets.programs import problems, write_problems
+    from jaxmoe.datasets.programs import write_problems
 
-    made = config.embedded
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "embedded.json"
-        write_problems(file, problems(made.count, tests=made.tests, seed=made.seed))
+        write_problems(file, embedded_rows(config.embedded))
         return load_problems(file)
+
+
+def embedded_rows(config: EmbeddedConfig) -> list[Row]:
+    """The embedded problems that a config names.
+
+    Args:
+      config: which, how many, with how many tests, from which seed.
+    Returns: APPS+ rows.
+    Raises: ValueError if there are not so many.
+    """
+    from jaxmoe.datasets import programs, small_functions
+
+    make = programs.problems if config.name == "rules" else small_functions.problems
+    return make(config.count, tests=config.tests, seed=config.seed)
 
 
 def _measured(problems: Sequence[Problem], pool: Pool, of: str) -> TimeLimits:

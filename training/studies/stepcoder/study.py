@@ -20,7 +20,7 @@ from jaxmoe.json_values import JsonMapping, JsonObject
 from rl.feedback.problems import Problem, split_problems
 from training.ppo import train as ppo
 from training.ppo.config import PPORunConfig
-from training.ppo.problems import ProblemsConfig
+from training.ppo.problems import ProblemsConfig, embedded_rows
 from training.runtime import config as configs
 from training.runtime.metrics import read_lines
 from training.studies.bases import Bases
@@ -340,8 +340,7 @@ def read_run(records: Sequence[JsonMapping]) -> Result:
 
 def embedded(config: ProblemsConfig) -> tuple[list[Problem], list[Problem]]:
     """Problems to practise on, and those held out, before any is left out."""
-    made = config.embedded
-    rows = programs.problems(made.count, tests=made.tests, seed=made.seed)
+    rows = embedded_rows(config.embedded)
     found = [Problem(row["id"], row["prompt"], difficulty=row["difficulty"]) for row in rows]
     return split_problems(found, config.held_out)
 
@@ -349,4 +348,6 @@ def embedded(config: ProblemsConfig) -> tuple[list[Problem], list[Problem]]:
 def counted(problems: Sequence[Problem]) -> dict[str, int]:
     """Number of problems by difficulty."""
     kinds = [problem.difficulty for problem in problems]
-    return {kind: kinds.count(kind) for kind in programs.DIFFICULTIES if kind in kinds}
+    return {
+        kind: kinds.count(kind) for kind in dict.fromkeys((*programs.DIFFICULTIES, *kinds)) if kind in kinds
+    }
