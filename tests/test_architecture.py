@@ -27,8 +27,8 @@ training.runtime
 training.data training.serving
 training
 
-evals.administer evals.score evals.study
-evals.faithfulness
+evals.administer evals.score evals.study evals.psychometrics.__main__
+evals.faithfulness evals.analysis
 evals.questionnaires evals.knowledge evals.coding
 evals.psychometrics evals.models
 evals
@@ -118,7 +118,8 @@ IMPORTS = [one for path in SOURCES for one in imports_of(path)]
 
 
 def room(module: str) -> str:
-    return ".".join(module.split(".")[:2])
+    """A room is a folder of a package; one that is a command too has that command on a floor of its own."""
+    return module if module in FLOOR_OF else ".".join(module.split(".")[:2])
 
 
 def identifier(path: Path) -> str:

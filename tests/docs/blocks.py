@@ -58,7 +58,7 @@ def blocks(page: str) -> list[Block]:
 def inline_commands(page: str) -> list[str]:
     """Command lines of ours within a sentence or a table, but for bare names, PLACEHOLDERS and a|b."""
     outside = re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE)
-    spans = re.findall(r"`((?:jaxmoe|python -m (?:training|evals|rl)\S*) [^` ]+ [^`]+)`", outside)
+    spans = re.findall(r"`((?:jaxmoe|python -m (?:training|evals|rl)[^\s`]*) [^` ]+ [^`]+)`", outside)
     return [span for span in spans if not re.search(r"\b[A-Z]{2,}\b|\||\.\.\.|…", span)]
 
 

@@ -110,7 +110,8 @@ def load_config(declared: tuple[str, str], name: str | None, overrides: Sequence
 
 def check_module(module: str, arguments: list[str]) -> None:
     """`python -m module ...`: it exists, and its options are those that it has."""
-    loaded = import_module(f"{module}.__main__" if module == "rl.sandbox" else module)
+    is_folder = (ROOT / module.replace(".", "/") / "__main__.py").is_file()
+    loaded = import_module(f"{module}.__main__" if is_folder else module)
     text = Path(loaded.__file__ or "").read_text()
     if "typer.run(main)" in text or isinstance(getattr(loaded, "app", None), typer.Typer):
         single = getattr(loaded, "app", None) or typer.Typer()
