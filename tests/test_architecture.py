@@ -35,6 +35,8 @@ evals
 
 rl.stepcoder
 rl.policy
+rl.sandbox.__main__
+rl.hosts
 rl.feedback
 rl.sandbox
 rl
@@ -63,6 +65,8 @@ DEFERRED = {
     ("training.__main__", "training.runtime.config"),
     ("training.commands.plan", "training.planning.plan_run"),
     ("training.commands.reproduce", "training.studies.reproduce"),
+    # starlette and uvicorn, of the extra `serve`
+    ("rl.sandbox.__main__", "rl.hosts.serve"),
     # tensorflow-datasets, where data sets are prepared or made
     ("training.data.sources", "jaxmoe.datasets.builders"),
     ("training.data.sources", "jaxmoe.datasets.instruction_files"),

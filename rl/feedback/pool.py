@@ -9,11 +9,12 @@ this machine has; where a required one is missing, Pool() raises SandboxError. L
 """
 
 import queue
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import get_args
 
+from rl.feedback.grader import Grader
 from rl.feedback.language import CompilerFeedback, Language, Limits, Settings, Trace, grade
 from rl.feedback.languages import LANGUAGES
 from rl.feedback.problems import Problem
@@ -28,8 +29,8 @@ __all__ = ["CompilerFeedback", "Limits", "Pool", "SandboxError", "reference_time
 _ATTEMPTS = 6
 
 
-class Pool:
-    """Workers that grade programs side by side. Use as a context manager, or call close().
+class Pool(Grader):
+    """Workers of this machine that grade programs side by side.
 
     Args:
       workers: fork servers, each with one program at a time; about one a core.
@@ -81,12 +82,6 @@ class Pool:
             self.close()
             raise
 
-    def __enter__(self) -> "Pool":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
-
     def close(self) -> None:
         """Ends all workers and what runs in them; programs not yet graded are dropped."""
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -94,34 +89,27 @@ class Pool:
             for language in slot.values():
                 language.close()
 
-    def grade(self, problem: Problem, program: str) -> CompilerFeedback:
-        """Runs a program on the tests of a problem and waits for the verdict.
+    def submit(
+        self,
+        problem: Problem,
+        program: str,
+        *,
+        settings: Settings | None = None,
+        reward: Scheme | None = None,
+    ) -> "Future[CompilerFeedback]":
+        """See `Grader.submit`.
 
         Args:
           problem: with at least one test.
           program: the source, in the problem's language.
-        Returns: verdict, reward, results of the tests and what ran.
-        Raises: ValueError for a problem without tests or in an unknown language; SandboxError if the sandbox
-          itself fails repeatedly. A program's faults are verdicts, never exceptions.
-        """
-        return self.submit(problem, program).result()
-
-    def grade_many(self, pairs: Iterable[tuple[Problem, str]]) -> list[CompilerFeedback]:
-        """Grades (problem, program) pairs side by side; feedback in the order of the pairs."""
-        futures = [self.submit(problem, program) for problem, program in pairs]
-        return [future.result() for future in futures]
-
-    def submit(self, problem: Problem, program: str) -> "Future[CompilerFeedback]":
-        """Like grade, at once with a future: the caller goes on while the program is graded.
-
-        Args:
-          problem: with at least one test.
-          program: the source, in the problem's language.
+          settings: of this program, instead of the pool's.
+          reward: likewise.
         Returns: a future, whose `result()` returns or raises what `grade` does.
         """
-        return self._threads.submit(self._grade, problem, program)
+        chosen = self._settings if settings is None else settings
+        return self._threads.submit(self._grade, problem, program, chosen, reward or self._reward)
 
-    def _grade(self, problem: Problem, program: str) -> CompilerFeedback:
+    def _grade(self, problem: Problem, program: str, settings: Settings, reward: Scheme) -> CompilerFeedback:
         if problem.language not in LANGUAGES:
             known = ", ".join(LANGUAGES)
             raise ValueError(f"problem {problem.id} is in {problem.language!r}; this pool knows {known}")
@@ -131,7 +119,7 @@ class Pool:
                 try:
                     if problem.language not in slot:
                         slot[problem.language] = LANGUAGES[problem.language].make(self._packages)
-                    return grade(slot[problem.language], problem, program, self._settings, self._reward)
+                    return grade(slot[problem.language], problem, program, settings, reward)
                 except ToolsError:
                     raise
                 except (WorkerDiedError, SandboxError) as error:
@@ -145,7 +133,7 @@ class Pool:
 
 
 def reference_time_limits(
-    pool: Pool, problems: Sequence[Problem], *, factor: float = 10.0, least_s: float = 0.5
+    pool: Grader, problems: Sequence[Problem], *, factor: float = 10.0, least_s: float = 0.5
 ) -> list[Problem]:
     """The problems with `time_s` set from their canonical solutions: factor × the slowest test.
 
@@ -158,7 +146,7 @@ def reference_time_limits(
       factor: how much longer than the slowest test of its solution a program may take.
       least_s: the shortest limit, in seconds.
     Returns: the problems, in order.
-    Raises: what Pool.grade raises.
+    Raises: what `Grader.grade` raises.
 
     >>> solution = "def f(n): return n"
     >>> problem = Problem("p", "", canonical_solution=solution, fn_name="f", inputs=[[1]], outputs=[1])

@@ -19,10 +19,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxmoe.datasets.formats.fields import Row
-from rl.feedback.pool import Limits, Pool, reference_time_limits
+from rl.feedback.grader import Grader
+from rl.feedback.language import Limits, Settings
+from rl.feedback.pool import reference_time_limits
 from rl.feedback.problems import Problem, fingerprint, split_problems
 from rl.feedback.readers import load_problems
 from rl.feedback.rewards import Scheme
+from rl.hosts.open_grader import open_grader
 from rl.sandbox.comparison import Compare
 from rl.stepcoder.curriculum import DEFAULT_KINDS, Curriculum
 from rl.stepcoder.prompts import make_prompt
@@ -43,7 +46,9 @@ class SandboxConfig:
     """What runs the programs.
 
     Attributes:
-      workers: programs run at once, by each process; about one a core.
+      hosts: where programs run: [] on this machine, [ray] on the nodes of the Ray cluster, or the addresses
+        of servers (python -m rl.sandbox serve).
+      workers: programs run at once, by each process or on each node of Ray; about one a core.
       reward: four_way (+1 all tests pass, −0.3 one fails, −0.6 run-time error, −1 does not compile),
         pass_ratio or binary.
       time_s: longest time of a test; a problem's own limit is ten times what its solution takes.
@@ -58,6 +63,7 @@ class SandboxConfig:
         problem does not say otherwise.
     """
 
+    hosts: tuple[str, ...] = ()
     workers: int = 2
     reward: Scheme = "four_way"
     time_s: float = 2.0
@@ -68,19 +74,11 @@ class SandboxConfig:
     compare: Compare | None = None
     tolerance: float = 1e-6
 
-    def pool(self, *, trace: bool) -> Pool:
+    def grader(self, *, trace: bool) -> Grader:
         """Starts the workers. Raises: rl.feedback.pool.SandboxError where a layer of isolation is missing."""
         limits = Limits(time_s=self.time_s, memory_bytes=self.memory_mb << 20, timeouts=self.timeouts)
-        return Pool(
-            self.workers,
-            limits,
-            reward=self.reward,
-            trace=trace,
-            stop_at_first_failure=self.stop_at_first_failure,
-            packages=self.packages,
-            compare=self.compare,
-            tolerance=self.tolerance,
-        )
+        settings = Settings(limits, trace, self.stop_at_first_failure, self.compare, self.tolerance)
+        return open_grader(self.hosts, self.workers, settings, reward=self.reward, packages=self.packages)
 
 
 @dataclass(frozen=True)
@@ -194,7 +192,7 @@ class ProblemSet(NamedTuple):
 
 def open_problems(
     config: ProblemsConfig,
-    pool: Pool,
+    grader: Grader,
     curriculum: CurriculumConfig | None,
     rollout: RolloutConfig,
     tokenizer: "PreTrainedTokenizerBase",
@@ -217,7 +215,7 @@ def open_problems(
     if config.difficulties:
         practice = [p for p in practice if p.difficulty in config.difficulties]
     found = fingerprint(practice)
-    limits = known if known is not None and known.fingerprint == found else _measured(practice, pool, found)
+    limits = known if known is not None and known.fingerprint == found else _measured(practice, grader, found)
     practice = _solved(practice, limits, config.bad)
     staged = curriculum is not None
     fitting = [p for p in practice if _fits(p, rollout, tokenizer, staged=staged)]
@@ -283,10 +281,10 @@ def embedded_rows(config: EmbeddedConfig) -> list[Row]:
     return make(config.count, tests=config.tests, seed=config.seed)
 
 
-def _measured(problems: Sequence[Problem], pool: Pool, of: str) -> TimeLimits:
+def _measured(problems: Sequence[Problem], grader: Grader, of: str) -> TimeLimits:
     """Limits from the canonical solutions, the same on every process: those of the first."""
     with_solution = [p for p in problems if p.canonical_solution]
-    timed = reference_time_limits(pool, [replace(p, time_s=None) for p in with_solution])
+    timed = reference_time_limits(grader, [replace(p, time_s=None) for p in with_solution])
     limits = np.asarray([np.nan if p.time_s is None else p.time_s for p in timed], np.float64)
     if jax.process_count() > 1:
         # as bits: on its way an array of float64 would be rounded to float32

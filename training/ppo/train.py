@@ -50,7 +50,7 @@ def main(config: PPORunConfig) -> Finished:
     rollout = resolved(config.rollout, tokenizer)
     # the folder records the form that was chosen, not that it was left open
     with run_folder.open_run("ppo", dataclasses.replace(config, rollout=rollout)) as run:
-        with config.sandbox.pool(trace=config.mask == "fgo") as pool:
+        with config.sandbox.grader(trace=config.mask == "fgo") as pool:
             problems = open_problems(
                 config.problems, pool, config.stages, rollout, tokenizer, known_limits(run.path)
             )

@@ -50,6 +50,7 @@ FREE = (
     "forward.loss_chunk",
     "export",
     "evaluation.",
+    "sandbox.hosts",
     "sandbox.workers",
 )
 # What a run, and the commands that read one, put into its folder.

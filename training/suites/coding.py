@@ -10,10 +10,13 @@ from evals.coding.measure import CodingResult, SampleRecord, evaluate
 from evals.models.local_model import Form
 from evals.questionnaires.respondents.api_server import ServerConfig
 from jaxmoe.progress import ProgressDisplay
-from rl.feedback.pool import Limits, Pool, SandboxError
+from rl.feedback.grader import Grader
+from rl.feedback.language import Limits, Settings
 from rl.feedback.problems import Problem
 from rl.feedback.prompts import PromptForm, code_prompt
 from rl.feedback.readers import load_problems
+from rl.hosts.open_grader import open_grader
+from rl.sandbox.worker import SandboxError
 from training.suites.evaluation import ItemSet, ScoredItem, Subject, SuiteRun
 from training.suites.journal import ItemJournal
 
@@ -41,7 +44,9 @@ class CodingConfig:
       max_new_tokens: of a program.
       limit: first so many problems of each path only; null takes all.
       bad: what to do about problems that cannot be used, error or skip.
-      workers: sandboxes at work side by side; null takes one a core.
+      hosts: where programs run: [] on this machine, [ray] on the nodes of the Ray cluster, or the addresses
+        of servers (python -m rl.sandbox serve).
+      workers: sandboxes at work side by side, here or on each node of Ray; null takes one a core.
       time_s: limit of each test, in seconds.
       memory_mb: limit of each test, in MiB.
     """
@@ -56,6 +61,7 @@ class CodingConfig:
     max_new_tokens: int = 512
     limit: int | None = None
     bad: Literal["error", "skip"] = "error"
+    hosts: tuple[str, ...] = ()
     workers: int | None = None
     time_s: float = 2.0
     memory_mb: int = 512
@@ -106,12 +112,12 @@ def coding(config: CodingConfig, seed: int, confidence: float) -> SuiteRun:
         sets: list[ItemSet] = []
         if loaded.journal is not None:
             loaded.journal.begin(loaded.identity(), read)
-        with _pool(workers, limits) as pool, ProgressDisplay(loaded.progress) as display:
+        with _grader(config.hosts, workers, limits) as grader, ProgressDisplay(loaded.progress) as display:
             for name, problems in read.items():
                 result = evaluate(
                     model,
                     problems,
-                    pool,
+                    grader,
                     form=form,
                     samples=config.samples,
                     ks=config.k,
@@ -152,9 +158,9 @@ def _item(record: SampleRecord) -> ScoredItem:
     return ScoredItem(f"{record.task_id}#{record.sample}", record.task_id, scores, asdict(record))
 
 
-def _pool(workers: int, limits: Limits) -> Pool:
+def _grader(hosts: tuple[str, ...], workers: int, limits: Limits) -> Grader:
     try:
-        return Pool(workers=workers, limits=limits, trace=False)
+        return open_grader(hosts, workers, Settings(limits, trace=False))
     except SandboxError as error:
         raise ValueError(f"{error} (python -m rl.sandbox --check lists what is missing)") from error
 

@@ -84,7 +84,7 @@ def measure(
     """
     tokenizer = load_tokenizer(setup.base)
     setup = setup._replace(rollout=resolved(setup.rollout, tokenizer))
-    with setup.sandbox.pool(trace=True) as pool:
+    with setup.sandbox.grader(trace=True) as pool:
         problems = open_problems(gradient.problems, pool, None, setup.rollout, tokenizer).train
         batches = _Batches(setup, rl, forward, tokenizer, problems)
         total, rows = np.zeros(0), []

@@ -54,7 +54,7 @@ def fine_tune(
     rollout = resolved(setup.rollout, tokenizer)
     programs = rollout.prompts * rollout.samples
     moments = sorted({*range(0, rounds, setup.evaluation.every), rounds})
-    with setup.sandbox.pool(trace=False) as pool:
+    with setup.sandbox.grader(trace=False) as pool:
         problems = open_problems(setup.problems, pool, None, rollout, tokenizer)
         exam = HeldOut(problems.held_out, setup.evaluation, rollout, tokenizer, pool)
         samples = [encoded(problem, rollout.prompt_form, tokenizer) for problem in problems.train]
@@ -84,7 +84,7 @@ def measure_base(setup: PolicySetup) -> dict[str, float]:
     tokenizer = load_tokenizer(setup.base)
     rollout = resolved(setup.rollout, tokenizer)
     lm = make_model(setup.source, tokenizer, setup.mesh.make()).lm
-    with setup.sandbox.pool(trace=False) as pool:
+    with setup.sandbox.grader(trace=False) as pool:
         problems = open_problems(setup.problems, pool, None, rollout, tokenizer)
         exam = HeldOut(problems.held_out, setup.evaluation, rollout, tokenizer, pool)
         return _measured(exam, rollout, tokenizer, setup.seed, lm, 0)

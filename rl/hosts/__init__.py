@@ -1,0 +1,1 @@
+"""Grading programs on other machines: nodes of a Ray cluster, or servers."""
