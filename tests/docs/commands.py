@@ -15,7 +15,7 @@ from training.runtime.config import load, read
 ROOT = Path(__file__).parents[2]
 # other people's programs: their arguments are not ours to check
 FOREIGN = re.compile(
-    "cd|curl|docker|exit|export|gcloud|git|if|kubectl|ls|mkdir|open|sbatch|scontrol|set|shift|sky|source|"
+    "cd|curl|docker|exit|export|gcloud|git|if|kubectl|ls|mkdir|open|ray|sbatch|scontrol|set|shift|sky|source|"
     "tensorboard|test|trap|uv|wait|xpk|fi|then|echo"
 )
 
