@@ -35,15 +35,16 @@ class Served:
         config: EngineConfig = ENGINE,
         stop_tokens: tuple[int, ...] = (),
         names: dict[str, bool | str] | None = None,
+        adapters: dict[str, tuple[int, int]] | None = None,
     ):
-        self.lm, self.tokenizer, self.config = lm, tokenizer, config
+        self.lm, self.tokenizer, self.config, self.adapters = lm, tokenizer, config, adapters
         names = names or {"tiny": True}
         self.model = ServedModel(names, tokenizer, stop_tokens, config.max_length)
         self.worker = EngineWorker(self.engine, most_waiting=50)
         self.address = ""
 
     def engine(self, slots: int | None = None) -> Engine:
-        return Engine(self.lm, replace(self.config, slots=slots or self.config.slots))
+        return Engine(self.lm, replace(self.config, slots=slots or self.config.slots), self.adapters)
 
     @contextmanager
     def serving(

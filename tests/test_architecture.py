@@ -22,9 +22,9 @@ training.studies
 training.planning
 training.ppo
 training.supervised
-training.plots training.suites
+training.plots training.suites training.serving
 training.runtime
-training.data training.serving
+training.data
 training
 
 evals.administer evals.score evals.study evals.psychometrics.__main__
@@ -64,6 +64,7 @@ DEFERRED = {
     # the command line starts without a command's libraries
     ("training.__main__", "training.runtime.config"),
     ("training.commands.plan", "training.planning.plan_run"),
+    ("training.commands.plan", "training.planning.plan_serve"),
     ("training.commands.reproduce", "training.studies.reproduce"),
     # starlette and uvicorn, of the extra `serve`
     ("rl.sandbox.__main__", "rl.hosts.serve"),

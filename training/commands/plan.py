@@ -1,4 +1,5 @@
-"""Compile a run's step for a slice that need not be there; tell memory, traffic, time and MFU."""
+"""Compile a run's step for a slice that need not be there; tell memory, traffic, time and MFU. Or plan a
+server: slots that fit and tokens a second."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,24 +8,27 @@ import typer
 
 
 def command(
-    config: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME_OR_FILE", help="Shipped config, YAML file or folder of a run.", show_default=False
-        ),
-    ],
     topology: Annotated[
         str, typer.Option(help="v4, v5e, v5p or v6e:4x4 (TPU slice), a100, h100 or h200:8 (GPUs), cpu:8.")
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Override keys of the file.")
     ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME_OR_FILE",
+            help="Shipped config, YAML file or folder of a run; a server needs none.",
+            show_default=False,
+        ),
+    ] = None,
     save: Annotated[Path | None, typer.Option(help="Also write the plan as JSON.")] = None,
     decode: Annotated[bool, typer.Option(help="Plan generation with the run's model too.")] = True,
     kind: Annotated[
         str | None,
         typer.Option(
-            "--command", help="pretrain, sft or ppo, where the config does not tell which it is for."
+            "--command",
+            help="serve; or pretrain, sft or ppo where the config does not tell.",
         ),
     ] = None,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
@@ -32,8 +36,13 @@ def command(
     """Memory is the executable's own; times assume the chip's published peaks.
 
     Args: described by their annotations, which --help shows.
-    Raises: ValueError, as `plan_run` does; it becomes one line on the terminal.
+    Raises: ValueError, as `plan_run` and `plan_server` do; it becomes one line on the terminal.
     """
-    from training.planning import plan_run
+    from training.planning import plan_run, plan_serve
 
+    if kind == "serve":
+        plan_serve.plan_server(overrides or [], topology, config, save)
+        return
+    if config is None:
+        raise ValueError("--config names what is planned; only --command serve does without")
     plan_run.plan_run(config, overrides or [], topology, save, decode=decode, command=kind)

@@ -1,0 +1,63 @@
+"""What a server is told: the model, where it listens, and how much it does at a time."""
+
+from dataclasses import dataclass, field
+
+from jaxmoe.generation.engine import EngineConfig
+from jaxmoe.model.quantized import QuantizedDtype
+from training.runtime import config as configs
+from training.runtime.distributed import DistributedConfig, MeshConfig
+from training.serving.served_model import ServingLimits
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """What to serve, where, and how much of it at a time.
+
+    Attributes:
+      run: output folder of a training run; or base (and adapter) instead.
+      step: checkpoint of the run; null takes the newest.
+      base: checkpoint, a folder, GGUF file, named model or hub id.
+      adapter: folder of an adapter beside the base.
+      adapters: several adapters beside the base, folders by the names that clients call them; the base alone
+        is NAME-base.
+      name: what clients call the model; null takes the last part of its path. With experts, NAME uses them
+        and NAME-base does not.
+      host: address to listen on; other than this machine's own needs a key in JAXMOE_API_KEY.
+      port: to listen on.
+      dtype: of weights and products, with base.
+      base_dtype: int8 or nf4 hold the kernels of a base's attention and feed-forward quantized; null holds
+        them in dtype. A run keeps its own.
+      most_waiting: requests that may wait for a slot before others are turned away.
+      drain_s: seconds that requests in progress have when the server is told to end.
+    """
+
+    __pydantic_config__ = configs.STRICT
+
+    run: str | None = None
+    step: int | None = None
+    base: str | None = None
+    adapter: str | None = None
+    adapters: dict[str, str] = field(default_factory=dict[str, str])
+    name: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    dtype: str = "float32"
+    base_dtype: QuantizedDtype | None = None
+    most_waiting: int = 256
+    drain_s: int = 30
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    limits: ServingLimits = field(default_factory=ServingLimits)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+
+    def __post_init__(self) -> None:
+        if (self.run is None) == (self.base is None):
+            raise ValueError("give either run (the folder of a training run) or base (a checkpoint)")
+        if self.run is not None and self.base_dtype is not None:
+            raise ValueError("base_dtype goes with base; a run has its own")
+        if self.adapters and (self.base is None or self.adapter is not None):
+            raise ValueError("adapters stand beside a base: give base, and neither run nor adapter")
+        if not 0 <= self.port < 65536:
+            raise ValueError(f"port must lie in 0..65535; got {self.port}")
+        if self.most_waiting < 0:
+            raise ValueError(f"most_waiting must not be negative; got {self.most_waiting}")
