@@ -6,6 +6,7 @@ Not covered: the analyses (scales, structure, groups, p_values), asking models (
 import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -13,12 +14,13 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from evals.analysis import groups, p_values, scales, structure
+from evals.analysis import groups, p_values, people, scales, structure
 from evals.analysis.answer_table import AnswerTable, of_columns, of_instrument
 from evals.analysis.results import ResultTable, as_json, markdown, write
 from evals.analysis.settings import AnalysisSettings
 from evals.psychometrics.agreement import Level
 from evals.questionnaires.instrument import Instrument, load_instrument
+from evals.questionnaires.people_data import read_answers
 from evals.questionnaires.response_table import read_responses
 from jaxmoe.progress import say
 
@@ -41,6 +43,9 @@ ANALYSES: dict[str, tuple[Analysis, str]] = {
     "criterion": (groups.criteria, "What do scores go with? r with other columns (--criterion)."),
     "style": (groups.style, "How do people use the scale? Acquiescence, extremity, careless answers."),
     "desirability": (groups.desirability, "Do answers flatter? A desirability scale (--desirability)."),
+    "norms": (people.norms, "How do people score? Mean, SD and percentiles, as an instrument's norms."),
+    "congruence": (people.congruent, "Are the factors those of people? Tucker's phi (--people)."),
+    "dif": (people.biased, "Which items work differently than in people? Ordinal DIF (--people)."),
 }
 # needs a table of p values, not of answers
 P_VALUES = "p_values"
@@ -66,6 +71,9 @@ EPILOG = "\n\n".join(
         "Two groups: python -m evals.psychometrics survey.csv compare --scale calm=q1..q6 --group condition",
         "Answers that a model gave: python -m evals.psychometrics answers/responses.parquet reliability "
         "--instrument ipip_50 --respondent persona --respondent template --respondent option_order",
+        "A model beside people: python -m evals.psychometrics answers/responses.parquet congruence dif "
+        "--instrument ipip_50 --respondent persona --respondent template --people data-final.csv --sample "
+        "2000",
         "All digits for R or Excel: add --output results/ (a CSV each) or --output results.json",
     ]
 )
@@ -139,6 +147,18 @@ def main(
         Path | None,
         typer.Option(help="the same respondents at another time, for retest", rich_help_panel=FACTORS),
     ] = None,
+    people_: Annotated[
+        Path | None,
+        typer.Option(
+            "--people",
+            help="people's answers to the same items: a table, openpsychometrics' IPIP-FFM, or IPIP120.dat",
+            rich_help_panel=GROUPS,
+        ),
+    ] = None,
+    sample: Annotated[
+        int,
+        typer.Option(min=0, help="take so many of the people at random; 0 takes all", rich_help_panel=GROUPS),
+    ] = 0,
     group: Annotated[
         str, typer.Option(help="column that tells two groups apart", rich_help_panel=GROUPS)
     ] = "",
@@ -216,21 +236,19 @@ def main(
                     "and --range"
                 )
 
-            def read(path: Path) -> AnswerTable:
-                return _read(
-                    path,
-                    known_instrument,
-                    facets,
-                    respondent or ["respondent"],
-                    missing or [],
-                    items,
-                    scale or [],
-                    answer_range,
-                )
-
-            table = read(data)
+            keys = respondent or ["respondent"]
+            how = partial(
+                _read,
+                instrument=known_instrument,
+                facets=facets,
+                missing=missing or [],
+                items=items,
+                scale=scale or [],
+            )
+            table = how(data, respondent=keys, answer_range=answer_range)
             for note in table.notes:
                 say(note)
+            span = answer_range or ("" if known_instrument else f"{table.low:g}-{table.high:g}")
             settings = AnalysisSettings(
                 confidence,
                 bootstrap,
@@ -247,7 +265,10 @@ def main(
                 tuple(criterion or ()),
                 ranks,
                 desirability,
-                read(second) if second else None,
+                how(second, respondent=keys, answer_range=span) if second else None,
+                how(people_, respondent=["respondent"], answer_range=span, sample=sample, seed=seed)
+                if people_
+                else None,
             )
             results = [one for name in wanted for one in ANALYSES[name][0](table, settings)]
         card: dict[str, object] = {"data": data.name, "analyses": wanted, "command": _command()}
@@ -268,15 +289,22 @@ def _command() -> str:
 
 def _read(
     path: Path,
+    *,
     instrument: Instrument | None,
     facets: bool,
-    respondent: list[str],
     missing: list[float],
     items: str,
     scale: list[str],
+    respondent: list[str],
     answer_range: str,
+    sample: int = 0,
+    seed: int = 0,
 ) -> AnswerTable:
-    frame = read_responses(path)
+    frame, published = read_answers(path, instrument)
+    if published:
+        say(f"{path.name} is {published}: {len(frame)} people; 0 is no answer")
+    if 0 < sample < len(frame):
+        frame = frame.sample(sample, random_state=seed).reset_index(drop=True)
     if instrument is None:
         return of_columns(
             frame,

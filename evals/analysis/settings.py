@@ -26,7 +26,7 @@ class AnalysisSettings:
       criteria: columns to correlate scores with; ranks: Spearman's.
       desirability: scale of socially desirable answers.
       second: answers of another time.
-      reference: answers of people.
+      people: people's answers to the same items.
     """
 
     confidence: float = 0.95
@@ -45,4 +45,4 @@ class AnalysisSettings:
     ranks: bool = False
     desirability: str = ""
     second: AnswerTable | None = None
-    reference: AnswerTable | None = None
+    people: AnswerTable | None = None

@@ -30,8 +30,10 @@ from evals.psychometrics.factors.confirmatory import cfa
 from evals.psychometrics.factors.factor_analysis import efa
 from evals.psychometrics.factors.factor_number import bartlett, kmo, parallel_analysis, velicer_map
 from evals.psychometrics.factors.rotation import congruence
+from evals.psychometrics.factors.similarity import factor_similarity
 from evals.psychometrics.generalizability import d_study, variance_components
 from evals.psychometrics.item_analysis import item_statistics
+from evals.psychometrics.item_bias import item_bias
 from evals.psychometrics.item_response import graded_response
 from evals.psychometrics.mcdonald_omega import omega
 from evals.psychometrics.measurement_error import (
@@ -81,6 +83,7 @@ __all__ = [
     "disattenuate",
     "dispersion_ratio",
     "efa",
+    "factor_similarity",
     "forward_reverse_r",
     "glass_delta",
     "graded_response",
@@ -91,6 +94,7 @@ __all__ = [
     "holm",
     "icc",
     "icc_table",
+    "item_bias",
     "item_statistics",
     "kmo",
     "krippendorff_alpha",

@@ -113,7 +113,8 @@ def test_numbers_for_no_answer_are_missing(folder):
 @pytest.mark.parametrize("name", ANALYSES)
 def test_every_analysis_is_told_and_runs(folder, name):
     assert f" {name}:" in run("--help").stdout
-    found = tables(folder / "survey.csv", name, *EVERYTHING, "--second", folder / "later.csv")
+    others = ("--second", folder / "later.csv", "--people", folder / "later.csv")
+    found = tables(folder / "survey.csv", name, *EVERYTHING, *others)
     assert all(one["rows"] for one in found.values())
 
 
@@ -134,6 +135,19 @@ def test_the_same_people_are_compared_as_pairs(folder):
     scores = [survey(seed)[["q5", "q6", "q7", "q8"]].mean(axis=1) for seed in (0, 1)]
     found = psychometrics.paired_difference(*scores)
     assert [row["difference"], row["t"], row["df"]] == pytest.approx([found.difference.value, found.t, N - 1])
+
+
+def test_an_item_that_means_something_else_than_to_people_is_found(folder):
+    frame = survey(2)
+    frame["q1"] = 6 - frame["q1"]
+    frame.to_csv(folder / "model.csv", index=False)
+    found = tables(folder / "model.csv", "dif", "congruence", *SCALES, "--people", folder / "survey.csv")
+    sizes = {row["item"]: row["size"] for row in found["dif"]["rows"]}
+    assert sizes["q1"] == "large"
+    loadings = {row["item"]: row["congruence"] for row in found["congruence_loadings"]["rows"]}
+    assert min(loadings, key=loadings.__getitem__) == "q1"
+    assert {row["factor"] for row in found["congruence"]["rows"]} == {"calm", "kind"}
+    assert "dif needs --people" in run(folder / "model.csv", "dif", *SCALES).stderr
 
 
 def test_p_values_are_corrected(folder):

@@ -1,0 +1,106 @@
+"""Answers of people that are public, from the files as they are published; the user brings the file.
+
+    openpsychometrics' IPIP-FFM (data-final.csv, 1,015,341 people): ipip_50, and mini_ipip inside it
+    Johnson's IPIP-NEO-120 (IPIP120.dat, 619,150 people, https://osf.io/tbmh5): ipip_neo_120
+
+Not covered: Johnson's 300 items, whose numbers are not those of the 120; scores (scoring).
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from evals.questionnaires.instrument import Instrument, load_instrument
+from evals.questionnaires.response_table import read_responses
+
+# openpsychometrics numbers the items of each scale; ipip_50 takes the scales in turns
+FFM_PLACES = {"EXT": 1, "AGR": 2, "CSN": 3, "EST": 4, "OPN": 5}
+# columns of IPIP120.dat, counted from 0, and its items' first column
+SEX, AGE, COUNTRY, FIRST_ITEM, ITEMS = slice(6, 7), slice(7, 9), slice(22, 31), 31, 120
+
+
+def read_answers(path: Path, instrument: Instrument | None) -> tuple[pd.DataFrame, str]:
+    """A table of answers; published files are recognized by their columns.
+
+    Args:
+      path: a table as `read_responses` takes it, or one of the files above.
+      instrument: the columns of published files become its items; None takes any table as it is.
+    Returns: the table, a column an item of the instrument, and which file it was; "" for other tables. 0
+      means no answer in both files. IPIP120.dat holds reversed items turned round already: they are turned
+      back, so that the table is what people chose.
+    Raises: ValueError as `read_responses`, and for a published file of another instrument.
+    """
+    if path.suffix == ".dat":
+        if instrument is None or instrument.name != "ipip_neo_120":
+            raise ValueError(
+                f"{path.name} is read as Johnson's IPIP120.dat, which needs --instrument ipip_neo_120"
+            )
+        return _johnson(path, instrument), "Johnson's IPIP-NEO-120"
+    tabs = path.suffix == ".csv" and path.is_file() and _is_tab_separated(path)
+    frame = _tab_separated(path) if tabs else read_responses(path)
+    names = {f"{scale}{n}" for scale in FFM_PLACES for n in range(1, 11)}
+    if not names <= set(frame.columns):
+        return frame, ""
+    if instrument is None:
+        raise ValueError(f"{path.name} holds the IPIP-FFM of openpsychometrics; give --instrument ipip_50")
+    return _ffm(frame, instrument, path), "openpsychometrics' IPIP-FFM"
+
+
+def _is_tab_separated(path: Path) -> bool:
+    # the published .csv has tabs
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return file.readline().count("\t") > 2
+
+
+def _tab_separated(path: Path) -> pd.DataFrame:
+    header = list(pd.read_csv(path, sep="\t", nrows=0).columns)
+    wanted = [name for name in header if not name.endswith("_E")]  # times are not read
+    return pd.read_csv(path, sep="\t", usecols=wanted, keep_default_na=False, na_values=["", "NA", "NULL"])
+
+
+def _ffm(frame: pd.DataFrame, instrument: Instrument, path: Path) -> pd.DataFrame:
+    texts = {item.text: item.id for item in instrument.items}
+    published = load_instrument("ipip_50").items
+    ids = {
+        f"{scale}{n}": texts[published[5 * (n - 1) + place - 1].text]
+        for scale, place in FFM_PLACES.items()
+        for n in range(1, 11)
+        if published[5 * (n - 1) + place - 1].text in texts
+    }
+    if not ids:
+        raise ValueError(
+            f"{path.name} is the IPIP-FFM of openpsychometrics: it has no items of {instrument.name}"
+        )
+    given = {ids[name]: np.asarray(pd.to_numeric(frame[name], errors="coerce"), np.float64) for name in ids}
+    answers = pd.DataFrame({name: np.where(values == 0, np.nan, values) for name, values in given.items()})
+    more = [name for name in ("country", "respondent", "age", "gender") if name in frame.columns]
+    return pd.concat([frame[more].reset_index(drop=True), answers], axis=1)
+
+
+def _johnson(path: Path, instrument: Instrument) -> pd.DataFrame:
+    lines = [line for line in path.read_bytes().splitlines() if line.strip()]
+    width = FIRST_ITEM + ITEMS
+    for number, line in enumerate(lines, 1):
+        if len(line) < width or not line[FIRST_ITEM:width].isdigit():
+            raise ValueError(
+                f"{path.name}: line {number} is none of IPIP120.dat, whose answers are {ITEMS} digits from "
+                f"column {FIRST_ITEM + 1}"
+            )
+    if not lines:
+        raise ValueError(f"{path.name} holds no responses")
+    table = np.frombuffer(b"".join(line[:width] for line in lines), np.uint8).reshape(len(lines), width)
+    raw = table[:, FIRST_ITEM:].astype(np.float64) - ord("0")
+    raw[raw == 0] = np.nan
+    reversed_ = np.array([item.key == -1 for item in instrument.items])
+    raw[:, reversed_] = instrument.low + instrument.high - raw[:, reversed_]
+    known = pd.DataFrame(
+        {
+            "sex": [{b"1": "male", b"2": "female"}.get(line[SEX], "") for line in lines],
+            "age": [line[AGE].decode("ascii", "replace").strip() for line in lines],
+            "country": [line[COUNTRY].decode("latin-1").strip() for line in lines],
+        }
+    )
+    known["age"] = pd.to_numeric(known["age"], errors="coerce")
+    answers = pd.DataFrame(raw, columns=pd.Index([item.id for item in instrument.items]))
+    return pd.concat([known, answers], axis=1)
