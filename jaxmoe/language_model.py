@@ -27,6 +27,7 @@ from jaxmoe.model.balance import BalanceConfig, balance_loss
 from jaxmoe.model.block import projections
 from jaxmoe.model.config import ExpertConfig, ModelConfig
 from jaxmoe.model.lora_experts import ExpertCall
+from jaxmoe.model.mesh import batch_ways
 from jaxmoe.model.shapes import Array, Float, Int
 from jaxmoe.model.transformer import Decoder
 from jaxmoe.text.stop_tokens import checkpoint_stop_tokens
@@ -217,9 +218,11 @@ class LanguageModel:
           train: which part of the weights becomes `weights.trainable`.
           seed: of the weights.
         Returns: the model, float32 throughout.
-        Raises: ValueError for an expert target that matches nothing.
+        Raises: ValueError for an expert target that matches nothing, and for a mesh whose axis expert does
+          not divide the base's experts.
         """
         mesh = params.single_device_mesh() if mesh is None else mesh
+        params.check_expert_axis(config, mesh)
         abstract = params.abstract(config, experts)
         placed = params.shardings(abstract, mesh, train)
 
@@ -253,7 +256,13 @@ def _ids_and_mask(
     input_ids: ArrayLike, attention_mask: ArrayLike | None, vocab_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both as int32 [B, T]; a ValueError for shapes that disagree and for what is no token id."""
-    given = np.asarray(input_ids)
+    try:
+        given = np.asarray(input_ids)
+    except ValueError as error:  # numpy's of rows that differ
+        raise ValueError(
+            "input_ids must be rows of one length: pad shorter ones on the left and give attention_mask "
+            "(tokenizer(texts, padding=True, padding_side='left'))"
+        ) from error
     if given.ndim != 2 or 0 in given.shape:
         raise ValueError(f"input_ids must be [rows, length], neither 0; got shape {given.shape}")
     if given.dtype.kind not in "iu":
@@ -277,7 +286,7 @@ def _padded(
     mesh: Mesh, tokens: np.ndarray, mask: np.ndarray, limits: np.ndarray, samples: int
 ) -> PromptBatch:
     """Prompts and limits on the mesh, filled up to bucketed sizes; rows that fill up may generate nothing."""
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = batch_ways(mesh)
     more = ways * bucket(-(-len(tokens) // ways)) - len(tokens)
     left = bucket(tokens.shape[1], 16) - tokens.shape[1]
     tokens, mask = (np.pad(x, ((0, more), (left, 0))) for x in (tokens, mask))

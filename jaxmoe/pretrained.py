@@ -200,9 +200,10 @@ def assemble(
       where: the base's folder, for error messages.
       quantized: how kernels are held; None as floats.
     Returns: the weights, split into trainable and frozen.
-    Raises: ValueError for an expert target that matches nothing, and for missing, unexpected or wrongly
-      shaped tensors, listing them.
+    Raises: ValueError for an expert target that matches nothing, for a mesh whose axis expert does not divide
+      the base's experts, and for missing, unexpected or wrongly shaped tensors, listing them.
     """
+    params.check_expert_axis(config, mesh)
     if experts is not None:
         module_specs(experts, config)  # a wrong target or length is an error before anything is traced
     model = params.abstract(config, experts, quantized)

@@ -30,6 +30,7 @@ from jaxmoe.language_model import LanguageModel, positions_from_mask
 from jaxmoe.model import cross_entropy as losses
 from jaxmoe.model import params
 from jaxmoe.model.attention import AttentionMask
+from jaxmoe.model.mesh import batch_ways
 from jaxmoe.model.shapes import Array, Float, Int
 from jaxmoe.model.transformer import Head
 from jaxmoe.pretrained import base_revision
@@ -74,7 +75,8 @@ class LocalModel:
       form: what a prompt is to the model: text, the beginning of a text; instruction, one of LoRAMoE
         (answered after the end token); chat, a user's message in the tokenizer's chat template. Auto becomes
         chat where the tokenizer has a template, else instruction.
-      batch_size: rows a call, filled up where fewer are left; must be a multiple of the mesh's data x fsdp.
+      batch_size: rows a call, filled up where fewer are left; must be a multiple of the mesh's
+        data x fsdp x expert.
       max_length: tokens of prompt and answer together; the model's own limit if None. Longer prompts lose
         their beginning, with a warning.
       before: turns of the chat before every prompt, such as a system prompt and solved examples; only of the
@@ -95,10 +97,11 @@ class LocalModel:
         object.__setattr__(self, "form", resolve_form(self.tokenizer, self.form))
         if self.before and self.form != "chat":
             raise ValueError(f"turns before a prompt need the form chat; got form {self.form}")
-        ways = self.lm.mesh.shape["data"] * self.lm.mesh.shape["fsdp"]
+        ways = batch_ways(self.lm.mesh)
         if self.batch_size < 1 or self.batch_size % ways:
             raise ValueError(
-                f"batch_size must be a positive multiple of data x fsdp = {ways}; got {self.batch_size}"
+                f"batch_size must be a positive multiple of data x fsdp x expert = {ways}; got "
+                f"{self.batch_size}"
             )
         if self.window < 2:
             raise ValueError(f"max_length must be at least 2; got {self.max_length}")
@@ -295,7 +298,7 @@ class LocalModel:
         """Samples of a prompt that share a call, and how many calls it takes; each device has a prompt."""
         if samples < 1:
             raise ValueError(f"samples must be at least 1; got {samples}")
-        ways = self.lm.mesh.shape["data"] * self.lm.mesh.shape["fsdp"]
+        ways = batch_ways(self.lm.mesh)
         together = min(samples, self.batch_size // ways)
         return together, -(-samples // together)
 

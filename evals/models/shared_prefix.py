@@ -26,6 +26,7 @@ from evals.models.text_model import ContinuationScores
 from jaxmoe.generation.decode import bucket
 from jaxmoe.generation.shared_prompt import response_states
 from jaxmoe.model import params
+from jaxmoe.model.mesh import batch_ways
 from jaxmoe.model.shapes import Array, Float, Int
 
 BRANCHES, SHORTEST_PREFIX, SHORTEST_BRANCH, TARGETS = 64, 32, 8, 8
@@ -159,7 +160,7 @@ def _calls(model: LocalModel, groups: Iterator[Group]) -> Iterator[list[Group]]:
 
 
 def _ways(model: LocalModel) -> int:
-    return model.lm.mesh.shape["data"] * model.lm.mesh.shape["fsdp"]
+    return batch_ways(model.lm.mesh)
 
 
 def _rows(model: LocalModel, shape: _Shape) -> int:

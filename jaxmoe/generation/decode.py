@@ -124,7 +124,7 @@ def decode(
     Returns: tokens, their number and log-probabilities, by row.
     """
     state = begin(model, prompts, config, key=key, mesh=mesh)
-    return advance(model, state, config, key=key, until=config.slots).decoded
+    return advance(model, state, config, key=key, until=config.slots, mesh=mesh).decoded
 
 
 def begin(
@@ -172,16 +172,17 @@ def advance(
     *,
     key: Array | None,
     until: Int[Array, ""] | int,
+    mesh: Mesh | None = None,
 ) -> Decoding:
     """Chooses tokens until every row has ended, or has `until` of them; the tokens do not depend on `until`.
 
     Args:
-      model, config, key: as of `begin`.
+      model, config, key, mesh: as of `begin`.
       state: of `begin`, or of an earlier call.
       until: tokens, at most `config.slots`.
     Returns: the state after those tokens.
     """
-    call = ExpertCall(enabled=config.enabled)
+    call = ExpertCall(enabled=config.enabled, mesh=mesh)
     blocks = kv_cache.blocks(model, unrolled=config.unrolled)
 
     def go_on(state: Decoding) -> Array:
@@ -321,7 +322,7 @@ def run_until(
     Returns: what `advance` gives.
     """
     model = params.merge(weights)
-    return _whole(advance(model, state, config, key=key, until=until), mesh)
+    return _whole(advance(model, state, config, key=key, until=until, mesh=mesh), mesh)
 
 
 def _whole(state: Decoding, mesh: Mesh) -> Decoding:

@@ -136,7 +136,7 @@ def decode_step(
     """
     model = params.merge(weights)
     counted_BTZ = jnp.ones((len(rows.tokens_B), 1, 1)) if expert_weights else None
-    call = ExpertCall(experts_BE=rows.experts_BE, samples_BTZ=counted_BTZ)
+    call = ExpertCall(experts_BE=rows.experts_BE, samples_BTZ=counted_BTZ, mesh=mesh)
     read = slot_cache.read_tokens(
         model, blocks, rows.tokens_B, rows.positions_B, cache, dtype=dtype, call=call
     )
@@ -182,7 +182,7 @@ def read_chunk(
     Returns: log-probabilities and alternatives if scored, else None; and the cache with what was read.
     """
     model = params.merge(weights)
-    call = ExpertCall(experts_BE=chunk.experts_E[None])
+    call = ExpertCall(experts_BE=chunk.experts_E[None], mesh=mesh)
     hidden_CD, cache = slot_cache.read_chunk(
         model, blocks, chunk.tokens_C, chunk.start, chunk.slot, cache, dtype=dtype, call=call
     )

@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from jaxmoe.model.attention import attend_cached
 from jaxmoe.model.layers import rotations
 from jaxmoe.model.lora_experts import ExpertCall
+from jaxmoe.model.mesh import row_axes
 from jaxmoe.model.shapes import Array, Bool, Float, Int, PyTree
 from jaxmoe.model.transformer import Decoder, KeyValues
 
@@ -76,11 +77,10 @@ def start(
 def _place(x: Array, mesh: Mesh | None) -> Array:
     if mesh is None:
         return x
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
-    row_axes = None if x.shape[1] % rows else ("data", "fsdp")
+    rows = row_axes(mesh, x.shape[1])
     head_axis = None if x.shape[2] % mesh.shape["tensor"] else "tensor"
     return jax.lax.with_sharding_constraint(
-        x, NamedSharding(mesh, PartitionSpec(None, row_axes, head_axis, None, None))
+        x, NamedSharding(mesh, PartitionSpec(None, rows, head_axis, None, None))
     )
 
 

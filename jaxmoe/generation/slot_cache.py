@@ -22,6 +22,7 @@ from jaxmoe.model.attention import MASKED, grouped_sinks, soft_cap, softmax
 from jaxmoe.model.config import ModelConfig
 from jaxmoe.model.layers import Statistics, rotations
 from jaxmoe.model.lora_experts import ExpertCall
+from jaxmoe.model.mesh import row_axes
 from jaxmoe.model.shapes import Array, Bool, Float, Int
 from jaxmoe.model.transformer import Decoder, KeyValues
 
@@ -87,9 +88,9 @@ def placed(cache: SlotCache, mesh: Mesh) -> SlotCache:
 
     def one(x: Array) -> Array:
         slots, heads = x.shape[-4:-2]
-        row_axes = None if slots % (mesh.shape["data"] * mesh.shape["fsdp"]) else ("data", "fsdp")
+        rows = row_axes(mesh, slots)
         head_axis = None if heads % mesh.shape["tensor"] else "tensor"
-        spec = PartitionSpec(*(None,) * (x.ndim - 4), row_axes, head_axis, None, None)
+        spec = PartitionSpec(*(None,) * (x.ndim - 4), rows, head_axis, None, None)
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
     return jax.tree.map(one, cache)

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jax.typing import DTypeLike
 
 from jaxmoe.model.attention import AttentionMask, attend
+from jaxmoe.model.mesh import row_axes
 from jaxmoe.model.shapes import Array, Float, Int
 
 Kernel = Literal["xla", "splash", "cudnn"]
@@ -205,7 +206,7 @@ def splash(
     if mesh is None or mesh.size == 1:
         return run(*arguments)
     batch, kv_heads = query_BTNH.shape[0], key_BTMH.shape[2]
-    rows = None if batch % (mesh.shape["data"] * mesh.shape["fsdp"]) else ("data", "fsdp")
+    rows = row_axes(mesh, batch)
     heads = None if kv_heads % mesh.shape["tensor"] else "tensor"
     wide, segments = PartitionSpec(rows, None, heads, None), PartitionSpec(rows, None)
     places = (wide, wide, wide, segments, segments, *(PartitionSpec(heads) for _ in sinks))

@@ -306,6 +306,7 @@ class ExpertConfig:
                     f"experts.targets must match a projection; {shown(target)} matches none of "
                     f"{', '.join(known)} "
                     f"(a regular expression is held against names like {names[-1]})"
+                    + ("; experts is a layer's whole block of experts" if EXPERT_BLOCK in known else "")
                 )
         if self.dora and EXPERT_BLOCK in known and any(self.layers_with(EXPERT_BLOCK, model.num_layers)):
             raise ValueError("dora scales the columns of a weight matrix; a block of experts is none")

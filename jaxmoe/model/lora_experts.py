@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from jaxmoe.model import router
 from jaxmoe.model.config import ExpertConfig
@@ -34,7 +35,7 @@ class ExpertConstant(nnx.Variable):
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["samples_BTZ", "dropout_key", "experts_BE"],
-    meta_fields=["enabled"],
+    meta_fields=["enabled", "mesh"],
 )
 @dataclasses.dataclass(frozen=True)
 class ExpertCall:
@@ -46,12 +47,14 @@ class ExpertCall:
       dropout_key: draws dropout masks; None is no dropout.
       experts_BE: 1 for the experts that a row may use, [B, 1] for all or none of them; a row without any uses
         the base alone. None is all experts in every row.
+      mesh: over whose axis expert a base's own experts are spread; None on one device.
     """
 
     enabled: bool = True
     samples_BTZ: Float[Array, "B T Z"] | None = None
     dropout_key: Array | None = None
     experts_BE: Bool[Array, "B E"] | None = None
+    mesh: Mesh | None = None
 
 
 def column_norms(kernel: Weight) -> Array:

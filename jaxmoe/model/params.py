@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxmoe.model.config import ExpertConfig, ModelConfig
 from jaxmoe.model.layers import KernelParam
 from jaxmoe.model.lora_experts import ExpertParam
+from jaxmoe.model.mesh import MESH_AXES, batch_axes, devices_along
 from jaxmoe.model.quantized import QuantizedDtype, is_quantized, quantize
 from jaxmoe.model.shapes import PyTree, Weight
 from jaxmoe.model.transformer import Decoder, attach_experts
@@ -18,9 +19,6 @@ from jaxmoe.model.transformer import Decoder, attach_experts
 Params = dict[str, Weight]
 Train = Literal["experts", "all", "none"]
 
-MESH_AXES = ("data", "fsdp", "tensor")
-# The batch is split over data and fsdp; weights over fsdp (rows) and tensor (columns).
-BATCH_AXES = ("data", "fsdp")
 RULES: dict[str | None, str | None] = {
     "layer": None,
     "vocab": "tensor",
@@ -29,6 +27,7 @@ RULES: dict[str | None, str | None] = {
     "kv_heads": "tensor",
     "mlp": "tensor",
     "expert": None,
+    "base_expert": "expert",
     "rank": None,
     None: None,
 }
@@ -63,34 +62,40 @@ def merge(params: ModelParams) -> Decoder:
 
 
 def make_mesh(
-    data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+    data: int = 1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    expert: int = 1,
+    *,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """A mesh of data x fsdp x tensor devices, with automatic axes; -1 for one axis takes what is left.
+    """A mesh of data x fsdp x expert x tensor devices, with automatic axes; -1 for one takes what is left.
 
     Args:
       data: copies of the model that each see a part of the batch.
       fsdp: parts into which weights and the batch are split.
       tensor: parts into which the columns of weights are split.
+      expert: parts into which the experts of a mixture-of-experts base are split, and the batch.
       devices: all of this process's backend if not given.
-    Returns: the mesh, its axes named data, fsdp and tensor.
+    Returns: the mesh, its axes named data, fsdp, expert and tensor.
 
     Raises: ValueError if the axes do not multiply to the number of devices.
     """
     chosen = np.asarray(jax.devices() if devices is None else devices)
-    sizes = [data, fsdp, tensor]
+    sizes = [data, fsdp, expert, tensor]
     if sizes.count(-1) == 1:
         known = -int(np.prod(sizes))
         sizes[sizes.index(-1)] = max(chosen.size // known, 1)
     if min(sizes) < 1 or int(np.prod(sizes)) != chosen.size:
         raise ValueError(
-            f"mesh axes data x fsdp x tensor must multiply to the {chosen.size} devices; got "
-            f"{' x '.join(map(str, (data, fsdp, tensor)))} (mesh in the config; -1 takes what is left)"
+            f"mesh axes data x fsdp x expert x tensor must multiply to the {chosen.size} devices; got "
+            f"{data} x {fsdp} x {expert} x {tensor} (mesh in the config; -1 takes what is left)"
         )
-    return Mesh(chosen.reshape(sizes), MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    return Mesh(chosen.reshape(sizes), MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES))
 
 
 def single_device_mesh() -> Mesh:
-    """One device as a 1 x 1 x 1 mesh."""
+    """One device as a mesh."""
     return make_mesh(devices=jax.devices()[:1])
 
 
@@ -106,9 +111,23 @@ def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: M
     chosen: list[str | None] = []
     for name, size in zip(axes, shape, strict=True):
         axis = RULES[name]
-        taken = axis in chosen or axis is None
+        taken = axis is None or axis in chosen or axis not in mesh.shape
         chosen.append(None if taken or size % mesh.shape[axis] else axis)
     return PartitionSpec(*chosen)
+
+
+def check_expert_axis(config: ModelConfig, mesh: Mesh) -> None:
+    """Raises ValueError if the mesh's axis expert is longer than 1 and does not divide the base's experts.
+
+    Args:
+      config: of the base.
+      mesh: on which it is to lie.
+    """
+    ways = devices_along(mesh, "expert")
+    count = 0 if config.moe is None else config.moe.num_experts
+    if ways > 1 and (count == 0 or count % ways):
+        has = f"{count} in each layer" if count else "no experts (a dense feed-forward)"
+        raise ValueError(f"mesh.expert must divide the experts of the base; got {ways}, and it has {has}")
 
 
 def shardings(model: nnx.Module, mesh: Mesh, train: Train = "experts") -> tuple[Params, Params]:
@@ -137,7 +156,7 @@ def shardings(model: nnx.Module, mesh: Mesh, train: Train = "experts") -> tuple[
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Batches are split along their first axis."""
-    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    return NamedSharding(mesh, PartitionSpec(batch_axes(mesh)))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

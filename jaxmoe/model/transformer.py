@@ -20,6 +20,7 @@ from jaxmoe.model.block import Block, projections
 from jaxmoe.model.config import ExpertConfig, ModelConfig
 from jaxmoe.model.layers import BaseParam, DecoderNorm, Linear, Statistics, rotations
 from jaxmoe.model.lora_experts import ExpertCall, LoraExperts
+from jaxmoe.model.mesh import row_axes
 from jaxmoe.model.products import product
 from jaxmoe.model.shapes import Array, Float, Int
 
@@ -122,7 +123,7 @@ class Decoder(nnx.Module):
                 return attend(index, query, key, value, sinks), KeyValues(key, value) if keep else None
 
             hidden, collected, kept = block(
-                hidden, turns(index), mixer, dataclasses.replace(call, dropout_key=key)
+                hidden, turns(index), mixer, dataclasses.replace(call, dropout_key=key, mesh=mesh)
             )
             return by_rows(hidden, mesh), (collected, kept)
 
@@ -165,17 +166,17 @@ class Decoder(nnx.Module):
 
 
 def by_rows(hidden_BTD: Float[Array, "B T D"], mesh: Mesh | None) -> Float[Array, "B T D"]:
-    """Activations split along the batch over data and fsdp, if it divides.
+    """Activations split along the batch over the axes of batches, if they divide it.
 
     Args:
       hidden_BTD: activations.
       mesh: None leaves them as they are.
     Returns: the same values.
     """
-    if mesh is None or hidden_BTD.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
+    axes = None if mesh is None else row_axes(mesh, hidden_BTD.shape[0])
+    if mesh is None or axes is None:
         return hidden_BTD
-    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-    return jax.lax.with_sharding_constraint(hidden_BTD, rows)
+    return jax.lax.with_sharding_constraint(hidden_BTD, NamedSharding(mesh, PartitionSpec(axes)))
 
 
 def attach_experts(model: Decoder, config: ExpertConfig, *, rngs: nnx.Rngs) -> None:

@@ -22,6 +22,7 @@ from jaxmoe.generation.shared_prompt import response_states
 from jaxmoe.model import params
 from jaxmoe.model.cross_entropy import TokenScores, token_scores
 from jaxmoe.model.lora_experts import ExpertCall
+from jaxmoe.model.mesh import batch_axes
 from jaxmoe.model.shapes import Array, Float, PyTree
 from jaxmoe.model.transformer import Decoder, Remat
 from rl.policy.critic import Body, CriticParams, ValueHead
@@ -212,7 +213,7 @@ def split_rows(tree: PyTree, pieces: int, prompts: int, mesh: Mesh) -> PyTree:
       pieces: must divide `prompts`.
     Returns: the tree with arrays [pieces, B / pieces, ...].
     """
-    spread = NamedSharding(mesh, PartitionSpec(None, params.BATCH_AXES))
+    spread = NamedSharding(mesh, PartitionSpec(None, batch_axes(mesh)))
 
     def one(array: Array) -> Array:
         by_prompt = array.reshape(prompts // pieces, pieces, -1, *array.shape[1:]).swapaxes(0, 1)

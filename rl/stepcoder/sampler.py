@@ -23,6 +23,7 @@ from jaxmoe.generation.decode import (
 )
 from jaxmoe.generation.sampling import Sampling
 from jaxmoe.model import params
+from jaxmoe.model.mesh import batch_ways
 from jaxmoe.model.transformer import Decoder
 from rl.feedback.prompts import PromptForm, extract
 from rl.policy.trajectory import Rollout
@@ -129,7 +130,7 @@ class Sampler:
         self, tasks: list[RolloutTask], config: RolloutConfig
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Prompts [P, S], their masks and limits; P is filled up to what the mesh can split."""
-        ways = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
+        ways = batch_ways(self._mesh)
         count = ways * bucket(-(-len(tasks) // ways)) if len(tasks) % ways else len(tasks)
         slots = bucket(max(len(task.prompt.ids) for task in tasks), config.smallest_bucket)
         prompts = np.full((count, slots), self._pad, np.int32)

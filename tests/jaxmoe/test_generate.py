@@ -242,6 +242,7 @@ def test_greedy_equals_the_original_code(goldens: Path):
         ({"samples_per_prompt": 0}, "samples_per_prompt must be at least 1"),
         ({"temperature": 0.5}, "needs a key"),
         ({"top_p": 1.5}, "top_p must lie in"),
+        ({"input_ids": [[3, 4], [5]]}, "must be rows of one length: pad shorter ones on the left"),
     ],
 )
 def test_errors_name_the_rule(lm: LanguageModel, change: dict, message: str):

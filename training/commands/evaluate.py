@@ -31,6 +31,7 @@ from evals.psychometrics.uncertainty import Comparison, Score, compare
 from evals.questionnaires.respondents.api_server import ServerConfig
 from jaxmoe.datasets.json_rows import dump_json, lines, read_text
 from jaxmoe.json_values import JsonMapping, JsonObject
+from jaxmoe.model.mesh import batch_ways
 from jaxmoe.text.vocabulary import check_vocabulary
 from jaxmoe.tokenizer import load_tokenizer
 from training.commands.export import open_model
@@ -144,10 +145,10 @@ def _behind(
 
 
 def _check_batch(batch_size: int, mesh: Mesh) -> None:
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = batch_ways(mesh)
     if batch_size < 1 or batch_size % ways:
         raise ValueError(
-            f"batch_size must be a positive multiple of mesh data x fsdp = {ways}; got {batch_size}"
+            f"batch_size must be a positive multiple of mesh data x fsdp x expert = {ways}; got {batch_size}"
         )
 
 

@@ -29,6 +29,7 @@ from evals.psychometrics.uncertainty import mean_score
 from jaxmoe.base_folder import local_folder
 from jaxmoe.json_values import JsonObject
 from jaxmoe.language_model import LanguageModel
+from jaxmoe.model.mesh import batch_ways
 from jaxmoe.progress import ProgressDisplay
 from jaxmoe.tokenizer import load_tokenizer
 from training.demo.comparison import as_row, comparison_table, task_rows
@@ -217,7 +218,7 @@ class Asked(NamedTuple):
 
 def _rows(lm: LanguageModel, least: int) -> int:
     """At least so many rows a batch, in equal parts for the mesh that the model was trained on."""
-    ways = lm.mesh.shape["data"] * lm.mesh.shape["fsdp"]
+    ways = batch_ways(lm.mesh)
     return -(-least // ways) * ways
 
 

@@ -14,6 +14,7 @@ from jaxmoe.generation.decode import DecodeConfig
 from jaxmoe.generation.sampling import Sampling
 from jaxmoe.model import params
 from jaxmoe.model.config import ModelConfig
+from jaxmoe.model.mesh import batch_ways
 from jaxmoe.model.shapes import PyTree
 from jaxmoe.model.transformer import Decoder
 from training.planning.chips import GIB, Topology
@@ -96,7 +97,7 @@ def make_decode_plan(
     analysis: Any = lowered.compile(
         compiler_options=dict(compiler_options) if compiler_options else None
     ).memory_analysis()
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = batch_ways(mesh)
     position = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim * jnp.dtype(dtype).itemsize
     memory = {
         "base": _shard_bytes(frozen),

@@ -99,12 +99,12 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device]) -> Mesh:
     """The run's mesh over a slice's devices.
 
     Args:
-      config: sizes of the axes data, fsdp and tensor; -1 takes what the others leave.
+      config: sizes of the axes; -1 takes what the others leave.
       devices: all of the slice, which need not be attached.
-    Returns: a mesh with these three axes.
+    Returns: the mesh.
     Raises: ValueError if the sizes do not multiply to the number of devices.
     """
-    return params.make_mesh(config.data, config.fsdp, config.tensor, devices=devices)
+    return params.make_mesh(config.data, config.fsdp, config.tensor, config.expert, devices=devices)
 
 
 def compiler_options(topology: Topology) -> dict[str, str] | None:
@@ -194,6 +194,7 @@ def abstract_arguments(
       data: gives the batch's shape.
     Returns: state, frozen weights, batch (tokens [data.batch_size, data.length]) and step number (int32 []).
     """
+    params.check_expert_axis(decoder.config, mesh)
     parts = params.split(decoder, train)
     _, frozen_shardings = params.shardings(decoder, mesh, train)
     optimizer_state = jax.eval_shape(machinery.optimizer.init, parts.trainable)

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from jaxmoe.model import params
+from jaxmoe.model.mesh import batch_ways
 from jaxmoe.model.shapes import PyTree
 from rl.policy.agent import Agent, ForwardConfig, Weights, make_score, samples_together
 from rl.policy.config import RLConfig
@@ -168,7 +169,7 @@ def make_learning(
     )
     together = rollout.samples if forward.share_prompts else 1
     mesh, rows = model.lm.mesh, rollout.prompts * rollout.samples
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    ways = batch_ways(mesh)
     samples = samples_together(rows // together, together, rl.pieces, ways)
     learner = Learner(agent, algorithm, rl, optimizers, samples, shardings)
     return Learning(agent, weights, state, shardings, make_score(agent, rl.pieces, samples), learner)

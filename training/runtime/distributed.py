@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxmoe.model import params
+from jaxmoe.model.mesh import batch_ways
 from jaxmoe.model.shapes import PyTree
 from training.data.batches import Batch
 from training.runtime.lost_process import report_in_one_line
@@ -28,15 +29,17 @@ class MeshConfig:
       data: copies of the weights, each with its share of the batch.
       fsdp: devices that hold a share of every weight and their share of the batch.
       tensor: devices that split each matrix product.
+      expert: devices that share the experts of a mixture-of-experts base, and split the batch.
     """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    expert: int = 1
 
     def make(self) -> Mesh:
         """The mesh over all devices; ValueError if the axes do not fit."""
-        return params.make_mesh(self.data, self.fsdp, self.tensor)
+        return params.make_mesh(self.data, self.fsdp, self.tensor, self.expert)
 
 
 @dataclass(frozen=True)
@@ -112,18 +115,18 @@ def share_of_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> Share:
     """This process's share of every global batch.
 
     Args:
-      mesh: whose axes data and fsdp share the rows.
+      mesh: whose axes data, fsdp and expert share the rows.
       batch_size: rows of the global batch.
       accumulate: micro-batches a step.
     Returns: which rows this process feeds.
     Raises: ValueError if the batch does not divide by the devices that share it and by the micro-batches, or
       the rows of a process's devices are not contiguous.
     """
-    spread = mesh.shape["data"] * mesh.shape["fsdp"]
+    spread = batch_ways(mesh)
     if batch_size % (spread * accumulate):
         raise ValueError(
-            f"data.batch_size must divide by mesh.data x mesh.fsdp x step.accumulate = {spread} x "
-            f"{accumulate}; got {batch_size}"
+            "data.batch_size must divide by mesh.data x mesh.fsdp x mesh.expert x step.accumulate = "
+            f"{spread} x {accumulate}; got {batch_size}"
         )
     places = params.batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
     rows = sorted({index[0].indices(batch_size)[:2] for index in places.values() if index is not None})

@@ -15,11 +15,12 @@ from jaxmoe.adapters.record import projection_sizes
 from jaxmoe.base_folder import local_folder
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
-from jaxmoe.model.config import ExpertConfig, ModelConfig
+from jaxmoe.model.config import EXPERT_BLOCK, MLP_PROJECTIONS, ExpertConfig, ModelConfig
 from jaxmoe.model.layers import BaseParam, KernelParam
 from jaxmoe.model.quantized import QuantizedDtype, quantize
 from jaxmoe.model.transformer import Decoder
 from jaxmoe.pretrained import read_model_config
+from jaxmoe.progress import say
 from jaxmoe.text.vocabulary import check_vocabulary, vocabulary_size
 from training.runtime.checkpoint import fingerprint
 
@@ -95,8 +96,12 @@ def adapter_experts(
       lora: settings for adapter=lora.
       model: shape of the base.
     Returns: for loramoe the experts as configured, for lora one pair a projection without a router, for none
-      None.
+      None. Beside a base of experts the default targets, the feed-forward, are its whole block of experts.
     """
+    if model.moe is not None and experts.targets == MLP_PROJECTIONS:
+        experts = dataclasses.replace(experts, targets=(EXPERT_BLOCK,))
+    if adapter != "none":
+        experts.check_targets(model)
     match adapter:
         case "loramoe":
             return experts
@@ -305,6 +310,8 @@ def load_model(
         check_shape(shape, expected, base)
     attached = adapter_experts(adapter, experts, lora, shape)
     train: params.Train = "all" if attached is None else "experts"
+    if attached is not None and attached.targets != experts.targets and jax.process_index() == 0:
+        say("the base's feed-forward is a block of experts, so they stand beside that: targets=[experts]")
     dtype, quantized = held_as(base_dtype)
     lm = jaxmoe.load(
         folder,

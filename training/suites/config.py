@@ -29,7 +29,7 @@ class EvalConfig:
       dtype: float32, bfloat16 or float16, of weights and activations.
       base_dtype: int8 or nf4 hold the kernels of a base's attention and feed-forward quantized; null holds
         them in dtype. A run keeps its own.
-      batch_size: rows the model works on at a time; a multiple of mesh data x fsdp.
+      batch_size: rows the model works on at a time; a multiple of mesh data x fsdp x expert.
       max_length: tokens of prompt and response together; null is the model's limit.
       confidence: of the intervals.
       against: output folder of another evaluation of the same items, to compare with.

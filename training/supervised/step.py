@@ -23,6 +23,7 @@ from jaxmoe.model.attention import AttentionMask
 from jaxmoe.model.balance import BalanceConfig, BalanceLoss, balance_loss
 from jaxmoe.model.block import projections
 from jaxmoe.model.lora_experts import ExpertCall
+from jaxmoe.model.mesh import batch_axes
 from jaxmoe.model.shapes import Array, Float, Int, PyTree
 from jaxmoe.model.transformer import Decoder, Remat
 from training.runtime.optimizer import optimizer_shardings
@@ -188,7 +189,7 @@ def micro_batches(batch: DeviceBatch, count: int, mesh: Mesh) -> DeviceBatch:
       mesh: over which the rows are spread.
     Returns: arrays [count, B / count, ...].
     """
-    spread = NamedSharding(mesh, PartitionSpec(None, params.BATCH_AXES))
+    spread = NamedSharding(mesh, PartitionSpec(None, batch_axes(mesh)))
 
     def one(array: Array) -> Array:
         parts = array.reshape(-1, count, *array.shape[1:]).swapaxes(0, 1)

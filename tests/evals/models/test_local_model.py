@@ -133,7 +133,7 @@ def test_eight_devices_score_as_one(lm, tokenizer):
     expected = LocalModel(lm, tokenizer, batch_size=8).logprob(*zip(*pairs, strict=True))
     found = sharded.logprob(*zip(*pairs, strict=True))
     np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=DOUBLE)
-    with pytest.raises(ValueError, match="multiple of data x fsdp = 4; got 6"):
+    with pytest.raises(ValueError, match="multiple of data x fsdp x expert = 4; got 6"):
         LocalModel(sharded.lm, tokenizer, batch_size=6)
 
 

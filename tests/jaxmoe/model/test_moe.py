@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmoe import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.attention import AttentionMask
-from jaxmoe.model.config import ExpertConfig, MoeConfig
+from jaxmoe.model.config import ClampedSwiglu, ExpertConfig, MoeConfig
 from jaxmoe.model.moe import ExpertGroup, choose
 from tests.jaxmoe.model.test_transformer import SMALL
 from tests.tolerances import DOUBLE, assert_same, double_precision
@@ -42,7 +43,7 @@ def test_grouped_products_equal_one_expert_at_a_time():
     assert 3 not in np.asarray(choice.expert_XK)
 
     def grouped(state, x):
-        return jnp.sin(nnx.merge(definition, state)(x, choice)).sum()
+        return jnp.sin(nnx.merge(definition, state)(x[None], choice)[0]).sum()
 
     def singly(state, x):
         group = nnx.merge(definition, state)
@@ -57,25 +58,48 @@ def test_grouped_products_equal_one_expert_at_a_time():
     assert_same(*(jax.tree.map(np.asarray, r) for r in (ours, theirs)))
 
 
+PLAIN = dataclasses.replace(SMALL, num_layers=1, moe=MoeConfig(6, 2, 6, shared_size=4))
+BIASED = MoeConfig(6, 2, 6, bias=True, clamped=ClampedSwiglu(limit=0.5))
+
+
+@pytest.mark.parametrize(
+    ("config", "rows", "sizes", "shard"),
+    [
+        (PLAIN, 4, (2, 2, 2, 1), (1, 6, 8, 3)),
+        (PLAIN, 3, (1, 4, 1, 2), (1, 3, 4, 6)),  # rows that the mesh cannot split
+        (dataclasses.replace(PLAIN, moe=BIASED), 8, (1, 2, 2, 2), (1, 3, 8, 3)),
+    ],
+    ids=["no axis of experts", "rows not split", "biases"],
+)
 @double_precision()
-def test_a_mesh_computes_what_one_device_does():
-    config = dataclasses.replace(SMALL, num_layers=1, moe=dataclasses.replace(MOE, shared_size=4))
+def test_a_mesh_computes_what_one_device_does(config, rows, sizes, shard):
+    """Hidden states, and the gradients of all weights."""
     parts = params.split(params.build(config, std=0.3), "none")
-    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 32, (4, 5)), jnp.int32)
-    positions = jnp.tile(jnp.arange(5, dtype=jnp.int32)[None], (4, 1))
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 32, (rows, 5)), jnp.int32)
+    positions = jnp.tile(jnp.arange(5, dtype=jnp.int32)[None], (rows, 1))
 
     def run(frozen, mesh):
         model = params.merge(parts._replace(frozen=frozen))
         ones = jnp.ones_like(tokens)
-        return model(tokens, positions, AttentionMask(ones, ones), dtype=jnp.float32, mesh=mesh).hidden_BTD
+        mask = AttentionMask(ones, ones)
+        hidden = model(tokens, positions, mask, dtype=jnp.float32, mesh=mesh).hidden_BTD
+        return jnp.sin(hidden).sum(), hidden
 
-    mesh = params.make_mesh(2, 2, 2)
+    mesh = params.make_mesh(*sizes)
     _, places = params.shardings(params.abstract(config), mesh, "none")
     spread = jax.device_put(parts.frozen, places)
     kernel = spread["blocks"]["mlp"]["group"]["gate"]
-    assert kernel.sharding.shard_shape(kernel.shape) == (1, 5, 8, 3)
-    one, eight = (jax.jit(run, static_argnums=1)(w, m) for w, m in ((parts.frozen, None), (spread, mesh)))
-    assert_same(np.asarray(eight), np.asarray(one))
+    assert kernel.sharding.shard_shape(kernel.shape) == shard
+    gradients = jax.jit(jax.grad(run, has_aux=True), static_argnums=1)
+    one, eight = (gradients(w, m) for w, m in ((parts.frozen, None), (spread, mesh)))
+    assert_same(*(jax.tree.map(np.asarray, result) for result in (eight, one)))
+
+
+def test_an_axis_of_experts_that_do_not_divide_is_refused():
+    mesh = params.make_mesh(1, 2, 1, 4)
+    for config, has in ((PLAIN, "6 in each layer"), (SMALL, "no experts")):
+        with pytest.raises(ValueError, match=f"must divide the experts of the base; got 4, and it has {has}"):
+            LanguageModel.random(config, mesh=mesh)
 
 
 @pytest.mark.parametrize(

@@ -88,4 +88,4 @@ def test_an_axis_that_does_not_divide_stays_whole():
 def test_mesh_that_does_not_fit_the_devices():
     with pytest.raises(ValueError, match="must multiply to the 8 devices; got 3 x 1 x 1"):
         params.make_mesh(3)
-    assert params.make_mesh(2, -1, 2).shape == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert params.make_mesh(2, -1, 2).shape == {"data": 2, "fsdp": 2, "expert": 1, "tensor": 2}

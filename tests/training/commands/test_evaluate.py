@@ -162,7 +162,7 @@ def broken(checkpoint, questions, tmp_path):
         "needs path or embedded": [*plain, "knowledge.sources=[{}]"],
         "need shots_from": [*plain, f"knowledge.sources=[{{path: {questions}, shots: 2}}]"],
         "is not empty and holds no evaluation": [*plain, source, f"output={tmp_path / 'full'}"],
-        "multiple of mesh data x fsdp": [*plain, source, "batch_size=3"],
+        "multiple of mesh data x fsdp x expert": [*plain, source, "batch_size=3"],
         "has no items.jsonl": [*plain, source, f"against={tmp_path}"],
         "coding.paths must name at least one": [*plain, "suite=coding"],
         "coding.k must lie between 1 and coding.samples = 1; got": [*plain, "suite=coding", "coding.k=[5]"],

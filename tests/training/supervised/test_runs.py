@@ -172,7 +172,7 @@ def test_resumes_on_another_mesh(corpus, unbroken, tmp_path, monkeypatch):
     monkeypatch.undo()
     done = run_here(settings(corpus, folder, mesh__data=2, mesh__fsdp=2, mesh__tensor=2))
     assert done.finished
-    assert dict(done.lm.mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert dict(done.lm.mesh.shape) == {"data": 2, "fsdp": 2, "expert": 1, "tensor": 2}
     expected, got = losses(unbroken), losses(folder)
     assert list(got) == list(expected)
     np.testing.assert_allclose(list(got.values()), list(expected.values()), rtol=OTHER_TOPOLOGY)
@@ -371,7 +371,7 @@ def test_three_ways_to_fine_tune(base, questions, tmp_path, adapter, exported):
 
 BAD: list[tuple[str, list[str], str]] = [
     ("pretrain", ["optimizer.learning_rate=1"], "unknown key optimizer.learning_rate"),
-    ("pretrain", ["mesh.data=3"], "mesh axes data x fsdp x tensor must multiply to the 8 devices"),
+    ("pretrain", ["mesh.data=3"], "mesh axes data x fsdp x expert x tensor must multiply to the 8 devices"),
     ("pretrain", ["data.batch_size=12"], "data.batch_size must divide by"),
     ("pretrain", ["data.sources.0.path=nowhere.txt"], "nowhere.txt: no such data file"),
     ("pretrain", ["data.sources.0.path=EMPTY"], "is empty"),

@@ -16,7 +16,7 @@ from jaxmoe.adapters.record import Adapter
 from jaxmoe.export import extract_adapter
 from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig
-from jaxmoe.model.config import ExpertConfig, ModelConfig
+from jaxmoe.model.config import ExpertConfig, ModelConfig, MoeConfig
 from jaxmoe.pretrained import load
 from tests.tiny_checkpoints import in_double
 from tests.tolerances import DOUBLE, assert_same, double_precision, doubled
@@ -465,6 +465,18 @@ def test_matched_lora_has_the_weights_of_the_experts():
     assert params.count(parts.trainable) == rank * each
     assert adapter_experts("none", experts, LoraConfig(), llama) is None
     assert adapter_experts("loramoe", experts, LoraConfig(), llama) == experts
+
+
+def test_beside_a_base_of_experts_the_default_is_their_block():
+    base = dataclasses.replace(SHAPE, moe=MoeConfig(4, 2, 8))
+    for kind in ("loramoe", "lora"):
+        attached = adapter_experts(kind, ExpertConfig(), LoraConfig(), base)
+        assert attached is not None
+        assert attached.targets == ("experts",)
+        with pytest.raises(
+            ValueError, match=r"'up_proj' matches none of .*; experts is a layer's whole block"
+        ):
+            adapter_experts(kind, ExpertConfig(targets=("up_proj", "q_proj")), LoraConfig(), base)
 
 
 def test_lora_skips_layers_without_experts():
