@@ -24,8 +24,8 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from evals.psychometrics.uncertainty import Comparison, Score, compare
 from evals.questionnaires.respondents.api_server import ServerConfig
@@ -271,13 +271,13 @@ def score_table(sets: list[ItemSet], title: str, confidence: float) -> Table:
     for name in ("score", "value", "s.e.", f"{confidence:.0%} interval", "n"):
         table.add_column(name, justify="left" if name == "score" else "right")
     for found in sets:
-        table.add_row(f"[bold]{escape(found.name)}[/bold]")
+        table.add_row(Text(found.name, style="bold"))
         for name, score in found.scores.items():
             table.add_row(f"  {name}", *_cells(score))
         first = next(iter(found.scores))
         if len(found.by_category) <= CATEGORIES_SHOWN:
             for category, scores in found.by_category.items():
-                table.add_row(f"  {first}, {escape(category)}", *_cells(scores[first]), style="dim")
+                table.add_row(f"  {first}, {category}", *_cells(scores[first]), style="dim")
         table.add_section()
     return table
 
@@ -306,7 +306,7 @@ def comparison_table(
     for name in ("score", "difference", f"{confidence:.0%} interval", "better", "worse", "p"):
         table.add_column(name, justify="left" if name == "score" else "right")
     for name, scores in compared.items():
-        table.add_row(f"[bold]{escape(name)}[/bold]")
+        table.add_row(Text(name, style="bold"))
         for score, found in scores.items():
             change = found.difference
             interval = change.reason if math.isnan(change.low) else f"{change.low:+.3f} to {change.high:+.3f}"

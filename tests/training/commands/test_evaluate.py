@@ -1,22 +1,26 @@
 """The eval command from config to files, on a tiny random model."""
 
+import io
 import json
 import math
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import jaxmoe
+from evals.psychometrics.uncertainty import Comparison, Score
 from jaxmoe.datasets.world_knowledge import knowledge_texts, select_facts
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import ModelConfig
 from jaxmoe.tokenizer import train_bpe
 from training.__main__ import app
-from training.commands.evaluate import compare_items, main, read_items
+from training.commands.evaluate import compare_items, comparison_table, main, read_items, score_table
 from training.runtime import config as configs
 from training.suites.config import EvalConfig
+from training.suites.evaluation import ItemSet
 from training.supervised import pretrain
 from training.supervised.config import PretrainConfig
 
@@ -51,6 +55,19 @@ def checkpoint(tmp_path_factory):
     )
     lm = LanguageModel(config, params.split(params.build(config, seed=1), "all"), params.single_device_mesh())
     return jaxmoe.save(lm, tmp_path_factory.mktemp("model") / "hf", format="hf", tokenizer=tokenizer)
+
+
+def test_names_with_brackets_are_printed_as_they_are():
+    score = Score(0.5, 0.1, 0.3, 0.7, 4, 4, "wilson")
+    change = Comparison(score, 1, 2, 0.5, "mcnemar")
+    found = ItemSet("held.json [chat]", {"pass@1": score}, {"list [1]": {"pass@1": score}}, [])
+    console = Console(markup=False, emoji=False, width=100, record=True, file=io.StringIO())
+    console.print(score_table([found], "coding", 0.95))
+    console.print(comparison_table({found.name: {"pass@1": change}}, "against another", 0.95))
+    shown = console.export_text()
+    assert shown.count("held.json [chat] ") == 2
+    assert "pass@1, list [1] " in shown
+    assert "bold" not in shown
 
 
 @pytest.fixture
