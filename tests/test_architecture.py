@@ -27,7 +27,7 @@ training.runtime
 training.data
 training
 
-evals.administer evals.score evals.study evals.psychometrics.__main__
+evals.administer evals.import_instruments evals.score evals.study evals.psychometrics.__main__
 evals.faithfulness evals.analysis
 evals.questionnaires evals.knowledge evals.coding
 evals.psychometrics evals.models

@@ -140,7 +140,7 @@ def battery(instrument: Instrument) -> Battery:
 
     Args:
       instrument: with options to choose from.
-    Returns: a Battery; each item's options run from low to high.
+    Returns: a Battery; each item's options run from low to high, its own ones as they stand.
     Raises: ValueError for open questions, which have no options to choose from.
 
     Example:
@@ -161,7 +161,8 @@ def battery(instrument: Instrument) -> Battery:
         asked = ItemContent(
             scale.measures or scale.name, item.key * scale.direction, item.key * scale.desirable
         )
-        entries.append(BatteryItem(item.id, item.text, options, asked, item.paraphrase or ""))
+        own = tuple((float(option.value), option.label) for option in item.options) or options
+        entries.append(BatteryItem(item.id, item.text, own, asked, item.paraphrase or ""))
     return Battery(instrument.name, instrument.instruction, tuple(entries))
 
 

@@ -48,6 +48,8 @@ class Item(_Record):
       paraphrase: the same in other words, for respondents who may know the published ones by heart.
       flag: why an item is left out unless asked for by name (self_harm), if it is.
       correct, lures: accepted right answers, and the intuitive wrong ones, of an open question.
+      options: the item's own answers, in the order shown, where they are not the instrument's, as in a
+        situation with things to do. Their values are the instrument's; several may have the same.
     """
 
     id: str = Field(min_length=1)
@@ -59,6 +61,7 @@ class Item(_Record):
     flag: str | None = None
     correct: tuple[str, ...] = ()
     lures: tuple[str, ...] = ()
+    options: tuple[Option, ...] = ()
 
     @field_validator("facet", "flag", "paraphrase", mode="before")
     @classmethod
@@ -129,6 +132,7 @@ class Instrument(_Record):
                     raise ValueError(
                         f"facet {item.facet!r} of item {item.id} must have parent {item.scale!r}"
                     )
+            self._check_options(item)
             if not self.options and not item.correct:
                 raise ValueError(f"item {item.id} needs right answers (correct), as there are no options")
         for scale in self.scales:
@@ -141,6 +145,19 @@ class Instrument(_Record):
         if len(self.options) == 1:
             raise ValueError("there must be at least 2 options, or none for open answers; got 1")
         return self
+
+    def _check_options(self, item: Item) -> None:
+        values = {option.value for option in self.options}
+        if len(item.options) == 1:
+            raise ValueError(f"item {item.id} has 1 option of its own; give at least 2, or none")
+        if other := [option.value for option in item.options if option.value not in values]:
+            known = ", ".join(map(str, sorted(values)))
+            raise ValueError(f"options of item {item.id} have values {known}; got {other[0]}")
+        labels = [option.label.casefold() for option in item.options]
+        if repeated := [label for label in labels if labels.count(label) > 1]:
+            raise ValueError(
+                f"every option of item {item.id} must be given once; {repeated[0]!r} is repeated"
+            )
 
     @property
     def low(self) -> int:
