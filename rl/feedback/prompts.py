@@ -117,8 +117,9 @@ def extract(problem: Problem, response: str, form: PromptForm, *, given: str | N
     Code that goes on from what was given ends before a fence, and, once the function that is asked for is
     there (or the program prints), before prose, a new docstring, `assert`, `print`, or a function that the
     program does not use. `if __name__` guards, docstrings and helper functions stay.
-    Of an answer in words the program is a code block: the last that defines what is asked for, else the
-    longest; without fences its lines of code. What it lacks of the starter code is put before it.
+    Of an answer in words the program is a code block: the last whole one that defines what is asked for, else
+    one that was cut off, else the longest; without fences its lines of code. What it lacks of the starter
+    code is put before it.
 
     Args:
       problem: as it was put.
@@ -182,16 +183,16 @@ def _answered(problem: Problem, response: str, given: str) -> Extracted:
 def _code_of(problem: Problem, response: str) -> tuple[int, int, bool]:
     """Where the code of an answer in words lies, and whether all of it is indented, as in a list."""
     name, text = _wanted(problem), _text_of(problem)
-    blocks = [
-        (*b.span("code"), bool(b["indent"]))
-        for b in _BLOCK.finditer(response)
-        if b["tag"].lower() in text.tags
-    ]
+    found = [b for b in _BLOCK.finditer(response) if b["tag"].lower() in text.tags]
+    blocks = [(*b.span("code"), bool(b["indent"])) for b in found]
     first = FENCE_LINE.search(response)
     if first and text.is_program(response[: first.start()], name):
         return 0, first.start(), False  # a program, and only then the first fence
     if blocks:
         wanted = [b for b in blocks if name and text.defines(textwrap.dedent(response[b[0] : b[1]]), name)]
+        # one that was cut off by the limit does not replace a whole program before it
+        if len(wanted) > 1 and wanted[-1] == blocks[-1] and not found[-1]["end"]:
+            wanted.pop()
         return wanted[-1] if wanted else max(blocks, key=lambda block: block[1] - block[0])
     return (*text.code_in_prose(response, name), False)
 

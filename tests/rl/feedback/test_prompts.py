@@ -190,6 +190,11 @@ ANSWERS: dict[str, tuple[Problem, str, str]] = {
     "the problem's language": (STDIN, "```bash\nls --a-long-option\n```\n```python\ny\n```", "y\n"),
     "C++": (CPP, "```c++\nint x;\n```\n```python\nlonger than it\n```", "int x;\n"),
     "a later correction": (MBPP, TWICE, "def add(a, b):\n    return 2\n"),
+    "a correction that is cut off": (
+        MBPP,
+        "```python\ndef add(a, b):\n    return a + b\n```\nOr, longer:\n```python\ndef add(a, b):\n    retu",
+        "def add(a, b):\n    return a + b\n",
+    ),
     "tildes": (STDIN, "So:\n~~~python\nprint(1)\n~~~\n", "print(1)\n"),
     "in a list": (
         STDIN,
