@@ -121,7 +121,8 @@ class PromptTemplate:
     def _filled(self, question: KnowledgeQuestion) -> str:
         if "{stem}" in self.text and not question.stem:
             raise ValueError(
-                f"question {question.id} has no stem to complete; give its row one, or take another template"
+                f"question {question.id} has no stem to complete; give its row one, or take another "
+                "template (knowledge.templates: auto, chat, qa, instruction)"
             )
         choices = question.choices if isinstance(question, ChoiceQuestion) else ()
         if "{choices}" in self.text and not choices:

@@ -194,12 +194,22 @@ def test_without_experts_is_the_base_model(lm: LanguageModel):
     assert (off.tokens != lm.generate(PROMPTS, max_new_tokens=NEW).tokens).any()
 
 
-def test_greedy_equals_transformers(tmp_path: Path):
+QWEN2_MOE = {
+    "num_experts": 5,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 12,
+    "shared_expert_intermediate_size": 20,
+}
+
+
+@pytest.mark.parametrize(("family", "more"), [("llama", {}), ("qwen2_moe", QWEN2_MOE)], ids=["llama", "moe"])
+def test_greedy_equals_transformers(tmp_path: Path, family: str, more: dict):
     torch = pytest.importorskip("torch")
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config = AutoConfig.for_model(
+        family,
         vocab_size=61,
         hidden_size=32,
         intermediate_size=48,
@@ -209,8 +219,10 @@ def test_greedy_equals_transformers(tmp_path: Path):
         initializer_range=0.3,
         eos_token_id=5,
         pad_token_id=0,
+        **more,
     )
-    theirs = LlamaForCausalLM(config).eval()
+    theirs = AutoModelForCausalLM.from_config(config).eval()
+    theirs.config._experts_implementation = "eager"  # torch's grouped product has no doubles
     theirs.save_pretrained(tmp_path)
     mask = (np.arange(9) >= np.array([[0], [3], [6]])).astype(np.int64)
     ours = in_double(jaxmoe.load(tmp_path)).generate(PROMPTS, mask, max_new_tokens=24)

@@ -20,7 +20,6 @@ from jaxmoe.model.layers import BaseParam, KernelParam
 from jaxmoe.model.quantized import QuantizedDtype, quantize
 from jaxmoe.model.transformer import Decoder
 from jaxmoe.pretrained import read_model_config
-from jaxmoe.progress import say
 from jaxmoe.text.vocabulary import check_vocabulary, vocabulary_size
 from training.runtime.checkpoint import fingerprint
 
@@ -310,8 +309,6 @@ def load_model(
         check_shape(shape, expected, base)
     attached = adapter_experts(adapter, experts, lora, shape)
     train: params.Train = "all" if attached is None else "experts"
-    if attached is not None and attached.targets != experts.targets and jax.process_index() == 0:
-        say("the base's feed-forward is a block of experts, so they stand beside that: targets=[experts]")
     dtype, quantized = held_as(base_dtype)
     lm = jaxmoe.load(
         folder,
@@ -378,6 +375,8 @@ def cast_base(model: Decoder, dtype: BaseDtype) -> None:
 
 
 def report(model: TrainableModel) -> str:
-    """How many weights there are, and how many of them are trained."""
+    """How many weights there are, how many of them are trained, and whether beside a base's own experts."""
     trained, frozen = params.count(model.lm.weights.trainable), params.count(model.lm.weights.frozen)
-    return f"{trained + frozen:,} weights, {trained:,} trained ({trained / (trained + frozen):.2%})"
+    experts = model.lm.experts
+    place = " beside the base's experts" if experts is not None and EXPERT_BLOCK in experts.targets else ""
+    return f"{trained + frozen:,} weights, {trained:,} trained ({trained / (trained + frozen):.2%}){place}"

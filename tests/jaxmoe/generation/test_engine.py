@@ -17,7 +17,7 @@ from jaxmoe.generation.sampling import Sampling
 from jaxmoe.language_model import LanguageModel, positions_from_mask
 from jaxmoe.model import params
 from jaxmoe.model.attention import AttentionMask
-from jaxmoe.model.config import ExpertConfig, ModelConfig, RopeConfig
+from jaxmoe.model.config import ClampedSwiglu, ExpertConfig, ModelConfig, MoeConfig, RopeConfig
 from jaxmoe.model.lora_experts import ExpertCall
 from tests.tiny_checkpoints import float32_logits, logits_of
 from tests.tolerances import rounding_bound
@@ -79,6 +79,24 @@ def test_greedy_text_is_that_of_a_batch_of_its_own(windows, unrolled):
         assert done[id].tokens == alone(lm, prompt, count)
         stopped = done[id].tokens[-1] == 1
         assert done[id].reason == ("stop" if stopped else "length")
+
+
+@pytest.mark.slow  # each switch is tried in test_switches, without the engine
+def test_attention_sinks_and_experts_of_the_base():
+    """As GPT-OSS has them: greedy text is that of a batch of its own."""
+    config = dataclasses.replace(
+        CONFIG,
+        windows=(4, 0),
+        qkv_bias=True,
+        attention_sinks=True,
+        moe=MoeConfig(4, 2, 8, bias=True, clamped=ClampedSwiglu(limit=0.5)),
+    )
+    model = params.split(params.build(config, std=0.3))
+    lm = LanguageModel(config, model, params.single_device_mesh())
+    engine, given = Engine(lm, SMALL), prompts([3, 11])
+    ids = [engine.submit(Request(prompt, 12, stop_tokens=(1,))) for prompt in given]
+    done = engine.run()
+    assert [done[id].tokens for id in ids] == [alone(lm, prompt, 12) for prompt in given]
 
 
 def test_log_probabilities_are_the_models(lm):
