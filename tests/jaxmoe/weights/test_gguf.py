@@ -239,7 +239,7 @@ def write(path: Path, model: Any, kind: gguf.GGMLQuantizationType, **extra: Any)
     return path
 
 
-# of the others it reads no file, or (GPT-OSS) leaves the experts as they were drawn
+# of the others it reads no file, or (GPT-OSS) fails on the rotary fields
 READ_BY_TRANSFORMERS = ("llama", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "gemma2", "gemma3_text", "phi3")
 
 
@@ -301,7 +301,7 @@ def test_every_weight_equals_transformers_reading(tmp_path: Path, family: str, t
                 if name.endswith(("gate_up_proj", "down_proj")):
                     weight.copy_(torch.from_numpy(in_mxfp4(weight.mT.numpy())).mT)
     path = write(tmp_path / "m.gguf", model, gguf.GGMLQuantizationType[kind])
-    # where transformers does not read the architecture, or not its experts, the model itself counts
+    # where transformers does not read the architecture, the model itself counts
     theirs = model
     if family in READ_BY_TRANSFORMERS:
         theirs = AutoModelForCausalLM.from_pretrained(  # several sizes it takes for the released ones
