@@ -15,7 +15,7 @@ from evals.faithfulness.precision import WIDTH, expected_precision, told
 from evals.faithfulness.report import write_report
 from evals.faithfulness.run_card import cost_told
 from evals.faithfulness.study import FaithfulnessStudy
-from evals.questionnaires import behaviors, dialogues, wording
+from evals.questionnaires import behaviors, dialogues, planned_behavior, wording
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import Design, battery
 from evals.questionnaires.instrument import load_instrument
@@ -65,6 +65,14 @@ def main(
     task_count: Annotated[int, typer.Option(help="scenarios of each family")] = 6,
     write_dialogues: Annotated[
         bool, typer.Option("--dialogues", help="also replies in scripted dialogues, rated by rules")
+    ] = False,
+    intentions: Annotated[
+        bool,
+        typer.Option(
+            "--intentions",
+            help="also the behaviors that --instrument planned_behavior asks about, in the same and in "
+            "another conversation, into FOLDER/planned.csv",
+        ),
     ] = False,
     report: Annotated[bool, typer.Option("--report", help="verdicts and report in the folder")] = False,
     plan: Annotated[
@@ -147,8 +155,11 @@ def main(
                 respondent, name or respondent, form, how, calibrated, temperature, max_new_tokens
             )
             base = {"base and revision": revision}
-        if write_dialogues and writer is None:
-            raise ValueError(f"{who.name} does not write; leave --dialogues out")
+        if (write_dialogues or intentions) and writer is None:
+            option = "--dialogues" if write_dialogues else "--intentions"
+            raise ValueError(f"{who.name} does not write; leave {option} out")
+        if intentions and planned_behavior.INSTRUMENT not in {one.name for one in instruments}:
+            raise ValueError(f"--intentions needs --instrument {planned_behavior.INSTRUMENT}")
         if judge:
             who = JudgedRespondent(who, ServerConfig(judge, judge_model).client("", 0.0))
         with ProgressDisplay() as display:
@@ -162,11 +173,20 @@ def main(
         replies: dict[str, pd.DataFrame] = {}
         if write_dialogues and writer is not None:
             replies[who.name] = dialogues.kept(writer, design.personas, folder)
+        planned = pd.DataFrame()
+        if intentions and writer is not None:
+            reader = ServerConfig(judge, judge_model).client("", 0.0) if judge else None
+            acts = planned_behavior.kept(writer, design.personas, table, folder, judge=reader)
+            planned = planned_behavior.coherence(table, acts)
+            planned.to_csv(folder / "planned.csv", index=False)
         if report:
             how_asked = {"asked by": answers or "default", **base, **settings_of(who)}
             card = {**how_asked, "cost": cost_told(folder)}
             study = FaithfulnessStudy(instruments, batteries, design)
-            page = write_report(study.report({who.name: table}, card, replies=replies), folder)
+            made = study.report({who.name: table}, card, replies=replies)
+            if not planned.empty:
+                made.conduct = pd.concat([made.conduct, planned], ignore_index=True)
+            page = write_report(made, folder)
             typer.echo(f"report: {page}")
     except ValueError as error:
         Console(markup=False, emoji=False, stderr=True).print(

@@ -13,8 +13,10 @@ SIZES = {
     "ipip_50": (50, 5),
     "ipip_neo_120": (120, 35),
     "ipip_single_constructs": (70, 6),
+    "llm_native": (30, 5),
     "mini_ipip": (20, 5),
     "phq_9": (8, 1),
+    "planned_behavior": (32, 16),
     "portrait_values": (30, 10),
 }
 

@@ -105,6 +105,23 @@ def test_the_command_asks_tasks_and_dialogues_and_reports(tmp_path):
     assert {body["max_tokens"] for body in server.requests} == {20, 60}
 
 
+def test_the_command_elicits_the_behaviors_that_were_intended(tmp_path):
+    def asked(folder, *more, instrument="planned_behavior"):
+        args = [str(tmp_path / folder), "--instrument", instrument, "--template", "form", *more]
+        return CliRunner().invoke(command.app, [*args, "--option-order", "forward", "--intentions"])
+
+    with serving(reply) as server:
+        who = ["--respondent", server.url, "--model", "served", "--personas", "2"]
+        done = asked("planned", *who, "--judge", server.url, "--judge-model", "other")
+    assert done.exit_code == 0, done.output
+    found = pd.read_csv(tmp_path / "planned" / "planned.csv")
+    assert len(found) == 4 * 2
+    assert found["done"].between(0, 1).all()
+    assert "leave --intentions out" in asked("null", "--respondent", "null:faithful").stderr
+    refused = asked("other", "--respondent", "http://127.0.0.1:9/v1", "--model", "x", instrument="mini_ipip")
+    assert "--intentions needs --instrument planned_behavior" in refused.stderr
+
+
 def test_a_served_model_scores_as_the_same_model_here():
     made = tiny(replace(ENGINE, slots=4, max_length=768))
     gad = battery(load_instrument("gad_7"))
