@@ -35,7 +35,8 @@ class RoundSignals(NamedTuple):
 
     Attributes:
       rewards_B: of the whole program, in reward units.
-      penalty_BW: β KL at each sampled token, where it is taken off the reward; else 0.
+      penalty_BW: what is taken off the reward at each sampled token: β KL, where it is placed there, minus
+        the rewards of an episode's earlier programs.
       values_BW: the critic's value of the state before each token; zeros without a critic.
       final_B: value of the state after the last token; 0 where the episode ends there.
       mask_BW: 1 for sampled tokens that count; a row of zeros is left out.

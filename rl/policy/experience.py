@@ -48,6 +48,10 @@ def prepare(
         rewards_B = jnp.where(outcomes.truncated_B > 0, 0.0, rewards_B)
         final_B = outcomes.truncated_B * value_after(scores.values_BW, sampled_BW)
     penalty_BW = beta * kl_BW if config.kl.place == "reward" else jnp.zeros_like(kl_BW)
+    earlier_BW = jnp.zeros_like(sampled_BW) if outcomes.earlier_BW is None else outcomes.earlier_BW
+    if config.reward_clip is not None:
+        earlier_BW = jnp.clip(earlier_BW, -config.reward_clip, config.reward_clip)
+    penalty_BW = penalty_BW - earlier_BW  # what is taken off the reward at a token
     signals = RoundSignals(rewards_B, penalty_BW, scores.values_BW, final_B, mask_BW, rollout.samples)
     made = chosen.advantages(signals, config)
     normalizes = chosen.normalizes and config.normalize_advantages
@@ -57,7 +61,7 @@ def prepare(
     rollout = rollout._replace(response_mask_BW=mask_BW)
     experience = Experience(rollout, scores, policy_mask_BW, importance_BW, advantages_BW, made.target_BW)
     metrics = {
-        "reward": outcomes.rewards_B.mean(),
+        "reward": outcomes.rewards_B.mean() + earlier_BW.sum(1).mean(),
         "kl": kl_BW.sum(1).mean(),
         "response_tokens": sampled_BW.sum(1).mean(),
         "masked_share": 1.0 - policy_mask_BW.sum() / jnp.maximum(sampled_BW.sum(), 1.0),
@@ -75,11 +79,13 @@ def value_after(values_BW: Float[Array, "B W"], mask_BW: Float[Array, "B W"]) ->
 
     Args:
       values_BW: of the states before each slot.
-      mask_BW: 1 for sampled tokens, from slot 0 on. A row that fills all W slots has no slot behind: the
-        value before its last token stands in (Learner.learn refuses such rows).
+      mask_BW: 1 for sampled tokens. A row that fills all W slots has no slot behind: the value before its
+        last token stands in (Learner.learn refuses such rows).
     Returns: [B], in reward units.
     """
-    behind_B = jnp.minimum(mask_BW.sum(1).astype(jnp.int32), mask_BW.shape[1] - 1)
+    slots = mask_BW.shape[1]
+    after_B = slots - jnp.argmax(mask_BW[:, ::-1] > 0, axis=1)
+    behind_B = jnp.where(mask_BW.any(axis=1), jnp.minimum(after_B, slots - 1), 0)
     return jnp.take_along_axis(values_BW, behind_B[:, None], axis=1)[:, 0]
 
 

@@ -20,7 +20,8 @@ class Rollout(NamedTuple):
       prompts_PS: prompt tokens; with the curriculum they end in a piece of the canonical solution.
       prompt_mask_PS: 1 for real tokens.
       responses_BW: sampled tokens, the stop token included.
-      response_mask_BW: 1 for sampled tokens. Values, returns and the KL penalty count these.
+      response_mask_BW: 1 for sampled tokens. Values, returns and the KL penalty count these. Between the
+        answers of an episode stands what the policy was told: it is read, and is 0 here.
       sampler_logprobs_BW: log-probability with which each was drawn, in nats; None if that is not known, and
         then sampler and learner are taken for one distribution.
     """
@@ -46,12 +47,15 @@ class Outcomes(NamedTuple):
         the executed part of it.
       truncated_B: 1 where the response was cut off by its limit; None if none was.
       limits_B: most tokens that each response could have; for ppo.overlong_buffer alone.
+      earlier_BW: rewards of an episode's earlier programs, each at the last token of its answer; None where
+        only the last one counts.
     """
 
     rewards_B: Float[Array, " B"]
     policy_mask_BW: Float[Array, "B W"]
     truncated_B: Float[Array, " B"] | None = None
     limits_B: Float[Array, " B"] | None = None
+    earlier_BW: Float[Array, "B W"] | None = None
 
 
 class PolicyScores(NamedTuple):

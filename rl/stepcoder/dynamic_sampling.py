@@ -15,7 +15,7 @@ import numpy as np
 from jaxmoe.model.shapes import PyTree
 from rl.policy.trajectory import Outcomes, Rollout
 from rl.stepcoder.grading import Graded
-from rl.stepcoder.rollouts import Sampled
+from rl.stepcoder.rollouts import Sampled, Turn
 
 
 class GradedBatch(NamedTuple):
@@ -70,6 +70,7 @@ def assemble(batches: Sequence[GradedBatch], prompts: int) -> GradedBatch:
         [batches[i].sampled.rows[row] for i, row in rows],
         sum(b.sampled.tail_tokens for b in batches),
         sum(b.sampled.seconds for b in batches),
+        [_turns(batches[i].sampled)[row] for i, row in rows] if batches[0].sampled.turns else None,
     )
     feedback = {
         new: batches[i].graded.feedback[row]
@@ -89,11 +90,18 @@ def assemble(batches: Sequence[GradedBatch], prompts: int) -> GradedBatch:
     return GradedBatch(sampled, graded)
 
 
+def _turns(sampled: Sampled) -> list[list[Turn]]:
+    assert sampled.turns is not None
+    return sampled.turns
+
+
 def _take(arrays: Sequence[PyTree], places: Sequence[tuple[int, int]], *, left: bool = False) -> PyTree:
     """Rows (batch, row) of arrays that may differ in width, padded with zeros on the right or on the left.
 
     The arrays are numpy's on the host, where the record of a round says jax.Array.
     """
+    if arrays[0] is None:
+        return None
     if np.ndim(arrays[0]) == 1:
         return np.stack([np.asarray(arrays[i][row]) for i, row in places])
     width = max(a.shape[1] for a in arrays)

@@ -35,6 +35,11 @@ class RolloutConfig:
         most response_tokens; null gives each all of response_tokens.
       smallest_bucket: lengths are padded to this or to one of two sizes an octave above, each of which is
         compiled once.
+      turns: most answers to a problem: a program that fails comes back with the compiler's message or the
+        first test that failed, and the policy writes another. More than 1 takes the chat form.
+      turn_reward: last learns from the reward of the last program alone, each adds those of the ones before.
+      show_expected: tell the right answer to the test that failed too, which trains on the tests.
+      told_tokens: most tokens that come back with a program.
       form: completion puts problems as code to continue, chat by the tokenizer's chat template, instruction
         in the LoRAMoE form; auto takes chat where there is a template, else completion.
     """
@@ -47,10 +52,14 @@ class RolloutConfig:
     response_tokens: int = 1024
     room: float | None = None
     smallest_bucket: int = 64
+    turns: int = 1
+    turn_reward: Literal["last", "each"] = "last"
+    show_expected: bool = False
+    told_tokens: int = 256
     form: PromptForm | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("prompts", "samples", "prompt_tokens", "response_tokens", "smallest_bucket"):
+        for name in ("prompts", "samples", "prompt_tokens", "response_tokens", "smallest_bucket", "turns"):
             if getattr(self, name) < 1:
                 raise ValueError(f"rollout.{name} must be at least 1; got {getattr(self, name)}")
         if self.room is not None and self.room < 1:
@@ -60,6 +69,8 @@ class RolloutConfig:
                 "rollout.temperature must be positive: a greedy policy explores nothing; "
                 f"got {self.temperature}"
             )
+        if self.told_tokens < 32:
+            raise ValueError(f"rollout.told_tokens must be at least 32; got {self.told_tokens}")
         Sampling(self.temperature, 0, self.top_p)
 
     @property
@@ -81,9 +92,13 @@ def resolved(config: RolloutConfig, tokenizer: "PreTrainedTokenizerBase") -> Rol
     Args:
       tokenizer: of the policy.
     Returns: the settings with a form that is not auto.
-    Raises: ValueError for chat without a chat template.
+    Raises: ValueError for chat without a chat template, or several turns without chat.
     """
     form = resolve_form(tokenizer, config.form, otherwise="completion")
+    if config.turns > 1 and form != "chat":
+        raise ValueError(
+            f"rollout.turns={config.turns} takes a chat template to tell what went wrong; the form is {form}"
+        )
     return replace(config, form=form)
 
 
@@ -109,6 +124,24 @@ class SampledRow(NamedTuple):
     extracted: Extracted
 
 
+class Turn(NamedTuple):
+    """One answer of an episode.
+
+    Attributes:
+      row: what was asked and answered.
+      start: slot of its first token in the episode's response.
+      told: to the policy before it; "" for the first.
+      verdict: index into rl.feedback.rewards.VERDICTS.
+      reward: of its program.
+    """
+
+    row: SampledRow
+    start: int
+    told: str
+    verdict: int
+    reward: float
+
+
 class Sampled(NamedTuple):
     """A rollout with its texts.
 
@@ -117,6 +150,7 @@ class Sampled(NamedTuple):
       rows: of each row of the rollout.
       tail_tokens: tokens that were sampled behind the programs; they are no part of the rollout.
       seconds: that sampling took.
+      turns: of each row, where an episode may have several; None where each is one answer.
     """
 
     rollout: Rollout
@@ -124,6 +158,7 @@ class Sampled(NamedTuple):
     rows: list[SampledRow]
     tail_tokens: int
     seconds: float
+    turns: list[list[Turn]] | None = None
 
 
 def problems_of_round(round_number: int, count: int, size: int, *, seed: int) -> list[int]:

@@ -74,6 +74,7 @@ class Sampler:
         key: jax.Array,
         for_learning: bool = True,
         spare_slot: bool = False,
+        any_number: bool = False,
     ) -> Sampled:
         """`samples` responses to each task, a task's together; each prompt is read once.
 
@@ -87,10 +88,11 @@ class Sampler:
           sampling: how tokens are drawn; not necessarily the config's.
           for_learning: also take the log-probabilities with which tokens were drawn.
           spare_slot: leave a slot behind the longest response, for the value there.
+          any_number: of tasks come from call to call, so that they are filled up to one of a few sizes.
         Returns: the rollout as arrays, and each response as text.
         """
         began = time.perf_counter()
-        prompts, prompt_mask, limits = self._padded(tasks, config)
+        prompts, prompt_mask, limits = self._padded(tasks, config, any_number)
         decode = DecodeConfig(
             slots=bucket(int(limits.max()), config.smallest_bucket),
             sampling=sampling,
@@ -127,11 +129,12 @@ class Sampler:
         return Sampled(Rollout(*host), truncated, rows, tail, time.perf_counter() - began)
 
     def _padded(
-        self, tasks: list[RolloutTask], config: RolloutConfig
+        self, tasks: list[RolloutTask], config: RolloutConfig, any_number: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Prompts [P, S], their masks and limits; P is filled up to what the mesh can split."""
         ways = batch_ways(self._mesh)
-        count = ways * bucket(-(-len(tasks) // ways)) if len(tasks) % ways else len(tasks)
+        fill = any_number or len(tasks) % ways
+        count = ways * bucket(-(-len(tasks) // ways)) if fill else len(tasks)
         slots = bucket(max(len(task.prompt.ids) for task in tasks), config.smallest_bucket)
         prompts = np.full((count, slots), self._pad, np.int32)
         prompt_mask = np.zeros((count, slots), np.int32)

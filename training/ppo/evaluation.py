@@ -8,8 +8,9 @@ import numpy as np
 
 from jaxmoe.generation.sampling import Sampling
 from rl.feedback.problems import Problem
-from rl.stepcoder.grading import Grading, ProgramGrader
+from rl.stepcoder.grading import ProgramGrader
 from rl.stepcoder.rollouts import RolloutConfig, RolloutTask, Sampled
+from rl.stepcoder.turns import passed_by_turn, play
 from training.ppo.config import EvaluationConfig
 from training.ppo.problems import make_task
 
@@ -18,9 +19,14 @@ if TYPE_CHECKING:
 
 
 class SampleTasks(Protocol):
-    """Draws `samples` programs for each task; `first` is the number of the first of these tasks."""
+    """Draws `samples` programs for each task.
 
-    def __call__(self, tasks: list[RolloutTask], samples: int, sampling: Sampling, first: int) -> Sampled: ...
+    `first` is the number of the first of these tasks in the exam, `turn` that of the turn.
+    """
+
+    def __call__(
+        self, tasks: list[RolloutTask], samples: int, sampling: Sampling, first: int, turn: int = 0
+    ) -> Sampled: ...
 
 
 class HeldOut:
@@ -43,6 +49,7 @@ class HeldOut:
         whole = replace(rollout, room=None)
         self._tasks = [make_task(p, None, whole, tokenizer) for p in problems[: config.limit]]
         self._config, self._grader = config, grader
+        self._tokenizer, self._rollout = tokenizer, whole
         self._at_once = max(rollout.prompts * rollout.samples // config.samples, 1)
 
     def __len__(self) -> int:
@@ -53,17 +60,30 @@ class HeldOut:
 
         Args:
           sample: draws with the policy that is measured.
-        Returns: pass_at_1, standard_error, and both by difficulty as pass_at_1_DIFFICULTY.
+        Returns: pass_at_1, standard_error, and both by difficulty as pass_at_1_DIFFICULTY; where episodes
+          have several turns, pass_at_1 after the last one, and pass_at_1_turn_T for each.
         """
-        config, passed = self._config, []
+        passed: list[np.ndarray] = []
         for first in range(0, len(self._tasks), self._at_once):
             part = self._tasks[first : first + self._at_once]
-            sampled = sample(part, config.samples, config.sampling, first)
-            graded = Grading(self._grader, sampled).result("response")
-            passed.append(graded.passed.reshape(len(part), -1).mean(1))
-        rate = np.concatenate(passed)
+
+            def draw(tasks: list[RolloutTask], samples: int, turn: int, at: int = first) -> Sampled:
+                return sample(tasks, samples, self._config.sampling, at, turn)
+
+            batch = play(
+                draw, part, self._config.samples, self._grader, self._tokenizer, self._rollout, "response"
+            )
+            if batch.sampled.turns is None:
+                found = batch.graded.passed[None]
+            else:
+                found = passed_by_turn(batch.sampled, self._rollout.turns)
+            passed.append(found.reshape(len(found), len(part), -1).mean(2))
+        by_turn = np.concatenate(passed, axis=1)
+        rate = by_turn[-1]
         kinds = np.asarray([task.problem.difficulty for task in self._tasks])
         told: dict[str, float] = {}
+        if len(by_turn) > 1:
+            told |= {f"pass_at_1_turn_{i + 1}": float(one.mean()) for i, one in enumerate(by_turn)}
         for name in ("", *dict.fromkeys(kinds)):
             chosen = rate if not name else rate[kinds == name]
             ending = f"_{name}" if name else ""

@@ -28,9 +28,10 @@ from rl.stepcoder.dynamic_sampling import GradedBatch, assemble, contrast
 from rl.stepcoder.grading import Graded, Grading, MaskKind, ProgramGrader
 from rl.stepcoder.rollouts import RolloutConfig, RolloutTask, Sampled, problems_of_round
 from rl.stepcoder.sampler import Sampler
+from rl.stepcoder.turns import DrawTurn, passed_by_turn, play
 from training.ppo.evaluation import HeldOut
 from training.ppo.problems import ProblemSet, make_task
-from training.ppo.samples_page import Samples, token_segments
+from training.ppo.samples_page import Samples, episode_segments, token_segments
 from training.ppo.saving import RoundState, RunCheckpoints
 from training.runtime import distributed
 from training.runtime.distributed import fetch
@@ -159,19 +160,17 @@ class Rounds:
         scores, enough = None, False
         while not enough and len(batches) < most:
             tasks = self._tasks(at.round, batches)
-            sampled = self._sample(
-                at,
-                tasks,
-                self.rollout.samples,
-                self.rollout.sampling,
-                ROLLOUT if not batches else FURTHER_BATCHES + len(batches),
-                for_learning=True,
-            )
-            grading = Grading(self.grader, sampled)
-            if most == 1:
-                # the device scores while the host grades
-                scores = self.score(at.agent.policy, at.agent.critic, weights, sampled.rollout)
-            batches.append(GradedBatch(sampled, grading.result(self.mask)))
+            stream = ROLLOUT if not batches else FURTHER_BATCHES + len(batches)
+            draw = partial(self._draw, at, stream)
+            if self.rollout.turns > 1:
+                batches.append(self._play(draw, tasks))
+            else:
+                sampled = draw(tasks, self.rollout.samples, 0)
+                grading = Grading(self.grader, sampled)
+                if most == 1:
+                    # the device scores while the host grades
+                    scores = self.score(at.agent.policy, at.agent.critic, weights, sampled.rollout)
+                batches.append(GradedBatch(sampled, grading.result(self.mask)))
             self._advance_curriculum(tasks, batches[-1].graded.passed)
             enough = self._contrasts(batches) >= self.rollout.prompts
         one = batches[0]
@@ -185,6 +184,24 @@ class Rounds:
             told["batches"] = float(len(batches))
             told["pass_rate_sampled"] = float(np.mean([batch.graded.passed.mean() for batch in batches]))
         return one, scores, told
+
+    def _draw(
+        self, at: RoundState, stream: int, tasks: list[RolloutTask], samples: int, turn: int
+    ) -> Sampled:
+        """A turn's answers for learning, as rl.stepcoder.turns.DrawTurn has it."""
+        return self._sample(at, tasks, samples, self.rollout.sampling, stream, turn=turn, for_learning=True)
+
+    def _play(self, draw: DrawTurn, tasks: list[RolloutTask]) -> GradedBatch:
+        return play(
+            draw,
+            tasks,
+            self.rollout.samples,
+            self.grader,
+            self.tokenizer,
+            self.rollout,
+            self.mask,
+            spare_slot=self.rl.truncated == "bootstrap",
+        )
 
     def _contrasts(self, batches: list[GradedBatch]) -> int:
         return sum(
@@ -223,8 +240,10 @@ class Rounds:
         stream: int,
         *,
         for_learning: bool,
+        turn: int = 0,
     ) -> Sampled:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.schedule.seed), at.round), stream)
+        key = jax.random.fold_in(key, turn) if turn else key
         return self.sampler.sample(
             at.agent.policy,
             self.weights.frozen,
@@ -235,6 +254,7 @@ class Rounds:
             key=key,
             for_learning=for_learning,
             spare_slot=for_learning and self.rl.truncated == "bootstrap",
+            any_number=turn > 0,
         )
 
     def _advance_curriculum(self, tasks: list[RolloutTask], passed: np.ndarray) -> None:
@@ -260,6 +280,10 @@ class Rounds:
             "grade_latency_max_s": graded.latency_s[1],
             "distinct_programs": len({row.extracted.program for row in sampled.rows}) / count,
         }
+        if sampled.turns is not None:
+            told["turns"] = float(np.mean([len(turns) for turns in sampled.turns]))
+            rates = passed_by_turn(sampled, self.rollout.turns).mean(1)
+            told |= {f"pass_rate_turn_{i + 1}": float(rate) for i, rate in enumerate(rates)}
         if self.problems.curriculum is not None:
             histogram = self.problems.curriculum.histogram()
             told |= {f"stage_{stage}": float(number) for stage, number in histogram.items()}
@@ -281,6 +305,7 @@ class Rounds:
         records = []
         for row in queue[:SHOWN]:
             task, response, extracted = sampled.rows[row]
+            turns = [] if sampled.turns is None else sampled.turns[row]
             feedback = graded.feedback[row]
             dropped = bool(sampled.truncated_B[row]) and self.rl.truncated == "drop"
             taken_W = np.asarray(sampled.rollout.response_mask_BW[row])
@@ -300,7 +325,9 @@ class Rounds:
                     "message": feedback.message,
                     "truncated": bool(sampled.truncated_B[row]),
                     "rewards": self._reward_parts(batch, scores, row, at.beta),
-                    "tokens": token_segments(response, taken_W, learned_W),
+                    "tokens": episode_segments(turns, taken_W, learned_W)
+                    if turns
+                    else token_segments(response, taken_W, learned_W),
                 }
             )
         samples.write(number, records)
@@ -313,6 +340,11 @@ class Rounds:
         clip = self.rl.reward_clip
         graded = float(np.asarray(outcomes.rewards_B)[row])
         parts = {"tests": graded if clip is None else float(np.clip(graded, -clip, clip))}
+        if outcomes.earlier_BW is not None:
+            earlier_W = np.asarray(outcomes.earlier_BW)[row]
+            parts["earlier programs"] = float(
+                (earlier_W if clip is None else np.clip(earlier_W, -clip, clip)).sum()
+            )
         mask_W = np.asarray(rollout.response_mask_BW)[row]
         if self.rl.overlong_buffer:
             lengths, limits = jnp.asarray([mask_W.sum()]), jnp.asarray([batch.sampled.rows[row].task.limit])
@@ -344,9 +376,15 @@ class Rounds:
         recorder.say(f"round {at.round}: held-out pass@1 {mean:.3f} ± {error:.3f} ({shown})")
 
     def _exam_sample(
-        self, at: RoundState, tasks: list[RolloutTask], samples: int, sampling: Sampling, first: int
+        self,
+        at: RoundState,
+        tasks: list[RolloutTask],
+        samples: int,
+        sampling: Sampling,
+        first: int,
+        turn: int = 0,
     ) -> Sampled:
-        return self._sample(at, tasks, samples, sampling, HELD_OUT + first, for_learning=False)
+        return self._sample(at, tasks, samples, sampling, HELD_OUT + first, turn=turn, for_learning=False)
 
     def _diverged(self, at: RoundState, metrics: dict[str, float]) -> NoReturn:
         bad = ", ".join(name for name, value in metrics.items() if not np.isfinite(value))

@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from jaxmoe.json_values import JsonObject
 from rl.stepcoder.prompts import Response
+from rl.stepcoder.rollouts import Turn
 from training.plots.rows import BLUE, ORANGE
 from training.runtime.atomic import write_whole
 from training.runtime.metrics import JsonLines, read_lines
@@ -62,6 +63,26 @@ def token_segments(
         add(response.text[place:end], kind)
         place = max(place, end)
     add(response.text[place:], "behind")
+    return pieces
+
+
+def episode_segments(
+    turns: Sequence[Turn], response_mask_W: np.ndarray, policy_mask_W: np.ndarray
+) -> list[tuple[str, str]]:
+    """The text of an episode in pieces of one kind; what the policy was told between is "told".
+
+    Args:
+      turns: of the episode.
+      response_mask_W: 1 for tokens of its answers.
+      policy_mask_W: 1 where the policy learns.
+    Returns: (text, kind), in order.
+    """
+    pieces: list[tuple[str, str]] = []
+    for turn in turns:
+        taken = int(np.argmin(np.append(response_mask_W[turn.start :], 0)))
+        learned_W = policy_mask_W[turn.start : turn.start + taken]
+        told = [(f"\n\n{turn.told}\n\n", "told")] if turn.told else []
+        pieces += [*told, *token_segments(turn.row.response, np.ones(taken), learned_W)]
     return pieces
 
 
