@@ -83,11 +83,14 @@ class HeldOut:
         kinds = np.asarray([task.problem.difficulty for task in self._tasks])
         told: dict[str, float] = {}
         if len(by_turn) > 1:
-            told |= {f"pass_at_1_turn_{i + 1}": float(one.mean()) for i, one in enumerate(by_turn)}
+            for number, one in enumerate(by_turn, start=1):
+                told |= _mean(one, f"_turn_{number}")
         for name in ("", *dict.fromkeys(kinds)):
-            chosen = rate if not name else rate[kinds == name]
-            ending = f"_{name}" if name else ""
-            told[f"pass_at_1{ending}"] = float(chosen.mean())
-            error = float(chosen.std(ddof=1) / np.sqrt(len(chosen))) if len(chosen) > 1 else 0.0
-            told[f"standard_error{ending}"] = error
+            told |= _mean(rate if not name else rate[kinds == name], f"_{name}" if name else "")
         return told
+
+
+def _mean(rates: np.ndarray, ending: str) -> dict[str, float]:
+    """The mean over problems with its standard error, under their names."""
+    error = float(rates.std(ddof=1) / np.sqrt(len(rates))) if len(rates) > 1 else 0.0
+    return {f"pass_at_1{ending}": float(rates.mean()), f"standard_error{ending}": error}

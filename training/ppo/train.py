@@ -153,6 +153,13 @@ def what_to_expect(problems: ProblemSet, rl: RLConfig, rollout: RolloutConfig, r
     Returns: lines for the person watching, in their order.
     """
     told = [f"prompts: {rollout.form}; temperature {rollout.temperature:g}, top-p {rollout.top_p:g}"]
+    if rollout.turns > 1:
+        right = "its right answer" if rollout.show_expected else "not its right answer"
+        told.append(
+            f"up to {rollout.turns} turns: a program that fails comes back with the compiler's message or "
+            f"the first test that failed, {right}; learned from: the reward of "
+            + ("the last program" if rollout.turn_reward == "last" else "each program")
+        )
     learner = learner_temperature(rl, rollout)
     if rollout.top_p < 1.0 or learner != rollout.temperature:
         cap = rl.importance_cap

@@ -50,6 +50,13 @@ def test_a_sampler_that_is_not_the_policy_is_said(rl: RLConfig, rollout: dict, s
     assert said in told[1]
 
 
+def test_several_turns_are_said():
+    rollout = RolloutConfig(form="chat", turns=3)
+    told = what_to_expect(problem_set(staged=False), RLConfig(), rollout, 10)
+    assert told[1].startswith("up to 3 turns: a program that fails comes back")
+    assert "not its right answer; learned from: the reward of the last program" in told[1]
+
+
 def test_the_expected_stages_are_shown_before_a_run():
     rollout = RolloutConfig(form="completion", prompts=1, samples=4)
     told = what_to_expect(problem_set(staged=True), RLConfig(), rollout, 8)
