@@ -38,7 +38,9 @@ def learning_figure(metrics: Records, title: str) -> Figure:
             steps, values = series(metrics, key)
             if len(values):
                 line = smoothed(values, max(1, len(values) // 20))
-                axes[place].plot(steps, line, color=color, label=key.replace("_", " "))
+                axes[place].plot(
+                    steps, line, "-" if len(steps) > 1 else "o", color=color, label=key.replace("_", " ")
+                )
         axes[place].set(xlabel="round", title=label)
         if axes[place].lines:
             axes[place].legend(fontsize="small")
@@ -50,7 +52,7 @@ def _held_out(axis: Axes, metrics: Records) -> None:
     for color, name in zip(COLORS, sorted(names), strict=False):
         steps, values = series(metrics, name)
         _, errors = series(metrics, name.replace("pass_at_1", "standard_error"))
-        label = name.removeprefix("held_out_pass_at_1").removeprefix("_") or "all"
+        label = name.removeprefix("held_out_pass_at_1").removeprefix("_").replace("_", " ") or "all"
         axis.errorbar(steps, values, yerr=1.96 * errors, color=color, marker="o", markersize=3, label=label)
     axis.set(xlabel="round", title="held-out pass@1 (95 %)", ylim=(0, 1))
     if names:
