@@ -8,13 +8,14 @@ graded; what passed goes on no further.
 
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxmoe.generation.decode import bucket
+from jaxmoe.model.shapes import PyTree
 from jaxmoe.tokenizer import chat_template
 from rl.feedback.judging import in_one_line, shown
 from rl.feedback.language import CompilerFeedback
@@ -227,12 +228,11 @@ def _join(parts: Sequence[_Part], config: RolloutConfig, *, spare_slot: bool) ->
             lengths[row] = start + len(_answer(sampled, i))
     width = bucket(int(lengths.max()) + spare_slot, config.smallest_bucket)
     scored = first.rollout.sampler_logprobs_BW is not None
-    # numpy on the host, where the record of a step says jax.Array
-    tokens: Any = np.zeros((count, width), np.int32)
-    mask: Any = np.zeros((count, width), np.float32)
-    policy_mask: Any = np.zeros((count, width), np.float32)
-    logprobs: Any = np.zeros((count, width), np.float32)
-    earlier: Any = np.zeros((count, width), np.float32)
+    tokens = np.zeros((count, width), np.int32)
+    mask = np.zeros((count, width), np.float32)
+    policy_mask = np.zeros((count, width), np.float32)
+    logprobs = np.zeros((count, width), np.float32)
+    earlier = np.zeros((count, width), np.float32)
     for row in range(count):
         for turn, (number, i) in zip(turns[row], pieces[row], strict=True):
             sampled, graded, _, opened = parts[number]
@@ -246,23 +246,24 @@ def _join(parts: Sequence[_Part], config: RolloutConfig, *, spare_slot: bool) ->
             if config.turn_reward == "each" and turn is not turns[row][-1]:
                 earlier[row, start + len(answer) - 1] = turn.reward
     last = [pieces[row][-1] for row in range(count)]
-    rollout = Rollout(
-        first.rollout.prompts_PS, first.rollout.prompt_mask_PS, tokens, mask, logprobs if scored else None
-    )
+    prompts = (first.rollout.prompts_PS, first.rollout.prompt_mask_PS)
+    # numpy on the host, where the records of a round say jax.Array
+    responses: PyTree = (tokens, mask, logprobs if scored else None)
     sampled = Sampled(
-        rollout,
+        Rollout(*prompts, *responses),
         np.asarray([parts[number][0].truncated_B[i] for number, i in last]),
         [turns[row][-1].row for row in range(count)],
         sum(part[0].tail_tokens for part in parts),
         sum(part[0].seconds for part in parts),
         turns,
     )
-    limits: Any = np.asarray([sum(turn.row.task.limit for turn in ones) for ones in turns], np.float32)
-    rewards: Any = np.asarray([ones[-1].reward for ones in turns], np.float32)
-    outcomes = Outcomes(
+    limits = np.asarray([sum(turn.row.task.limit for turn in ones) for ones in turns], np.float32)
+    rewards = np.asarray([ones[-1].reward for ones in turns], np.float32)
+    truncated = sampled.truncated_B.astype(np.float32)
+    said: PyTree = (
         rewards,
         policy_mask,
-        sampled.truncated_B.astype(np.float32),  # pyright: ignore[reportArgumentType]
+        truncated,
         limits,
         earlier if config.turn_reward == "each" else None,
     )
@@ -272,7 +273,7 @@ def _join(parts: Sequence[_Part], config: RolloutConfig, *, spare_slot: bool) ->
         if i in parts[number][1].feedback
     }
     graded = Graded(
-        outcomes,
+        Outcomes(*said),
         np.asarray([ones[-1].verdict for ones in turns], np.int32),
         feedback,
         (
