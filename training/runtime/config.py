@@ -165,6 +165,8 @@ def _explain(schema: type, error: ValidationError) -> str:
             return f"{key} is missing; it has no default"
         case "value_error":
             return str(first.get("ctx", {}).get("error"))
+        case "tuple_type":  # which YAML does not know
+            return f"{key}: should be a list; got {first['input']!r:.80}"
         case "dataclass_type" | "dataclass_exact_type":
             return f"{key} is a section with keys of its own; got {first['input']!r:.80}"
     wanted = first["msg"][0].lower() + first["msg"][1:].replace("Input should", "should")

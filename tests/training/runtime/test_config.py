@@ -97,6 +97,7 @@ LAUGHS = "".join(f", &a{i} [{', '.join([f'*a{i - 1}' if i else '*a'] * 10)}]" fo
         ("steps: 1\ninner: {rate: no}", (), "inner.rate: should be a valid number"),
         ("steps: 1\ninner: {rate: True}", (), "inner.rate: should be a number; got true"),
         ("steps: 1\ninner: {sizes: [1, false]}", (), "inner.sizes.1: should be a number; got false"),
+        ("steps: 1\nseveral: {a: {}}", (), "several: should be a list; got {'a': {}}"),
         ("steps: 1\nseveral: [{}, {rate: true}]", (), "several.1.rate: should be a number; got true"),
         ("steps: 2001-99-99", (), "steps: should be a valid integer"),
         ("steps: 0o10", (), "steps: should be a valid integer"),
