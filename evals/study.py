@@ -12,16 +12,23 @@ from evals.faithfulness.report import write_report
 from evals.faithfulness.study import FaithfulnessStudy, completed
 from evals.questionnaires import wording
 from evals.questionnaires.design import Design, battery
-from evals.questionnaires.instrument import load_instrument
+from evals.questionnaires.instrument import Instrument, load_instrument
 from evals.questionnaires.response_table import read_responses
 
 
 def main(
     responses: Annotated[
-        list[str], typer.Argument(help="NAME=TABLE or TABLE, long or wide; the first is the base")
+        list[str],
+        typer.Argument(
+            help="NAME=TABLE or TABLE, long or wide, or a folder of answers; the first is the base"
+        ),
     ],
     instrument: Annotated[list[str], typer.Option(help="shipped instruments, or paths; repeat the option")],
     output: Annotated[Path, typer.Option(help="folder for report.html and the tables")],
+    checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(help="STEP=TABLE of the same design at a step of training; repeat it, two at least"),
+    ] = None,
     norm_group: Annotated[str | None, typer.Option(help="norms to compare profiles with")] = None,
     facets: Annotated[bool, typer.Option(help="also judge the narrower scales")] = False,
     confidence: Annotated[float, typer.Option(help="of all intervals")] = 0.95,
@@ -29,7 +36,9 @@ def main(
     """Writes a report on answers of models or people, collected here or elsewhere.
     \f
     Args:
-      responses: without a NAME, the file's name is taken, or the folder's of a file called responses.
+      responses: without a NAME, the file's name is taken, or the folder's of a file called responses. In a
+        folder the answers are responses.parquet, or behavior/responses.parquet of an evaluation.
+      checkpoint: each step is compared with the first one, as pairs where the same people were asked.
       norm_group: of any of the instruments; the others show means.
     Raises: typer.Exit with status 2, after a line on stderr, for what is refused.
     """
@@ -41,13 +50,15 @@ def main(
             raise ValueError(f"norm_group must be {have}; got {norm_group!r}")
         answers: dict[str, pd.DataFrame] = {}
         for argument in responses:
-            name, _, path = argument.rpartition("=")
-            name = name or (Path(path).parent.name if Path(path).stem == "responses" else Path(path).stem)
+            name, _, given = argument.rpartition("=")
+            path = _table(Path(given))
+            name = name or (path.parent.name if path.stem == "responses" else path.stem)
             if name in answers:
                 raise ValueError(
                     f"every respondent needs a name of its own; {name!r} is repeated (NAME=TABLE)"
                 )
-            answers[name] = completed(read_responses(Path(path)), instruments[0], name)
+            answers[name] = completed(read_responses(path), instruments[0], name)
+        steps = _steps(checkpoint or [], instruments[0])
         # simulated respondents answer a design of their own: style hardly depends on it
         design = Design(
             wording.named_templates(["form", "terse"]),
@@ -64,13 +75,37 @@ def main(
             norm_group,
             facets,
         )
-        page = write_report(study.report(answers, {}), output)
+        card = {"checkpoints": ", ".join(map(str, sorted(steps)))} if steps else {}
+        page = write_report(study.report(answers, card, checkpoints=steps), output)
     except (ValueError, OSError) as error:
         Console(markup=False, emoji=False, stderr=True).print(
             f"error: {error}", style="red", markup=False, soft_wrap=True
         )
         raise typer.Exit(2) from None
     typer.echo(f"{page}")
+
+
+def _table(path: Path) -> Path:
+    """A table, also by the folder in which an administration or an evaluation left it."""
+    inside = [path / "responses.parquet", path / "behavior" / "responses.parquet"]
+    found = [one for one in inside if one.is_file()]
+    if path.is_dir() and not found:
+        raise ValueError(f"the folder {path} holds no responses.parquet")
+    return found[0] if found else path
+
+
+def _steps(texts: list[str], instrument: Instrument) -> dict[int, pd.DataFrame]:
+    found: dict[int, pd.DataFrame] = {}
+    for text in texts:
+        step, _, path = text.partition("=")
+        if not step.strip().isdigit() or not path:
+            raise ValueError(f"a checkpoint is written STEP=TABLE, as 300=runs/a/behavior; got {text!r}")
+        if int(step) in found:
+            raise ValueError(f"step {int(step)} is given twice; every checkpoint needs a step of its own")
+        found[int(step)] = completed(read_responses(_table(Path(path))), instrument, f"step {int(step)}")
+    if len(found) == 1:
+        raise ValueError("one checkpoint shows no drift; give two at least, the first of them the base")
+    return found
 
 
 if __name__ == "__main__":

@@ -73,6 +73,40 @@ def test_what_says_nothing_is_reported_as_such(tmp_path, case):
     assert checks.loc[checks["estimate"].isna(), "reason"].notna().all()
 
 
+def test_checkpoints_stand_beside_models_on_one_page(tmp_path):
+    frame = people(24)
+    # the same people, nearer to the middle with every step
+    for step, share in ((0, 1.0), (200, 0.2)):
+        folder = tmp_path / f"step{step}" / "behavior"
+        folder.mkdir(parents=True)
+        nearer = frame.assign(**{name: 3 + share * (frame[name] - 3) for name in ITEMS}).round()
+        nearer.to_parquet(folder / "responses.parquet")
+    steps = [f"--checkpoint={step}={tmp_path / f'step{step}'}" for step in (0, 200)]
+    first, last = tmp_path / "step0" / "behavior" / "responses.parquet", tmp_path / "step200"
+    page = tmp_path / "page"
+    done = run(f"base={first}", f"tuned={last}", *steps, "--instrument", "mini_ipip", "--output", page)
+    assert done.exit_code == 0, done.output
+    drift = pd.read_csv(page / "tables" / "drift.csv")
+    assert drift["step"].tolist() == [0] * 5 + [200] * 5
+    final = drift[drift["step"] == 200]
+    assert (final["claim"] == "restricted").all()
+    # a step and a model of the same answers are told alike
+    compared = pd.read_csv(page / "tables" / "comparison_mini_ipip.csv")
+    assert final["dispersion"].tolist() == pytest.approx(compared["dispersion"].tolist())
+    told = (page / "report.html").read_text()
+    assert "checkpoints" in told
+    assert "step 200: restricted since the first step" in told
+    for wrong, message in (
+        (["--checkpoint=end=x.csv"], "a checkpoint is written STEP=TABLE"),
+        ([steps[0], steps[0]], "step 0 is given twice"),
+        ([steps[0]], "one checkpoint shows no drift"),
+        ([f"--checkpoint=1={tmp_path}"], "holds no responses.parquet"),
+    ):
+        done = run(f"base={first}", *wrong, "--instrument", "mini_ipip", "--output", page)
+        assert done.exit_code == 2
+        assert message in done.stderr
+
+
 def test_mistakes_are_one_line_each(tmp_path):
     frame = people().melt("respondent", ITEMS, "item", "response")
     cases = {
