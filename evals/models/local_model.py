@@ -24,8 +24,10 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from transformers import PreTrainedTokenizerBase
 
+from evals.models.engine_texts import EngineTexts
 from evals.models.text_model import ContinuationScores, cut_at
 from jaxmoe.generation.decode import bucket
+from jaxmoe.generation.sampling import Sampling
 from jaxmoe.language_model import LanguageModel, positions_from_mask
 from jaxmoe.model import cross_entropy as losses
 from jaxmoe.model import params
@@ -81,6 +83,7 @@ class LocalModel:
         their beginning, with a warning.
       before: turns of the chat before every prompt, such as a system prompt and solved examples; only of the
         form chat.
+      engine: decodes texts in its slots; None decodes them in batches.
     """
 
     lm: LanguageModel
@@ -89,6 +92,7 @@ class LocalModel:
     batch_size: int = 16
     max_length: int | None = None
     before: Messages = ()
+    engine: EngineTexts | None = None
 
     def __post_init__(self) -> None:
         if self.form not in get_args(Form):
@@ -127,7 +131,9 @@ class LocalModel:
         samples: int = 1,
         seed: int = 0,
     ) -> list[str]:
-        """The text after each prompt; what is sampled depends on the seed and on the call's other prompts.
+        """The text after each prompt.
+
+        What is drawn depends on the seed and, in batches, on the call's other prompts.
 
         Args:
           prompts, max_new_tokens, stop, temperature, top_p, samples, seed: as of `TextModel.generate`.
@@ -142,6 +148,20 @@ class LocalModel:
         encoded = [self._prompt_ids(prompt) for prompt in prompts]
         self._warn_of_cuts(sum(len(ids) > room for ids in encoded), room)
         kept = [self._cut(ids, room) for ids in encoded]
+        if self.engine is not None:
+            found = self.engine.continued(
+                kept,
+                max_new_tokens,
+                sampling=Sampling(temperature, top_p=top_p),
+                samples=samples,
+                seed=seed,
+                ends=self._end_ids | frozenset(self._holding(tuple(stop))),
+            )
+            return [
+                cut_at(self._text_after(prompt, ids), stop)
+                for prompt, own in zip(kept, found, strict=True)
+                for ids in own
+            ]
         together, rounds = self._shared(samples)
         continued = partial(
             self.lm.generate,
@@ -303,19 +323,20 @@ class LocalModel:
         return together, -(-samples // together)
 
     def _stop_tokens(self, stop: tuple[str, ...]) -> tuple[int, ...]:
-        """End tokens, and tokens whose own text holds a stop string: no row need go on after those.
-
-        A few of them: each costs a comparison a step, and the text is cut afterwards anyway.
-        """
-        holding = [
-            n for n, text in enumerate(self._token_texts if stop else ()) if any(s in text for s in stop)
-        ]
-        shortest = sorted(holding, key=lambda n: len(self._token_texts[n]))
+        """End tokens, and a few of those that hold a stop string: each costs a comparison a step."""
+        shortest = sorted(self._holding(stop), key=lambda n: len(self._token_texts[n]))
         return (*sorted(self._end_ids), *shortest[:STOP_TOKENS])
+
+    def _holding(self, stop: tuple[str, ...]) -> list[int]:
+        """Tokens whose own text holds a stop string: a text need not go on after those, it is cut anyway."""
+        texts = self._token_texts if stop else ()
+        return [n for n, text in enumerate(texts) if any(s in text for s in stop)]
 
     @cached_property
     def _token_texts(self) -> list[str]:
-        return self.tokenizer.batch_decode([[n] for n in range(len(self.tokenizer))])
+        # a special token is no text of an answer, whatever it is called
+        ids = [[n] for n in range(len(self.tokenizer))]
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
     def _batches(self, lengths: Sequence[int], size: int) -> Iterator[list[int]]:
         """Row numbers in batches of equal size, shortest rows first; the last row fills up the last batch."""

@@ -208,6 +208,10 @@ class Engine:
                 "weights are changed between requests; some are in progress (run or cancel them)"
             )
         self._runner.take(weights)
+        self.forget()
+
+    def forget(self) -> None:
+        """Takes nothing over from earlier texts: what follows is placed and read as in a new engine."""
         self._prefixes.forget()
 
     # -- the loop

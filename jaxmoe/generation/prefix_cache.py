@@ -49,12 +49,12 @@ class PrefixCache:
 
     def __init__(self, slots: int):
         self._slots = slots
-        self._used = [0] * slots
-        self._clock = itertools.count(1)
         self.forget()
 
     def forget(self) -> None:
-        """Takes all slots for empty: what they hold is of no use any more."""
+        """Takes all slots for empty and unused, as at first: what they hold is of no use any more."""
+        self._used = [0] * self._slots
+        self._clock = itertools.count(1)
         self._held = [Held(np.zeros(0, np.int32), True)] * self._slots
 
     def hold(self, slot: int, tokens: np.ndarray, experts: bool | str) -> None:

@@ -87,7 +87,10 @@ def main(config: EvalConfig) -> JsonObject:
             check_vocabulary(tokenizer, lm.config.vocab_size)
         progress = config.progress and distributed.is_main()
         loaded_s = time.perf_counter() - begun
-        return Loaded(lm, tokenizer, config.batch_size, config.max_length, progress, journal)
+        loaded = Loaded(
+            lm, tokenizer, config.batch_size, config.max_length, progress, journal, config.decoding
+        )
+        return loaded.ready()
 
     with checkpoint.disk_full_explained(folder), journal or nullcontext():
         sets = run(load)

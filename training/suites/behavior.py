@@ -289,7 +289,7 @@ def _models(
         loaded = first
         lm = jaxmoe.load(other.base, other.adapter, np.dtype(loaded.lm.dtype).name, loaded.lm.mesh)
         tokenizer = load_tokenizer(other.tokenizer or lm.source or other.base)
-        yield other.name, loaded._replace(lm=lm, tokenizer=tokenizer), other.form or config.form
+        yield other.name, loaded._replace(lm=lm, tokenizer=tokenizer).ready(), other.form or config.form
 
 
 def _answers(folder: Path) -> pd.DataFrame:

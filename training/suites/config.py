@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from evals.models.engine_texts import Decoding
 from evals.questionnaires.respondents.api_server import ServerConfig
 from jaxmoe.model.quantized import QuantizedDtype
 from training.runtime import config as configs
@@ -30,6 +31,9 @@ class EvalConfig:
       base_dtype: int8 or nf4 hold the kernels of a base's attention and feed-forward quantized; null holds
         them in dtype. A run keeps its own.
       batch_size: rows the model works on at a time; a multiple of mesh data x fsdp x expert.
+      decoding: batches run until their longest text ends; engine replaces a text that ends by the next at
+        once, which pays for large models whose answers have very different lengths. Greedy texts are the
+        same, drawn ones others.
       max_length: tokens of prompt and response together; null is the model's limit.
       confidence: of the intervals.
       against: output folder of another evaluation of the same items, to compare with.
@@ -49,6 +53,7 @@ class EvalConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     base_dtype: QuantizedDtype | None = None
     batch_size: int = 16
+    decoding: Decoding = "batches"
     max_length: int | None = None
     seed: int = 0
     confidence: float = 0.95

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from evals.models.api_model import ApiModel
 from evals.models.api_requests import ApiRequests
+from evals.models.engine_texts import Decoding, EngineTexts, engine_texts
 from evals.models.local_model import Form, LocalModel
 from evals.models.text_model import FormedTextModel
 from evals.psychometrics.uncertainty import Score
@@ -95,6 +96,8 @@ class Loaded(NamedTuple):
 
     Attributes:
       journal: where items are kept as they come; None keeps them in memory.
+      decoding: how texts are decoded; see `engine_texts`.
+      engine: that decodes them; None for batches.
     """
 
     lm: LanguageModel
@@ -103,10 +106,17 @@ class Loaded(NamedTuple):
     max_length: int | None
     progress: bool
     journal: ItemJournal | None = None
+    decoding: Decoding = "batches"
+    engine: EngineTexts | None = None
+
+    def ready(self) -> "Loaded":
+        """With the engine that `decoding` asks for, where it can be; all its text models share it."""
+        window = min(self.max_length or self.lm.config.max_positions, self.lm.config.max_positions)
+        return self._replace(engine=engine_texts(self.lm, self.decoding, self.batch_size, window))
 
     def text_model(self, form: Form) -> LocalModel:
         """The model as evaluations see it; raises ValueError for chats without a chat template."""
-        return LocalModel(self.lm, self.tokenizer, form, self.batch_size, self.max_length)
+        return LocalModel(self.lm, self.tokenizer, form, self.batch_size, self.max_length, engine=self.engine)
 
     def identity(self) -> str:
         """A digest of the weights."""

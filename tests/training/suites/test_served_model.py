@@ -90,7 +90,7 @@ def test_answers_in_a_chat_are_those_of_the_local_model(
     source = {"path": str(files / "words.jsonl"), "shots": 1}
     source |= {"shots_from": str(files / "words.jsonl"), "limit": 2}
     section = {"sources": [source], "templates": ["auto"], "max_new_tokens": 6, "score_answers": False}
-    here = run(files, "a", "knowledge", section, None)
+    here = run(files, "a", "knowledge", section, None, decoding="engine")
     there = run(files, "b", "knowledge", section | {"score_answers": True}, served)
     assert there["sets"] == here["sets"]
     assert items(files / "b") == items(files / "a")

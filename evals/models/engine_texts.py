@@ -1,0 +1,102 @@
+"""Continuations of many prompts through an engine's slots: a text that ends makes room for the next at once.
+
+Answers end at very different lengths, and a batch runs until its longest row does. What is drawn depends on
+the seed, the prompt's place and the sample's number alone.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+
+from jaxmoe.generation.engine import Engine, EngineConfig
+from jaxmoe.generation.requests import NewToken, Request
+from jaxmoe.generation.sampling import Sampling
+from jaxmoe.language_model import LanguageModel
+from jaxmoe.progress import say
+
+Decoding = Literal["batches", "engine"]
+
+
+class EngineTexts:
+    """Decodes token ids with an engine of its own, made when it is first needed.
+
+    Args:
+      lm: the model.
+      slots: texts at a time.
+      window: most tokens of a text, prompt and answer together.
+    """
+
+    def __init__(self, lm: LanguageModel, slots: int, window: int):
+        self._lm, self._config = lm, EngineConfig(slots=slots, max_length=window)
+        self._engine: Engine | None = None
+
+    def continued(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        *,
+        sampling: Sampling,
+        samples: int,
+        seed: int,
+        ends: frozenset[int],
+    ) -> list[list[list[int]]]:
+        """New tokens of each sample of each prompt.
+
+        Args:
+          prompts: token ids.
+          max_new_tokens: of each sample.
+          sampling: of all of them.
+          samples: of each prompt.
+          seed: with a prompt's place and the sample's number it gives the random numbers.
+          ends: a text ends with the first of these, which is kept.
+        Returns: ids by prompt and sample.
+        """
+        if self._engine is None:
+            self._engine = Engine(self._lm, self._config)
+        engine = self._engine
+        # what an earlier call left would change how a prompt is cut into chunks, and with it the last bits
+        engine.forget()
+
+        def stops(token: NewToken) -> bool:
+            return token.token in ends
+
+        numbers = [
+            [
+                engine.submit(
+                    Request(prompt, max_new_tokens, sampling, _seed(seed, place, sample), on_token=stops)
+                )
+                for sample in range(samples)
+            ]
+            for place, prompt in enumerate(prompts)
+        ]
+        done = engine.run()
+        return [[done[number].tokens for number in own] for own in numbers]
+
+
+def _seed(seed: int, place: int, sample: int) -> int:
+    digest = hashlib.sha256(f"{seed}/{place}/{sample}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def engine_texts(lm: LanguageModel, decoding: Decoding, slots: int, window: int) -> EngineTexts | None:
+    """The engine for a model's texts, where it is wanted and can be.
+
+    Args:
+      lm: the model.
+      decoding: batches or engine.
+      slots: texts at a time.
+      window: most tokens of a text.
+    Returns: the engine, not made yet; None for batches. Where engine is wanted and cannot be, that is said.
+    """
+    if decoding == "batches":
+        return None
+    turning = next((rope.rope_type for rope in lm.config.ropes if rope.depends_on_length), None)
+    if turning is not None:
+        say(f"texts are decoded in batches: rope_type {turning} turns with the longest text of a batch")
+        return None
+    if jax.process_count() > 1:
+        say("texts are decoded in batches: the engine runs in a single process")
+        return None
+    return EngineTexts(lm, slots, window)
