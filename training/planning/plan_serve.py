@@ -190,6 +190,10 @@ def _experts(adapter: str | None, adapters: Mapping[str, str], shape: ModelConfi
 
 def _spread(mesh: MeshConfig, count: int) -> Spread:
     """The axes over so many chips; -1 takes what the others leave."""
+    if mesh.expert != 1:
+        raise ValueError(
+            f"a server is planned over data, fsdp and tensor; got mesh.expert={mesh.expert}: leave it at 1"
+        )
     sizes = [mesh.data, mesh.fsdp, mesh.tensor]
     if sizes.count(-1) == 1:
         known = -sizes[0] * sizes[1] * sizes[2]

@@ -114,6 +114,12 @@ def test_the_command_names_what_it_needs(folder: Path, capsys: pytest.CaptureFix
         ([base], "cpu:1", "serve", "chips with published figures; cpu:1 has none"),
         (["run=x"], "v5e:1", "serve", "planned by files"),
         ([base, "mesh.tensor=3"], "v5e:2x2", "serve", "must multiply to the 4 chips; got -1 x 1 x 3"),
+        (
+            [base, "mesh.expert=2"],
+            "v5e:2x2",
+            "serve",
+            "planned over data, fsdp and tensor; got mesh.expert=2",
+        ),
         ([], "v5e:1", None, "--config names what is planned"),
     ]:
         with pytest.raises(ValueError, match=message):
