@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmoe import LanguageModel
+from jaxmoe import LanguageModel, load
 from jaxmoe.model import params
 from jaxmoe.model.attention import AttentionMask
 from jaxmoe.model.config import ClampedSwiglu, ExpertConfig, MoeConfig
 from jaxmoe.model.moe import ExpertGroup, choose
 from tests.jaxmoe.model.test_transformer import SMALL
+from tests.tiny_checkpoints import write_checkpoint
 from tests.tolerances import DOUBLE, assert_same, double_precision
 
 MOE = MoeConfig(num_experts=5, experts_per_token=2, expert_size=6)
@@ -93,6 +94,20 @@ def test_a_mesh_computes_what_one_device_does(config, rows, sizes, shard):
     gradients = jax.jit(jax.grad(run, has_aux=True), static_argnums=1)
     one, eight = (gradients(w, m) for w, m in ((parts.frozen, None), (spread, mesh)))
     assert_same(*(jax.tree.map(np.asarray, result) for result in (eight, one)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base_dtype", [None, "int8", "nf4"])
+def test_generation_with_experts_over_devices(tmp_path, base_dtype):
+    """Greedy text, of prompts that the mesh splits, is that of one device; quantized kernels too."""
+    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 16}
+    write_checkpoint(tmp_path, model_type="qwen3_moe", norm_topk_prob=True, **sizes)
+    prompts = [[5, 6, 7], [8, 9, 10], [3, 4, 5]]
+    texts = [
+        load(tmp_path, mesh=mesh, base_dtype=base_dtype).generate(prompts, max_new_tokens=8).tokens
+        for mesh in (None, params.make_mesh(1, 2, 2, 2))
+    ]
+    np.testing.assert_array_equal(*texts)
 
 
 def test_an_axis_of_experts_that_do_not_divide_is_refused():
