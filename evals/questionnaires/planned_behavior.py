@@ -29,7 +29,7 @@ from evals.questionnaires.scoring import score
 from evals.questionnaires.wording import Persona
 
 INSTRUMENT = "planned_behavior"
-SAME, OTHER = "same conversation", "other conversation"
+SAME, OTHER = "the same conversation", "another conversation"
 # a plain answer has at most so many words
 MOST_WORDS = 20
 # a judge is believed whose Krippendorff's α with the rules is certainly above this (Krippendorff 2004)
@@ -269,7 +269,7 @@ def coherence(answers: pd.DataFrame, replies: pd.DataFrame, *, confidence: float
         rows.append(
             {
                 "construct": name,
-                "behavior": f"{name}, {context}",
+                "behavior": f"behavior in {context}",
                 **found._asdict(),
                 "done": float(np.nanmean(did[:, 0])) if np.isfinite(did[:, 0]).any() else float("nan"),
                 "judged_value": judged.value,

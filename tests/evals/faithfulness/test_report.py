@@ -244,6 +244,8 @@ def test_sentences_stand_alone(report):
     assert said(pair) == "a (x) with b (y): r = .50, 95% CI [.10, .80].\n"
     conduct = {"construct": "order", "value": 0.5, "low": 0.1, "high": 0.8, "n": 16, "behavior": "conduct"}
     assert said(conduct) == "order, self-report with conduct: r(14) = .50, 95% CI [.10, .80].\n"
+    planned = conduct | {"construct": "concise", "behavior": "behavior in another conversation"}
+    assert said(planned).startswith("concise, self-report with behavior in another conversation: r(14) = .50")
     undefined = {"title": "E", "statistic": "omega_total", "value": np.nan, "low": np.nan, "high": np.nan}
     assert said(undefined | {"n": 4, "reason": "too few"}) == "E: ω undefined (too few), n = 4.\n"
     for name, table in tables.items():

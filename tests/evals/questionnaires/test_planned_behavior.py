@@ -88,15 +88,15 @@ def test_rules_count_what_a_reply_does(behavior, task, reply, done):
 def test_intention_and_deed_agree_in_the_conversation_where_they_do(answers):
     replies = perform(Person(), PERSONAS, answers, judge=Judge())
     assert len(replies) == 8 * 4 * 2 * 4
-    found = coherence(answers, replies).set_index("behavior")
-    same, other = (found.loc[f"concise, {context}"] for context in (SAME, OTHER))
+    found = coherence(answers, replies).set_index(["construct", "behavior"])
+    same, other = (found.loc[("concise", f"behavior in {context}")] for context in (SAME, OTHER))
     assert same["value"] == pytest.approx(1)
     assert abs(other["value"]) < 0.9
     # the judge counts what the rule counts, so it is believed here and its r is the rule's
     assert same["judge_believed"]
     assert same["judged_value"] == pytest.approx(same["value"])
     # it cannot tell an answer from a question: not believed there
-    assert not found.loc[f"inquiring, {SAME}", "judge_believed"]
+    assert not found.loc[("inquiring", f"behavior in {SAME}"), "judge_believed"]
 
 
 def test_a_judge_that_always_agrees_is_not_believed(answers):
