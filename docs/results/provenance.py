@@ -93,6 +93,11 @@ RESULTS = {
         ("training.ppo.train",),
         ("configs/pretrain/code_small.yaml", "configs/ppo/quickstart.yaml"),
     ),
+    "ppo_smollm2.json": Depends(
+        "python -m training ppo --config configs/ppo/smollm2.yaml seed=0 (and 1)",
+        ("training.ppo.train", "training.suites.coding"),
+        ("configs/ppo/smollm2.yaml",),
+    ),
     "reproduce/loramoe/loramoe.json": _study("loramoe", "base"),
     "reproduce/realbehavior/realbehavior.json": _study("realbehavior", "base", "code_base"),
     "reproduce/stepcoder/stepcoder.json": _study("stepcoder", "code_base"),

@@ -136,6 +136,60 @@ def quickstart() -> str:
     return "\n".join(lines)
 
 
+def ppo_smollm2() -> str:
+    """Held-out problems solved before, during and after practice, by seed, and some of the programs."""
+    found = read("ppo_smollm2.json")
+    runs = found["runs"]
+    at = sorted({one["round"] for run in runs for one in run["held_out"]})
+    rounds = " | ".join(f"after {number} rounds" if number else "before" for number in at)
+    lines = [
+        f"| held-out pass@1, % ± standard error | {rounds} | difference, points |",
+        "|---|" + "---|" * (len(at) + 1),
+    ]
+    for run in runs:
+        by_round = {one["round"]: one for one in run["held_out"]}
+        cells = [
+            f"{by_round[n]['pass_at_1'] * 100:.0f} ± {by_round[n]['standard_error'] * 100:.0f}"
+            if n in by_round
+            else ""
+            for n in at
+        ]
+        lines.append(f"| seed {run['seed']} | {' | '.join(cells)} | {points(run['difference'])} |")
+    lines += ["", "The likeliest program of each held-out problem (temperature 0):", ""]
+    lines += ["| | pass@1, % [95 %] | over the base, points | better, worse | p |", "|---|---|---|---|---|"]
+    for one in found["greedy"]:
+        against = one["against"]
+        level = percent({key: one[key] for key in ("mean", "low", "high")})
+        paired = (
+            f"{points(against)} | {against['better']}, {against['worse']} | {against['p']:.2g}"
+            if against
+            else " | | "
+        )
+        lines.append(f"| {one['name']} | {level} | {paired} |")
+    lines += ["", "In brackets 95 % intervals. Share of programs that pass in practice, %, by round:", ""]
+    count = max(len(run["rounds"]["pass_rate"]) for run in runs)
+    lines += [f"| | {' | '.join(map(str, range(1, count + 1)))} |", "|---|" + "---|" * count]
+    for run in runs:
+        rates = [f"{rate * 100:.0f}" for rate in run["rounds"]["pass_rate"]]
+        lines.append(f"| seed {run['seed']} | {' | '.join(rates + [''] * (count - len(rates)))} |")
+    for run in runs:
+        for one in run["samples"]:
+            lines += [
+                "",
+                f"Seed {run['seed']}, round {one['step']}, {one['verdict']}: {one['statement']}",
+                "",
+            ]
+            lines += ["````text", one["response"].rstrip(), "````"]
+    lines.append(f"\n{found['problems']}; {found['command']}; {found['cost']} on {found['machine']}.")
+    return "\n".join(lines)
+
+
+def points(difference: dict[str, float]) -> str:
+    """A difference of shares in points, with its interval."""
+    mean, low, high = (f"{difference[key] * 100:+.0f}".replace("-", "−") for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
 def faults() -> str:
     """Runs that were ended early, by fault and by what they were doing."""
     found = read("faults.json")
@@ -301,6 +355,7 @@ TABLES = {
     "docs/results/demo.json in short": lambda: demo(families=False),
     "docs/results/demo_scratch.json": demo_scratch,
     "docs/results/ppo_quickstart.json": quickstart,
+    "docs/results/ppo_smollm2.json": ppo_smollm2,
     "docs/results/faults.json": faults,
     "docs/results/null_study.json": null_study,
     "docs/results/plan_llama2_7b_*.json": plans,
