@@ -7,7 +7,7 @@ import pytest
 
 from rl.feedback.problems import Problem, fingerprint
 from training.ppo import problems as room
-from training.ppo.problems import TimeLimits, known_limits, save_limits
+from training.ppo.problems import EmbeddedConfig, TimeLimits, embedded_rows, known_limits, save_limits
 
 PROBLEM = Problem("p", "Double n.", "def f(n):", "def f(n):\n    return 2 * n\n", "f", [[3]], [6])
 
@@ -46,6 +46,17 @@ def test_limits_come_back_to_the_last_bit_and_damage_is_named(tmp_path):
     (tmp_path / room.LIMITS).write_text("{")
     with pytest.raises(ValueError, match="is damaged; delete it to measure time limits anew"):
         known_limits(tmp_path)
+
+
+def test_the_embedded_problems_are_those_that_are_named():
+    rules, functions = (
+        embedded_rows(EmbeddedConfig(name=name, count=4, tests=3)) for name in ("rules", "functions")
+    )
+    assert [row["source"] for row in rules] == ["jaxmoe.datasets.programs"] * 4
+    assert [row["source"] for row in functions] == ["jaxmoe.datasets.small_functions"] * 4
+    assert {len(row["inputs"]) for row in functions} == {3}
+    with pytest.raises(ValueError, match="got count 480"):
+        embedded_rows(EmbeddedConfig(name="functions"))
 
 
 class Graders:
