@@ -19,7 +19,8 @@ WORDS = ["the quick", "brown", "the lazy dog jumps", ""]
 ANSWERS = [" fox", " dog over", "; naïve 😀", "quick"]
 
 
-@pytest.fixture(scope="module", params=["byte level", "blanks"])
+# byte-level texts go through the server in tests/training/suites/test_served_model.py too
+@pytest.fixture(scope="module", params=[pytest.param("byte level", marks=pytest.mark.slow), "blanks"])
 def served(request) -> Iterator[Served]:
     made = tiny(replace(ENGINE, slots=4))
     if request.param == "blanks":

@@ -52,7 +52,6 @@ def continued(lm: LanguageModel, served: Served, **values: bool) -> str:
     return served.tokenizer.decode(made.tokens[0, len(ids) :], skip_special_tokens=True)
 
 
-@pytest.mark.slow
 def test_a_served_int8_base_writes_what_it_writes_in_batches(folder: Path):
     lm = jaxmoe.load(folder / "base", base_dtype="int8")
     assert quantized(lm) == {"int8"}
@@ -60,6 +59,7 @@ def test_a_served_int8_base_writes_what_it_writes_in_batches(folder: Path):
     assert texts(served, ["tiny"]) == [continued(lm, served)]
 
 
+@pytest.mark.slow
 def test_adapters_stand_side_by_side_over_an_nf4_base(folder: Path):
     lm, runs = load_adapters(
         folder / "base", {name: folder / name for name in ("one", "two")}, base_dtype="nf4"
