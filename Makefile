@@ -44,7 +44,7 @@ dist: $(VENV)/.installed-dist
 	cd build/try/empty && ../bin/jaxmoe pretrain --config pretrain/tiny && ../bin/jaxmoe sft --config sft/tiny
 
 # what measures speed; the others take an hour or have their own tests, or are no program
-APART := faults fuzz_readers turns
+APART := faults fuzz_readers turns ppo_trl
 BENCHMARKS := $(filter-out $(APART),$(basename $(notdir $(wildcard benchmarks/*.py))))
 bench: $(VENV)/.installed-test
 	for b in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$b || exit 1; done

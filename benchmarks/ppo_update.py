@@ -1,12 +1,13 @@
 """Time of one PPO update: 16 responses of 64 tokens sampled, scored, and learned from in 4 epochs.
 
-    python benchmarks/ppo_update.py [--updates 5] [--kinds experts,full] [--threads 2]
+    python -m benchmarks.ppo_update [--updates 5] [--kinds experts,full] [--threads 2] [--peer trl]
 
 D 256, L 4, 4 heads, FFN 688, vocabulary 4096, prompts of 64 tokens, a trivial reward, float32. `experts`
 trains 8 LoRA experts of rank 4 on a backbone that policy, reference and critic share; `full` trains every
 weight, with a critic and a reference of their own. Prompts are 16 different ones, or one with 16 samples,
 which is then computed once. Each row runs in a process of its own and prints one JSON line: medians of the
-whole and of its parts. Targets on 2 CPU threads: experts 1.2 s, full 2.4 s.
+whole and of its parts. Targets on 2 CPU threads, 16 prompts: experts 1.0 s, full 2.0 s. With --peer trl the rows
+of 16 prompts alone run, in turns with TRL's (benchmarks.ppo_trl), and the ratio of the fastest is told.
 """
 
 import argparse
@@ -122,18 +123,46 @@ def worker(kind: str, body: str, prompts: int, samples: int, updates: int) -> No
     print(json.dumps(row | {"peak_mib": peak, "threads": len(os.sched_getaffinity(0))}), flush=True)
 
 
+def beside_trl(kind: str, updates: int, threads: int) -> None:
+    """Ours, TRL's, ours, TRL's; each update's fastest, and their ratio."""
+    number = next(i for i, row in enumerate(ROWS) if row[0] == kind and row[2] == 16)
+    ours = ["--row", str(number), "--updates", str(updates), "--threads", str(threads)]
+    commands = {"ours": ["benchmarks.ppo_update", *ours], "trl": ["benchmarks.ppo_trl", kind, str(updates)]}
+    silence = os.environ | {"TRL_EXPERIMENTAL_SILENCE": "1"}
+    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:threads]))
+    fastest: dict[str, list[float]] = {"ours": [], "trl": []}
+    for _ in range(2):
+        for name, command in commands.items():
+            line = ["taskset", "-c", cores, sys.executable, "-m", *command]
+            said = subprocess.run(
+                line, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=silence
+            )
+            told = said.stdout.decode().splitlines()[-1]
+            print(told, flush=True)
+            fastest[name].append(json.loads(told)["fastest_s"])
+    ratio = min(fastest["trl"]) / min(fastest["ours"])
+    print(
+        f"{kind}: ours {min(fastest['ours']):.2f} s, TRL {min(fastest['trl']):.2f} s, {ratio:.1f} times as long"
+    )
+
+
 def main() -> None:
     """One process a row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--updates", type=int, default=5)
     parser.add_argument("--kinds", default="experts,full")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peer", choices=["trl"], help="run it in turns with ours, where it is installed")
     parser.add_argument("--row", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row is not None:
         cores = sorted(os.sched_getaffinity(0))[: options.threads]
         os.sched_setaffinity(0, cores)
         worker(*ROWS[options.row], options.updates)
+        return
+    if options.peer:
+        for kind in options.kinds.split(","):
+            beside_trl(kind, options.updates, options.threads)
         return
     for number, row in enumerate(ROWS):
         if row[0] in options.kinds.split(","):
