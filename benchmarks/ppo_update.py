@@ -6,8 +6,8 @@ D 256, L 4, 4 heads, FFN 688, vocabulary 4096, prompts of 64 tokens, a trivial r
 trains 8 LoRA experts of rank 4 on a backbone that policy, reference and critic share; `full` trains every
 weight, with a critic and a reference of their own. Prompts are 16 different ones, or one with 16 samples,
 which is then computed once. Each row runs in a process of its own and prints one JSON line: medians of the
-whole and of its parts. Targets on 2 CPU threads, 16 prompts: experts 1.0 s, full 2.0 s. With --peer trl the rows
-of 16 prompts alone run, in turns with TRL's (benchmarks.ppo_trl), and the ratio of the fastest is told.
+whole and of its parts. Targets on 2 CPU threads, 16 prompts: experts 1.0 s, full 2.0 s. With --peer trl the
+rows of 16 prompts alone run, in turns with TRL's (benchmarks.ppo_trl), and the ratio of the fastest is told.
 """
 
 import argparse
@@ -140,10 +140,8 @@ def beside_trl(kind: str, updates: int, threads: int) -> None:
             told = said.stdout.decode().splitlines()[-1]
             print(told, flush=True)
             fastest[name].append(json.loads(told)["fastest_s"])
-    ratio = min(fastest["trl"]) / min(fastest["ours"])
-    print(
-        f"{kind}: ours {min(fastest['ours']):.2f} s, TRL {min(fastest['trl']):.2f} s, {ratio:.1f} times as long"
-    )
+    mine, theirs = min(fastest["ours"]), min(fastest["trl"])
+    print(f"{kind}: ours {mine:.2f} s, TRL {theirs:.2f} s, {theirs / mine:.1f} times as long")
 
 
 def main() -> None:
