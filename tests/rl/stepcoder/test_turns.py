@@ -149,14 +149,14 @@ def test_rewards_of_each_turn_reach_the_tokens_before_them():
     for row, turns in enumerate(batch.sampled.turns):
         for turn, advantage in zip(turns, expected[row], strict=True):
             end = turn.start + len(turn.row.response.offsets)
-            np.testing.assert_allclose(experience.advantages_BW[row, turn.start : end], advantage, rtol=1e-6)
+            found = experience.advantages_BW[row, turn.start : end]
+            np.testing.assert_allclose(found, advantage, rtol=1e-6)  # three float32 rewards added
     off = np.asarray(batch.sampled.rollout.response_mask_BW) == 0
     assert (np.asarray(experience.advantages_BW)[off] == 0).all()
-    np.testing.assert_allclose(told["reward"], (1.0 + 0.7 - 0.9) / 3, rtol=1e-6)
+    np.testing.assert_allclose(told["reward"], (1.0 + 0.7 - 0.9) / 3, rtol=1e-6)  # likewise
     group, _ = prepared(batch, RLConfig(normalize_groups=False), "grpo")
-    np.testing.assert_allclose(
-        group.advantages_BW[:, 0], np.asarray([1.0, 0.7, -0.9]) - (1.0 + 0.7 - 0.9) / 3, rtol=1e-5
-    )
+    centered = np.asarray([1.0, 0.7, -0.9]) - (1.0 + 0.7 - 0.9) / 3
+    np.testing.assert_allclose(group.advantages_BW[:, 0], centered, rtol=1e-5)  # likewise, less their mean
 
 
 def test_the_value_after_an_episode_stands_behind_its_last_answer():
@@ -246,7 +246,9 @@ def test_scores_belong_to_the_tokens_that_were_drawn_in_every_turn():
     episode = Rollout(*map(jnp.asarray, drawn))
     states = agent.states(parts.trainable, parts.frozen, episode)
     scores = agent.token_scores(parts.trainable, parts.frozen, states, episode).logprob_BT
-    np.testing.assert_allclose(scores * drawn.response_mask_BW, drawn.sampler_logprobs_BW, atol=2e-5)
+    drawn_BW, scored_BW = drawn.sampler_logprobs_BW, scores * drawn.response_mask_BW
+    # logits of up to 20 in float32, in two orders of addition: 20 x 2⁻²³ x a few sums
+    np.testing.assert_allclose(scored_BW, drawn_BW, atol=2e-5)
     assert (drawn.response_mask_BW[:, -1] == 0).all()
 
 
