@@ -100,6 +100,8 @@ def check_training(arguments: list[str]) -> None:
         load_config(CONFIGS[name], parsed["config"], parsed["overrides"])
     elif parsed.get("config") is not None:
         read(parsed["config"])
+    elif name == "plan":
+        assert parsed["kind"] == "serve", "plan needs a config, but for a server"
 
 
 def load_config(declared: tuple[str, str], name: str | None, overrides: Sequence[str] | None) -> None:

@@ -8,7 +8,7 @@ import pytest
 from jaxmoe.datasets import small_functions
 from jaxmoe.datasets.programs import write_problems
 from rl.feedback.readers import load_problems
-from rl.stepcoder.curriculum import conditionals
+from rl.stepcoder.conditionals import conditionals
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ def test_prompt_and_completion_make_the_canonical_program():
 
 
 def test_a_curriculum_prefix_is_what_the_program_begins_with():
-    from rl.stepcoder.curriculum import prefixes
+    from rl.stepcoder.conditionals import prefixes
 
     problem = a_problem(2)
     for prefix in prefixes(problem.canonical_solution)[1:]:

@@ -131,8 +131,10 @@ def _sample(
     samples: int,
     sampling: Sampling,
     first: int,
+    turn: int = 0,
 ) -> Sampled:
-    """Draws with the random numbers of a PPO run of this seed after so many rounds."""
+    """Draws with the random numbers of a PPO run of this seed after so many rounds; studies have one turn."""
+    assert turn == 0
     weights, ends = lm.weights, stop_tokens(tokenizer, lm.stop_tokens)
     sampler = Sampler(weights.definition, lm.mesh, tokenizer, ends, pad_id(tokenizer), lm.dtype)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), number), HELD_OUT + first)
