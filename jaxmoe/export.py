@@ -21,12 +21,14 @@ from jaxmoe.model import params
 from jaxmoe.model.config import EXPERT_BLOCK, PROJECTIONS
 from jaxmoe.model.quantized import as_array, is_quantized
 from jaxmoe.model.shapes import Array, Weight
+from jaxmoe.progress import say
 from jaxmoe.text.stop_tokens import as_ids, stop_tokens
 from jaxmoe.tokenizer import save_tokenizer
 from jaxmoe.weights import convert
 from jaxmoe.weights.convert import CheckpointTensor, checkpoint_tensors, weight_table
 from jaxmoe.weights.export_folder import MAX_SHARD_BYTES, export_folder, write_shards
 from jaxmoe.weights.fused import joined
+from jaxmoe.weights.gguf_folder import file_behind
 from jaxmoe.weights.weight_files import stored_array
 
 if TYPE_CHECKING:
@@ -84,14 +86,22 @@ def save(
         adapter = extract_adapter(lm)
         with export_folder(out_dir, format) as folder:
             if folder is not None:
-                write_adapter(folder, adapter, lm.config, format, base_name(lm.source))
+                base = base_name(lm.source)
+                write_adapter(folder, adapter, lm.config, format, base)
+                if base.endswith(".gguf"):
+                    say(
+                        f"the adapter's base is {base}; other programs need it as a folder: "
+                        f"jaxmoe export base={base} format=hf output=FOLDER"
+                    )
     return Path(out_dir)
 
 
 def base_name(source: Path | None) -> str:
-    """How an adapter names its base: the hub id of a downloaded one, else the absolute path."""
+    """How an adapter names its base: the hub id of a downloaded one, else the path of folder or file."""
     if source is None:
         return ""
+    if file := file_behind(source):
+        return str(file)
     repository = source.parent.parent.name
     if source.parent.name == "snapshots" and repository.startswith("models--"):
         return repository.removeprefix("models--").replace("--", "/", 1)

@@ -15,7 +15,17 @@ import yaml
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
-KEPT = ("pass_rate", "entropy", "tokens", "truncated", "share_runtime_error", "share_compile_error")
+KEPT = (
+    "pass_rate",
+    "entropy",
+    "tokens",
+    "truncated",
+    "masked_share",
+    "stage_0",
+    "stage_1",
+    "share_runtime_error",
+    "share_compile_error",
+)
 SHOWN = 2  # programs of the first and of the last round
 
 
@@ -39,11 +49,13 @@ def read_run(folder: Path, last: int) -> dict:
         for step in (1, rounds[-1]["step"])
         for one in [one for one in shown if one["step"] == step][:SHOWN]
     ]
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    stepcoder = config["curriculum"] == "cccs" and config["mask"] == "fgo"
     return {
-        "seed": yaml.safe_load((folder / "config.yaml").read_text())["seed"],
+        "name": f"seed {config['seed']}{', StepCoder' if stepcoder else ''}",
         "held_out": held_out,
         "difference": difference(held_out[0], held_out[-1]),
-        "rounds": {key: [round(line[key], 4) for line in rounds] for key in KEPT},
+        "rounds": {key: [round(line[key], 4) for line in rounds] for key in KEPT if key in rounds[0]},
         "samples": samples,
     }
 
@@ -85,9 +97,9 @@ def draw(runs: list[dict]) -> Figure:
         at = [one["round"] for one in run["held_out"]]
         level = [one["pass_at_1"] for one in run["held_out"]]
         reach = [1.96 * one["standard_error"] for one in run["held_out"]]
-        left.errorbar(at, level, yerr=reach, color=color, marker="o", capsize=3, label=f"seed {run['seed']}")
+        left.errorbar(at, level, yerr=reach, color=color, marker="o", capsize=3, label=run["name"])
         rates = run["rounds"]["pass_rate"]
-        right.plot(range(1, len(rates) + 1), rates, color=color, marker=".", label=f"seed {run['seed']}")
+        right.plot(range(1, len(rates) + 1), rates, color=color, marker=".", label=run["name"])
     left.set(xlabel="round", title="held-out pass@1 (bars: 95 %)", ylim=(0, None))
     right.set(xlabel="round", title="share of programs that pass, in practice", ylim=(0, None))
     left.legend()
@@ -98,13 +110,13 @@ def main() -> None:
     """Reads the runs and writes the two files; what was timed by hand stays as it is."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--runs", type=Path, nargs="+", required=True)
-    parser.add_argument("--last", type=int, default=12, help="round up to which runs are filed")
+    parser.add_argument("--last", type=int, default=8, help="round up to which runs are filed")
     parser.add_argument("--greedy", type=Path, nargs="+", required=True)
     given = parser.parse_args()
     file = HERE / "ppo_smollm2.json"
     found = json.loads(file.read_text()) if file.exists() else {}
     found["runs"] = [read_run(folder, given.last) for folder in given.runs]
-    names = ["base", *(f"seed {run['seed']}, after {given.last} rounds" for run in found["runs"])]
+    names = ["base", *(run["name"] for run in found["runs"])]
     found["greedy"] = [read_greedy(*pair) for pair in zip(given.greedy, names, strict=False)]
     file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     draw(found["runs"]).savefig(HERE / "ppo_smollm2.svg", metadata={"Date": None})

@@ -154,7 +154,7 @@ def ppo_smollm2() -> str:
             else ""
             for n in at
         ]
-        lines.append(f"| seed {run['seed']} | {' | '.join(cells)} | {points(run['difference'])} |")
+        lines.append(f"| {run['name']} | {' | '.join(cells)} | {points(run['difference'])} |")
     lines += ["", "The likeliest program of each held-out problem (temperature 0):", ""]
     lines += ["| | pass@1, % [95 %] | over the base, points | better, worse | p |", "|---|---|---|---|---|"]
     for one in found["greedy"]:
@@ -171,17 +171,30 @@ def ppo_smollm2() -> str:
     lines += [f"| | {' | '.join(map(str, range(1, count + 1)))} |", "|---|" + "---|" * count]
     for run in runs:
         rates = [f"{rate * 100:.0f}" for rate in run["rounds"]["pass_rate"]]
-        lines.append(f"| seed {run['seed']} | {' | '.join(rates + [''] * (count - len(rates)))} |")
+        lines.append(f"| {run['name']} | {' | '.join(rates + [''] * (count - len(rates)))} |")
     for run in runs:
+        lines += _masked_and_staged(run)
+    for run in runs:
+        name = run["name"].replace("seed", "Seed")
         for one in run["samples"]:
-            lines += [
-                "",
-                f"Seed {run['seed']}, round {one['step']}, {one['verdict']}: {one['statement']}",
-                "",
-            ]
+            lines += ["", f"{name}, round {one['step']}, {one['verdict']}: {one['statement']}", ""]
             lines += ["````text", one["response"].rstrip(), "````"]
     lines.append(f"\n{found['problems']}; {found['command']}; {found['cost']} on {found['machine']}.")
     return "\n".join(lines)
+
+
+def _masked_and_staged(run: dict[str, Any]) -> list[str]:
+    """What mask and curriculum had to do in a run that has them."""
+    masked = run["rounds"]["masked_share"]
+    if "StepCoder" not in run["name"]:
+        return []
+    low, high = min(masked) * 100, max(masked) * 100
+    first, *_, last = (int(number) for number in run["rounds"]["stage_0"])
+    told = (
+        f"{run['name'].replace('seed', 'Seed')}: the mask leaves out {low:.1f} to {high:.1f} % of the tokens "
+    )
+    told += f"of a round; problems at their whole task: {first} after the first round, {last} after the last."
+    return ["", told]
 
 
 def points(difference: dict[str, float]) -> str:

@@ -10,7 +10,7 @@ from evals.analysis.results import ResultTable
 from evals.analysis.settings import AnalysisSettings
 from evals.psychometrics.comparisons import benjamini_hochberg
 from evals.psychometrics.factors.similarity import factor_similarity
-from evals.psychometrics.item_bias import item_bias
+from evals.psychometrics.item_functioning import item_bias
 
 QUANTILES = (5, 25, 50, 75, 95)
 

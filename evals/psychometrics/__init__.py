@@ -33,7 +33,7 @@ from evals.psychometrics.factors.rotation import congruence
 from evals.psychometrics.factors.similarity import factor_similarity
 from evals.psychometrics.generalizability import d_study, variance_components
 from evals.psychometrics.item_analysis import item_statistics
-from evals.psychometrics.item_bias import item_bias
+from evals.psychometrics.item_functioning import item_bias
 from evals.psychometrics.item_response import graded_response
 from evals.psychometrics.mcdonald_omega import omega
 from evals.psychometrics.measurement_error import (

@@ -95,6 +95,12 @@ def _build(model: GGUF) -> PreTrainedTokenizerFast:
     )
 
 
+def file_behind(folder: Path) -> Path | None:
+    """The GGUF file that a folder stands for, there or not; None if it has weights of its own."""
+    note = folder / NOTE
+    return Path(json.loads(note.read_text(encoding="utf-8"))["file"]) if note.is_file() else None
+
+
 def noted_gguf(folder: Path) -> GGUF | None:
     """The GGUF file whose weights a folder stands for; None if it has weights of its own.
 

@@ -112,17 +112,23 @@ class NextTurn:
           told: to the policy.
           most: ids of the result; the text is cut in its middle to fit.
         Returns: ids.
+        Raises: ValueError if not even a few words fit.
         """
+        keep, said = len(told) // 2, told
         while True:
-            closing, opening = self._around(told)
-            text = closing + opening
-            ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+            closing, opening = self._around(said)
+            ids = list(self._tokenizer(closing + opening, add_special_tokens=False)["input_ids"])
             if answer and ids and ids[0] == answer[-1]:
                 ids = ids[1:]
-            if len(ids) <= most or len(told) < 40:
-                return list(ids)[:most] if len(ids) > most else list(ids)
-            keep = max(20, int(len(told) * 0.4))
-            told = f"{told[:keep]} ... {told[-keep:]}"
+            if len(ids) <= most:
+                return ids
+            if keep < 10:
+                raise ValueError(
+                    f"rollout.told_tokens={most} leaves no room beside the {len(ids)} tokens of a turn "
+                    "of this chat template"
+                )
+            keep = keep * 3 // 4
+            said = f"{told[:keep]} ... {told[-keep:]}"
 
 
 class _Open(NamedTuple):

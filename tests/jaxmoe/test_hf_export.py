@@ -380,3 +380,5 @@ def test_how_an_adapter_names_its_base(tmp_path):
     assert base_name(hub) == "meta-llama/Llama-2-7b-hf"
     assert base_name(tmp_path) == str(tmp_path)
     assert base_name(None) == ""
+    (tmp_path / "gguf.json").write_text('{"file": "/models/small.gguf", "bytes": 3}')
+    assert base_name(tmp_path) == "/models/small.gguf"

@@ -34,7 +34,7 @@ class ExportConfig:
     Attributes:
       run: output folder of a pretraining, fine-tuning or PPO run; or base (and adapter) instead.
       step: checkpoint to take; null takes the newest.
-      base: checkpoint, a folder or hub id.
+      base: checkpoint, a folder, .gguf file, named model or hub id.
       adapter: folder of a LoRAMoE, MoE-PEFT or PEFT adapter beside the base.
       output: folder to write; null is RUN/export-FORMAT.
       format: hf, a model that transformers loads (with experts by trust_remote_code); loramoe, peft or
@@ -91,7 +91,7 @@ def open_model(
     Args:
       run: a run's folder; None takes the base.
       step: of the run's checkpoint; None takes the newest.
-      base: local folder or hub id, read where there is no run.
+      base: folder, .gguf file, named model or hub id, read where there is no run.
       adapter: local folder or hub id; None for the base alone.
       dtype: of the weights of a base; a run's keep the dtype of the run.
       base_dtype: of a base's kernels, where they are to be quantized.

@@ -33,7 +33,7 @@ class GenerateConfig:
     Attributes:
       run: output folder of a training run; or base (and adapter) instead.
       step: checkpoint of the run; null takes the newest.
-      base: checkpoint, a folder or hub id.
+      base: checkpoint, a folder, .gguf file, named model or hub id.
       adapter: folder of an adapter beside the base.
       prompts: texts to continue.
       prompts_file: a prompt a line.

@@ -77,7 +77,7 @@ class PPORunConfig:
 
     Attributes:
       output: folder of the run; the same command resumes what it finds there.
-      base: checkpoint of the policy, a local folder or hub id.
+      base: checkpoint of the policy, a folder, .gguf file, named model or hub id.
       rounds: of rollouts; each is followed by ppo.epochs x ppo.minibatches steps.
       seed: of new experts, sampling and orders.
       resume: same resumes a run of the same settings and refuses another; changed resumes with new settings;

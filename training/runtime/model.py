@@ -145,7 +145,8 @@ class ModelSource:
     """What a run's model is made from: a base checkpoint or new weights, and the adapter beside them.
 
     Attributes:
-      base: checkpoint, a local folder or hub id; None makes new weights of the given shape.
+      base: checkpoint: a folder, .gguf file, named model or hub id; None makes new weights of the given
+        shape.
       shape: of new weights; beside a base, the shape that it must have.
       adapter: loramoe trains the routed experts of `experts`, lora one pair without a router, none every
         weight.
@@ -294,7 +295,7 @@ def load_model(
     """A base checkpoint with new experts, plain LoRA or nothing beside it, read straight into shards.
 
     Args:
-      base: local folder or hub id.
+      base: folder, .gguf file, named model or hub id.
       experts, lora: settings; the adapter decides which are read.
       seed: of new experts.
       expected: the shape that the config promises, special tokens aside.

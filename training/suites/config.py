@@ -21,7 +21,7 @@ class EvalConfig:
 
     Attributes:
       output: folder for results.json and items.jsonl.
-      base: checkpoint to measure, a local folder or hub id; or run instead.
+      base: checkpoint to measure, a folder, .gguf file, named model or hub id; or run instead.
       run: output folder of a pretraining, fine-tuning or PPO run, whose model is measured.
       step: checkpoint of the run; null takes the newest.
       suite: what to measure; the section of that name has its settings.

@@ -28,7 +28,7 @@ class RunConfig:
       seed: of new weights and dropout.
       resume: same resumes a run of the same settings and refuses another; changed resumes with new settings;
         never wants a new folder.
-      base: checkpoint to start from, a local folder or hub id; null makes a new model.
+      base: checkpoint to start from, a folder, .gguf file, named model or hub id; null makes a new model.
       resize_vocab: give the base more rows of its embedding (each begins as the mean of those there) where
         data.tokenizer has more tokens; false refuses such a tokenizer.
       model: shape of a new model; beside a base, the shape it must have, so that `plan` need not read it.

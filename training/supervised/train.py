@@ -160,7 +160,8 @@ def train(
                 settings=run.settings,
             )
         )
-        recorder.say(f"{title}: {report(model)}; {steps} steps on {mesh.size} device(s); {run.path}")
+        work = f"{steps} step{'s' * (steps != 1)} on {mesh.size} device{'s' * (mesh.size != 1)}"
+        recorder.say(f"{title}: {report(model)}; {work}; {run.path}")
         for line in feed.report():
             recorder.say(line)
         if first:

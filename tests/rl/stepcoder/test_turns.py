@@ -272,6 +272,8 @@ def test_long_messages_are_cut_in_the_middle():
     assert "start" in text
     assert "end." in text
     assert " ... " in text
+    with pytest.raises(ValueError, match=r"told_tokens=5 leaves no room"):
+        writer.ids([TOKENIZER.eos_token_id], "0123456789" * 300, 5)
 
 
 def test_turns_take_a_chat_template():
