@@ -5,14 +5,14 @@ Every process grades its own share of the rows; what the graders found is then p
 
 import time
 from concurrent.futures import Future
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from rl.feedback.grader import Grader
 from rl.feedback.language import CompilerFeedback
-from rl.feedback.problems import Problem
 from rl.feedback.rewards import VERDICTS
 from rl.policy.trajectory import Outcomes
 from rl.stepcoder.executed_tokens import mask as executed_mask
@@ -20,20 +20,6 @@ from rl.stepcoder.program_end import answer_tokens
 from rl.stepcoder.rollouts import Sampled, SampledRow
 
 MaskKind = Literal["fgo", "response"]
-
-
-class ProgramGrader(Protocol):
-    """What grades programs; rl.feedback.pool.Pool."""
-
-    def submit(self, problem: Problem, program: str) -> "Future[CompilerFeedback]":
-        """Hands in a program; its feedback comes when it has run.
-
-        Args:
-          problem: with its tests.
-          program: that is to pass them.
-        Returns: the feedback to come.
-        """
-        ...
 
 
 class Graded(NamedTuple):
@@ -64,7 +50,7 @@ class Grading:
     Equal programs for one problem are run once.
     """
 
-    def __init__(self, grader: ProgramGrader, sampled: Sampled):
+    def __init__(self, grader: Grader, sampled: Sampled):
         self._sampled, self._began = sampled, time.perf_counter()
         self._futures: dict[int, Future[CompilerFeedback]] = {}
         self._ended: list[float] = []

@@ -17,13 +17,14 @@ from jax.experimental import multihost_utils
 from jaxmoe.generation.decode import bucket
 from jaxmoe.model.shapes import PyTree
 from jaxmoe.tokenizer import chat_template
+from rl.feedback.grader import Grader
 from rl.feedback.judging import in_one_line, shown
 from rl.feedback.language import CompilerFeedback
 from rl.feedback.problems import Problem
 from rl.feedback.rewards import VERDICTS
 from rl.policy.trajectory import Outcomes, Rollout
 from rl.stepcoder.dynamic_sampling import GradedBatch
-from rl.stepcoder.grading import Graded, Grading, MaskKind, ProgramGrader
+from rl.stepcoder.grading import Graded, Grading, MaskKind
 from rl.stepcoder.prompts import Prompt
 from rl.stepcoder.rollouts import RolloutConfig, RolloutTask, Sampled, Turn
 
@@ -144,7 +145,7 @@ def play(
     draw: DrawTurn,
     tasks: list[RolloutTask],
     samples: int,
-    grader: ProgramGrader,
+    grader: Grader,
     tokenizer: "PreTrainedTokenizerBase",
     config: RolloutConfig,
     kind: MaskKind,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from jaxmoe.generation.sampling import Sampling
+from rl.feedback.grader import Grader
 from rl.feedback.problems import Problem
-from rl.stepcoder.grading import ProgramGrader
 from rl.stepcoder.rollouts import RolloutConfig, RolloutTask, Sampled
 from rl.stepcoder.turns import passed_by_turn, play
 from training.ppo.config import EvaluationConfig
@@ -43,7 +43,7 @@ class HeldOut:
         config: EvaluationConfig,
         rollout: RolloutConfig,
         tokenizer: "PreTrainedTokenizerBase",
-        grader: ProgramGrader,
+        grader: Grader,
     ):
         # the room of a rollout follows the canonical solution's length, which an exam must not tell
         whole = replace(rollout, room=None)

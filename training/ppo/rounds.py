@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxmoe.generation.sampling import Sampling
 from jaxmoe.model import params
+from rl.feedback.grader import Grader
 from rl.feedback.rewards import VERDICTS
 from rl.policy.agent import Weights
 from rl.policy.config import RLConfig
@@ -25,7 +26,7 @@ from rl.policy.losses import kl_estimate, overlong_penalty
 from rl.policy.ppo import AgentState, Learner, next_beta
 from rl.policy.trajectory import PolicyScores
 from rl.stepcoder.dynamic_sampling import GradedBatch, assemble, contrast
-from rl.stepcoder.grading import Graded, Grading, MaskKind, ProgramGrader
+from rl.stepcoder.grading import Graded, Grading, MaskKind
 from rl.stepcoder.rollouts import RolloutConfig, RolloutTask, Sampled, problems_of_round
 from rl.stepcoder.sampler import Sampler
 from rl.stepcoder.turns import DrawTurn, passed_by_turn, play
@@ -85,7 +86,7 @@ class Rounds:
     learner: Learner
     problems: ProblemSet
     exam: HeldOut
-    grader: ProgramGrader
+    grader: Grader
     tokenizer: "PreTrainedTokenizerBase"
     saving: RunCheckpoints
 

@@ -24,13 +24,14 @@ from jax.flatten_util import ravel_pytree
 
 from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.tokenizer import load_tokenizer, pad_id
+from rl.feedback.grader import Grader
 from rl.feedback.problems import Problem
 from rl.policy.agent import ForwardConfig
 from rl.policy.config import RLConfig
 from rl.policy.experience import prepare
 from rl.policy.ppo import AgentState, update
 from rl.policy.trajectory import Experience, Outcomes, PolicyScores
-from rl.stepcoder.grading import Graded, Grading, ProgramGrader
+from rl.stepcoder.grading import Graded, Grading
 from rl.stepcoder.rollouts import Sampled, problems_of_round, resolved
 from rl.stepcoder.sampler import Sampler
 from training.ppo.policy import learner_temperature, make_agent
@@ -107,7 +108,7 @@ def measure(
 
 def _compare(
     batches: "_Batches",
-    pool: ProgramGrader,
+    pool: Grader,
     sampled: Sampled,
     full: Graded,
     tests: Sequence[int],
