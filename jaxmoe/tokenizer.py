@@ -19,6 +19,7 @@ from jaxmoe.base_folder import hub_folder, is_gguf, is_hub_id, local_folder
 from jaxmoe.json_values import JsonMapping
 from jaxmoe.text.answer_spans import Turns, answer_spans
 from jaxmoe.text.chat_template import Messages, Tools, chat_template
+from jaxmoe.text.decoding import decode
 from jaxmoe.text.thinking import Thinking
 
 if TYPE_CHECKING:
@@ -376,7 +377,7 @@ def instruction_text(instruction: str, extra_input: str = "") -> str:
 def decode_answer(
     tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int] | np.ndarray, ends: Sequence[int] | None = None
 ) -> str:
-    """Text of generated ids up to the first end token, without surrounding blanks.
+    """Text of generated ids up to the first end token, its blanks as they are.
 
     Args:
       tokenizer: the one that the model was given.
@@ -386,9 +387,7 @@ def decode_answer(
     """
     over = {_eos(tokenizer)} if ends is None else {*ends}
     ids = list(takewhile(lambda token: token not in over, (int(i) for i in ids)))
-    text = tokenizer.decode(ids, skip_special_tokens=True)
-    assert isinstance(text, str)
-    return text.strip()
+    return decode(tokenizer, ids)
 
 
 def _targets(ids: np.ndarray, mask: np.ndarray, cut: int = 0) -> Encoded:

@@ -40,8 +40,11 @@ class AnswerRecord:
 
     @property
     def scores(self) -> dict[str, float]:
-        """What two models can be compared by."""
-        return {"exact_match": self.exact_match, "f1": self.f1, "contains": self.contains}
+        """What two models can be compared by; answer_nats where the answer was scored."""
+        words = {"exact_match": self.exact_match, "f1": self.f1, "contains": self.contains}
+        if self.answer_logprob is None:
+            return words
+        return words | {"answer_nats": -self.answer_logprob / max(self.answer_tokens or 0, 1)}
 
 
 def closed_book(
@@ -133,9 +136,8 @@ def answer_result(records: list[AnswerRecord], confidence: float) -> KnowledgeRe
     """
     if not records:
         raise ValueError("an evaluation needs at least one question; got none")
-    metrics = {name: [r.scores[name] for r in records] for name in ("exact_match", "f1", "contains")}
-    if all(record.answer_logprob is not None for record in records):
-        metrics["answer_nats"] = [-(r.answer_logprob or 0.0) / max(r.answer_tokens or 0, 1) for r in records]
+    named = [name for name in records[0].scores if all(name in record.scores for record in records)]
+    metrics = {name: [record.scores[name] for record in records] for name in named}
     return summarize(records, metrics, confidence)
 
 

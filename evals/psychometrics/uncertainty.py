@@ -31,7 +31,7 @@ class Score(NamedTuple):
       standard_error: over clusters where there are any; NaN with fewer than two.
       low, high: bounds of the interval; NaN where none can be had.
       n, clusters: items, and independent groups of them (equal without clusters).
-      interval: "wilson", "bootstrap", "t", or "none" without a value.
+      interval: "wilson", "bootstrap", "t", "exact" (see `compare`), or "none" without a value.
       reason: why something is NaN, else empty.
     """
 
@@ -141,6 +141,9 @@ def mean_score(
     if method == "t":
         half = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * error
         return Score(mean, error, mean - half, mean + half, n, count, method)
+    if np.ptp(values) == 0:
+        # resampling equal values would show certainty, which no sample gives
+        return Score(mean, 0.0, math.nan, math.nan, n, count, method, "no interval: all values are equal")
     means = _bootstrap_means(values, groups, draws, seed)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Score(mean, error, float(low), float(high), n, count, method)
@@ -157,8 +160,10 @@ def compare(
 ) -> Comparison:
     """Whether model b scores differently from model a on the same N items.
 
-    Pairing takes the difficulty of the items out of the error. McNemar's exact test: of the items on which
-    the two differ, b's share is Binomial(½) under no difference. With clusters, or scores between 0 and 1,
+    Pairing takes the difficulty of the items out of the error. Where all C independent items change by the
+    same d and scores lie in [0, 1], resampling knows no error; an item that changes otherwise is then no more
+    likely than π = 1 − α^(1/C), α = (1 − confidence)/2, and the interval is [d − π(1 + d), d + π(1 − d)].
+    McNemar's exact test: of the items on which the two differ, b's share is Binomial(½) under no difference. With clusters, or scores between 0 and 1,
     the sign of each cluster's summed difference is flipped at random: p = (1 + #{|Σ±d| ≥ |Σd|}) / (1 +
     draws).
 
@@ -171,7 +176,8 @@ def compare(
     Returns: b − a with its error, interval and p.
 
     Raises: ValueError if a and b do not pair up.
-    Reference: McNemar 1947, Psychometrika 12, 153-157; Fisher 1935, Design of Experiments, section 21.
+    Reference: McNemar 1947, Psychometrika 12, 153-157; Fisher 1935, Design of Experiments, section 21;
+      Clopper and Pearson 1934, Biometrika 26, 404-413, for π.
     """
     first, groups = _checked(a, clusters)
     second, _ = _checked(b, clusters)
@@ -181,6 +187,9 @@ def compare(
     difference = mean_score(
         change, clusters, confidence=confidence, interval="bootstrap", draws=draws, seed=seed
     )
+    bounded = all(((0 <= scores) & (scores <= 1)).all() for scores in (first, second))
+    if bounded and len(change) and np.ptp(change) == 0:
+        difference = _all_alike(difference, confidence)
     a_better, b_better = int((change < 0).sum()), int((change > 0).sum())
     binary = np.isin(first, (0.0, 1.0)).all() and np.isin(second, (0.0, 1.0)).all()
     if binary and clusters is None:
@@ -190,6 +199,13 @@ def compare(
     sums = np.bincount(groups, change)
     p_value = _sign_flip(sums, draws, seed) if len(sums) else math.nan
     return Comparison(difference, a_better, b_better, p_value, "sign-flip")
+
+
+def _all_alike(change: Score, confidence: float) -> Score:
+    """The interval of a difference that every item shows; see `compare`."""
+    other = 1 - ((1 - confidence) / 2) ** (1 / change.clusters)
+    low, high = change.value - other * (1 + change.value), change.value + other * (1 - change.value)
+    return change._replace(low=low, high=high, interval="exact", reason="")
 
 
 def _checked(scores: npt.ArrayLike, clusters: Sequence[Hashable] | None) -> tuple[np.ndarray, np.ndarray]:

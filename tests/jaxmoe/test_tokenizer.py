@@ -195,7 +195,13 @@ def test_rows_are_told_by_their_keys(bpe):
 
 def test_answer_ends_at_the_end_of_sequence(bpe):
     ids = [*bpe("Paris")["input_ids"], bpe.eos_token_id, *bpe("Madrid")["input_ids"]]
-    assert tok.decode_answer(bpe, ids) == "Paris"
+    assert tok.decode_answer(bpe, ids) == " Paris"
+
+
+def test_an_answer_keeps_its_blanks(bpe):
+    """What a text model goes on with begins with a blank, and code with an indent."""
+    ids = bpe("  x = 1  \n")["input_ids"]
+    assert tok.decode_answer(bpe, ids).endswith("  x = 1  \n")
 
 
 def test_friendly_errors(tmp_path):

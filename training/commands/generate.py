@@ -96,7 +96,10 @@ class GenerateConfig:
 
 
 def main(config: GenerateConfig) -> list[str]:
-    """Prints each prompt with its continuation; returns the continuations."""
+    """Prints each prompt with its continuation.
+
+    Returns: the continuations, as in the file of output: with their blanks, which are not printed.
+    """
     distributed.start(config.distributed)
     if config.messages_file is not None:
         questions = read_conversations(config.messages_file, config.system)
@@ -142,7 +145,7 @@ def main(config: GenerateConfig) -> list[str]:
         if config.form == "auto":
             print(f"form auto: {form}")
         for asked, answer in zip(questions, answers, strict=True):
-            print(f"{asked.prompt}\n  -> {answer}")
+            print(f"{asked.prompt}\n  -> {answer.strip()}")
         if config.output is not None:
             written = [
                 asked.answered(answer) if config.messages_file else {"prompt": asked.prompt, "answer": answer}

@@ -183,7 +183,7 @@ def test_paired_comparison_of_two_results():
     assert result.test == "sign-flip"
     with pytest.raises(ValueError, match="same questions"):
         compare_results(worse, closed_book(TableModel(), QUESTIONS[:2], TEMPLATES["qa"]), "f1")
-    with pytest.raises(ValueError, match="one of exact_match, f1, contains; got 'acc'"):
+    with pytest.raises(ValueError, match="one of exact_match, f1, contains, answer_nats; got 'acc'"):
         compare_results(worse, better, "acc")
 
 

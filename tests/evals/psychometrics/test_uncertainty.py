@@ -95,6 +95,22 @@ def test_equal_models_do_not_differ():
     assert compare(scores, scores, ["a", "b", "c"]).p_value == 1.0
 
 
+def test_items_that_all_change_alike_leave_an_interval():
+    """None of 50 items differs: the bound is Clopper's and Pearson's of 0 in 50, one-sided at 97.5 %."""
+    scores = np.arange(50) % 2 * 1.0
+    same = compare(scores, scores).difference
+    bound = stats.binomtest(0, 50).proportion_ci(method="exact").high
+    assert (same.low, same.high) == (pytest.approx(-bound, rel=EXACT), pytest.approx(bound, rel=EXACT))
+    won = compare(np.zeros(50), np.ones(50)).difference
+    assert (won.low, won.high) == (pytest.approx(1 - 2 * bound, rel=EXACT), 1.0)
+    # five independent groups tell less than fifty items
+    assert compare(scores, scores, np.repeat(np.arange(5), 10).tolist()).difference.high > 2 * bound
+    # log-probabilities have no bounds to reason from
+    nats = compare(scores * 3, scores * 3).difference
+    assert math.isnan(nats.low)
+    assert nats.reason == "no interval: all values are equal"
+
+
 def test_sign_flip_is_near_the_exact_permutation_distribution():
     # differences 1..6 all positive: of 2⁶ sign patterns 2 are as extreme
     result = compare(np.zeros(6), np.arange(1, 7) / 10, draws=20_000)
