@@ -187,7 +187,7 @@ def compare(
     difference = mean_score(
         change, clusters, confidence=confidence, interval="bootstrap", draws=draws, seed=seed
     )
-    bounded = all(((0 <= scores) & (scores <= 1)).all() for scores in (first, second))
+    bounded = all(((scores >= 0) & (scores <= 1)).all() for scores in (first, second))
     if bounded and len(change) and np.ptp(change) == 0:
         difference = _all_alike(difference, confidence)
     a_better, b_better = int((change < 0).sum()), int((change > 0).sum())
