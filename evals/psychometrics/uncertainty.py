@@ -163,9 +163,9 @@ def compare(
     Pairing takes the difficulty of the items out of the error. Where all C independent items change by the
     same d and scores lie in [0, 1], resampling knows no error; an item that changes otherwise is then no more
     likely than π = 1 − α^(1/C), α = (1 − confidence)/2, and the interval is [d − π(1 + d), d + π(1 − d)].
-    McNemar's exact test: of the items on which the two differ, b's share is Binomial(½) under no difference. With clusters, or scores between 0 and 1,
-    the sign of each cluster's summed difference is flipped at random: p = (1 + #{|Σ±d| ≥ |Σd|}) / (1 +
-    draws).
+    McNemar's exact test: of the items on which the two differ, b's share is Binomial(½) under no difference.
+    With clusters, or scores between 0 and 1, the sign of each cluster's summed difference is flipped at
+    random: p = (1 + #{|Σ±d| ≥ |Σd|}) / (1 + draws).
 
     Args:
       a, b: scores of the same items, in the same order.
