@@ -181,6 +181,10 @@ class Recorder:
             status += f"  {record['tokens_per_s']:,.0f} tokens/s"
         self._shown(step, self._steps, status)
 
+    def between_steps(self) -> None:
+        """The time since the last step was spent on something else than the next one."""
+        self._last_time = time.perf_counter()
+
     def event(self, step: int, kind: str, values: JsonMapping) -> None:
         """Other records of metrics.jsonl, such as a held-out loss.
 

@@ -32,7 +32,7 @@ class RunConfig:
       resize_vocab: give the base more rows of its embedding (each begins as the mean of those there) where
         data.tokenizer has more tokens; false refuses such a tokenizer.
       model: shape of a new model; beside a base, the shape it must have, so that `plan` need not read it.
-      valid_every: steps between two held-out losses on data.valid; 0 for none.
+      valid_every: steps between two held-out losses on data.valid, the first before the training; 0 for none.
       export: write what was trained to OUTPUT/export when the run is finished.
     """
 

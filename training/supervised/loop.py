@@ -57,7 +57,7 @@ class Loop:
       place: puts this process's rows on the mesh.
       meta: what a checkpoint says of the run.
       layer_experts: by projection, experts in each layer, for telemetry.
-      validate: held-out metrics, called with the state every `valid_every` steps.
+      validate: held-out metrics, called with the state before the first step and every `valid_every` steps.
     """
 
     step_fn: TrainStep
@@ -86,6 +86,10 @@ class Loop:
         """
         step, pending = first, None
         more = True
+        if first == 0 and self.validate:
+            # what the training is measured from
+            self.recorder.event(0, "valid", self.validate(state))
+            self.recorder.between_steps()
         with StopRequest(self.checkpoints.preempted) as stop:
             while step < steps:
                 before = batches.state()
@@ -105,6 +109,7 @@ class Loop:
                     self._finish(pending, state)
                     pending = None
                     state = self._between_steps(step, state, batches)
+                    self.recorder.between_steps()
                 if stop.granted(step):
                     break
             self._finish(pending, state)
