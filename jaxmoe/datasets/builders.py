@@ -34,6 +34,7 @@ from jaxmoe.datasets.corpora import (
 )
 from jaxmoe.datasets.formats.fields import Row
 from jaxmoe.datasets.instruction_files import content_hash, placed_instructions, read_questions
+from jaxmoe.datasets.programs import Kind
 from jaxmoe.datasets.programs import pretraining_texts as program_texts
 
 Config = TypeVar("Config", bound=tfds.core.BuilderConfig)
@@ -66,6 +67,13 @@ class FileConfig(tfds.core.BuilderConfig):
             raise ValueError(f"{path}: no such data file")
         stem = re.sub(r"\W+", "_", Path(path).stem)
         return cls(name=f"{stem}-{content_hash(path)}", description=str(path), path=str(path))
+
+
+@dataclasses.dataclass(eq=False)
+class ProgramsConfig(tfds.core.BuilderConfig):
+    """Which kind of problem the programs solve."""
+
+    kind: Kind = "rules"
 
 
 def data_version(folder: Path) -> str:
@@ -170,14 +178,19 @@ class JaxmoeKnowledge(_RowsBuilder):
 class JaxmoePrograms(_RowsBuilder):
     """Statements with programs by authors who guess what unclear words mean; splits train and valid."""
 
+    BUILDER_CONFIGS: ClassVar[list[ProgramsConfig]] = [
+        ProgramsConfig(name="rules", description="one to three rules, one after the other"),
+        ProgramsConfig(name="branches", description="one rule of two to four cases", kind="branches"),
+    ]
     FEATURES: ClassVar[Features] = {"text": _TEXT}
     TEXTS: ClassVar[dict[str, int]] = {"train": 24_000, "valid": 400}
 
     def splits(self) -> dict[str, Callable[[], Iterable[Row]]]:
         """Statements with programs: the splits of `TEXTS`, each made with a seed of its own."""
+        kind = _config(self, ProgramsConfig).kind
 
         def rows_of(split: str, seed: int) -> Iterator[Row]:
-            return ({"text": text} for text in program_texts(self.TEXTS[split], seed=seed))
+            return ({"text": text} for text in program_texts(self.TEXTS[split], seed=seed, kind=kind))
 
         return {split: partial(rows_of, split, seed) for seed, split in enumerate(self.TEXTS)}
 

@@ -6,6 +6,9 @@ Twice, grow it if it is small." Some words are clear (even, halve), others mean 
 in 35 % of the programs, and a misreading is commoner. So a pretrained model writes the right program now and
 then, its likeliest one is wrong, and what "grow" means can be learned from the tests alone.
 
+Problems of the kind `branches` are one rule of two to four cases instead, so that one test leaves much of a
+program unexecuted: "If it is even, halve it, if it is large, grow it, otherwise flip it."
+
 Tests are chosen by mutation: for each program that misreads one word there is a test that it fails, if one of
 sixty random inputs tells the two apart. As APPS+ JSON: `python -m jaxmoe.datasets.programs FILE`.
 """
@@ -17,11 +20,12 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from jaxmoe.datasets.formats.fields import Row
 
 Value = int | list[int]
+Kind = Literal["rules", "branches"]
 Tests = tuple[list[list[Value]], list[Value | None]]  # arguments of each call, and what is returned
 
 # word -> what it means, then how it is misread; `x` is the value
@@ -54,12 +58,16 @@ DIFFICULTIES = tuple(RULES)
 
 
 class Form(NamedTuple):
-    """A kind of rule: its wordings and its code, over c (condition), a and b (actions), k (count)."""
+    """A kind of rule: its wordings and its code, over slots: conditions, actions and counts (`SLOTS`).
+
+    In the code a small letter stands for the word, a capital for what it means.
+    """
 
     wordings: tuple[str, ...]
     code: str
     slots: str
     value: str  # what x is in the code
+    commented: bool = False  # the code says in comments of its own what is wanted
 
 
 NUMBER_FORMS = {
@@ -91,10 +99,25 @@ LIST_FORMS = {
     "drop": Form(("While the last is {c}, remove it.",), "while xs and {C}:\n    xs.pop()", "c", "xs[-1]"),
     "turn": Form(("If the first is {c}, reverse them.",), "if xs and {C}:\n    xs.reverse()", "c", "xs[0]"),
 }
+
+
+def _cases(conditions: str, actions: str) -> Form:
+    """One of so many cases, the last of them what is left: a condition and an action each."""
+    words = [f"if it is {{{c}}}, {{{a}}} it" for c, a in zip(conditions, actions, strict=False)]
+    words.append(f"otherwise {{{actions[-1]}}} it")
+    heads = [f"if {{{c.upper()}}}:" for c in conditions]
+    heads = [heads[0], *(f"el{head}" for head in heads[1:]), "else:"]
+    code = "\n".join(
+        f"# {said}\n{head}\n    n = {{{a.upper()}}}"
+        for said, head, a in zip(words, heads, actions, strict=True)
+    )
+    return Form((", ".join(words) + ".",), code, conditions + actions, "n", commented=True)
+
+
+BRANCHES = {"easy": _cases("c", "ab"), "medium": _cases("ce", "abg"), "hard": _cases("cef", "abgi")}
 SLOTS: dict[str, dict[str, tuple[str, ...]]] = {
-    "c": CONDITIONS,
-    "a": ACTIONS,
-    "b": ACTIONS,
+    **dict.fromkeys("cef", CONDITIONS),
+    **dict.fromkeys("abgi", ACTIONS),
     "k": COUNTS,
     "h": {word: CONDITIONS[word] for word in HIGH},
     "d": {word: ACTIONS[word] for word in DOWN},
@@ -116,7 +139,7 @@ class Rule(NamedTuple):
 
     def code(self, readings: Sequence[int]) -> str:
         """The rule's lines, each word read as its meaning number so and so (0 is right)."""
-        values = {}
+        values = dict(zip(self.form.slots, self.words, strict=True))
         for slot, word, reading in zip(self.form.slots, self.words, readings, strict=True):
             meaning = SLOTS[slot][word][reading]
             values[slot.upper()] = meaning.replace("x", self.form.value)
@@ -150,7 +173,7 @@ class Pipeline(NamedTuple):
         readings = readings or [(0,) * len(rule.words) for rule in self.rules]
         # comments repeat the statement rule by rule, so that a small model need not count rules
         codes = [
-            f"# {rule.sentence}\n{rule.code(reading)}"
+            ("" if rule.form.commented else f"# {rule.sentence}\n") + rule.code(reading)
             for rule, reading in zip(self.rules, readings, strict=True)
         ]
         body = "".join(f"    {line}\n" for code in codes for line in code.split("\n"))
@@ -185,6 +208,20 @@ def random_pipeline(rng: random.Random, rules: int) -> Pipeline:
         if not pointless:
             chosen.append(rule)
     return Pipeline(over, tuple(chosen))
+
+
+def random_branches(rng: random.Random, difficulty: str) -> Pipeline:
+    """One rule of two to four cases over a number, no word twice.
+
+    Args:
+      rng: draws the words.
+      difficulty: of `DIFFICULTIES`; easy has two cases.
+    Returns: a pipeline of one rule.
+    """
+    form = BRANCHES[difficulty]
+    count = len(form.slots) // 2
+    words = (*rng.sample(tuple(CONDITIONS), count), *rng.sample(tuple(ACTIONS), count + 1))
+    return Pipeline("number", (Rule(form, 0, words),))
 
 
 def compiled(program: str) -> Callable[[Value], Value | None]:
@@ -232,28 +269,32 @@ def choose_tests(pipeline: Pipeline, rng: random.Random, count: int) -> Tests | 
     return [[pool[i]] for i in chosen], [outputs[i] for i in chosen]
 
 
-def problems(count: int = 480, *, tests: int = 8, seed: int = 0) -> list[Row]:
+def problems(count: int = 480, *, tests: int = 8, seed: int = 0, kind: Kind = "rules") -> list[Row]:
     """So many problems as APPS+ rows, the difficulties in turn; no statement twice.
 
     Args:
       count: problems wanted.
       tests: for each, at least.
       seed: of statements and tests.
+      kind: pipelines of rules, or one rule of several cases.
     Returns: rows with statement, canonical solution and tests.
     """
-    rng = random.Random(f"problems {seed}")
+    rng = random.Random(f"problems {seed}" if kind == "rules" else f"{kind} {seed}")
     rows: list[Row] = []
     seen: set[str] = set()
     while len(rows) < count:
         difficulty = DIFFICULTIES[len(rows) % len(DIFFICULTIES)]
-        pipeline = random_pipeline(rng, rng.randint(*RULES[difficulty]))
+        if kind == "branches":
+            pipeline = random_branches(rng, difficulty)
+        else:
+            pipeline = random_pipeline(rng, rng.randint(*RULES[difficulty]))
         chosen = choose_tests(pipeline, rng, tests)
         if chosen is None or pipeline.statement in seen:
             continue
         seen.add(pipeline.statement)
         rows.append(
             {
-                "id": f"programs-{seed}-{len(rows):04d}",
+                "id": f"{'programs' if kind == 'rules' else kind}-{seed}-{len(rows):04d}",
                 "prompt": pipeline.statement,
                 "starter_code": pipeline.starter,
                 "canonical_solution": pipeline.program(),
@@ -268,7 +309,9 @@ def problems(count: int = 480, *, tests: int = 8, seed: int = 0) -> list[Row]:
     return rows
 
 
-def pretraining_texts(count: int, *, seed: int = 0, problem_seed: int = 0) -> Iterator[str]:
+def pretraining_texts(
+    count: int, *, seed: int = 0, problem_seed: int = 0, kind: Kind = "rules"
+) -> Iterator[str]:
     """Statement, as a docstring, and program, by an author who guesses what unclear words mean.
 
     Statements of the problem set with `problem_seed` never occur. Lengths are mixed so that each number of
@@ -279,18 +322,23 @@ def pretraining_texts(count: int, *, seed: int = 0, problem_seed: int = 0) -> It
       count: texts, lists of words included.
       seed: of the texts.
       problem_seed: seed with which `problems`, at its default count, makes the set that is held out.
+      kind: of the problems.
     Returns: the texts, one after the other.
     """
-    held_out = {row["prompt"] for row in problems(seed=problem_seed)}
+    held_out = {row["prompt"] for row in problems(seed=problem_seed, kind=kind)}
     rng = random.Random(f"texts {seed}")
-    lengths = itertools.cycle((1, 1, 1, 2, 2, 3))
+    difficulties = itertools.cycle(("easy", "easy", "easy", "medium", "medium", "hard"))
     made = 0
     while made < count:
         if made % 4 == 3:
             yield word_list(rng)
             made += 1
             continue
-        pipeline = random_pipeline(rng, next(lengths))
+        difficulty = next(difficulties)
+        if kind == "branches":
+            pipeline = random_branches(rng, difficulty)
+        else:
+            pipeline = random_pipeline(rng, RULES[difficulty][0])
         if pipeline.statement in held_out:
             continue
         readings = [
@@ -323,8 +371,9 @@ def _main(arguments: Sequence[str]) -> None:
     parser.add_argument("--count", type=int, default=480)
     parser.add_argument("--tests", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kind", choices=("rules", "branches"), default="rules")
     options = parser.parse_args(arguments)
-    rows = problems(options.count, tests=options.tests, seed=options.seed)
+    rows = problems(options.count, tests=options.tests, seed=options.seed, kind=options.kind)
     write_problems(options.file, rows)
     print(f"{len(rows)} problems in {options.file}")
 

@@ -22,7 +22,7 @@ from jaxmoe.datasets.formats.fields import Row
 from rl.feedback.grader import Grader
 from rl.feedback.language import Limits, Settings
 from rl.feedback.pool import reference_time_limits
-from rl.feedback.problems import Problem, fingerprint, split_problems
+from rl.feedback.problems import Problem, fewer_tests, fingerprint, split_problems
 from rl.feedback.readers import load_problems
 from rl.feedback.rewards import Scheme
 from rl.hosts.open_grader import open_grader
@@ -86,15 +86,16 @@ class EmbeddedConfig:
     """The embedded problems: which, how many, with how many tests, from which seed.
 
     Attributes:
-      name: rules are pipelines with words that only tests explain (jaxmoe.datasets.programs), functions are
-        easy tasks in plain English for a model that has read code (jaxmoe.datasets.small_functions, up to
+      name: rules are pipelines with words that only tests explain (jaxmoe.datasets.programs), branches are
+        single rules of two to four cases with such words, of which one test leaves much unexecuted, functions
+        are easy tasks in plain English for a model that has read code (jaxmoe.datasets.small_functions, up to
         240 of them).
       count: problems.
       tests: of each problem.
       seed: another seed makes other problems.
     """
 
-    name: Literal["rules", "functions"] = "rules"
+    name: Literal["rules", "branches", "functions"] = "rules"
     count: int = 480
     tests: int = 8
     seed: int = 0
@@ -110,6 +111,8 @@ class ProblemsConfig:
       held_out: share of the problems that is only measured on, chosen by their ids.
       held_out_path: problems to measure on instead.
       difficulties: which to practise on; empty takes all.
+      practice_tests: of each problem in practice at most, drawn at random; null takes all. Held-out problems
+        keep all of theirs.
       bad: what to do about problems that cannot be used, or whose canonical solution fails: skip or error.
       embedded: for path null.
     """
@@ -118,8 +121,15 @@ class ProblemsConfig:
     held_out: float = 0.25
     held_out_path: str | None = None
     difficulties: tuple[str, ...] = ()
+    practice_tests: int | None = None
     bad: Literal["skip", "error"] = "skip"
     embedded: EmbeddedConfig = field(default_factory=EmbeddedConfig)
+
+    def __post_init__(self) -> None:
+        if self.practice_tests is not None and self.practice_tests < 1:
+            raise ValueError(
+                f"problems.practice_tests must be at least 1, or null; got {self.practice_tests}"
+            )
 
 
 @dataclass(frozen=True)
@@ -214,6 +224,8 @@ def open_problems(
         practice, held_out = split_problems(everything, config.held_out)
     if config.difficulties:
         practice = [p for p in practice if p.difficulty in config.difficulties]
+    if config.practice_tests is not None:
+        practice = [fewer_tests(problem, config.practice_tests) for problem in practice]
     found = fingerprint(practice)
     limits = known if known is not None and known.fingerprint == found else _measured(practice, grader, found)
     practice = _solved(practice, limits, config.bad)
@@ -277,8 +289,9 @@ def embedded_rows(config: EmbeddedConfig) -> list[Row]:
     """
     from jaxmoe.datasets import programs, small_functions
 
-    make = programs.problems if config.name == "rules" else small_functions.problems
-    return make(config.count, tests=config.tests, seed=config.seed)
+    if config.name == "functions":
+        return small_functions.problems(config.count, tests=config.tests, seed=config.seed)
+    return programs.problems(config.count, tests=config.tests, seed=config.seed, kind=config.name)
 
 
 def _measured(problems: Sequence[Problem], grader: Grader, of: str) -> TimeLimits:

@@ -39,6 +39,34 @@ def test_difficulties_come_in_turn_and_have_their_lengths(rows):
     assert longest["easy"] < longest["medium"] < longest["hard"]
 
 
+def test_branches_are_cases_of_which_one_test_takes_one():
+    made = programs.problems(30, kind="branches")
+    assert len({row["prompt"] for row in made}) == 30
+    cases = {kind: programs.random_branches(random.Random(0), kind) for kind in programs.DIFFICULTIES}
+    assert [len(cases[kind].rules[0].words) for kind in programs.DIFFICULTIES] == [3, 5, 7]
+    for row in made:
+        solve = programs.compiled(row["canonical_solution"])
+        assert [solve(*arguments) for arguments in row["inputs"]] == row["outputs"]
+    hard = cases["hard"]
+    c, e, f, a, b, g, i = hard.rules[0].words
+    assert hard.statement == (
+        f"Take a number n. If it is {c}, {a} it, if it is {e}, {b} it, if it is {f}, {g} it, "
+        f"otherwise {i} it. Return n."
+    )
+    # each case has its comment, its head and one action
+    body = hard.program().splitlines()[1:-1]
+    assert len(body) == 12
+    assert body[-3:-1] == [f"    # otherwise {i} it", "    else:"]
+
+
+def test_texts_of_branches_hold_no_statement_of_a_problem():
+    held_out = {row["prompt"] for row in programs.problems(kind="branches")}
+    texts = [text for text in programs.pretraining_texts(400, kind="branches") if "def solve" in text]
+    statements = {text.split("\n")[1] for text in texts}
+    assert len(statements) > 250
+    assert not statements & held_out
+
+
 def test_problem_files_are_read_back(rows, tmp_path):
     programs.write_problems(tmp_path / "p.json", rows)
     read = load_problems(tmp_path / "p.json")

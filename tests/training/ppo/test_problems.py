@@ -5,9 +5,18 @@ from types import SimpleNamespace
 
 import pytest
 
+from jaxmoe.tokenizer import train_bpe
 from rl.feedback.problems import Problem, fingerprint
+from rl.stepcoder.rollouts import RolloutConfig
 from training.ppo import problems as room
-from training.ppo.problems import EmbeddedConfig, TimeLimits, embedded_rows, known_limits, save_limits
+from training.ppo.problems import (
+    EmbeddedConfig,
+    ProblemsConfig,
+    TimeLimits,
+    embedded_rows,
+    known_limits,
+    save_limits,
+)
 
 PROBLEM = Problem("p", "Double n.", "def f(n):", "def f(n):\n    return 2 * n\n", "f", [[3]], [6])
 
@@ -49,10 +58,12 @@ def test_limits_come_back_to_the_last_bit_and_damage_is_named(tmp_path):
 
 
 def test_the_embedded_problems_are_those_that_are_named():
-    rules, functions = (
-        embedded_rows(EmbeddedConfig(name=name, count=4, tests=3)) for name in ("rules", "functions")
+    rules, branches, functions = (
+        embedded_rows(EmbeddedConfig(name=name, count=4, tests=3))
+        for name in ("rules", "branches", "functions")
     )
     assert [row["source"] for row in rules] == ["jaxmoe.datasets.programs"] * 4
+    assert all("elif" in row["canonical_solution"] for row in branches[1:3])
     assert [row["source"] for row in functions] == ["jaxmoe.datasets.small_functions"] * 4
     assert {len(row["inputs"]) for row in functions} == {3}
     with pytest.raises(ValueError, match="got count 480"):
@@ -86,3 +97,14 @@ def test_measured_limits_serve_the_rest_of_the_run():
     assert [(p.id, p.time_s) for p in kept] == [("p", limits.time_s["p"]), ("n", None)]
     with pytest.raises(ValueError, match="1 of 3 canonical solutions fail their own tests: w"):
         room._solved([PROBLEM, wrong, without], limits, "error")
+
+
+def test_practice_may_have_fewer_tests_than_what_is_held_out():
+    rollout = RolloutConfig(form="completion", prompt_tokens=256, response_tokens=256)
+    config = ProblemsConfig(held_out=0.5, practice_tests=1, embedded=EmbeddedConfig(count=12, tests=8))
+    tokenizer = train_bpe([row["canonical_solution"] for row in embedded_rows(config.embedded)], 300)
+    found = room.open_problems(config, Graders(), None, rollout, tokenizer)  # type: ignore[arg-type]
+    assert {problem.test_count for problem in found.train} == {1}
+    assert min(problem.test_count for problem in found.held_out) >= 8
+    with pytest.raises(ValueError, match="practice_tests must be at least 1, or null; got 0"):
+        ProblemsConfig(practice_tests=0)

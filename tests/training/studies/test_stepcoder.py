@@ -145,15 +145,6 @@ def test_no_result_yet_still_makes_a_page():
 # gradients
 
 
-def test_fewer_tests_are_nested_and_keep_their_answers():
-    problem = Problem("p", "", inputs=[[n] for n in range(9)], outputs=[n * n for n in range(9)])
-    one, four = (stepcoder_gradient.fewer(problem, tests, seed=3) for tests in (1, 4))
-    assert [given[0] ** 2 for given in four.inputs] == list(four.outputs)
-    assert (len(four.inputs), list(four.inputs[:1])) == (4, list(one.inputs))
-    others = {stepcoder_gradient.fewer(problem, 1, seed=seed).inputs[0][0] for seed in range(9)}
-    assert len(others) > 2
-
-
 def test_cosine():
     assert stepcoder_gradient.cosine(np.array([1.0, 0.0]), np.array([3.0, 4.0])) == pytest.approx(0.6)
     assert stepcoder_gradient.cosine(np.zeros(2), np.ones(2)) is None

@@ -25,7 +25,7 @@ from jax.flatten_util import ravel_pytree
 from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.tokenizer import load_tokenizer, pad_id
 from rl.feedback.grader import Grader
-from rl.feedback.problems import Problem
+from rl.feedback.problems import Problem, fewer_tests
 from rl.policy.agent import ForwardConfig
 from rl.policy.config import RLConfig
 from rl.policy.experience import prepare
@@ -122,7 +122,7 @@ def _compare(
         graded = full
         if count:
             rows = [
-                row._replace(task=row.task._replace(problem=fewer(row.task.problem, count, seed)))
+                row._replace(task=row.task._replace(problem=fewer_tests(row.task.problem, count, seed)))
                 for row in sampled.rows
             ]
             graded = Grading(pool, sampled._replace(rows=rows)).result("fgo")
@@ -134,21 +134,6 @@ def _compare(
             "false_passes": _share(graded.passed & ~full.passed, graded.passed),
         }
     return found
-
-
-def fewer(problem: Problem, tests: int, seed: int) -> Problem:
-    """The problem with so many of its tests, drawn at random; those for a larger number include them.
-
-    Args:
-      problem: with all of its tests.
-      tests: to be kept.
-      seed: of the draw.
-    Returns: a new problem.
-    """
-    rng = np.random.default_rng([seed, *problem.id.encode()])
-    kept = rng.permutation(len(problem.inputs))[:tests]
-    inputs, outputs = ([values[i] for i in kept] for values in (problem.inputs, problem.outputs))
-    return replace(problem, inputs=inputs, outputs=outputs)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float | None:
