@@ -108,25 +108,51 @@ def _design(summary: StudySummary) -> PageSection:
     text = [
         f"{_origin(base)}{_passed_over(summary)} Seeds differ in base (as far as there are bases), order of "
         "problems and samples.",
-        f"All rows run the same PPO with a critic and GAE from the same base: {ppo['rounds']} rounds of "
-        f"{rollout['prompts']} prompts x {rollout['samples']} samples, {samples:,} programs each. Learning "
-        "rates and all else are those of the PPO quickstart, which was made to learn with curriculum and "
-        "mask on: if that favours a row, it is StepCoder. "
-        f"Practised on: {regimes}.",
+        f"All rows run {_algorithm(ppo)} from the same base: {ppo['rounds']} rounds of "
+        f"{rollout['prompts']} prompts x {rollout['samples']} samples, {samples:,} programs each. "
+        f"{_settings(summary['settings'])}Practised on: {regimes}.",
         f"Held out, the same for all: {_count(sizes['held_out'])}. They are asked as whole tasks, without "
         f"any part of the solution, {evaluated} each at temperature {evaluation['temperature']:g}, top-p "
         f"{evaluation['top_p']:g}, before the first round, every {evaluation['every']} and after the last. "
         "No row's settings were chosen by them; how many steps a base is pretrained and how many rounds a "
         "run has was settled after curves of one seed had been seen.",
-        "SFT is fine-tuned on canonical solutions of the practice problems: as many samples as the other "
-        "rows draw programs, in batches of 16, with the same adapter and learning rate. It is told what the "
-        "others must find out, for a solution spells out what the unclear words mean. The curriculum shows "
-        "parts of solutions too, in prompts alone, through which no gradient flows; plain PPO sees none.",
-        "Where the base solves many of the hard problems before any practice (its row in the tables), "
-        "exploration is less of a bottleneck than on the paper's competition problems, and the curriculum "
-        "has less to gain.",
+        "The curriculum shows parts of solutions, in prompts alone, through which no gradient flows; plain "
+        "PPO sees none. Where the base solves many of the problems before any practice (its row in the "
+        "tables), exploration is less of a bottleneck than on the paper's competition problems, and the "
+        "curriculum has less to gain.",
+    ]
+    if any(row["method"] == "sft" for row in summary["settings"]["rows"].values()):
+        text.append(
+            "SFT is fine-tuned on canonical solutions of the practice problems: as many samples as the other "
+            "rows draw programs, in batches of 16, with the same adapter and learning rate. It is told what "
+            "the others must find out, for a solution spells out what the unclear words mean."
+        )
+    few = {r["label"]: r["problems"].get("practice_tests") for r in summary["settings"]["regimes"].values()}
+    text += [
+        f"{label[:1].upper()}{label[1:]}: a practice problem keeps {count} of its tests, drawn at random; "
+        "held-out problems keep all."
+        for label, count in few.items()
+        if count is not None
     ]
     return PageSection("Design", text)
+
+
+def _algorithm(ppo: JsonMapping) -> str:
+    """The algorithm and the adapter that all rows share."""
+    names = {"ppo": "the same PPO with a critic and GAE"}
+    adapters = {"none": "every weight trained", "lora": "LoRA beside frozen weights"}
+    trained = adapters.get(ppo["adapter"], "LoRAMoE experts beside frozen weights")
+    return f"{names.get(ppo['algorithm'], 'the same algorithm, ' + ppo['algorithm'])}, {trained},"
+
+
+def _settings(settings: JsonMapping) -> str:
+    """Where learning rates and all else come from."""
+    if settings["ppo"] == "ppo/quickstart":
+        return (
+            "Learning rates and all else are those of the PPO quickstart, which was made to learn with "
+            "curriculum and mask on: if that favours a row, it is StepCoder. "
+        )
+    return f"Learning rates and all else are those of {settings['ppo']}. "
 
 
 def _origin(base: JsonMapping) -> str:

@@ -70,7 +70,9 @@ def summarize(runs: Sequence[StepcoderRun], rows: Sequence[str], regimes: Sequen
             }
     kinds = [kind for kind in runs[0].result["held_out"][0] if kind != "round"] if runs else []
     order = ("all", "easy", "medium", "hard")
-    return {"difficulties": sorted(kinds, key=order.index), "regimes": by_regime}
+    # problems may be told apart by something else than how hard they are
+    place = {kind: order.index(kind) if kind in order else len(order) for kind in kinds}
+    return {"difficulties": sorted(kinds, key=place.__getitem__), "regimes": by_regime}
 
 
 def _start(rows: Mapping[str, Sequence[StepcoderRun]]) -> JsonObject:
