@@ -59,10 +59,13 @@ def _plan(config: str) -> Depends:
     return Depends(command, ("training.commands.plan",), (f"configs/sft/{config}.yaml",))
 
 
-def _study(name: str, *configs: str) -> Depends:
-    files = (f"configs/reproduce/{name}.yaml", *(f"configs/reproduce/{one}.yaml" for one in configs))
+def _study(name: str, *configs: str, config: str = "") -> Depends:
+    """Of a study by its own config, or by another; `configs` are those that this one names."""
+    files = tuple(f"configs/reproduce/{one}.yaml" for one in (config or name, *configs))
     start = (f"training.studies.{name}.study",)
-    return Depends(f"python -m training reproduce {name} --out runs/reproduce", start, (*files, *EMBEDDED))
+    chosen = f" --config reproduce/{config}" if config else ""
+    command = f"python -m training reproduce {name}{chosen} --out runs/{config or 'reproduce'}"
+    return Depends(command, start, (*files, *EMBEDDED))
 
 
 # Benchmarks with a result of their own, and what they start.

@@ -320,12 +320,18 @@ def loramoe_in_short() -> str:
     return "\n".join([*lines, "", said])
 
 
-def study_page(name: str) -> str:
-    """A study's page as Markdown: what its HTML page says, with the figures beside its JSON file."""
+def study_page(name: str, folder: str = "") -> str:
+    """A study's page as Markdown: what its HTML page says, with the figures beside its JSON file.
+
+    Args:
+      name: of the study.
+      folder: of its results in reproduce/, where another config than its own made them.
+    """
+    folder = folder or name
     sys.path.insert(0, str(ROOT))
     from importlib import import_module
 
-    page = import_module(f"training.studies.{name}.page").page("", read(f"reproduce/{name}/{name}.json"))
+    page = import_module(f"training.studies.{name}.page").page("", read(f"reproduce/{folder}/{name}.json"))
     lines = [page.question, ""]
     for section in page.sections:
         lines += [f"## {section.title}", ""]
@@ -335,7 +341,7 @@ def study_page(name: str) -> str:
             columns = ("claim", "verdict", "found", "the paper's figures")
             lines += [*markdown_table(columns, section.verdicts), ""]
         for picture in section.pictures:
-            lines += [f"![{picture.caption}](reproduce/{name}/{picture.name}.svg)", ""]
+            lines += [f"![{picture.caption}](reproduce/{folder}/{picture.name}.svg)", ""]
         for table in section.tables:
             if not table.folded:
                 lines += [f"{table.caption}:", "", *markdown_table(table.columns, table.rows), ""]
