@@ -68,8 +68,10 @@ def prepare(
     questions: Sequence[ClosedBookQuestion],
     form: Form,
     lengths: Sequence[int] = (24, 48),
+    rows: int = ROWS,
 ) -> Exam:
-    """Encodes questions: as statements to complete (form "text") or as instructions (form "instruction").
+    """Encodes questions: as statements to complete (form "text"), or as instructions (form "instruction" or
+    "chat").
 
     Args:
       tokenizer: the model's.
@@ -77,6 +79,7 @@ def prepare(
       form: how they are put.
       lm: any model with this tokenizer; for its window only.
       lengths: padded lengths, each of which compiles once; longer texts make their own.
+      rows: texts a batch; the last of a length is filled up.
     Returns: the exam, ready for any model with this tokenizer.
     """
     wording = template("completion" if form == "text" else "instruction")
@@ -87,33 +90,33 @@ def prepare(
             prompts.append(wording.prompt(question))
             answers.append(wording.continuation(answer))
     texts = LocalModel(lm, tokenizer, form).scored_ids(prompts, answers)
-    rows = [
+    encoded = [
         ([*text.ids, tokenizer.eos_token_id], text.start, owner)
         for text, owner in zip(texts, owners, strict=True)
     ]
-    most = max(len(ids) - start for ids, start, _ in rows)
+    most = max(len(ids) - start for ids, start, _ in encoded)
     by_length: dict[int, list[tuple[list[int], int, int]]] = {}
-    for row in rows:
+    for row in encoded:
         fitting = [length for length in lengths if len(row[0]) <= length]
         by_length.setdefault(min(fitting, default=-(-len(row[0]) // 16) * 16), []).append(row)
     parts = [
-        _part(some[at : at + ROWS], length, most, pad_id(tokenizer))
+        _part(some[at : at + rows], length, most, pad_id(tokenizer), rows)
         for length, some in sorted(by_length.items())
-        for at in range(0, len(some), ROWS)
+        for at in range(0, len(some), rows)
     ]
     return Exam(parts, len(questions))
 
 
-def _part(rows: Sequence[tuple[list[int], int, int]], length: int, most: int, pad: int) -> Part:
+def _part(texts: Sequence[tuple[list[int], int, int]], length: int, most: int, pad: int, rows: int) -> Part:
     part = Part(
-        np.full((ROWS, length), pad, np.int32),
-        np.zeros((ROWS, length), np.int32),
-        np.zeros((ROWS, most), np.int32),
-        np.zeros((ROWS, most), np.float32),
-        np.zeros((ROWS, most), np.float32),
-        np.full(ROWS, -1, np.int32),
+        np.full((rows, length), pad, np.int32),
+        np.zeros((rows, length), np.int32),
+        np.zeros((rows, most), np.int32),
+        np.zeros((rows, most), np.float32),
+        np.zeros((rows, most), np.float32),
+        np.full(rows, -1, np.int32),
     )
-    for r, (ids, start, owner) in enumerate(rows):
+    for r, (ids, start, owner) in enumerate(texts):
         size = len(ids) - start
         part.tokens_BT[r, : len(ids)] = ids
         part.mask_BT[r, : len(ids)] = 1
@@ -121,7 +124,7 @@ def _part(rows: Sequence[tuple[list[int], int, int]], length: int, most: int, pa
         part.answer_BK[r, : size - 1] = 1
         part.end_BK[r, size - 1] = 1
         part.item_B[r] = owner
-    part.mask_BT[len(rows) :, 0] = 1  # a row of nothing but padding would attend to nothing
+    part.mask_BT[len(texts) :, 0] = 1  # a row of nothing but padding would attend to nothing
     return part
 
 

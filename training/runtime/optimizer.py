@@ -1,9 +1,10 @@
 """AdamW with clipping and a learning-rate schedule."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
@@ -24,7 +25,10 @@ class OptimizerConfig:
       b1: decay of the mean of gradients.
       b2: decay of the mean of squared gradients.
       eps: added to the root of the mean square.
-      weight_decay: decoupled weight decay; a step shrinks weights by lr times this.
+      weight_decay: decoupled weight decay; a step moves weights by lr times this towards `decay_to`.
+      decay_to: zero, or the weights that the run started from (L2-SP, arXiv:1802.01483), which the optimizer
+        then holds a second time. With start the base's knowledge is what fine-tuning is drawn back to; of
+        adapters the update begins at nothing, so that for them zero draws back to the base.
       decay: which weights shrink: matrices only (no norms, no biases) or all, as torch does unless told.
       clip_norm: longest gradient, over all weights together; null never clips.
     """
@@ -38,6 +42,7 @@ class OptimizerConfig:
     b2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.0
+    decay_to: Literal["zero", "start"] = "zero"
     decay: Literal["matrices", "all"] = "matrices"
     clip_norm: float | None = 1.0
 
@@ -120,7 +125,9 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Clip by global norm, then AdamW: for zero state the same updates as torch.optim.AdamW.
 
-    m ← β₁m + (1 − β₁)g,  v ← β₂v + (1 − β₂)g²,  w ← w − lr (m̂ / (√v̂ + ε) + λw)
+    m ← β₁m + (1 − β₁)g,  v ← β₂v + (1 − β₂)g²,  w ← w − lr (m̂ / (√v̂ + ε) + λ(w − w₀))
+
+    with w₀ = 0, or the weights before the first step (config.decay_to).
 
     Args:
       steps: of the whole run, for the learning rate.
@@ -129,17 +136,57 @@ def make_optimizer(
     Raises: ValueError if the warm-up is longer than the run.
     Reference: Loshchilov and Hutter 2019, arXiv:1711.05101.
     """
-    adamw = optax.adamw(
-        schedule(config, steps),
-        b1=config.b1,
-        b2=config.b2,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        mask=decay_mask if config.weight_decay else None,
+    adamw = optax.chain(
+        optax.scale_by_adam(config.b1, config.b2, config.eps),
+        decay(config, decay_mask),
+        optax.scale_by_learning_rate(schedule(config, steps)),
     )
     if config.clip_norm is None:
         return adamw
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+
+
+class DecayToStartState(NamedTuple):
+    """The weights before the first step."""
+
+    start: PyTree
+
+
+def decay_to_start(weight_decay: float) -> optax.GradientTransformation:
+    """Adds λ(w − w₀) to an update, w₀ being the weights before the first step.
+
+    Args:
+      weight_decay: λ.
+    Returns: the transformation; its update needs the weights.
+    Reference: Li, Grandvalet and Davoine 2018, arXiv:1802.01483; decoupled as in AdamW.
+    """
+
+    def init(params: PyTree) -> DecayToStartState:
+        # a copy: the weights themselves are donated to the step
+        return DecayToStartState(jax.tree.map(jnp.copy, params))
+
+    def update(
+        updates: PyTree, state: DecayToStartState, params: PyTree = None
+    ) -> tuple[PyTree, DecayToStartState]:
+        moved = jax.tree.map(lambda u, w, start: u + weight_decay * (w - start), updates, params, state.start)
+        return moved, state
+
+    return optax.GradientTransformation(init, update)
+
+
+def decay(config: OptimizerConfig, decay_mask: PyTree = True) -> optax.GradientTransformation:
+    """The weight decay of a config; nothing where it has none.
+
+    Args:
+      config: gives weight_decay and decay_to.
+      decay_mask: from `decayed`; True moves every weight.
+    Returns: a transformation of updates that the learning rate is still to multiply.
+    """
+    if not config.weight_decay:
+        return optax.identity()
+    if config.decay_to == "zero":
+        return optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
+    return optax.masked(decay_to_start(config.weight_decay), decay_mask)
 
 
 def optimizer_shardings(

@@ -1,6 +1,6 @@
 """A study is a list of cells; each leaves one file, and a cell that has left its file is not run again.
 
-    OUT/cells/STUDY/NAME-DIGEST.json   settings, result, seconds of one cell, written whole
+    OUT/cells/STUDY/NAME-DIGEST.json   settings, result, seconds and commit of one cell, written whole
     OUT/STUDY.json                     what all cells say together
     OUT/STUDY.html, OUT/figures/       the page, and its figures
 
@@ -107,8 +107,9 @@ class PaperStudy(Protocol):
 class Store:
     """The cells' files of one study."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, commit: str = ""):
         self.folder = folder
+        self._commit = commit  # of the code that runs cells, to be noted in their files
 
     def read(self, cell: StudyCell) -> Result | None:
         """A finished cell's result."""
@@ -129,6 +130,7 @@ class Store:
           seconds: that it took.
         """
         record = {"name": cell.name, "settings": dict(cell.settings), "seconds": round(seconds, 2)}
+        record["commit"] = self._commit
         write_whole(self.folder / cell.file, json.dumps(record | {"result": result}, indent=1) + "\n")
 
     def seconds(self, cells: list[StudyCell]) -> float:

@@ -119,7 +119,7 @@ def run_study(study: PaperStudy, out: Path, *, report_only: bool = False) -> tup
     Returns: whether every cell is done, and the page.
     """
     console = Console(markup=False, emoji=False, soft_wrap=True)
-    store = Store(out / "cells" / study.name)
+    store = Store(out / "cells" / study.name, commit())
 
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False)

@@ -38,13 +38,44 @@ class TuningRow:
 
 
 @dataclass(frozen=True)
+class PretrainedConfig:
+    """How models of a base pretrained elsewhere are examined; see `training.studies.loramoe.pretrained`.
+
+    Attributes:
+      divergence_tasks: held-out tasks on whose texts the divergence from the base is measured.
+      own_tokens: the longest answers that the base draws to them.
+      choices: facts that are asked with four choices after the last snapshot.
+      few_shot: facts that are asked then with five others before them.
+      files: closed-book questions in files of the user's, asked then with the file's first five before them.
+      file_questions: of each file.
+      rows: texts a batch in examinations.
+    """
+
+    divergence_tasks: int = 28
+    own_tokens: int = 24
+    choices: int = 200
+    few_shot: int = 200
+    files: tuple[str, ...] = ()
+    file_questions: int = 200
+    rows: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("divergence_tasks", "own_tokens", "choices", "few_shot", "file_questions", "rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"pretrained.{name} must be at least 1; got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class LoramoeConfig:
     """The LoRAMoE study.
 
     Attributes:
       base: pretraining config of the bases; base number b takes seed b.
       checkpoints: bases that are there already, instead of pretraining any: folders or hub ids, one for each
-        of `bases`. They must know the embedded facts; config and data of the base are then not read.
+        of `bases`; config and data of the base are then not read. They must know the embedded facts, unless
+        `pretrained` is given.
+      pretrained: of checkpoints that were pretrained elsewhere: they are taught and asked in their chat form,
+        and knowledge is what is kept of the facts that they know. Null for bases that the study pretrains.
       bases: how many bases.
       seeds: runs of every row on each base.
       rows: by name; `full`, `lora`, `lora_same_rate`, `loramoe`, `loramoe_lbc` and `loramoe_matched` are
@@ -69,6 +100,7 @@ class LoramoeConfig:
     rows: dict[str, TuningRow]
     base: str = "reproduce/base"
     checkpoints: tuple[str, ...] = ()
+    pretrained: PretrainedConfig | None = None
     bases: int = 2
     seeds: int = 3
     sweep: dict[str, TuningRow] = field(default_factory=dict)
@@ -92,6 +124,8 @@ class LoramoeConfig:
         if min(self.bases, self.seeds, self.samples, *self.volumes) < 1:
             raise ValueError("bases, seeds, samples and volumes must be at least 1")
         check(self.checkpoints, self.bases)
+        if self.pretrained is not None and not self.checkpoints:
+            raise ValueError("pretrained is about checkpoints that are there; name them (checkpoints)")
         for name, row in (self.rows | self.sweep).items():
             if row.rate_of is not None and not (row.rate_of in self.rows and self.rows[row.rate_of].rates):
                 raise ValueError(f"rate_of must name a row with rates; got {row.rate_of!r} in {name}")

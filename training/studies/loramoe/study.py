@@ -13,19 +13,14 @@ take the rate that was chosen for the row that they vary.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from evals.knowledge import greedy
-from evals.knowledge.embedded_questions import closed_book_questions, task_questions
-from evals.knowledge.questions import ClosedBookQuestion
+from jaxmoe.base_folder import local_folder
 from jaxmoe.datasets.corpora import STUDY_RELATIONS, instruction_rows, study_corpus
-from jaxmoe.datasets.downstream_questions import question_stem
 from jaxmoe.json_values import JsonMapping, JsonObject
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
@@ -39,6 +34,8 @@ from training.studies.cells import Result, Results, Stopped, StudyCell
 from training.studies.loramoe import page as loramoe_page
 from training.studies.loramoe import summary as loramoe_summary
 from training.studies.loramoe.config import LoramoeConfig, TuningRow
+from training.studies.loramoe.exams import EmbeddedExams, Exams, embedded_questions, exam_settings
+from training.studies.loramoe.pretrained import PretrainedExams, pretrained_settings
 from training.studies.loramoe.tuning import Recipe, Stream, Tuner, stream
 from training.studies.page import Page
 
@@ -69,16 +66,21 @@ class LoramoeStudy:
         self.bases = Bases(config.base, config.checkpoints, out, scale=config.scale, depends=corpus)
         self._tokenizers: dict[int, PreTrainedTokenizerBase] = {}
         self._streams: dict[tuple[int, int, float], Stream] = {}
-        self._exams: dict[tuple[int, str], greedy.Exam] = {}
+        self._base_models: dict[int, LanguageModel] = {}
+        self._exams_of: dict[int, Exams] = {}
+        # what the cells that are done have found: the tuned are asked what their base knew
+        self._found: Results = {}
 
     # the cells
 
     def cells(self, results: Results) -> list[StudyCell]:
         """A base, the learning rates on it, every row once, then the other seeds, the sweep, other bases."""
-        config = self.config
+        config, self._found = self.config, results
         cells = [self.base_cell(0)]
-        for name, row in config.rows.items():
-            cells += [self.tuned_cell(name, row, 0, 0, rate) for rate in row.rates]
+        for turn in range(max(len(row.rates) for row in config.rows.values())):
+            for name, row in config.rows.items():
+                rates = middle_first(row.rates)[turn : turn + 1]
+                cells += [self.tuned_cell(name, row, 0, 0, rate) for rate in rates]
         chosen = self.chosen_rates(results)
         if chosen is None:
             return cells
@@ -153,14 +155,9 @@ class LoramoeStudy:
 
     def _exam_settings(self) -> JsonObject:
         config = self.config
-        counts = {name: config.scaled(getattr(config, name)) for name in ("tasks", "dev_tasks")}
-        return counts | {"facts": self._fact_limit()}
-
-    def _fact_limit(self) -> int | None:
-        facts = self.config.facts
-        if facts is None and self.config.scale == 1:
-            return None
-        return self.config.scaled(facts or 300)
+        if config.pretrained is None:
+            return exam_settings(config)
+        return pretrained_settings(config, config.pretrained)
 
     # running them
 
@@ -179,8 +176,7 @@ class LoramoeStudy:
         return self._run_tuned(row, int(base[1:]), int(seed[1:]), cell.settings["rate"], stopped)
 
     def _run_base(self, number: int) -> Result:
-        lm = load_model(self.bases.export(number), "none", ExpertConfig(), LoraConfig(), self.tuner.mesh).lm
-        return {"test": self._examined(lm, number), "skills": self._skills(lm, number)}
+        return self._exams(number).of_base(self._base(number))
 
     def _run_tuned(self, row: TuningRow, base: int, seed: int, rate: float, stopped: Stopped) -> Result:
         recipe = Recipe(row.adapter, row.experts, row.lora, row.balance)
@@ -197,10 +193,12 @@ class LoramoeStudy:
             stopped=stopped,
         ):
             seen = {"volume": snapshot.volume, "seen": snapshot.seen, "loss": finite(snapshot.loss)}
-            snapshots.append(seen | self._examined(snapshot.lm, base))
-            dev = greedy.take(snapshot.lm, self._exam(snapshot.lm, base, "dev tasks")).ended
-            last = {"dev_tasks": float(dev.mean()), "routing": snapshot.routing}
+            ends = snapshot.seen >= self.volumes[-1]
+            snapshots.append(seen | self._exams(base).of_snapshot(snapshot.lm, last=ends))
+            last = {"routing": snapshot.routing}
             last |= {"trained_weights": params.count(snapshot.lm.weights.trainable)}
+            if ends:
+                last["dev_tasks"] = self._exams(base).dev_accuracy(snapshot.lm)
         return {"snapshots": snapshots, **last}
 
     def describe(self, cell: StudyCell, result: Result) -> str:
@@ -212,8 +210,10 @@ class LoramoeStudy:
         Returns: one line.
         """
         found = result["test"] if "test" in result else result["snapshots"][-1]
-        facts = f"facts completed {found['completed']:.2f}, asked {found['asked']:.2f}"
-        return f"{facts}; tasks {found['tasks']:.2f}"
+        facts = f"facts completed {found['completed']:.2f}"
+        asked = f", asked {found['asked']:.2f}" if "asked" in found else ""
+        far = f"; KL from the base {found['kl']['own']['forward']:.3f}" if "kl" in found else ""
+        return f"{facts}{asked}; tasks {found['tasks']:.2f}{far}"
 
     @cached_property
     def tuner(self) -> Tuner:
@@ -222,7 +222,7 @@ class LoramoeStudy:
 
     def _tokenizer(self, base: int) -> "PreTrainedTokenizerBase":
         if base not in self._tokenizers:
-            self._tokenizers[base] = load_tokenizer(self.bases.export(base))
+            self._tokenizers[base] = load_tokenizer(local_folder(self.bases.export(base)))
         return self._tokenizers[base]
 
     def instructions(self, base: int, seed: int, share: float) -> Stream:
@@ -236,64 +236,44 @@ class LoramoeStudy:
         """
         key = (base, seed, share)
         if key not in self._streams:
-            corpus = study_corpus(seed=seed, knowledge_share=share)
+            own = self.config.pretrained is None
+            corpus = study_corpus(
+                seed=seed, knowledge_share=share, relations=STUDY_RELATIONS if own else None
+            )
             rows = instruction_rows(corpus, self.volumes[-1])
             order = replace(self.config.data, seed=seed)
-            self._streams[key] = stream(rows, self._tokenizer(base), order, self.volumes[-1])
+            form = "instruction" if own else "chat"
+            self._streams[key] = stream(rows, self._tokenizer(base), order, self.volumes[-1], form)
         return self._streams[key]
 
-    def _exam(self, lm: LanguageModel, base: int, what: str) -> greedy.Exam:
-        if (base, what) not in self._exams:
-            form = "text" if what in ("completed", "reworded tasks") else "instruction"
-            self._exams[base, what] = greedy.prepare(lm, self._tokenizer(base), self._questions[what], form)
-        return self._exams[base, what]
+    def _base(self, number: int) -> LanguageModel:
+        """A base by itself; one that others are measured from is read once."""
+        if number not in self._base_models:
+            base = self.bases.export(number)
+            lm = load_model(base, "none", ExpertConfig(), LoraConfig(), self.tuner.mesh).lm
+            if self.config.pretrained is None:
+                return lm
+            self._base_models[number] = lm
+        return self._base_models[number]
 
-    @cached_property
-    def _questions(self) -> dict[str, list[ClosedBookQuestion]]:
-        """Held-out facts, to be completed and asked, and task samples."""
-        exam = self._exam_settings()
-        facts = closed_book_questions("test", STUDY_RELATIONS, exam["facts"])
-        tasks = {split: task_questions(exam[f"{name}tasks"], split) for split, name in SPLITS.items()}
-        reworded = [
-            replace(task, stem=question_stem(task.category, task.question.split("\n", 1)[1]))
-            for task in tasks["test"]
-        ]
-        return {
-            "completed": facts,
-            "asked": facts,
-            "tasks": tasks["test"],
-            "dev tasks": tasks["dev"],
-            "reworded tasks": reworded,
-        }
-
-    def _examined(self, lm: LanguageModel, base: int) -> Result:
-        """Test scores of a model: shares of facts and of tasks, and of the tasks by family."""
-        marks = {
-            what: greedy.take(lm, self._exam(lm, base, what)) for what in ("completed", "asked", "tasks")
-        }
-        return {
-            "completed": float(marks["completed"].right.mean()),
-            "asked": float(marks["asked"].right.mean()),
-            "tasks": float(marks["tasks"].ended.mean()),
-            "tasks_begun": float(marks["tasks"].right.mean()),
-            "families": self._by_family(marks["tasks"].ended),
-        }
-
-    def _skills(self, lm: LanguageModel, base: int) -> dict[str, float]:
-        """By family, held-out contents asked in other words than the instructions': what a base brings."""
-        return self._by_family(greedy.take(lm, self._exam(lm, base, "reworded tasks")).right)
-
-    def _by_family(self, scores: np.ndarray) -> dict[str, float]:
-        """Means of the scores of the test tasks."""
-        families: dict[str, list[float]] = {}
-        for question, score in zip(self._questions["tasks"], scores, strict=True):
-            families.setdefault(question.category, []).append(float(score))
-        return {name: sum(found) / len(found) for name, found in sorted(families.items())}
+    def _exams(self, base: int) -> Exams:
+        if base not in self._exams_of:
+            config, tokenizer = self.config, self._tokenizer(base)
+            if config.pretrained is None:
+                self._exams_of[base] = EmbeddedExams(config, tokenizer)
+            else:
+                found = self._found.get(self.base_cell(base).name)
+                self._exams_of[base] = PretrainedExams(
+                    config, config.pretrained, tokenizer, self._base(base), found
+                )
+        return self._exams_of[base]
 
     # what they say
 
     def summary(self, results: Results) -> JsonObject:
         """See `loramoe_summary`."""
+        if self.config.pretrained is not None:
+            return {"cells": dict(results)}
         runs = loramoe_summary.TunedRuns()
         chosen = self.chosen_rates(results)
         for cell in self.cells(results):
@@ -310,16 +290,21 @@ class LoramoeStudy:
         labels = {name: row.label for name, row in (self.config.rows | self.config.sweep).items()}
         settings = configs.to_dict(self.config)
         found = {"scale": self.config.scale, "labels": labels, "settings": settings, "rates": chosen}
-        sizes = {what: len(questions) for what, questions in self._questions.items()}
+        sizes = {what: len(questions) for what, questions in embedded_questions(self.config).items()}
         found |= {"base": self.bases.about(), "sizes": sizes}
         return found | loramoe_summary.summarise(runs, list(self.config.rows), self.volumes)
 
     def page(self, summary: JsonMapping) -> Page:
         """See `loramoe_page`."""
+        if self.config.pretrained is not None:
+            return Page(self.title, "", {})
         return loramoe_page.page(self.title, summary)
 
 
-SPLITS = {"test": "", "dev": "dev_"}
+def middle_first(rates: Sequence[float]) -> list[float]:
+    """Rates by how near they are to the middle of their grid: if a study ends early, that one is there."""
+    places = sorted(range(len(rates)), key=lambda place: abs(2 * place - len(rates) + 1))
+    return [rates[place] for place in places]
 
 
 def choose_rate(dev: Mapping[float, float], items: int, tolerance: float) -> float:

@@ -73,7 +73,11 @@ class TunedSnapshot(NamedTuple):
 
 
 def stream(
-    rows: Sequence[JsonMapping], tokenizer: "PreTrainedTokenizerBase", config: BatchConfig, volume: int
+    rows: Sequence[JsonMapping],
+    tokenizer: "PreTrainedTokenizerBase",
+    config: BatchConfig,
+    volume: int,
+    form: str = "instruction",
 ) -> Stream:
     """Batches of at least `volume` samples, each row at most once an epoch.
 
@@ -82,9 +86,11 @@ def stream(
       tokenizer: of the base.
       config: of the batches.
       volume: samples.
+      form: of instruction rows, instruction or chat.
     Returns: the batches.
     """
-    return stream_of(encode_samples(rows, tokenizer, config.length), tokenizer, config, volume)
+    samples = encode_samples(rows, tokenizer, config.length, form=form)
+    return stream_of(samples, tokenizer, config, volume)
 
 
 def stream_of(

@@ -1,0 +1,147 @@
+"""How a model of the LoRAMoE study is examined: what it knows of held-out facts, which tasks it does.
+
+Two kinds of base are examined in two ways, `EmbeddedExams` for the small ones that the study pretrains on the
+embedded facts, `training.studies.loramoe.pretrained` for those that were pretrained elsewhere.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from evals.knowledge import greedy
+from evals.knowledge.embedded_questions import closed_book_questions, task_questions
+from evals.knowledge.questions import ClosedBookQuestion
+from jaxmoe.datasets.corpora import STUDY_RELATIONS
+from jaxmoe.datasets.downstream_questions import question_stem
+from jaxmoe.json_values import JsonObject
+from jaxmoe.language_model import LanguageModel
+from training.studies.cells import Result
+from training.studies.loramoe.config import LoramoeConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SPLITS = {"test": "", "dev": "dev_"}
+
+
+class Exams(Protocol):
+    """The examinations of all models that come of one base."""
+
+    def of_base(self, lm: LanguageModel) -> Result:
+        """What is measured of the base before anything is trained: its scores under `test`.
+
+        Args:
+          lm: the base.
+        Returns: as plain JSON.
+        """
+        ...
+
+    def of_snapshot(self, lm: LanguageModel, *, last: bool) -> Result:
+        """Test scores of a model on its way.
+
+        Args:
+          lm: the model.
+          last: whether nothing more is trained.
+        Returns: as plain JSON.
+        """
+        ...
+
+    def dev_accuracy(self, lm: LanguageModel) -> float:
+        """Share of the dev tasks that are answered rightly and ended there, which chooses learning rates."""
+        ...
+
+
+def exam_settings(config: LoramoeConfig) -> JsonObject:
+    """All of the examinations that a cell's result depends on, as plain JSON."""
+    counts = {name: config.scaled(getattr(config, name)) for name in ("tasks", "dev_tasks")}
+    return counts | {"facts": _fact_limit(config)}
+
+
+def _fact_limit(config: LoramoeConfig) -> int | None:
+    if config.facts is None and config.scale == 1:
+        return None
+    return config.scaled(config.facts or 300)
+
+
+def by_family(questions: Sequence[ClosedBookQuestion], scores: np.ndarray) -> dict[str, float]:
+    """Means of the scores of tasks.
+
+    Args:
+      questions: the tasks.
+      scores: one a task.
+    Returns: by task family.
+    """
+    families: dict[str, list[float]] = {}
+    for question, score in zip(questions, scores, strict=True):
+        families.setdefault(question.category, []).append(float(score))
+    return {name: sum(found) / len(found) for name, found in sorted(families.items())}
+
+
+class EmbeddedExams:
+    """Of a base that was pretrained on the embedded facts; see `Exams`.
+
+    Args:
+      config: of the study.
+      tokenizer: of the base.
+    """
+
+    def __init__(self, config: LoramoeConfig, tokenizer: "PreTrainedTokenizerBase"):
+        self._config = config
+        self._tokenizer = tokenizer
+        self._prepared: dict[str, greedy.Exam] = {}
+
+    def of_base(self, lm: LanguageModel) -> Result:
+        """See `Exams`; `skills` are held-out contents in other words than the instructions'."""
+        reworded = greedy.take(lm, self._exam(lm, "reworded tasks")).right
+        return {"test": self._examined(lm), "skills": by_family(self.questions["tasks"], reworded)}
+
+    def of_snapshot(self, lm: LanguageModel, *, last: bool) -> Result:
+        """See `Exams`."""
+        return self._examined(lm)
+
+    def dev_accuracy(self, lm: LanguageModel) -> float:
+        """See `Exams`."""
+        return float(greedy.take(lm, self._exam(lm, "dev tasks")).ended.mean())
+
+    def _exam(self, lm: LanguageModel, what: str) -> greedy.Exam:
+        if what not in self._prepared:
+            form = "text" if what in ("completed", "reworded tasks") else "instruction"
+            self._prepared[what] = greedy.prepare(lm, self._tokenizer, self.questions[what], form)
+        return self._prepared[what]
+
+    @cached_property
+    def questions(self) -> dict[str, list[ClosedBookQuestion]]:
+        """Held-out facts, to be completed and asked, and task samples."""
+        return embedded_questions(self._config)
+
+    def _examined(self, lm: LanguageModel) -> Result:
+        """Test scores of a model: shares of facts and of tasks, and of the tasks by family."""
+        marks = {what: greedy.take(lm, self._exam(lm, what)) for what in ("completed", "asked", "tasks")}
+        return {
+            "completed": float(marks["completed"].right.mean()),
+            "asked": float(marks["asked"].right.mean()),
+            "tasks": float(marks["tasks"].ended.mean()),
+            "tasks_begun": float(marks["tasks"].right.mean()),
+            "families": by_family(self.questions["tasks"], marks["tasks"].ended),
+        }
+
+
+def embedded_questions(config: LoramoeConfig) -> dict[str, list[ClosedBookQuestion]]:
+    """Held-out facts, to be completed and asked, and task samples."""
+    exam = exam_settings(config)
+    facts = closed_book_questions("test", STUDY_RELATIONS, exam["facts"])
+    tasks = {split: task_questions(exam[f"{name}tasks"], split) for split, name in SPLITS.items()}
+    reworded = [
+        replace(task, stem=question_stem(task.category, task.question.split("\n", 1)[1]))
+        for task in tasks["test"]
+    ]
+    return {
+        "completed": facts,
+        "asked": facts,
+        "tasks": tasks["test"],
+        "dev tasks": tasks["dev"],
+        "reworded tasks": reworded,
+    }

@@ -1,0 +1,286 @@
+"""How models that come of a base pretrained elsewhere are examined: in its chat form, on what the base knew.
+
+A fact is known if the base completes its statement by greedy decoding; of the tuned models only those are
+asked, and `completed` is the share of them that is kept. Divergence from the base is measured on held-out
+tasks in chat form (`KL` of the config): at the tokens of the right answers, at those of the prompts, and at
+those of answers that the base itself drew.
+
+After the last snapshot larger sets are asked too, each only of what the base got right: multiple choice by
+log-probability, the statements with five others of the same relation before them, and files that the user
+names.
+"""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from evals.knowledge import greedy
+from evals.knowledge.embedded_questions import choice_questions, closed_book_questions, task_questions
+from evals.knowledge.prompts import template
+from evals.knowledge.questions import ChoiceQuestion, ClosedBookQuestion, load_questions
+from evals.models.divergence import Reference, TextDivergence
+from evals.models.local_model import LocalModel, ScoredIds
+from jaxmoe.datasets import world_knowledge
+from jaxmoe.json_values import JsonObject
+from jaxmoe.language_model import LanguageModel
+from jaxmoe.model.mesh import batch_ways
+from jaxmoe.tokenizer import pad_id
+from training.runtime import config as configs
+from training.studies.cells import Result
+from training.studies.loramoe.config import LoramoeConfig, PretrainedConfig
+from training.studies.loramoe.exams import SPLITS, by_family, exam_settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FACTS = (12, 24, 48)  # tokens that statements are padded to; most have fewer than 12
+TASKS = (64, 80, 96, 128)
+SHOTS = 5
+
+
+def pretrained_settings(config: LoramoeConfig, pretrained: PretrainedConfig) -> JsonObject:
+    """All of the examinations that a cell's result depends on; files by their name and content.
+
+    Args:
+      config: of the study.
+      pretrained: its part about such bases.
+    Returns: plain JSON.
+    """
+    own = configs.to_dict(pretrained) | {"files": [_content(path) for path in pretrained.files]}
+    own.pop("rows")  # changes no result
+    return exam_settings(config) | {"pretrained": own}
+
+
+def _content(path: str) -> str:
+    return f"{Path(path).name} {hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]}"
+
+
+class PretrainedExams:
+    """See the module, and `training.studies.loramoe.exams.Exams`.
+
+    Args:
+      config: of the study; its part about such bases is `pretrained`.
+      tokenizer: of the base.
+      base: the base itself, which divergence is measured from.
+      found: what `of_base` found; None before it is called.
+    """
+
+    def __init__(
+        self,
+        config: LoramoeConfig,
+        pretrained: PretrainedConfig,
+        tokenizer: "PreTrainedTokenizerBase",
+        base: LanguageModel,
+        found: Result | None,
+    ):
+        self._config, self._pretrained = config, pretrained
+        self._tokenizer, self._base, self._found = tokenizer, base, found
+        self._prepared: dict[str, greedy.Exam] = {}
+
+    # of the base
+
+    def of_base(self, lm: LanguageModel) -> Result:
+        """See `Exams`; with the numbers of the questions that the base gets right, and the answers that it
+        draws to the tasks on which divergence is measured."""
+        facts = greedy.take(lm, self._exam("facts", self._facts, "text", FACTS)).right
+        if not facts.any():
+            raise ValueError(
+                f"the base completes none of the {len(facts)} facts that it was asked, so nothing can be "
+                "forgotten; take a base that knows some, or ask more (facts in the config)"
+            )
+        known = {
+            "facts": _numbers(facts),
+            "choices": _numbers(self._chosen(lm, self._choices)),
+            "few_shot": _numbers(self._few_shot(lm, self._stated)),
+            "files": {
+                name: _numbers(self._few_shot(lm, questions)) for name, questions in self._files.items()
+            },
+        }
+        asked = {"facts": len(self._facts), "choices": len(self._choices), "few_shot": len(self._stated)}
+        asked |= {"files": {name: len(questions) for name, questions in self._files.items()}}
+        prompts = [self._wording.prompt(task) for task in self._divergence_tasks]
+        answers = self._chat(lm).generate(prompts, self._pretrained.own_tokens, temperature=1.0)
+        self._found = {"known": known, "answers": answers}
+        return {"test": {"completed": 1.0} | self._tasks(lm), "asked": asked, **self._found}
+
+    # of the tuned
+
+    def of_snapshot(self, lm: LanguageModel, *, last: bool) -> Result:
+        """See `Exams`; `kept` has a 1 for each known fact that is still completed, in the base's order.
+
+        `kl` is in nats a token: of right answers, of prompts, and of answers of the base itself.
+        """
+        known = self._of_base["known"]
+        facts = [self._facts[number] for number in known["facts"]]
+        kept = greedy.take(lm, self._exam("known facts", facts, "text", FACTS)).right
+        found: Result = {"completed": float(kept.mean()), "kept": "".join(str(int(mark)) for mark in kept)}
+        found |= self._tasks(lm) | {"kl": self._divergence(lm)}
+        return found | (self._larger_sets(lm, known) if last else {})
+
+    def _larger_sets(self, lm: LanguageModel, known: Result) -> Result:
+        sets = {
+            "choices": self._chosen(lm, [self._choices[n] for n in known["choices"]]),
+            "few_shot": self._few_shot(lm, [self._stated[n] for n in known["few_shot"]]),
+        }
+        files = {
+            name: self._few_shot(lm, [self._files[name][n] for n in numbers])
+            for name, numbers in known["files"].items()
+        }
+        return {name: _mean(marks) for name, marks in sets.items()} | {
+            "files": {name: _mean(marks) for name, marks in files.items()}
+        }
+
+    def dev_accuracy(self, lm: LanguageModel) -> float:
+        """See `Exams`."""
+        return float(self._task_marks(lm, "dev").ended.mean())
+
+    @property
+    def _of_base(self) -> Result:
+        if self._found is None:
+            raise ValueError("what the base knows must be found (of_base) before tuned models are asked")
+        return self._found
+
+    # questions
+
+    @cached_property
+    def _facts(self) -> list[ClosedBookQuestion]:
+        return closed_book_questions("test", None, exam_settings(self._config)["facts"])
+
+    @cached_property
+    def _choices(self) -> list[ChoiceQuestion]:
+        return choice_questions("test", None, self._config.scaled(self._pretrained.choices))
+
+    @cached_property
+    def _stated(self) -> list[ClosedBookQuestion]:
+        """Facts with statements of `SHOTS` train facts of the same relation before their own."""
+        facts = closed_book_questions("test", None, self._config.scaled(self._pretrained.few_shot))
+        return [replace(fact, stem="\n".join([*_others(fact.category), fact.stem or ""])) for fact in facts]
+
+    @cached_property
+    def _files(self) -> dict[str, list[ClosedBookQuestion]]:
+        """By file name, its questions with its own first ones answered before them."""
+        wording = template("qa")
+        found = {}
+        for path in self._pretrained.files:
+            limit = self._config.scaled(self._pretrained.file_questions) + SHOTS
+            questions = load_questions(path, limit=limit).questions
+            shots, asked = questions[:SHOTS], questions[SHOTS:]
+            found[Path(path).name] = [replace(q, stem=wording.prompt(q, shots)) for q in asked]
+        return found
+
+    @cached_property
+    def _divergence_tasks(self) -> list[ClosedBookQuestion]:
+        return task_questions(self._config.scaled(self._pretrained.divergence_tasks), "test")
+
+    # marks
+
+    @property
+    def _wording(self):
+        return template("instruction")
+
+    def _exam(self, what: str, questions: Sequence[ClosedBookQuestion], form, lengths) -> greedy.Exam:
+        if what not in self._prepared:
+            rows = self._rows
+            self._prepared[what] = greedy.prepare(self._base, self._tokenizer, questions, form, lengths, rows)
+        return self._prepared[what]
+
+    @property
+    def _rows(self) -> int:
+        ways = batch_ways(self._base.mesh)
+        return -(-self._pretrained.rows // ways) * ways
+
+    def _chat(self, lm: LanguageModel) -> LocalModel:
+        return LocalModel(lm, self._tokenizer, "chat", self._rows)
+
+    def _task_marks(self, lm: LanguageModel, split: str) -> greedy.Marks:
+        questions = self._task_questions[split]
+        return greedy.take(lm, self._exam(f"{split} tasks", questions, "chat", TASKS))
+
+    @cached_property
+    def _task_questions(self) -> dict[str, list[ClosedBookQuestion]]:
+        counts = exam_settings(self._config)
+        return {split: task_questions(counts[f"{name}tasks"], split) for split, name in SPLITS.items()}
+
+    def _tasks(self, lm: LanguageModel) -> Result:
+        marks = self._task_marks(lm, "test")
+        return {
+            "tasks": float(marks.ended.mean()),
+            "tasks_begun": float(marks.right.mean()),
+            "families": by_family(self._task_questions["test"], marks.ended),
+        }
+
+    def _few_shot(self, lm: LanguageModel, questions: Sequence[ClosedBookQuestion]) -> np.ndarray:
+        if not questions:
+            return np.zeros(0)
+        exam = greedy.prepare(lm, self._tokenizer, questions, "text", (64, 96, 128), self._rows)
+        return greedy.take(lm, exam).right
+
+    def _chosen(self, lm: LanguageModel, questions: Sequence[ChoiceQuestion]) -> np.ndarray:
+        """1 where the right choice has the highest mean log-probability a token after the stem."""
+        pairs = [(q.stem or "", f" {choice}") for q in questions for choice in q.choices]
+        if not pairs:
+            return np.zeros(0)
+        scores = LocalModel(lm, self._tokenizer, "text", self._rows * 2).logprob(*zip(*pairs, strict=True))
+        means = np.asarray(scores.logprobs) / np.asarray(scores.tokens)
+        right, at = [], 0
+        for question in questions:
+            own = means[at : at + len(question.choices)]
+            right.append(float(int(own.argmax()) == question.answer))
+            at += len(question.choices)
+        return np.asarray(right)
+
+    # divergence
+
+    @cached_property
+    def _references(self) -> dict[str, Reference]:
+        """Held-out tasks with their right answers, and with those that the base drew."""
+        tasks = self._divergence_tasks
+        answers = {"answers": [task.answers[0] for task in tasks], "own": self._of_base["answers"]}
+        return {name: self._reference(tasks, given) for name, given in answers.items()}
+
+    def _reference(self, tasks: Sequence[ClosedBookQuestion], answers: Sequence[str]) -> Reference:
+        given = [
+            (self._wording.prompt(t), answer) for t, answer in zip(tasks, answers, strict=True) if answer
+        ]
+        texts = self._chat(self._base).scored_ids(*zip(*given, strict=True))
+        return Reference(
+            self._base, [self._ended(text) for text in texts], pad_id(self._tokenizer), self._rows
+        )
+
+    def _ended(self, text: ScoredIds) -> ScoredIds:
+        """With the end token behind an answer, unless it was cut off before it ended."""
+        if len(text.ids) - text.start >= self._pretrained.own_tokens:
+            return text
+        end = self._tokenizer.eos_token_id
+        return ScoredIds([*text.ids, int(str(end))], text.start)
+
+    def _divergence(self, lm: LanguageModel) -> Result:
+        found = {name: reference.divergence(lm) for name, reference in self._references.items()}
+        answers: TextDivergence = found["answers"]
+        return {
+            "answers": answers.continuations._asdict(),
+            "prompts": answers.prompts._asdict(),
+            "own": found["own"].continuations._asdict(),
+        }
+
+
+def _others(relation: str) -> list[str]:
+    """Statements of train facts of a relation, the same for every fact."""
+    facts = world_knowledge.select_facts("train", [relation])
+    drawn = random.Random(relation).sample(facts, min(SHOTS, len(facts)))
+    return [world_knowledge.statements(fact)[0] for fact in drawn]
+
+
+def _numbers(marks: np.ndarray) -> list[int]:
+    return np.flatnonzero(marks > 0).tolist()
+
+
+def _mean(marks: np.ndarray) -> float | None:
+    """None where nothing was asked."""
+    return float(marks.mean()) if len(marks) else None
