@@ -54,10 +54,21 @@ class StudyCell:
         return f"{self.name}-{digest(self.settings)}.json"
 
 
+# keys that settings have had since results were filed, with the value by which nothing changed
+LATER: JsonObject = {"decay_to": "zero", "l2_sp": 0.0, "replay": 0.0, "average": []}
+
+
 def digest(settings: JsonMapping) -> str:
-    """Eight characters that tell these settings from others."""
-    text = json.dumps(settings, sort_keys=True, default=str)
+    """Eight characters that tell these settings from others; later keys count where they are used."""
+    text = json.dumps(_without_later(settings), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _without_later(value: object) -> object:
+    if isinstance(value, Mapping):
+        kept = {key: each for key, each in value.items() if key not in LATER or each != LATER[key]}
+        return {key: _without_later(each) for key, each in kept.items()}
+    return [_without_later(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 class PaperStudy(Protocol):

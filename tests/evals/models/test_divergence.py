@@ -1,4 +1,4 @@
-"""KL between models: zero from itself, closed forms, by hand over a vocabulary, apart for prompts and answers."""
+"""KL between models: zero from itself, a closed form, sums by hand, prompts and answers apart."""
 
 from dataclasses import replace
 
@@ -63,17 +63,13 @@ def test_new_experts_are_no_distance_away():
     np.testing.assert_allclose(np.asarray(found), 0, atol=1e-6)
 
 
-def test_closed_form_of_a_model_that_says_one_token_more():
-    """All states are the same vector h by a norm of zeros... the head decides: logits 0, but c for one token.
-
-    p uniform over V, q with weight e^c on one: KL(p ‖ q) = ln((V − 1 + e^c) / V) − c / V.
-    """
+def test_closed_form_from_a_model_that_has_no_opinion():
+    """With all weights 0 p is uniform: KL(p ‖ q) = −ln V − mean over v of ln q(v)."""
     base = model(0)
     flat = jax.tree.map(jnp.zeros_like, base.weights.trainable)
     uniform = replace(base, weights=base.weights._replace(trainable=flat))
     found = Reference(uniform, TEXTS, 0).divergence(uniform)
     np.testing.assert_allclose(np.asarray(found), 0, atol=1e-7)
-    # against any q: KL(uniform ‖ q) = −ln V − mean over v of ln q(v)
     logits = np.concatenate([np.asarray(base(np.asarray([ids])).logits[0])[s - 1 : -1] for ids, s in TEXTS])
     q = np.asarray(jax.nn.log_softmax(logits))
     expected = np.mean(-np.log(SHAPE.vocab_size) - q.mean(1))

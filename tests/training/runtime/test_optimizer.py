@@ -1,5 +1,7 @@
 """The optimizer against torch, its schedules in closed form, and which weights decay."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,6 +82,25 @@ def test_adamw_is_torchs(clip_norm):
     # torch divides by the norm + 1e-6: its gradients are up to 1e-6 smaller; six steps of 1e-2
     tolerance = DOUBLE if clip_norm is None else 6 * 1e-2 * 1e-6
     np.testing.assert_allclose(np.asarray(ours), weight.detach().numpy(), rtol=0, atol=tolerance)
+
+
+@double_precision()
+def test_decay_to_start_is_adamw_around_the_start():
+    """AdamW on v = w − w₀ with decay to 0 moves v as AdamW on w with decay to w₀ moves w."""
+    rng = np.random.default_rng(1)
+    start, gradients = rng.normal(size=(5, 3)), rng.normal(size=(6, 5, 3))
+    config = OptimizerConfig(lr=1e-2, schedule="constant", weight_decay=3.0)
+    around = make_optimizer(replace(config, decay_to="start"), 6)
+    to_zero = make_optimizer(config, 6)
+    w, v = jnp.asarray(start), jnp.zeros((5, 3))
+    state, other = around.init(w), to_zero.init(v)
+    for gradient in gradients:
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = around.update(jnp.asarray(gradient), state, w)
+            shifted, other = to_zero.update(jnp.asarray(gradient), other, v)
+        w, v = optax.apply_updates(w, updates), optax.apply_updates(v, shifted)
+    np.testing.assert_allclose(np.asarray(w), start + np.asarray(v), rtol=0, atol=DOUBLE)
+    assert np.abs(v).max() > 1e-3
 
 
 def test_only_matrices_decay_unless_told():

@@ -21,6 +21,11 @@ class TuningRow:
       rates: learning rates to choose from; a row of the sweep has none and takes those of `rate_of`.
       rate_of: the row whose chosen rate it takes.
       knowledge_share: closed-book questions among the instructions; null takes the study's.
+      l2_sp: decay towards the starting weights (optimizer.weight_decay with decay_to=start); of adapters, of
+        their update.
+      replay: share of the samples that are texts which the base itself has drawn; of pretrained bases.
+      average: instead of looking at several volumes, look at the end at the base plus these shares of what
+        training changed (WiSE-FT, arXiv:2109.01903); of pretrained bases.
     """
 
     label: str
@@ -31,8 +36,16 @@ class TuningRow:
     lora: LoraConfig = field(default_factory=LoraConfig)
     balance: BalanceConfig = field(default_factory=BalanceConfig)
     knowledge_share: float | None = None
+    l2_sp: float = 0.0
+    replay: float = 0.0
+    average: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.l2_sp < 0 or not 0 <= self.replay < 1:
+            raise ValueError(
+                f"l2_sp must not be negative and replay lie in [0, 1); got {self.l2_sp} and {self.replay} in "
+                f"row {self.label!r}"
+            )
         if bool(self.rates) == bool(self.rate_of):
             raise ValueError(f"a row needs rates to choose from, or rate_of another row; row {self.label!r}")
 
@@ -126,6 +139,12 @@ class LoramoeConfig:
         check(self.checkpoints, self.bases)
         if self.pretrained is not None and not self.checkpoints:
             raise ValueError("pretrained is about checkpoints that are there; name them (checkpoints)")
+        if self.pretrained is None and any(
+            row.replay or row.average for row in (self.rows | self.sweep).values()
+        ):
+            raise ValueError(
+                "rows with replay or average are for pretrained bases; set pretrained, or leave them out"
+            )
         for name, row in (self.rows | self.sweep).items():
             if row.rate_of is not None and not (row.rate_of in self.rows and self.rows[row.rate_of].rates):
                 raise ValueError(f"rate_of must name a row with rates; got {row.rate_of!r} in {name}")

@@ -9,6 +9,7 @@ from jaxmoe.json_values import JsonMapping
 from training.studies.cells import StudySummary
 from training.studies.intervals import judged, points, whole
 from training.studies.loramoe import figures as loramoe_figures
+from training.studies.loramoe import frontier_page
 from training.studies.loramoe.summary import (
     CONSTRAINED,
     EVERYWHERE,
@@ -51,9 +52,11 @@ def page(title: str, summary: StudySummary) -> Page:
 
     Args:
       title: of the page.
-      summary: of `summarise`.
+      summary: of `summarise`, or of a study on a pretrained base.
     Returns: the page with its figures.
     """
+    if "kl_level" in summary:
+        return frontier_page.page(title, summary)
     question = (
         "Does fine-tuning on more and more instructions overwrite what a model knows, and do routed LoRA "
         "experts on the frozen base keep it while they learn the tasks as well?"

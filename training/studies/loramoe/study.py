@@ -13,14 +13,18 @@ take the rate that was chosen for the row that they vary.
 """
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evals.models.local_model import LocalModel
+from jaxmoe.averaging import averaged
 from jaxmoe.base_folder import local_folder
 from jaxmoe.datasets.corpora import STUDY_RELATIONS, instruction_rows, study_corpus
+from jaxmoe.datasets.downstream_families import FAMILIES
 from jaxmoe.json_values import JsonMapping, JsonObject
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
@@ -31,6 +35,7 @@ from training.runtime.model import LoraConfig, load_model
 from training.runtime.optimizer import OptimizerConfig
 from training.studies.bases import Bases
 from training.studies.cells import Result, Results, Stopped, StudyCell
+from training.studies.loramoe import frontier
 from training.studies.loramoe import page as loramoe_page
 from training.studies.loramoe import summary as loramoe_summary
 from training.studies.loramoe.config import LoramoeConfig, TuningRow
@@ -54,6 +59,10 @@ def make(config: LoramoeConfig, out: Path) -> "LoramoeStudy":
     return LoramoeStudy(config, out)
 
 
+# texts that a base draws to read some of them again, and their tokens
+REPLAYED, REPLAYED_TOKENS = 32, 64
+
+
 class LoramoeStudy:
     """See `training.studies.cells.PaperStudy`."""
 
@@ -65,7 +74,7 @@ class LoramoeStudy:
         corpus = {"corpus": configs.to_dict(study_corpus())}
         self.bases = Bases(config.base, config.checkpoints, out, scale=config.scale, depends=corpus)
         self._tokenizers: dict[int, PreTrainedTokenizerBase] = {}
-        self._streams: dict[tuple[int, int, float], Stream] = {}
+        self._streams: dict[tuple[int, int, float, float], Stream] = {}
         self._base_models: dict[int, LanguageModel] = {}
         self._exams_of: dict[int, Exams] = {}
         # what the cells that are done have found: the tuned are asked what their base knew
@@ -89,6 +98,8 @@ class LoramoeStudy:
             rates = {name: chosen[row.rate_of or name] for name, row in config.rows.items()}
             return [self.tuned_cell(name, row, base, seed, rates[name]) for name, row in config.rows.items()]
 
+        if any(row.replay for row in (config.rows | config.sweep).values()):
+            cells.append(self.replay_cell(0))
         cells += [cell for seed in range(config.seeds) for cell in all_rows(0, seed)]
         for base in range(1, config.bases):
             cells += [self.base_cell(base), *all_rows(base, 0)]
@@ -118,6 +129,13 @@ class LoramoeStudy:
         settings = {"base": self.bases.settings(number), "exam": self._exam_settings()}
         cost = 3 if self.bases.there(number) else 250 * self.config.scale
         return StudyCell(f"base{number}", settings, f"base {number}: pretraining", cost)
+
+    def replay_cell(self, number: int) -> StudyCell:
+        """The texts that a base draws, for rows that have it read some of them again."""
+        settings = {"base": self.bases.settings(number), "texts": REPLAYED, "tokens": REPLAYED_TOKENS}
+        return StudyCell(
+            f"replay{number}", settings, f"base {number}: texts of its own", 60 * self.config.scale
+        )
 
     def tuned_cell(self, name: str, row: TuningRow, base: int, seed: int, rate: float) -> StudyCell:
         """One fine-tuning.
@@ -171,6 +189,8 @@ class LoramoeStudy:
         """
         if cell.name.startswith("base"):
             return self._run_base(int(cell.name.removeprefix("base")))
+        if cell.name.startswith("replay"):
+            return self._run_replay(int(cell.name.removeprefix("replay")))
         name, base, seed, _ = cell.name.split("-", 3)
         row = (self.config.rows | self.config.sweep)[name]
         return self._run_tuned(row, int(base[1:]), int(seed[1:]), cell.settings["rate"], stopped)
@@ -178,27 +198,40 @@ class LoramoeStudy:
     def _run_base(self, number: int) -> Result:
         return self._exams(number).of_base(self._base(number))
 
+    def _run_replay(self, number: int) -> Result:
+        model = LocalModel(self._base(number), self._tokenizer(number), "text")
+        count = self.config.scaled(REPLAYED)
+        return {"texts": model.generate([""] * count, REPLAYED_TOKENS, temperature=1.0)}
+
     def _run_tuned(self, row: TuningRow, base: int, seed: int, rate: float, stopped: Stopped) -> Result:
         recipe = Recipe(row.adapter, row.experts, row.lora, row.balance)
         warmup = self.config.scaled(self.config.warmup_steps)
-        optimizer = OptimizerConfig(lr=rate, schedule="constant", warmup_steps=warmup)
-        snapshots, last = [], {}
+        optimizer = OptimizerConfig(
+            lr=rate, schedule="constant", warmup_steps=warmup, weight_decay=row.l2_sp, decay_to="start"
+        )
+        exams, snapshots, last = self._exams(base), [], {}
         for snapshot in self.tuner.run(
             self.bases.export(base),
             recipe,
-            self.instructions(base, seed, self.knowledge_share(row)),
+            self.instructions(base, seed, self.knowledge_share(row), row.replay),
             optimizer,
-            self.volumes,
+            self.volumes[-1:] if row.average else self.volumes,
             seed=seed,
             stopped=stopped,
         ):
             seen = {"volume": snapshot.volume, "seen": snapshot.seen, "loss": finite(snapshot.loss)}
             ends = snapshot.seen >= self.volumes[-1]
-            snapshots.append(seen | self._exams(base).of_snapshot(snapshot.lm, last=ends))
+            if row.average:
+                start = None if snapshot.lm.experts is not None else self._base(base)
+                for alpha in row.average:
+                    between = averaged(snapshot.lm, alpha, start)
+                    snapshots.append(seen | {"alpha": alpha} | exams.of_snapshot(between, last=False))
+            else:
+                snapshots.append(seen | exams.of_snapshot(snapshot.lm, last=ends))
             last = {"routing": snapshot.routing}
             last |= {"trained_weights": params.count(snapshot.lm.weights.trainable)}
             if ends:
-                last["dev_tasks"] = self._exams(base).dev_accuracy(snapshot.lm)
+                last["dev_tasks"] = exams.dev_accuracy(snapshot.lm)
         return {"snapshots": snapshots, **last}
 
     def describe(self, cell: StudyCell, result: Result) -> str:
@@ -225,22 +258,26 @@ class LoramoeStudy:
             self._tokenizers[base] = load_tokenizer(local_folder(self.bases.export(base)))
         return self._tokenizers[base]
 
-    def instructions(self, base: int, seed: int, share: float) -> Stream:
+    def instructions(self, base: int, seed: int, share: float, replay: float = 0.0) -> Stream:
         """The instructions of a seed, the same for every row.
 
         Args:
           base: number of the base, whose tokenizer encodes them.
           seed: of the rows and their order.
           share: of world knowledge among them.
+          replay: share of the samples that are texts of the base instead.
         Returns: batches.
         """
-        key = (base, seed, share)
+        key = (base, seed, share, replay)
         if key not in self._streams:
             own = self.config.pretrained is None
             corpus = study_corpus(
                 seed=seed, knowledge_share=share, relations=STUDY_RELATIONS if own else None
             )
-            rows = instruction_rows(corpus, self.volumes[-1])
+            rows: list[JsonObject] = instruction_rows(corpus, self.volumes[-1])
+            if replay:
+                texts = self._found[self.replay_cell(base).name]["texts"]
+                rows = with_replay(rows, texts, replay, seed)
             order = replace(self.config.data, seed=seed)
             form = "instruction" if own else "chat"
             self._streams[key] = stream(rows, self._tokenizer(base), order, self.volumes[-1], form)
@@ -273,7 +310,7 @@ class LoramoeStudy:
     def summary(self, results: Results) -> JsonObject:
         """See `loramoe_summary`."""
         if self.config.pretrained is not None:
-            return {"cells": dict(results)}
+            return self._frontier(results)
         runs = loramoe_summary.TunedRuns()
         chosen = self.chosen_rates(results)
         for cell in self.cells(results):
@@ -294,11 +331,52 @@ class LoramoeStudy:
         found |= {"base": self.bases.about(), "sizes": sizes}
         return found | loramoe_summary.summarise(runs, list(self.config.rows), self.volumes)
 
+    def _frontier(self, results: Results) -> JsonObject:
+        """See `training.studies.loramoe.frontier`."""
+        runs, chosen = frontier.FrontierRuns(results.get(self.base_cell(0).name)), self.chosen_rates(results)
+        rows = self.config.rows | self.config.sweep
+        for cell in self.cells(results):
+            name = cell.name.split("-", 1)[0]
+            if cell.name in results and name in rows:
+                _, _, seed, _ = cell.name.split("-", 3)
+                rate = cell.settings["rate"]
+                final = chosen is not None and rate == chosen[rows[name].rate_of or name]
+                run = frontier.FrontierRun(name, int(seed[1:]), rate, results[cell.name], final)
+                runs.runs.append(run)
+        labels = {name: row.label for name, row in rows.items()}
+        settings = configs.to_dict(self.config) | {"pretrained": self._exam_settings()["pretrained"]}
+        found = {"scale": self.config.scale, "labels": labels, "settings": settings}
+        found |= {"rates": chosen, "families": list(FAMILIES)}
+        return found | frontier.summarise(runs, list(self.config.rows))
+
     def page(self, summary: JsonMapping) -> Page:
         """See `loramoe_page`."""
-        if self.config.pretrained is not None:
-            return Page(self.title, "", {})
         return loramoe_page.page(self.title, summary)
+
+
+def with_replay(
+    rows: Sequence[JsonObject], texts: Sequence[str], share: float, seed: int
+) -> list[JsonObject]:
+    """Rows of which some give their places to texts that the base has drawn.
+
+    Args:
+      rows: instructions.
+      texts: of the base; empty ones are left out, and all are used in turn.
+      share: of the samples that are texts.
+      seed: decides which rows.
+    Returns: as many rows.
+    Raises: ValueError if the base has drawn nothing.
+    """
+    full = [text for text in texts if text.strip()]
+    if not full:
+        raise ValueError(
+            "the base has drawn only empty texts, so that nothing can be replayed; leave replay out"
+        )
+    places = random.Random(f"replay {seed}").sample(range(len(rows)), round(share * len(rows)))
+    mixed = list(rows)
+    for number, place in enumerate(sorted(places)):
+        mixed[place] = {"text": full[number % len(full)]}
+    return mixed
 
 
 def middle_first(rates: Sequence[float]) -> list[float]:

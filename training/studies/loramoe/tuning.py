@@ -29,7 +29,7 @@ from training.data.encode import encode_samples
 from training.runtime.allocator import keep_memory
 from training.runtime.distributed import place_batch, share_of_batch
 from training.runtime.model import AdapterKind, LoraConfig, TrainableModel, load_model
-from training.runtime.optimizer import OptimizerConfig, optimizer_shardings, schedule
+from training.runtime.optimizer import OptimizerConfig, decay, optimizer_shardings, schedule
 from training.studies.cells import Stopped, StoppedError
 from training.supervised import telemetry
 from training.supervised.step import StepConfig, make_gradient
@@ -185,12 +185,10 @@ class Tuner:
         return self._compiled[key]
 
 
-def _adam(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Directions of AdamW without its decay; the rate is the caller's."""
-    adam = optax.scale_by_adam(config.b1, config.b2, config.eps)
-    return (
-        adam if config.clip_norm is None else optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
-    )
+def _directions(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Directions of AdamW; the rate is the caller's."""
+    clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
+    return optax.chain(clip, optax.scale_by_adam(config.b1, config.b2, config.eps), decay(config))
 
 
 Sums = dict[str, telemetry.RoutingSums]
@@ -211,12 +209,12 @@ def _make_program(
     parts = params.split(model.abstract, model.train)
     gradient = make_gradient(model.abstract, parts.definition, config, balance, mesh)
     dropout = model.lm.experts is not None and model.lm.experts.dropout > 0
-    adam = _adam(optimizer)
+    adam = _directions(optimizer)
 
     def step(trainable, optimizer_state, routing, frozen, batch, rate, key):
         found, grads = gradient(trainable, frozen, batch, key if dropout else None)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes integer counters with floats
-            directions, optimizer_state = adam.update(grads, optimizer_state)
+            directions, optimizer_state = adam.update(grads, optimizer_state, trainable)
         trainable = jax.tree.map(lambda w, d: w - rate * d, trainable, directions)
         loss = found.negative_logprob / jnp.maximum(batch.loss_mask[:, 1:].sum(), 1.0)
         return trainable, optimizer_state, jax.tree.map(jnp.add, routing, found.routing), loss

@@ -1,0 +1,241 @@
+"""The LoRAMoE study on a base pretrained elsewhere: what is asked, the names of cells, replay."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from evals.knowledge.prompts import template
+from evals.knowledge.questions import ChoiceQuestion, ClosedBookQuestion
+from evals.models.local_model import LocalModel
+from jaxmoe.model import params
+from jaxmoe.model.config import ModelConfig
+from jaxmoe.tokenizer import train_bpe
+from training.data.batch import BatchConfig
+from training.runtime.model import TrainableModel, new_model
+from training.runtime.optimizer import OptimizerConfig
+from training.studies import reproduce
+from training.studies.cells import digest
+from training.studies.loramoe import tuning
+from training.studies.loramoe.config import LoramoeConfig, PretrainedConfig, TuningRow
+from training.studies.loramoe.pretrained import PretrainedExams, pretrained_settings
+from training.studies.loramoe.study import LoramoeStudy, middle_first, with_replay
+from training.supervised.step import StepConfig
+
+TEXTS = ["Lima is the capital of Peru. Quito lies in Ecuador.", "who sings? me and you", "the red lamp"]
+CHAT = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}<a>"
+SHAPE = ModelConfig(
+    vocab_size=320,
+    hidden_size=16,
+    intermediate_size=32,
+    num_layers=1,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    max_positions=512,
+    eos_token_id=1,
+    pad_token_id=0,
+)
+ABSTRACT = params.abstract(SHAPE)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    found = train_bpe(TEXTS * 4, 320)
+    found.chat_template = CHAT
+    return found
+
+
+@pytest.fixture(scope="module")
+def base(tokenizer):
+    """A tiny model that has read the texts, so that what it says is text."""
+    rows = [{"text": text} for text in TEXTS]
+    data = tuning.stream(rows, tokenizer, BatchConfig(6, 48), 300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning, "load_model", lambda *a, seed: new_model(SHAPE, None, a[4], seed=seed))
+        tuner = tuning.Tuner(params.single_device_mesh(), StepConfig())
+        optimizer = OptimizerConfig(lr=1e-2, schedule="constant")
+        runs = tuner.run("", tuning.Recipe("none"), data, optimizer, [300], seed=0, stopped=lambda: False)
+        return next(runs).lm
+
+
+def moved(lm, size: float):
+    """A model some way from another, always in the same direction."""
+    leaves, tree = jax.tree.flatten(lm.weights.trainable)
+    keys = jax.random.split(jax.random.key(0), len(leaves))
+    changed = [w + size * jax.random.normal(key, w.shape) for w, key in zip(leaves, keys, strict=True)]
+    return replace(lm, weights=lm.weights._replace(trainable=jax.tree.unflatten(tree, changed)))
+
+
+@pytest.fixture(scope="module")
+def exams(tokenizer, base):
+    """Some facts, of which the base completes all but the first two, being asked for what it says."""
+    pretrained = PretrainedConfig(divergence_tasks=7, own_tokens=6, choices=4, few_shot=4, rows=4)
+    rows = {"full": TuningRow("full SFT", "none", (1e-3,))}
+    config = LoramoeConfig(rows, checkpoints=("x",), bases=1, pretrained=pretrained, tasks=7, dev_tasks=7)
+    found = PretrainedExams(config, pretrained, tokenizer, base, None)
+    stems = ["Lima is", "who", "the red", "Quito lies", "me and", "the capital"]
+    said = LocalModel(base, tokenizer, "text", 8).generate(
+        [template("completion").prompt(ClosedBookQuestion("", "", ("",), stem=stem)) for stem in stems], 3
+    )
+    answers = [*("lamp lamp lamp", "you you you"), *(text.strip() for text in said[2:])]
+    found.__dict__["_facts"] = found.__dict__["_stated"] = [
+        ClosedBookQuestion(stem, stem, (answer,), stem=stem)
+        for stem, answer in zip(stems, answers, strict=True)
+        if answer
+    ]
+    found.__dict__["_choices"] = [
+        ChoiceQuestion(s, s, (a, "lamp lamp"), 0, stem=s) for s, a in zip(stems, answers, strict=True) if a
+    ]
+    return found
+
+
+def test_the_base_keeps_all_that_it_knows_and_is_nowhere_else(exams, base):
+    found = exams.of_base(base)
+    known = found["known"]["facts"]
+    assert 0 < len(known) < found["asked"]["facts"]
+    assert 0 not in known
+    assert len(found["answers"]) == 7
+    json.dumps(found)
+    again = exams.of_snapshot(base, last=True)
+    assert again["completed"] == again["choices"] == again["few_shot"] == 1.0
+    assert again["kept"] == "1" * len(known)
+    for where in ("answers", "prompts", "own"):
+        assert again["kl"][where] == pytest.approx({"forward": 0, "backward": 0}, abs=1e-6)
+    assert again["tasks"] == found["test"]["tasks"]
+
+
+def test_a_model_that_moved_is_somewhere_else(exams, base):
+    exams.of_base(base)
+    near, far = (exams.of_snapshot(moved(base, size), last=False) for size in (0.01, 0.1))
+    for where in ("answers", "prompts", "own"):
+        assert 0 < near["kl"][where]["forward"] < far["kl"][where]["forward"]
+    assert "choices" not in far
+    assert set(far["kept"]) <= {"0", "1"}
+    assert 0 <= exams.dev_accuracy(moved(base, 0.1)) <= 1
+
+
+def test_a_run_with_replay_and_decay_is_looked_at_between_base_and_end(
+    exams, base, tokenizer, tmp_path, monkeypatch
+):
+    """At share 0 of the update stands the base; no snapshot is taken on the way."""
+    copied = replace(base, weights=jax.tree.map(jnp.copy, base.weights))  # training donates what it is given
+    monkeypatch.setattr(tuning, "load_model", lambda *a, seed: TrainableModel(copied, "all", ABSTRACT))
+    row = TuningRow("WiSE-FT", "none", (1e-2,), l2_sp=1.0, replay=0.25, average=(0.0, 1.0))
+    config = LoramoeConfig(
+        {"full": row},
+        checkpoints=("x",),
+        bases=1,
+        pretrained=PretrainedConfig(),
+        samples=6,
+        volumes=(1, 2),
+        data=BatchConfig(4, 256, "first_fit"),
+        warmup_steps=1,
+    )
+    study = LoramoeStudy(config, tmp_path)
+    monkeypatch.setattr(
+        "training.runtime.distributed.MeshConfig.make", lambda self: params.single_device_mesh()
+    )
+    study._tokenizers[0], study._base_models[0], study._exams_of[0] = tokenizer, base, exams
+    known = exams.of_base(base)
+    found = {"base0": known, "replay0": {"texts": TEXTS}}
+    names = [cell.name for cell in study.cells(found)]
+    assert names == ["base0", "full-b0-s0-lr0.01"]
+    result = study.run(study.cells(found)[-1], lambda: False)
+    first, last = result["snapshots"]
+    assert (first["alpha"], last["alpha"]) == (0.0, 1.0)
+    assert first["completed"] == 1.0
+    assert first["kl"]["own"]["forward"] == pytest.approx(0, abs=1e-6) != last["kl"]["own"]["forward"]
+    assert 0 <= result["dev_tasks"] <= 1
+    summary = study.summary(found | {names[-1]: result}) | {"run": {}}
+    assert summary["rows"]["full"]["alphas"] == [0.0, 1.0]
+    assert json.loads(json.dumps(summary))["rows"]["full"]["chosen"]
+    assert study.page(summary).sections
+
+
+def test_a_base_that_knows_nothing_is_refused(exams, base):
+    facts = exams.__dict__["_facts"]
+    exams.__dict__["_facts"], exams._prepared = facts[:1], {}
+    try:
+        with pytest.raises(ValueError, match="completes none of the 1 facts"):
+            exams.of_base(base)
+    finally:
+        exams.__dict__["_facts"], exams._prepared = facts, {}
+
+
+def test_a_file_counts_by_its_content(tmp_path):
+    rows = {"full": TuningRow("full SFT", "none", (1e-3,))}
+    file = tmp_path / "questions.jsonl"
+
+    def settings(rows_a_batch: int = 16):
+        own = PretrainedConfig(files=(str(file),), rows=rows_a_batch)
+        return pretrained_settings(LoramoeConfig(rows, checkpoints=("x",), bases=1, pretrained=own), own)
+
+    file.write_text('{"question": "who?", "answer": "me"}\n')
+    first = settings()
+    assert str(tmp_path) not in json.dumps(first)
+    assert settings(8) == first
+    file.write_text('{"question": "who?", "answer": "you"}\n')
+    assert settings() != first
+
+
+def test_keys_that_came_later_leave_results_their_names():
+    """The digests are those of results that were filed before the keys were there."""
+    before = {"row": {"adapter": "lora"}, "optimizer": {"lr": 0.1, "decay": "matrices"}}
+    after = {
+        "row": {"adapter": "lora", "l2_sp": 0.0, "replay": 0.0, "average": []},
+        "optimizer": {"lr": 0.1, "decay": "matrices", "decay_to": "zero"},
+    }
+    assert digest(after) == digest(before)
+    assert digest({"row": {"adapter": "lora", "replay": 0.05}}) != digest({"row": {"adapter": "lora"}})
+    study = reproduce.make("loramoe", Path("unused"), None, [])
+    row = study.config.rows["full"]
+    assert study.tuned_cell("full", row, 0, 1, 1e-4).file == "full-b0-s1-lr0.0001-39de607e.json"
+
+
+def test_the_smollm2_study_names_its_cells():
+    study = reproduce.make("loramoe", Path("unused"), "reproduce/loramoe_smollm2", [])
+    cells = study.cells({})
+    assert cells[0].settings["exam"]["pretrained"]["divergence_tasks"] == 28
+    tuned = [cell.name for cell in cells if "-" in cell.name]
+    rows = [name for name, row in study.config.rows.items() if row.rates]
+    assert [name.split("-")[0] for name in tuned[: len(rows)]] == rows  # one rate of each, then the others
+    assert len({len(row.rates) for row in study.config.rows.values() if row.rates}) == 1
+
+
+def test_the_middle_of_a_grid_is_first():
+    assert middle_first([1.0, 2.0, 3.0]) == [2.0, 1.0, 3.0]
+    assert middle_first([]) == []
+
+
+def test_replayed_texts_take_the_places_of_rows():
+    rows = [{"instruction": str(n), "output": "x"} for n in range(40)]
+    mixed = with_replay(rows, ["a b", " ", "c"], 0.1, 0)
+    texts = [row["text"] for row in mixed if "text" in row]
+    assert texts == ["a b", "c", "a b", "c"]
+    assert [row for row in mixed if "text" not in row] == [
+        r for r, m in zip(rows, mixed, strict=True) if m is r
+    ]
+    assert mixed == with_replay(rows, ["a b", " ", "c"], 0.1, 0)
+    with pytest.raises(ValueError, match="only empty texts"):
+        with_replay(rows, [" "], 0.1, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"pretrained": PretrainedConfig()}, "name them"),
+        ({"rows": {"a": TuningRow("a", rates=(1.0,), replay=0.1)}}, "for pretrained bases"),
+    ],
+)
+def test_a_config_that_asks_for_what_is_not_there(changes, said):
+    with pytest.raises(ValueError, match=said):
+        LoramoeConfig(**({"rows": {"a": TuningRow("a", rates=(1.0,))}} | changes))
+
+
+def test_rows_refuse_shares_that_are_none():
+    with pytest.raises(ValueError, match=r"replay lie in \[0, 1\); got 0.0 and 1.5 in row 'a'"):
+        TuningRow("a", rates=(1.0,), replay=1.5)

@@ -1,0 +1,293 @@
+"""What the cells of a study on a pretrained base say together: knowledge kept at equal task accuracy and at
+equal divergence from the base, and whether the way of fine-tuning matters where both are equal.
+
+A run is one row with one seed and one learning rate; its path goes from the base over its snapshots. On the
+path a measure is read off at a level of another on straight lines. Intervals are Student's t over runs with
+the chosen learning rate; one run has none.
+
+The test. Over all snapshots of all runs, with every learning rate,
+
+    kept = c + c1 KL + c2 KL² + c3 tasks + row + error
+
+(KL of own answers, base ‖ tuned, in nats a token). Errors of one run belong together, so runs are what is
+permuted (Freedman and Lane 1983): the residuals of the model without rows are dealt out again to runs of the
+same seed, run by run, and F of the row effects is compared with that of the permutations. A row's effect is
+its distance from the mean of all rows; its interval comes from leaving out one run at a time (jackknife).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from jaxmoe.json_values import JsonMapping, JsonObject
+from training.studies.intervals import interval
+
+STEP = 0.05  # levels of task accuracy are multiples of it
+PERMUTATIONS = 2000
+# what is read off at a level
+READ = ("completed", "kl", "tasks")
+
+
+class FrontierRun(NamedTuple):
+    """One fine-tuning: `result` is its cell's; `final` with the learning rate that was chosen."""
+
+    row: str
+    seed: int
+    rate: float
+    result: JsonObject
+    final: bool
+
+
+@dataclass
+class FrontierRuns:
+    """All there is: what was found of the base, and the runs."""
+
+    base: JsonObject | None = None
+    runs: list[FrontierRun] = field(default_factory=list)
+
+    def of(self, row: str) -> list[FrontierRun]:
+        """A row's runs with its chosen learning rate; until one is chosen, with the first that was tried."""
+        mine = [run for run in self.runs if run.row == row]
+        final = [run for run in mine if run.final]
+        return final or [run for run in mine if run.rate == mine[0].rate]
+
+
+def path(base: JsonMapping, run: FrontierRun) -> list[dict[str, float]]:
+    """From the base on: volume, share of known facts kept, task accuracy, KL(base ‖ tuned) of own answers.
+
+    Args:
+      base: `test` of the base's cell.
+      run: of it.
+    Returns: a point for each snapshot, or share of an average, in the order of distance from the base.
+    """
+    points = [{"volume": 0.0, "completed": 1.0, "tasks": float(base["tasks"]), "kl": 0.0}]
+    for found in run.result["snapshots"]:
+        seen = {"volume": float(found["volume"]), "completed": found["completed"], "tasks": found["tasks"]}
+        points.append(seen | {"kl": found["kl"]["own"]["forward"]})
+    return points
+
+
+def read_off(points: Sequence[Mapping[str, float]], at: str, level: float, measure: str) -> float:
+    """A measure where another first reaches a level; NaN where it never does.
+
+    Args:
+      points: of `path`.
+      at: the other measure.
+      level: that it reaches.
+      measure: that is read off.
+    Returns: in the measure's units, on a straight line between two points.
+    """
+    for before, after in pairwise(points):
+        if before[at] < level <= after[at]:
+            share = (level - before[at]) / (after[at] - before[at])
+            return before[measure] + share * (after[measure] - before[measure])
+    return math.nan
+
+
+def summarise(runs: FrontierRuns, main: Sequence[str]) -> JsonObject:
+    """Everything that the page shows, as plain JSON.
+
+    Args:
+      runs: that there are.
+      main: names of the rows that are compared; others vary one thing each.
+    Returns: plain JSON.
+    """
+    if runs.base is None:
+        return {"base": None, "rows": {}, "level": None, "kl_level": None, "test": None}
+    test = runs.base["test"]
+    names = list(dict.fromkeys(run.row for run in runs.runs))
+    compared = [path(test, run) for name in main for run in runs.of(name) if name in names]
+    level = _floor(min((max(p["tasks"] for p in points) for points in compared), default=0.0))
+    kl_level = min((max(p["kl"] for p in points) for points in compared), default=None)
+    base = {k: v for k, v in runs.base.items() if k not in ("answers", "known")}
+    return {
+        "base": base | {"known": _counts(runs.base["known"])},
+        "level": level,
+        "kl_level": kl_level,
+        "rows": {name: _row(runs, name, name in main, level, kl_level) for name in names},
+        "test": row_test([run for run in runs.runs if len(run.result["snapshots"]) > 1], test),
+    }
+
+
+def _counts(known: JsonMapping) -> JsonObject:
+    counts = {name: len(found) for name, found in known.items() if name != "files"}
+    return counts | {"files": {name: len(found) for name, found in known["files"].items()}}
+
+
+def _floor(accuracy: float) -> float | None:
+    steps = math.floor(accuracy / STEP + 1e-9)
+    return round(steps * STEP, 10) if steps > 0 else None
+
+
+def _row(
+    runs: FrontierRuns, name: str, main: bool, level: float | None, kl_level: float | None
+) -> JsonObject:
+    assert runs.base is not None
+    test, mine = runs.base["test"], runs.of(name)
+    last = [run.result["snapshots"][-1] for run in mine]
+    at_level = {} if level is None else _read(test, mine, "tasks", level)
+    at_kl = {} if kl_level is None else _read(test, mine, "kl", kl_level)
+    larger = {
+        what: interval([s[what] for s in last if s.get(what) is not None]) for what in ("choices", "few_shot")
+    }
+    files = {
+        file: interval([s["files"][file] for s in last if s.get("files", {}).get(file) is not None])
+        for file in sorted({file for s in last for file in s.get("files", {})})
+    }
+    kl = {
+        f"{where} {way}": interval([s["kl"][where][way] for s in last])
+        for where in ("own", "answers", "prompts")
+        for way in ("forward", "backward")
+    }
+    return {
+        "main": main,
+        "rate": mine[0].rate,
+        "chosen": any(run.final for run in mine),
+        "seeds": sorted(run.seed for run in mine),
+        "trained_weights": mine[0].result["trained_weights"],
+        "last": {what: interval([s[what] for s in last]) for what in ("completed", "tasks")} | larger,
+        "files": files,
+        "kl": kl,
+        "at_level": at_level,
+        "at_kl": at_kl,
+        "paths": [path(test, run) for run in mine],
+        "alphas": [s["alpha"] for s in mine[0].result["snapshots"] if "alpha" in s],
+        "tried": [
+            {"rate": run.rate, "dev": run.result["dev_tasks"], "path": path(test, run)}
+            for run in sorted(runs.runs, key=lambda run: run.rate)
+            if run.row == name and run.seed == 0
+        ],
+    }
+
+
+def _read(test: JsonMapping, runs: Sequence[FrontierRun], at: str, level: float) -> JsonObject:
+    paths = [path(test, run) for run in runs]
+    return {
+        what: interval([read_off(points, at, level, what) for points in paths]) for what in READ if what != at
+    }
+
+
+# the test
+
+
+class _Design(NamedTuple):
+    """Snapshots one under the other: what is explained, by what, and to which run (0, 1, ..) each belongs."""
+
+    kept: np.ndarray
+    shared: np.ndarray
+    rows: np.ndarray
+    run: np.ndarray
+
+
+def row_test(runs: Sequence[FrontierRun], base: JsonMapping, *, seed: int = 0) -> JsonObject | None:
+    """Whether rows keep different amounts at equal KL and equal task accuracy; see the module.
+
+    Args:
+      runs: with all learning rates, each with as many snapshots.
+      base: `test` of the base's cell.
+      seed: of the permutations.
+    Returns: p, the shares of the variance that are explained, each row's effect; None where there is one row
+      only, or hardly more runs than rows.
+    """
+    sizes = {len(run.result["snapshots"]) for run in runs}
+    names = sorted({run.row for run in runs})
+    if len(names) < 2 or len(sizes) != 1 or len(runs) <= len(names) + 1:
+        return None
+    design = _design(runs, names, base)
+    everything = np.hstack([design.shared, design.rows])
+    effects = _effects(design.kept, everything, len(names))
+    return {
+        "runs": len(runs),
+        "snapshots": len(design.kept),
+        "p": _permuted(design, [run.seed for run in runs], seed),
+        "explained": {
+            "KL": _explained(design.kept, design.shared[:, :3]),
+            "tasks": _explained(design.kept, design.shared[:, [0, 3]]),
+            "KL and tasks": _explained(design.kept, design.shared),
+            "KL, tasks and row": _explained(design.kept, everything),
+        },
+        "effects": _jackknife(design, everything, names, effects),
+    }
+
+
+def _design(runs: Sequence[FrontierRun], names: Sequence[str], base: JsonMapping) -> _Design:
+    kept, shared, rows, owner = [], [], [], []
+    for number, run in enumerate(runs):
+        for point in path(base, run)[1:]:
+            kept.append(point["completed"])
+            shared.append([1.0, point["kl"], point["kl"] ** 2, point["tasks"]])
+            # effects sum to zero: the last row is minus all others
+            code = np.eye(len(names))[names.index(run.row)]
+            rows.append(code[:-1] - code[-1])
+            owner.append(number)
+    return _Design(np.array(kept), np.array(shared), np.array(rows), np.array(owner))
+
+
+def _fitted(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return x @ np.linalg.lstsq(x, y, rcond=None)[0]
+
+
+def _explained(y: np.ndarray, x: np.ndarray) -> float:
+    """R²; 0 where nothing varies."""
+    total = ((y - y.mean()) ** 2).sum()
+    return float(1 - ((y - _fitted(y, x)) ** 2).sum() / total) if total > 0 else 0.0
+
+
+def _f(y: np.ndarray, less: np.ndarray, more: np.ndarray) -> float:
+    """(RSS of less − RSS of more) / RSS of more: F but for a constant."""
+    before, after = (((y - _fitted(y, x)) ** 2).sum() for x in (less, more))
+    return float((before - after) / max(after, 1e-12))
+
+
+def _permuted(design: _Design, seeds: Sequence[int], seed: int) -> float:
+    """Share of the permutations whose F is at least that of the data, these counted as one."""
+    more = np.hstack([design.shared, design.rows])
+    found = _f(design.kept, design.shared, more)
+    fitted = _fitted(design.kept, design.shared)
+    left = design.kept - fitted
+    by_run = [left[design.run == run] for run in range(len(seeds))]
+    rng, reached = np.random.default_rng(seed), 0
+    for _ in range(PERMUTATIONS):
+        order = np.arange(len(seeds))
+        for one in set(seeds):
+            places = np.flatnonzero(np.array(seeds) == one)
+            order[places] = rng.permutation(places)
+        dealt = fitted + np.concatenate([by_run[run] for run in order])
+        reached += _f(dealt, design.shared, more) >= found - 1e-12
+    return (reached + 1) / (PERMUTATIONS + 1)
+
+
+def _effects(y: np.ndarray, x: np.ndarray, rows: int) -> np.ndarray:
+    """Each row's effect; they sum to zero."""
+    coefficients = np.linalg.lstsq(x, y, rcond=None)[0][-(rows - 1) :]
+    return np.append(coefficients, -coefficients.sum())
+
+
+def _jackknife(design: _Design, x: np.ndarray, names: Sequence[str], effects: np.ndarray) -> JsonObject:
+    """Effects with their 95 % intervals; none for a row of one run, without which it would have no effect."""
+    count = design.run.max() + 1
+    owners = [design.rows[design.run == run][0] for run in range(count)]
+    single = {tuple(o) for o in owners if sum((o == other).all() for other in owners) == 1}
+    left_out = []
+    for run in range(count):
+        if tuple(owners[run]) in single:
+            continue
+        kept = design.run != run
+        left_out.append(_effects(design.kept[kept], x[kept], len(names)))
+    found = {}
+    freedom = count - x.shape[1]
+    codes = [np.eye(len(names))[n][:-1] - np.eye(len(names))[n][-1] for n in range(len(names))]
+    for number, name in enumerate(names):
+        entry: JsonObject = {"mean": float(effects[number]), "low": None, "high": None}
+        if tuple(codes[number]) not in single and freedom > 0 and len(left_out) > 1:
+            values = np.array([one[number] for one in left_out])
+            error = math.sqrt((len(values) - 1) / len(values) * ((values - values.mean()) ** 2).sum())
+            half = float(stats.t.ppf(0.975, freedom)) * error
+            entry |= {"low": entry["mean"] - half, "high": entry["mean"] + half}
+        found[name] = entry
+    return found

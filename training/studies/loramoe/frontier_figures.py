@@ -1,0 +1,127 @@
+"""The figures of a study on a pretrained base, drawn from its summary."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from jaxmoe.json_values import JsonMapping
+from training.plots.rows import REFERENCE, RowStyle, row_styles
+from training.studies.cells import StudySummary
+from training.studies.page import Picture
+
+AXES = {
+    "tasks": "held-out tasks right, %",
+    "kl": "KL(base ‖ tuned) of own answers, nats a token",
+    "volume": "instruction samples",
+}
+
+
+def _figure(panels: int) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(4.3 * panels + 0.4, 4.6), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.3)
+    return figure, list(axes)
+
+
+def _styles(summary: StudySummary, names: Sequence[str]) -> dict[str, RowStyle]:
+    return row_styles({name: summary["labels"][name] for name in names})
+
+
+def _legend(figure: Figure, summary: StudySummary, styles: dict[str, RowStyle]) -> None:
+    lines = [
+        Line2D([], [], color=style.color, marker=style.marker, markersize=4.5, label=summary["labels"][name])
+        for name, style in styles.items()
+    ]
+    figure.legend(handles=lines, loc="outside lower center", ncols=3, frameon=False)
+
+
+def _along(path: Sequence[JsonMapping], measure: str) -> list[float]:
+    return [point[measure] * (100 if measure in ("tasks", "completed") else 1) for point in path]
+
+
+def _draw(axis: Axes, path: Sequence[JsonMapping], x: str, y: str, style: RowStyle, faint: bool) -> None:
+    line = (
+        {"linewidth": 0.8, "alpha": 0.35, "markersize": 2.5}
+        if faint
+        else {"linewidth": 1.5, "markersize": 4.5}
+    )
+    axis.plot(_along(path, x), _along(path, y), color=style.color, marker=style.marker, **line)
+
+
+def main(summary: StudySummary) -> Picture:
+    """Known facts kept against task accuracy and against KL: every rate of the main rows."""
+    names = [name for name, row in summary["rows"].items() if row["main"]]
+    figure, axes = _figure(2)
+    styles = _styles(summary, names)
+    for axis, x in zip(axes, ("tasks", "kl"), strict=True):
+        for name in names:
+            row = summary["rows"][name]
+            for tried in row["tried"]:
+                if tried["rate"] != row["rate"]:
+                    _draw(axis, tried["path"], x, "completed", styles[name], faint=True)
+            for path in row["paths"]:
+                _draw(axis, path, x, "completed", styles[name], faint=False)
+        axis.axhline(100, color=REFERENCE, linestyle="--", linewidth=1)
+        axis.set_xlabel(AXES[x])
+    axes[0].set_ylabel("known facts kept, %")
+    _legend(figure, summary, styles)
+    return Picture(
+        "loramoe_kept",
+        "Known facts kept against task accuracy (left) and against the divergence from the base (right). "
+        "Each "
+        "line is a run from the base on, each marker a snapshot; faint lines are the learning rates that "
+        "were "
+        "not taken. Further up at the same place to the right is better.",
+        figure,
+    )
+
+
+def volume(summary: StudySummary) -> Picture:
+    """Known facts kept and tasks learned against the number of samples, chosen rates."""
+    names = [name for name, row in summary["rows"].items() if row["main"]]
+    figure, axes = _figure(2)
+    styles = _styles(summary, names)
+    for axis, y in zip(axes, ("completed", "tasks"), strict=True):
+        for name in names:
+            for path in summary["rows"][name]["paths"]:
+                _draw(axis, path, "volume", y, styles[name], faint=False)
+        axis.set_xlabel(AXES["volume"])
+    axes[0].set_ylabel("known facts kept, %")
+    axes[1].set_ylabel("held-out tasks right, %")
+    _legend(figure, summary, styles)
+    return Picture(
+        "loramoe_kept_volume",
+        "Known facts kept (left) and tasks (right) against the volume of instructions; each line is a run "
+        "with "
+        "the row's learning rate.",
+        figure,
+    )
+
+
+def rivals(summary: StudySummary) -> Picture:
+    """What varies one thing, beside the main rows in grey."""
+    names = [name for name, row in summary["rows"].items() if not row["main"]]
+    figure, axes = _figure(2)
+    styles = _styles(summary, names)
+    plain = RowStyle("#BBBBBB", ".")
+    for axis, x in zip(axes, ("tasks", "kl"), strict=True):
+        for row in summary["rows"].values():
+            if row["main"]:
+                for path in row["paths"]:
+                    _draw(axis, path, x, "completed", plain, faint=False)
+        for name in names:
+            for path in summary["rows"][name]["paths"]:
+                _draw(axis, path, x, "completed", styles[name], faint=False)
+        axis.set_xlabel(AXES[x])
+    axes[0].set_ylabel("known facts kept, %")
+    _legend(figure, summary, styles)
+    return Picture(
+        "loramoe_rivals",
+        "The rows that vary one thing, over the main rows in grey. Markers of an average with the base are "
+        "shares of one run's update, those of other rows snapshots.",
+        figure,
+    )

@@ -1,0 +1,258 @@
+"""The page of a study on a pretrained base: what is kept at equal accuracy and at equal divergence."""
+
+from jaxmoe.json_values import JsonMapping
+from training.studies.cells import StudySummary
+from training.studies.intervals import points, whole
+from training.studies.loramoe import frontier_figures as figures
+from training.studies.page import Page, PageSection, PageTable, plumbing
+
+
+def page(title: str, summary: StudySummary) -> Page:
+    """Everything, from the summary alone.
+
+    Args:
+      title: of the page.
+      summary: of `training.studies.loramoe.frontier.summarise`.
+    Returns: the page with its figures.
+    """
+    question = (
+        "A pretrained model is taught new tasks. At equal accuracy on them, which way to fine-tune keeps "
+        "more of "
+        "what it knew, and is there anything beyond how far the model moves from its base?"
+    )
+    sections = [_design(summary)]
+    if summary["rows"]:
+        sections += [_results(summary), _test(summary), _rates(summary)]
+    if any(not row["main"] for row in summary["rows"].values()):
+        sections.insert(2, _rivals(summary))
+    card = {"runs": _runs(summary)} | {k: str(v) for k, v in summary["run"].items()}
+    return Page(title, question, card, sections, plumbing(summary["scale"]))
+
+
+def _runs(summary: StudySummary) -> str:
+    counts = {name: len(row["paths"]) for name, row in summary["rows"].items()}
+    missing = [summary["labels"][name] for name in summary["labels"] if name not in counts]
+    done = "; ".join(f"{summary['labels'][name]} {count}" for name, count in counts.items())
+    return (done or "none yet") + (f"; not run yet: {', '.join(missing)}" if missing else "")
+
+
+def _design(summary: StudySummary) -> PageSection:
+    settings, base = summary["settings"], summary["base"]
+    samples = [settings["samples"] * times for times in settings["volumes"]]
+    looked = ", ".join(f"{round(volume * summary['scale']):,}" for volume in samples)
+    text = [
+        f"The base is {settings['checkpoints'][0]}. It is taught {len(summary['families'])} kinds of tasks "
+        "and "
+        f"{settings['knowledge_share']:.1%} closed-book questions on other facts than the test's, in its "
+        "own chat "
+        f"form, and looked at after {looked} samples of one run at a constant learning rate.",
+        "Knowledge is the share of the facts that the base completes greedily which the tuned model still "
+        f"completes. Tasks are {settings['tasks']} held-out samples, right if the answer is exact and "
+        "ended. KL is "
+        "exact over the vocabulary, token by token: of answers that the base itself drew to held-out tasks "
+        "(“own”; forward, KL(base ‖ tuned), is that of RL's Razor, arXiv:2509.04259), of the right answers, "
+        "and of "
+        "the prompts.",
+        "The learning rate of every row is the smallest whose accuracy on dev tasks lies within "
+        f"{settings['tolerance']:g} standard errors of the row's best, of equally many rates, each run once "
+        "with "
+        "seed 0.",
+    ]
+    if base is not None:
+        known, asked = base["known"], base["asked"]
+        text.append(
+            f"The base completes {known['facts']} of {asked['facts']:,} held-out facts, {known['few_shot']} "
+            "of "
+            f"{asked['few_shot']} with five others before them, chooses rightly among four in "
+            f"{known['choices']} of "
+            f"{asked['choices']}, and does {base['test']['tasks']:.0%} of the tasks. So one run's share "
+            "kept has a "
+            f"standard error of {_error(known['facts'])} points at 90 %."
+        )
+    return PageSection("Design", text)
+
+
+def _error(items: int) -> str:
+    return f"{100 * (0.9 * 0.1 / max(items, 1)) ** 0.5:.1f}"
+
+
+def _label(summary: StudySummary, name: str) -> str:
+    return str(summary["labels"][name])
+
+
+def _nats(score: JsonMapping) -> str:
+    if score["mean"] is None:
+        return "–"
+    if score["low"] is None:
+        return f"{score['mean']:.3f}"
+    return f"{score['mean']:.3f} [{max(score['low'], 0):.3f}, {score['high']:.3f}]"
+
+
+def _table(summary: StudySummary, main: bool) -> list[PageTable]:
+    level, kl_level = summary["level"], summary["kl_level"]
+    rows = {name: row for name, row in summary["rows"].items() if row["main"] == main}
+    at = "" if level is None else f" at tasks {level:.0%}"
+    near = "" if kl_level is None else f" at KL {kl_level:.3f}"
+    first = PageTable(
+        "At the end of each run, % [95 % interval over runs, where there are two]; KL in nats a token:",
+        (
+            "row",
+            "lr",
+            "runs",
+            "weights trained",
+            "kept",
+            "tasks",
+            "KL own, forward",
+            "backward",
+            "of right answers",
+            "of prompts",
+        ),
+        [
+            (
+                _label(summary, name),
+                f"{row['rate']:g}" + ("" if row["chosen"] else " (first tried)"),
+                str(len(row["paths"])),
+                f"{row['trained_weights']:,}",
+                points(row["last"]["completed"]),
+                points(row["last"]["tasks"]),
+                _nats(row["kl"]["own forward"]),
+                _nats(row["kl"]["own backward"]),
+                _nats(row["kl"]["answers forward"]),
+                _nats(row["kl"]["prompts forward"]),
+            )
+            for name, row in rows.items()
+        ],
+    )
+    second = PageTable(
+        "Read off on straight lines between the snapshots, where task accuracy and where the divergence "
+        "first "
+        "reaches a level that every run of the main rows reaches; and of what the base got right on larger "
+        "sets, "
+        "what is kept at the end:",
+        (
+            "row",
+            f"kept{at}",
+            f"KL{at}",
+            f"kept{near}",
+            f"tasks{near}",
+            "multiple choice kept",
+            "five-shot kept",
+            *_files(summary),
+        ),
+        [
+            (
+                _label(summary, name),
+                _maybe(row["at_level"], "completed"),
+                _nats(row["at_level"]["kl"]) if row["at_level"] else "–",
+                _maybe(row["at_kl"], "completed"),
+                _maybe(row["at_kl"], "tasks"),
+                points(row["last"]["choices"]),
+                points(row["last"]["few_shot"]),
+                *(points(row["files"][file]) if file in row["files"] else "–" for file in _files(summary)),
+            )
+            for name, row in rows.items()
+        ],
+    )
+    return [first, second]
+
+
+def _files(summary: StudySummary) -> list[str]:
+    return sorted({file for row in summary["rows"].values() for file in row["files"]})
+
+
+def _maybe(scores: JsonMapping, what: str) -> str:
+    return points(scores[what]) if scores else "–"
+
+
+def _results(summary: StudySummary) -> PageSection:
+    pictures = [figures.main(summary), figures.volume(summary)]
+    return PageSection("Results", (), (), pictures, _table(summary, main=True))
+
+
+def _rivals(summary: StudySummary) -> PageSection:
+    text = ["One thing is changed at a time; the learning rate is that of the row that is varied."]
+    averages = [
+        PageTable(
+            f"{_label(summary, name)}: what stands between the base and the end of the run",
+            ("share of the update", "kept", "tasks", "KL own, forward"),
+            [
+                (
+                    f"{alpha:g}",
+                    whole(point["completed"], False),
+                    whole(point["tasks"], False),
+                    f"{point['kl']:.3f}",
+                )
+                for alpha, point in zip(row["alphas"], row["paths"][0][1:], strict=True)
+            ],
+        )
+        for name, row in summary["rows"].items()
+        if row["alphas"]
+    ]
+    return PageSection(
+        "What else keeps knowledge",
+        text,
+        (),
+        [figures.rivals(summary)],
+        [*_table(summary, main=False), *averages],
+    )
+
+
+def _test(summary: StudySummary) -> PageSection:
+    test = summary["test"]
+    how = (
+        "kept = c + c1 KL + c2 KL² + c3 tasks + row, over the snapshots of all runs at all learning rates. "
+        "The "
+        "errors of a run belong together, so whole runs of the same seed are permuted (Freedman and Lane "
+        "1983)."
+    )
+    title = "Does the row matter at equal divergence and equal accuracy?"
+    if test is None:
+        return PageSection(
+            title, [how, "Not to be told yet: it takes at least two rows, and more runs than rows."]
+        )
+    said = "; ".join(f"{name} {share:.0%}" for name, share in test["explained"].items())
+    verdict = "It does" if test["p"] < 0.05 else "No difference that these runs can tell from none"
+    text = [
+        how,
+        f"{verdict}: p = {test['p']:.3g} for the rows together, {test['snapshots']} snapshots of "
+        f"{test['runs']} "
+        f"runs. Share of the variance of what is kept that is explained by {said}.",
+    ]
+    rows = [
+        (
+            _label(summary, name),
+            points(effect, signed=True) if effect["low"] is not None else whole(effect["mean"], True),
+        )
+        for name, effect in test["effects"].items()
+    ]
+    table = PageTable(
+        "Points kept beyond the mean of all rows at equal KL and tasks [95 % jackknife interval over runs]; "
+        "not "
+        "corrected for the number of rows:",
+        ("row", "effect"),
+        rows,
+    )
+    return PageSection(title, text, (), (), [table])
+
+
+def _rates(summary: StudySummary) -> PageSection:
+    rows = [
+        (
+            _label(summary, name),
+            f"{tried['rate']:g}" + (" (chosen)" if row["chosen"] and tried["rate"] == row["rate"] else ""),
+            whole(tried["dev"], False),
+            whole(tried["path"][-1]["tasks"], False),
+            whole(tried["path"][-1]["completed"], False),
+            f"{tried['path'][-1]['kl']:.3f}",
+        )
+        for name, row in summary["rows"].items()
+        if row["main"]
+        for tried in row["tried"]
+    ]
+    table = PageTable(
+        "Every rate with seed 0 at the end of the run, %. Only the dev column chooses.",
+        ("row", "lr", "tasks, dev", "tasks, test", "kept", "KL own, forward"),
+        rows,
+        folded=True,
+    )
+    return PageSection("Learning rates", (), (), (), [table])
