@@ -143,7 +143,7 @@ def test_a_run_with_replay_and_decay_is_looked_at_between_base_and_end(
     known = exams.of_base(base)
     found = {"base0": known, "replay0": {"texts": TEXTS}}
     names = [cell.name for cell in study.cells(found)]
-    assert names == ["base0", "full-b0-s0-lr0.01"]
+    assert names == ["base0", "replay0", "full-b0-s0-lr0.01"]
     result = study.run(study.cells(found)[-1], lambda: False)
     first, last = result["snapshots"]
     assert (first["alpha"], last["alpha"]) == (0.0, 1.0)

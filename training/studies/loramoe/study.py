@@ -85,7 +85,10 @@ class LoramoeStudy:
     def cells(self, results: Results) -> list[StudyCell]:
         """A base, the learning rates on it, every row once, then the other seeds, the sweep, other bases."""
         config, self._found = self.config, results
+        replayed = [row for row in (config.rows | config.sweep).values() if row.replay]
         cells = [self.base_cell(0)]
+        if any(row.rates for row in replayed):
+            cells.append(self.replay_cell(0))
         for turn in range(max(len(row.rates) for row in config.rows.values())):
             for name, row in config.rows.items():
                 rates = middle_first(row.rates)[turn : turn + 1]
@@ -98,7 +101,7 @@ class LoramoeStudy:
             rates = {name: chosen[row.rate_of or name] for name, row in config.rows.items()}
             return [self.tuned_cell(name, row, base, seed, rates[name]) for name, row in config.rows.items()]
 
-        if any(row.replay for row in (config.rows | config.sweep).values()):
+        if replayed:
             cells.append(self.replay_cell(0))
         cells += [cell for seed in range(config.seeds) for cell in all_rows(0, seed)]
         for base in range(1, config.bases):
