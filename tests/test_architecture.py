@@ -41,7 +41,7 @@ rl.feedback
 rl.sandbox
 rl
 
-jaxmoe.export jaxmoe.pretrained
+jaxmoe.averaging jaxmoe.export jaxmoe.pretrained
 jaxmoe.language_model jaxmoe.tokenizer
 jaxmoe.adapters jaxmoe.generation jaxmoe.text
 jaxmoe.base_folder

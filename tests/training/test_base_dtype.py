@@ -78,6 +78,10 @@ def test_fine_tuning_from_config_to_export(base, dtype, adapter, tmp_path):
     assert sft.main(configs.parse(SftConfig, values)).finished
     lm, _ = export.load_run(tmp_path / "run", params.single_device_mesh())
     assert lm.experts is not None
+    half, _ = export.load_run(tmp_path / "run", params.single_device_mesh(), average=0.5)
+    whole = lm.weights.trainable["blocks"]["mlp"]["up_proj"]["experts"]
+    for name, weight in half.weights.trainable["blocks"]["mlp"]["up_proj"]["experts"].items():
+        np.testing.assert_allclose(weight, whole[name] * (0.5 if name == "b" else 1.0), err_msg=name)
     original = convert.flatten(jaxmoe.load(base / "model").weights.frozen)
     assert len(kernels(lm)) == 7
     for path, kernel in kernels(lm).items():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from jax.sharding import Mesh
 
 import jaxmoe
+from jaxmoe.averaging import averaged
 from jaxmoe.export import Format
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
@@ -40,6 +41,8 @@ class ExportConfig:
       format: hf, a model that transformers loads (with experts by trust_remote_code); loramoe, peft or
         moe-peft, the adapter alone.
       merge: with format hf, add plain LoRA to the weights, so that any program loads the result.
+      average: share of what training changed that is taken (WiSE-FT, jaxmoe.averaging); 1 is the model as it
+        was trained. Less of it keeps more of what the base knew.
       dtype: of exported base weights.
     """
 
@@ -52,6 +55,7 @@ class ExportConfig:
     output: str | None = None
     format: Format = "hf"
     merge: bool = False
+    average: float = 1.0
     dtype: str = "float32"
     mesh: MeshConfig = field(default_factory=MeshConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
@@ -61,14 +65,20 @@ class ExportConfig:
             raise ValueError("give either run (the folder of a training run) or base (a checkpoint)")
         if self.run is None and self.output is None:
             raise ValueError("give output, the folder to write")
+        if not 0 <= self.average <= 1:
+            raise ValueError(f"average must lie in [0, 1]; got {self.average}")
+        if self.average != 1 and self.run is None:
+            raise ValueError("average is of what a run changed: give run, the folder of one")
 
 
 def main(config: ExportConfig) -> Path:
     """Writes the export; returns its folder."""
     distributed.start(config.distributed)
-    lm, tokenizer = open_model(
-        config.run, config.step, config.base, config.adapter, config.mesh.make(), config.dtype
-    )
+    mesh = config.mesh.make()
+    if config.run is not None:
+        lm, tokenizer = load_run(Path(config.run), mesh, config.step, average=config.average)
+    else:
+        lm, tokenizer = open_model(None, None, config.base, config.adapter, mesh, config.dtype)
     out = Path(config.output) if config.output else Path(str(config.run)) / f"export-{config.format}"
     with checkpoint.disk_full_explained(out):
         jaxmoe.save(lm, out, config.format, tokenizer=tokenizer, merge=config.merge)
@@ -159,14 +169,15 @@ def read_run(folder: Path) -> SavedRun:
 
 
 def load_run(
-    folder: Path, mesh: Mesh, step: int | None = None
+    folder: Path, mesh: Mesh, step: int | None = None, *, average: float = 1.0
 ) -> tuple[LanguageModel, "PreTrainedTokenizerBase"]:
     """The model of a run at a checkpoint, and its tokenizer.
 
     Args:
       step: of the checkpoint; None takes the newest.
+      average: share of what training changed that is taken.
     Returns: the model on the mesh, whatever mesh it was trained on, and the run's tokenizer.
-    Raises: ValueError if the folder holds no run, or not that checkpoint.
+    Raises: ValueError if the folder holds no run, or not that checkpoint; for an average without a base.
     """
     saved = read_run(folder)
     if not run_folder.begun(folder):
@@ -182,4 +193,9 @@ def load_run(
     restored = checkpoints.trainable(chosen, checkpoint.structure(model.lm.weights.trainable, trainable))
     checkpoints.close()
     weights = model.lm.weights._replace(trainable=restored)
-    return replace(model.lm, weights=weights, balance=saved.balance), tokenizer
+    lm = replace(model.lm, weights=weights, balance=saved.balance)
+    if average == 1:
+        return lm, tokenizer
+    if saved.source.base is None:
+        raise ValueError(f"average needs a base to begin at; {folder} trained a new model")
+    return averaged(lm, average, model.lm), tokenizer
