@@ -99,7 +99,13 @@ class EmbeddedExams:
         return {"test": self._examined(lm), "skills": by_family(self.questions["tasks"], reworded)}
 
     def of_snapshot(self, lm: LanguageModel, *, last: bool) -> Result:
-        """See `Exams`."""
+        """See `Exams`.
+
+        Args:
+          lm: the model.
+          last: makes no difference here.
+        Returns: shares of facts and of tasks.
+        """
         return self._examined(lm)
 
     def dev_accuracy(self, lm: LanguageModel) -> float:

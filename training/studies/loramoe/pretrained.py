@@ -115,6 +115,11 @@ class PretrainedExams:
         """See `Exams`; `kept` has a 1 for each known fact that is still completed, in the base's order.
 
         `kl` is in nats a token: of right answers, of prompts, and of answers of the base itself.
+
+        Args:
+          lm: the model.
+          last: whether the larger sets are asked too.
+        Returns: as plain JSON.
         """
         known = self._of_base["known"]
         facts = [self._facts[number] for number in known["facts"]]
