@@ -161,13 +161,14 @@ def decay_to_start(weight_decay: float) -> optax.GradientTransformation:
     Reference: Li, Grandvalet and Davoine 2018, arXiv:1802.01483; decoupled as in AdamW.
     """
 
-    def init(params: PyTree) -> DecayToStartState:
+    def init(params: optax.Params) -> DecayToStartState:
         # a copy: the weights themselves are donated to the step
         return DecayToStartState(jax.tree.map(jnp.copy, params))
 
     def update(
-        updates: PyTree, state: DecayToStartState, params: PyTree = None
-    ) -> tuple[PyTree, DecayToStartState]:
+        updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        assert isinstance(state, DecayToStartState)
         moved = jax.tree.map(lambda u, w, start: u + weight_decay * (w - start), updates, params, state.start)
         return moved, state
 

@@ -44,12 +44,8 @@ def _along(path: Sequence[JsonMapping], measure: str) -> list[float]:
 
 
 def _draw(axis: Axes, path: Sequence[JsonMapping], x: str, y: str, style: RowStyle, faint: bool) -> None:
-    line = (
-        {"linewidth": 0.8, "alpha": 0.35, "markersize": 2.5}
-        if faint
-        else {"linewidth": 1.5, "markersize": 4.5}
-    )
-    axis.plot(_along(path, x), _along(path, y), color=style.color, marker=style.marker, **line)
+    [line] = axis.plot(_along(path, x), _along(path, y), color=style.color, marker=style.marker)
+    line.set(linewidth=0.8, alpha=0.35, markersize=2.5) if faint else line.set(linewidth=1.5, markersize=4.5)
 
 
 def main(summary: StudySummary) -> Picture:

@@ -212,7 +212,9 @@ class LoramoeStudy:
         optimizer = OptimizerConfig(
             lr=rate, schedule="constant", warmup_steps=warmup, weight_decay=row.l2_sp, decay_to="start"
         )
-        exams, snapshots, last = self._exams(base), [], {}
+        exams = self._exams(base)
+        snapshots: list[Result] = []
+        last: JsonObject = {}
         for snapshot in self.tuner.run(
             self.bases.export(base),
             recipe,
