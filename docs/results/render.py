@@ -367,6 +367,7 @@ def percent(score: dict[str, float]) -> str:
 TABLES = {
     "docs/results/reproduce/loramoe/loramoe.json in short": loramoe_in_short,
     "docs/results/reproduce/loramoe/loramoe.json": lambda: study_page("loramoe"),
+    "docs/results/reproduce/loramoe_smollm2/loramoe.json": lambda: study_page("loramoe", "loramoe_smollm2"),
     "docs/results/reproduce/stepcoder/stepcoder.json": lambda: study_page("stepcoder"),
     "docs/results/reproduce/realbehavior/realbehavior.json": lambda: study_page("realbehavior"),
     "docs/results/answers.json": answers,

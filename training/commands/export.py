@@ -198,4 +198,8 @@ def load_run(
         return lm, tokenizer
     if saved.source.base is None:
         raise ValueError(f"average needs a base to begin at; {folder} trained a new model")
+    if saved.source.adapter == "lora" and saved.source.lora.init != "kaiming":
+        raise ValueError(
+            f"no share can be taken of an update that started at lora.init={saved.source.lora.init}"
+        )
     return averaged(lm, average, model.lm), tokenizer

@@ -126,6 +126,11 @@ class PPORunConfig:
         if self.rounds < 1:
             raise ValueError(f"rounds must be at least 1; got {self.rounds}")
         check_base_dtype(self.adapter, self.base_dtype)
+        if self.lora.init != "kaiming":
+            raise ValueError(
+                "the reference policy is the base without its adapter, which "
+                f"lora.init={self.lora.init} takes apart: take kaiming"
+            )
         algorithm = algorithm_named(self.algorithm)
         # what is saved with a run says what was used
         object.__setattr__(self, "ppo", settled(self.algorithm, self.ppo))

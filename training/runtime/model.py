@@ -22,6 +22,7 @@ from jaxmoe.model.transformer import Decoder
 from jaxmoe.pretrained import read_model_config
 from jaxmoe.text.vocabulary import check_vocabulary, vocabulary_size
 from training.runtime.checkpoint import fingerprint
+from training.runtime.principal import Start, start_in_base
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -75,10 +76,13 @@ class LoraConfig:
       rank: of every pair; null takes the rank that trains as many weights as the experts would.
       alpha: the update counts alpha / rank; null takes experts.alpha, with which experts that are mixed
         evenly equal one pair of rank num_experts x rank.
+      init: how pairs start: kaiming, A uniform and B 0; pissa in the strongest directions of the frozen
+        weights, milora in the weakest, which are then taken out of them (training.runtime.principal).
     """
 
     rank: int | None = None
     alpha: float | None = None
+    init: Start = "kaiming"
 
     def __post_init__(self) -> None:
         if self.rank is not None and self.rank < 1:
@@ -321,6 +325,8 @@ def load_model(
         resize_vocab=vocabulary if vocabulary > shape.vocab_size else None,
         base_dtype=quantized,
     )
+    if adapter == "lora":
+        lm = start_in_base(lm, lora.init)
     return TrainableModel(lm, train, params.abstract(lm.config, attached, quantized), fingerprint(folder))
 
 

@@ -55,7 +55,7 @@ class StudyCell:
 
 
 # keys that settings have had since results were filed, with the value by which nothing changed
-LATER: JsonObject = {"decay_to": "zero", "l2_sp": 0.0, "replay": 0.0, "average": []}
+LATER: JsonObject = {"decay_to": "zero", "l2_sp": 0.0, "replay": 0.0, "average": [], "init": "kaiming"}
 
 
 def digest(settings: JsonMapping) -> str:

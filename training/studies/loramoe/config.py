@@ -46,6 +46,8 @@ class TuningRow:
                 f"l2_sp must not be negative and replay lie in [0, 1); got {self.l2_sp} and {self.replay} in "
                 f"row {self.label!r}"
             )
+        if self.average and self.lora.init != "kaiming":
+            raise ValueError(f"average needs lora.init=kaiming; got {self.lora.init} in row {self.label!r}")
         if bool(self.rates) == bool(self.rate_of):
             raise ValueError(f"a row needs rates to choose from, or rate_of another row; row {self.label!r}")
 

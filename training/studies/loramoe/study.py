@@ -130,8 +130,9 @@ class LoramoeStudy:
     def base_cell(self, number: int) -> StudyCell:
         """The pretraining of a base."""
         settings = {"base": self.bases.settings(number), "exam": self._exam_settings()}
-        cost = 3 if self.bases.there(number) else 250 * self.config.scale
-        return StudyCell(f"base{number}", settings, f"base {number}: pretraining", cost)
+        there = self.bases.there(number)
+        cost = 3 if there else 250 * self.config.scale
+        return StudyCell(f"base{number}", settings, f"base {number}{'' if there else ': pretraining'}", cost)
 
     def replay_cell(self, number: int) -> StudyCell:
         """The texts that a base draws, for rows that have it read some of them again."""
