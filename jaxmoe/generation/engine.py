@@ -74,7 +74,10 @@ class EngineConfig:
 
 @dataclasses.dataclass
 class EngineStatistics:
-    """What an engine has done: `wasted` counts slots that a decoding step ran empty."""
+    """What an engine has done: `wasted` counts rows that a decoding step ran without a text.
+
+    With few texts a step runs fewer rows than there are slots (`model_runner.row_numbers`).
+    """
 
     steps: int = 0
     decoded: int = 0
@@ -296,14 +299,18 @@ class Engine:
     def _decode(self) -> dict[int, Completion]:
         most = max(text.request.alternatives for text in self._active.values())
         routed = any(text.request.expert_weights for text in self._active.values())
-        tokens, scored = self._runner.step(self._rows(), most, expert_weights=routed)
+        slots = self._slots_to_run()
+        tokens, scored = self._runner.step(self._rows(slots), most, expert_weights=routed)
         self.statistics.steps += 1
         self.statistics.decoded += len(self._active)
-        self.statistics.wasted += self.config.slots - len(self._active)
+        self.statistics.wasted += len(slots) - len(self._active)
         done = {}
-        for slot, text in list(self._active.items()):
+        for row, slot in enumerate(slots):
+            if slot not in self._active:
+                continue
+            text = self._active[slot]
             shown = self._reported(text.request)
-            token = scored.token(int(tokens[slot]), slot, text.request.alternatives, shown)
+            token = scored.token(int(tokens[row]), row, text.request.alternatives, shown)
             text.length += 1
             text.new.append(token)
             stopped = token.token in text.request.stop_tokens
@@ -314,21 +321,32 @@ class Engine:
                 done[text.id] = self._finish(slot, text, "stop" if stopped else "length")
         return done
 
-    def _rows(self) -> StepRows:
-        slots = self.config.slots
-        tokens, drawn = np.zeros(slots, np.int32), np.zeros(slots, np.int32)
-        positions = np.full(slots, self._runner.length, np.int32)
-        temperature, top_p = np.zeros(slots, np.float32), np.ones(slots, np.float32)
-        top_k, seed = np.zeros(slots, np.int32), np.zeros(slots, np.int32)
-        experts = np.ones((slots, self._columns), bool)
-        for slot, text in self._active.items():
+    def _slots_to_run(self) -> list[int]:
+        """Those with a text, ascending, and some that are free to make up the number of rows."""
+        count = self._runner.rows_for(len(self._active))
+        free = [slot for slot in range(self.config.slots) if slot not in self._active]
+        return sorted([*self._active, *free[: count - len(self._active)]])
+
+    def _rows(self, slots: list[int]) -> StepRows:
+        count = len(slots)
+        tokens, drawn = np.zeros(count, np.int32), np.zeros(count, np.int32)
+        positions = np.full(count, self._runner.length, np.int32)
+        temperature, top_p = np.zeros(count, np.float32), np.ones(count, np.float32)
+        top_k, seed = np.zeros(count, np.int32), np.zeros(count, np.int32)
+        experts = np.ones((count, self._columns), bool)
+        for row, slot in enumerate(slots):
+            if slot not in self._active:
+                continue
+            text = self._active[slot]
             request = text.request
-            tokens[slot], positions[slot], drawn[slot] = text.last, text.length, len(text.new)
+            tokens[row], positions[row], drawn[row] = text.last, text.length, len(text.new)
             settings = request.sampling
-            temperature[slot], top_k[slot], top_p[slot] = settings.temperature, settings.top_k, settings.top_p
-            seed[slot] = np.int64(request.seed).astype(np.int32)
-            experts[slot] = self._allowed(request.experts)
-        return StepRows(tokens, positions, drawn, RowSampling(temperature, top_k, top_p, seed), experts)  # type: ignore[arg-type]
+            temperature[row], top_k[row], top_p[row] = settings.temperature, settings.top_k, settings.top_p
+            seed[row] = np.int64(request.seed).astype(np.int32)
+            experts[row] = self._allowed(request.experts)
+        which = None if count == self.config.slots else np.asarray(slots, np.int32)
+        sampling = RowSampling(temperature, top_k, top_p, seed)  # type: ignore[arg-type]
+        return StepRows(tokens, positions, drawn, sampling, experts, which)  # type: ignore[arg-type]
 
     def _allowed(self, experts: bool | str) -> np.ndarray:
         """Which experts a request may use, [columns]."""

@@ -1,6 +1,6 @@
 """The compiled programs of an engine: a decoding step, a chunk of a prompt, a copy of a slot, another length.
 
-Those of the cache are compiled once for each length of it. It is donated to all but `resized`, so that it is
+Those of the cache are compiled once for each length of it, and a decoding step for each number of rows. It is donated to all but `resized`, so that it is
 held once.
 """
 
@@ -9,28 +9,38 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from jaxmoe.generation import kv_cache, row_sampling, slot_cache
+from jaxmoe.generation.decode import unroll_layers
 from jaxmoe.generation.kv_cache import Blocks
 from jaxmoe.generation.row_sampling import RowSampling
 from jaxmoe.generation.sampling import log_probability
 from jaxmoe.generation.slot_cache import SlotCache, placed
 from jaxmoe.model import params
 from jaxmoe.model.config import ModelConfig
+from jaxmoe.model.layers import KernelParam
 from jaxmoe.model.lora_experts import ExpertCall
+from jaxmoe.model.quantized import is_quantized
 from jaxmoe.model.shapes import Array, Bool, Float, Int
+from jaxmoe.model.transposed import TransposedKernel
 
 
 class StepRows(NamedTuple):
-    """What a decoding step is told of each slot; free slots have a position beyond the cache."""
+    """What a decoding step is told of each slot; free slots have a position beyond the cache.
+
+    Attributes:
+      slots_B: which slots these are, all different; None for all in their order.
+    """
 
     tokens_B: Int[Array, " B"]
     positions_B: Int[Array, " B"]
     drawn_B: Int[Array, " B"]
     sampling: RowSampling
     experts_BE: Bool[Array, "B E"]
+    slots_B: Int[Array, " B"] | None = None
 
 
 class PromptChunk(NamedTuple):
@@ -93,16 +103,29 @@ def empty_cache(
     return placed(slot_cache.empty_cache(config, slots, length, dtype, unrolled=unrolled), mesh)
 
 
-@partial(jax.jit, static_argnames=("unrolled",))
-def layers(weights: params.ModelParams, *, unrolled: bool) -> Blocks:
+@partial(jax.jit, static_argnames=("unrolled", "transposed"))
+def layers(weights: params.ModelParams, *, unrolled: bool, transposed: bool = False) -> Blocks:
     """The layers' weights; unrolled, they are copied out of their stacks, once and not at every step.
 
     Args:
       weights: the model taken apart, see `params.split`.
       unrolled: as of the cache.
+      transposed: the kernels too are copied as `jaxmoe.model.transposed` has them; quantized ones stay.
     Returns: for `decode_step` and `read_chunk`.
     """
-    return kv_cache.blocks(params.merge(weights), unrolled=unrolled)
+    blocks = kv_cache.blocks(params.merge(weights), unrolled=unrolled)
+    if not transposed:
+        return blocks
+
+    def one(variable: nnx.Variable) -> nnx.Variable:
+        kernel = variable.get_raw_value()
+        if not isinstance(variable, KernelParam) or is_quantized(kernel) or kernel.ndim != 2:
+            return variable
+        return variable.replace(TransposedKernel(kernel.T))
+
+    return blocks._replace(
+        states=jax.tree.map(one, blocks.states, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))
+    )
 
 
 @partial(
@@ -121,7 +144,7 @@ def decode_step(
     dtype: DTypeLike,
     mesh: Mesh,
 ) -> StepResult:
-    """Reads the next token of every slot and chooses the one after it.
+    """Reads the next token of every slot, or of some, and chooses the one after it.
 
     Args:
       weights: the model taken apart, see `params.split`; what stands outside its blocks is read.
@@ -138,9 +161,12 @@ def decode_step(
     counted_BTZ = jnp.ones((len(rows.tokens_B), 1, 1)) if expert_weights else None
     call = ExpertCall(experts_BE=rows.experts_BE, samples_BTZ=counted_BTZ, mesh=mesh)
     read = slot_cache.read_tokens(
-        model, blocks, rows.tokens_B, rows.positions_B, cache, dtype=dtype, call=call
+        model, blocks, rows.tokens_B, rows.positions_B, cache, slots_B=rows.slots_B, dtype=dtype, call=call
     )
-    logits_BV = model.logits(read.hidden_BD[:, None])[:, 0]
+    head = model.output_head(read.hidden_BD.dtype)
+    # an embedding lies as the transpose of a head's kernel
+    few = model.head is None and mesh.size == 1 and unroll_layers(mesh)
+    logits_BV = head.few_logits(read.hidden_BD) if few else head.logits(read.hidden_BD[:, None])[:, 0]
     chosen = row_sampling.choose(logits_BV, rows.sampling, rows.drawn_B)
     others = _likeliest(logits_BV, alternatives) if alternatives else None
     return StepResult(chosen.tokens_B, chosen.logprobs_B, others, read.experts_BE, placed(read.cache, mesh))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmoe.generation.sampling import blocks_of, log_probability
+from jaxmoe.generation.sampling import blocks_of, greedy, log_probability
 from jaxmoe.model.shapes import Array, Bool, Float, Int
 
 # Refused draws after which a row takes its likeliest token. A draw is refused with a probability of at most
@@ -53,7 +53,7 @@ def choose(logits_BV: Float[Array, "B V"], settings: RowSampling, steps_B: Int[A
     Returns: tokens and their log-probabilities.
     """
     logits_BV = logits_BV.astype(jnp.float32)
-    greedy_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    greedy_B = greedy(logits_BV)
     sampled_B = settings.temperature_B > 0
     tokens_B = jax.lax.cond(
         jnp.any(sampled_B),

@@ -35,7 +35,7 @@ class SlotValues(NamedTuple):
 
 
 class ReadTokens(NamedTuple):
-    """One token read in every slot.
+    """One token read in every slot, or in some.
 
     Attributes:
       hidden_BD: final hidden states.
@@ -147,17 +147,22 @@ def read_tokens(
     positions_B: Int[Array, " B"],
     cache: SlotCache,
     *,
+    slots_B: Int[Array, " B"] | None = None,
     dtype: DTypeLike = jnp.float32,
     call: ExpertCall = ExpertCall(),  # noqa: B008 - an immutable tuple
 ) -> ReadTokens:
-    """Reads one token in every slot.
+    """Reads one token in every slot, or in some.
 
     Args:
       positions_B: where each slot's token stands; one at S or beyond writes nothing (a free slot).
+      slots_B: numbers of the slots, all different; None for all in their order.
       call: of the experts; with `samples_BTZ` ones [B, 1, 1] their shares are told.
     Returns: final hidden states, the cache with the tokens' keys and values, and the experts' shares.
     """
-    rows_B = jnp.arange(tokens_B.shape[0])
+    rows_B = jnp.arange(tokens_B.shape[0]) if slots_B is None else slots_B
+
+    def here(kept: SlotValues) -> SlotValues:
+        return kept if slots_B is None else SlotValues(*(x[slots_B] for x in kept))
 
     def write(old: SlotValues, new: KeyValues) -> SlotValues:
         places = old.key_BMHS.at[rows_B, :, :, positions_B], old.value_BMSH.at[rows_B, :, positions_B]
@@ -169,7 +174,7 @@ def read_tokens(
         )
 
     hidden_BTD, cache, sums_BE = _run(
-        model, blocks, tokens_B[:, None], positions_B[:, None], cache, write, lambda kept: kept, dtype, call
+        model, blocks, tokens_B[:, None], positions_B[:, None], cache, write, here, dtype, call
     )
     if sums_BE is not None:  # a row that uses the base alone has none
         sums_BE = sums_BE / jnp.maximum(sums_BE.sum(-1, keepdims=True), jnp.finfo(jnp.float32).tiny)

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 
 from jaxmoe.model.quantized import QuantizedKernel, as_array, is_quantized
 from jaxmoe.model.shapes import Array, Float, Int, Weight
+from jaxmoe.model.transposed import TransposedKernel, transposed_product
 
 
 def product(
@@ -33,9 +34,13 @@ def kernel_product(x_BTI: Float[Array, "B T I"], kernel_IO: Weight) -> Array:
 
     Args:
       x_BTI: activations.
-      kernel_IO: an array, or a quantized kernel, to which no gradient flows.
+      kernel_IO: an array, a transposed one, or a quantized kernel, to which no gradient flows.
     Returns: [B, T, O].
     """
+    if isinstance(kernel_IO, TransposedKernel):
+        batch, length, width = x_BTI.shape
+        out = transposed_product(x_BTI.reshape(-1, width), kernel_IO.kernel_OI.astype(x_BTI.dtype))
+        return out.reshape(batch, length, -1)
     if is_quantized(kernel_IO):
         return _quantized_product(x_BTI, kernel_IO)
     return product(x_BTI, as_array(kernel_IO, x_BTI.dtype))
