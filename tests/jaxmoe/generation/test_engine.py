@@ -268,6 +268,33 @@ def test_a_program_is_compiled_once():
     assert [now - then for now, then in zip(compiled()[:2], before[:2], strict=True)] == [1, 1]
 
 
+def test_few_texts_run_in_few_rows():
+    """Whatever number of rows a step has, texts come out the same; each number is compiled once."""
+    lm = language_model(seed=7)
+    slots = dataclasses.replace(SMALL, slots=24, chunks=24)
+    engine, before = Engine(lm, slots), engine_programs.decode_step._cache_size()
+    given, new = prompts([6] * 24), [2 if i < 13 else 12 if i < 18 else 20 for i in range(24)]
+    requests = [Request(p, n, Sampling(0.9), seed=i) for i, (p, n) in enumerate(zip(given, new, strict=True))]
+    ids = [engine.submit(request) for request in requests]
+    rows: list[int] = []
+    step = engine._runner.step
+
+    def counted(told, *args, **options):
+        rows.append(len(told.tokens_B))
+        return step(told, *args, **options)
+
+    engine._runner.step = counted  # type: ignore[method-assign]
+    done = engine.run()
+    assert rows == [24, 24] + [16] * 10 + [8] * 8
+    assert engine_programs.decode_step._cache_size() - before == 3
+    assert engine.statistics.wasted == 10 * (16 - 11) + 8 * (8 - 6)
+    full = Engine(lm, slots)
+    full._runner._row_numbers = (24,)
+    others = [full.submit(request) for request in requests]
+    expected = full.run()
+    assert [done[id].tokens for id in ids] == [expected[id].tokens for id in others]
+
+
 def test_short_prompts_fill_the_slots_within_a_step(lm):
     engine = Engine(lm, dataclasses.replace(SMALL, slots=4, chunks=3))
     for prompt in prompts([6, 7, 20, 5]):

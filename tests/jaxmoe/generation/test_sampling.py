@@ -194,3 +194,10 @@ def test_settings_are_checked(options: dict, message: str):
 def test_sampling_needs_a_key():
     with pytest.raises(ValueError, match="needs a key"):
         sampling.sample(jnp.zeros((1, 4)), Sampling(1.0), key=None)
+
+
+def test_greedy_takes_the_first_of_equals_and_some_token_of_a_nan():
+    rows = jnp.asarray([[1.0, 3.0, 3.0], [-jnp.inf, -jnp.inf, -2.0], [jnp.nan, 1.0, 2.0], [0.0, 0.0, 0.0]])
+    assert sampling.greedy(rows).tolist()[:2] == [1, 2]
+    assert sampling.greedy(rows).tolist()[3] == 0
+    assert 0 <= int(sampling.greedy(rows)[2]) < 3
