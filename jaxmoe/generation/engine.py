@@ -257,7 +257,7 @@ class Engine:
         if self._reading is not None or not self._waiting or len(self._active) == self.config.slots:
             return
         text = self._waiting.popleft()
-        self._fit(text.most)
+        self._fit(text)
         free = [slot for slot in range(self.config.slots) if slot not in self._active]
         # the last token is read by a decoding step; tokens whose log-probability is asked for are read again
         if self.config.prefix_reuse and not text.request.prompt_logprobs:
@@ -297,10 +297,13 @@ class Engine:
             self._reading = None
 
     def _decode(self) -> dict[int, Completion]:
-        most = max(text.request.alternatives for text in self._active.values())
-        routed = any(text.request.expert_weights for text in self._active.values())
-        slots = self._slots_to_run()
-        tokens, scored = self._runner.step(self._rows(slots), most, expert_weights=routed)
+        slots, requests = self._slots_to_run(), [text.request for text in self._active.values()]
+        tokens, scored = self._runner.step(
+            self._rows(slots),
+            max(request.alternatives for request in requests),
+            expert_weights=any(request.expert_weights for request in requests),
+            score_draws=any(request.score_draws for request in requests),
+        )
         self.statistics.steps += 1
         self.statistics.decoded += len(self._active)
         self.statistics.wasted += len(slots) - len(self._active)
@@ -376,9 +379,11 @@ class Engine:
         asked = text.request.prompt_logprobs and reason != "cancelled"
         return Completion(text.new, reason, text.scored if asked else None, text.reused)
 
-    def _fit(self, most: int) -> None:
-        """Gives the cache the least length that holds the texts in progress and one of `most` tokens."""
-        needed = max([most + self.config.chunk, *(text.most for text in self._active.values())])
+    def _fit(self, new: _Text) -> None:
+        """Gives the cache the least length that holds the texts in progress and a new one."""
+        # the last chunk of a prompt is written whole
+        read = len(new.prompt) + self.config.chunk
+        needed = max([read, new.most, *(text.most for text in self._active.values())])
         length = next(size for size in self.config.lengths() if size >= needed)
         now = self._runner.length
         if length > now or (length < now and not self._active):

@@ -1,7 +1,7 @@
 """The compiled programs of an engine: a decoding step, a chunk of a prompt, a copy of a slot, another length.
 
-Those of the cache are compiled once for each length of it, and a decoding step for each number of rows. It is donated to all but `resized`, so that it is
-held once.
+Those of the cache are compiled once for each length of it, a decoding step for each number of rows too. The
+cache is donated to all but `resized`, so that it is held once.
 """
 
 from functools import partial
@@ -84,6 +84,7 @@ class StepResult(NamedTuple):
 
     tokens_B: Int[Array, " B"]
     logprobs_B: Float[Array, " B"]
+    drawn_logprobs_B: Float[Array, " B"] | None
     alternatives: Alternatives | None
     experts_BE: Float[Array, "B E"] | None
     cache: SlotCache
@@ -130,7 +131,7 @@ def layers(weights: params.ModelParams, *, unrolled: bool, transposed: bool = Fa
 
 @partial(
     jax.jit,
-    static_argnames=("alternatives", "expert_weights", "dtype", "mesh"),
+    static_argnames=("alternatives", "expert_weights", "score_draws", "dtype", "mesh"),
     donate_argnames=("cache",),
 )
 def decode_step(
@@ -141,6 +142,7 @@ def decode_step(
     *,
     alternatives: int,
     expert_weights: bool,
+    score_draws: bool,
     dtype: DTypeLike,
     mesh: Mesh,
 ) -> StepResult:
@@ -153,8 +155,9 @@ def decode_step(
       cache: donated.
       alternatives: likeliest tokens to report in each place.
       expert_weights: also tell each expert's share of the routing weights.
+      score_draws: also take the log-probability with which each token was drawn.
       dtype: of activations and products.
-      mesh: over which the cache is spread.
+      mesh: over which the cache is spread; what is chosen is whole on each of its devices.
     Returns: the tokens, their log-probabilities, and the cache with what was read.
     """
     model = params.merge(weights)
@@ -167,9 +170,13 @@ def decode_step(
     # an embedding lies as the transpose of a head's kernel
     few = model.head is None and mesh.size == 1 and unroll_layers(mesh)
     logits_BV = head.few_logits(read.hidden_BD) if few else head.logits(read.hidden_BD[:, None])[:, 0]
-    chosen = row_sampling.choose(logits_BV, rows.sampling, rows.drawn_B)
+    chosen = row_sampling.choose(logits_BV, rows.sampling, rows.drawn_B, score_draws=score_draws)
     others = _likeliest(logits_BV, alternatives) if alternatives else None
-    return StepResult(chosen.tokens_B, chosen.logprobs_B, others, read.experts_BE, placed(read.cache, mesh))
+    result = StepResult(
+        chosen.tokens_B, chosen.logprobs_B, chosen.drawn_logprobs_B, others, read.experts_BE, read.cache
+    )
+    whole = jax.lax.with_sharding_constraint(result._replace(cache=()), params.replicated(mesh))
+    return whole._replace(cache=placed(read.cache, mesh))
 
 
 def _likeliest(logits_BV: Float[Array, "B V"], count: int) -> Alternatives:
@@ -217,7 +224,8 @@ def read_chunk(
         return None, cache
     logits_CV = model.logits(hidden_CD[None])[0]
     others = _likeliest(logits_CV, alternatives) if alternatives else None
-    return (log_probability(logits_CV, chunk.targets_C), others), cache
+    told = log_probability(logits_CV, chunk.targets_C), others
+    return jax.lax.with_sharding_constraint(told, params.replicated(mesh)), cache
 
 
 @partial(jax.jit, donate_argnames=("cache",), static_argnames=("mesh",))

@@ -52,11 +52,13 @@ class Scored(NamedTuple):
       logprobs_N: in nats.
       alternatives: the likeliest tokens in their places; None if none were asked for.
       experts_NE: each expert's share of the routing weights; None if not asked for, or without routers.
+      drawn_logprobs_N: of the draws; None if they were not asked for.
     """
 
     logprobs_N: np.ndarray
     alternatives: Alternatives | None
     experts_NE: np.ndarray | None = None
+    drawn_logprobs_N: np.ndarray | None = None
 
     def token(self, id: int, place: int, alternatives: int, experts: slice = slice(0)) -> NewToken:
         """One of the tokens.
@@ -70,7 +72,8 @@ class Scored(NamedTuple):
         """
         beside = self.alternatives.of(place, alternatives) if self.alternatives else ()
         shares = () if self.experts_NE is None else self.experts_NE[place, experts]
-        return NewToken(id, float(self.logprobs_N[place]), beside, tuple(map(float, shares)))
+        drawn = None if self.drawn_logprobs_N is None else float(self.drawn_logprobs_N[place])
+        return NewToken(id, float(self.logprobs_N[place]), beside, tuple(map(float, shares)), drawn)
 
 
 class ModelRunner:
@@ -132,7 +135,12 @@ class ModelRunner:
         )
 
     def step(
-        self, rows: StepRows, alternatives: int, *, expert_weights: bool = False
+        self,
+        rows: StepRows,
+        alternatives: int,
+        *,
+        expert_weights: bool = False,
+        score_draws: bool = False,
     ) -> tuple[np.ndarray, Scored]:
         """Reads the next token of every slot, or of some, and chooses the one after it.
 
@@ -140,6 +148,7 @@ class ModelRunner:
           rows: what is in the slots, as many as `rows_for` says.
           alternatives: the most that any of them asks for.
           expert_weights: also tell each expert's share of the routing weights.
+          score_draws: whether any of them asks with which probability it was drawn.
         Returns: the tokens [B], and how likely they were.
         """
         result = engine_programs.decode_step(
@@ -149,12 +158,13 @@ class ModelRunner:
             self._cache,
             alternatives=_compiled_for(alternatives),
             expert_weights=expert_weights,
+            score_draws=score_draws,
             dtype=self._dtype,
             mesh=self._mesh,
         )
         self._cache = result.cache
-        tokens_B, logprobs_B, others, experts_BE = jax.device_get(result[:4])
-        return tokens_B, Scored(logprobs_B, others, experts_BE)
+        tokens_B, logprobs_B, drawn_B, others, experts_BE = jax.device_get(result[:5])
+        return tokens_B, Scored(logprobs_B, others, experts_BE, drawn_B)
 
     def read(self, chunk: PromptChunk, *, scored: bool, alternatives: int) -> Scored | None:
         """Reads a chunk of a prompt.

@@ -19,12 +19,14 @@ class NewToken(NamedTuple):
       alternatives: the likeliest tokens in its place with theirs, as many as were asked for.
       experts: each expert's share of the routing weights in the step that chose the token, mean over layers
         and projections; () unless asked for, or without routers.
+      drawn_logprob: of the draw, after temperature, top-k and top-p; None unless asked for.
     """
 
     token: int
     logprob: float
     alternatives: tuple[tuple[int, float], ...] = ()
     experts: tuple[float, ...] = ()
+    drawn_logprob: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Request:
       prompt_logprobs: also the log-probability of each prompt token after the first.
       alternatives: likeliest tokens to report beside each token.
       expert_weights: report with each new token which experts were at work.
+      score_draws: also the log-probability with which each token was drawn.
       on_token: called with every new token; True from it ends the text there.
     """
 
@@ -53,6 +56,7 @@ class Request:
     prompt_logprobs: bool = False
     alternatives: int = 0
     expert_weights: bool = False
+    score_draws: bool = False
     on_token: Callable[[NewToken], bool | None] | None = dataclasses.field(default=None, compare=False)
 
 

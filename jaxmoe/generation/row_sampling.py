@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxmoe.generation.sampling import blocks_of, greedy, log_probability
+from jaxmoe.generation.sampling import blocks_of, greedy, log_probability, nucleus_mass
 from jaxmoe.model.shapes import Array, Bool, Float, Int
 
 # Refused draws after which a row takes its likeliest token. A draw is refused with a probability of at most
@@ -37,19 +37,32 @@ class RowSampling(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """Tokens, and their log-probability under the model as it is (temperature 1, whole vocabulary)."""
+    """Tokens, and how likely they were.
+
+    Attributes:
+      logprobs_B: under the model as it is (temperature 1, whole vocabulary).
+      drawn_logprobs_B: of the draw, after temperature, top-k and top-p; None unless asked for.
+    """
 
     tokens_B: Int[Array, " B"]
     logprobs_B: Float[Array, " B"]
+    drawn_logprobs_B: Float[Array, " B"] | None = None
 
 
-def choose(logits_BV: Float[Array, "B V"], settings: RowSampling, steps_B: Int[Array, " B"]) -> Chosen:
+def choose(
+    logits_BV: Float[Array, "B V"],
+    settings: RowSampling,
+    steps_B: Int[Array, " B"],
+    *,
+    score_draws: bool = False,
+) -> Chosen:
     """One token a row.
 
     Args:
       logits_BV: of the next token.
       settings: temperature, top-k, top-p and seed of each row.
       steps_B: how many tokens the row has drawn before; with the seed it names the random numbers.
+      score_draws: also take the log-probability with which each token was drawn.
     Returns: tokens and their log-probabilities.
     """
     logits_BV = logits_BV.astype(jnp.float32)
@@ -60,17 +73,48 @@ def choose(logits_BV: Float[Array, "B V"], settings: RowSampling, steps_B: Int[A
         lambda: jnp.where(sampled_B, _draw_within(logits_BV, settings, steps_B, greedy_B), greedy_B),
         lambda: greedy_B,
     )
-    return Chosen(tokens_B, log_probability(logits_BV, tokens_B))
+    drawn_B = drawn_log_probability(logits_BV, tokens_B, settings) if score_draws else None
+    return Chosen(tokens_B, log_probability(logits_BV, tokens_B), drawn_B)
 
 
-def _draw_within(logits_BV: Array, settings: RowSampling, steps_B: Array, greedy_B: Array) -> Array:
-    """Draws by rejection (see `sampling`): a token is kept if what is likelier weighs less than the limit."""
+def drawn_log_probability(
+    logits_BV: Float[Array, "B V"], tokens_B: Int[Array, " B"], settings: RowSampling
+) -> Float[Array, " B"]:
+    """log of the probability with which `choose` draws a token; see `sampling.sampled_log_probability`.
+
+    Args:
+      logits_BV: of the next token.
+      tokens_B: drawn with the same settings; for any other token the number means nothing.
+      settings: a row that takes its likeliest token draws it with probability 1.
+    Returns: in nats, float32.
+    """
+    sampled_B = settings.temperature_B > 0
+    weights_BXY, scaled_BV = _weights(logits_BV.astype(jnp.float32), settings)
+    mass_B = _mass(weights_BXY)
+    nucleus_B = jax.lax.cond(
+        jnp.any(sampled_B & (settings.top_p_B < 1)),
+        lambda: jnp.where(settings.top_p_B < 1, nucleus_mass(weights_BXY, settings.top_p_B * mass_B), mass_B),
+        lambda: mass_B,
+    )
+    chosen_B = jnp.take_along_axis(scaled_BV, tokens_B[:, None], axis=-1)[:, 0]
+    return jnp.where(sampled_B, chosen_B - jnp.max(scaled_BV, axis=-1) - jnp.log(nucleus_B), 0.0)
+
+
+def _weights(logits_BV: Array, settings: RowSampling) -> tuple[Array, Array]:
+    """Weights [B, X, Y] of the tokens that top-k leaves, and the logits divided by the temperature."""
     temperature_B = jnp.where(settings.temperature_B > 0, settings.temperature_B, 1.0)
-    weights_BXY = blocks_of(logits_BV / temperature_B[:, None])
+    scaled_BV = logits_BV / temperature_B[:, None]
+    weights_BXY = blocks_of(scaled_BV)
     limited_B = (settings.top_k_B > 0) & (settings.temperature_B > 0)
     weights_BXY = jax.lax.cond(
         jnp.any(limited_B), lambda w: _k_largest(w, settings.top_k_B, limited_B), lambda w: w, weights_BXY
     )
+    return weights_BXY, scaled_BV
+
+
+def _draw_within(logits_BV: Array, settings: RowSampling, steps_B: Array, greedy_B: Array) -> Array:
+    """Draws by rejection (see `sampling`): a token is kept if what is likelier weighs less than the limit."""
+    weights_BXY, _ = _weights(logits_BV, settings)
     limit_B = settings.top_p_B * _mass(weights_BXY)
     free_B = (settings.top_p_B >= 1) | (settings.temperature_B <= 0)
 

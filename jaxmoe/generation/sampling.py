@@ -193,17 +193,22 @@ def sampled_log_probability(
         return chosen_B - jax.nn.logsumexp(kept_BC, axis=-1)
     if settings.top_p >= 1.0:
         return chosen_B - jax.nn.logsumexp(logits_BV, axis=-1)
-    return chosen_B - jnp.max(logits_BV, axis=-1) - jnp.log(_nucleus_mass(logits_BV, settings.top_p))
-
-
-def _nucleus_mass(logits_BV: Float[Array, "B V"], p: float) -> Float[Array, " B"]:
-    """Mass of the nucleus, relative to the likeliest token: sums in the order in which `top_p` takes them.
-
-    A token of weight w is kept if the weights above w sum to less than p of all. So the nucleus is all
-    weights from the smallest threshold on above which that holds; positive floats are ordered as their bits.
-    """
     weights_BXY = blocks_of(logits_BV)
-    limit_B = p * jnp.sum(jnp.sum(weights_BXY, axis=1), axis=-1)
+    limit_B = settings.top_p * jnp.sum(jnp.sum(weights_BXY, axis=1), axis=-1)
+    return chosen_B - jnp.max(logits_BV, axis=-1) - jnp.log(nucleus_mass(weights_BXY, limit_B))
+
+
+def nucleus_mass(weights_BXY: Float[Array, "B X Y"], limit_B: Float[Array, " B"]) -> Float[Array, " B"]:
+    """Mass of the nucleus: sums in the order in which `top_p` takes them.
+
+    A token of weight w is kept if the weights above w sum to less than the limit. So the nucleus is all
+    weights from the smallest threshold on above which that holds; positive floats are ordered as their bits.
+
+    Args:
+      weights_BXY: of `blocks_of`, relative to the likeliest token.
+      limit_B: p of the row's sum of weights.
+    Returns: the sum of the weights kept.
+    """
 
     def above(bits_B: Array) -> Array:
         floor_B = jax.lax.bitcast_convert_type(bits_B, jnp.float32)
@@ -216,7 +221,7 @@ def _nucleus_mass(logits_BV: Float[Array, "B V"], p: float) -> Float[Array, " B"
         enough_B = above(middle_B) < limit_B
         return jnp.where(enough_B, low_B, middle_B + 1), jnp.where(enough_B, middle_B, high_B)
 
-    zero_B = jnp.zeros(logits_BV.shape[0], jnp.int32)
+    zero_B = jnp.zeros(weights_BXY.shape[0], jnp.int32)
     one_B = zero_B + jax.lax.bitcast_convert_type(jnp.float32(1.0), jnp.int32)
     bits_B = jax.lax.fori_loop(0, 31, halve, (zero_B, one_B))[1]
     floor_B = jax.lax.bitcast_convert_type(bits_B, jnp.float32)

@@ -47,7 +47,7 @@ class Head(NamedTuple):
         return self._scaled(product(hidden_BTD, self.kernel_DV, jnp.float32))
 
     def few_logits(self, hidden_BD: Float[Array, "B D"]) -> Float[Array, "B V"]:
-        """`logits` of one token a row, the quickest way on a CPU where the kernel is an embedding's transpose.
+        """`logits` of one token a row, the quickest way on a CPU where the kernel is a tied embedding.
 
         Args:
           hidden_BD: final hidden states.

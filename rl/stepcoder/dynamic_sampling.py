@@ -71,6 +71,7 @@ def assemble(batches: Sequence[GradedBatch], prompts: int) -> GradedBatch:
         sum(b.sampled.tail_tokens for b in batches),
         sum(b.sampled.seconds for b in batches),
         [_turns(batches[i].sampled)[row] for i, row in rows] if batches[0].sampled.turns else None,
+        float(np.mean([b.sampled.wasted for b in batches])),
     )
     feedback = {
         new: batches[i].graded.feedback[row]
@@ -86,6 +87,7 @@ def assemble(batches: Sequence[GradedBatch], prompts: int) -> GradedBatch:
             max(b.graded.latency_s[1] for b in batches),
         ),
         sum(b.graded.seconds for b in batches),
+        sum(b.graded.waited_s for b in batches),
     )
     return GradedBatch(sampled, graded)
 

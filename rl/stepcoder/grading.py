@@ -1,4 +1,4 @@
-"""Programs -> rewards and masks, while the device does something else.
+"""Programs -> rewards and masks, while the device does something else or others are still sampled.
 
 Every process grades its own share of the rows; what the graders found is then put together on all.
 """
@@ -30,6 +30,7 @@ class Graded(NamedTuple):
       feedback: by row, of the rows that this process graded.
       latency_s: mean and largest time from handing in a program to its verdict, over this process's.
       seconds: from handing in the first to having the last.
+      waited_s: of these, seconds in which nothing was done but wait for verdicts.
     """
 
     outcomes: Outcomes
@@ -37,6 +38,7 @@ class Graded(NamedTuple):
     feedback: dict[int, CompilerFeedback]
     latency_s: tuple[float, float]
     seconds: float
+    waited_s: float = 0.0
 
     @property
     def passed(self) -> np.ndarray:
@@ -45,24 +47,52 @@ class Graded(NamedTuple):
 
 
 class Grading:
-    """Programs on their way through the graders; the caller uses the device meanwhile.
+    """Programs on their way through the graders; the caller samples or uses the device meanwhile.
 
     Equal programs for one problem are run once.
+
+    Args:
+      grader: of programs.
+      sampled: the rollout, where it is there already; else its rows are added as they come.
     """
 
-    def __init__(self, grader: Grader, sampled: Sampled):
-        self._sampled, self._began = sampled, time.perf_counter()
+    def __init__(self, grader: Grader, sampled: Sampled | None = None):
+        self._grader, self._began = grader, time.perf_counter()
+        self._sampled: Sampled | None = None
         self._futures: dict[int, Future[CompilerFeedback]] = {}
-        self._ended: list[float] = []
-        known: dict[tuple[str, str], Future[CompilerFeedback]] = {}
+        self._known: dict[tuple[str, str], Future[CompilerFeedback]] = {}
+        self._waits: list[float] = []
+        if sampled is not None:
+            self.complete(sampled)
+
+    def add(self, number: int, row: SampledRow) -> None:
+        """Hands a program in, if it is one of this process's.
+
+        Args:
+          number: of the row in its rollout.
+          row: with the program.
+        """
+        if number % jax.process_count() != jax.process_index():
+            return
+        now = time.perf_counter()
+        if not self._futures:
+            self._began = now
+        name = (row.task.problem.id, row.extracted.program)
+        if name not in self._known:
+            self._known[name] = self._grader.submit(row.task.problem, row.extracted.program)
+            self._known[name].add_done_callback(lambda _: self._waits.append(time.perf_counter() - now))
+        self._futures[number] = self._known[name]
+
+    def complete(self, sampled: Sampled) -> None:
+        """Takes the rollout whose rows these are, and hands in those that were not added before.
+
+        Args:
+          sampled: the rollout.
+        """
+        self._sampled = sampled
         for number, row in enumerate(sampled.rows):
-            if number % jax.process_count() != jax.process_index():
-                continue
-            name = (row.task.problem.id, row.extracted.program)
-            if name not in known:
-                known[name] = grader.submit(row.task.problem, row.extracted.program)
-                known[name].add_done_callback(lambda _: self._ended.append(time.perf_counter()))
-            self._futures[number] = known[name]
+            if number not in self._futures:
+                self.add(number, row)
 
     def result(self, kind: MaskKind) -> Graded:
         """Waits for the verdicts and makes rewards and policy masks of them.
@@ -71,13 +101,17 @@ class Grading:
 
         Args:
           kind: fgo leaves tokens that no test executed out of the policy's loss, response keeps them.
+        Returns: the same on every process.
         """
+        assert self._sampled is not None
+        called = time.perf_counter()
         mask = self._sampled.rollout.response_mask_BW
         # numpy on the host, where a record of a step says jax.Array
         rewards: Any = np.zeros(len(mask), np.float32)
         policy_mask: Any = np.zeros(mask.shape, np.float32)  # likewise
         verdicts = np.zeros(len(mask), np.int32)
-        feedback = {row: future.result() for row, future in self._futures.items()}
+        feedback = {row: self._futures[row].result() for row in sorted(self._futures)}
+        ended = time.perf_counter()
         for row, told in feedback.items():
             rewards[row], verdicts[row] = told.reward, VERDICTS.index(told.verdict)
             policy_mask[row] = mask[row]
@@ -89,15 +123,16 @@ class Grading:
         if jax.process_count() > 1:  # each row was graded by one process and is 0 on the others
             shares = multihost_utils.process_allgather((rewards, verdicts, policy_mask))
             rewards, verdicts, policy_mask = (np.asarray(share).sum(0) for share in shares)
-        waits = np.asarray(self._ended or [self._began]) - self._began
+        waits = self._waits or [0.0]
         truncated: Any = self._sampled.truncated_B.astype(np.float32)  # likewise
         limits: Any = np.asarray([row.task.limit for row in self._sampled.rows], np.float32)
         return Graded(
             Outcomes(rewards, policy_mask, truncated, limits),
             verdicts,
             feedback,
-            (float(waits.mean()), float(waits.max())),
-            time.perf_counter() - self._began,
+            (float(np.mean(waits)), max(waits)),
+            ended - self._began,
+            ended - called,
         )
 
 

@@ -73,6 +73,10 @@ class ResponseDecoder:
             self._pieces[ids] = decode(self._tokenizer, ids)
         return self._pieces[ids]
 
+    def piece(self, token: int) -> str:
+        """The text of one token by itself; the blank before a word may be missing from it."""
+        return self._decode((token,))
+
     def text(self, prompt_ids: list[int], ids: list[int]) -> str:
         """The text of `ids`, as the continuation of a prompt.
 

@@ -1,14 +1,17 @@
 """What a rollout is asked and what it gives: settings, tasks, sampled rows, the order of problems.
 
-rl.stepcoder.sampler draws the responses, rl.stepcoder.grading grades them.
+rl.stepcoder.sampler and rl.stepcoder.engine_sampler draw the responses, rl.stepcoder.grading grades them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from jaxmoe.generation.sampling import Sampling
+from jaxmoe.model import params
+from jaxmoe.model.shapes import Array
 from jaxmoe.text.forms import resolve_form
 from rl.feedback.problems import Problem
 from rl.feedback.prompts import Extracted, PromptForm
@@ -35,6 +38,9 @@ class RolloutConfig:
         most response_tokens; null gives each all of response_tokens.
       smallest_bucket: lengths are padded to this or to one of two sizes an octave above, each of which is
         compiled once.
+      decoding: batches decodes all responses of a round together until the longest ends; engine decodes
+        `slots` of them side by side, puts the next in the place of one that ends, and has each graded at once.
+      slots: of the engine.
       turns: most answers to a problem: a program that fails comes back with the compiler's message or the
         first test that failed, and the policy writes another. More than 1 takes the chat form.
       turn_reward: last learns from the reward of the last program alone, each adds those of the ones before.
@@ -52,6 +58,8 @@ class RolloutConfig:
     response_tokens: int = 1024
     room: float | None = None
     smallest_bucket: int = 64
+    decoding: Literal["batches", "engine"] = "batches"
+    slots: int = 32
     turns: int = 1
     turn_reward: Literal["last", "each"] = "last"
     show_expected: bool = False
@@ -59,7 +67,16 @@ class RolloutConfig:
     form: PromptForm | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("prompts", "samples", "prompt_tokens", "response_tokens", "smallest_bucket", "turns"):
+        whole = (
+            "prompts",
+            "samples",
+            "prompt_tokens",
+            "response_tokens",
+            "smallest_bucket",
+            "slots",
+            "turns",
+        )
+        for name in whole:
             if getattr(self, name) < 1:
                 raise ValueError(f"rollout.{name} must be at least 1; got {getattr(self, name)}")
         if self.room is not None and self.room < 1:
@@ -124,6 +141,10 @@ class SampledRow(NamedTuple):
     extracted: Extracted
 
 
+# called with the number of a response, in the order of tasks and samples, and the response
+OnRow = Callable[[int, SampledRow], None]
+
+
 class Turn(NamedTuple):
     """One answer of an episode.
 
@@ -151,6 +172,7 @@ class Sampled(NamedTuple):
       tail_tokens: tokens that were sampled behind the programs; they are no part of the rollout.
       seconds: that sampling took.
       turns: of each row, where an episode may have several; None where each is one answer.
+      wasted: share of the rows of decoding steps in which no response was decoded.
     """
 
     rollout: Rollout
@@ -159,6 +181,44 @@ class Sampled(NamedTuple):
     tail_tokens: int
     seconds: float
     turns: list[list[Turn]] | None = None
+    wasted: float = 0.0
+
+
+class DrawResponses(Protocol):
+    """What draws responses: rl.stepcoder.sampler.Sampler, or an EngineSampler."""
+
+    def sample(
+        self,
+        policy: params.Params,
+        frozen: params.Params,
+        tasks: list[RolloutTask],
+        config: RolloutConfig,
+        *,
+        samples: int,
+        sampling: Sampling,
+        key: Array,
+        for_learning: bool = True,
+        spare_slot: bool = False,
+        any_number: bool = False,
+        on_row: OnRow | None = None,
+    ) -> Sampled:
+        """`samples` responses to each task, a task's together.
+
+        Args:
+          policy: trained part of the policy's weights.
+          frozen: the rest.
+          tasks: prompts with their limits.
+          config: sizes of a round.
+          samples: of each task.
+          key: of the random numbers.
+          sampling: how tokens are drawn; not necessarily the config's.
+          for_learning: also take the log-probabilities with which tokens were drawn.
+          spare_slot: leave a slot behind the longest response, for the value there.
+          any_number: whether other numbers of tasks are to be expected.
+          on_row: called with each response once it has ended.
+        Returns: the rollout as arrays, and each response as text.
+        """
+        ...
 
 
 def problems_of_round(round_number: int, count: int, size: int, *, seed: int) -> list[int]:

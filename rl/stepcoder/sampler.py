@@ -29,7 +29,7 @@ from rl.feedback.prompts import PromptForm, extract
 from rl.policy.trajectory import Rollout
 from rl.stepcoder.program_end import answer_tokens, is_over
 from rl.stepcoder.prompts import ResponseDecoder
-from rl.stepcoder.rollouts import RolloutConfig, RolloutTask, Sampled, SampledRow
+from rl.stepcoder.rollouts import OnRow, RolloutConfig, RolloutTask, Sampled, SampledRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -75,6 +75,7 @@ class Sampler:
         for_learning: bool = True,
         spare_slot: bool = False,
         any_number: bool = False,
+        on_row: OnRow | None = None,
     ) -> Sampled:
         """`samples` responses to each task, a task's together; each prompt is read once.
 
@@ -89,6 +90,7 @@ class Sampler:
           for_learning: also take the log-probabilities with which tokens were drawn.
           spare_slot: leave a slot behind the longest response, for the value there.
           any_number: of tasks come from call to call, so that they are filled up to one of a few sizes.
+          on_row: called with each response, here when all have ended.
         Returns: the rollout as arrays, and each response as text.
         """
         began = time.perf_counter()
@@ -125,6 +127,9 @@ class Sampler:
             logprobs,
         )
         truncated = self._truncated(rows, tokens, sampled_B)
+        if on_row is not None:
+            for number, row in enumerate(rows):
+                on_row(number, row)
         tail = int(sampled_B.sum() - lengths.sum())
         return Sampled(Rollout(*host), truncated, rows, tail, time.perf_counter() - began)
 

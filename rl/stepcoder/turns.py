@@ -26,13 +26,14 @@ from rl.policy.trajectory import Outcomes, Rollout
 from rl.stepcoder.dynamic_sampling import GradedBatch
 from rl.stepcoder.grading import Graded, Grading, MaskKind
 from rl.stepcoder.prompts import Prompt
-from rl.stepcoder.rollouts import RolloutConfig, RolloutTask, Sampled, Turn
+from rl.stepcoder.rollouts import OnRow, RolloutConfig, RolloutTask, Sampled, Turn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # The tasks of a turn (from 0), one answer to each or `samples`, as they are drawn for a round or an exam.
-DrawTurn = Callable[[list[RolloutTask], int, int], Sampled]
+# Answers may be handed on as they end, and are all in the result.
+DrawTurn = Callable[[list[RolloutTask], int, int, OnRow], Sampled]
 _AGAIN = "Correct it and write the whole program again."
 _MARK = "\x02answer\x02"  # stands in a rendered conversation where an answer would
 
@@ -165,12 +166,10 @@ def play(
       spare_slot: leave a slot behind the longest episode, for the value there.
     Returns: one row for each episode: rewards and verdicts are those of its last program.
     """
-    first = draw(tasks, samples, 0)
-    parts = [
-        (first, Grading(grader, first).result(kind), list(range(len(first.rows))), [_START] * len(first.rows))
-    ]
+    first, graded = _graded(draw, grader, kind, tasks, samples, 0)
+    parts = [(first, graded, list(range(len(first.rows))), [_START] * len(first.rows))]
     if config.turns == 1:
-        return GradedBatch(first, parts[0][1])
+        return GradedBatch(first, graded)
     writer = NextTurn(tokenizer)
     for turn in range(1, config.turns):
         sampled, graded, rows, _ = parts[-1]
@@ -191,9 +190,18 @@ def play(
             again.append(RolloutTask(task.problem, Prompt(ids, ""), config.response_tokens, task.stage))
         if not going:
             break
-        drawn = draw(again, 1, turn)
-        parts.append((drawn, Grading(grader, drawn).result(kind), [one.row for one in going], going))
+        drawn, verdicts = _graded(draw, grader, kind, again, 1, turn)
+        parts.append((drawn, verdicts, [one.row for one in going], going))
     return _join(parts, config, spare_slot=spare_slot)
+
+
+def _graded(
+    draw: DrawTurn, grader: Grader, kind: MaskKind, tasks: list[RolloutTask], samples: int, turn: int
+) -> tuple[Sampled, Graded]:
+    grading = Grading(grader)
+    sampled = draw(tasks, samples, turn, grading.add)
+    grading.complete(sampled)
+    return sampled, grading.result(kind)
 
 
 _START = _Open(-1, [], "", [])
@@ -263,6 +271,7 @@ def _join(parts: Sequence[_Part], config: RolloutConfig, *, spare_slot: bool) ->
         sum(part[0].tail_tokens for part in parts),
         sum(part[0].seconds for part in parts),
         turns,
+        float(np.mean([part[0].wasted for part in parts])),
     )
     limits = np.asarray([sum(turn.row.task.limit for turn in ones) for ones in turns], np.float32)
     rewards = np.asarray([ones[-1].reward for ones in turns], np.float32)
@@ -288,6 +297,7 @@ def _join(parts: Sequence[_Part], config: RolloutConfig, *, spare_slot: bool) ->
             max(part[1].latency_s[1] for part in parts),
         ),
         sum(part[1].seconds for part in parts),
+        sum(part[1].waited_s for part in parts),
     )
     return GradedBatch(sampled, graded)
 

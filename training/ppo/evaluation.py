@@ -9,7 +9,7 @@ import numpy as np
 from jaxmoe.generation.sampling import Sampling
 from rl.feedback.grader import Grader
 from rl.feedback.problems import Problem
-from rl.stepcoder.rollouts import RolloutConfig, RolloutTask, Sampled
+from rl.stepcoder.rollouts import OnRow, RolloutConfig, RolloutTask, Sampled
 from rl.stepcoder.turns import passed_by_turn, play
 from training.ppo.config import EvaluationConfig
 from training.ppo.problems import make_task
@@ -25,7 +25,13 @@ class SampleTasks(Protocol):
     """
 
     def __call__(
-        self, tasks: list[RolloutTask], samples: int, sampling: Sampling, first: int, turn: int = 0
+        self,
+        tasks: list[RolloutTask],
+        samples: int,
+        sampling: Sampling,
+        first: int,
+        turn: int = 0,
+        on_row: OnRow | None = None,
     ) -> Sampled: ...
 
 
@@ -67,8 +73,10 @@ class HeldOut:
         for first in range(0, len(self._tasks), self._at_once):
             part = self._tasks[first : first + self._at_once]
 
-            def draw(tasks: list[RolloutTask], samples: int, turn: int, at: int = first) -> Sampled:
-                return sample(tasks, samples, self._config.sampling, at, turn)
+            def draw(
+                tasks: list[RolloutTask], samples: int, turn: int, on_row: OnRow, at: int = first
+            ) -> Sampled:
+                return sample(tasks, samples, self._config.sampling, at, turn, on_row)
 
             batch = play(
                 draw, part, self._config.samples, self._grader, self._tokenizer, self._rollout, "response"

@@ -27,8 +27,14 @@ from rl.policy.ppo import AgentState, Learner, next_beta
 from rl.policy.trajectory import PolicyScores
 from rl.stepcoder.dynamic_sampling import GradedBatch, assemble, contrast
 from rl.stepcoder.grading import Graded, Grading, MaskKind
-from rl.stepcoder.rollouts import RolloutConfig, RolloutTask, Sampled, problems_of_round
-from rl.stepcoder.sampler import Sampler
+from rl.stepcoder.rollouts import (
+    DrawResponses,
+    OnRow,
+    RolloutConfig,
+    RolloutTask,
+    Sampled,
+    problems_of_round,
+)
 from rl.stepcoder.turns import DrawTurn, passed_by_turn, play
 from training.ppo.evaluation import HeldOut
 from training.ppo.problems import ProblemSet, make_task
@@ -81,7 +87,7 @@ class Rounds:
     rl: RLConfig
     mask: MaskKind
     weights: Weights
-    sampler: Sampler
+    sampler: DrawResponses
     score: Callable[..., PolicyScores]
     learner: Learner
     problems: ProblemSet
@@ -166,8 +172,9 @@ class Rounds:
             if self.rollout.turns > 1:
                 batches.append(self._play(draw, tasks))
             else:
-                sampled = draw(tasks, self.rollout.samples, 0)
-                grading = Grading(self.grader, sampled)
+                grading = Grading(self.grader)
+                sampled = draw(tasks, self.rollout.samples, 0, grading.add)
+                grading.complete(sampled)
                 if most == 1:
                     # the device scores while the host grades
                     scores = self.score(at.agent.policy, at.agent.critic, weights, sampled.rollout)
@@ -187,10 +194,18 @@ class Rounds:
         return one, scores, told
 
     def _draw(
-        self, at: RoundState, stream: int, tasks: list[RolloutTask], samples: int, turn: int
+        self,
+        at: RoundState,
+        stream: int,
+        tasks: list[RolloutTask],
+        samples: int,
+        turn: int,
+        on_row: OnRow,
     ) -> Sampled:
         """A turn's answers for learning, as rl.stepcoder.turns.DrawTurn has it."""
-        return self._sample(at, tasks, samples, self.rollout.sampling, stream, turn=turn, for_learning=True)
+        return self._sample(
+            at, tasks, samples, self.rollout.sampling, stream, turn=turn, for_learning=True, on_row=on_row
+        )
 
     def _play(self, draw: DrawTurn, tasks: list[RolloutTask]) -> GradedBatch:
         return play(
@@ -242,6 +257,7 @@ class Rounds:
         *,
         for_learning: bool,
         turn: int = 0,
+        on_row: OnRow | None = None,
     ) -> Sampled:
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.schedule.seed), at.round), stream)
         key = jax.random.fold_in(key, turn) if turn else key
@@ -256,6 +272,7 @@ class Rounds:
             for_learning=for_learning,
             spare_slot=for_learning and self.rl.truncated == "bootstrap",
             any_number=turn > 0,
+            on_row=on_row,
         )
 
     def _advance_curriculum(self, tasks: list[RolloutTask], passed: np.ndarray) -> None:
@@ -276,7 +293,9 @@ class Rounds:
             "tail_share": sampled.tail_tokens / (tokens + sampled.tail_tokens),
             "sample_s": sampled.seconds,
             "sampled_tokens_per_s": (tokens + sampled.tail_tokens) / sampled.seconds,
+            "slots_wasted": sampled.wasted,
             "grade_s": graded.seconds,
+            "grade_waited_s": graded.waited_s,
             "grade_latency_mean_s": graded.latency_s[0],
             "grade_latency_max_s": graded.latency_s[1],
             "distinct_programs": len({row.extracted.program for row in sampled.rows}) / count,
@@ -384,8 +403,12 @@ class Rounds:
         sampling: Sampling,
         first: int,
         turn: int = 0,
+        on_row: OnRow | None = None,
     ) -> Sampled:
-        return self._sample(at, tasks, samples, sampling, HELD_OUT + first, turn=turn, for_learning=False)
+        stream = HELD_OUT + first
+        return self._sample(
+            at, tasks, samples, sampling, stream, turn=turn, for_learning=False, on_row=on_row
+        )
 
     def _diverged(self, at: RoundState, metrics: dict[str, float]) -> NoReturn:
         bad = ", ".join(name for name, value in metrics.items() if not np.isfinite(value))

@@ -6,15 +6,16 @@ curriculum=none mask=response is plain PPO; cccs and fgo add StepCoder's two par
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.tokenizer import load_tokenizer
 from rl.policy.config import RLConfig
 from rl.policy.ppo import AgentState
+from rl.stepcoder.engine_sampler import EngineSampler
 from rl.stepcoder.expected_stages import describe
-from rl.stepcoder.rollouts import RolloutConfig, resolved
+from rl.stepcoder.rollouts import DrawResponses, RolloutConfig, resolved
 from rl.stepcoder.sampler import Sampler
 from training.ppo.config import PPORunConfig
 from training.ppo.evaluation import HeldOut
@@ -75,7 +76,7 @@ def main(config: PPORunConfig) -> Finished:
                 rl=config.ppo,
                 mask=config.mask,
                 weights=learning.weights,
-                sampler=make_sampler(learning, model.lm, tokenizer),
+                sampler=make_sampler(learning, model.lm, tokenizer, rollout.decoding),
                 score=learning.score,
                 learner=learning.learner,
                 problems=problems,
@@ -129,19 +130,26 @@ def claim(
     return RunCheckpoints(run, checkpoints, shardings, meta)
 
 
-def make_sampler(learning: Learning, lm: LanguageModel, tokenizer: "PreTrainedTokenizerBase") -> Sampler:
+def make_sampler(
+    learning: Learning,
+    lm: LanguageModel,
+    tokenizer: "PreTrainedTokenizerBase",
+    decoding: Literal["batches", "engine"],
+) -> DrawResponses:
     """The sampler of a policy; responses end with any token that ends an answer of the model.
 
     Args:
       learning: gives the model's structure and the dtype of its products.
       lm: gives the mesh, stop tokens and the token for padding.
       tokenizer: gives further stop tokens, such as the end of a turn.
+      decoding: batches or engine, see RolloutConfig.
     Returns: a sampler, to which each call brings the weights.
     """
     ends, pad = stop_tokens(tokenizer, lm.stop_tokens), lm.config.pad_token_id
     if pad is None:
         pad = ends[0] if ends else 0
-    return Sampler(learning.agent.definition, lm.mesh, tokenizer, ends, pad, learning.agent.dtype)
+    kind = EngineSampler if decoding == "engine" else Sampler
+    return kind(learning.agent.definition, lm.mesh, tokenizer, ends, pad, learning.agent.dtype)
 
 
 def what_to_expect(problems: ProblemSet, rl: RLConfig, rollout: RolloutConfig, rounds: int) -> list[str]:

@@ -101,3 +101,18 @@ def test_nothing_is_learned_from_what_follows_the_program():
     )
     assert second == given.rollout.response_mask_BW[1].sum()
     np.testing.assert_array_equal(graded.outcomes.truncated_B, [0.0, 0.0])
+
+
+def test_programs_are_graded_as_they_come():
+    """In the order in which they end; verdicts go to the rows that they belong to, and none is left out."""
+    given = sampled(["\n    return n", "\n    return 7", "\n    return n", "\n    return 8"])
+    graders = Graders("return n")
+    grading = Grading(graders)
+    for number in (3, 0):
+        grading.add(number, given.rows[number])
+    assert graders.seen == [given.rows[number].extracted.program for number in (3, 0)]
+    grading.complete(given)
+    graded = grading.result("response")
+    np.testing.assert_array_equal(graded.passed, [True, False, True, False])
+    assert len(graders.seen) == 3
+    assert 0 <= graded.waited_s <= graded.seconds

@@ -50,7 +50,7 @@ def scripted(*turns):
     """Draws these answers, turn by turn; what was asked is kept."""
     decode, asked = ResponseDecoder(TOKENIZER), []
 
-    def draw(tasks, samples, turn):
+    def draw(tasks, samples, turn, on_row):
         asked.append(tasks)
         answers = turns[turn]
         assert len(tasks) * samples == len(answers)
@@ -227,7 +227,7 @@ def test_scores_belong_to_the_tokens_that_were_drawn_in_every_turn():
     sampler = Sampler(parts.definition, mesh, TOKENIZER, (TOKENIZER.eos_token_id,), 0, "float32")
     rollout = RolloutConfig(form="chat", turns=3, smallest_bucket=16, response_tokens=12)
 
-    def draw(tasks, samples, turn):
+    def draw(tasks, samples, turn, on_row):
         return sampler.sample(
             parts.trainable,
             parts.frozen,

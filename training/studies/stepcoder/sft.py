@@ -19,7 +19,7 @@ from rl.feedback.problems import Problem
 from rl.feedback.prompts import PromptForm
 from rl.policy.agent import ForwardConfig
 from rl.stepcoder.prompts import make_prompt
-from rl.stepcoder.rollouts import RolloutConfig, RolloutTask, Sampled, resolved
+from rl.stepcoder.rollouts import OnRow, RolloutConfig, RolloutTask, Sampled, resolved
 from rl.stepcoder.sampler import Sampler
 from training.data.batch import NO_TASK, BatchConfig, Sample
 from training.ppo.evaluation import HeldOut
@@ -132,6 +132,7 @@ def _sample(
     sampling: Sampling,
     first: int,
     turn: int = 0,
+    on_row: OnRow | None = None,
 ) -> Sampled:
     """Draws with the random numbers of a PPO run of this seed after so many rounds; studies have one turn."""
     assert turn == 0
@@ -147,4 +148,5 @@ def _sample(
         sampling=sampling,
         key=key,
         for_learning=False,
+        on_row=on_row,
     )
