@@ -39,8 +39,11 @@ class RolloutConfig:
       smallest_bucket: lengths are padded to this or to one of two sizes an octave above, each of which is
         compiled once.
       decoding: batches decodes all responses of a round together until the longest ends; engine decodes
-        `slots` of them side by side, puts the next in the place of one that ends, and has each graded at once.
+        `slots` of them side by side, puts the next in the place of one that ends, and grades each at once.
       slots: of the engine.
+      ahead: 1 samples and grades a round while the policy learns from the one before, with the weights from
+        before that learning; importance weights (ppo.importance_cap) correct what these are behind. On a mesh
+        of one device; a second copy of what is trained is held. 0 samples with the newest weights.
       turns: most answers to a problem: a program that fails comes back with the compiler's message or the
         first test that failed, and the policy writes another. More than 1 takes the chat form.
       turn_reward: last learns from the reward of the last program alone, each adds those of the ones before.
@@ -60,6 +63,7 @@ class RolloutConfig:
     smallest_bucket: int = 64
     decoding: Literal["batches", "engine"] = "batches"
     slots: int = 32
+    ahead: Literal[0, 1] = 0
     turns: int = 1
     turn_reward: Literal["last", "each"] = "last"
     show_expected: bool = False

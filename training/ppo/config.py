@@ -144,6 +144,16 @@ class PPORunConfig:
                 "critic.body=frozen reads the reference, which ppo.kl.sync_every would change under it; set "
                 "critic.body=experts (with an adapter) or full"
             )
+        if self.rollout.ahead and self.ppo.importance_cap is None:
+            raise ValueError(
+                "rollout.ahead=1 samples with weights that are a round old, and ppo.importance_cap=null "
+                "switches off what corrects it; set a cap, such as 2"
+            )
+        if self.rollout.ahead and self.ppo.dynamic_sampling:
+            raise ValueError(
+                "rollout.ahead=1 makes one batch a round; got "
+                f"ppo.dynamic_sampling={self.ppo.dynamic_sampling} (set one of them to 0)"
+            )
         if algorithm.compares and self.rollout.samples < 2:
             raise ValueError(
                 f"algorithm={self.algorithm} compares samples: rollout.samples must be at least 2"

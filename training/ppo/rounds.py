@@ -8,7 +8,7 @@ exactly what an unbroken one would have done.
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
@@ -36,6 +36,7 @@ from rl.stepcoder.rollouts import (
     problems_of_round,
 )
 from rl.stepcoder.turns import DrawTurn, passed_by_turn, play
+from training.ppo.ahead import Ahead
 from training.ppo.evaluation import HeldOut
 from training.ppo.problems import ProblemSet, make_task
 from training.ppo.samples_page import Samples, episode_segments, token_segments
@@ -95,6 +96,7 @@ class Rounds:
     grader: Grader
     tokenizer: "PreTrainedTokenizerBase"
     saving: RunCheckpoints
+    ahead: Ahead = field(default_factory=Ahead)
 
     def run(self, at: RoundState, recorder: Recorder) -> RoundState:
         """Runs to the last round, or until told to stop.
@@ -109,7 +111,7 @@ class Rounds:
         file = self.saving.run.path / "samples.jsonl"
         samples = Samples(file, at.round) if distributed.is_main() else None
         try:
-            with StopRequest(self.saving.checkpoints.preempted) as stop:
+            with self.ahead, StopRequest(self.saving.checkpoints.preempted) as stop:
                 if at.round == 0:
                     self._evaluate(at, recorder)
                 while at.round < plan.rounds:
@@ -131,6 +133,7 @@ class Rounds:
     def _round(self, at: RoundState, recorder: Recorder, samples: Samples | None) -> RoundState:
         weights = self.weights if at.reference is None else self.weights._replace(reference=at.reference)
         (sampled, graded), scores, told_of_draws = self._experience(at, weights)
+        next_sampler = self._begin_next(at)
         began = time.perf_counter()
         agent, told = self.learner.learn(
             at.agent,
@@ -149,7 +152,31 @@ class Rounds:
         recorder.step(at.round + 1, metrics)
         self._show(at, GradedBatch(sampled, graded), scores, samples)
         beta = next_beta(self.rl, at.beta, metrics["kl"], len(sampled.rows))
-        return RoundState(at.round + 1, agent, beta, self._reference(at, agent))
+        return RoundState(at.round + 1, agent, beta, self._reference(at, agent), next_sampler)
+
+    def _begin_next(self, at: RoundState) -> params.Params | None:
+        """Begins the next round where rounds are sampled ahead; the weights that sample it."""
+        if at.sampler is None:
+            return None
+        policy = jax.tree.map(jnp.copy, at.agent.policy)  # its own buffers are donated to the next step
+        number = at.round + 1
+        if number < self.schedule.rounds:
+            # the curriculum is read and changed in this thread alone
+            tasks = self._tasks(number, [])
+            self.ahead.start(number, partial(self._graded, number, ROLLOUT, policy, tasks))
+        return policy
+
+    def _graded(
+        self, number: int, stream: int, policy: params.Params, tasks: list[RolloutTask]
+    ) -> GradedBatch:
+        """A batch of a round's tasks, sampled with these weights, and graded."""
+        draw = partial(self._draw, number, policy, stream)
+        if self.rollout.turns > 1:
+            return self._play(draw, tasks)
+        grading = Grading(self.grader)
+        sampled = draw(tasks, self.rollout.samples, 0, grading.add)
+        grading.complete(sampled)
+        return GradedBatch(sampled, grading.result(self.mask))
 
     def _reference(self, at: RoundState, agent: AgentState) -> params.Params | None:
         """The reference of the next round: the policy where it is renewed now, else as it was."""
@@ -162,13 +189,15 @@ class Rounds:
         self, at: RoundState, weights: Weights
     ) -> tuple[GradedBatch, PolicyScores, dict[str, float]]:
         """A round's rollout, graded and scored; where groups must differ, out of several batches."""
+        if at.sampler is not None:
+            return self._experience_ahead(at, at.sampler, weights)
         most = self.rl.dynamic_sampling or 1
         batches: list[GradedBatch] = []
         scores, enough = None, False
         while not enough and len(batches) < most:
             tasks = self._tasks(at.round, batches)
             stream = ROLLOUT if not batches else FURTHER_BATCHES + len(batches)
-            draw = partial(self._draw, at, stream)
+            draw = partial(self._draw, at.round, at.agent.policy, stream)
             if self.rollout.turns > 1:
                 batches.append(self._play(draw, tasks))
             else:
@@ -193,9 +222,26 @@ class Rounds:
             told["pass_rate_sampled"] = float(np.mean([batch.graded.passed.mean() for batch in batches]))
         return one, scores, told
 
+    def _experience_ahead(
+        self, at: RoundState, sampler: params.Params, weights: Weights
+    ) -> tuple[GradedBatch, PolicyScores, dict[str, float]]:
+        """The rollout that was made beside the round before, or is made now; scored by the newest policy."""
+        began = time.perf_counter()
+        batch = self.ahead.take(at.round)
+        if batch is None:
+            batch = self._graded(at.round, ROLLOUT, sampler, self._tasks(at.round, []))
+        told = {"ahead_waited_s": time.perf_counter() - began}
+        tasks = [row.task for row in batch.sampled.rows[:: self.rollout.samples]]
+        self._advance_curriculum(tasks, batch.graded.passed)
+        if self.rollout.samples > 1:
+            told["groups_with_contrast"] = self._contrasts([batch]) / self.rollout.prompts
+        scores = self.score(at.agent.policy, at.agent.critic, weights, batch.sampled.rollout)
+        return batch, scores, told
+
     def _draw(
         self,
-        at: RoundState,
+        number: int,
+        policy: params.Params,
         stream: int,
         tasks: list[RolloutTask],
         samples: int,
@@ -203,9 +249,8 @@ class Rounds:
         on_row: OnRow,
     ) -> Sampled:
         """A turn's answers for learning, as rl.stepcoder.turns.DrawTurn has it."""
-        return self._sample(
-            at, tasks, samples, self.rollout.sampling, stream, turn=turn, for_learning=True, on_row=on_row
-        )
+        how = (samples, self.rollout.sampling, stream)
+        return self._sample(number, policy, tasks, *how, turn=turn, for_learning=True, on_row=on_row)
 
     def _play(self, draw: DrawTurn, tasks: list[RolloutTask]) -> GradedBatch:
         return play(
@@ -249,7 +294,8 @@ class Rounds:
 
     def _sample(
         self,
-        at: RoundState,
+        number: int,
+        policy: params.Params,
         tasks: list[RolloutTask],
         samples: int,
         sampling: Sampling,
@@ -259,10 +305,10 @@ class Rounds:
         turn: int = 0,
         on_row: OnRow | None = None,
     ) -> Sampled:
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.schedule.seed), at.round), stream)
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.schedule.seed), number), stream)
         key = jax.random.fold_in(key, turn) if turn else key
         return self.sampler.sample(
-            at.agent.policy,
+            policy,
             self.weights.frozen,
             tasks,
             self.rollout,
@@ -387,6 +433,7 @@ class Rounds:
         """Measures and tells pass@1 on the held-out problems."""
         if not self.schedule.evaluate_every or not len(self.exam):
             return
+        self.ahead.wait()  # for the sampler
         told = self.exam.measure(partial(self._exam_sample, at))
         recorder.event(at.round, "held_out", told)
         shown = ", ".join(
@@ -405,10 +452,9 @@ class Rounds:
         turn: int = 0,
         on_row: OnRow | None = None,
     ) -> Sampled:
-        stream = HELD_OUT + first
-        return self._sample(
-            at, tasks, samples, sampling, stream, turn=turn, for_learning=False, on_row=on_row
-        )
+        where = at.round, at.agent.policy, tasks
+        how = samples, sampling, HELD_OUT + first
+        return self._sample(*where, *how, turn=turn, for_learning=False, on_row=on_row)
 
     def _diverged(self, at: RoundState, metrics: dict[str, float]) -> NoReturn:
         bad = ", ".join(name for name, value in metrics.items() if not np.isfinite(value))

@@ -20,12 +20,15 @@ class RoundState(NamedTuple):
 
     Attributes:
       reference: the reference policy's weights where they are renewed (ppo.kl.sync_every); else None.
+      sampler: the policy's weights with which this round is sampled, where rounds are sampled ahead
+        (rollout.ahead); else None.
     """
 
     round: int
     agent: AgentState
     beta: float
     reference: params.Params | None = None
+    sampler: params.Params | None = None
 
 
 @dataclass
@@ -56,7 +59,12 @@ class RunCheckpoints:
             "beta": at.beta,
             "curriculum": None if curriculum is None else curriculum.state_dict(),
         }
-        saved = Saved(at.agent.policy, _learned(at.agent, at.reference), host, self.meta | {"step": at.round})
+        saved = Saved(
+            at.agent.policy,
+            _learned(at.agent, at.reference, at.sampler),
+            host,
+            self.meta | {"step": at.round},
+        )
         self.checkpoints.save(at.round, saved)
 
     def restore(self, like: RoundState, curriculum: Curriculum | None) -> RoundState:
@@ -85,8 +93,12 @@ class RunCheckpoints:
             step,
             checkpoint.structure(like.agent.policy, self.shardings.policy),
             checkpoint.structure(
-                _learned(like.agent, like.reference),
-                _learned(self.shardings, None if like.reference is None else self.shardings.policy),
+                _learned(like.agent, like.reference, like.sampler),
+                _learned(
+                    self.shardings,
+                    None if like.reference is None else self.shardings.policy,
+                    None if like.sampler is None else self.shardings.policy,
+                ),
             ),
         )
         if curriculum is not None and saved.data["curriculum"] is not None:
@@ -101,7 +113,8 @@ class RunCheckpoints:
             saved.optimizer.get("critic_optimizer"),
             like.agent.failed,
         )
-        return RoundState(saved.data["round"], agent, saved.data["beta"], saved.optimizer.get("reference"))
+        beta, other = saved.data["beta"], saved.optimizer
+        return RoundState(saved.data["round"], agent, beta, other.get("reference"), other.get("sampler"))
 
     def save_before_failure(self, at: RoundState, curriculum: Curriculum | None) -> None:
         """Writes the state before a step that failed, which kept every weight, and waits until it is on disk.
@@ -115,11 +128,13 @@ class RunCheckpoints:
         self.checkpoints.wait()
 
 
-def _learned(agent: AgentState, reference: params.Params | None) -> JsonObject:
+def _learned(agent: AgentState, reference: params.Params | None, sampler: params.Params | None) -> JsonObject:
     """All that changes besides the policy's weights, without what this agent does not have."""
     out = {"policy_optimizer": agent.policy_optimizer}
     if reference is not None:
         out["reference"] = reference
+    if sampler is not None:
+        out["sampler"] = sampler
     if agent.critic is not None:
         out |= {"critic_head": agent.critic.head, "critic_optimizer": agent.critic_optimizer}
         if agent.critic.body is not None:

@@ -8,6 +8,9 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import jax
+import jax.numpy as jnp
+
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.tokenizer import load_tokenizer
@@ -47,6 +50,11 @@ def main(config: PPORunConfig) -> Finished:
     distributed.start(config.distributed)
     config = pin(config, Path(config.output))
     mesh = config.mesh.make()
+    if config.rollout.ahead and mesh.size > 1:
+        raise ValueError(
+            "rollout.ahead=1 takes a mesh of one device, on which two programs at a time cannot wait for "
+            f"each other; got {mesh.size} devices (set rollout.ahead=0, or the mesh's axes to 1)"
+        )
     tokenizer = load_tokenizer(config.base)
     rollout = resolved(config.rollout, tokenizer)
     # the folder records the form that was chosen, not that it was left open
@@ -91,7 +99,9 @@ def main(config: PPORunConfig) -> Finished:
                 *what_to_expect(problems, config.ppo, rollout, config.rounds),
             ]
             renewed = learning.weights.reference if config.ppo.kl.sync_every else None
-            start = RoundState(0, learning.state, config.ppo.kl.start, renewed)
+            # the policy's own buffers are donated to the first step
+            sampler = jax.tree.map(jnp.copy, learning.state.policy) if rollout.ahead else None
+            start = RoundState(0, learning.state, config.ppo.kl.start, renewed, sampler)
             end = go(rounds, start, config.watch, title, told)
         weights = model.lm.weights._replace(trainable=end.agent.policy)
         lm = dataclasses.replace(model.lm, weights=weights)
@@ -178,6 +188,12 @@ def what_to_expect(problems: ProblemSet, rl: RLConfig, rollout: RolloutConfig, r
         told.append(
             f"the sampler is not the policy that is trained (temperature {learner:g}, whole vocabulary): "
             f"{remedy}; sampler_gap tells how far they are apart, in nats a response"
+        )
+    if rollout.ahead:
+        told.append(
+            "each round but the first is sampled while the policy learns from the one before, with weights "
+            f"one round old: importance weights up to {rl.importance_cap:g} correct it; sampler_gap tells how "
+            "far they are apart"
         )
     if problems.curriculum is not None:
         told.append(

@@ -143,9 +143,11 @@ def timeless(folder: Path) -> list[dict[str, float]]:
     ]
 
 
-def test_two_processes_grade_and_learn_as_one(base, tmp_path):
+@pytest.mark.parametrize("decoding", ["batches", pytest.param("engine", marks=pytest.mark.slow)])
+def test_two_processes_grade_and_learn_as_one(base, tmp_path, decoding):
     """Each grades its own programs; what is reported is of all of them."""
     changes = {"rounds": 1, "mesh": {"data": 2}, "evaluation": {"every": 1, "limit": 2}, "export": False}
+    changes["rollout"] = {"decoding": decoding}
     one, two = (configs.to_dict(settings(base, tmp_path / name, **changes)) for name in ("one", "two"))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
