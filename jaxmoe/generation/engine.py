@@ -141,7 +141,7 @@ class Engine:
         self._waiting: deque[_Text] = deque()
         self._reading: tuple[int, _Text] | None = None
         self._active: dict[int, _Text] = {}
-        self._cancelled: set[int] = set()
+        self._cancelled: dict[int, FinishReason] = {}
         self._prefixes = PrefixCache(self.config.slots)
         self._runner = ModelRunner(lm, self.config.slots, self.config.lengths()[0])
 
@@ -178,9 +178,14 @@ class Engine:
                 f"{len(prompt)} + {request.max_new_tokens}"
             )
 
-    def cancel(self, id: int) -> None:
-        """Ends a request at the next step; one that is not there any more is let pass."""
-        self._cancelled.add(id)
+    def cancel(self, id: int, reason: FinishReason = "cancelled") -> None:
+        """Ends a request at the next step, before another token; one that is not there any more is let pass.
+
+        Args:
+          id: of the request.
+          reason: that its completion gives.
+        """
+        self._cancelled[id] = reason
 
     @property
     def idle(self) -> bool:
@@ -240,15 +245,15 @@ class Engine:
         done = {}
         for text in [t for t in self._waiting if t.id in self._cancelled]:
             self._waiting.remove(text)
-            done[text.id] = self._completion(text, "cancelled")
+            done[text.id] = self._completion(text, self._cancelled[text.id])
         if self._reading is not None and self._reading[1].id in self._cancelled:
             slot, text = self._reading
             self._reading = None
-            done[text.id] = self._finish(slot, text, "cancelled")
+            done[text.id] = self._finish(slot, text, self._cancelled[text.id])
         for slot, text in list(self._active.items()):
             if text.id in self._cancelled:
                 del self._active[slot]
-                done[text.id] = self._finish(slot, text, "cancelled")
+                done[text.id] = self._finish(slot, text, self._cancelled[text.id])
         self._cancelled.clear()
         return done
 

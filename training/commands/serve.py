@@ -1,16 +1,22 @@
 """Serve a model over HTTP as OpenAI's API: many requests at a time, with its experts and without.
 
-Not covered: several processes behind one address, and adapters that are loaded while the server runs.
+Several processes of one mesh serve from the address of the first. Not covered: adapters that are loaded while
+the server runs.
 """
 
+import asyncio
 import json
 import os
+import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+import jax
 import uvicorn
 
 from jaxmoe.generation.engine import Engine, EngineConfig
+from jaxmoe.language_model import LanguageModel
 from jaxmoe.pretrained import load_adapters
 from jaxmoe.text.chat_template import has_chat_template
 from jaxmoe.text.stop_tokens import stop_tokens
@@ -19,6 +25,7 @@ from training.commands.export import open_model
 from training.runtime import distributed
 from training.serving.app import make_app
 from training.serving.config import ServeConfig
+from training.serving.processes import IDLE_STEP_S, follow, leading, tell_the_end
 from training.serving.served_model import ServedModel
 from training.serving.worker import EngineWorker
 
@@ -48,7 +55,10 @@ def main(config: ServeConfig) -> None:
         names[f"{name}-base"] = False
     ends = stop_tokens(tokenizer, lm.stop_tokens)
     model = ServedModel(names, tokenizer, ends, config.engine.max_length)
-    with EngineWorker(lambda: Engine(lm, config.engine, runs), config.most_waiting) as worker:
+    if not distributed.is_main():
+        follow(lambda: Engine(lm, config.engine, runs))
+        return
+    with _worker(lm, config, runs) as worker:
         app = make_app(worker, model, config.limits, key)
         print(
             _greeting(
@@ -61,7 +71,7 @@ def main(config: ServeConfig) -> None:
             ),
             file=sys.stderr,
         )
-        uvicorn.run(
+        listening = uvicorn.Config(
             app,
             host=config.host,
             port=config.port,
@@ -69,6 +79,36 @@ def main(config: ServeConfig) -> None:
             timeout_graceful_shutdown=config.drain_s,
             server_header=False,
         )
+        _Server(listening, worker).run()
+
+
+class _Server(uvicorn.Server):
+    """Lets the engine end before it passes the signal on that ended it, which ends the program at once."""
+
+    def __init__(self, config: uvicorn.Config, worker: EngineWorker):
+        super().__init__(config)
+        self._worker = worker
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drains, as uvicorn does, then ends the engine.
+
+        Args:
+          sockets: that are closed.
+        """
+        await super().shutdown(sockets)
+        await asyncio.to_thread(self._worker.end)
+
+
+def _worker(lm: LanguageModel, config: ServeConfig, runs: Mapping[str, tuple[int, int]]) -> EngineWorker:
+    """What drives the engine, alone or ahead of those of other processes."""
+    if jax.process_count() == 1:
+        return EngineWorker(lambda: Engine(lm, config.engine, runs), config.most_waiting)
+    return EngineWorker(
+        leading(lm, config.engine, runs),
+        config.most_waiting,
+        idle_step_s=IDLE_STEP_S,
+        close=tell_the_end,
+    )
 
 
 def _greeting(at: str, port: int, engine: EngineConfig, name: str, chat: bool, key: bool) -> str:

@@ -192,8 +192,8 @@ def what_to_expect(problems: ProblemSet, rl: RLConfig, rollout: RolloutConfig, r
     if rollout.ahead:
         told.append(
             "each round but the first is sampled while the policy learns from the one before, with weights "
-            f"one round old: importance weights up to {rl.importance_cap:g} correct it; sampler_gap tells how "
-            "far they are apart"
+            f"one round old: importance weights up to {rl.importance_cap:g} correct it; sampler_gap tells "
+            "how far they are apart"
         )
     if problems.curriculum is not None:
         told.append(

@@ -46,9 +46,19 @@ class EngineWorker:
     Args:
       make: makes the engine; called again after a fault.
       most_waiting: requests that may wait for a slot.
+      idle_step_s: an idle engine is stepped once in so many seconds; None leaves it alone.
+      close: called in the thread at the end.
     """
 
-    def __init__(self, make: Callable[[], Engine], most_waiting: int = 1024):
+    def __init__(
+        self,
+        make: Callable[[], Engine],
+        most_waiting: int = 1024,
+        *,
+        idle_step_s: float | None = None,
+        close: Callable[[], None] | None = None,
+    ):
+        self._idle_step_s, self._close = idle_step_s, close
         self._make = make
         self._most_waiting = most_waiting
         self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
@@ -64,6 +74,10 @@ class EngineWorker:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Ends the thread; requests in progress fail. May be called again."""
         self._inbox.put(None)
         self._thread.join()
 
@@ -98,6 +112,8 @@ class EngineWorker:
     def _run(self) -> None:
         while True:
             if not self._take(block=self.engine.idle):
+                if self._close is not None:
+                    self._close()
                 return
             try:
                 self._cancel()
@@ -115,7 +131,7 @@ class EngineWorker:
         """Hands new requests to the engine; False when it is time to end."""
         while True:
             try:
-                ticket = self._inbox.get(block=block)
+                ticket = self._inbox.get(block=block, timeout=self._idle_step_s)
             except queue.Empty:
                 return True
             if ticket is None:
