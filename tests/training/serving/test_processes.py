@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pytest
 
 import jaxmoe
 from jaxmoe.datasets.programs import pretraining_texts
@@ -48,6 +49,7 @@ def a_base(folder: Path) -> None:
     )
 
 
+@pytest.mark.slow  # two processes and their programs
 def test_two_processes_serve_the_texts_of_one(tmp_path):
     """Greedy, with a stop string that the first process alone sees, in turns and side by side."""
     a_base(tmp_path / "base")
