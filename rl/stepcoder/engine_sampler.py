@@ -8,7 +8,7 @@ decoded beside it. Every process decodes the same tokens: the engine's programs 
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ from jaxmoe.generation.sampling import Sampling
 from jaxmoe.model import params
 from jaxmoe.model.config import ModelConfig
 from jaxmoe.model.mesh import batch_ways
+from jaxmoe.model.shapes import PyTree
 from jaxmoe.model.transformer import Decoder
 from rl.feedback.prompts import PromptForm, extract
 from rl.policy.trajectory import Rollout
@@ -223,7 +224,7 @@ class EngineSampler:
             if for_learning:
                 logprobs[number, :length] = [new.drawn_logprob for new in one.done.new[:length]]
         # numpy, where the record of a step says jax.Array
-        host: Any = (prompts, prompt_mask, tokens, mask, logprobs if for_learning else None)
+        host: PyTree = (prompts, prompt_mask, tokens, mask, logprobs if for_learning else None)
         return Rollout(*host)
 
     def _truncated(self, one: _Ended) -> bool:
