@@ -146,8 +146,16 @@ class Store:
 
     def seconds(self, cells: list[StudyCell]) -> float:
         """Time that the finished ones among these cells took."""
+        return sum(record["seconds"] for record in self._records(cells))
+
+    def commits(self, cells: list[StudyCell]) -> list[str]:
+        """Of the code that ran the finished ones among these cells, where their files tell it."""
+        found = (record.get("commit") for record in self._records(cells))
+        return list(dict.fromkeys(commit for commit in found if commit))
+
+    def _records(self, cells: list[StudyCell]) -> list[JsonObject]:
         files = (self.folder / cell.file for cell in cells)
-        return sum(json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in files if path.exists())
+        return [json.loads(path.read_text(encoding="utf-8")) for path in files if path.exists()]
 
 
 def finished(study: PaperStudy, store: Store) -> tuple[dict[str, Result], list[StudyCell]]:

@@ -128,7 +128,10 @@ def run_study(study: PaperStudy, out: Path, *, report_only: bool = False) -> tup
         with StopRequest(lambda step: False) as stop:
             run_cells(study, store, say, lambda: stop.granted(0))
     results, cells = finished(study, store)
-    summary = {"study": study.name, "run": run_card(len(results), len(cells), store.seconds(cells))}
+    card = run_card(len(results), len(cells), store.seconds(cells))
+    if commits := store.commits(cells):
+        card["cells made by"] = ", ".join(commits)
+    summary = {"study": study.name, "run": card}
     summary |= study.summary(results)
     write_whole(out / f"{study.name}.json", json.dumps(summary, indent=1) + "\n")
     page = study.page(summary)

@@ -78,10 +78,13 @@ def test_rows_are_compared_where_all_have_been():
         "answers": [],
     }
     runs = [run("a", 0, [(0.9, 0.4, 0.2), (0.7, 0.8, 0.6)]), run("b", 0, [(0.9, 0.3, 0.2), (0.8, 0.62, 0.4)])]
-    found = summarise(FrontierRuns(base, runs), ["a", "b"])
+    found = summarise(FrontierRuns(base, runs), ["a", "b"], 50)
     assert found["level"] == 0.6
     assert found["kl_level"] == 0.4
     assert found["rows"]["a"]["at_level"]["completed"]["mean"] == pytest.approx(0.8)
     assert found["rows"]["b"]["at_kl"]["tasks"]["mean"] == pytest.approx(0.62)
     assert found["base"]["known"]["facts"] == 2
-    assert summarise(FrontierRuns(), ["a"])["rows"] == {}
+    # one run: Wilson's interval over the tasks, 31 of 50
+    last = found["rows"]["b"]["last"]["tasks"]
+    assert (last["low"], last["high"]) == pytest.approx((0.4815, 0.7414), abs=2e-3)
+    assert summarise(FrontierRuns(), ["a"], 50)["rows"] == {}

@@ -179,9 +179,11 @@ def test_a_finished_cell_is_not_run_again_and_other_settings_are_another_cell(tm
     again = Counting()
     assert run_cells(again, store, said.append, lambda: False)
     assert again.ran == []
-    other = Counting(setting=1)
-    assert run_cells(other, store, said.append, lambda: False)
+    other, later = Counting(setting=1), Store(tmp_path, "c0ffee")
+    assert run_cells(other, later, said.append, lambda: False)
     assert other.ran == ["b"]
+    assert later.commits(other.cells({"a": {"value": 1}})) == ["c0ffee"]
+    assert later.commits(first.cells({})) == []
 
 
 def test_a_stopped_cell_leaves_no_file_and_the_next_run_goes_on(tmp_path):

@@ -3,7 +3,7 @@ equal divergence from the base, and whether the way of fine-tuning matters where
 
 A run is one row with one seed and one learning rate; its path goes from the base over its snapshots. On the
 path a measure is read off at a level of another on straight lines. Intervals are Student's t over runs with
-the chosen learning rate; one run has none.
+the chosen learning rate. One run has none, but for shares of facts and tasks at its end: Wilson's over these.
 
 The test. Over all snapshots of all runs, with every learning rate,
 
@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from evals.psychometrics.uncertainty import mean_score
 from jaxmoe.json_values import JsonMapping, JsonObject
 from training.studies.intervals import interval
 
@@ -89,12 +90,13 @@ def read_off(points: Sequence[Mapping[str, float]], at: str, level: float, measu
     return math.nan
 
 
-def summarise(runs: FrontierRuns, main: Sequence[str]) -> JsonObject:
+def summarise(runs: FrontierRuns, main: Sequence[str], tasks: int) -> JsonObject:
     """Everything that the page shows, as plain JSON.
 
     Args:
       runs: that there are.
       main: names of the rows that are compared; others vary one thing each.
+      tasks: held-out tasks that accuracy rests on.
     Returns: plain JSON.
     """
     if runs.base is None:
@@ -109,7 +111,7 @@ def summarise(runs: FrontierRuns, main: Sequence[str]) -> JsonObject:
         "base": base | {"known": _counts(runs.base["known"])},
         "level": level,
         "kl_level": kl_level,
-        "rows": {name: _row(runs, name, name in main, level, kl_level) for name in names},
+        "rows": {name: _row(runs, name, name in main, tasks, level, kl_level) for name in names},
         "test": row_test([run for run in runs.runs if len(run.result["snapshots"]) > 1], test),
     }
 
@@ -119,25 +121,47 @@ def _counts(known: JsonMapping) -> JsonObject:
     return counts | {"files": {name: len(found) for name, found in known["files"].items()}}
 
 
+def shares(values: Sequence[float], items: int) -> JsonObject:
+    """Mean with its interval: Student's t over runs, or of a single run Wilson's over its items.
+
+    Args:
+      values: a share for each run.
+      items: that each rests on.
+    Returns: as `training.studies.intervals.interval`.
+    """
+    if len(values) != 1:
+        return interval(values)
+    right = round(values[0] * items)
+    score = mean_score([1.0] * right + [0.0] * (items - right))
+    return {"mean": round(values[0], 4), "low": round(score.low, 4), "high": round(score.high, 4), "n": 1}
+
+
 def _floor(accuracy: float) -> float | None:
     steps = math.floor(accuracy / STEP + 1e-9)
     return round(steps * STEP, 10) if steps > 0 else None
 
 
 def _row(
-    runs: FrontierRuns, name: str, main: bool, level: float | None, kl_level: float | None
+    runs: FrontierRuns, name: str, main: bool, tasks: int, level: float | None, kl_level: float | None
 ) -> JsonObject:
     assert runs.base is not None
     test, mine = runs.base["test"], runs.of(name)
     last = [run.result["snapshots"][-1] for run in mine]
     at_level = {} if level is None else _read(test, mine, "tasks", level)
     at_kl = {} if kl_level is None else _read(test, mine, "kl", kl_level)
+    known = _counts(runs.base["known"])
     larger = {
-        what: interval([s[what] for s in last if s.get(what) is not None]) for what in ("choices", "few_shot")
+        what: shares([s[what] for s in last if s.get(what) is not None], known[what])
+        for what in ("choices", "few_shot")
     }
     files = {
-        file: interval([s["files"][file] for s in last if s.get("files", {}).get(file) is not None])
-        for file in sorted({file for s in last for file in s.get("files", {})})
+        file: shares([s["files"][file] for s in last if s["files"].get(file) is not None], count)
+        for file, count in known["files"].items()
+        if all("files" in s for s in last)
+    }
+    ends = {
+        "completed": shares([s["completed"] for s in last], known["facts"]),
+        "tasks": shares([s["tasks"] for s in last], tasks),
     }
     kl = {
         f"{where} {way}": interval([s["kl"][where][way] for s in last])
@@ -150,7 +174,7 @@ def _row(
         "chosen": any(run.final for run in mine),
         "seeds": sorted(run.seed for run in mine),
         "trained_weights": mine[0].result["trained_weights"],
-        "last": {what: interval([s[what] for s in last]) for what in ("completed", "tasks")} | larger,
+        "last": ends | larger,
         "files": files,
         "kl": kl,
         "at_level": at_level,

@@ -94,7 +94,8 @@ def _table(summary: StudySummary, main: bool) -> list[PageTable]:
     at = "" if level is None else f" at tasks {level:.0%}"
     near = "" if kl_level is None else f" at KL {kl_level:.3f}"
     first = PageTable(
-        "At the end of each run, % [95 % interval over runs, where there are two]; KL in nats a token:",
+        "At the end of each run, % [95 % interval over runs; of a single run over its facts and tasks]; KL "
+        "in nats a token",
         (
             "row",
             "lr",
@@ -128,7 +129,7 @@ def _table(summary: StudySummary, main: bool) -> list[PageTable]:
         "first "
         "reaches a level that every run of the main rows reaches; and of what the base got right on larger "
         "sets, "
-        "what is kept at the end:",
+        "what is kept at the end",
         (
             "row",
             f"kept{at}",
@@ -228,7 +229,7 @@ def _test(summary: StudySummary) -> PageSection:
     table = PageTable(
         "Points kept beyond the mean of all rows at equal KL and tasks [95 % jackknife interval over runs]; "
         "not "
-        "corrected for the number of rows:",
+        "corrected for the number of rows",
         ("row", "effect"),
         rows,
     )

@@ -353,7 +353,7 @@ class LoramoeStudy:
         settings = configs.to_dict(self.config) | {"pretrained": self._exam_settings()["pretrained"]}
         found = {"scale": self.config.scale, "labels": labels, "settings": settings}
         found |= {"rates": chosen, "families": list(FAMILIES)}
-        return found | frontier.summarise(runs, list(self.config.rows))
+        return found | frontier.summarise(runs, list(self.config.rows), self._exam_settings()["tasks"])
 
     def page(self, summary: JsonMapping) -> Page:
         """See `loramoe_page`."""
