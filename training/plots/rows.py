@@ -4,7 +4,7 @@ A row is known by its name. Those that stand in one plot differ in color, and no
 color and marker in common.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 # Colors that people with any color vision tell apart (Okabe and Ito, and a brown).
@@ -40,6 +40,23 @@ ROW_STYLES = {
     "PPO + FGO": RowStyle(ORANGE, "v"),
     "StepCoder": RowStyle(VERMILION, "D"),
 }
+
+
+def many_styles(names: Sequence[str]) -> dict[str, RowStyle]:
+    """Styles for many rows of one plot that stand nowhere else: no two alike up to 64.
+
+    >>> len(set(many_styles([str(number) for number in range(64)]).values()))
+    64
+
+    Args:
+      names: of the rows.
+    Returns: styles by name; over again beyond 64.
+    """
+    colors, count = len(COLORS), len(_MARKERS)
+    return {
+        name: RowStyle(COLORS[n % colors], _MARKERS[(n + n // colors) % count])
+        for n, name in enumerate(names)
+    }
 
 
 def row_styles(labels: Mapping[str, str]) -> dict[str, RowStyle]:

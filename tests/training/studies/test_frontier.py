@@ -1,10 +1,13 @@
 """Knowledge at equal accuracy and at equal divergence; the test of rows, on data whose answer is known."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from training.studies import reproduce
 from training.studies.loramoe import frontier
 from training.studies.loramoe.frontier import FrontierRun, FrontierRuns, path, read_off, row_test, summarise
 
@@ -88,3 +91,39 @@ def test_rows_are_compared_where_all_have_been():
     last = found["rows"]["b"]["last"]["tasks"]
     assert (last["low"], last["high"]) == pytest.approx((0.4815, 0.7414), abs=2e-3)
     assert summarise(FrontierRuns(), ["a"], 50)["rows"] == {}
+
+
+def test_the_page_of_a_study_that_is_partly_there():
+    """Main rows, an average with the base, rows that are still to be run, and a test of the rows."""
+    base = {
+        "test": {"completed": 1.0, "tasks": 0.0},
+        "asked": {"facts": 300, "choices": 10, "few_shot": 10, "files": {}},
+        "known": {"facts": list(range(200)), "choices": [1, 2], "few_shot": [1], "files": {}},
+        "answers": ["a"],
+    }
+    study = reproduce.make("loramoe", Path("unused"), "reproduce/loramoe_smollm2", [])
+    found, rng = {study.base_cell(0).name: base}, np.random.default_rng(0)
+    for cell in study.cells(found)[1:]:
+        kl = np.cumsum(rng.uniform(0.1, 0.3, 3)).tolist()
+        points = [(1 - one**2 / 2, min(one * rng.uniform(0.8, 1.2), 0.99), one) for one in kl]
+        found[cell.name] = run("", 0, points).result
+    summary = study.summary(found) | {"run": {"commit": "c0ffee"}}
+    unrated = study.page(summary)
+    assert "not run yet: LoRAMoE, no constraint, full SFT, averaged" in unrated.card["runs"]
+    assert summary["rows"]["full"]["chosen"]
+    assert summary["test"]["runs"] == 15
+    averaged = next(cell for cell in study.cells(found) if cell.name.startswith("full_average"))
+    found[averaged.name] = run("", 0, [(0.99, 0.1, 0.1), (0.9, 0.3, 0.2), (0.8, 0.5, 0.3)]).result
+    for alpha, snapshot in zip((0.25, 0.5, 0.75), found[averaged.name]["snapshots"], strict=True):
+        snapshot["alpha"] = alpha
+    page = study.page(json.loads(json.dumps(study.summary(found) | {"run": {}})))
+    titles = [section.title for section in page.sections]
+    assert titles[:3] == ["Design", "Results", "What else keeps knowledge"]
+    assert {picture.name for section in page.sections for picture in section.pictures} == {
+        "loramoe_kept",
+        "loramoe_kept_volume",
+        "loramoe_rivals",
+    }
+    shares = page.sections[2].tables[-1]
+    assert [row[0] for row in shares.rows] == ["0.25", "0.5", "0.75"]
+    assert page.sections[2].tables[0].rows[0][0] == "full SFT, averaged with the base, 0.75"

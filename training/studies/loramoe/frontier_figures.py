@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from jaxmoe.json_values import JsonMapping
-from training.plots.rows import REFERENCE, RowStyle, row_styles
+from training.plots.rows import EMPTY, REFERENCE, RowStyle, many_styles, row_styles
 from training.studies.cells import StudySummary
 from training.studies.page import Picture
 
@@ -102,8 +102,8 @@ def rivals(summary: StudySummary) -> Picture:
     """What varies one thing, beside the main rows in grey."""
     names = [name for name, row in summary["rows"].items() if not row["main"]]
     figure, axes = _figure(2)
-    styles = _styles(summary, names)
-    plain = RowStyle("#BBBBBB", ".")
+    styles = many_styles(names)
+    plain = RowStyle(EMPTY, ".")
     for axis, x in zip(axes, ("tasks", "kl"), strict=True):
         for row in summary["rows"].values():
             if row["main"]:

@@ -77,7 +77,8 @@ def _error(items: int) -> str:
 
 
 def _label(summary: StudySummary, name: str) -> str:
-    return str(summary["labels"][name])
+    shares = summary["rows"].get(name, {}).get("alphas", [])
+    return str(summary["labels"][name]) + (f", {shares[-1]:g}" if shares else "")
 
 
 def _nats(score: JsonMapping) -> str:
@@ -174,7 +175,7 @@ def _rivals(summary: StudySummary) -> PageSection:
     text = ["One thing is changed at a time; the learning rate is that of the row that is varied."]
     averages = [
         PageTable(
-            f"{_label(summary, name)}: what stands between the base and the end of the run",
+            f"{summary['labels'][name]}: what stands between the base and the end of the run",
             ("share of the update", "kept", "tasks", "KL own, forward"),
             [
                 (
