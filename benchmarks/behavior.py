@@ -1,13 +1,19 @@
 """IPIP-NEO-120 in 5 templates and 2 option orders by log-probability: shared beginnings against none.
 
-    python benchmarks/behavior.py [--words] [--items 120]
+    python -m benchmarks.behavior [--words] [--items 120]
+    python -m benchmarks.behavior --model smollm2-135m-instruct [--personas 16] [--sample 20]
 
-The model is that of benchmarks/sft_step.py, with random weights: D 256, L 4, 4 heads, FFN 688, vocabulary
-4096, float32. Its tokenizer has read the questionnaire, so that a text has about as many tokens as to a large
-model's. Both sides score the same options of the same 1,200 questions, from the list of questions to their
-probabilities, tokenisation included, and the probabilities must agree. Alone: each prompt with each option is
-a padded row of its own, 32 rows of like length a call (LocalModel.logprob). Compilation is left out: each
-side runs once before it is timed. Prints one JSON line a row.
+Without --model, the model is that of benchmarks/sft_step.py, with random weights: D 256, L 4, 4 heads, FFN
+688, vocabulary 4096, float32. Its tokenizer has read the questionnaire, so that a text has about as many
+tokens as to a large model's. Both sides score the same options of the same 1,200 questions, from the list of
+questions to their probabilities, tokenization included, and the probabilities must agree. Alone: each prompt
+with each option is a padded row of its own, 32 rows of like length a call (LocalModel.logprob). Compilation is
+left out: each side runs once before it is timed.
+
+With --model a pretrained chat model answers as composed persons in its chat form. One side is given all
+questions; the other one question a call, whose options are looked up in one row, on a sample of questions
+spread over all, for its time a question hardly varies. Seconds a question are compared. Prints one JSON line
+a row.
 """
 
 import argparse
@@ -16,15 +22,18 @@ import time
 
 import numpy as np
 
+import jaxmoe
 from evals.models.local_model import LocalModel
 from evals.questionnaires.design import Battery, Design, battery, questions
 from evals.questionnaires.instrument import load_instrument
+from evals.questionnaires.respondent import Question
 from evals.questionnaires.respondents.local_respondent import ScoringRespondent
-from evals.questionnaires.wording import templates
+from evals.questionnaires.wording import NOBODY, composed_personas, templates
+from jaxmoe.base_folder import local_folder
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import ModelConfig
-from jaxmoe.tokenizer import train_bpe
+from jaxmoe.tokenizer import load_tokenizer, train_bpe
 
 VOCABULARY = 4096
 # of a probability: float32 sums in another order
@@ -39,20 +48,52 @@ def small_model(texts: list[str]) -> LocalModel:
     return LocalModel(LanguageModel(config, weights, params.single_device_mesh()), tokenizer, batch_size=32)
 
 
+def one_by_one(name: str, asked: list[Question], sample: int) -> None:
+    """Times a pretrained model on all questions at once, and on a sample of them one a call."""
+    model = LocalModel(jaxmoe.load(name), load_tokenizer(local_folder(name)), "chat")
+    side = ScoringRespondent(model)
+    chosen = [len(asked) * n // sample for n in range(sample)]
+    alone = []
+    for _ in range(2):  # the first time compiles
+        seconds = []
+        alone = []
+        for number in chosen:
+            start = time.perf_counter()
+            alone += side.probabilities([asked[number]])
+            seconds.append(time.perf_counter() - start)
+    # a person's questions, as many as all share shapes with: compiles
+    side.probabilities(asked[: len(asked) // 16])
+    start = time.perf_counter()
+    together = side.probabilities(asked)
+    ours, plain = (time.perf_counter() - start) / len(asked), float(np.median(seconds))
+    difference = float(np.abs(np.subtract(alone, [together[number] for number in chosen])).max())
+    for row, count, each in (("all questions", len(asked), ours), ("one question a call", sample, plain)):
+        print(json.dumps({"row": row, "questions": count, "seconds a question": round(each, 4)}), flush=True)
+    found = {"row": "ratio alone / shared", "value": round(plain / ours, 2), "target": 5}
+    print(json.dumps({**found, "largest difference of a probability": difference}))
+
+
 def main() -> None:
     """Times both sides in turn, and reports their ratio."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--words", action="store_true", help="score the options' words, not their labels")
     parser.add_argument("--items", type=int, default=120)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--model", help="a pretrained chat model, asked question by question too")
+    parser.add_argument("--personas", type=int, default=16, help="composed persons of --model")
+    parser.add_argument("--sample", type=int, default=20, help="questions asked one by one of --model")
     options = parser.parse_args()
+    people = tuple(composed_personas(options.personas)) if options.model else (NOBODY,)
     whole = battery(load_instrument("ipip_neo_120"))
     asked = list(
         questions(
             Battery(whole.name, whole.instruction, whole.entries[: options.items]),
-            Design(tuple(templates().values())[:5], ("forward", "reversed")),
+            Design(tuple(templates().values())[:5], ("forward", "reversed"), personas=people),
         )
     )
+    if options.model:
+        one_by_one(options.model, asked, options.sample)
+        return
     model = small_model([question.prompt for question in asked[::3]])
     scored = "words" if options.words else "label"
     sides = {

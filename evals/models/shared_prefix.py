@@ -3,14 +3,14 @@
 Texts are grouped by the token ids that they begin with, whatever the prompts were made of, so the values are
 those of separate rows within rounding. Answers of one token to the same question share everything but that
 token and cost one lookup each. A group is a row [S + G·W]: the prefix, then the branches side by side, which
-see the prefix and themselves (`jaxmoe.generation.shared_prompt`).
+see the prefix and themselves (`jaxmoe.generation.shared_prompt`). Where all answers have one token the
+branches are packed: several in each of the G blocks, so that hardly a slot is padding.
 
-Letters of this file: P prefixes a call, S slots of a prefix, G branches a prefix, W slots of a branch, K
-answers that end a branch.
+Letters of this file: P prefixes a call, S slots of a prefix, G branches or blocks a prefix, W slots of one, N
+branches a prefix, K answers that end a branch.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -21,40 +21,20 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from evals.models.local_model import LocalModel, ScoredIds, few_sizes, span_sums
+from evals.models.local_model import LocalModel, few_sizes, span_sums
+from evals.models.prefix_groups import Group, fine_bucket, grouped
 from evals.models.text_model import ContinuationScores
 from jaxmoe.generation.decode import bucket
-from jaxmoe.generation.shared_prompt import response_states
+from jaxmoe.generation.shared_prompt import Packing, packed_states, response_states
 from jaxmoe.model import params
 from jaxmoe.model.mesh import batch_ways
 from jaxmoe.model.shapes import Array, Float, Int
 
-BRANCHES, SHORTEST_PREFIX, SHORTEST_BRANCH, TARGETS = 64, 32, 8, 8
-# tokens of all branches in a call, so that a wide row does not outgrow the cache or the memory
-TOKENS = 16384
-
-
-class Branch(NamedTuple):
-    """Texts that differ in their last token alone, after the prefix.
-
-    Attributes:
-      ids: after the prefix, up to and with the first text's last token.
-      first: the first of them that is scored.
-      targets: the last tokens; rows: whose they are.
-    """
-
-    ids: list[int]
-    first: int
-    targets: list[int]
-    rows: list[int]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Branches of one prefix."""
-
-    prefix: list[int]
-    branches: list[Branch]
+SHORTEST_PREFIX, SHORTEST_BRANCH, TARGETS = 32, 8, 8
+# slots of a block of packed branches
+BLOCK = 128
+# slots of all rows in a call; larger calls are slower on a CPU, whose cache they leave
+TOKENS, TOKENS_CPU = 16384, 4096
 
 
 def logprob(
@@ -77,8 +57,8 @@ def logprob(
     """
     texts = model.scored_ids(prompts, continuations)
     sums = np.zeros(len(texts))
-    for groups in _calls(model, _groups(texts, heads or [None] * len(texts))):
-        found = _score(model, groups)
+    for groups in _calls(model, grouped(texts, heads or [None] * len(texts))):
+        found = (_score_packed if groups[0].single else _score)(model, groups)
         for group, values in zip(groups, found, strict=False):
             for branch, scores in zip(group.branches, values, strict=False):
                 sums[branch.rows] = scores[: len(branch.rows)]
@@ -87,54 +67,42 @@ def logprob(
     return ContinuationScores(sums.tolist(), [len(text.ids) - text.start for text in texts])
 
 
-def _groups(texts: Sequence[ScoredIds], heads: Sequence[Hashable]) -> Iterator[Group]:
-    """Groups by head, their common beginning found in the ids; wide ones are cut into pieces."""
-    together: dict[Hashable, list[int]] = {}
-    for row, head in enumerate(heads):
-        together.setdefault(head, []).append(row)
-    for rows in together.values():
-        # what predicts the first scored token must stay outside of no branch: at least one id is left
-        length = _common([texts[row].ids for row in rows])
-        length = min(length, *(min(texts[row].start, len(texts[row].ids) - 1) for row in rows))
-        branches: dict[tuple[int, ...], Branch] = {}
-        for row in rows:
-            ids, start = texts[row].ids[length:], texts[row].start - length
-            same = (*ids[:-1], -1 - start)
-            if same not in branches:
-                branches[same] = Branch(ids, start, [], [])
-            branches[same].targets.append(ids[-1])
-            branches[same].rows.append(row)
-        prefix = texts[rows[0]].ids[:length]
-        # of like lengths side by side, so that little is padding
-        ordered = sorted(branches.values(), key=lambda branch: len(branch.ids))
-        for first in range(0, len(ordered), BRANCHES):
-            yield Group(prefix, ordered[first : first + BRANCHES])
-
-
-def _common(rows: Sequence[list[int]]) -> int:
-    """How many ids all rows begin with: those of the least and the greatest row."""
-    low, high = min(rows), max(rows)
-    return next(
-        (n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high))
-    )
-
-
 class _Shape(NamedTuple):
-    """S, G, W and K of a call."""
+    """S, G, W, N (0 where branches are not packed) and K of a call."""
 
     prefix: int
+    blocks: int
+    width: int
     branches: int
-    branch: int
     targets: int
 
 
 def _shape(group: Group) -> _Shape:
-    return _Shape(
-        bucket(len(group.prefix), SHORTEST_PREFIX),
-        bucket(len(group.branches)),
-        bucket(max(len(branch.ids) for branch in group.branches), SHORTEST_BRANCH),
-        bucket(max(len(branch.targets) for branch in group.branches), TARGETS),
-    )
+    prefix = fine_bucket(len(group.prefix), SHORTEST_PREFIX)
+    targets = bucket(max(len(branch.targets) for branch in group.branches), TARGETS)
+    count = fine_bucket(len(group.branches), 1)
+    if not group.single:
+        longest = max(len(branch.ids) for branch in group.branches)
+        return _Shape(prefix, count, fine_bucket(longest, SHORTEST_BRANCH), 0, targets)
+    lengths = [len(branch.ids) - 1 for branch in group.branches]
+    width = fine_bucket(max(min(BLOCK, sum(lengths)), *lengths, 1), SHORTEST_BRANCH)
+    return _Shape(prefix, fine_bucket(len(_packed(lengths, width)), 1), width, count, targets)
+
+
+def _packed(lengths: Sequence[int], width: int) -> list[list[int]]:
+    """Which texts lie in each block: longest first, each in the first block with room; empty ones in none."""
+    blocks: list[list[int]] = []
+    room: list[int] = []
+    for number in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
+        if not lengths[number]:
+            continue
+        place = next((n for n, left in enumerate(room) if left >= lengths[number]), len(blocks))
+        if place == len(blocks):
+            blocks.append([])
+            room.append(width)
+        blocks[place].append(number)
+        room[place] -= lengths[number]
+    return blocks
 
 
 def _calls(model: LocalModel, groups: Iterator[Group]) -> Iterator[list[Group]]:
@@ -165,7 +133,9 @@ def _ways(model: LocalModel) -> int:
 
 def _rows(model: LocalModel, shape: _Shape) -> int:
     ways = _ways(model)
-    many = TOKENS // (shape.prefix + shape.branches * shape.branch)
+    device = model.lm.mesh.devices.flat[0]
+    limit = TOKENS_CPU if device.platform == "cpu" else TOKENS
+    many = limit // (shape.prefix + shape.blocks * shape.width)
     return ways * min(max(1, many // ways), max(1, model.batch_size // ways))
 
 
@@ -173,16 +143,13 @@ def _score(model: LocalModel, groups: Sequence[Group]) -> np.ndarray:
     """Σ log p of each answer [P, G, K]."""
     shapes = [_shape(group) for group in groups if group.branches]
     shape = shapes[0]
-    rows, (slots, branches, width, targets) = len(groups), shape
-    tokens = np.full((rows, slots), model.pad_id, np.int32)
-    mask = np.zeros((rows, slots), np.int32)
+    rows, (_, branches, width, _, targets) = len(groups), shape
+    tokens, mask = _prefixes(model, groups, shape)
     own = np.full((rows, branches, width), model.pad_id, np.int32)
     first = np.zeros((rows, branches), np.int32)
     last = np.zeros((rows, branches), np.int32)
     ends = np.zeros((rows, branches, targets), np.int32)
     for p, group in enumerate(groups):
-        tokens[p, slots - len(group.prefix) :] = group.prefix
-        mask[p, slots - len(group.prefix) :] = 1
         for g, branch in enumerate(group.branches):
             own[p, g, : len(branch.ids)] = branch.ids
             first[p, g] = branch.first
@@ -196,6 +163,70 @@ def _score(model: LocalModel, groups: Sequence[Group]) -> np.ndarray:
     flat = (own.reshape(-1, width), first.reshape(-1), last.reshape(-1), ends.reshape(-1, targets))
     found = score(weights.trainable, weights.frozen, *arrays, *flat)
     return np.asarray(found).reshape(rows, branches, targets)
+
+
+def _prefixes(model: LocalModel, groups: Sequence[Group], shape: _Shape) -> tuple[np.ndarray, np.ndarray]:
+    """Prefixes padded on the left, and their mask, [P, S]."""
+    tokens = np.full((len(groups), shape.prefix), model.pad_id, np.int32)
+    mask = np.zeros_like(tokens)
+    for p, group in enumerate(groups):
+        tokens[p, shape.prefix - len(group.prefix) :] = group.prefix
+        mask[p, shape.prefix - len(group.prefix) :] = 1
+    return tokens, mask
+
+
+def _score_packed(model: LocalModel, groups: Sequence[Group]) -> np.ndarray:
+    """log p of each answer of one token [P, N, K]."""
+    shape = next(_shape(group) for group in groups if group.branches)
+    rows, (_, blocks, width, branches, targets) = len(groups), shape
+    prefixes = _prefixes(model, groups, shape)
+    tokens = np.full((rows, blocks, width), model.pad_id, np.int32)
+    segments, positions = np.zeros_like(tokens), np.zeros_like(tokens)
+    last = np.zeros((rows, branches), np.int32)
+    ends = np.zeros((rows, branches, targets), np.int32)
+    for p, group in enumerate(groups):
+        for number, branch in enumerate(group.branches):
+            ends[p, number, : len(branch.targets)] = branch.targets
+        lengths = [len(branch.ids) - 1 for branch in group.branches]
+        for g, inside in enumerate(_packed(lengths, width)):
+            at = 0
+            for segment, number in enumerate(inside, 1):
+                here = slice(at, at := at + lengths[number])
+                tokens[p, g, here] = group.branches[number].ids[:-1]
+                segments[p, g, here] = segment
+                positions[p, g, here] = np.arange(1, lengths[number] + 1)
+                last[p, number] = g * width + at  # state 0 is the prefix's
+    weights = model.lm.weights
+    sharding = params.batch_sharding(model.lm.mesh)
+    arrays = jax.device_put((*prefixes, tokens, segments, positions, last, ends), sharding)
+    score = partial(_packed_scores, weights.definition, model.lm.dtype, model.lm.mesh)
+    return np.asarray(score(weights.trainable, weights.frozen, *arrays))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _packed_scores(
+    definition: nnx.GraphDef,
+    dtype: DTypeLike,
+    mesh: Mesh,
+    trainable: params.Params,
+    frozen: params.Params,
+    prefix_PS: Int[Array, "P S"],
+    mask_PS: Int[Array, "P S"],
+    tokens_PGW: Int[Array, "P G W"],
+    segments_PGW: Int[Array, "P G W"],
+    positions_PGW: Int[Array, "P G W"],
+    last_PN: Int[Array, "P N"],
+    targets_PNK: Int[Array, "P N K"],
+) -> Float[Array, "P N K"]:
+    """log p of each target after the slot that is the last of its branch."""
+    model = params.merge(params.ModelParams(definition, trainable, frozen))
+    packing = Packing(segments_PGW, positions_PGW)
+    states_PXD = packed_states(model, prefix_PS, mask_PS, tokens_PGW, packing, dtype=dtype, mesh=mesh)
+    end_PND = jnp.take_along_axis(states_PXD, last_PN[..., None], axis=1)
+    logits_PNV = model.logits(end_PND)
+    norm_PN = jax.nn.logsumexp(logits_PNV, axis=-1)
+    scores_PNK = jnp.take_along_axis(logits_PNV, targets_PNK, axis=-1) - norm_PN[..., None]
+    return jax.lax.with_sharding_constraint(scores_PNK, params.replicated(mesh))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))

@@ -8,6 +8,7 @@ Letters of this file: P prompts, G samples a prompt (B = P·G), S slots of a pro
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -69,12 +70,62 @@ def response_states(
     return jnp.concatenate([last, own_states], axis=2).reshape(rows, length, width)
 
 
+class Packing(NamedTuple):
+    """Several responses in each of the G blocks of a prompt.
+
+    Attributes:
+      segments: which of a block's responses a slot belongs to, from 1 on; 0 for none.
+      positions: place of a slot in its response, from 1 on.
+    """
+
+    segments: Int[Array, "P G W"]
+    positions: Int[Array, "P G W"]
+
+
+def packed_states(
+    model: Decoder,
+    prompts_PS: Int[Array, "P S"],
+    prompt_mask_PS: Int[Array, "P S"],
+    tokens_PGW: Int[Array, "P G W"],
+    packing: Packing,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    mesh: Mesh | None = None,
+) -> Float[Array, "P G*W+1 D"]:
+    """Final hidden states of a prompt's last token and of each token of the responses to it, lying packed.
+
+    Args:
+      model: merged within the trace.
+      prompts_PS: padded on the left, so that the last slot is real.
+      prompt_mask_PS: 1 for real tokens.
+      tokens_PGW: short responses one after the other in G blocks; none lies in two of them.
+      packing: what the slots of the blocks are.
+      dtype: of activations and products.
+      mesh: None on one device.
+    Returns: the prompt's last state, then those of the slots.
+    """
+    prompts, slots = prompts_PS.shape
+    blocks, length = tokens_PGW.shape[1:]
+    tokens = jnp.concatenate([prompts_PS, tokens_PGW.reshape(prompts, -1)], axis=1)
+    first_P = jnp.argmax(prompt_mask_PS > 0, axis=1)
+    prompt_positions = jnp.maximum(jnp.arange(slots)[None] - first_P[:, None], 0)
+    own = packing.positions.reshape(prompts, -1)
+    positions = jnp.concatenate([prompt_positions, prompt_positions[:, -1:] + own], axis=1)
+    config = model.config
+    attention = shared_attention(
+        prompt_mask_PS, blocks, length, config.layer_windows, config.attention_cap, packing
+    )
+    out = model(tokens, positions, attention, dtype=dtype, mesh=mesh)
+    return out.hidden_BTD[:, slots - 1 :]
+
+
 def shared_attention(
     prompt_mask_PS: Int[Array, "P S"],
     samples: int,
     length: int,
     windows: Sequence[int],
     cap: float | None = None,
+    packing: Packing | None = None,
 ) -> Attend:
     """Attention of rows [S + G·W]: the prompt causally, each response to the prompt and causally to itself.
 
@@ -84,26 +135,33 @@ def shared_attention(
       length: W, tokens of each response.
       windows: each layer's sliding window in slots, 0 for unlimited.
       cap: of the scores (`soft_cap`).
+      packing: of several responses in each of the G; None for one.
     Returns: a function (layer, query, key, value, sinks) -> out.
     """
     slots = prompt_mask_PS.shape[1]
     segments = (prompt_mask_PS > 0).astype(jnp.int32)
     prompt_mask = AttentionMask(segments, segments)
-    now_W, prompt_S = slots + jnp.arange(length), jnp.arange(slots)
-    apart_WS = now_W[:, None] - prompt_S[None]
-    apart_WW = jnp.arange(length)[:, None] - jnp.arange(length)[None]
+    if packing is None:
+        whole = jnp.ones((1, 1, length), jnp.int32)
+        packing = Packing(whole, jnp.arange(1, length + 1)[None, None])
+    own, place = packing
+    now = slots - 1 + place
+    apart_S = now[..., None] - jnp.arange(slots)[None, None, None]
+    apart_W = place[..., :, None] - place[..., None, :]
+    same = own[..., :, None] == own[..., None, :]
 
     def mix(
         layer: Int[Array, ""] | int, query: Array, key: Array, value: Array, sinks: Array | None = None
     ) -> Array:
         window = jnp.asarray(windows, jnp.int32)[layer]
         limit = jnp.where(window > 0, window, slots + length)
-        visible_PWS = (segments > 0)[:, None] & (apart_WS < limit)[None]
-        visible_WW = (apart_WW >= 0) & (apart_WW < limit)
+        visible_S = (segments > 0)[:, None, None] & (apart_S < limit)
+        visible_W = same & (apart_W >= 0) & (apart_W < limit)
         mask = prompt_mask.dense(window)
         first = attend(query[:, :slots], key[:, :slots], value[:, :slots], mask, cap, sinks)
-        prompt, own = (key[:, :slots], value[:, :slots]), (key[:, slots:], value[:, slots:])
-        rest = attend_shared(query[:, slots:], prompt, own, visible_PWS, visible_WW, samples, cap, sinks)
+        prompt = key[:, :slots], value[:, :slots]
+        responses = key[:, slots:], value[:, slots:]
+        rest = attend_shared(query[:, slots:], prompt, responses, visible_S, visible_W, samples, cap, sinks)
         return jnp.concatenate([first, rest], axis=1)
 
     return mix
@@ -113,8 +171,8 @@ def attend_shared(
     query: Float[Array, "P G*W N H"],
     prompt: tuple[Float[Array, "P S M H"], Float[Array, "P S M H"]],
     own: tuple[Float[Array, "P G*W M H"], Float[Array, "P G*W M H"]],
-    visible_PWS: Array,
-    visible_WW: Array,
+    visible_S: Array,
+    visible_W: Array,
     samples: int,
     cap: float | None = None,
     sinks_N: Float[Array, " N"] | None = None,
@@ -125,8 +183,8 @@ def attend_shared(
       query: of the responses of each prompt, one after the other.
       prompt: keys and values of the prompt.
       own: keys and values of the responses.
-      visible_PWS: True where response position w sees prompt slot s.
-      visible_WW: the same within a response.
+      visible_S: True where response position w sees prompt slot s, [P or 1, G or 1, W, S].
+      visible_W: the same within a response, [P or 1, G or 1, W, W].
       samples: G.
       cap: of the scores (`soft_cap`).
       sinks_N: of the heads (`softmax`).
@@ -145,9 +203,9 @@ def attend_shared(
     wide = {"preferred_element_type": jnp.float32}
     shape = (prompts, kv_heads, samples, group, length)
     old = jnp.einsum("pmxh,pmsh->pmxs", by_prompt, old_key, **wide).reshape(*shape, slots)
-    old = jnp.where(visible_PWS[:, None, None, None], soft_cap(old, cap), MASKED)
+    old = jnp.where(visible_S[:, None, :, None], soft_cap(old, cap), MASKED)
     new = jnp.einsum("pmgxh,pmgsh->pmgxs", by_sample, key, **wide).reshape(*shape, length)
-    new = jnp.where(visible_WW[None, None, None, None], soft_cap(new, cap), MASKED)
+    new = jnp.where(visible_W[:, None, :, None], soft_cap(new, cap), MASKED)
     sinks = grouped_sinks(sinks_N, kv_heads, 1, 1, 1)
     weights = softmax(jnp.concatenate([old, new], axis=-1), sinks).astype(value.dtype)
     to_prompt = weights[..., :slots].reshape(prompts, kv_heads, -1, slots)

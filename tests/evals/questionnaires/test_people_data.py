@@ -65,9 +65,43 @@ def test_johnsons_reversed_items_are_turned_back(tmp_path):
     assert {item.key: found.loc[0, item.id] for item in NEO.items} == {1: 4, -1: 2}
 
 
+def test_johnsons_300_are_told_by_the_words_of_his_item_key(tmp_path):
+    """The 120 stand at 3, 5, 7, .. of 300; a person marks the trait with 4 throughout, but 2 at the last."""
+    places = {item.id: 2 + 2 * number for number, item in enumerate(NEO.items)}
+    digits = ["1"] * 300
+    for place in places.values():
+        digits[place] = "4"
+    digits[places[NEO.items[-1].id]] = "2"
+    head = f"{1:6d}2{30:2d}{0:013d}{'Norway':9s}"
+    (tmp_path / "IPIP300.dat").write_text(head + "".join(digits) + "\n")
+    with pytest.raises(ValueError, match=r"IPIP-NEO-ItemKey.xls .*; save it as CSV: .*ItemKey.csv"):
+        read_answers(tmp_path / "IPIP300.dat", NEO)
+    rows = [
+        {"Full#": places[item.id] + 1, "Short#": "", "Item": f"{item.text.upper()}."} for item in NEO.items
+    ]
+    rows.append({"Full#": "", "Short#": "", "Item": "a note below the table"})
+    pd.DataFrame(rows).to_csv(tmp_path / "IPIP-NEO-ItemKey.csv", index=False)
+    found, published = read_answers(tmp_path / "IPIP300.dat", NEO)
+    assert published == "Johnson's IPIP-NEO-300"
+    assert found.loc[0, ["sex", "country"]].tolist() == ["female", "Norway"]
+    for item in NEO.items[:-1]:
+        assert found.loc[0, item.id] == (4 if item.key == 1 else 2)
+    assert found.loc[0, NEO.items[-1].id] == (2 if NEO.items[-1].key == 1 else 4)
+    # what the two have in common, and it is said
+    few, published = read_answers(tmp_path / "IPIP300.dat", FFM)
+    assert published == "Johnson's IPIP-NEO-300, which has 14 of the 50 items of ipip_50"
+    assert len(few.columns) == 3 + 14
+    with pytest.raises(ValueError, match="has no items of gad_7"):
+        read_answers(tmp_path / "IPIP300.dat", load_instrument("gad_7"))
+
+
 def test_what_is_no_published_file_is_refused_in_one_line(ffm, tmp_path):
+    short = tmp_path / "IPIP120.dat"
+    short.write_text("0" * 31 + "4" * 120 + "\n")
     with pytest.raises(ValueError, match="needs --instrument ipip_neo_120"):
-        read_answers(tmp_path / "IPIP120.dat", FFM)
+        read_answers(short, FFM)
+    with pytest.raises(ValueError, match="give --instrument ipip_neo_120"):
+        read_answers(short, None)
     broken = tmp_path / "broken.dat"
     broken.write_text("1 2 3\n")
     with pytest.raises(ValueError, match=r"broken.dat: line 1 is none of IPIP120.dat"):

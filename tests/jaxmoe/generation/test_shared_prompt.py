@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmoe.generation.shared_prompt import response_states
+from jaxmoe.generation.shared_prompt import Packing, packed_states, response_states
 from jaxmoe.model import params
 from jaxmoe.model.config import ExpertConfig
 from tests.jaxmoe.model.test_transformer import SMALL, build
-from tests.tolerances import assert_same, double_precision
+from tests.tolerances import DOUBLE, assert_same, double_precision
 
 PROMPTS, SAMPLES, SLOTS, LENGTH = 2, 3, 5, 4
 
@@ -75,3 +75,32 @@ def test_states_are_those_of_the_whole_text():
     positions = jnp.arange(text.shape[1])[None]
     whole = model(text, positions, AttentionMask(ones, ones), dtype=jnp.float32).hidden_BTD[0]
     assert_same(shared[1], whole[2:6])
+
+
+@pytest.mark.parametrize("windows", [(), (3, 3, 3), (0, 2, 6)])
+@double_precision()
+def test_packed_responses_see_their_prompt_and_themselves_alone(windows):
+    """Lengths 2 and 3 share a block of 6 slots, 4 has another: states are those of a row for each."""
+    config = dataclasses.replace(SMALL, windows=windows)
+    model = build(config=config)
+    prompts, mask, responses = rows()
+    lengths = (2, 3, 4)
+    tokens = np.zeros((PROMPTS, 2, 6), np.int32)
+    segments, positions = np.zeros_like(tokens), np.zeros_like(tokens)
+    places = [(0, 0), (0, 2), (1, 0)]
+    by_prompt = np.asarray(responses).reshape(PROMPTS, SAMPLES, LENGTH)
+    for number, (length, (block, at)) in enumerate(zip(lengths, places, strict=True)):
+        tokens[:, block, at : at + length] = by_prompt[:, number, :length]
+        segments[:, block, at : at + length] = number + 1
+        positions[:, block, at : at + length] = np.arange(1, length + 1)
+    packing = Packing(jnp.asarray(segments), jnp.asarray(positions))
+    found = packed_states(model, prompts, mask, jnp.asarray(tokens), packing, dtype=jnp.float32)
+    states = np.asarray(found)[:, 1:].reshape(PROMPTS, 2, 6, -1)
+    before = response_states(model, prompts, mask, responses, dtype=jnp.float32)
+    before = np.asarray(before).reshape(PROMPTS, SAMPLES, LENGTH, -1)
+    np.testing.assert_allclose(np.asarray(found)[:, 0], before[:, 0, 0], rtol=DOUBLE)
+    for number, (length, (block, at)) in enumerate(zip(lengths, places, strict=True)):
+        # the state after a token is the one before the next
+        known = min(length, LENGTH - 1)
+        ours = states[:, block, at : at + known]
+        np.testing.assert_allclose(ours, before[:, number, 1 : known + 1], rtol=DOUBLE, atol=DOUBLE)

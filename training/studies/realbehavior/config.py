@@ -6,6 +6,7 @@ from evals.faithfulness.criteria import Thresholds
 from evals.models.local_model import Form
 from evals.questionnaires.respondents.simulated import NULLS, RULES
 from training.runtime import config as configs
+from training.studies.realbehavior.pretrained_config import PretrainedConfig
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,12 @@ class RealbehaviorConfig:
       drift: mean shift of a score, in SDs of the base, above which characteristics count as moved.
       goal: share of wrong conclusions that the judging may make.
       scale: share of training, described people and null seeds; below 1 only the plumbing is tried.
+      pretrained: ask a pretrained chat model instead; nothing else of this config is then used.
     """
 
     __pydantic_config__ = configs.STRICT
 
-    tuned: dict[str, Tuned]
+    tuned: dict[str, Tuned] = field(default_factory=dict)
     loramoe: str = "reproduce/loramoe"
     stepcoder: str = "reproduce/stepcoder"
     bases: int = 2
@@ -114,8 +116,16 @@ class RealbehaviorConfig:
     drift: float = 0.5
     goal: float = 0.05
     scale: float = 1.0
+    pretrained: PretrainedConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.pretrained is None and not self.tuned:
+            raise ValueError("tuned must name rows of the LoRAMoE study, or pretrained a model; got neither")
+        if self.pretrained is not None and self.scale != 1:
+            raise ValueError(
+                f"scale has no part in a pretrained model's study; got {self.scale} (fewer "
+                "pretrained.ways.NAME.personas make it shorter)"
+            )
         if not 0 < self.scale <= 1:
             raise ValueError(f"scale must lie in (0, 1]; got {self.scale}")
         if min(self.bases, self.seeds, self.null_seeds, *self.volumes) < 1:

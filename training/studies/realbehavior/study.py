@@ -32,6 +32,7 @@ from training.studies.realbehavior import page as realbehavior_page
 from training.studies.realbehavior import summary as realbehavior_summary
 from training.studies.realbehavior.answers import Questionnaire, conclusions
 from training.studies.realbehavior.config import RealbehaviorConfig
+from training.studies.realbehavior.pretrained import PretrainedStudy
 from training.studies.realbehavior.summary import REINFORCED, AnsweredRun
 from training.studies.stepcoder.study import StepcoderConfig, StepcoderStudy, read_run
 
@@ -40,14 +41,16 @@ from training.studies.stepcoder.study import StepcoderConfig, StepcoderStudy, re
 ASKING_TEXT, ASKING_CODE, JUDGING = 13.0, 28.0, 0.5
 
 
-def make(config: RealbehaviorConfig, out: Path) -> "RealbehaviorStudy":
-    """The study; its bases lie where the other studies have them.
+def make(config: RealbehaviorConfig, out: Path) -> "RealbehaviorStudy | PretrainedStudy":
+    """The study; its bases lie where the other studies have them, or are pretrained models.
 
     Args:
       config: of the study.
       out: folder of its files.
     Returns: the study.
     """
+    if config.pretrained is not None:
+        return PretrainedStudy(config.pretrained, out)
     return RealbehaviorStudy(config, out)
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from evals.models import shared_prefix
 from evals.models.local_model import LocalModel
+from evals.models.prefix_groups import fine_bucket
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import Design, battery, questions
 from evals.questionnaires.instrument import load_instrument
@@ -69,6 +70,12 @@ def test_unlike_texts_share_nothing_and_are_scored_all_the_same(model):
     assert ours.tokens == plain.tokens
 
 
+def test_short_texts_fill_blocks():
+    """Longest first, each where there is room: 6 and 4, 5 and 5, 3; the empty one lies nowhere."""
+    assert shared_prefix._packed([5, 3, 0, 6, 4, 5], 10) == [[3, 4], [0, 5], [1]]
+    assert [fine_bucket(n, 8) for n in (1, 9, 15, 17, 33, 205)] == [8, 10, 16, 20, 40, 224]
+
+
 def test_length_and_context_calibration_by_hand():
     sums, tokens, letters = np.array([[-2.0, -6.0]]), np.array([[1.0, 3.0]]), np.array([[4.0, 12.0]])
     np.testing.assert_allclose(softmax(logits(sums, tokens, letters, "tokens", None)), [[0.5, 0.5]])
@@ -90,9 +97,9 @@ def test_drawn_answers_follow_the_probabilities_and_the_seed(model, asked):
 
 
 def test_a_design_compiles_few_programs(model, asked):
-    shared_prefix._branch_scores.clear_cache()
+    shared_prefix._packed_scores.clear_cache()
     ScoringRespondent(model).probabilities(asked)
-    assert shared_prefix._branch_scores._cache_size() <= 3
+    assert shared_prefix._packed_scores._cache_size() <= 3
 
 
 def test_written_answers_are_parsed_and_garbage_is_refused(model, asked):

@@ -1,0 +1,286 @@
+"""The page of the RealBehavior study on a pretrained chat model: verdicts, what they rest on, what changed.
+
+Every number is of one model, one fine-tuning of each kind and one draw of text.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from evals.faithfulness.validity import BEYOND, WITH_TRAIT
+from evals.faithfulness.verdicts import CRITERIA
+from jaxmoe.json_values import JsonMapping
+from training.plots.rows import BLUE, GREEN, ORANGE, REFERENCE, VERMILION
+from training.studies.page import Page, PageSection, PageTable, Picture
+from training.studies.realbehavior.answers import JsonRecord, conclusions
+
+VERDICTS = ("faithful", "undetermined", "not faithful")
+COLORS = (BLUE, ORANGE, GREEN, VERMILION)
+# verdict checks of each scale that a reader asks for first: title, and what the statistic begins with
+STATISTICS = {
+    "ICC(A,1) over conditions": "ICC(A,1) over conditions",
+    "α": "alpha",
+    "r with the other test": "convergent r",
+    "r with the trait, corrected": WITH_TRAIT,
+    "beyond the description": BEYOND,
+}
+
+
+def page(title: str, summary: JsonMapping) -> Page:
+    """Everything, from the summary alone.
+
+    Args:
+      title: of the page.
+      summary: of `PretrainedStudy.summary`.
+    Returns: the page with its figure.
+    """
+    question = (
+        "Can the answers of a pretrained chat model to personality tests be believed, do they follow the "
+        "person that it is told to be, and what do two short fine-tunings change?"
+    )
+    cells = summary["cells"]
+    sections = [_design(summary)]
+    if cells:
+        sections = [_verdicts(summary), *sections, _evidence(summary)]
+    if any("against base" in found for found in cells.values()):
+        sections.append(_changes(summary))
+    return Page(title, question, _card(summary), sections)
+
+
+def names_of(summary: JsonMapping) -> dict[str, str]:
+    """What every cell is called, in their order."""
+    found = {}
+    for name in summary["cells"]:
+        model, _, way = name.rpartition("-")
+        found[name] = f"{summary['labels'][model]}, {way}"
+    return found
+
+
+def _card(summary: JsonMapping) -> dict[str, str]:
+    asked = sum(found["questions"] for found in summary["cells"].values())
+    minutes = sum(found["seconds"] for found in summary["cells"].values()) / 60
+    card = {
+        "model": str(summary["base"]),
+        "questions": f"{asked:,}, answered in {minutes:.0f} minutes, fine-tunings included",
+    }
+    return card | {k: str(v) for k, v in summary["run"].items()}
+
+
+def _design(summary: JsonMapping) -> PageSection:
+    settings = summary["settings"]
+    rows = []
+    for names, ways in (("base", settings["ways"]), ("after fine-tuning", settings["tuned_ways"])):
+        for name, way in ways.items():
+            cells = [way["answers"], ", ".join(way["instruments"]), ", ".join(way["templates"])]
+            rows.append([f"{names}, {name}", *cells, ", ".join(way["option_orders"]), way["personas"]])
+    columns = ["asked", "answers", "questionnaires", "wordings", "orders of options", "persons"]
+    text = [
+        "Respondents are persons that the model is told to be, in its own chat form; each answers every item "
+        "alone, in every condition. Scores are means over items, a person's means over conditions. Answers "
+        "by label are the most probable option letter; written ones are sampled at temperature 1 and read by "
+        "rules, unreadable ones are missing. Items that two questionnaires share count in the shorter alone.",
+        "Criteria and thresholds are those of every assessment here, and this project's own; a construct is "
+        "believed only where all criteria are met in the first questionnaire.",
+    ]
+    return PageSection("Design", text, tables=[PageTable("What was asked", columns, rows)])
+
+
+def _verdicts(summary: JsonMapping) -> PageSection:
+    rows = []
+    for name, label in names_of(summary).items():
+        verdicts = summary["cells"][name]["verdicts"]
+        first = [row for row in verdicts if row["instrument"] == verdicts[0]["instrument"]]
+        counts = [_counts([row["verdict"] for row in first if row["criterion"] == one]) for one in CRITERIA]
+        rows.append([label, *counts, _counts(list(conclusions(verdicts).values()))])
+    columns = ["constructs: faithful / undetermined / not faithful", *CRITERIA, "all criteria"]
+    table = PageTable("Verdicts in the first questionnaire of each way of asking", columns, rows)
+    return PageSection("Verdicts", said(summary), tables=[table])
+
+
+def said(summary: JsonMapping) -> list[str]:
+    """What was found, in two sentences: conclusions counted, and how far scores follow the descriptions."""
+    cells, labels = summary["cells"], names_of(summary)
+    base = next(name for name in cells if name.startswith("base-"))
+    found = list(conclusions(cells[base]["verdicts"]).values())
+    own = [row for row in _own(cells[base]) if row["value"] is not None]
+    sentences = [
+        f"Asked with these wordings as these described persons, {summary['base']} ({labels[base]}) gave "
+        f"scores of which {_in_words(found)} by all criteria together"
+    ]
+    if own:
+        low, high = (pick(row["value"] for row in own) for pick in (min, max))
+        sentences[0] += (
+            f"; their correlations with the described traits lie between {_number(low)} and {_number(high)}"
+        )
+    changed = {name: one for name, one in cells.items() if "against base" in one}
+    parts = [
+        f"{labels[name]}: {100 * one['against base']['same answer']:.0f} % of the answers stay, "
+        f"{_in_words(list(conclusions(one['verdicts']).values()))}"
+        for name, one in changed.items()
+    ]
+    text = [sentences[0] + "."]
+    if parts:
+        text.append(
+            f"After one fine-tuning each ({'; '.join(parts)}); one model and one run of each say nothing of "
+            "others."
+        )
+    return [" ".join(text)]
+
+
+def _in_words(verdicts: Sequence[str]) -> str:
+    parts = [
+        f"{verdicts.count(one)} of {len(verdicts)} constructs are {one}"
+        for one in VERDICTS
+        if one in verdicts
+    ]
+    return ", ".join(parts)
+
+
+def _counts(verdicts: Sequence[str]) -> str:
+    return " / ".join(str(verdicts.count(one)) for one in VERDICTS)
+
+
+def _own(found: JsonRecord) -> list[JsonRecord]:
+    """r of every construct of the first questionnaire with its own described trait."""
+    rows = found["described"]
+    return [r for r in rows if r["instrument"] == rows[0]["instrument"] and r["construct"] == r["trait"]]
+
+
+def _evidence(summary: JsonMapping) -> PageSection:
+    rows = []
+    styles = []
+    for name, label in names_of(summary).items():
+        found = summary["cells"][name]
+        checks = found["checks"]
+        for construct in dict.fromkeys(
+            r["construct"] for r in checks if r["instrument"] == checks[0]["instrument"]
+        ):
+            mine = [
+                r
+                for r in checks
+                if r["construct"] == construct and r["instrument"] == checks[0]["instrument"]
+            ]
+            cells = [_check(mine, start) for start in STATISTICS.values()]
+            rows.append([f"{label}: {construct}", *cells])
+        style = found["style"]
+        kept = [style[one] for one in ("acquiescence", "extremity", "midpoint", "position", "refused")]
+        styles.append([label, *map(_number, kept)])
+    columns = ["construct", *STATISTICS]
+    style_columns = ["", "acquiescence", "extremity", "midpoint", "position", "unreadable"]
+    return PageSection(
+        "What the verdicts rest on",
+        [
+            "In brackets 95 % intervals over persons. The correlation with the trait is that of the score "
+            "with what the description says of the same trait, corrected for the items' unreliability. "
+            "Acquiescence is the mean of agreement whatever is asked, position the distance of the chosen "
+            "places from equal shares."
+        ],
+        pictures=[described(summary)],
+        tables=[
+            PageTable("Estimates in the first questionnaire", columns, rows),
+            PageTable("Style of answering, over all questionnaires", style_columns, styles),
+        ],
+    )
+
+
+def _check(rows: Sequence[JsonRecord], start: str) -> str:
+    """The first check whose statistic begins so, with its interval."""
+    found = next((row for row in rows if row["statistic"].startswith(start)), None)
+    if found is None:
+        return "–"
+    return _interval(found["estimate"], found["low"], found["high"])
+
+
+def _interval(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None:
+        return "undefined"
+    if low is None or high is None:
+        return _number(value)
+    return f"{_number(value)} [{_number(low)}, {_number(high)}]"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}".replace("-", "−")
+
+
+def described(summary: JsonMapping) -> Picture:
+    """r of each construct's score with its own described trait, and the largest |r| with another trait.
+
+    Args:
+      summary: of `PretrainedStudy.summary`.
+    Returns: the figure with its caption.
+    """
+    labels = names_of(summary)
+    figure = Figure(figsize=(8.4, 4.6), layout="constrained")
+    axis = figure.subplots()
+    constructs = list(dict.fromkeys(row["construct"] for row in _own(next(iter(summary["cells"].values())))))
+    step = 0.8 / max(1, len(labels))
+    for number, (name, label) in enumerate(labels.items()):
+        color = COLORS[number % len(COLORS)]
+        rows = summary["cells"][name]["described"]
+        first = [row for row in rows if row["instrument"] == rows[0]["instrument"]]
+        for place, construct in enumerate(constructs):
+            y = place - 0.4 + step * (number + 0.5)
+            of = {row["trait"]: row for row in first if row["construct"] == construct}
+            own = of.get(construct)
+            if own is not None and own["value"] is not None:
+                ends = [own["low"], own["high"]]
+                if None not in ends:
+                    axis.plot(ends, [y, y], color=color, linewidth=1.4)
+                axis.plot(
+                    own["value"], y, "o", color=color, markersize=6, label=label if place == 0 else None
+                )
+            others = [
+                row["value"] for trait, row in of.items() if trait != construct and row["value"] is not None
+            ]
+            if others:
+                axis.plot(max(others, key=abs), y, "x", color=color, markersize=5)
+    axis.axvline(0, color=REFERENCE, linewidth=1)
+    axis.plot([], [], "x", color=REFERENCE, label="largest r with another trait")
+    axis.set_yticks(np.arange(len(constructs)), constructs)
+    axis.set(
+        xlim=(-1, 1),
+        ylim=(-0.6, len(constructs) - 0.4),
+        xlabel="r of scores with described traits, over persons",
+    )
+    axis.invert_yaxis()
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return Picture(
+        "realbehavior_pretrained_described",
+        "Do scores follow the described person? Correlation of each score of the first questionnaire with "
+        "the trait of its name (dots, 95 % intervals), and the largest with another described trait "
+        "(crosses). With dots at 1 and crosses near 0 scores would follow their own trait alone.",
+        figure,
+    )
+
+
+def _changes(summary: JsonMapping) -> PageSection:
+    rows = []
+    labels = names_of(summary)
+    for name, found in summary["cells"].items():
+        if "against base" not in found:
+            continue
+        for row in found["against base"]["scales"]:
+            rows.append(
+                [
+                    f"{labels[name]}: {row['title']} ({row['instrument']})",
+                    _number(row["base"]),
+                    _number(row["tuned"]),
+                    _interval(row["delta"], row["delta_low"], row["delta_high"]),
+                    _interval(row["dispersion"], row["dispersion_low"], row["dispersion_high"]),
+                    row["claim"],
+                ]
+            )
+    columns = ["scale", "base", "tuned", "Δ, SD of the base", "dispersion ratio", "claim"]
+    text = [
+        "Base and fine-tuned model answer the same questions as the same persons, so intervals are of "
+        "pairs. Δ is in SDs of the base's scores over persons, no SD of people. Restricted or wider is "
+        "claimed where Pitman and Morgan's test of equal variances, Holm-corrected over the scales of a "
+        "questionnaire, is below .05. These fine-tunings teach tasks, and align with no values."
+    ]
+    return PageSection(
+        "What fine-tuning changed", text, tables=[PageTable("Pairs of persons", columns, rows)]
+    )
