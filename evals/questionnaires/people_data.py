@@ -135,7 +135,7 @@ def _numbered(key: Path, instrument: Instrument) -> dict[int, Item]:
         raise ValueError(
             f"{key.name} must have the columns Full# and Item; it lacks {', '.join(sorted(missing))}"
         )
-    numbers = pd.to_numeric(table["Full#"], errors="coerce")
+    numbers = pd.Series(pd.to_numeric(table["Full#"], errors="coerce"), dtype="float64").tolist()
     places = {
         _words(text): int(number) - 1
         for text, number in zip(table["Item"].astype(str), numbers, strict=True)

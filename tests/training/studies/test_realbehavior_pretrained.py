@@ -117,9 +117,9 @@ def test_time_is_counted_over_sessions(tmp_path, monkeypatch):
 
 def summary():
     """A study whose base has the described traits, and whose fine-tuned model answers for another trait."""
-    config = configs.load(RealbehaviorConfig, FILE, ["pretrained.tuned_ways.scored.personas=graded-32"])
+    config = configs.load(RealbehaviorConfig, FILE, ["pretrained.tuned_ways.scored.personas=16"])
     study = realbehavior.make(config, Path("unused"))
-    way = AskedWay(instruments=("mini_ipip",), templates=("form",), personas="graded-32")
+    way = AskedWay(instruments=("mini_ipip",), templates=("form",), personas="16")
     asked = AskedQuestions(way)
     tables = [
         administer(simulated_respondent(name), asked.batteries, asked.design)
