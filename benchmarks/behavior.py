@@ -7,8 +7,8 @@ Without --model, the model is that of benchmarks/sft_step.py, with random weight
 688, vocabulary 4096, float32. Its tokenizer has read the questionnaire, so that a text has about as many
 tokens as to a large model's. Both sides score the same options of the same 1,200 questions, from the list of
 questions to their probabilities, tokenization included, and the probabilities must agree. Alone: each prompt
-with each option is a padded row of its own, 32 rows of like length a call (LocalModel.logprob). Compilation is
-left out: each side runs once before it is timed.
+with each option is a padded row of its own, 32 rows of like length a call (LocalModel.logprob). Compilation
+is left out: each side runs once before it is timed.
 
 With --model a pretrained chat model answers as composed persons in its chat form. One side is given all
 questions; the other one question a call, whose options are looked up in one row, on a sample of questions
