@@ -6,7 +6,7 @@ from evals.faithfulness.criteria import Thresholds
 from evals.models.local_model import Form
 from evals.questionnaires.respondents.simulated import NULLS, RULES
 from training.runtime import config as configs
-from training.studies.realbehavior.pretrained_config import PretrainedConfig
+from training.studies.realbehavior.pretrained_config import PretrainedStudyConfig
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class RealbehaviorConfig:
     drift: float = 0.5
     goal: float = 0.05
     scale: float = 1.0
-    pretrained: PretrainedConfig | None = None
+    pretrained: PretrainedStudyConfig | None = None
 
     def __post_init__(self) -> None:
         if self.pretrained is None and not self.tuned:

@@ -40,7 +40,7 @@ from training.studies.cells import Result, Results, Stopped, StoppedError, Study
 from training.studies.page import Page
 from training.studies.realbehavior import pretrained_page
 from training.studies.realbehavior.answers import conclusions, known
-from training.studies.realbehavior.pretrained_config import AskedWay, PretrainedConfig
+from training.studies.realbehavior.pretrained_config import AskedWay, PretrainedStudyConfig
 from training.supervised.config import SftConfig
 from training.supervised.sft import main as sft
 
@@ -61,7 +61,7 @@ class PretrainedStudy:
     name = "realbehavior_pretrained"
     title = "RealBehavior on a pretrained chat model: are its answers to be believed?"
 
-    def __init__(self, config: PretrainedConfig, out: Path):
+    def __init__(self, config: PretrainedStudyConfig, out: Path):
         self.config, self._out = config, out
         for way in (*config.ways.values(), *config.tuned_ways.values()):
             AskedQuestions(way)  # unknown names show before anything is asked

@@ -54,7 +54,7 @@ class FineTuned:
 
 
 @dataclass(frozen=True)
-class PretrainedConfig:
+class PretrainedStudyConfig:
     """A pretrained chat model, and what it is asked before and after fine-tuning.
 
     Attributes:
