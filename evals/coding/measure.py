@@ -1,19 +1,21 @@
 """Code: draw programs from a model, run them against the tests, unbiased pass@k with its sampling error.
 
-Grading is left to a pool of sandboxes (rl.feedback.pool.Pool), to which programs are only text. One chunk of
-problems is graded while the model writes the next.
+Grading is left to a pool of sandboxes (rl.feedback.pool.Pool), to which programs are only text. A model that
+tells each text when it has ended has it graded at once; else one chunk of problems is graded while the model
+writes the next.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from functools import partial
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from evals.coding.pass_at_k import pass_at_k
-from evals.models.text_model import Progress, TextModel
+from evals.models.text_model import Progress, TellingTextModel, TextModel
 from evals.psychometrics.uncertainty import Score, mean_score, undefined_score
 from jaxmoe.json_values import JsonObject
 from rl.feedback.problems import Problem
@@ -54,6 +56,15 @@ class BatchGrader(Protocol):
 
     def grade_many(self, pairs: Sequence[tuple[Problem, str]], /) -> Sequence[Feedback]:
         """Feedback on every (problem, program), in order."""
+        ...
+
+
+@runtime_checkable
+class ProgramGrader(Protocol):
+    """A grader to which programs can be handed one by one."""
+
+    def submit(self, problem: Problem, program: str, /) -> "Future[Feedback]":
+        """Feedback on a program, later."""
         ...
 
 
@@ -155,17 +166,20 @@ def evaluate(
             for future in graded:
                 if future.done():
                     future.result()  # a pool that fails is heard of before more is generated
-            responses = model.generate(
-                [code_prompt(problem, form).text for problem in part],
-                max_new_tokens,
-                stop,
-                temperature=temperature,
-                top_p=top_p,
-                samples=samples,
-                # another seed for each chunk: equal prompts in two chunks must not give equal samples
-                seed=seed * len(parts) + number,
-            )
-            graded.append(grading.submit(_graded, part, responses, grader, form, samples, store))
+            prompts = [code_prompt(problem, form).text for problem in part]
+            # another seed for each chunk: equal prompts in two chunks must not give equal samples
+            drawn = seed * len(parts) + number
+            how = _How(temperature, top_p, samples, drawn)
+            asked = [problem for problem in part for _ in range(samples)]
+            told: dict[int, Future[Feedback]] = {}
+            if isinstance(model, TellingTextModel) and isinstance(grader, ProgramGrader):
+                hand_in = partial(_hand_in, told, grader, asked, form)
+                responses = model.generate_each(
+                    prompts, max_new_tokens, stop, on_text=hand_in, **how._asdict()
+                )
+            else:
+                responses = model.generate(prompts, max_new_tokens, stop, **how._asdict())
+            graded.append(grading.submit(_graded, asked, responses, grader, form, samples, store, told))
             done += len(part)
             if progress is not None:
                 progress(done, len(problems))
@@ -215,20 +229,42 @@ def _mean(estimates: np.ndarray, k: int, confidence: float) -> Score:
     return mean_score(estimates, confidence=confidence)
 
 
+class _How(NamedTuple):
+    """How samples are drawn."""
+
+    temperature: float
+    top_p: float
+    samples: int
+    seed: int
+
+
+def _hand_in(
+    told: dict[int, "Future[Feedback]"],
+    grader: ProgramGrader,
+    asked: Sequence[Problem],
+    form: PromptForm,
+    place: int,
+    response: str,
+) -> None:
+    """Has the program of a sample graded, while others are written."""
+    told[place] = grader.submit(asked[place], extract(asked[place], response, form).program)
+
+
 def _graded(
-    problems: Sequence[Problem],
+    asked: Sequence[Problem],
     responses: Sequence[str],
     grader: BatchGrader,
     form: PromptForm,
     samples: int,
     store: SampleStore | None,
+    told: Mapping[int, "Future[Feedback]"],
 ) -> list[SampleRecord]:
-    asked = [problem for problem in problems for _ in range(samples)]
     pairs = [
         (problem, extract(problem, response, form).program)
         for problem, response in zip(asked, responses, strict=True)
     ]
-    feedbacks = grader.grade_many(pairs)
+    handed_in = len(told) == len(pairs)
+    feedbacks = [told[i].result() for i in range(len(pairs))] if handed_in else grader.grade_many(pairs)
     records = [
         SampleRecord(
             task_id=problem.id,

@@ -5,7 +5,7 @@ the seed, the prompt's place and the sample's number alone.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
@@ -41,6 +41,7 @@ class EngineTexts:
         samples: int,
         seed: int,
         ends: frozenset[int],
+        on_ids: Callable[[int, int, list[int]], None] | None = None,
     ) -> list[list[list[int]]]:
         """New tokens of each sample of each prompt.
 
@@ -51,6 +52,7 @@ class EngineTexts:
           samples: of each prompt.
           seed: with a prompt's place and the sample's number it gives the random numbers.
           ends: a text ends with the first of these, which is kept.
+          on_ids: called with a prompt's place, the sample's number and its ids as soon as it ends.
         Returns: ids by prompt and sample.
         """
         if self._engine is None:
@@ -62,17 +64,21 @@ class EngineTexts:
         def stops(token: NewToken) -> bool:
             return token.token in ends
 
-        numbers = [
-            [
-                engine.submit(
-                    Request(prompt, max_new_tokens, sampling, _seed(seed, place, sample), on_token=stops)
+        places: dict[int, tuple[int, int]] = {}
+        for place, prompt in enumerate(prompts):
+            for sample in range(samples):
+                drawn = _seed(seed, place, sample)
+                places[engine.submit(Request(prompt, max_new_tokens, sampling, drawn, on_token=stops))] = (
+                    place,
+                    sample,
                 )
-                for sample in range(samples)
-            ]
-            for place, prompt in enumerate(prompts)
-        ]
-        done = engine.run()
-        return [[done[number].tokens for number in own] for own in numbers]
+        found: dict[tuple[int, int], list[int]] = {}
+        while not engine.idle:
+            for number, done in engine.step().items():
+                found[places[number]] = done.tokens
+                if on_ids is not None:
+                    on_ids(*places[number], done.tokens)
+        return [[found[place, sample] for sample in range(samples)] for place in range(len(prompts))]
 
 
 def _seed(seed: int, place: int, sample: int) -> int:

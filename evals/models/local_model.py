@@ -25,7 +25,7 @@ from jax.typing import DTypeLike
 from transformers import PreTrainedTokenizerBase
 
 from evals.models.engine_texts import EngineTexts
-from evals.models.text_model import ContinuationScores, cut_at
+from evals.models.text_model import ContinuationScores, OnText, cut_at
 from jaxmoe.generation.decode import bucket
 from jaxmoe.generation.sampling import Sampling
 from jaxmoe.language_model import LanguageModel, positions_from_mask
@@ -139,6 +139,36 @@ class LocalModel:
           prompts, max_new_tokens, stop, temperature, top_p, samples, seed: as of `TextModel.generate`.
         Returns: the texts, those of a prompt together.
         """
+        return self.generate_each(
+            prompts,
+            max_new_tokens,
+            stop,
+            on_text=lambda place, text: None,
+            temperature=temperature,
+            top_p=top_p,
+            samples=samples,
+            seed=seed,
+        )
+
+    def generate_each(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        *,
+        on_text: OnText,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        samples: int = 1,
+        seed: int = 0,
+    ) -> list[str]:
+        """`generate`, which tells each text when it has ended, or in batches when its batch has.
+
+        Args:
+          prompts, max_new_tokens, stop, temperature, top_p, samples, seed: as of `TextModel.generate`.
+          on_text: called with the place of each text in the result, and the text.
+        Returns: the texts, those of a prompt together.
+        """
         room = self.window - max_new_tokens
         if room < 1:
             raise ValueError(
@@ -149,19 +179,22 @@ class LocalModel:
         self._warn_of_cuts(sum(len(ids) > room for ids in encoded), room)
         kept = [self._cut(ids, room) for ids in encoded]
         if self.engine is not None:
-            found = self.engine.continued(
+            texts: dict[int, str] = {}
+
+            def ended(place: int, sample: int, ids: list[int]) -> None:
+                texts[place * samples + sample] = text = cut_at(self._text_after(kept[place], ids), stop)
+                on_text(place * samples + sample, text)
+
+            self.engine.continued(
                 kept,
                 max_new_tokens,
                 sampling=Sampling(temperature, top_p=top_p),
                 samples=samples,
                 seed=seed,
                 ends=self._end_ids | frozenset(self._holding(tuple(stop))),
+                on_ids=ended,
             )
-            return [
-                cut_at(self._text_after(prompt, ids), stop)
-                for prompt, own in zip(kept, found, strict=True)
-                for ids in own
-            ]
+            return [texts[place] for place in range(len(kept) * samples)]
         together, rounds = self._shared(samples)
         continued = partial(
             self.lm.generate,
@@ -182,6 +215,9 @@ class LocalModel:
                 for place, row in enumerate(dict.fromkeys(rows)):
                     for ids in new[place * together : (place + 1) * together]:
                         out[row].append(cut_at(self._text_after(kept[row], ids.tolist()), stop))
+            for row in dict.fromkeys(rows):
+                for sample, text in enumerate(out[row][:samples]):
+                    on_text(row * samples + sample, text)
         return [text for texts in out for text in texts[:samples]]
 
     def logprob(self, prompts: Sequence[str], continuations: Sequence[str]) -> ContinuationScores:

@@ -5,10 +5,12 @@ table in a test.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxmoe.text.chat_template import Messages
 
+# called with the place of a text in the result, and the text
+OnText = Callable[[int, str], None]
 # called with how many questions are done, and of how many
 Progress = Callable[[int, int], None]
 
@@ -54,6 +56,32 @@ class TextModel(Protocol):
         Args:
           prompts, continuations: pairs, in the same order.
         Returns: nats and numbers of tokens, one a pair.
+        """
+        ...
+
+
+@runtime_checkable
+class TellingTextModel(TextModel, Protocol):
+    """A model that tells each text as soon as it is there, while it writes others."""
+
+    def generate_each(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        *,
+        on_text: OnText,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        samples: int = 1,
+        seed: int = 0,
+    ) -> list[str]:
+        """As `generate`.
+
+        Args:
+          prompts, max_new_tokens, stop, temperature, top_p, samples, seed: as there.
+          on_text: called with each text once, in any order.
+        Returns: the texts, without their prompts.
         """
         ...
 

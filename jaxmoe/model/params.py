@@ -123,7 +123,16 @@ def check_expert_axis(config: ModelConfig, mesh: Mesh) -> None:
       config: of the base.
       mesh: on which it is to lie.
     """
-    ways = devices_along(mesh, "expert")
+    check_expert_ways(config, devices_along(mesh, "expert"))
+
+
+def check_expert_ways(config: ModelConfig, ways: int) -> None:
+    """Raises ValueError if so many devices cannot share the base's experts.
+
+    Args:
+      config: of the base.
+      ways: length of the mesh's axis expert.
+    """
     count = 0 if config.moe is None else config.moe.num_experts
     if ways > 1 and (count == 0 or count % ways):
         has = f"{count} in each layer" if count else "no experts (a dense feed-forward)"

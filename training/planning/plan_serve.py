@@ -46,18 +46,20 @@ class Spread(NamedTuple):
     data: int
     fsdp: int
     tensor: int
+    expert: int = 1
 
     @property
     def ways(self) -> int:
         """Groups of chips that have slots of their own."""
-        return self.data * self.fsdp
+        return self.data * self.fsdp * self.expert
 
 
 class ServePlan(NamedTuple):
     """What serving needs of a slice.
 
     Attributes:
-      weights: bytes of all weights; weights_held: of one chip's share.
+      weights: bytes of all weights; weights_held: of one chip's share; group: of those in a base's experts,
+        which lie over the axis expert.
       slot: bytes of a slot's keys and values on one chip; position: of one of its positions.
       flops: operations of one token.
       context: positions in a slot, on average.
@@ -73,6 +75,7 @@ class ServePlan(NamedTuple):
     flops: float
     context: int
     wanted: int
+    group: int = 0
 
     @property
     def slots(self) -> int:
@@ -83,8 +86,9 @@ class ServePlan(NamedTuple):
     def step_s(self, slots: int) -> float:
         """Least seconds of a decoding step with so many texts in progress."""
         own = -(-slots // self.spread.ways)
-        # a weight that lies spread over fsdp is gathered, and then read whole
-        read = self.weights / self.spread.tensor + own * self.context * self.position
+        # a weight that lies spread over fsdp is gathered, and then read whole; an expert's tokens come to it
+        whole = self.weights - self.group + self.group / self.spread.expert
+        read = whole / self.spread.tensor + own * self.context * self.position
         products = own * self.flops / self.spread.tensor
         return max(read / self.chip.memory_bandwidth, products / self.chip.peak_flops)
 
@@ -117,11 +121,13 @@ def plan_serve(
     """
     size = jnp.dtype(dtype).itemsize
     parts = params.split(params.abstract(shape, experts, base_dtype))
-    weights = params.storage_bytes(parts.trainable)
+    weights, group = params.storage_bytes(parts.trainable), 0
     for path, leaf in convert.flatten(parts.frozen).items():
         # quantized kernels keep their own dtypes, and the experts' constants are float32 as the experts are
         own = is_quantized(leaf) or ".experts." in path
-        weights += params.storage_bytes(leaf) if own else params.count(leaf) * size
+        held = params.storage_bytes(leaf) if own else params.count(leaf) * size
+        weights += held
+        group += held if ".mlp.group." in path else 0
     heads = shape.num_kv_heads
     heads_held = heads // spread.tensor if heads % spread.tensor == 0 else heads
     position = 2 * shape.num_layers * heads_held * shape.head_dim * size
@@ -132,12 +138,13 @@ def plan_serve(
         chip,
         spread,
         weights,
-        -(-weights // (spread.fsdp * spread.tensor)),
+        -(-(weights - group + group // spread.expert) // (spread.fsdp * spread.tensor)),
         position * engine.lengths()[-1],
         position,
         flops / 3 / (2 * context),
         context,
         engine.slots,
+        group,
     )
 
 
@@ -165,7 +172,7 @@ def plan_server(
         shape,
         _experts(config.adapter, config.adapters, shape),
         topology.chip,
-        _spread(config.mesh, topology.count),
+        _spread(config.mesh, topology.count, shape),
         config.engine,
         dtype=config.dtype,
         base_dtype=config.base_dtype,
@@ -188,22 +195,19 @@ def _experts(adapter: str | None, adapters: Mapping[str, str], shape: ModelConfi
     return None if adapter is None else read_adapter(local_folder(adapter), shape).config
 
 
-def _spread(mesh: MeshConfig, count: int) -> Spread:
+def _spread(mesh: MeshConfig, count: int, shape: ModelConfig) -> Spread:
     """The axes over so many chips; -1 takes what the others leave."""
-    if mesh.expert != 1:
-        raise ValueError(
-            f"a server is planned over data, fsdp and tensor; got mesh.expert={mesh.expert}: leave it at 1"
-        )
-    sizes = [mesh.data, mesh.fsdp, mesh.tensor]
+    sizes = [mesh.data, mesh.fsdp, mesh.tensor, mesh.expert]
     if sizes.count(-1) == 1:
-        known = -sizes[0] * sizes[1] * sizes[2]
+        known = -sizes[0] * sizes[1] * sizes[2] * sizes[3]
         sizes[sizes.index(-1)] = max(count // known, 1)
     found = Spread(*sizes)
     if min(sizes) < 1 or found.ways * found.tensor != count:
         raise ValueError(
-            f"mesh axes data x fsdp x tensor must multiply to the {count} chips; got "
-            f"{mesh.data} x {mesh.fsdp} x {mesh.tensor} (-1 takes what is left)"
+            f"mesh axes data x fsdp x tensor x expert must multiply to the {count} chips; got "
+            f"{mesh.data} x {mesh.fsdp} x {mesh.tensor} x {mesh.expert} (-1 takes what is left)"
         )
+    params.check_expert_ways(shape, found.expert)
     return found
 
 

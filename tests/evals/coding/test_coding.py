@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 from collections import Counter
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -187,3 +188,36 @@ def test_bad_settings_are_refused():
             evaluate(model, arguments[0], pool, **arguments[1])
     with pytest.raises(ValueError, match="at least one graded sample"):
         summarise([])
+
+
+class TellingModel(ScriptedModel):
+    """Tells its texts from the last to the first."""
+
+    def generate_each(self, prompts, max_new_tokens, stop=(), *, on_text, **how):
+        texts = self.generate(prompts, max_new_tokens, stop, **how)
+        for place in reversed(range(len(texts))):
+            on_text(place, texts[place])
+        self.written = True
+        return texts
+
+
+class OneByOne(FakePool):
+    """Grades a program when it is handed in, in the order in which they come."""
+
+    def __init__(self, model):
+        self.model, self.seen = model, []
+
+    def submit(self, problem, program, /):
+        assert not getattr(self.model, "written", False)
+        self.seen.append(problem.id)
+        future = Future()
+        future.set_result(self.grade_many([(problem, program)])[0])
+        return future
+
+
+def test_a_model_that_tells_its_texts_has_each_graded_at_once():
+    model = TellingModel({0: 2, 1: 1, 2: 0})
+    grader = OneByOne(model)
+    result = evaluate(model, PROBLEMS, grader, samples=2, ks=(1, 2))
+    assert grader.seen == ["t/2", "t/2", "t/1", "t/1", "t/0", "t/0"]
+    assert result == evaluate(ScriptedModel({0: 2, 1: 1, 2: 0}), PROBLEMS, FakePool(), samples=2, ks=(1, 2))

@@ -56,3 +56,14 @@ def test_batches_take_over_where_the_engine_cannot(monkeypatch, capsys):
     monkeypatch.setattr("jax.process_count", lambda: 2)
     assert engine_texts(lm, "engine", 2, 64) is None
     assert "a single process" in capsys.readouterr().err
+
+
+def test_each_text_is_told_when_it_ends(models):
+    """By the engine in the order in which they end, by batches in theirs; each once."""
+    for model in models():
+        told: dict[int, str] = {}
+        drawn = model.generate_each(
+            PROMPTS, 30, ("e",), on_text=told.__setitem__, temperature=2.0, samples=2, seed=3
+        )
+        assert [told[place] for place in range(10)] == drawn
+        assert model.engine is None or list(told) != sorted(told)

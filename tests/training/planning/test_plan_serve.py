@@ -1,5 +1,6 @@
 """Planning of generation and of a server, in closed form."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import jaxmoe
 from jaxmoe.generation.engine import EngineConfig
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
-from jaxmoe.model.config import ExpertConfig, ModelConfig
+from jaxmoe.model.config import ExpertConfig, ModelConfig, MoeConfig
 from jaxmoe.model.quantized import QuantizedDtype
 from training.commands import plan as command
 from training.planning import chips
@@ -80,6 +81,17 @@ def test_chips_share_weights_heads_and_slots():
     assert three.slot == one.slot
 
 
+def test_chips_share_a_base_s_experts():
+    """Of the experts of a mixture each chip of two holds and reads half; slots are spread as over data."""
+    shape = dataclasses.replace(SHAPE, moe=MoeConfig(num_experts=4, experts_per_token=2, expert_size=32))
+    one = plan_serve(shape, None, CHIPS["v5e"], ONE, ENGINE, dtype="bfloat16")
+    two = plan_serve(shape, None, CHIPS["v5e"], Spread(1, 1, 1, 2), ENGINE, dtype="bfloat16")
+    experts = 2 * SHAPE.num_layers * 4 * 3 * SHAPE.hidden_size * 32
+    assert two.weights_held == one.weights - experts // 2
+    assert two.slots == 2 * int((0.9 * 16 * 2**30 - two.weights_held) // one.slot)
+    assert two.step_s(2) == (one.weights - experts / 2 + 224 * one.position) / 819e9
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base and an adapter."""
@@ -113,12 +125,12 @@ def test_the_command_names_what_it_needs(folder: Path, capsys: pytest.CaptureFix
     for words, topology, kind, message in [
         ([base], "cpu:1", "serve", "chips with published figures; cpu:1 has none"),
         (["run=x"], "v5e:1", "serve", "planned by files"),
-        ([base, "mesh.tensor=3"], "v5e:2x2", "serve", "must multiply to the 4 chips; got -1 x 1 x 3"),
+        ([base, "mesh.tensor=3"], "v5e:2x2", "serve", "must multiply to the 4 chips; got -1 x 1 x 3 x 1"),
         (
             [base, "mesh.expert=2"],
             "v5e:2x2",
             "serve",
-            "planned over data, fsdp and tensor; got mesh.expert=2",
+            "must divide the experts of the base; got 2, and it has no experts",
         ),
         ([], "v5e:1", None, "--config names what is planned"),
     ]:
