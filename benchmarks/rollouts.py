@@ -4,7 +4,7 @@
 
 Prompts of the embedded problems, limits log-normal (median 60, at most 512), temperature 1, no stop token;
 without a base 4 million random weights with 4096 tokens. Both samplers take turns in one process, after a
-first pass of each. One JSON line a turn: seconds of the clock and of the processor (over all threads), tokens,
+first pass of each. One JSON line a turn: seconds of the clock and of the processor (all threads), tokens,
 and the share of rows of decoding steps in which nothing was decoded.
 
 Targets: under 15 % of rows wasted by the engine.
