@@ -64,7 +64,13 @@ class ProgramGrader(Protocol):
     """A grader to which programs can be handed one by one."""
 
     def submit(self, problem: Problem, program: str, /) -> "Future[Feedback]":
-        """Feedback on a program, later."""
+        """Feedback on a program, later.
+
+        Args:
+          problem: with at least one test.
+          program: the source.
+        Returns: a future of its feedback.
+        """
         ...
 
 
