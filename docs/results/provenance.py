@@ -103,6 +103,16 @@ RESULTS = {
     ),
     "reproduce/loramoe/loramoe.json": _study("loramoe", "base"),
     "reproduce/realbehavior/realbehavior.json": _study("realbehavior", "base", "code_base"),
+    "reproduce/realbehavior_smollm2/realbehavior_pretrained.json": Depends(
+        "python -m training reproduce realbehavior --config reproduce/realbehavior_smollm2 --out runs/reproduce",
+        ("training.studies.realbehavior.pretrained",),
+        (
+            "configs/reproduce/realbehavior_smollm2.yaml",
+            "configs/demo/pretrained/*.yaml",
+            *QUESTIONNAIRES,
+            *EMBEDDED,
+        ),
+    ),
     "reproduce/stepcoder/stepcoder.json": _study("stepcoder", "code_base"),
     "sandbox.json": Depends(
         "python -m benchmarks.sandbox --problems HumanEval.jsonl.gz --peers PYTHON --file",

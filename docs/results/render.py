@@ -370,6 +370,9 @@ TABLES = {
     "docs/results/reproduce/loramoe_smollm2/loramoe.json": lambda: study_page("loramoe", "loramoe_smollm2"),
     "docs/results/reproduce/stepcoder/stepcoder.json": lambda: study_page("stepcoder"),
     "docs/results/reproduce/realbehavior/realbehavior.json": lambda: study_page("realbehavior"),
+    "docs/results/reproduce/realbehavior_smollm2/realbehavior_pretrained.json": lambda: study_page(
+        "realbehavior_smollm2", "realbehavior_pretrained", "realbehavior.pretrained_page"
+    ),
     "docs/results/answers.json": answers,
     "docs/results/demo.json": demo,
     "docs/results/demo.json in short": lambda: demo(families=False),

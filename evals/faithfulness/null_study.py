@@ -3,9 +3,18 @@
 Every respondent answers two questionnaires and conduct in situations as 32 described people, with each seed;
 counted are the constructs on which the conclusion is wrong. A graded respondent, a person whose answers are
 more or less noise, shows from which reliability on scores are believed (--curve).
+
+    python -m evals.faithfulness.null_study --seeds 100 --workers 2 --output null_study.json
+
+does both; what stands in the file is not done again.
 """
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
@@ -75,7 +84,13 @@ def conclusions(
     return {str(name): worst(set(rows["verdict"])) for name, rows in first.groupby("construct")}
 
 
-def study(seeds: int, names: Sequence[str] = tuple(RULES)) -> Iterator[dict[str, object]]:
+# what maps a function over seeds: `map`, or that of a pool of processes
+Mapped = Callable[[Callable[[int], dict[str, FaithfulnessVerdict]], Sequence[int]], Iterator[dict]]
+
+
+def study(
+    seeds: int, names: Sequence[str] = tuple(RULES), over_seeds: Mapped = map
+) -> Iterator[dict[str, object]]:
     """Conclusions over seeds: how many constructs got which, and the share that is wrong.
 
     The constructs of one seed are one cluster of Wilson's interval.
@@ -83,16 +98,14 @@ def study(seeds: int, names: Sequence[str] = tuple(RULES)) -> Iterator[dict[str,
     Args:
       seeds: repetitions of each respondent.
       names: of RULES.
+      over_seeds: maps over the seeds.
     Returns: a row a respondent, as soon as it is known.
     """
-    instruments = [load_instrument(name) for name in INSTRUMENTS]
     for name in names:
         rule = RULES[name]
-        design = design_for(rule)
         counts = dict.fromkeys(ORDER, 0)
         wrong, clusters = [], []
-        for seed in range(seeds):
-            found = conclusions(simulated_respondent(name, seed), instruments, design)
+        for seed, found in enumerate(over_seeds(partial(_of_rule, name), range(seeds))):
             for construct, verdict in found.items():
                 counts[verdict] += 1
                 wrong.append(float(verdict not in rule.rights(construct)))
@@ -110,24 +123,64 @@ def study(seeds: int, names: Sequence[str] = tuple(RULES)) -> Iterator[dict[str,
         }
 
 
-def curve(seeds: int, steps: Sequence[float] = STEPS, people: int = PEOPLE) -> Iterator[dict[str, object]]:
+def _of_rule(name: str, seed: int) -> dict[str, FaithfulnessVerdict]:
+    instruments = [load_instrument(one) for one in INSTRUMENTS]
+    return conclusions(simulated_respondent(name, seed), instruments, design_for(RULES[name]))
+
+
+def curve(
+    seeds: int, steps: Sequence[float] = STEPS, people: int = PEOPLE, over_seeds: Mapped = map
+) -> Iterator[dict[str, object]]:
     """The operating curve: verdicts on a graded respondent, by the reliability of ten items in one condition.
 
     Args:
       seeds: repetitions of each step.
       steps: reliabilities.
       people: described people.
+      over_seeds: maps over the seeds.
     Returns: a row a step, as soon as it is known.
     """
-    instruments = [load_instrument(name) for name in INSTRUMENTS]
-    design = design_for(RULES["faithful"], people)
     for step in steps:
         counts = dict.fromkeys(ORDER, 0)
-        for seed in range(seeds):
-            who = Simulated(f"graded {step:g}", graded(step), seed)
-            for verdict in conclusions(who, instruments, design).values():
+        for found in over_seeds(partial(_of_graded, step, people), range(seeds)):
+            for verdict in found.values():
                 counts[verdict] += 1
         yield {"reliability": step, "people": people, "seeds": seeds, **counts}
+
+
+def _of_graded(step: float, people: int, seed: int) -> dict[str, FaithfulnessVerdict]:
+    instruments = [load_instrument(one) for one in INSTRUMENTS]
+    who = Simulated(f"graded {step:g}", graded(step), seed)
+    return conclusions(who, instruments, design_for(RULES["faithful"], people))
+
+
+def filed(path: Path, seeds: int, people: int = PEOPLE, over_seeds: Mapped = map) -> dict[str, list]:
+    """The study and the curve, kept in a file row by row.
+
+    Args:
+      path: JSON with `respondents` and `curve`; what it holds of as many seeds is not done again.
+      seeds: repetitions of each.
+      people: described people of the curve.
+      over_seeds: maps over the seeds.
+    Returns: what the file holds.
+    """
+    kept: dict[str, list] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    rows, points = kept.setdefault("respondents", []), kept.setdefault("curve", [])
+    names = [name for name in RULES if not _has(rows, {"respondent": name, "seeds": seeds})]
+    steps = [s for s in STEPS if not _has(points, {"reliability": s, "seeds": seeds, "people": people})]
+    for where, found in (
+        (rows, study(seeds, names, over_seeds)),
+        (points, curve(seeds, steps, people, over_seeds)),
+    ):
+        for row in found:
+            where.append(row)
+            path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            typer.echo(json.dumps(row, ensure_ascii=False))
+    return kept
+
+
+def _has(rows: Sequence[Mapping[str, object]], wanted: Mapping[str, object]) -> bool:
+    return any(all(row[name] == value for name, value in wanted.items()) for row in rows)
 
 
 def main(
@@ -135,6 +188,8 @@ def main(
     respondent: Annotated[list[str] | None, typer.Option(help="only these")] = None,
     graded_curve: Annotated[bool, typer.Option("--curve", help="the graded respondent instead")] = False,
     people: Annotated[int, typer.Option(help="described people of the curve")] = PEOPLE,
+    output: Annotated[Path | None, typer.Option(help="study and curve, kept in this JSON file")] = None,
+    workers: Annotated[int, typer.Option(help="processes side by side")] = 1,
 ) -> None:
     """Prints how often each simulated respondent is judged wrongly, or the operating curve; a row a line.
     \f
@@ -142,13 +197,22 @@ def main(
       respondent: names of `RULES`; all if left out. Ignored by the curve.
       graded_curve: the operating curve (`curve`) instead of the study (`study`).
       people: the study itself always asks 32.
+      output: everything, whatever respondent and graded_curve say; the same command resumes it.
     Raises: typer.BadParameter for a respondent that is not in `RULES`.
     """
     if unknown := sorted({*(respondent or ())} - RULES.keys()):
         raise typer.BadParameter(f"a simulated respondent is one of {', '.join(RULES)}; got {unknown[0]!r}")
-    rows = curve(seeds, people=people) if graded_curve else study(seeds, respondent or tuple(RULES))
-    for row in rows:
-        typer.echo(str(pd.Series(row).to_json(force_ascii=False)))
+    with nullcontext() if workers == 1 else ProcessPoolExecutor(workers) as pool:
+        over_seeds: Mapped = map if pool is None else partial(pool.map, chunksize=4)
+        if output is not None:
+            filed(output, seeds, people, over_seeds)
+            return
+        if graded_curve:
+            rows = curve(seeds, people=people, over_seeds=over_seeds)
+        else:
+            rows = study(seeds, respondent or tuple(RULES), over_seeds)
+        for row in rows:
+            typer.echo(str(pd.Series(row).to_json(force_ascii=False)))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from evals.questionnaires import behaviors, wording
 from evals.questionnaires.administration import administer
 from evals.questionnaires.behavior_scores import conduct_scores
 from evals.questionnaires.design import Battery, Design, battery
-from evals.questionnaires.instrument import load_instrument
+from evals.questionnaires.instrument import Instrument, load_instrument
 from evals.questionnaires.respondents.local_respondent import ScoringRespondent
 from evals.questionnaires.respondents.simulated import simulated_respondent
 from evals.questionnaires.response_table import ResponseCube
@@ -143,24 +143,33 @@ class Questionnaire:
         return [{str(k): known(v) for k, v in row.items()} for row in rows]
 
     def scores(self, table: pd.DataFrame, column: str) -> ScaleScores:
-        """Scale means, in the direction of the construct, of answers in the order of the design.
+        """See `scale_scores`."""
+        return scale_scores(table, column, self.instruments, [person.name for person in self.personas])
 
-        Unlike `evals.questionnaires.response_table.cube` it takes values between the options.
 
-        Args:
-          table: long table of answers.
-          column: of the long table that holds the answers' values.
-        Returns: by scale.
-        """
-        people = pd.Index([person.name for person in self.personas])
-        found = {}
-        for one in self.instruments:
-            values = table.loc[table["instrument"] == one.name, column].to_numpy(np.float64)
-            raw_PCJ = values.reshape(-1, len(people), len(one.items)).swapaxes(0, 1)
-            laid = ResponseCube(one, raw_PCJ, people, pd.DataFrame(), 0.0)
-            for scale in one.domains:
-                found[f"{one.name}/{construct_of(scale)}"] = laid.scores(scale).round(6).tolist()
-        return found
+def scale_scores(
+    table: pd.DataFrame, column: str, instruments: Sequence[Instrument], people: Sequence[str]
+) -> ScaleScores:
+    """Scale means, in the direction of the construct, of answers in the order of a design.
+
+    Unlike `evals.questionnaires.response_table.cube` it takes values between the options.
+
+    Args:
+      table: long table of answers, each item asked in one wording of its own.
+      column: of the long table that holds the answers' values.
+      instruments: whose domains.
+      people: names, in the order of the design.
+    Returns: by scale.
+    """
+    names = pd.Index(list(people))
+    found = {}
+    for one in instruments:
+        values = table.loc[table["instrument"] == one.name, column].to_numpy(np.float64)
+        raw_PCJ = values.reshape(-1, len(names), len(one.items)).swapaxes(0, 1)
+        laid = ResponseCube(one, raw_PCJ, names, pd.DataFrame(), 0.0)
+        for scale in one.domains:
+            found[f"{one.name}/{construct_of(scale)}"] = laid.scores(scale).round(6).tolist()
+    return found
 
 
 def conclusions(verdicts: Sequence[JsonRecord]) -> dict[str, str]:

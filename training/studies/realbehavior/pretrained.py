@@ -39,8 +39,9 @@ from training.runtime.atomic import write_whole
 from training.studies.cells import Result, Results, Stopped, StoppedError, StudyCell, digest
 from training.studies.page import Page
 from training.studies.realbehavior import pretrained_page
-from training.studies.realbehavior.answers import conclusions, known
+from training.studies.realbehavior.answers import ScaleScores, conclusions, known, scale_scores
 from training.studies.realbehavior.pretrained_config import AskedWay, PretrainedStudyConfig
+from training.studies.realbehavior.summary import within
 from training.supervised.config import SftConfig
 from training.supervised.sft import main as sft
 
@@ -257,6 +258,7 @@ class AskedQuestions:
             "verdicts": records(found.verdicts),
             "checks": records(found.checks),
             "refusals": {str(k): int(v) for k, v in table["refusal"].value_counts().items() if k},
+            "first shown": known(float(np.mean(table["position"].eq(0)))),
             "style": records(style.drop(columns=["model"]))[0],
             "profile": {
                 one.name: [row for row in records(report_tables.profile(table, one)) if not row["facet"]]
@@ -266,22 +268,31 @@ class AskedQuestions:
         }
 
     def described(self, table: pd.DataFrame) -> list[Result]:
-        """r of every domain's scores, means over conditions, with every trait that the personas describe."""
+        """r of every domain's scores, means over conditions, with every trait that the personas describe.
+
+        value, low, high are of the chosen options; expected is r of the expected values Σ p·v, which move
+        before a choice does, null where answers have no probabilities.
+        """
         traits = described_traits(table, ["persona"])
         rows: list[Result] = []
         if traits is None:
             return rows
+        people = [persona.name for persona in self.design.personas]
+        between = self._expected(table)
+        theirs = traits.table.reindex(people)
         for one in report_tables.cubes(table, self.instruments):
-            theirs = traits.of(one.persons)
+            places = one.persons.get_indexer(pd.Index([(name,) for name in people]))
             for scale in one.instrument.domains:
-                scores = one.scores(scale).mean(axis=1)
-                for trait in theirs:
-                    r = pearson(scores, theirs[trait].to_numpy())
-                    place = {"instrument": one.instrument.name, "construct": construct_of(scale)}
-                    found = {
-                        name: known(getattr(r, name)) for name in ("value", "low", "high", "n", "reason")
-                    }
-                    rows.append({**place, "trait": str(trait), **found})
+                construct = construct_of(scale)
+                chosen = one.scores(scale).mean(axis=1)[places]
+                expected = np.asarray(between[f"{one.instrument.name}/{construct}"]).mean(axis=1)
+                for trait in map(str, theirs.columns):
+                    told = theirs[trait].to_numpy(np.float64)
+                    found = {name: known(x) for name, x in pearson(chosen, told)._asdict().items()}
+                    found["expected"] = known(pearson(expected, told).value)
+                    rows.append(
+                        {"instrument": one.instrument.name, "construct": construct, "trait": trait, **found}
+                    )
         return rows
 
     def against(self, before: pd.DataFrame, after: pd.DataFrame) -> Result:
@@ -290,7 +301,8 @@ class AskedQuestions:
         Args:
           before: answers of the base, of more questions perhaps.
           after: of the fine-tuned model, to these questions.
-        Returns: plain JSON: scale by scale (`report_tables.compared`), and the share of equal answers.
+        Returns: plain JSON: scale by scale (`report_tables.compared`), drift and dispersion of expected
+          values (`summary.within`), and the share of equal answers.
         """
         both = before.merge(after[[*KEY, "response"]], on=list(KEY), suffixes=("", "_after"))
         asked = [one.name for one in self.instruments]
@@ -301,9 +313,15 @@ class AskedQuestions:
             scales += [{"instrument": one.name, **row} for row in records(rows) if not row["facet"]]
         return {
             "questions": len(same),
+            "expected": within(*({"expected": self._expected(table)} for table in (both, after))),
             "same answer": known(float(np.mean(same["response"].eq(same["response_after"])))),
             "scales": scales,
         }
+
+    def _expected(self, table: pd.DataFrame) -> ScaleScores:
+        """Expected values of every domain, [P, C], of answers in the order of the design."""
+        people = [persona.name for persona in self.design.personas]
+        return scale_scores(table, "expected", self.instruments, people)
 
 
 def records(table: pd.DataFrame) -> list[Result]:

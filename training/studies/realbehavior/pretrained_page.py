@@ -113,6 +113,7 @@ def said(summary: JsonMapping) -> list[str]:
         sentences[0] += (
             f"; their correlations with the described traits lie between {_number(low)} and {_number(high)}"
         )
+    sentences[0] += f"; {100 * cells[base]['first shown']:.0f} % of its answers are the option shown first"
     changed = {name: one for name, one in cells.items() if "against base" in one}
     parts = [
         f"{labels[name]}: {100 * one['against base']['same answer']:.0f} % of the answers stay, "
@@ -162,19 +163,21 @@ def _evidence(summary: JsonMapping) -> PageSection:
                 if r["construct"] == construct and r["instrument"] == checks[0]["instrument"]
             ]
             cells = [_check(mine, start) for start in STATISTICS.values()]
-            rows.append([f"{label}: {construct}", *cells])
+            own = next((row for row in _own(found) if row["construct"] == construct), {"expected": None})
+            rows.append([f"{label}: {construct}", *cells, _number(own["expected"])])
         style = found["style"]
         kept = [style[one] for one in ("acquiescence", "extremity", "midpoint", "position", "refused")]
-        styles.append([label, *map(_number, kept)])
-    columns = ["construct", *STATISTICS]
-    style_columns = ["", "acquiescence", "extremity", "midpoint", "position", "unreadable"]
+        styles.append([label, *map(_number, kept), _number(found["first shown"])])
+    columns = ["construct", *STATISTICS, "r with the trait, expected values"]
+    style_columns = ["", "acquiescence", "extremity", "midpoint", "position", "unreadable", "first option"]
     return PageSection(
         "What the verdicts rest on",
         [
             "In brackets 95 % intervals over persons. The correlation with the trait is that of the score "
             "with what the description says of the same trait, corrected for the items' unreliability. "
-            "Acquiescence is the mean of agreement whatever is asked, position the distance of the chosen "
-            "places from equal shares."
+            "Expected values are Σ p·v over the options. Acquiescence is the mean of agreement whatever is "
+            "asked, position the distance of the chosen places from equal shares, first option the share of "
+            "answers that were the one shown first."
         ],
         pictures=[described(summary)],
         tables=[
@@ -257,12 +260,20 @@ def described(summary: JsonMapping) -> Picture:
     )
 
 
+def _moved(label: str, found: JsonRecord) -> list[str]:
+    """How far expected values moved and spread, and how many answers stayed."""
+    drift, spread = (found["expected"][name] for name in ("drift", "dispersion"))
+    cells = [_interval(one["mean"], one["low"], one["high"]) for one in (drift, spread)]
+    return [label, *cells, f"{100 * found['same answer']:.0f}"]
+
+
 def _changes(summary: JsonMapping) -> PageSection:
-    rows = []
+    rows, moved = [], []
     labels = names_of(summary)
     for name, found in summary["cells"].items():
         if "against base" not in found:
             continue
+        moved.append(_moved(labels[name], found["against base"]))
         for row in found["against base"]["scales"]:
             rows.append(
                 [
@@ -281,6 +292,17 @@ def _changes(summary: JsonMapping) -> PageSection:
         "claimed where Pitman and Morgan's test of equal variances, Holm-corrected over the scales of a "
         "questionnaire, is below .05. These fine-tunings teach tasks, and align with no values."
     ]
+    whole = [
+        "fine-tuned",
+        "mean |Δ|, SD of the base",
+        "SD over persons, times the base's",
+        "equal answers, %",
+    ]
     return PageSection(
-        "What fine-tuning changed", text, tables=[PageTable("Pairs of persons", columns, rows)]
+        "What fine-tuning changed",
+        text,
+        tables=[
+            PageTable("Expected values of all scales, 95 % intervals over persons", whole, moved),
+            PageTable("Chosen options, scale by scale", columns, rows),
+        ],
     )
