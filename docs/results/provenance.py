@@ -84,7 +84,8 @@ RESULTS = {
     ),
     "faults.json": Depends("make faults", ("benchmarks.faults",)),
     "null_study.json": Depends(
-        "python -m evals.faithfulness.null_study --seeds 100",
+        "python -m evals.faithfulness.null_study --seeds 100 --workers 2 "
+        "--output docs/results/null_study.json",
         ("evals.faithfulness.null_study",),
         QUESTIONNAIRES,
     ),
@@ -104,7 +105,8 @@ RESULTS = {
     "reproduce/loramoe/loramoe.json": _study("loramoe", "base"),
     "reproduce/realbehavior/realbehavior.json": _study("realbehavior", "base", "code_base"),
     "reproduce/realbehavior_smollm2/realbehavior_pretrained.json": Depends(
-        "python -m training reproduce realbehavior --config reproduce/realbehavior_smollm2 --out runs/reproduce",
+        "python -m training reproduce realbehavior --config reproduce/realbehavior_smollm2 "
+        "--out runs/reproduce",
         ("training.studies.realbehavior.pretrained",),
         (
             "configs/reproduce/realbehavior_smollm2.yaml",

@@ -229,17 +229,28 @@ def faults() -> str:
 
 
 def null_study() -> str:
-    """What is concluded of simulated respondents."""
-    rows = read("null_study.json")
+    """What is concluded of simulated respondents, and of graded ones by their reliability."""
+    found = read("null_study.json")
     kinds = ("faithful", "undetermined", "not faithful")
-    lines = [f"| simulated respondent | {' | '.join(kinds)} | wrong |", "|---|---|---|---|---|"]
-    for row in rows:
+    lines = [f"| simulated respondent | must be | {' | '.join(kinds)} | wrong, % [95 %] |"]
+    lines += ["|---" * (len(kinds) + 3) + "|"]
+    for row in found["respondents"]:
         counts = " | ".join(str(row[kind]) for kind in kinds)
-        lines.append(f"| {row['respondent']} | {counts} | {row['wrong']:.1%} |")
-    first = rows[0]
+        right = "; ".join([row["right"], *(f"{name}: {of}" for name, of in row["exceptions"].items())])
+        wrong = f"{100 * row['wrong']:.1f}"
+        if row["low"] is not None:
+            wrong += f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+        lines.append(f"| {row['respondent']} | {right} | {counts} | {wrong} |")
+    if found["curve"]:
+        lines += ["", f"| reliability of ten items | {' | '.join(kinds)} |", "|---|---|---|---|"]
+        for row in found["curve"]:
+            lines.append(f"| {row['reliability']:.2f} | {' | '.join(str(row[kind]) for kind in kinds)} |")
+        lines += ["", "![Verdicts on a graded respondent, by the reliability of its answers](null_study.svg)"]
+    seeds = found["respondents"][0]["seeds"]
+    machine = f", on {found['machine']}" if "machine" in found else ""
     lines.append(
-        f"\n{first['constructs']} constructs with each of {first['seeds']} seeds; `{first['command']}`, "
-        f"{first['date']}, on {first['machine']}."
+        f"\nFive constructs with each of {seeds} seeds; `{found['command']}`, {found['version']}, "
+        f"{found['date']}{machine}."
     )
     return "\n".join(lines)
 

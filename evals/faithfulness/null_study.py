@@ -15,12 +15,13 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import typer
 
 from evals.faithfulness.criteria import FaithfulnessVerdict, Thresholds
+from evals.faithfulness.run_card import provenance
 from evals.faithfulness.verdicts import ORDER, assess, worst
 from evals.psychometrics.uncertainty import mean_score
 from evals.questionnaires import behaviors, wording
@@ -154,17 +155,19 @@ def _of_graded(step: float, people: int, seed: int) -> dict[str, FaithfulnessVer
     return conclusions(who, instruments, design_for(RULES["faithful"], people))
 
 
-def filed(path: Path, seeds: int, people: int = PEOPLE, over_seeds: Mapped = map) -> dict[str, list]:
+def filed(path: Path, seeds: int, people: int = PEOPLE, over_seeds: Mapped = map) -> dict[str, Any]:
     """The study and the curve, kept in a file row by row.
 
     Args:
-      path: JSON with `respondents` and `curve`; what it holds of as many seeds is not done again.
+      path: JSON with `respondents`, `curve`, date, version and command; what it holds of as many seeds is not
+        done again.
       seeds: repetitions of each.
       people: described people of the curve.
       over_seeds: maps over the seeds.
     Returns: what the file holds.
     """
-    kept: dict[str, list] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept |= provenance()
     rows, points = kept.setdefault("respondents", []), kept.setdefault("curve", [])
     names = [name for name in RULES if not _has(rows, {"respondent": name, "seeds": seeds})]
     steps = [s for s in STEPS if not _has(points, {"reliability": s, "seeds": seeds, "people": people})]

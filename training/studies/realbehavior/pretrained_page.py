@@ -99,43 +99,41 @@ def _verdicts(summary: JsonMapping) -> PageSection:
 
 
 def said(summary: JsonMapping) -> list[str]:
-    """What was found, in two sentences: conclusions counted, and how far scores follow the descriptions."""
+    """What was found, in two sentences: constructs that may be believed, and what fine-tuning changed."""
     cells, labels = summary["cells"], names_of(summary)
     base = next(name for name in cells if name.startswith("base-"))
-    found = list(conclusions(cells[base]["verdicts"]).values())
-    own = [row for row in _own(cells[base]) if row["value"] is not None]
-    sentences = [
-        f"Asked with these wordings as these described persons, {summary['base']} ({labels[base]}) gave "
-        f"scores of which {_in_words(found)} by all criteria together"
-    ]
+    own = [row["value"] for row in _own(cells[base]) if row["value"] is not None]
+    text = (
+        f"Told to be these persons and asked in these ways, {summary['base']} ({labels[base]}) gave scores that "
+        f"are to be believed for {_believed(cells[base])}: {100 * cells[base]['first shown']:.0f} % of its "
+        "answers are the option shown first"
+    )
     if own:
-        low, high = (pick(row["value"] for row in own) for pick in (min, max))
-        sentences[0] += (
-            f"; their correlations with the described traits lie between {_number(low)} and {_number(high)}"
+        text += (
+            ", and its scores' correlations with the described traits lie between "
+            f"{_number(min(own))} and {_number(max(own))}"
         )
-    sentences[0] += f"; {100 * cells[base]['first shown']:.0f} % of its answers are the option shown first"
-    changed = {name: one for name, one in cells.items() if "against base" in one}
-    parts = [
-        f"{labels[name]}: {100 * one['against base']['same answer']:.0f} % of the answers stay, "
-        f"{_in_words(list(conclusions(one['verdicts']).values()))}"
-        for name, one in changed.items()
+    tuned = [
+        f"{_believed(found)} after {labels[name]} ({100 * found['against base']['same answer']:.0f} % of the "
+        "answers are the base's)"
+        for name, found in cells.items()
+        if "against base" in found
     ]
-    text = [sentences[0] + "."]
-    if parts:
-        text.append(
-            f"After one fine-tuning each ({'; '.join(parts)}); one model and one run of each say nothing of "
-            "others."
-        )
-    return [" ".join(text)]
+    if not tuned:
+        return [f"{text}."]
+    return [
+        f"{text}. After one short fine-tuning of each kind they are to be believed for {', and for '.join(tuned)}; "
+        "one model and one run of each say nothing of others."
+    ]
 
 
-def _in_words(verdicts: Sequence[str]) -> str:
-    parts = [
-        f"{verdicts.count(one)} of {len(verdicts)} constructs are {one}"
-        for one in VERDICTS
-        if one in verdicts
-    ]
-    return ", ".join(parts)
+def _believed(found: JsonRecord) -> str:
+    """How many constructs of the first questionnaire are faithful, and what the others are."""
+    verdicts = list(conclusions(found["verdicts"]).values())
+    others = [f"{verdicts.count(one)} {one}" for one in VERDICTS[1:] if one in verdicts]
+    return f"{verdicts.count(VERDICTS[0])} of {len(verdicts)} constructs" + (
+        f" ({', '.join(others)})" if others else ""
+    )
 
 
 def _counts(verdicts: Sequence[str]) -> str:
