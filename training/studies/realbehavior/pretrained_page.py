@@ -104,9 +104,9 @@ def said(summary: JsonMapping) -> list[str]:
     base = next(name for name in cells if name.startswith("base-"))
     own = [row["value"] for row in _own(cells[base]) if row["value"] is not None]
     text = (
-        f"Told to be these persons and asked in these ways, {summary['base']} ({labels[base]}) gave scores that "
-        f"are to be believed for {_believed(cells[base])}: {100 * cells[base]['first shown']:.0f} % of its "
-        "answers are the option shown first"
+        f"Told to be these persons and asked in these ways, {summary['base']} ({labels[base]}) gave scores "
+        f"that are to be believed for {_believed(cells[base])}: {100 * cells[base]['first shown']:.0f} % of "
+        "its answers are the option shown first"
     )
     if own:
         text += (
@@ -122,8 +122,8 @@ def said(summary: JsonMapping) -> list[str]:
     if not tuned:
         return [f"{text}."]
     return [
-        f"{text}. After one short fine-tuning of each kind they are to be believed for {', and for '.join(tuned)}; "
-        "one model and one run of each say nothing of others."
+        f"{text}. After one short fine-tuning of each kind they are to be believed for "
+        f"{', and for '.join(tuned)}; one model and one run of each say nothing of others."
     ]
 
 
