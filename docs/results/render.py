@@ -331,18 +331,21 @@ def loramoe_in_short() -> str:
     return "\n".join([*lines, "", said])
 
 
-def study_page(name: str, folder: str = "") -> str:
+def study_page(name: str, folder: str = "", module: str = "page", result: str = "") -> str:
     """A study's page as Markdown: what its HTML page says, with the figures beside its JSON file.
 
     Args:
       name: of the study.
       folder: of its results in reproduce/, where another config than its own made them.
+      module: that makes its page.
+      result: name of its JSON file; the study's own if left out.
     """
     folder = folder or name
     sys.path.insert(0, str(ROOT))
     from importlib import import_module
 
-    page = import_module(f"training.studies.{name}.page").page("", read(f"reproduce/{folder}/{name}.json"))
+    found = read(f"reproduce/{folder}/{result or name}.json")
+    page = import_module(f"training.studies.{name}.{module}").page("", found)
     lines = [page.question, ""]
     for section in page.sections:
         lines += [f"## {section.title}", ""]
@@ -382,7 +385,7 @@ TABLES = {
     "docs/results/reproduce/stepcoder/stepcoder.json": lambda: study_page("stepcoder"),
     "docs/results/reproduce/realbehavior/realbehavior.json": lambda: study_page("realbehavior"),
     "docs/results/reproduce/realbehavior_smollm2/realbehavior_pretrained.json": lambda: study_page(
-        "realbehavior_smollm2", "realbehavior_pretrained", "realbehavior.pretrained_page"
+        "realbehavior", "realbehavior_smollm2", "pretrained_page", "realbehavior_pretrained"
     ),
     "docs/results/answers.json": answers,
     "docs/results/demo.json": demo,

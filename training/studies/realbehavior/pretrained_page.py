@@ -64,7 +64,8 @@ def _card(summary: JsonMapping) -> dict[str, str]:
         "model": str(summary["base"]),
         "questions": f"{asked:,}, answered in {minutes:.0f} minutes, fine-tunings included",
     }
-    return card | {k: str(v) for k, v in summary["run"].items()}
+    # the run card counts the last session of a cell alone
+    return card | {k: str(v) for k, v in summary["run"].items() if k != "minutes"}
 
 
 def _design(summary: JsonMapping) -> PageSection:
