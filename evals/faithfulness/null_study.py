@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pandas as pd
 import typer
@@ -37,6 +37,7 @@ from evals.questionnaires.respondents.simulated import (
     simulated_respondent,
 )
 from evals.questionnaires.respondents.simulated_traits import graded
+from jaxmoe.json_values import JsonObject
 
 INSTRUMENTS = ("ipip_50", "mini_ipip")
 PEOPLE = 32
@@ -155,7 +156,7 @@ def _of_graded(step: float, people: int, seed: int) -> dict[str, FaithfulnessVer
     return conclusions(who, instruments, design_for(RULES["faithful"], people))
 
 
-def filed(path: Path, seeds: int, people: int = PEOPLE, over_seeds: Mapped = map) -> dict[str, Any]:
+def filed(path: Path, seeds: int, people: int = PEOPLE, over_seeds: Mapped = map) -> JsonObject:
     """The study and the curve, kept in a file row by row.
 
     Args:
@@ -166,7 +167,7 @@ def filed(path: Path, seeds: int, people: int = PEOPLE, over_seeds: Mapped = map
       over_seeds: maps over the seeds.
     Returns: what the file holds.
     """
-    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept: JsonObject = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     kept |= provenance()
     rows, points = kept.setdefault("respondents", []), kept.setdefault("curve", [])
     names = [name for name in RULES if not _has(rows, {"respondent": name, "seeds": seeds})]
