@@ -143,7 +143,13 @@ class Questionnaire:
         return [{str(k): known(v) for k, v in row.items()} for row in rows]
 
     def scores(self, table: pd.DataFrame, column: str) -> ScaleScores:
-        """See `scale_scores`."""
+        """See `scale_scores`.
+
+        Args:
+          table: long table of answers, in the order of the design.
+          column: of the long table that holds the answers' values.
+        Returns: by scale.
+        """
         return scale_scores(table, column, self.instruments, [person.name for person in self.personas])
 
 
