@@ -109,7 +109,7 @@ def test_the_page_of_a_study_that_is_partly_there():
         found[cell.name] = run("", 0, points).result
     summary = study.summary(found) | {"run": {"commit": "c0ffee"}}
     unrated = study.page(summary)
-    assert "not run yet: LoRAMoE, no constraint, full SFT, averaged" in unrated.card["runs"]
+    assert "Not run yet: LoRAMoE, no constraint; full SFT, averaged" in unrated.card["runs"]
     assert summary["rows"]["full"]["chosen"]
     assert summary["test"]["runs"] == 15
     averaged = next(cell for cell in study.cells(found) if cell.name.startswith("full_average"))

@@ -33,7 +33,7 @@ def _runs(summary: StudySummary) -> str:
     counts = {name: len(row["paths"]) for name, row in summary["rows"].items()}
     missing = [summary["labels"][name] for name in summary["labels"] if name not in counts]
     done = "; ".join(f"{summary['labels'][name]} {count}" for name, count in counts.items())
-    return (done or "none yet") + (f"; not run yet: {', '.join(missing)}" if missing else "")
+    return (done or "none yet") + (f". Not run yet: {'; '.join(missing)}" if missing else "")
 
 
 def _design(summary: StudySummary) -> PageSection:
@@ -252,9 +252,8 @@ def _rates(summary: StudySummary) -> PageSection:
         for tried in row["tried"]
     ]
     table = PageTable(
-        "Every rate with seed 0 at the end of the run, %. Only the dev column chooses.",
+        "Every rate with seed 0 at the end of the run, %; only the dev column chooses",
         ("row", "lr", "tasks, dev", "tasks, test", "kept", "KL own, forward"),
         rows,
-        folded=True,
     )
     return PageSection("Learning rates", (), (), (), [table])
