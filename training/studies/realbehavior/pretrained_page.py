@@ -220,6 +220,7 @@ def described(summary: JsonMapping) -> Picture:
     step = 0.8 / max(1, len(labels))
     for number, (name, label) in enumerate(labels.items()):
         color = COLORS[number % len(COLORS)]
+        axis.plot([], [], "o", color=color, label=label)  # in the legend even where every r is undefined
         rows = summary["cells"][name]["described"]
         first = [row for row in rows if row["instrument"] == rows[0]["instrument"]]
         for place, construct in enumerate(constructs):
@@ -230,9 +231,7 @@ def described(summary: JsonMapping) -> Picture:
                 ends = [own["low"], own["high"]]
                 if None not in ends:
                     axis.plot(ends, [y, y], color=color, linewidth=1.4)
-                axis.plot(
-                    own["value"], y, "o", color=color, markersize=6, label=label if place == 0 else None
-                )
+                axis.plot(own["value"], y, "o", color=color, markersize=6)
             others = [
                 row["value"] for trait, row in of.items() if trait != construct and row["value"] is not None
             ]
@@ -254,7 +253,8 @@ def described(summary: JsonMapping) -> Picture:
         "realbehavior_pretrained_described",
         "Do scores follow the described person? Correlation of each score of the first questionnaire with "
         "the trait of its name (dots, 95 % intervals), and the largest with another described trait "
-        "(crosses). With dots at 1 and crosses near 0 scores would follow their own trait alone.",
+        "(crosses); none where too little was answered or nothing varies. With dots at 1 and crosses near 0 "
+        "scores would follow their own trait alone.",
         figure,
     )
 
