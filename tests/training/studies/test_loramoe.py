@@ -35,6 +35,7 @@ from training.studies.loramoe import summary as loramoe_summary
 from training.studies.loramoe import tuning
 from training.studies.loramoe.summary import TunedRun, TunedRuns
 from training.studies.realbehavior import page as realbehavior_page
+from training.studies.realbehavior import pretrained_page
 from training.studies.stepcoder import page as stepcoder_page
 from training.supervised.step import StepConfig
 
@@ -482,8 +483,9 @@ def test_studies_are_announced_as_they_are_run():
 @pytest.mark.parametrize("path", sorted(Path("docs/results/reproduce").glob("*/*.json")), ids=str)
 def test_filed_results_are_whole_and_still_make_their_page(path):
     summary = json.loads(path.read_text())
-    assert summary["scale"] == 1
+    assert summary.get("scale", 1) == 1
     pages = {"loramoe": loramoe_page, "stepcoder": stepcoder_page, "realbehavior": realbehavior_page}
+    pages["realbehavior_pretrained"] = pretrained_page
     page = pages[summary["study"]].page("title", summary)
     assert {picture.name for section in page.sections for picture in section.pictures} <= {
         figure.stem for figure in path.parent.glob("*.svg")
