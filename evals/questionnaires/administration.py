@@ -168,10 +168,15 @@ class _Answers:
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        written = folder / "design.json"
+        written, journal = folder / "design.json", folder / "answers.jsonl"
         if written.exists():
-            _refuse_other(json.loads(written.read_text(encoding="utf-8")), design, folder)
-            self._read(folder / "answers.jsonl")
+            _refuse_other(_design(written), design, folder)
+            self._read(journal)
+        elif journal.exists() and journal.stat().st_size:
+            raise ValueError(
+                f"{journal} holds answers, and no design.json beside it says to what; bring it back, or "
+                "choose another folder"
+            )
         else:
             written.write_text(json.dumps(design, indent=2) + "\n", encoding="utf-8")
 
@@ -183,11 +188,20 @@ class _Answers:
         if len(whole) < len(text):  # killed while it wrote a line
             with path.open("r+b") as file:
                 file.truncate(len(whole))
-        for line in filter(None, whole.decode("utf-8").split("\n")):  # splitlines would cut at U+2028
-            row = json.loads(line)
-            # what failed is asked again
-            if row["refusal"] != ERROR:
-                self.rows[tuple(row["key"])] = row
+        # splitlines would cut at U+2028
+        for number, line in enumerate(whole.split(b"\n"), start=1):
+            if not line:
+                continue
+            try:
+                row = json.loads(line.decode("utf-8"))
+                key, failed = tuple(row["key"]), row["refusal"] == ERROR
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{path}:{number} is damaged and holds no answer; delete the line, and its question is "
+                    "asked again"
+                ) from error
+            if not failed:  # what failed is asked again
+                self.rows[key] = row
 
     def __enter__(self) -> "_Answers":
         if self._folder is not None:
@@ -218,6 +232,17 @@ class _Answers:
             self._journal.write(json.dumps(row, ensure_ascii=False) + "\n")
             self._journal.flush()
         self.rows[question.key] = row
+
+
+def _design(path: Path) -> dict[str, object]:
+    """Raises: ValueError if the file is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged, so that nothing says what was asked; choose another folder")
+    return found
 
 
 def _refuse_other(old: dict[str, object], new: dict[str, object], folder: Path) -> None:

@@ -83,6 +83,28 @@ def test_a_killed_administration_goes_on_without_asking_twice(tmp_path, mini):
     assert not third.asked
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("design.json", None, "answers.jsonl holds answers, and no design.json beside it"),
+        ("design.json", "{", "design.json is damaged, so that nothing says what was asked"),
+        ("answers.jsonl", '{"key": 1}\n', "answers.jsonl:1 is damaged and holds no answer; delete the line"),
+        ("answers.jsonl", "\udc80\n", "answers.jsonl:1 is damaged"),
+    ],
+)
+def test_a_folder_that_lacks_what_was_asked_is_refused_by_name(tmp_path, mini, file, content, said):
+    """Else answers to other questions would be counted in, or all be asked and paid for again."""
+    administer(Counting(), [mini], DESIGN, tmp_path)
+    if content is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_bytes(content.encode("utf-8", "surrogateescape"))
+    asked = Counting()
+    with pytest.raises(ValueError, match=said):
+        administer(asked, [mini], DESIGN, tmp_path)
+    assert not asked.asked
+
+
 def test_another_design_in_the_same_folder_is_refused(tmp_path, mini):
     administer(Counting(), [mini], Design(), tmp_path)
     with pytest.raises(ValueError, match="option_orders is"):
