@@ -9,10 +9,8 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
-
-import numpy as np
 
 from rl.sandbox import values
 from rl.sandbox.comparison import Compare
@@ -199,26 +197,6 @@ def split_problems(
     for problem in problems:
         sides[position(problem) < held_out].append(problem)
     return sides
-
-
-def fewer_tests(problem: Problem, tests: int, seed: int = 0) -> Problem:
-    """The problem with so many of its tests, drawn at random; those for a larger number include them.
-
-    Args:
-      problem: with all of its tests.
-      tests: to be kept; more than there are keeps all.
-      seed: of the draw.
-    Returns: a new problem.
-
-    >>> problem = Problem("p", "Double.", fn_name="f", inputs=[[1], [2], [3]], outputs=[2, 4, 6])
-    >>> fewer_tests(problem, 1).test_count
-    1
-    """
-    kept = np.random.default_rng([seed, *problem.id.encode()]).permutation(problem.test_count)[:tests]
-    if problem.kind == "assert":
-        return replace(problem, asserts=tuple(problem.asserts[i] for i in kept))
-    inputs, outputs = ([values[i] for i in kept] for values in (problem.inputs, problem.outputs))
-    return replace(problem, inputs=inputs, outputs=outputs)
 
 
 def fingerprint(problems: Iterable[Problem]) -> str:

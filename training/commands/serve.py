@@ -58,7 +58,7 @@ def main(config: ServeConfig) -> None:
     if not distributed.is_main():
         follow(lambda: Engine(lm, config.engine, runs))
         return
-    with _worker(lm, config, runs) as worker:
+    with _worker(lm, config.engine, config.most_waiting, runs) as worker:
         app = make_app(worker, model, config.limits, key)
         print(
             _greeting(
@@ -99,13 +99,15 @@ class _Server(uvicorn.Server):
         await asyncio.to_thread(self._worker.end)
 
 
-def _worker(lm: LanguageModel, config: ServeConfig, runs: Mapping[str, tuple[int, int]]) -> EngineWorker:
+def _worker(
+    lm: LanguageModel, engine: EngineConfig, most_waiting: int, runs: Mapping[str, tuple[int, int]]
+) -> EngineWorker:
     """What drives the engine, alone or ahead of those of other processes."""
     if jax.process_count() == 1:
-        return EngineWorker(lambda: Engine(lm, config.engine, runs), config.most_waiting)
+        return EngineWorker(lambda: Engine(lm, engine, runs), most_waiting)
     return EngineWorker(
-        leading(lm, config.engine, runs),
-        config.most_waiting,
+        leading(lm, engine, runs),
+        most_waiting,
         idle_step_s=IDLE_STEP_S,
         close=tell_the_end,
     )

@@ -38,6 +38,9 @@ ROW_STYLES = {
     "PPO": RowStyle(SKY, "s"),
     "PPO + CCCS": RowStyle(PINK, "^"),
     "PPO + FGO": RowStyle(ORANGE, "v"),
+    "Dr. GRPO": RowStyle(SKY, "o"),
+    "Dr. GRPO + CCCS": RowStyle(PINK, "s"),
+    "Dr. GRPO + FGO": RowStyle(ORANGE, "D"),
     "StepCoder": RowStyle(VERMILION, "D"),
 }
 

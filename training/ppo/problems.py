@@ -22,7 +22,7 @@ from jaxmoe.datasets.formats.fields import Row
 from rl.feedback.grader import Grader
 from rl.feedback.language import Limits, Settings
 from rl.feedback.pool import reference_time_limits
-from rl.feedback.problems import Problem, fewer_tests, fingerprint, split_problems
+from rl.feedback.problems import Problem, fingerprint, split_problems
 from rl.feedback.readers import load_problems
 from rl.feedback.rewards import Scheme
 from rl.hosts.open_grader import open_grader
@@ -277,6 +277,26 @@ def _load(config: ProblemsConfig) -> list[Problem]:
         file = Path(folder) / "embedded.json"
         write_problems(file, embedded_rows(config.embedded))
         return load_problems(file)
+
+
+def fewer_tests(problem: Problem, tests: int, seed: int = 0) -> Problem:
+    """The problem with so many of its tests, drawn at random; those for a larger number include them.
+
+    Args:
+      problem: with all of its tests.
+      tests: to be kept; more than there are keeps all.
+      seed: of the draw.
+    Returns: a new problem.
+
+    >>> problem = Problem("p", "Double.", fn_name="f", inputs=[[1], [2], [3]], outputs=[2, 4, 6])
+    >>> fewer_tests(problem, 1).test_count
+    1
+    """
+    kept = np.random.default_rng([seed, *problem.id.encode()]).permutation(problem.test_count)[:tests]
+    if problem.kind == "assert":
+        return replace(problem, asserts=tuple(problem.asserts[i] for i in kept))
+    inputs, outputs = ([values[i] for i in kept] for values in (problem.inputs, problem.outputs))
+    return replace(problem, inputs=inputs, outputs=outputs)
 
 
 def embedded_rows(config: EmbeddedConfig) -> list[Row]:

@@ -146,7 +146,7 @@ def _type_text(module: str, annotation: ast.expr) -> str:
             if found and isinstance(found[1], ast.expr):
                 text = re.sub(rf"\b{node.id}\b", ast.unparse(found[1]), text)
     text = re.sub(
-        r"Literal\[([^]]*)\]", lambda m: "|".join(ast.literal_eval(p) for p in m[1].split(", ")), text
+        r"Literal\[([^]]*)\]", lambda m: "|".join(str(ast.literal_eval(p)) for p in m[1].split(", ")), text
     )
     return text.replace("| None", "or null").replace("tuple[", "list[").replace(", ...]", "]")
 

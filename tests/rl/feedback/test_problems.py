@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rl.feedback import verify
-from rl.feedback.problems import Problem, fault_of, fewer_tests, fingerprint, split_problems
+from rl.feedback.problems import Problem, fault_of, fingerprint, split_problems
 
 CALL = Problem("double", "Double.", "def f(n):", "def f(n):\n    return n * 2\n", "f", [[3]], [6])
 STDIN = Problem("echo", "Echo.", "", "print(input())\n", None, ["a\n"], ["a\n"])
@@ -122,15 +122,3 @@ def test_verify_lists_what_does_not_pass(tmp_path: Path, capsys: pytest.CaptureF
     printed = capsys.readouterr().out
     assert "wrong: fail (0/1) got 3, expected 6" in printed
     assert "2 of 3 canonical solutions pass" in printed
-
-
-def test_fewer_tests_are_nested_and_keep_their_answers():
-    problem = Problem("p", "", inputs=[[n] for n in range(9)], outputs=[n * n for n in range(9)])
-    one, four = (fewer_tests(problem, tests, seed=3) for tests in (1, 4))
-    assert [given[0] ** 2 for given in four.inputs] == list(four.outputs)
-    assert (len(four.inputs), list(four.inputs[:1])) == (4, list(one.inputs))
-    others = {fewer_tests(problem, 1, seed=seed).inputs[0][0] for seed in range(9)}
-    assert len(others) > 2
-    asserts = Problem("p", "", fn_name="f", asserts=("assert f(1)", "assert f(2)", "assert f(3)"))
-    assert len(fewer_tests(asserts, 2).asserts) == 2
-    assert set(fewer_tests(asserts, 9).asserts) == set(asserts.asserts)

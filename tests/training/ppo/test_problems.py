@@ -108,3 +108,15 @@ def test_practice_may_have_fewer_tests_than_what_is_held_out():
     assert min(problem.test_count for problem in found.held_out) >= 8
     with pytest.raises(ValueError, match="practice_tests must be at least 1, or null; got 0"):
         ProblemsConfig(practice_tests=0)
+
+
+def test_fewer_tests_are_nested_and_keep_their_answers():
+    problem = Problem("p", "", inputs=[[n] for n in range(9)], outputs=[n * n for n in range(9)])
+    one, four = (room.fewer_tests(problem, tests, seed=3) for tests in (1, 4))
+    assert [given[0] ** 2 for given in four.inputs] == list(four.outputs)
+    assert (len(four.inputs), list(four.inputs[:1])) == (4, list(one.inputs))
+    others = {room.fewer_tests(problem, 1, seed=seed).inputs[0][0] for seed in range(9)}
+    assert len(others) > 2
+    asserts = Problem("p", "", fn_name="f", asserts=("assert f(1)", "assert f(2)", "assert f(3)"))
+    assert len(room.fewer_tests(asserts, 2).asserts) == 2
+    assert set(room.fewer_tests(asserts, 9).asserts) == set(asserts.asserts)

@@ -76,7 +76,7 @@ def exams(tokenizer, base):
     pretrained = PretrainedConfig(divergence_tasks=7, own_tokens=6, choices=4, few_shot=4, rows=4)
     rows = {"full": TuningRow("full SFT", "none", (1e-3,))}
     config = LoramoeConfig(rows, checkpoints=("x",), bases=1, pretrained=pretrained, tasks=7, dev_tasks=7)
-    found = PretrainedExams(config, pretrained, tokenizer, base, None)
+    found = PretrainedExams(config.exam, pretrained, tokenizer, base, None)
     stems = ["Lima is", "who", "the red", "Quito lies", "me and", "the capital"]
     said = LocalModel(base, tokenizer, "text", 8).generate(
         [template("completion").prompt(ClosedBookQuestion("", "", ("",), stem=stem)) for stem in stems], 3
@@ -172,7 +172,7 @@ def test_a_file_counts_by_its_content(tmp_path):
 
     def settings(rows_a_batch: int = 16):
         own = PretrainedConfig(files=(str(file),), rows=rows_a_batch)
-        return pretrained_settings(LoramoeConfig(rows, checkpoints=("x",), bases=1, pretrained=own), own)
+        return pretrained_settings(LoramoeConfig(rows, checkpoints=("x",), bases=1, pretrained=own).exam, own)
 
     file.write_text('{"question": "who?", "answer": "me"}\n')
     first = settings()

@@ -174,7 +174,7 @@ def test_a_killed_coding_evaluation_resumes_with_the_same_programs(checkpoint, t
         return main(configs.parse(EvalConfig, {**plain, "coding": section, "output": str(tmp_path / output)}))
 
     def counted(patch, most):
-        made, generate = [], LocalModel.generate
+        made, generate = [], LocalModel.generate_each
 
         def limited(self, *arguments, **settings):
             made.append(arguments)
@@ -182,7 +182,7 @@ def test_a_killed_coding_evaluation_resumes_with_the_same_programs(checkpoint, t
                 raise KeyboardInterrupt
             return generate(self, *arguments, **settings)
 
-        patch.setattr(LocalModel, "generate", limited)
+        patch.setattr(LocalModel, "generate_each", limited)
         return made
 
     whole = run("whole")

@@ -1,6 +1,7 @@
 """The config of the LoRAMoE study: its rows, how many runs of each, how they are measured."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.model.config import ExpertConfig
@@ -80,6 +81,25 @@ class PretrainedConfig:
                 raise ValueError(f"pretrained.{name} must be at least 1; got {getattr(self, name)}")
 
 
+class ExamSizes(NamedTuple):
+    """How much every model is asked, at the scale of the study.
+
+    Attributes:
+      tasks, dev_tasks: held-out task samples of test and dev.
+      facts: held-out facts at most; None for all.
+      scale: of the study, for what else is counted.
+    """
+
+    tasks: int
+    dev_tasks: int
+    facts: int | None
+    scale: float
+
+    def scaled(self, number: int) -> int:
+        """A number of items at this scale."""
+        return max(1, round(number * self.scale))
+
+
 @dataclass(frozen=True)
 class LoramoeConfig:
     """The LoRAMoE study.
@@ -150,6 +170,12 @@ class LoramoeConfig:
         for name, row in (self.rows | self.sweep).items():
             if row.rate_of is not None and not (row.rate_of in self.rows and self.rows[row.rate_of].rates):
                 raise ValueError(f"rate_of must name a row with rates; got {row.rate_of!r} in {name}")
+
+    @property
+    def exam(self) -> ExamSizes:
+        """How much every model is asked."""
+        facts = self.facts if self.facts is None and self.scale == 1 else self.scaled(self.facts or 300)
+        return ExamSizes(self.scaled(self.tasks), self.scaled(self.dev_tasks), facts, self.scale)
 
     def scaled(self, number: int) -> int:
         """A number of steps, samples or items at this scale."""

@@ -19,7 +19,7 @@ from jaxmoe.datasets.downstream_questions import question_stem
 from jaxmoe.json_values import JsonObject
 from jaxmoe.language_model import LanguageModel
 from training.studies.cells import Result
-from training.studies.loramoe.config import LoramoeConfig
+from training.studies.loramoe.config import ExamSizes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,16 +54,9 @@ class Exams(Protocol):
         ...
 
 
-def exam_settings(config: LoramoeConfig) -> JsonObject:
+def exam_settings(sizes: ExamSizes) -> JsonObject:
     """All of the examinations that a cell's result depends on, as plain JSON."""
-    counts = {name: config.scaled(getattr(config, name)) for name in ("tasks", "dev_tasks")}
-    return counts | {"facts": _fact_limit(config)}
-
-
-def _fact_limit(config: LoramoeConfig) -> int | None:
-    if config.facts is None and config.scale == 1:
-        return None
-    return config.scaled(config.facts or 300)
+    return {"tasks": sizes.tasks, "dev_tasks": sizes.dev_tasks, "facts": sizes.facts}
 
 
 def by_family(questions: Sequence[ClosedBookQuestion], scores: np.ndarray) -> dict[str, float]:
@@ -84,12 +77,12 @@ class EmbeddedExams:
     """Of a base that was pretrained on the embedded facts; see `Exams`.
 
     Args:
-      config: of the study.
+      sizes: of the examinations.
       tokenizer: of the base.
     """
 
-    def __init__(self, config: LoramoeConfig, tokenizer: "PreTrainedTokenizerBase"):
-        self._config = config
+    def __init__(self, sizes: ExamSizes, tokenizer: "PreTrainedTokenizerBase"):
+        self._sizes = sizes
         self._tokenizer = tokenizer
         self._prepared: dict[str, greedy.Exam] = {}
 
@@ -121,7 +114,7 @@ class EmbeddedExams:
     @cached_property
     def questions(self) -> dict[str, list[ClosedBookQuestion]]:
         """Held-out facts, to be completed and asked, and task samples."""
-        return embedded_questions(self._config)
+        return embedded_questions(self._sizes)
 
     def _examined(self, lm: LanguageModel) -> Result:
         """Test scores of a model: shares of facts and of tasks, and of the tasks by family."""
@@ -135,9 +128,9 @@ class EmbeddedExams:
         }
 
 
-def embedded_questions(config: LoramoeConfig) -> dict[str, list[ClosedBookQuestion]]:
+def embedded_questions(sizes: ExamSizes) -> dict[str, list[ClosedBookQuestion]]:
     """Held-out facts, to be completed and asked, and task samples."""
-    exam = exam_settings(config)
+    exam = exam_settings(sizes)
     facts = closed_book_questions("test", STUDY_RELATIONS, exam["facts"])
     tasks = {split: task_questions(exam[f"{name}tasks"], split) for split, name in SPLITS.items()}
     reworded = [

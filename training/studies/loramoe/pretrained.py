@@ -33,7 +33,7 @@ from jaxmoe.model.mesh import batch_ways
 from jaxmoe.tokenizer import pad_id
 from training.runtime import config as configs
 from training.studies.cells import Result
-from training.studies.loramoe.config import LoramoeConfig, PretrainedConfig
+from training.studies.loramoe.config import ExamSizes, PretrainedConfig
 from training.studies.loramoe.exams import SPLITS, by_family, exam_settings
 
 if TYPE_CHECKING:
@@ -44,17 +44,17 @@ TASKS = (64, 80, 96, 128)
 SHOTS = 5
 
 
-def pretrained_settings(config: LoramoeConfig, pretrained: PretrainedConfig) -> JsonObject:
+def pretrained_settings(sizes: ExamSizes, pretrained: PretrainedConfig) -> JsonObject:
     """All of the examinations that a cell's result depends on; files by their name and content.
 
     Args:
-      config: of the study.
-      pretrained: its part about such bases.
+      sizes: of the examinations.
+      pretrained: the config's part about such bases.
     Returns: plain JSON.
     """
     own = configs.to_dict(pretrained) | {"files": [_content(path) for path in pretrained.files]}
     own.pop("rows")  # changes no result
-    return exam_settings(config) | {"pretrained": own}
+    return exam_settings(sizes) | {"pretrained": own}
 
 
 def _content(path: str) -> str:
@@ -65,7 +65,8 @@ class PretrainedExams:
     """See the module, and `training.studies.loramoe.exams.Exams`.
 
     Args:
-      config: of the study; its part about such bases is `pretrained`.
+      sizes: of the examinations.
+      pretrained: the config's part about such bases.
       tokenizer: of the base.
       base: the base itself, which divergence is measured from.
       found: what `of_base` found; None before it is called.
@@ -73,13 +74,13 @@ class PretrainedExams:
 
     def __init__(
         self,
-        config: LoramoeConfig,
+        sizes: ExamSizes,
         pretrained: PretrainedConfig,
         tokenizer: "PreTrainedTokenizerBase",
         base: LanguageModel,
         found: Result | None,
     ):
-        self._config, self._pretrained = config, pretrained
+        self._sizes, self._pretrained = sizes, pretrained
         self._tokenizer, self._base, self._found = tokenizer, base, found
         self._prepared: dict[str, greedy.Exam] = {}
 
@@ -155,16 +156,16 @@ class PretrainedExams:
 
     @cached_property
     def _facts(self) -> list[ClosedBookQuestion]:
-        return closed_book_questions("test", None, exam_settings(self._config)["facts"])
+        return closed_book_questions("test", None, exam_settings(self._sizes)["facts"])
 
     @cached_property
     def _choices(self) -> list[ChoiceQuestion]:
-        return choice_questions("test", None, self._config.scaled(self._pretrained.choices))
+        return choice_questions("test", None, self._sizes.scaled(self._pretrained.choices))
 
     @cached_property
     def _stated(self) -> list[ClosedBookQuestion]:
         """Facts with statements of `SHOTS` train facts of the same relation before their own."""
-        facts = closed_book_questions("test", None, self._config.scaled(self._pretrained.few_shot))
+        facts = closed_book_questions("test", None, self._sizes.scaled(self._pretrained.few_shot))
         return [replace(fact, stem="\n".join([*_others(fact.category), fact.stem or ""])) for fact in facts]
 
     @cached_property
@@ -173,7 +174,7 @@ class PretrainedExams:
         wording = template("qa")
         found = {}
         for path in self._pretrained.files:
-            limit = self._config.scaled(self._pretrained.file_questions) + SHOTS
+            limit = self._sizes.scaled(self._pretrained.file_questions) + SHOTS
             questions = load_questions(path, limit=limit).questions
             shots, asked = questions[:SHOTS], questions[SHOTS:]
             found[Path(path).name] = [replace(q, stem=wording.prompt(q, shots)) for q in asked]
@@ -181,7 +182,7 @@ class PretrainedExams:
 
     @cached_property
     def _divergence_tasks(self) -> list[ClosedBookQuestion]:
-        return task_questions(self._config.scaled(self._pretrained.divergence_tasks), "test")
+        return task_questions(self._sizes.scaled(self._pretrained.divergence_tasks), "test")
 
     # marks
 
@@ -209,7 +210,7 @@ class PretrainedExams:
 
     @cached_property
     def _task_questions(self) -> dict[str, list[ClosedBookQuestion]]:
-        counts = exam_settings(self._config)
+        counts = exam_settings(self._sizes)
         return {split: task_questions(counts[f"{name}tasks"], split) for split, name in SPLITS.items()}
 
     def _tasks(self, lm: LanguageModel) -> Result:

@@ -178,8 +178,8 @@ class LoramoeStudy:
     def _exam_settings(self) -> JsonObject:
         config = self.config
         if config.pretrained is None:
-            return exam_settings(config)
-        return pretrained_settings(config, config.pretrained)
+            return exam_settings(config.exam)
+        return pretrained_settings(config.exam, config.pretrained)
 
     # running them
 
@@ -303,11 +303,11 @@ class LoramoeStudy:
         if base not in self._exams_of:
             config, tokenizer = self.config, self._tokenizer(base)
             if config.pretrained is None:
-                self._exams_of[base] = EmbeddedExams(config, tokenizer)
+                self._exams_of[base] = EmbeddedExams(config.exam, tokenizer)
             else:
                 found = self._found.get(self.base_cell(base).name)
                 self._exams_of[base] = PretrainedExams(
-                    config, config.pretrained, tokenizer, self._base(base), found
+                    config.exam, config.pretrained, tokenizer, self._base(base), found
                 )
         return self._exams_of[base]
 
@@ -333,7 +333,7 @@ class LoramoeStudy:
         labels = {name: row.label for name, row in (self.config.rows | self.config.sweep).items()}
         settings = configs.to_dict(self.config)
         found = {"scale": self.config.scale, "labels": labels, "settings": settings, "rates": chosen}
-        sizes = {what: len(questions) for what, questions in embedded_questions(self.config).items()}
+        sizes = {what: len(questions) for what, questions in embedded_questions(self.config.exam).items()}
         found |= {"base": self.bases.about(), "sizes": sizes}
         return found | loramoe_summary.summarise(runs, list(self.config.rows), self.volumes)
 

@@ -25,7 +25,7 @@ from jax.flatten_util import ravel_pytree
 from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.tokenizer import load_tokenizer, pad_id
 from rl.feedback.grader import Grader
-from rl.feedback.problems import Problem, fewer_tests
+from rl.feedback.problems import Problem
 from rl.policy.agent import ForwardConfig
 from rl.policy.config import RLConfig
 from rl.policy.experience import prepare
@@ -35,7 +35,7 @@ from rl.stepcoder.grading import Graded, Grading
 from rl.stepcoder.rollouts import Sampled, problems_of_round, resolved
 from rl.stepcoder.sampler import Sampler
 from training.ppo.policy import learner_temperature, make_agent
-from training.ppo.problems import EmbeddedConfig, ProblemsConfig, make_task, open_problems
+from training.ppo.problems import EmbeddedConfig, ProblemsConfig, fewer_tests, make_task, open_problems
 from training.runtime.model import make_model
 from training.studies.cells import Result, Stopped, StoppedError
 from training.studies.stepcoder.setup import PolicySetup
