@@ -9,9 +9,17 @@ import pytest
 import jaxmoe
 from jaxmoe.averaging import averaged
 from jaxmoe.model.config import ExpertConfig
+from tests.tiny_checkpoints import in_double
+from tests.tolerances import DOUBLE, assert_same
+
+pytestmark = pytest.mark.usefixtures("in_double_precision")
 
 SHAPE = jaxmoe.ModelConfig(64, 16, 32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8)
 IDS = [[3, 4, 5, 6]]
+
+
+def random(experts: ExpertConfig | None = None, seed: int = 0) -> jaxmoe.LanguageModel:
+    return in_double(jaxmoe.LanguageModel.random(SHAPE, experts, seed=seed))
 
 
 def with_noise(lm: jaxmoe.LanguageModel) -> jaxmoe.LanguageModel:
@@ -27,23 +35,23 @@ def logits(lm: jaxmoe.LanguageModel) -> np.ndarray:
 
 
 def test_of_every_weight_the_ends_are_the_two_models():
-    base, tuned = (jaxmoe.LanguageModel.random(SHAPE, seed=seed) for seed in (0, 1))
+    base, tuned = (random(seed=seed) for seed in (0, 1))
     np.testing.assert_array_equal(logits(averaged(tuned, 0.0, base)), logits(base))
-    np.testing.assert_allclose(logits(averaged(tuned, 1.0, base)), logits(tuned), atol=1e-6)
+    assert_same(logits(averaged(tuned, 1.0, base)), logits(tuned))
     half = averaged(tuned, 0.5, base)
     for w, a, b in zip(*(jax.tree.leaves(lm.weights[1:]) for lm in (half, base, tuned)), strict=True):
-        np.testing.assert_allclose(w, (a + b) / 2, atol=1e-7)
+        np.testing.assert_allclose(w, (a + b) / 2, rtol=0, atol=DOUBLE)
 
 
 def test_of_experts_the_update_counts_so_often():
     """The same as alpha / rank times α, for which the file of an adapter has a place."""
     experts = ExpertConfig(num_experts=3, rank=2, alpha=4.0)
-    tuned = with_noise(jaxmoe.LanguageModel.random(SHAPE, experts))
-    base = jaxmoe.LanguageModel.random(SHAPE)
-    np.testing.assert_allclose(logits(averaged(tuned, 0.0)), logits(base), atol=1e-6)
+    tuned = with_noise(random(experts))
+    base = random()
+    assert_same(logits(averaged(tuned, 0.0)), logits(base))
     np.testing.assert_array_equal(logits(averaged(tuned, 1.0)), logits(tuned))
-    weaker = with_noise(jaxmoe.LanguageModel.random(SHAPE, replace(experts, alpha=1.0)))
-    np.testing.assert_allclose(logits(averaged(tuned, 0.25)), logits(weaker), atol=1e-5)
+    weaker = with_noise(random(replace(experts, alpha=1.0)))
+    assert_same(logits(averaged(tuned, 0.25)), logits(weaker))
     assert np.abs(logits(weaker) - logits(base)).max() > 1e-3
 
 
