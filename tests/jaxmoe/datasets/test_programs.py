@@ -2,10 +2,12 @@
 
 import ast
 import random
+import sys
 
 import pytest
 
 from jaxmoe.datasets import programs
+from rl.feedback.executed_lines import line_spans
 from rl.feedback.readers import load_problems
 from rl.stepcoder.conditionals import conditionals
 
@@ -125,3 +127,36 @@ def test_every_reading_of_every_program_ends():
             solve = programs.compiled(pipeline.program(readings))
             for item in (-30, 0, 99):
                 solve(item if pipeline.over == "number" else [item, 7])
+
+
+def _unexecuted(program: str, argument: programs.Value) -> float:
+    """Share of a program's characters that a call does not run, as the mask of executed tokens takes it."""
+    names: dict = {}
+    exec(compile(program, "<traced>", "exec"), names)
+    ran = {1}  # the head
+
+    def trace(frame, event, _):
+        if frame.f_code.co_filename == "<traced>" and event == "line":
+            ran.add(frame.f_lineno)
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        names["solve"](argument)
+    finally:
+        sys.settrace(before)
+    code = {node.lineno for node in ast.walk(ast.parse(program)) if isinstance(node, ast.stmt)}
+    spans = line_spans(program, {line: int(line in ran) for line in code})
+    return 1 - sum(end - start for start, end in spans) / len(program)
+
+
+def test_one_test_of_a_problem_of_cases_leaves_a_third_unexecuted():
+    """On average over its tests, one of which is drawn for practice: what the mask is given to do."""
+    shares = {kind: [] for kind in programs.DIFFICULTIES}
+    for row in programs.problems(60, kind="branches"):
+        found = [_unexecuted(row["canonical_solution"], arguments[0]) for arguments in row["inputs"]]
+        shares[row["difficulty"]].append(sum(found) / len(found))
+    means = {kind: sum(found) / len(found) for kind, found in shares.items()}
+    assert means["easy"] < means["medium"] < means["hard"]
+    assert 0.3 < sum(means.values()) / 3 < 0.4
