@@ -5,106 +5,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxmoe.datasets.programs import pretraining_texts, problems
 from jaxmoe.generation import engine_programs
 from jaxmoe.generation.engine import EngineStatistics
 from jaxmoe.generation.requests import Completion, NewToken, Request
 from jaxmoe.generation.sampling import Sampling
-from jaxmoe.model import params
-from jaxmoe.model.config import ModelConfig
-from jaxmoe.tokenizer import train_bpe
-from rl.feedback.problems import Problem
 from rl.stepcoder import engine_sampler as sampling_room
 from rl.stepcoder.engine_sampler import EngineSampler
 from rl.stepcoder.program_end import answer_tokens
 from rl.stepcoder.prompts import make_prompt
 from rl.stepcoder.rollouts import RolloutConfig, RolloutTask
-
-ROWS = problems(12)
-TOKENIZER = train_bpe([text for text, _ in zip(pretraining_texts(200), range(200), strict=True)], 512)
-
-
-def a_problem(number=0):
-    row = ROWS[number]
-    return Problem(
-        **{k: row[k] for k in ("id", "prompt", "starter_code", "canonical_solution", "fn_name")},
-        inputs=row["inputs"],
-        outputs=row["outputs"],
-    )
-
-
-def a_sampler():
-    """With a model of random weights."""
-    config = ModelConfig(
-        vocab_size=512,
-        hidden_size=16,
-        intermediate_size=24,
-        num_layers=1,
-        num_heads=2,
-        num_kv_heads=1,
-        head_dim=8,
-    )
-    parts = params.split(params.build(config, std=0.3), "all")
-    eos = TOKENIZER.eos_token_id
-    sampler = EngineSampler(parts.definition, params.single_device_mesh(), TOKENIZER, (eos,), 0, "float32")
-    return sampler, parts
-
-
-def test_sampling_respects_limits_stop_tokens_and_keys():
-    sampler, parts = a_sampler()
-    tasks = [
-        RolloutTask(a_problem(i), make_prompt(TOKENIZER, a_problem(i)), limit)
-        for i, limit in ((0, 5), (1, 30))
-    ]
-    rollout = RolloutConfig(smallest_bucket=32, form="completion")
-
-    def sample(seed):
-        return sampler.sample(
-            parts.trainable,
-            parts.frozen,
-            tasks,
-            rollout,
-            samples=3,
-            sampling=Sampling(1.0),
-            key=jax.random.key(seed),
-        )
-
-    first, again, other = sample(0), sample(0), sample(1)
-    np.testing.assert_array_equal(first.rollout.responses_BW, again.rollout.responses_BW)
-    assert (first.rollout.responses_BW != other.rollout.responses_BW).any()
-    sampled = np.asarray([len(row.response.offsets) for row in first.rows])
-    assert (sampled[:3] <= 5).all()
-    assert (sampled[3:] <= 30).all()
-    lengths = first.rollout.response_mask_BW.sum(1)
-    assert first.tail_tokens == sampled.sum() - lengths.sum()
-    assert first.rollout.samples == 3
-    for row, (task, response, extracted) in enumerate(first.rows):
-        assert task is tasks[row // 3]
-        assert extracted.program.startswith(task.prompt.given)
-        assert lengths[row] == answer_tokens(response, first.rows[row].extracted.end)
-
-
-def test_the_rollout_knows_with_which_probability_its_tokens_were_drawn():
-    """At temperature 1 without a nucleus that is the policy's; for an exam it is not asked for."""
-    sampler, parts = a_sampler()
-    config = RolloutConfig(smallest_bucket=32, form="completion")
-    tasks = [RolloutTask(a_problem(0), make_prompt(TOKENIZER, a_problem(0)), 12)]
-    how: dict[str, Any] = {"samples": 2, "key": jax.random.key(0), "sampling": Sampling(1.0)}
-    rollout = sampler.sample(parts.trainable, parts.frozen, tasks, config, **how).rollout
-    assert rollout.sampler_logprobs_BW is not None
-    mask = rollout.response_mask_BW > 0
-    assert (rollout.sampler_logprobs_BW[mask] < 0).all()
-    assert not rollout.sampler_logprobs_BW[~mask].any()
-    exam = sampler.sample(parts.trainable, parts.frozen, tasks, config, **how, for_learning=False)
-    assert exam.rollout.sampler_logprobs_BW is None
-    np.testing.assert_array_equal(exam.rollout.responses_BW, rollout.responses_BW)
-    spare = sampler.sample(parts.trainable, parts.frozen, tasks, config, **how, spare_slot=True)
-    assert not spare.rollout.response_mask_BW[:, -1].any()
+from tests.rl.stepcoder.small_policy import TOKENIZER, a_problem, a_sampler
 
 
 def test_a_response_depends_on_its_own_seed_alone():
     """Alone, beside others, in fewer slots; each is handed on as it ends, the short ones first."""
-    sampler, parts = a_sampler()
+    sampler, parts = a_sampler(EngineSampler)
     problem = a_problem(0)
     tasks = [
         RolloutTask(problem, make_prompt(TOKENIZER, problem), 40),
@@ -142,7 +57,7 @@ def test_a_response_depends_on_its_own_seed_alone():
 
 def test_other_weights_compile_nothing_and_forget_what_was_read():
     """As a sampler that has never seen other weights: a run that is resumed samples the same."""
-    sampler, parts = a_sampler()
+    sampler, parts = a_sampler(EngineSampler)
     task = RolloutTask(a_problem(0), make_prompt(TOKENIZER, a_problem(0)), 24)
     config = RolloutConfig(smallest_bucket=32, form="completion", slots=2)
     how: dict[str, Any] = {"samples": 3, "key": jax.random.key(0), "sampling": Sampling(1.0)}
@@ -152,7 +67,7 @@ def test_other_weights_compile_nothing_and_forget_what_was_read():
     before = [program._cache_size() for program in programs]
     changed = sampler.sample(other, parts.frozen, [task], config, **how)
     assert [program._cache_size() for program in programs] == before
-    new, _ = a_sampler()
+    new, _ = a_sampler(EngineSampler)
     expected = new.sample(other, parts.frozen, [task], config, **how)
     jax.tree.map(np.testing.assert_array_equal, changed.rollout, expected.rollout)
     assert [r.response for r in changed.rows] != [r.response for r in first.rows]
@@ -200,7 +115,7 @@ class Script:
 
 
 def written(texts, monkeypatch, limit=400, form="completion", prefix=""):
-    sampler, parts = a_sampler()
+    sampler, parts = a_sampler(EngineSampler)
     script = Script(texts)
     monkeypatch.setattr(sampling_room, "Engine", lambda policy, shape: script)
     problem = a_problem(0)
@@ -263,7 +178,7 @@ def test_an_answer_in_words_is_sampled_to_its_end(monkeypatch):
 
 def test_responses_of_very_unequal_lengths_waste_few_rows():
     """Log-normal limits: less than 15 % of the rows of decoding steps, where all together waste 68 %."""
-    sampler, parts = a_sampler()
+    sampler, parts = a_sampler(EngineSampler)
     limits = np.clip(np.random.default_rng(0).lognormal(np.log(6), 0.9, 30), 1, 50).astype(int)
     prompt = make_prompt(TOKENIZER, a_problem(0), form="instruction")
     out = sampler.sample(
