@@ -170,15 +170,19 @@ def main(
                 folder,
                 progress=display.task("answers"),
             )
-        replies: dict[str, pd.DataFrame] = {}
-        if write_dialogues and writer is not None:
-            replies[who.name] = dialogues.kept(writer, design.personas, folder)
-        planned = pd.DataFrame()
-        if intentions and writer is not None:
-            reader = ServerConfig(judge, judge_model).client("", 0.0) if judge else None
-            acts = planned_behavior.kept(writer, design.personas, table, folder, judge=reader)
-            planned = planned_behavior.coherence(table, acts)
-            planned.to_csv(folder / "planned.csv", index=False)
+            replies: dict[str, pd.DataFrame] = {}
+            if write_dialogues and writer is not None:
+                told_of = display.task("dialogues")
+                replies[who.name] = dialogues.kept(writer, design.personas, folder, progress=told_of)
+            planned = pd.DataFrame()
+            if intentions and writer is not None:
+                reader = ServerConfig(judge, judge_model).client("", 0.0) if judge else None
+                told_of = display.task("behaviors")
+                acts = planned_behavior.kept(
+                    writer, design.personas, table, folder, judge=reader, progress=told_of
+                )
+                planned = planned_behavior.coherence(table, acts)
+                planned.to_csv(folder / "planned.csv", index=False)
         if report:
             how_asked = {"asked by": answers or "default", **base, **settings_of(who)}
             card = {**how_asked, "cost": cost_told(folder)}

@@ -12,10 +12,14 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 
+from evals.models.text_model import Progress
 from evals.questionnaires.answer_text import without_thoughts
 from evals.questionnaires.behaviors import data
 from evals.questionnaires.respondent import Paid
 from evals.questionnaires.wording import Persona
+
+# personas whose replies are written and kept together
+BLOCK = 4
 
 
 class Writer(Protocol):
@@ -103,24 +107,61 @@ def hold(
     return pd.DataFrame(replies, columns=pd.Index(Reply._fields))
 
 
-def kept(writer: Writer, personas: Sequence[Persona], folder: Path, *, seed: int = 0) -> pd.DataFrame:
-    """As `hold`, once: what an earlier session wrote is not written again.
+def kept(
+    writer: Writer,
+    personas: Sequence[Persona],
+    folder: Path,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """As `hold`, once: what was written before, in this session or an earlier one, is not written again.
 
     Args:
       writer, personas, seed: as those of `hold`.
-      folder: where the replies are kept, in replies.parquet.
+      folder: where the replies are kept as they come, in replies.parquet.
+      progress: called with (personas who have replied, of).
     Returns: a row a reply, with the fields of Reply.
     """
-    path = folder / "replies.parquet"
-    if path.is_file():
-        return pd.read_parquet(path)
     if isinstance(writer, Paid):
         writer.account(folder / "usage.json")
-    replies = hold(writer, personas, seed=seed)
-    part = folder / "replies.parquet.part"
-    replies.to_parquet(part, index=False)
-    part.replace(path)
-    return replies
+    return keep_replies(
+        folder / "replies.parquet",
+        personas,
+        lambda some, first: hold(writer, some, seed=seed + first),
+        progress,
+    )
+
+
+def keep_replies(
+    path: Path,
+    personas: Sequence[Persona],
+    written: Callable[[Sequence[Persona], int], pd.DataFrame],
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """The replies of all personas, of which those that a file has are not written again.
+
+    Args:
+      path: of the file, which grows by `BLOCK` personas at a time.
+      personas: as whom is written.
+      written: the replies of some personas, from the number of the first on, with a column persona.
+      progress: called with (personas who have replied, of).
+    Returns: a row a reply, in the order in which they were written.
+    """
+    tables = [pd.read_parquet(path)] if path.is_file() else []
+    there = set(tables[0]["persona"]) if tables else set()
+    missing = [number for number, persona in enumerate(personas) if persona.name not in there]
+    for at in range(0, len(missing), BLOCK):
+        if progress is not None:
+            progress(len(personas) - len(missing) + at, len(personas))
+        numbers = missing[at : at + BLOCK]
+        tables.append(written([personas[number] for number in numbers], numbers[0]))
+        part = path.with_name(path.name + ".part")
+        pd.concat(tables, ignore_index=True).to_parquet(part, index=False)
+        part.replace(path)
+    if progress is not None and missing:
+        progress(len(personas), len(personas))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _prompt(persona: Persona, script: str) -> str:

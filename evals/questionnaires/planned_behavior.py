@@ -18,10 +18,11 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, TypeAdapter
 
+from evals.models.text_model import Progress
 from evals.psychometrics.agreement import krippendorff_alpha
 from evals.psychometrics.estimate import pearson
 from evals.questionnaires.answer_text import without_thoughts
-from evals.questionnaires.dialogues import Writer
+from evals.questionnaires.dialogues import Writer, keep_replies
 from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.judge import AnswerJudge
 from evals.questionnaires.respondent import Paid
@@ -180,24 +181,24 @@ def kept(
     folder: Path,
     *,
     judge: AnswerJudge | None = None,
+    progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """As `perform`, once: what an earlier session wrote is not written again.
+    """As `perform`, once: what was written before, in this session or an earlier one, is not written again.
 
     Args:
       writer, personas, answers, judge: as those of `perform`.
-      folder: where the replies are kept, in planned.parquet.
+      folder: where the replies are kept as they come, in planned.parquet.
+      progress: called with (personas who have replied, of).
     Returns: a row a reply.
     """
-    path = folder / "planned.parquet"
-    if path.is_file():
-        return pd.read_parquet(path)
     if isinstance(writer, Paid):
         writer.account(folder / "usage.json")
-    replies = perform(writer, personas, answers, judge=judge)
-    part = folder / "planned.parquet.part"
-    replies.to_parquet(part, index=False)
-    part.replace(path)
-    return replies
+    return keep_replies(
+        folder / "planned.parquet",
+        personas,
+        lambda some, first: perform(writer, some, answers, seed=first, judge=judge),
+        progress,
+    )
 
 
 def _statements(answers: pd.DataFrame) -> dict[tuple[str, str], str]:

@@ -55,7 +55,14 @@ class StudyCell:
 
 
 # keys that settings have had since results were filed, with the value by which nothing changed
-LATER: JsonObject = {"decay_to": "zero", "l2_sp": 0.0, "replay": 0.0, "average": [], "init": "kaiming"}
+LATER: JsonObject = {
+    "decay_to": "zero",
+    "l2_sp": 0.0,
+    "replay": 0.0,
+    "own_answers": False,
+    "average": [],
+    "init": "kaiming",
+}
 
 
 def digest(settings: JsonMapping) -> str:

@@ -261,9 +261,11 @@ def ask(
                 place,
                 progress=display.task(f"questions to {name}"),
             )
-        if config.dialogues:
-            writer = _writer(config, loaded, form, name)
-            asked.replies[name] = dialogues.kept(writer, study.design.personas, place, seed=study.seed)
+            if config.dialogues:
+                writer, personas = _writer(config, loaded, form, name), study.design.personas
+                told_of = display.task(f"dialogues with {name}")
+                replies = dialogues.kept(writer, personas, place, seed=study.seed, progress=told_of)
+                asked.replies[name] = replies
     return asked
 
 

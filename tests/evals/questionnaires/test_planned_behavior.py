@@ -112,6 +112,31 @@ def test_replies_are_kept(answers, tmp_path):
     assert planned_behavior.kept(None, PERSONAS, answers, tmp_path).equals(first)
 
 
+def test_replies_are_kept_as_they_come(answers, tmp_path):
+    """A run that is ended among the personas goes on with those who have not replied."""
+
+    class Ended(Person):
+        def __init__(self, blocks):
+            self.blocks = blocks
+
+        def write(self, prompts, seed=0):
+            if not self.blocks:
+                raise KeyboardInterrupt
+            self.blocks -= 1
+            return super().write(prompts, seed)
+
+    (tmp_path / "whole").mkdir()
+    whole = planned_behavior.kept(Person(), PERSONAS, answers, tmp_path / "whole")
+    told = []
+    with pytest.raises(KeyboardInterrupt):
+        planned_behavior.kept(Ended(1), PERSONAS, answers, tmp_path)
+    found = planned_behavior.kept(
+        Ended(1), PERSONAS, answers, tmp_path, progress=lambda done, of: told.append((done, of))
+    )
+    assert found.equals(whole)
+    assert told == [(4, 8), (8, 8)]
+
+
 def test_answers_to_other_questionnaires_are_refused(answers):
     with pytest.raises(ValueError, match="--instrument planned_behavior"):
         perform(Person(), PERSONAS, answers.assign(instrument="other"))

@@ -25,7 +25,8 @@ from training.studies.cells import digest
 from training.studies.loramoe import tuning
 from training.studies.loramoe.config import LoramoeConfig, PretrainedConfig, TuningRow
 from training.studies.loramoe.pretrained import PretrainedExams, pretrained_settings
-from training.studies.loramoe.study import LoramoeStudy, middle_first, with_replay
+from training.studies.loramoe.rows import draw_answers, with_own_answers, with_replay
+from training.studies.loramoe.study import LoramoeStudy, middle_first
 from training.supervised.step import StepConfig
 
 TEXTS = ["Lima is the capital of Peru. Quito lies in Ecuador.", "who sings? me and you", "the red lamp"]
@@ -116,7 +117,9 @@ def test_the_base_keeps_all_that_it_knows_and_is_nowhere_else(exams, base):
     assert again["kept"] == "1" * len(known)
     for where in ("answers", "prompts", "own"):
         assert again["kl"][where] == pytest.approx({"forward": 0, "backward": 0}, abs=SAME)
-    assert again["tasks"] == found["test"]["tasks"]
+    assert [again[name] for name in ("tasks", "tasks_said")] == [
+        found["test"][name] for name in ("tasks", "tasks_said")
+    ]
 
 
 def test_a_model_that_moved_is_somewhere_else(exams, base):
@@ -135,7 +138,7 @@ def test_a_run_with_replay_and_decay_is_looked_at_between_base_and_end(
     """At share 0 of the update stands the base; no snapshot is taken on the way."""
     copied = replace(base, weights=jax.tree.map(jnp.copy, base.weights))  # training donates what it is given
     monkeypatch.setattr(tuning, "load_model", lambda *a, seed: TrainableModel(copied, "all", ABSTRACT))
-    row = TuningRow("WiSE-FT", "none", (1e-2,), l2_sp=1.0, replay=0.25, average=(0.0, 1.0))
+    row = TuningRow("WiSE-FT", "none", (1e-2,), l2_sp=1.0, replay=0.25, own_answers=True, average=(0.0, 1.0))
     config = LoramoeConfig(
         {"full": row},
         checkpoints=("x",),
@@ -152,9 +155,9 @@ def test_a_run_with_replay_and_decay_is_looked_at_between_base_and_end(
     )
     study._tokenizers[0], study._base_models[0], study._exams_of[0] = tokenizer, base, exams
     known = exams.of_base(base)
-    found = {"base0": known, "replay0": {"texts": TEXTS}}
+    found = {"base0": known, "replay0": {"texts": TEXTS}, "own0": {"accepted": [["me"], ["you", "me"]] * 6}}
     names = [cell.name for cell in study.cells(found)]
-    assert names == ["base0", "replay0", "full-b0-s0-lr0.01"]
+    assert names == ["base0", "replay0", "own0", "full-b0-s0-lr0.01"]
     result = study.run(study.cells(found)[-1], lambda: False)
     first, last = result["snapshots"]
     assert (first["alpha"], last["alpha"]) == (0.0, 1.0)
@@ -233,6 +236,34 @@ def test_replayed_texts_take_the_places_of_rows():
     assert mixed == with_replay(rows, ["a b", " ", "c"], 0.1, 0)
     with pytest.raises(ValueError, match="only empty texts"):
         with_replay(rows, [" "], 0.1, 0)
+
+
+def test_own_answers_are_those_that_ended_and_hold_the_right_one(tokenizer):
+    rows = [{"instruction": f"say {n}", "input": "", "answers": [f"{n}"], "output": f"{n}"} for n in range(3)]
+
+    class Model:
+        def generate(self, prompts, tokens, *, temperature, samples):
+            assert temperature == 1.0
+            said = [
+                ["It is 0.", "0", "1", "10"],
+                ["1" * 200, "1 " * 200, "no", ""],
+                ["2 it is", "3", "2", "2"],
+            ]
+            assert prompts == [row["instruction"] for row in rows]
+            return [text for texts in said for text in texts[:samples]]
+
+    model = Model()
+    model.tokenizer = tokenizer
+    accepted = draw_answers(model, rows)
+    assert accepted == [["It is 0.", "0"], [], ["2 it is", "2", "2"]]
+    own = with_own_answers(rows, accepted)
+    assert [(row["instruction"], row["output"]) for row in own[:3]] == [
+        ("say 0", "It is 0."),
+        ("say 0", "0"),
+        ("say 2", "2 it is"),
+    ]
+    with pytest.raises(ValueError, match="no answer that the base has drawn"):
+        with_own_answers(rows, [[], [], []])
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ class TuningRow:
       l2_sp: decay towards the starting weights (optimizer.weight_decay with decay_to=start); of adapters, of
         their update.
       replay: share of the samples that are texts which the base itself has drawn; of pretrained bases.
+      own_answers: whether right answers that the base itself has drawn are learned in the instructions' place
+        (rejection sampling: on-policy data); of pretrained bases.
       average: instead of looking at several volumes, look at the end at the base plus these shares of what
         training changed (WiSE-FT, arXiv:2109.01903); of pretrained bases.
     """
@@ -39,6 +41,7 @@ class TuningRow:
     knowledge_share: float | None = None
     l2_sp: float = 0.0
     replay: float = 0.0
+    own_answers: bool = False
     average: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -60,6 +63,7 @@ class PretrainedConfig:
     Attributes:
       divergence_tasks: held-out tasks on whose texts the divergence from the base is measured.
       own_tokens: the longest answers that the base draws to them.
+      said_tokens: the longest answers in which the right one is looked for.
       choices: facts that are asked with four choices after the last snapshot.
       few_shot: facts that are asked then with five others before them.
       files: closed-book questions in files of the user's, asked then with the file's first five before them.
@@ -69,6 +73,7 @@ class PretrainedConfig:
 
     divergence_tasks: int = 28
     own_tokens: int = 24
+    said_tokens: int = 32
     choices: int = 200
     few_shot: int = 200
     files: tuple[str, ...] = ()
@@ -76,7 +81,16 @@ class PretrainedConfig:
     rows: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("divergence_tasks", "own_tokens", "choices", "few_shot", "file_questions", "rows"):
+        sizes = (
+            "divergence_tasks",
+            "own_tokens",
+            "said_tokens",
+            "choices",
+            "few_shot",
+            "file_questions",
+            "rows",
+        )
+        for name in sizes:
             if getattr(self, name) < 1:
                 raise ValueError(f"pretrained.{name} must be at least 1; got {getattr(self, name)}")
 
@@ -162,10 +176,11 @@ class LoramoeConfig:
         if self.pretrained is not None and not self.checkpoints:
             raise ValueError("pretrained is about checkpoints that are there; name them (checkpoints)")
         if self.pretrained is None and any(
-            row.replay or row.average for row in (self.rows | self.sweep).values()
+            row.replay or row.average or row.own_answers for row in (self.rows | self.sweep).values()
         ):
             raise ValueError(
-                "rows with replay or average are for pretrained bases; set pretrained, or leave them out"
+                "rows with replay, average or own_answers are for pretrained bases; set pretrained, or leave "
+                "them out"
             )
         for name, row in (self.rows | self.sweep).items():
             if row.rate_of is not None and not (row.rate_of in self.rows and self.rows[row.rate_of].rates):

@@ -162,6 +162,7 @@ def _row(
     ends = {
         "completed": shares([s["completed"] for s in last], known["facts"]),
         "tasks": shares([s["tasks"] for s in last], tasks),
+        "tasks_said": shares([s["tasks_said"] for s in last if "tasks_said" in s], tasks),
     }
     kl = {
         f"{where} {way}": interval([s["kl"][where][way] for s in last])

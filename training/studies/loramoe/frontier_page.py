@@ -48,7 +48,7 @@ def _design(summary: StudySummary) -> PageSection:
         f"form, and looked at after {looked} samples of one run at a constant learning rate.",
         "Knowledge is the share of the facts that the base completes greedily which the tuned model still "
         f"completes. Tasks are {settings['tasks']} held-out samples, right if the answer is exact and "
-        "ended. KL is "
+        "ended; said if the right answer stands in what greedy decoding writes. KL is "
         "exact over the vocabulary, token by token: of answers that the base itself drew to held-out tasks "
         "(“own”; forward, KL(base ‖ tuned), is that of RL's Razor, arXiv:2509.04259), of the right answers, "
         "and of "
@@ -65,11 +65,16 @@ def _design(summary: StudySummary) -> PageSection:
             "of "
             f"{asked['few_shot']} with five others before them, chooses rightly among four in "
             f"{known['choices']} of "
-            f"{asked['choices']}, and does {base['test']['tasks']:.0%} of the tasks. So one run's share "
+            f"{asked['choices']}, and does {base['test']['tasks']:.0%} of the tasks"
+            f"{_said(base['test'])}. So one run's share "
             "kept has a "
             f"standard error of {_error(known['facts'])} points at 90 %."
         )
     return PageSection("Design", text)
+
+
+def _said(test: JsonMapping) -> str:
+    return f", says {test['tasks_said']:.0%}" if "tasks_said" in test else ""
 
 
 def _error(items: int) -> str:
@@ -137,6 +142,7 @@ def _table(summary: StudySummary, main: bool) -> list[PageTable]:
             f"KL{at}",
             f"kept{near}",
             f"tasks{near}",
+            "tasks said",
             "multiple choice kept",
             "five-shot kept",
             *_files(summary),
@@ -148,6 +154,7 @@ def _table(summary: StudySummary, main: bool) -> list[PageTable]:
                 _nats(row["at_level"]["kl"]) if row["at_level"] else "–",
                 _maybe(row["at_kl"], "completed"),
                 _maybe(row["at_kl"], "tasks"),
+                points(row["last"]["tasks_said"]) if "tasks_said" in row["last"] else "–",
                 points(row["last"]["choices"]),
                 points(row["last"]["few_shot"]),
                 *(points(row["files"][file]) if file in row["files"] else "–" for file in _files(summary)),

@@ -3,7 +3,8 @@
 A fact is known if the base completes its statement by greedy decoding; of the tuned models only those are
 asked, and `completed` is the share of them that is kept. Divergence from the base is measured on held-out
 tasks in chat form (`KL` of the config): at the tokens of the right answers, at those of the prompts, and at
-those of answers that the base itself drew.
+those of answers that the base itself drew. An answer in the base's own words is never exact, so `tasks_said`
+counts the greedy answers that contain the right one.
 
 After the last snapshot larger sets are asked too, each only of what the base got right: multiple choice by
 log-probability, the statements with five others of the same relation before them, and files that the user
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evals.knowledge import greedy
+from evals.knowledge.answers import contains_answer
 from evals.knowledge.embedded_questions import choice_questions, closed_book_questions, task_questions
 from evals.knowledge.prompts import template
 from evals.knowledge.questions import ChoiceQuestion, ClosedBookQuestion, load_questions
@@ -108,7 +110,8 @@ class PretrainedExams:
         prompts = [self._wording.prompt(task) for task in self._divergence_tasks]
         answers = self._chat(lm).generate(prompts, self._pretrained.own_tokens, temperature=1.0)
         self._found = {"known": known, "answers": answers}
-        return {"test": {"completed": 1.0} | self._tasks(lm), "asked": asked, **self._found}
+        test = {"completed": 1.0} | self._tasks(lm) | {"tasks_said": self._said(lm)}
+        return {"test": test, "asked": asked, **self._found}
 
     # of the tuned
 
@@ -138,9 +141,9 @@ class PretrainedExams:
             name: self._few_shot(lm, [self._files[name][n] for n in numbers])
             for name, numbers in known["files"].items()
         }
-        return {name: _mean(marks) for name, marks in sets.items()} | {
-            "files": {name: _mean(marks) for name, marks in files.items()}
-        }
+        found: Result = {name: _mean(marks) for name, marks in sets.items()}
+        found["files"] = {name: _mean(marks) for name, marks in files.items()}
+        return found | {"tasks_said": self._said(lm)}
 
     def dev_accuracy(self, lm: LanguageModel) -> float:
         """See `Exams`."""
@@ -220,6 +223,14 @@ class PretrainedExams:
             "tasks_begun": float(marks.right.mean()),
             "families": by_family(self._task_questions["test"], marks.ended),
         }
+
+    def _said(self, lm: LanguageModel) -> float:
+        """Share of the test tasks whose answer, which greedy decoding begins, contains the right one."""
+        tasks = self._task_questions["test"]
+        prompts = [self._wording.prompt(task) for task in tasks]
+        given = self._chat(lm).generate(prompts, self._pretrained.said_tokens)
+        right = [contains_answer(text, task.answers) for text, task in zip(given, tasks, strict=True)]
+        return sum(right) / len(right)
 
     def _few_shot(self, lm: LanguageModel, questions: Sequence[ClosedBookQuestion]) -> np.ndarray:
         if not questions:

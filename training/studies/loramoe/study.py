@@ -13,7 +13,6 @@ take the rate that was chosen for the row that they vary.
 """
 
 import math
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -41,6 +40,15 @@ from training.studies.loramoe import summary as loramoe_summary
 from training.studies.loramoe.config import LoramoeConfig, TuningRow
 from training.studies.loramoe.exams import EmbeddedExams, Exams, embedded_questions, exam_settings
 from training.studies.loramoe.pretrained import PretrainedExams, pretrained_settings
+from training.studies.loramoe.rows import (
+    ANSWER_TOKENS,
+    ANSWERS,
+    REPLAYED,
+    REPLAYED_TOKENS,
+    draw_answers,
+    with_own_answers,
+    with_replay,
+)
 from training.studies.loramoe.tuning import Recipe, Stream, Tuner, stream
 from training.studies.page import Page
 
@@ -59,10 +67,6 @@ def make(config: LoramoeConfig, out: Path) -> "LoramoeStudy":
     return LoramoeStudy(config, out)
 
 
-# texts that a base draws to read some of them again, and their tokens
-REPLAYED, REPLAYED_TOKENS = 32, 64
-
-
 class LoramoeStudy:
     """See `training.studies.cells.PaperStudy`."""
 
@@ -74,7 +78,7 @@ class LoramoeStudy:
         corpus = {"corpus": configs.to_dict(study_corpus())}
         self.bases = Bases(config.base, config.checkpoints, out, scale=config.scale, depends=corpus)
         self._tokenizers: dict[int, PreTrainedTokenizerBase] = {}
-        self._streams: dict[tuple[int, int, float, float], Stream] = {}
+        self._streams: dict[tuple[int, int, float, float, bool], Stream] = {}
         self._base_models: dict[int, LanguageModel] = {}
         self._exams_of: dict[int, Exams] = {}
         # what the cells that are done have found: the tuned are asked what their base knew
@@ -85,10 +89,13 @@ class LoramoeStudy:
     def cells(self, results: Results) -> list[StudyCell]:
         """A base, the learning rates on it, every row once, then the other seeds, the sweep, other bases."""
         config, self._found = self.config, results
-        replayed = [row for row in (config.rows | config.sweep).values() if row.replay]
+        rows = (config.rows | config.sweep).values()
+        replayed, own = [row for row in rows if row.replay], [row for row in rows if row.own_answers]
         cells = [self.base_cell(0)]
         if any(row.rates for row in replayed):
             cells.append(self.replay_cell(0))
+        if any(row.rates for row in own):
+            cells.append(self.own_cell(0))
         for turn in range(max(len(row.rates) for row in config.rows.values())):
             for name, row in config.rows.items():
                 rates = middle_first(row.rates)[turn : turn + 1]
@@ -103,6 +110,8 @@ class LoramoeStudy:
 
         if replayed:
             cells.append(self.replay_cell(0))
+        if own:
+            cells.append(self.own_cell(0))
         cells += [cell for seed in range(config.seeds) for cell in all_rows(0, seed)]
         for base in range(1, config.bases):
             cells += [self.base_cell(base), *all_rows(base, 0)]
@@ -139,6 +148,14 @@ class LoramoeStudy:
         settings = {"base": self.bases.settings(number), "texts": REPLAYED, "tokens": REPLAYED_TOKENS}
         return StudyCell(
             f"replay{number}", settings, f"base {number}: texts of its own", 60 * self.config.scale
+        )
+
+    def own_cell(self, number: int) -> StudyCell:
+        """The answers that a base draws to the instructions of seed 0, for rows that train on them."""
+        settings = {"base": self.bases.settings(number), "answers": ANSWERS, "tokens": ANSWER_TOKENS}
+        settings |= {"volume": self.volumes[-1], "knowledge_share": self.config.knowledge_share}
+        return StudyCell(
+            f"own{number}", settings, f"base {number}: answers of its own", 20 * self.config.scale
         )
 
     def tuned_cell(self, name: str, row: TuningRow, base: int, seed: int, rate: float) -> StudyCell:
@@ -195,6 +212,8 @@ class LoramoeStudy:
             return self._run_base(int(cell.name.removeprefix("base")))
         if cell.name.startswith("replay"):
             return self._run_replay(int(cell.name.removeprefix("replay")))
+        if cell.name.startswith("own"):
+            return self._run_own(int(cell.name.removeprefix("own")))
         name, base, seed, _ = cell.name.split("-", 3)
         row = (self.config.rows | self.config.sweep)[name]
         return self._run_tuned(row, int(base[1:]), int(seed[1:]), cell.settings["rate"], stopped)
@@ -206,6 +225,11 @@ class LoramoeStudy:
         model = LocalModel(self._base(number), self._tokenizer(number), "text")
         count = self.config.scaled(REPLAYED)
         return {"texts": model.generate([""] * count, REPLAYED_TOKENS, temperature=1.0)}
+
+    def _run_own(self, number: int) -> Result:
+        model = LocalModel(self._base(number), self._tokenizer(number), "chat", 32)
+        accepted = draw_answers(model, self._rows(0, self.config.knowledge_share))
+        return {"accepted": accepted, "share": sum(map(len, accepted)) / (ANSWERS * len(accepted))}
 
     def _run_tuned(self, row: TuningRow, base: int, seed: int, rate: float, stopped: Stopped) -> Result:
         recipe = Recipe(row.adapter, row.experts, row.lora, row.balance)
@@ -219,7 +243,7 @@ class LoramoeStudy:
         for snapshot in self.tuner.run(
             self.bases.export(base),
             recipe,
-            self.instructions(base, seed, self.knowledge_share(row), row.replay),
+            self.instructions(base, seed, row),
             optimizer,
             self.volumes[-1:] if row.average else self.volumes,
             seed=seed,
@@ -264,30 +288,34 @@ class LoramoeStudy:
             self._tokenizers[base] = load_tokenizer(local_folder(self.bases.export(base)))
         return self._tokenizers[base]
 
-    def instructions(self, base: int, seed: int, share: float, replay: float = 0.0) -> Stream:
-        """The instructions of a seed, the same for every row.
+    def instructions(self, base: int, seed: int, row: TuningRow) -> Stream:
+        """The instructions of a seed, the same for every row but for what that row changes of them.
 
         Args:
           base: number of the base, whose tokenizer encodes them.
           seed: of the rows and their order.
-          share: of world knowledge among them.
-          replay: share of the samples that are texts of the base instead.
+          row: whose share of world knowledge, replayed texts and answers of the base they have.
         Returns: batches.
         """
-        key = (base, seed, share, replay)
+        share = self.knowledge_share(row)
+        key = (base, seed, share, row.replay, row.own_answers)
         if key not in self._streams:
-            own = self.config.pretrained is None
-            corpus = study_corpus(
-                seed=seed, knowledge_share=share, relations=STUDY_RELATIONS if own else None
-            )
-            rows: list[JsonObject] = instruction_rows(corpus, self.volumes[-1])
-            if replay:
+            own = self._found[self.own_cell(base).name] if row.own_answers else None
+            rows = self._rows(0 if own else seed, share)
+            if own:
+                rows = with_own_answers(rows, own["accepted"])
+            if row.replay:
                 texts = self._found[self.replay_cell(base).name]["texts"]
-                rows = with_replay(rows, texts, replay, seed)
+                rows = with_replay(rows, texts, row.replay, seed)
             order = replace(self.config.data, seed=seed)
-            form = "instruction" if own else "chat"
+            form = "instruction" if self.config.pretrained is None else "chat"
             self._streams[key] = stream(rows, self._tokenizer(base), order, self.volumes[-1], form)
         return self._streams[key]
+
+    def _rows(self, seed: int, share: float) -> list[JsonObject]:
+        relations = STUDY_RELATIONS if self.config.pretrained is None else None
+        corpus = study_corpus(seed=seed, knowledge_share=share, relations=relations)
+        return instruction_rows(corpus, self.volumes[-1])
 
     def _base(self, number: int) -> LanguageModel:
         """A base by itself; one that others are measured from is read once."""
@@ -358,31 +386,6 @@ class LoramoeStudy:
     def page(self, summary: JsonMapping) -> Page:
         """See `loramoe_page`."""
         return loramoe_page.page(self.title, summary)
-
-
-def with_replay(
-    rows: Sequence[JsonObject], texts: Sequence[str], share: float, seed: int
-) -> list[JsonObject]:
-    """Rows of which some give their places to texts that the base has drawn.
-
-    Args:
-      rows: instructions.
-      texts: of the base; empty ones are left out, and all are used in turn.
-      share: of the samples that are texts.
-      seed: decides which rows.
-    Returns: as many rows.
-    Raises: ValueError if the base has drawn nothing.
-    """
-    full = [text for text in texts if text.strip()]
-    if not full:
-        raise ValueError(
-            "the base has drawn only empty texts, so that nothing can be replayed; leave replay out"
-        )
-    places = random.Random(f"replay {seed}").sample(range(len(rows)), round(share * len(rows)))
-    mixed = list(rows)
-    for number, place in enumerate(sorted(places)):
-        mixed[place] = {"text": full[number % len(full)]}
-    return mixed
 
 
 def middle_first(rates: Sequence[float]) -> list[float]:

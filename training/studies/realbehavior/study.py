@@ -187,7 +187,7 @@ class RealbehaviorStudy:
         for snapshot in study.tuner.run(
             export,
             Recipe(row.adapter, row.experts, row.lora, row.balance),
-            study.instructions(base, seed, study.knowledge_share(row)),
+            study.instructions(base, seed, row),
             OptimizerConfig(lr=self.config.tuned[name].rate, schedule="constant", warmup_steps=warmup),
             self.volumes,
             seed=seed,
