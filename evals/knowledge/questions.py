@@ -5,7 +5,7 @@ The format is recognized by a row's fields:
     TriviaQA           Question, Answer {Value, Aliases, ...}  (unfiltered, rc and web: {"Data": [...]})
     Natural Questions  question_text, annotations, document_tokens or document_text (its open form is plain)
     HotpotQA           _id, question, answer, type, level
-    WebQuestions       utterance, targetValue "(list (description ...) ...)"
+    WebQuestions       utterance, targetValue "(list (description ...) ...)"; or qId, qText, answers
     instruction rows   instruction, input, output
     plain              question, and answers or answer: text, a list, or {value, aliases}; also id, stem (the
                        question as the start of a statement), cluster (what it shares with others), category
@@ -153,6 +153,8 @@ def _question(
         return _made(row["question_text"], answers, row.get("example_id", index), where)
     if {"utterance", "targetValue"} <= fields:
         return _made(row["utterance"], _web_answers(row["targetValue"]), index, where)
+    if {"qText", "answers"} <= fields:
+        return _made(row["qText"], _plain_answers(row["answers"], where), row.get("qId", index), where)
     if {"instruction", "output"} <= fields:
         asked = "\n".join(part for part in (row["instruction"], row.get("input", "")) if part)
         kind = str(row.get("task_type", ""))

@@ -126,6 +126,13 @@ def test_hotpotqa(tmp_path):
     assert question == ClosedBookQuestion("5a8b", row["question"], ("yes",), category="comparison")
 
 
+def test_web_questions_in_their_plain_form(tmp_path):
+    path = tmp_path / "webquestions_test.json"
+    path.write_text('[{"qId": "wqs7", "answers": ["Lima", "Callao"], "qText": "which city?"}]')
+    (question,) = load_questions(path).questions
+    assert (question.id, question.question, question.answers) == ("wqs7", "which city?", ("Lima", "Callao"))
+
+
 def test_webquestions_descriptions_bare_quoted_and_escaped(tmp_path):
     target = '(list (description "Jay \\"J\\" (the elder)") (description Fracture) (description "Half A"))'
     row = {"url": "x", "targetValue": target, "utterance": "what did he play?"}

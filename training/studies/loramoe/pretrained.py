@@ -91,6 +91,7 @@ class PretrainedExams:
     def of_base(self, lm: LanguageModel) -> Result:
         """See `Exams`; with the numbers of the questions that the base gets right, and the answers that it
         draws to the tasks on which divergence is measured."""
+        files = self._files  # read before minutes of work, which a file that cannot be read would end
         facts = greedy.take(lm, self._exam("facts", self._facts, "text", FACTS)).right
         if not facts.any():
             raise ValueError(
@@ -101,9 +102,7 @@ class PretrainedExams:
             "facts": _numbers(facts),
             "choices": _numbers(self._chosen(lm, self._choices)),
             "few_shot": _numbers(self._few_shot(lm, self._stated)),
-            "files": {
-                name: _numbers(self._few_shot(lm, questions)) for name, questions in self._files.items()
-            },
+            "files": {name: _numbers(self._few_shot(lm, questions)) for name, questions in files.items()},
         }
         asked = {"facts": len(self._facts), "choices": len(self._choices), "few_shot": len(self._stated)}
         asked |= {"files": {name: len(questions) for name, questions in self._files.items()}}
