@@ -16,7 +16,7 @@ from evals.faithfulness.report import write_report
 from evals.faithfulness.run_card import cost_told
 from evals.faithfulness.study import FaithfulnessStudy
 from evals.questionnaires import behaviors, dialogues, planned_behavior, wording
-from evals.questionnaires.administration import administer
+from evals.questionnaires.administration import MODEL_BLOCK, administer
 from evals.questionnaires.design import Design, battery
 from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.judge import JudgedRespondent
@@ -163,13 +163,9 @@ def main(
         if judge:
             who = JudgedRespondent(who, ServerConfig(judge, judge_model).client("", 0.0))
         with ProgressDisplay() as display:
-            table = administer(
-                who,
-                batteries,
-                design,
-                folder,
-                progress=display.task("answers"),
-            )
+            asked = display.task("answers")
+            asked(0, sum(map(design.size, batteries)))
+            table = administer(who, batteries, design, folder, block=MODEL_BLOCK, progress=asked)
             replies: dict[str, pd.DataFrame] = {}
             if write_dialogues and writer is not None:
                 told_of = display.task("dialogues")

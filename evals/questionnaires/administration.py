@@ -40,6 +40,8 @@ COLUMNS = (
 DESCRIBED = "described_"
 # questions handed over at once: enough to batch and to share heads, few enough to keep in memory
 BLOCK = 4096
+# those to a model: what a small one on a laptop answers in half a minute, since a kill loses them
+MODEL_BLOCK = 512
 
 
 def administer(

@@ -26,7 +26,7 @@ from evals.faithfulness.verdicts import Assessment
 from evals.models.local_model import Form, base_and_revision
 from evals.psychometrics.uncertainty import mean_score
 from evals.questionnaires import behaviors, dialogues, wording
-from evals.questionnaires.administration import administer
+from evals.questionnaires.administration import MODEL_BLOCK, administer
 from evals.questionnaires.design import FACETS, Design, battery
 from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.judge import JudgedRespondent
@@ -254,12 +254,15 @@ def ask(
         if isinstance(loaded, Loaded):
             asked.bases[name] = base_and_revision(loaded.lm)
         with ProgressDisplay(isinstance(loaded, ServerConfig) or loaded.progress) as display:
+            told_of = display.task(f"questions to {name}")
+            told_of(0, sum(map(study.design.size, study.batteries)))
             asked.answers[name] = administer(
                 _respondent(config, loaded, form, name),
                 study.batteries,
                 study.design,
                 place,
-                progress=display.task(f"questions to {name}"),
+                block=MODEL_BLOCK,
+                progress=told_of,
             )
             if config.dialogues:
                 writer, personas = _writer(config, loaded, form, name), study.design.personas

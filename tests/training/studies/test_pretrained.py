@@ -24,6 +24,7 @@ from training.studies import reproduce
 from training.studies.cells import digest
 from training.studies.loramoe import tuning
 from training.studies.loramoe.config import LoramoeConfig, PretrainedConfig, TuningRow
+from training.studies.loramoe.instruction_file import read_instructions
 from training.studies.loramoe.pretrained import PretrainedExams, pretrained_settings
 from training.studies.loramoe.rows import draw_answers, with_own_answers, with_replay
 from training.studies.loramoe.study import LoramoeStudy, middle_first
@@ -238,6 +239,43 @@ def test_replayed_texts_take_the_places_of_rows():
         with_replay(rows, [" "], 0.1, 0)
 
 
+def test_a_file_of_instructions_is_split_into_what_is_learned_and_what_is_asked(tmp_path, capsys, tokenizer):
+    path = tmp_path / "mine.json"
+    rows = [{"instruction": f"say {n % 30}", "input": "now", "output": f"{n % 30}"} for n in range(40)]
+    path.write_text(json.dumps([*rows, {"instruction": "long " * 400, "output": "x"}]))
+    own = PretrainedConfig(divergence_tasks=5)
+    config = LoramoeConfig(
+        {"full": TuningRow("full SFT", "none", (1e-3,))},
+        checkpoints=("x",),
+        bases=1,
+        pretrained=own,
+        tasks=4,
+        dev_tasks=3,
+        samples=9,
+        volumes=(1,),
+        instructions=str(path),
+        data=BatchConfig(2, 256),
+    )
+    study = LoramoeStudy(config, tmp_path)
+    study._tokenizers[0] = tokenizer
+    file = study._instruction_file(0)
+    assert "mine.json: 1 of 41 rows are longer" in capsys.readouterr().err
+    parts = [file.asked["test"], file.asked["dev"], file.divergence]
+    assert [len(part) for part in parts] == [4, 3, 5]
+    asked = {question.question for part in parts for question in part}
+    learned = {row["instruction"] for row in file.learned}
+    assert len(asked) == 12
+    assert len(learned) == 18
+    assert asked | learned == {f"say {n}\nnow" for n in range(30)}
+    first, other = study._rows(0, 0, 0.1), study._rows(0, 1, 0.1)
+    assert len(first) == 9
+    assert first != other
+    exam = study._exam_settings()
+    assert exam["instructions"].startswith("mine.json ")
+    with pytest.raises(ValueError, match="30 different rows that fit, of which 35 are held"):
+        read_instructions(str(path), config.exam._replace(tasks=27), 5, lambda asked, answer: len(asked) < 99)
+
+
 def test_own_answers_are_those_that_ended_and_hold_the_right_one(tokenizer):
     rows = [{"instruction": f"say {n}", "input": "", "answers": [f"{n}"], "output": f"{n}"} for n in range(3)]
 
@@ -270,6 +308,7 @@ def test_own_answers_are_those_that_ended_and_hold_the_right_one(tokenizer):
     ("changes", "said"),
     [
         ({"pretrained": PretrainedConfig()}, "name them"),
+        ({"instructions": "mine.json"}, "for pretrained bases"),
         ({"rows": {"a": TuningRow("a", rates=(1.0,), replay=0.1)}}, "for pretrained bases"),
     ],
 )

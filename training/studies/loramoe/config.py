@@ -134,6 +134,8 @@ class LoramoeConfig:
       samples: instruction samples that are called 1x.
       volumes: when to look, as multiples of 1x; the largest ends the run.
       knowledge_share: closed-book questions among the instructions.
+      instructions: file of rows with instruction, input and output, learned and asked in place of the
+        embedded tasks; of pretrained bases.
       tolerance: how far below its best dev accuracy a row's learning rate may lie, in standard errors of
         that accuracy.
       tasks: held-out task samples.
@@ -157,6 +159,7 @@ class LoramoeConfig:
     samples: int = 80
     volumes: tuple[int, ...] = (1, 3, 10, 30, 100)
     knowledge_share: float = 0.125
+    instructions: str | None = None
     tolerance: float = 2.0
     tasks: int = 350
     dev_tasks: int = 280
@@ -175,6 +178,8 @@ class LoramoeConfig:
         check(self.checkpoints, self.bases)
         if self.pretrained is not None and not self.checkpoints:
             raise ValueError("pretrained is about checkpoints that are there; name them (checkpoints)")
+        if self.instructions is not None and self.pretrained is None:
+            raise ValueError("instructions are for pretrained bases; set pretrained, or leave them out")
         if self.pretrained is None and any(
             row.replay or row.average or row.own_answers for row in (self.rows | self.sweep).values()
         ):

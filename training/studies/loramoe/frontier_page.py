@@ -41,11 +41,8 @@ def _design(summary: StudySummary) -> PageSection:
     samples = [settings["samples"] * times for times in settings["volumes"]]
     looked = ", ".join(f"{round(volume * summary['scale']):,}" for volume in samples)
     text = [
-        f"The base is {settings['checkpoints'][0]}. It is taught {len(summary['families'])} kinds of tasks "
-        "and "
-        f"{settings['knowledge_share']:.1%} closed-book questions on other facts than the test's, in its "
-        "own chat "
-        f"form, and looked at after {looked} samples of one run at a constant learning rate.",
+        f"The base is {settings['checkpoints'][0]}. It is taught {_taught(summary)}, in its own chat form, "
+        f"and looked at after {looked} samples of one run at a constant learning rate.",
         "Knowledge is the share of the facts that the base completes greedily which the tuned model still "
         f"completes. Tasks are {settings['tasks']} held-out samples, right if the answer is exact and "
         "ended; said if the right answer stands in what greedy decoding writes. KL is "
@@ -71,6 +68,16 @@ def _design(summary: StudySummary) -> PageSection:
             f"standard error of {_error(known['facts'])} points at 90 %."
         )
     return PageSection("Design", text)
+
+
+def _taught(summary: StudySummary) -> str:
+    settings = summary["settings"]
+    if settings.get("instructions"):
+        return f"instructions of {settings['instructions'].split()[0]}"
+    return (
+        f"{len(summary['families'])} kinds of tasks and {settings['knowledge_share']:.1%} closed-book "
+        "questions on other facts than the test's"
+    )
 
 
 def _said(test: JsonMapping) -> str:

@@ -37,26 +37,32 @@ from training.runtime import config as configs
 from training.studies.cells import Result
 from training.studies.loramoe.config import ExamSizes, PretrainedConfig
 from training.studies.loramoe.exams import SPLITS, by_family, exam_settings
+from training.studies.loramoe.instruction_file import InstructionFile
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FACTS = (12, 24, 48)  # tokens that statements are padded to; most have fewer than 12
 TASKS = (64, 80, 96, 128)
+LONG_TASKS = (96, 128, 192, 256)
 SHOTS = 5
 
 
-def pretrained_settings(sizes: ExamSizes, pretrained: PretrainedConfig) -> JsonObject:
+def pretrained_settings(
+    sizes: ExamSizes, pretrained: PretrainedConfig, instructions: str | None = None
+) -> JsonObject:
     """All of the examinations that a cell's result depends on; files by their name and content.
 
     Args:
       sizes: of the examinations.
       pretrained: the config's part about such bases.
+      instructions: file that is learned and asked in place of the embedded tasks.
     Returns: plain JSON.
     """
     own = configs.to_dict(pretrained) | {"files": [_content(path) for path in pretrained.files]}
     own.pop("rows")  # changes no result
-    return exam_settings(sizes) | {"pretrained": own}
+    learned = {} if instructions is None else {"instructions": _content(instructions)}
+    return exam_settings(sizes) | {"pretrained": own} | learned
 
 
 def _content(path: str) -> str:
@@ -72,6 +78,7 @@ class PretrainedExams:
       tokenizer: of the base.
       base: the base itself, which divergence is measured from.
       found: what `of_base` found; None before it is called.
+      instructions: asked in place of the embedded tasks.
     """
 
     def __init__(
@@ -81,9 +88,11 @@ class PretrainedExams:
         tokenizer: "PreTrainedTokenizerBase",
         base: LanguageModel,
         found: Result | None,
+        instructions: InstructionFile | None = None,
     ):
         self._sizes, self._pretrained = sizes, pretrained
         self._tokenizer, self._base, self._found = tokenizer, base, found
+        self._instructions = instructions
         self._prepared: dict[str, greedy.Exam] = {}
 
     # of the base
@@ -184,6 +193,8 @@ class PretrainedExams:
 
     @cached_property
     def _divergence_tasks(self) -> list[ClosedBookQuestion]:
+        if self._instructions is not None:
+            return self._instructions.divergence
         return task_questions(self._sizes.scaled(self._pretrained.divergence_tasks), "test")
 
     # marks
@@ -208,10 +219,13 @@ class PretrainedExams:
 
     def _task_marks(self, lm: LanguageModel, split: str) -> greedy.Marks:
         questions = self._task_questions[split]
-        return greedy.take(lm, self._exam(f"{split} tasks", questions, "chat", TASKS))
+        lengths = TASKS if self._instructions is None else LONG_TASKS
+        return greedy.take(lm, self._exam(f"{split} tasks", questions, "chat", lengths))
 
     @cached_property
     def _task_questions(self) -> dict[str, list[ClosedBookQuestion]]:
+        if self._instructions is not None:
+            return self._instructions.asked
         counts = exam_settings(self._sizes)
         return {split: task_questions(counts[f"{name}tasks"], split) for split, name in SPLITS.items()}
 

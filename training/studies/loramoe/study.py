@@ -13,6 +13,7 @@ take the rate that was chosen for the row that they vary.
 """
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -28,7 +29,7 @@ from jaxmoe.json_values import JsonMapping, JsonObject
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import ExpertConfig
-from jaxmoe.tokenizer import load_tokenizer
+from jaxmoe.tokenizer import encode_chat_prompt, load_tokenizer, plain_ids
 from training.runtime import config as configs
 from training.runtime.model import LoraConfig, load_model
 from training.runtime.optimizer import OptimizerConfig
@@ -39,6 +40,7 @@ from training.studies.loramoe import page as loramoe_page
 from training.studies.loramoe import summary as loramoe_summary
 from training.studies.loramoe.config import LoramoeConfig, TuningRow
 from training.studies.loramoe.exams import EmbeddedExams, Exams, embedded_questions, exam_settings
+from training.studies.loramoe.instruction_file import InstructionFile, read_instructions
 from training.studies.loramoe.pretrained import PretrainedExams, pretrained_settings
 from training.studies.loramoe.rows import (
     ANSWER_TOKENS,
@@ -81,6 +83,7 @@ class LoramoeStudy:
         self._streams: dict[tuple[int, int, float, float, bool], Stream] = {}
         self._base_models: dict[int, LanguageModel] = {}
         self._exams_of: dict[int, Exams] = {}
+        self._files: dict[int, InstructionFile] = {}
         # what the cells that are done have found: the tuned are asked what their base knew
         self._found: Results = {}
 
@@ -141,6 +144,8 @@ class LoramoeStudy:
         settings = {"base": self.bases.settings(number), "exam": self._exam_settings()}
         there = self.bases.there(number)
         cost = 3 if there else 250 * self.config.scale
+        if self.config.pretrained is not None:
+            cost = 24 * self.config.scale  # all that it may know is asked, of others only what it knows
         return StudyCell(f"base{number}", settings, f"base {number}{'' if there else ': pretraining'}", cost)
 
     def replay_cell(self, number: int) -> StudyCell:
@@ -196,7 +201,7 @@ class LoramoeStudy:
         config = self.config
         if config.pretrained is None:
             return exam_settings(config.exam)
-        return pretrained_settings(config.exam, config.pretrained)
+        return pretrained_settings(config.exam, config.pretrained, config.instructions)
 
     # running them
 
@@ -228,7 +233,7 @@ class LoramoeStudy:
 
     def _run_own(self, number: int) -> Result:
         model = LocalModel(self._base(number), self._tokenizer(number), "chat", 32)
-        accepted = draw_answers(model, self._rows(0, self.config.knowledge_share))
+        accepted = draw_answers(model, self._rows(number, 0, self.config.knowledge_share))
         return {"accepted": accepted, "share": sum(map(len, accepted)) / (ANSWERS * len(accepted))}
 
     def _run_tuned(self, row: TuningRow, base: int, seed: int, rate: float, stopped: Stopped) -> Result:
@@ -301,7 +306,7 @@ class LoramoeStudy:
         key = (base, seed, share, row.replay, row.own_answers)
         if key not in self._streams:
             own = self._found[self.own_cell(base).name] if row.own_answers else None
-            rows = self._rows(0 if own else seed, share)
+            rows = self._rows(base, 0 if own else seed, share)
             if own:
                 rows = with_own_answers(rows, own["accepted"])
             if row.replay:
@@ -312,10 +317,29 @@ class LoramoeStudy:
             self._streams[key] = stream(rows, self._tokenizer(base), order, self.volumes[-1], form)
         return self._streams[key]
 
-    def _rows(self, seed: int, share: float) -> list[JsonObject]:
+    def _rows(self, base: int, seed: int, share: float) -> list[JsonObject]:
+        if (file := self._instruction_file(base)) is not None:
+            return random.Random(f"mixture {seed}").sample(file.learned, len(file.learned))[
+                : self.volumes[-1]
+            ]
         relations = STUDY_RELATIONS if self.config.pretrained is None else None
         corpus = study_corpus(seed=seed, knowledge_share=share, relations=relations)
         return instruction_rows(corpus, self.volumes[-1])
+
+    def _instruction_file(self, base: int) -> InstructionFile | None:
+        config = self.config
+        if config.instructions is None or config.pretrained is None:
+            return None
+        if base not in self._files:
+            tokenizer = self._tokenizer(base)
+
+            def fits(instruction: str, output: str) -> bool:
+                asked = encode_chat_prompt(tokenizer, [{"role": "user", "content": instruction}])
+                return len(asked) + len(plain_ids(tokenizer, output)) < config.data.length
+
+            count = config.scaled(config.pretrained.divergence_tasks)
+            self._files[base] = read_instructions(config.instructions, config.exam, count, fits)
+        return self._files[base]
 
     def _base(self, number: int) -> LanguageModel:
         """A base by itself; one that others are measured from is read once."""
@@ -335,7 +359,12 @@ class LoramoeStudy:
             else:
                 found = self._found.get(self.base_cell(base).name)
                 self._exams_of[base] = PretrainedExams(
-                    config.exam, config.pretrained, tokenizer, self._base(base), found
+                    config.exam,
+                    config.pretrained,
+                    tokenizer,
+                    self._base(base),
+                    found,
+                    self._instruction_file(base),
                 )
         return self._exams_of[base]
 
@@ -378,7 +407,9 @@ class LoramoeStudy:
                 run = frontier.FrontierRun(name, int(seed[1:]), rate, results[cell.name], final)
                 runs.runs.append(run)
         labels = {name: row.label for name, row in rows.items()}
-        settings = configs.to_dict(self.config) | {"pretrained": self._exam_settings()["pretrained"]}
+        exam = self._exam_settings()
+        settings = configs.to_dict(self.config) | {"pretrained": exam["pretrained"]}
+        settings["instructions"] = exam.get("instructions")  # by name and content, without a folder
         found = {"scale": self.config.scale, "labels": labels, "settings": settings}
         found |= {"rates": chosen, "families": list(FAMILIES)}
         return found | frontier.summarise(runs, list(self.config.rows), self._exam_settings()["tasks"])
