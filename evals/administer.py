@@ -26,6 +26,7 @@ from evals.questionnaires.respondents.api_server import Answers, ServerConfig
 from evals.questionnaires.respondents.simulated import simulated_respondent
 from jaxmoe.progress import ProgressDisplay, say
 
+SLOTS = 32
 # what a line in a dialogue needs
 LINE_TOKENS = 60
 
@@ -50,6 +51,10 @@ def main(
     route: Annotated[str, typer.Option(help="of a server's log-probabilities: chat or completions")] = "chat",
     calibrated: Annotated[bool, typer.Option(help="divide by the options' bare probability")] = False,
     form: Annotated[str, typer.Option(help="of a local model: text, instruction or chat")] = "text",
+    decoding: Annotated[
+        str,
+        typer.Option(help="of a local model's writing: batches, or engine, faster where lengths differ much"),
+    ] = "batches",
     template: Annotated[list[str] | None, typer.Option(help="templates; all if left out")] = None,
     option_order: Annotated[list[str] | None, typer.Option(help="forward, reversed, shuffled-N")] = None,
     item_order: Annotated[list[str] | None, typer.Option(help="forward, reversed, shuffled-N")] = None,
@@ -152,7 +157,7 @@ def main(
         else:
             how = _one_of("answers", answers or "label", Answers)
             who, writer, revision = _local(
-                respondent, name or respondent, form, how, calibrated, temperature, max_new_tokens
+                respondent, name or respondent, form, decoding, how, calibrated, temperature, max_new_tokens
             )
             base = {"base and revision": revision}
         if (write_dialogues or intentions) and writer is None:
@@ -214,15 +219,26 @@ def _judged(table: pd.DataFrame) -> str:
 
 
 def _local(
-    source: str, name: str, form: str, answers: str, calibrated: bool, temperature: float, max_new_tokens: int
+    source: str,
+    name: str,
+    form: str,
+    decoding: str,
+    answers: str,
+    calibrated: bool,
+    temperature: float,
+    max_new_tokens: int,
 ) -> tuple[Respondent, dialogues.Writer, str]:
     # jax only where there is a model
     import jaxmoe
+    from evals.models.engine_texts import Decoding, engine_texts
     from evals.models.local_model import LocalModel, base_and_revision
     from evals.questionnaires.respondents.local_respondent import ScoringRespondent, WritingRespondent
     from jaxmoe.tokenizer import load_tokenizer
 
-    text_model = LocalModel(jaxmoe.load(source), load_tokenizer(source), form)  # type: ignore[arg-type]
+    decoded = _one_of("decoding", decoding, Decoding)
+    lm = jaxmoe.load(source)
+    engine = engine_texts(lm, decoded, SLOTS, lm.config.max_positions)
+    text_model = LocalModel(lm, load_tokenizer(source), form, engine=engine)  # type: ignore[arg-type]
     revision = base_and_revision(text_model.lm)
     most = max(max_new_tokens, LINE_TOKENS)
     writer = WritingRespondent(text_model, name, temperature, max_new_tokens=most)
