@@ -17,6 +17,8 @@ class StubServer(ThreadingHTTPServer):
     def __init__(self, reply: Reply):
         super().__init__(("127.0.0.1", 0), Handler)
         self.reply, self.requests, self.paths = reply, [], []
+        # by number of the request: writes its answer itself
+        self.raw: dict[int, Callable[[Handler], None]] = {}
         self.lock, self.busy, self.most = threading.Lock(), 0, 0
 
     @property
@@ -38,6 +40,11 @@ class Handler(BaseHTTPRequestHandler):
             number = len(self.server.requests)
             self.server.requests.append(body)
             self.server.paths.append(self.path)
+        if number in self.server.raw:
+            self.server.raw[number](self)
+            with self.server.lock:
+                self.server.busy -= 1
+            return
         status, headers, said = self.server.reply(number, body)
         with self.server.lock:
             self.server.busy -= 1

@@ -22,10 +22,20 @@ from dataclasses import dataclass
 
 from jaxmoe.json_values import JsonObject
 
-RETRIED = (408, 409, 425, 429, 500, 502, 503, 504)
+# what passes; of 500 and above all do, as overloaded servers and gateways have codes of their own (520, 529)
+RETRIED = (408, 409, 425, 429)
 # what is wrong with one request and not with the server, key or model
 ONE_REQUEST = (400, 413, 422)
-FILTERED = ("content_filter", "content filter", "content management policy", "content policy")
+# where servers say that a prompt is filtered; a plain 403 is of the key
+MAY_FILTER = (*ONE_REQUEST, 403, 451)
+FILTERED = (
+    "content_filter",
+    "content filter",
+    "content management policy",
+    "content policy",
+    "content_policy",
+    "input was flagged",
+)
 # of what a server says of an error: bytes that are read, characters that are shown
 READ, SHOWN = 1 << 16, 300
 HIDDEN = "[key]"
@@ -119,17 +129,12 @@ class ApiClient:
                 return self._send(request)
             except urllib.error.HTTPError as error:
                 with error:
-                    detail = hidden(error.read(READ).decode("utf-8", "replace").strip(), key)
-                said = f"HTTP {error.code} {detail}"[:SHOWN]
+                    detail = hidden(_body(error), key)
+                said = f"HTTP {error.code} {detail}"[:SHOWN].rstrip()
                 if 300 <= error.code < 400:
                     raise ApiError(_redirected(address, error.headers.get("Location"))) from None
-                if error.code in ONE_REQUEST:
-                    filtered = any(words in detail.casefold() for words in FILTERED)
-                    raise (ContentFilterError if filtered else RequestFailedError)(
-                        f"{address} refuses the request: {said}"
-                    ) from None
-                if error.code not in RETRIED:
-                    raise ApiError(f"{address} refuses the request: {said}") from None
+                if error.code < 500 and error.code not in RETRIED:
+                    raise _refusal(error.code, detail)(f"{address} refuses the request: {said}") from None
                 asked = self._bounded(retry_after(error.headers.get("Retry-After")))
             except (http.client.HTTPException, OSError) as error:
                 said = hidden(f"{type(error).__name__}: {error}", key)[:SHOWN]
@@ -171,6 +176,21 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_: object) -> None:
         return None
+
+
+def _body(error: urllib.error.HTTPError) -> str:
+    """What a server says of an error; empty where it breaks off or stalls, since its status is known."""
+    try:
+        return error.read(READ).decode("utf-8", "replace").strip()
+    except (http.client.HTTPException, OSError):
+        return ""
+
+
+def _refusal(status: int, detail: str) -> type[ApiError]:
+    """Whether a server refuses the prompt, one request, or all of them."""
+    if status in MAY_FILTER and any(words in detail.casefold() for words in FILTERED):
+        return ContentFilterError
+    return RequestFailedError if status in ONE_REQUEST else ApiError
 
 
 def _redirected(address: str, location: str | None) -> str:
@@ -239,7 +259,8 @@ def retry_after(value: str | None, now: float | None = None) -> float | None:
     except ValueError:
         try:
             moment = email.utils.parsedate_to_datetime(value).timestamp()
-        except ValueError:
+        # a date or offset that no clock shows
+        except (ValueError, OverflowError, OSError):
             return None
         seconds = moment - (time.time() if now is None else now)
     return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 from evals.models.api_client import ApiError, ContentFilterError
-from evals.models.api_requests import ApiRequests, ServerReply, byte_count, side_by_side
+from evals.models.api_requests import ApiRequests, ServerReply, by_index, byte_count, side_by_side
 from evals.models.text_model import ContinuationScores, cut_at
 from jaxmoe.json_values import JsonObject
 from jaxmoe.text.chat_template import Messages
@@ -155,8 +155,7 @@ class ApiModel:
         replies = self.requests.request("completions", {"prompt": texts, **body}, size, 0)
         if len(replies) != len(rows):
             raise ApiError(f"{self._url} sent {len(replies)} choices for {len(rows)} prompts")
-        ordered = sorted(replies, key=lambda one: one.choice.get("index", 0))
-        return [self._score(row, reply) for row, reply in zip(rows, ordered, strict=True)]
+        return [self._score(row, reply) for row, reply in zip(rows, by_index(replies), strict=True)]
 
     def _score(self, row: _Row, reply: ServerReply) -> tuple[float, int]:
         """Σ log p of the tokens that end after the prompt, and their number."""

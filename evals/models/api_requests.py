@@ -3,7 +3,7 @@
 Not covered: HTTP, keys and retries (api_client); prices and ceilings (api_spending); what is asked.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import NamedTuple, TypeVar
 
@@ -13,6 +13,8 @@ from jaxmoe.json_values import JsonObject
 
 # a shorter word, as servers without keys take ("EMPTY"), is no secret, and may stand in an answer
 SECRET_LENGTH = 16
+# more tokens than any request has: such a count is none
+MOST_TOKENS = 1_000_000_000
 Done = TypeVar("Done")
 
 
@@ -85,7 +87,7 @@ def side_by_side(
     Args:
       tasks: each asks the server.
       concurrency: so many at a time.
-    Returns: number of the task and its result, or RequestFailedError.
+    Returns: number of the task and its result, or RequestFailedError, also for whatever else a task raises.
     Raises: ApiError and CostCeilingError, after the answers on their way are in.
     """
     pool = ThreadPoolExecutor(concurrency)
@@ -101,16 +103,42 @@ def side_by_side(
                 break
             for done in wait(running, return_when=FIRST_COMPLETED).done:
                 number = running.pop(done)
-                try:
-                    yield number, done.result()
-                except RequestFailedError as error:
-                    yield number, error
-                except (ApiError, CostCeilingError) as error:
-                    fault = error  # said when the answers on their way are in
+                match done.exception():
+                    case None:
+                        yield number, done.result()
+                    case RequestFailedError() as error:
+                        yield number, error
+                    case ApiError() | CostCeilingError() as error:
+                        fault = error  # said when the answers on their way are in
+                    case Exception() as error:
+                        yield number, _unforeseen(error)
+                    case error:  # KeyboardInterrupt and the like
+                        raise error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     if fault is not None:
         raise fault
+
+
+def _unforeseen(error: Exception) -> RequestFailedError:
+    # its words may hold whatever a server sent, a key too
+    failure = RequestFailedError(f"a reply could not be handled: {type(error).__name__}")
+    failure.__cause__ = error
+    return failure
+
+
+def by_index(replies: Sequence[ServerReply]) -> list[ServerReply]:
+    """The choices for several prompts in the order of the prompts.
+
+    Args:
+      replies: as the server orders them; those without an index stand where they are.
+    Returns: the choices by index.
+    Raises: RequestFailedError for an index that is no number.
+    """
+    places = [reply.choice.get("index", 0) for reply in replies]
+    if odd := [place for place in places if not isinstance(place, int)]:
+        raise RequestFailedError(f"the index of a choice must be a number; got {type(odd[0]).__name__}")
+    return sorted(replies, key=lambda reply: reply.choice.get("index", 0))
 
 
 def byte_count(text: str) -> int:
@@ -123,7 +151,9 @@ def _tokens_used(reply: JsonObject) -> tuple[int, int] | None:
     used = reply.get("usage")
     told = used if isinstance(used, dict) else {}
     counts = [told.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    prompt, completion = (count if isinstance(count, int) and count >= 0 else None for count in counts)
+    prompt, completion = (
+        count if isinstance(count, int) and 0 <= count <= MOST_TOKENS else None for count in counts
+    )
     return None if prompt is None or completion is None else (prompt, completion)
 
 

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from evals.models.api_client import ContentFilterError, RequestFailedError
-from evals.models.api_requests import ServerReply
+from evals.models.api_requests import ServerReply, by_index
 from evals.questionnaires.respondent import (
     REFUSED,
     UNREADABLE,
@@ -32,6 +32,8 @@ Route = Literal["chat", "completions"]
 TOP = 20
 # what may stand before a label in one token
 AROUND = " \t\n([\"'*"
+# a log-probability is at most 0, but for rounding of so much
+ROUNDING = 0.1
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,13 @@ class ApiScoringRespondent:
             told = [(str(one["token"]), float(one["logprob"])) for one in likeliest]
         except (KeyError, TypeError, IndexError, ValueError):
             raise _none(self.server.url, "answers=written reads texts instead") from None
-        mass = [
-            sum(math.exp(logprob) for token, logprob in told if token.strip(AROUND) == choice.label)
+        own = [
+            [logprob for token, logprob in told if token.strip(AROUND) == choice.label]
             for choice in question.choices
         ]
+        if odd := [logprob for logprobs in own for logprob in logprobs if not _is_logprob(logprob)]:
+            return _unreadable(odd[0])
+        mass = [sum(map(math.exp, logprobs)) for logprobs in own]
         if not sum(mass) > 0:
             return no_answer(UNREADABLE, f"no label among the {len(told)} likeliest first tokens")
         shares = [one / sum(mass) for one in mass]
@@ -128,19 +133,20 @@ class ApiScoringRespondent:
         ]
         body = {"prompt": rows, "max_tokens": 0, "echo": True, "logprobs": 1, "temperature": 0.0}
         size = sum(len(row.encode("utf-8", "replace")) for row in rows)
-        replies = sorted(
-            self.server.request("completions", body, size, 0), key=lambda one: one.choice.get("index", 0)
-        )
+        replies = by_index(self.server.request("completions", body, size, 0))
         if len(replies) != len(rows):
             raise RequestFailedError(f"{self.server.url} sent {len(replies)} choices for {len(rows)} prompts")
-        scores = [self._score(question, row, reply) for row, reply in zip(rows, replies, strict=True)]
+        told = [self._logprobs(question, row, reply) for row, reply in zip(rows, replies, strict=True)]
+        if odd := [logprob for own in told for logprob in own if not _is_logprob(logprob)]:
+            return _unreadable(odd[0])
+        scores = [sum(own) / (len(own) if self.scored == "words" else 1) for own in told]
         shares = softmax(np.array(scores)).tolist()
         return from_probabilities(question, shares, int(np.argmax(shares)))
 
-    def _score(self, question: Question, row: str, reply: ServerReply) -> float:
-        """Σ log p of the tokens that end after the prompt; their mean for words."""
+    def _logprobs(self, question: Question, row: str, reply: ServerReply) -> list[float]:
+        """log p of each token that ends after the prompt."""
         # counted from the end: servers show a blank or a token that the tokenizer puts before the prompt
-        left, own = len(row) - len(question.prompt), []
+        left, own = len(row) - len(question.prompt), list[float]()
         try:
             told = reply.choice["logprobs"]
             for token, logprob in zip(
@@ -154,7 +160,15 @@ class ApiScoringRespondent:
             raise _none(self.server.url, "take route chat, or answers=written") from None
         if not own:
             raise _none(self.server.url, "take route chat, or answers=written")
-        return sum(own) / (len(own) if self.scored == "words" else 1)
+        return own
+
+
+def _is_logprob(value: float) -> bool:
+    return math.isfinite(value) and value <= ROUNDING
+
+
+def _unreadable(value: float) -> Answer:
+    return no_answer(UNREADABLE, f"{value} is no log-probability")
 
 
 def _none(url: str, remedy: str) -> RequestFailedError:

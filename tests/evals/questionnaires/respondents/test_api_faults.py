@@ -1,10 +1,13 @@
 """What servers send that is no answer costs one answer at most, and never the administration."""
 
 import json
+import time
+from functools import partial
 
 import pytest
 
-from evals.models.api_client import ApiError
+from evals.models.api_client import ApiError, RequestFailedError
+from evals.models.api_requests import side_by_side
 from evals.models.api_spending import CostCeilingError
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import Design, battery, questions
@@ -33,6 +36,9 @@ def client(server, waits=None, said=None, **settings):
     [
         ((400, {}, FILTER), "refused", "content management policy"),
         ((400, {}, "bad prompt"), "error", "HTTP 400 bad prompt"),
+        ((403, {}, FILTER), "refused", "content management policy"),
+        ((451, {}, FILTER), "refused", "content management policy"),
+        ((529, {}, "overloaded"), "error", "after 2 attempts; the last: HTTP 529 overloaded"),
         ((200, {}, {"error": {"message": "model overloaded"}}), "error", "model overloaded"),
         ((200, {}, "[" * 100_000), "error", "no JSON"),
         ((200, {}, '{"choices": [{"mess'), "error", "no JSON"),
@@ -47,6 +53,7 @@ def client(server, waits=None, said=None, **settings):
         ((200, {}, completion([{"type": "text", "text": "B"}])), "", ""),
         ((200, {}, completion("B", usage=None)), "", ""),
         ((200, {}, completion("B", usage=[1, 2])), "", ""),
+        ((200, {}, completion("B", usage={"prompt_tokens": 10**400, "completion_tokens": 1})), "", ""),
         ((200, {}, completion("B", usage={"prompt_tokens": None})), "", ""),
         ((200, {}, completion("B\ud800 \u2028 because")), "", ""),
     ],
@@ -67,6 +74,38 @@ def test_one_odd_reply_costs_one_answer_at_most(tmp_path, odd, code, says):
         before = len(server.requests)
         administer(client(server, attempts=1), [GAD], design, tmp_path)
         assert len(server.requests) - before == (code == "error")
+
+
+@pytest.mark.parametrize(("body", "closed"), [("ff\r\nabc", True), ("ff\r\n", False)])
+def test_an_error_whose_words_break_off_or_stall_is_tried_again(body, closed):
+    def broken(handler):
+        handler.send_response(502)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        handler.wfile.write(body.encode())
+        if not closed:
+            time.sleep(0.3)
+
+    with serving(lambda n, body: (200, {}, completion("B"))) as server:
+        server.raw = {0: broken}
+        found = dict(client(server, attempts=2, timeout_s=0.1).answer(ASKED[:1]))
+    assert found[0].position == 1
+
+
+def test_whatever_else_a_task_raises_costs_its_answer_alone():
+    def task(n):
+        return {1: 1}[n] if n else "first"
+
+    found = dict(side_by_side([partial(task, n) for n in range(3)], 1))
+    assert (found[0], found[1]) == ("first", 1)
+    assert isinstance(found[2], RequestFailedError)
+    assert "KeyError" in str(found[2])
+
+    def stopped():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(side_by_side([stopped], 1))
 
 
 def test_what_every_question_fails_of_ends_the_administration():

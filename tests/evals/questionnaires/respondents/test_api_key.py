@@ -194,9 +194,9 @@ def test_the_command_shows_no_variables_of_a_crash(tmp_path, monkeypatch):
     """What is our own mistake ends in a traceback, which must not show local variables."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     code = (
-        "import evals.administer, evals.models.api_client as api\n"
-        "def broken(self, request):\n    headers, key = request.headers, self.key()\n    1 / 0\n"
-        "api.ApiClient._send = broken\n"
+        "import evals.administer, evals.questionnaires.respondents.api_respondent as api\n"
+        "def broken(self, path):\n    key = self._client.key()\n    1 / 0\n"
+        "api.ApiRespondent.account = broken\n"
         "evals.administer.app()"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "out"), "--instrument", "gad_7"]

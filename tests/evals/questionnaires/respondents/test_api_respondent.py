@@ -109,6 +109,7 @@ def test_retry_after_may_be_a_number_or_a_date():
     assert retry_after("-3") == 0
     assert retry_after("Thu, 01 Jan 1970 00:01:40 GMT", now=40.0) == 60.0
     assert retry_after("soon") is retry_after(None) is None
+    assert retry_after("Mon, 01 Jan 2001 00:00:00 +99999999999999999999") is None
 
 
 def test_settings_that_cannot_be_are_named():

@@ -47,6 +47,32 @@ def test_no_label_among_them_is_no_answer():
     assert {answer.refusal for answer in found.values()} == {"unreadable"}
 
 
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, 1000.0])
+@pytest.mark.parametrize("route", ["chat", "completions"])
+def test_what_is_no_log_probability_is_not_answered(route, odd):
+    def reply(n, body):
+        told = first_token(A=0.5, B=0.5)
+        told["choices"][0]["logprobs"]["content"][0]["top_logprobs"][1]["logprob"] = odd
+        return 200, {}, told if route == "chat" else echoed(body, [(odd, odd)] * 4)
+
+    with serving(reply) as server:
+        found = dict(ApiScoringRespondent(client(server), "label", route).answer(ASKED[:1]))
+    assert (found[0].refusal, found[0].text) == ("unreadable", f"{odd} is no log-probability")
+
+
+@pytest.mark.parametrize("index", [None, "0"])
+def test_an_index_that_is_no_number_costs_one_answer(index):
+    def reply(n, body):
+        told = echoed(body, [(-1.0, -1.0)] * 4)
+        told["choices"][0]["index"] = index
+        return 200, {}, told
+
+    with serving(reply) as server:
+        found = dict(ApiScoringRespondent(client(server), "label", "completions").answer(ASKED[:1]))
+    assert found[0].refusal == "error"
+    assert "index of a choice must be a number" in found[0].text
+
+
 def echoed(body, scores):
     """Two tokens of the prompt and two of the continuation, with log-probabilities by option."""
     choices = []
