@@ -113,7 +113,8 @@ def judged(statistic: str, estimate: Estimate, threshold: float, setting: Settin
         return Check(statistic, estimate, threshold, "not faithful")
     if low > sign * threshold:
         return Check(statistic, estimate, threshold, "faithful")
-    return Check(statistic, estimate, threshold, "undetermined", "the interval holds the threshold")
+    why = "; ".join(filter(None, (estimate.reason, "the interval holds the threshold")))
+    return Check(statistic, estimate, threshold, "undetermined", why)
 
 
 def undetermined(statistic: str, why: str, threshold: float, n: int = 0) -> Check:

@@ -324,9 +324,9 @@ def _groups(old: np.ndarray, new: np.ndarray, unit: float) -> dict[str, object]:
 
 
 def _variances_differ(first: np.ndarray, second: np.ndarray) -> float:
-    """p of the F test of two groups' variances, two-sided."""
+    """p of the F test of two groups' variances, two-sided; NaN where a group does not vary."""
     one, other = (values[~np.isnan(values)] for values in (first, second))
-    if min(len(one), len(other)) < 2 or not other.var(ddof=1) > 0:
+    if min(len(one), len(other)) < 2 or not min(one.var(ddof=1), other.var(ddof=1)) > 0:
         return np.nan
     below = float(stats.f.cdf(one.var(ddof=1) / other.var(ddof=1), len(one) - 1, len(other) - 1))
     return 2 * min(below, 1 - below)

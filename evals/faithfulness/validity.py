@@ -49,7 +49,7 @@ def validity(one: ResponseCube, scale: Scale, setting: Setting, traits: PersonTr
         return [undetermined(WITH_TRAIT, why, limits.criterion, len(one.persons))]
     items = one.keyed[:, :, one.columns(scale.name)].mean(axis=1)
     r = pearson(scores, own, confidence=setting.confidence)
-    checks = [judged(WITH_TRAIT, _corrected(r, cronbach_alpha(items)), limits.criterion, setting)]
+    checks = [_with_trait(r, items, setting)]
     others = theirs.drop(columns=construct).to_numpy(np.float64).T
     others = others[~np.isnan(others).any(axis=1)]
     if len(others):
@@ -57,6 +57,16 @@ def validity(one: ResponseCube, scale: Scale, setting: Setting, traits: PersonTr
     if traits.described:
         checks.append(_beyond(items, theirs, construct, setting))
     return checks
+
+
+def _with_trait(r: Estimate, items_PJ: np.ndarray, setting: Setting) -> Check:
+    """r with the trait against its threshold, which no correction by a reliability that may be 0 meets."""
+    alpha = cronbach_alpha(items_PJ, confidence=setting.confidence)
+    check = judged(WITH_TRAIT, _corrected(r, alpha), setting.thresholds.criterion, setting)
+    if check.verdict == "faithful" and not alpha.low > 0:
+        why = "α may be 0: the items do not agree, so that nothing corrected by it is to be believed"
+        return check._replace(verdict="undetermined", reason=why)
+    return check
 
 
 def _corrected(r: Estimate, reliability: Estimate) -> Estimate:
@@ -70,7 +80,8 @@ def _beyond(items_PJ: np.ndarray, theirs: pd.DataFrame, construct: str, setting:
     """α of what the items say beyond the description, with Feldt's interval at the degrees of freedom left.
 
     A respondent that only repeats the description in other words has none: nothing but the description was
-    measured.
+    measured. Not covered: one that mixes described traits (their products), or answers in a steady style on
+    top of the description; to tell these from persons, persons of the same description are needed.
     """
     limit = setting.thresholds.beyond_description
     found = beyond_description(items_PJ, theirs, construct)

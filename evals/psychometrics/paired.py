@@ -99,7 +99,8 @@ def pitman_morgan(scores: npt.ArrayLike, reference: npt.ArrayLike) -> float:
 
     Args:
       scores, reference: of the same respondents in the same order; pairs with a gap are left out.
-    Returns: p; NaN for fewer than 3 pairs or a reference that does not vary, 0 where only the scores do not.
+    Returns: p; NaN for fewer than 3 pairs, or where one of the two does not vary: scores are steps of a
+      scale, and that nobody left one says little where few left it before.
     Raises: ValueError where the two differ in length.
     Reference: Pitman 1939, Biometrika 31, 9-12; Morgan 1939, Biometrika 31, 13-19.
 
@@ -113,10 +114,8 @@ def pitman_morgan(scores: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     if n < 3:
         return math.nan
     spread, base = (float(part.var(ddof=1)) for part in pairs.T)
-    if base <= 1e-24:
+    if min(spread, base) <= 1e-24:
         return math.nan
-    if spread <= 1e-24:
-        return 0.0
     r = float(np.corrcoef(pairs.T)[0, 1])
     f = spread / base
     left = 2 * math.sqrt(f * max(1 - r**2, 0.0))

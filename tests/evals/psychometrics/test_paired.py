@@ -76,6 +76,13 @@ def test_degenerate_pairs():
         paired_difference([1, 2], [1, 2], unit=0)
 
 
+def test_nothing_is_claimed_of_scores_that_do_not_vary():
+    """One answer of 64 moved by a quarter: no test can call the others restricted."""
+    constant, moved = [3.0] * 64, [3.0] * 63 + [3.25]
+    assert np.isnan(pitman_morgan(constant, moved))
+    assert np.isnan(pitman_morgan(moved, constant))
+
+
 def test_pitman_morgan_is_the_correlation_of_sum_and_difference():
     # Var(x + y)·r(x + y, x − y) ∝ Var x − Var y, so equal variances are r = 0
     rng = np.random.default_rng(3)

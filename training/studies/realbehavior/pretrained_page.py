@@ -173,7 +173,8 @@ def _evidence(summary: JsonMapping) -> PageSection:
         "What the verdicts rest on",
         [
             "In brackets 95 % intervals over persons. The correlation with the trait is that of the score "
-            "with what the description says of the same trait, corrected for the items' unreliability. "
+            "with what the description says of the same trait, corrected for the items' unreliability; † not "
+            "corrected, or by an α that may be 0. "
             "Expected values are Σ p·v over the options. Acquiescence is the mean of agreement whatever is "
             "asked, position the distance of the chosen places from equal shares, first option the share of "
             "answers that were the one shown first."
@@ -191,7 +192,8 @@ def _check(rows: Sequence[JsonRecord], start: str) -> str:
     found = next((row for row in rows if row["statistic"].startswith(start)), None)
     if found is None:
         return "–"
-    return _interval(found["estimate"], found["low"], found["high"])
+    text = _interval(found["estimate"], found["low"], found["high"])
+    return f"{text} †" if "not corrected" in found["reason"] or "may be 0" in found["reason"] else text
 
 
 def _interval(value: float | None, low: float | None, high: float | None) -> str:
