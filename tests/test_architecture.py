@@ -58,6 +58,7 @@ FLOOR_OF = {room: floor for floor, line in enumerate(reversed(FLOORS.split("\n")
 DEFERRED = {
     # jax only where there is a model
     ("evals.administer", "jaxmoe"),
+    ("evals.administer", "evals.models.engine_texts"),
     ("evals.administer", "evals.models.local_model"),
     ("evals.administer", "evals.questionnaires.respondents.local_respondent"),
     ("evals.administer", "jaxmoe.tokenizer"),

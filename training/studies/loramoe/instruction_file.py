@@ -11,7 +11,7 @@ from jaxmoe.progress import say
 from training.studies.loramoe.config import ExamSizes
 
 
-class InstructionFile(NamedTuple):
+class TaskFile(NamedTuple):
     """Rows of a file, each in one part only.
 
     Attributes:
@@ -27,7 +27,7 @@ class InstructionFile(NamedTuple):
 
 def read_instructions(
     path: str, sizes: ExamSizes, divergence: int, fits: Callable[[str, str], bool]
-) -> InstructionFile:
+) -> TaskFile:
     """Splits a file: test, dev and divergence first, the rest to be learned.
 
     Args:
@@ -60,4 +60,4 @@ def read_instructions(
         {"instruction": q.question, "input": "", "output": q.answers[0], "answers": list(q.answers)}
         for q in short[at:]
     ]
-    return InstructionFile(learned, {name: parts[name] for name in ("test", "dev")}, parts["divergence"])
+    return TaskFile(learned, {name: parts[name] for name in ("test", "dev")}, parts["divergence"])

@@ -37,7 +37,7 @@ from training.runtime import config as configs
 from training.studies.cells import Result
 from training.studies.loramoe.config import ExamSizes, PretrainedConfig
 from training.studies.loramoe.exams import SPLITS, by_family, exam_settings
-from training.studies.loramoe.instruction_file import InstructionFile
+from training.studies.loramoe.instruction_file import TaskFile
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -88,7 +88,7 @@ class PretrainedExams:
         tokenizer: "PreTrainedTokenizerBase",
         base: LanguageModel,
         found: Result | None,
-        instructions: InstructionFile | None = None,
+        instructions: TaskFile | None = None,
     ):
         self._sizes, self._pretrained = sizes, pretrained
         self._tokenizer, self._base, self._found = tokenizer, base, found

@@ -40,7 +40,7 @@ from training.studies.loramoe import page as loramoe_page
 from training.studies.loramoe import summary as loramoe_summary
 from training.studies.loramoe.config import LoramoeConfig, TuningRow
 from training.studies.loramoe.exams import EmbeddedExams, Exams, embedded_questions, exam_settings
-from training.studies.loramoe.instruction_file import InstructionFile, read_instructions
+from training.studies.loramoe.instruction_file import TaskFile, read_instructions
 from training.studies.loramoe.pretrained import PretrainedExams, pretrained_settings
 from training.studies.loramoe.rows import (
     ANSWER_TOKENS,
@@ -83,7 +83,7 @@ class LoramoeStudy:
         self._streams: dict[tuple[int, int, float, float, bool], Stream] = {}
         self._base_models: dict[int, LanguageModel] = {}
         self._exams_of: dict[int, Exams] = {}
-        self._files: dict[int, InstructionFile] = {}
+        self._files: dict[int, TaskFile] = {}
         # what the cells that are done have found: the tuned are asked what their base knew
         self._found: Results = {}
 
@@ -326,7 +326,7 @@ class LoramoeStudy:
         corpus = study_corpus(seed=seed, knowledge_share=share, relations=relations)
         return instruction_rows(corpus, self.volumes[-1])
 
-    def _instruction_file(self, base: int) -> InstructionFile | None:
+    def _instruction_file(self, base: int) -> TaskFile | None:
         config = self.config
         if config.instructions is None or config.pretrained is None:
             return None
