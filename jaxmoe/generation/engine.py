@@ -28,6 +28,9 @@ from jaxmoe.model import params
 
 # tokens below which a program of its own for short parts of prompts saves nothing
 _LEAST_CHUNK = 16
+# temperatures below are greedy: logits divided by them may leave float32, and hardly any other token is drawn
+_LEAST_TEMPERATURE = 1e-6
+_MOST_TEMPERATURE = 1e6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +162,17 @@ class Engine:
 
         Raises: ValueError for an empty or too long prompt, ids outside the vocabulary, settings out of range.
         """
-        prompt = np.asarray(request.prompt, np.int64)
+        if len(request.prompt) + request.max_new_tokens > self.config.max_length:
+            raise ValueError(
+                f"prompt and answer must fit {self.config.max_length} tokens (engine.max_length); got "
+                f"{len(request.prompt)} + {request.max_new_tokens}"
+            )
+        try:
+            prompt = np.asarray(request.prompt, np.int64)
+        except OverflowError:
+            raise ValueError(
+                f"token ids must lie in 0..{self._vocabulary - 1}; got one beyond 64 bits"
+            ) from None
         if prompt.ndim != 1 or not len(prompt):
             raise ValueError("a prompt must be a list of at least one token id")
         if prompt.min() < 0 or prompt.max() >= self._vocabulary:
@@ -172,10 +185,11 @@ class Engine:
             raise ValueError(f"experts must be one of {known}; got {request.experts!r}")
         if not 0 <= request.alternatives <= MOST_ALTERNATIVES:
             raise ValueError(f"alternatives must lie in 0..{MOST_ALTERNATIVES}; got {request.alternatives}")
-        if len(prompt) + request.max_new_tokens > self.config.max_length:
+        if not -(2**63) <= request.seed < 2**63:
+            raise ValueError(f"seed must fit 64 bits; got {request.seed}")
+        if request.sampling.temperature > _MOST_TEMPERATURE:
             raise ValueError(
-                f"prompt and answer must fit {self.config.max_length} tokens (engine.max_length); got "
-                f"{len(prompt)} + {request.max_new_tokens}"
+                f"temperature must be at most {_MOST_TEMPERATURE:g}; got {request.sampling.temperature}"
             )
 
     def cancel(self, id: int, reason: FinishReason = "cancelled") -> None:
@@ -217,6 +231,10 @@ class Engine:
             )
         self._runner.take(weights)
         self.forget()
+
+    def close(self) -> None:
+        """Frees what the device holds for this engine alone; nothing can be decoded any more."""
+        del self._runner
 
     def forget(self) -> None:
         """Takes nothing over from earlier texts: what follows is placed and read as in a new engine."""
@@ -349,7 +367,9 @@ class Engine:
             request = text.request
             tokens[row], positions[row], drawn[row] = text.last, text.length, len(text.new)
             settings = request.sampling
-            temperature[row], top_k[row], top_p[row] = settings.temperature, settings.top_k, settings.top_p
+            temperature[row] = 0 if settings.temperature < _LEAST_TEMPERATURE else settings.temperature
+            # of a limit beyond the vocabulary nothing is left out, and it need not fit 32 bits
+            top_k[row], top_p[row] = min(settings.top_k, self._vocabulary), settings.top_p
             seed[row] = np.int64(request.seed).astype(np.int32)
             experts[row] = self._allowed(request.experts)
         which = None if count == self.config.slots else np.asarray(slots, np.int32)
@@ -381,7 +401,8 @@ class Engine:
 
     def _completion(self, text: _Text, reason: FinishReason) -> Completion:
         self.statistics.finished += 1
-        asked = text.request.prompt_logprobs and reason != "cancelled"
+        # a prompt that was not read to its end has not all of them
+        asked = text.request.prompt_logprobs and (reason != "cancelled" or text.new)
         return Completion(text.new, reason, text.scored if asked else None, text.reused)
 
     def _fit(self, new: _Text) -> None:

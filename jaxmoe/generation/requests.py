@@ -66,7 +66,8 @@ class Completion(NamedTuple):
     Attributes:
       new: new tokens, a stop token included.
       reason: stop (a stop token, or on_token), length, cancelled.
-      prompt: prompt tokens 1, 2, ..; None unless their log-probabilities were asked for.
+      prompt: prompt tokens 1, 2, ..; None unless their log-probabilities were asked for, and where it was
+        cancelled before its first new token.
       reused: prompt tokens whose keys and values were there already.
     """
 

@@ -63,7 +63,9 @@ class _Server:
         return HTMLResponse((resources.files("training.serving") / "chat.html").read_text(encoding="utf-8"))
 
     async def _health(self, _: Request) -> Response:
-        return JSONResponse({"status": "ok", "pending": self._worker.pending})
+        ended = self._worker.ended
+        told = {"status": "ok" if ended is None else ended, "pending": self._worker.pending}
+        return JSONResponse(told, 200 if ended is None else 503)
 
     async def _metrics_page(self, _: Request) -> Response:
         return PlainTextResponse(generate_latest(self._metrics.registry).decode())

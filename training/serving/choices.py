@@ -18,7 +18,7 @@ from training.serving.answers import FinishedChoice
 from training.serving.detokenize import Detokenizer
 from training.serving.protocol import RequestError
 from training.serving.served_model import ServedModel
-from training.serving.worker import EngineWorker, Event, Failed, Ticket
+from training.serving.worker import EngineEndedError, EngineWorker, Event, Failed, Ticket
 
 
 @dataclass
@@ -99,6 +99,8 @@ class RunningChoices:
         except queue.Full as error:
             self.cancel()
             raise RequestError(f"{error}; try again", 429, "rate_limit_error") from None
+        except EngineEndedError as error:
+            raise RequestError(str(error), 503, "server_error") from None
         except ValueError as error:
             self.cancel()
             raise RequestError(str(error)) from None
@@ -166,6 +168,8 @@ def fault(event: Failed) -> RequestError:
     """A fault as an answer: the client's own in full, ours without its insides."""
     if isinstance(event.error, ValueError):
         return RequestError(str(event.error))
+    if isinstance(event.error, EngineEndedError):
+        return RequestError(str(event.error), 503, "server_error")
     return RequestError(
         f"the engine failed ({type(event.error).__name__}); see the server's log", 500, "server_error"
     )

@@ -8,6 +8,7 @@ the text ends at the beginning of the next step on all.
 
 import dataclasses
 import json
+import traceback
 from collections.abc import Callable, Mapping
 from typing import TypedDict
 
@@ -104,23 +105,34 @@ def leading(
 def follow(make: Callable[[], Engine]) -> None:
     """Does what the first process's engine does, until it ends.
 
+    A step that fails here fails there too, and the first process then lets all make their engines anew.
+
     Args:
       make: makes an engine as the first process's is.
+    Raises: the fault of a step after which the first process goes on without new engines.
     """
-    engine = make()
+    engine, fault = make(), None
     while True:
         told = _receive()
         if told["end"]:
             jax.distributed.shutdown()
             return
         if told["new"]:
-            engine = make()
+            engine.close()
+            engine, fault = make(), None
             continue
-        for request in told["requests"]:
-            engine.submit(_from_json(request))
-        for id, reason in told["ended"]:
-            engine.cancel(id, reason)
-        engine.step()
+        if fault is not None:
+            raise fault
+        try:
+            for request in told["requests"]:
+                engine.submit(_from_json(request))
+            for id, reason in told["ended"]:
+                engine.cancel(id, reason)
+            engine.step()
+        except Exception as error:
+            traceback.print_exc()
+            # its frames hold what the device holds, of which there may not be room for two
+            fault = error.with_traceback(None)
 
 
 def tell_the_end() -> None:

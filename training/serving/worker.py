@@ -1,7 +1,8 @@
 """One thread that drives an engine; requests come in, tokens go out as events.
 
 The thread is the only one that touches the engine. A fault in a step ends the requests that were in progress,
-each with its error, and the engine starts anew; a fault in one request ends that request alone.
+each with its error, and the engine starts anew; a fault in one request ends that request alone. Where no
+engine can be made anew the thread ends, and with it every request, now and later.
 """
 
 import queue
@@ -13,6 +14,10 @@ from typing import NamedTuple
 
 from jaxmoe.generation.engine import Engine
 from jaxmoe.generation.requests import Completion, NewToken, Request
+
+
+class EngineEndedError(RuntimeError):
+    """Nothing is decoded any more: the server is closing, or no engine could be made after a fault."""
 
 
 class Failed(NamedTuple):
@@ -65,6 +70,7 @@ class EngineWorker:
         self._tickets: dict[int, Ticket] = {}
         self._pending = 0
         self._lock = threading.Lock()
+        self._ended: str | None = None
         self.engine = make()
         self.restarts = 0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -86,21 +92,34 @@ class EngineWorker:
         """Requests that have not ended."""
         return self._pending
 
+    @property
+    def capacity(self) -> int:
+        """Requests that may be there at a time, in slots and waiting."""
+        return self._most_waiting + self.engine.config.slots
+
+    @property
+    def ended(self) -> str | None:
+        """Why requests are not taken any more; None while they are."""
+        return self._ended
+
     def submit(self, request: Request, emit: Callable[[Event], bool | None]) -> Ticket:
         """Queues a request.
 
         Args:
           emit: called in the worker's thread with every event of the request; True for a token ends the text.
         Returns: the ticket by which the request can be cancelled.
-        Raises: queue.Full if too many wait; ValueError for a request that the engine would refuse.
+        Raises: queue.Full if too many wait; ValueError for a request that the engine would refuse;
+          EngineEndedError.
         """
         self.engine.check(request)
+        ticket = Ticket(request, emit)
         with self._lock:
-            if self._pending >= self._most_waiting + self.engine.config.slots:
+            if self._ended is not None:
+                raise EngineEndedError(self._ended)
+            if self._pending >= self.capacity:
                 raise queue.Full(f"{self._most_waiting} requests are waiting already")
             self._pending += 1
-        ticket = Ticket(request, emit)
-        self._inbox.put(ticket)
+            self._inbox.put(ticket)
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
@@ -110,22 +129,45 @@ class EngineWorker:
     # -- in the thread
 
     def _run(self) -> None:
-        while True:
-            if not self._take(block=self.engine.idle):
-                if self._close is not None:
-                    self._close()
-                return
-            try:
-                self._cancel()
-                for id, completion in self.engine.step().items():
-                    self._end(self._tickets.pop(id), completion)
-            except Exception as error:  # an engine that failed is not trusted any more
-                traceback.print_exc()
-                for ticket in list(self._tickets.values()):
-                    self._end(ticket, Failed(error))
-                self._tickets.clear()
-                self.engine = self._make()
-                self.restarts += 1
+        why = "the server is closing"
+        try:
+            while self._take(block=self.engine.idle):
+                try:
+                    self._cancel()
+                    for id, completion in self.engine.step().items():
+                        self._end(self._tickets.pop(id), completion)
+                except Exception as error:  # an engine that failed is not trusted any more
+                    self._start_anew(error)
+        except Exception:
+            traceback.print_exc()
+            why = "the engine failed and could not be started again; see the server's log"
+        self._refuse(why)
+        if self._close is not None:
+            self._close()
+
+    def _start_anew(self, error: Exception) -> None:
+        traceback.print_exc()
+        # its frames hold what the device holds, of which there may not be room for two
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+        self.engine.close()
+        self._end_all(error)
+        self.engine = self._make()
+        self.restarts += 1
+
+    def _end_all(self, error: Exception) -> None:
+        tickets, self._tickets = self._tickets, {}
+        for ticket in tickets.values():
+            self._end(ticket, Failed(error))
+
+    def _refuse(self, why: str) -> None:
+        """Ends every request, also those that nobody took yet, and lets no more come in."""
+        with self._lock:
+            self._ended = why
+        error = EngineEndedError(why)
+        self._end_all(error)
+        while not self._inbox.empty():
+            if (ticket := self._inbox.get()) is not None:
+                self._end(ticket, Failed(error))
 
     def _take(self, *, block: bool) -> bool:
         """Hands new requests to the engine; False when it is time to end."""
@@ -135,14 +177,11 @@ class EngineWorker:
             except queue.Empty:
                 return True
             if ticket is None:
-                for left in list(self._tickets.values()):
-                    self._end(left, Failed(RuntimeError("the server is closing")))
                 return False
             block = False
-            request = replace(ticket.request, on_token=ticket.emit)
             try:
-                ticket.id = self.engine.submit(request)
-            except ValueError as error:
+                ticket.id = self.engine.submit(replace(ticket.request, on_token=ticket.emit))
+            except Exception as error:
                 self._end(ticket, Failed(error))
                 continue
             self._tickets[ticket.id] = ticket
@@ -155,4 +194,7 @@ class EngineWorker:
     def _end(self, ticket: Ticket, event: Event) -> None:
         with self._lock:
             self._pending -= 1
-        ticket.emit(event)
+        try:
+            ticket.emit(event)
+        except Exception:  # whoever waited for it is gone; the others are not
+            traceback.print_exc()

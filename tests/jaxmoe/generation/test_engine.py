@@ -373,6 +373,10 @@ def test_a_callback_sees_every_token_and_may_end_the_text(lm):
         (Request([1], 0), "max_new_tokens must be at least 1; got 0"),
         (Request([1] * 90, 7), r"must fit 96 tokens \(engine.max_length\); got 90 \+ 7"),
         (Request([1], alternatives=21), r"must lie in 0\.\.20; got 21"),
+        (Request([1, 2**70]), r"must lie in 0\.\.96; got one beyond 64 bits"),
+        (Request([1], seed=2**63), "seed must fit 64 bits"),
+        (Request([1], sampling=Sampling(1e39)), "temperature must be at most"),
+        (Request([1], sampling=Sampling(10**400)), "temperature must be at most"),
     ],
 )
 def test_impossible_requests_are_refused(lm, request_, message):
@@ -380,6 +384,32 @@ def test_impossible_requests_are_refused(lm, request_, message):
     with pytest.raises(ValueError, match=message):
         engine.submit(request_)
     assert engine.idle
+
+
+@pytest.mark.parametrize("sampling", [Sampling(1.0, top_k=3_000_000_000), Sampling(1.0, top_p=1e-60)])
+def test_settings_beyond_32_bits_are_served(lm, sampling):
+    same = Sampling(1.0) if sampling.top_k else Sampling()
+    engine, prompt = Engine(lm, SMALL), prompts([5])[0]
+    assert (
+        engine.run_one(Request(prompt, 6, sampling)).tokens == engine.run_one(Request(prompt, 6, same)).tokens
+    )
+
+
+@pytest.mark.parametrize("temperature", [1e-38, 1e-40, 9e-7])
+def test_hardly_any_temperature_is_none(lm, temperature):
+    engine, prompt = Engine(lm, SMALL), prompts([5])[0]
+    cold = engine.run_one(Request(prompt, 6, Sampling(temperature), score_draws=True))
+    assert cold.tokens == engine.run_one(Request(prompt, 6)).tokens
+    assert [one.drawn_logprob for one in cold.new] == [0.0] * 6
+
+
+def test_what_is_cancelled_has_the_scores_of_a_prompt_that_was_read(lm):
+    engine, prompt = Engine(lm, SMALL), prompts([20])[0]
+    id = engine.submit(Request(prompt, 50, prompt_logprobs=True))
+    while not (engine._active and engine._active[0].new):
+        engine.step()
+    engine.cancel(id)
+    assert len(engine.step()[id].prompt) == 19
 
 
 LONGROPE = RopeConfig(

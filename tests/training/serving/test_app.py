@@ -257,6 +257,28 @@ def test_an_engine_that_fails_is_made_anew(served: Served, capsys: pytest.Captur
     assert "out of memory" in capsys.readouterr().err
 
 
+def test_an_engine_that_cannot_be_made_anew_is_told(served: Served, capsys: pytest.CaptureFixture[str]):
+    made: list[Engine] = []
+
+    def make() -> Engine:
+        if made:
+            raise RuntimeError("no memory for another")
+        made.append(served.engine(slots=1))
+        made[0]._decode = lambda: {}[0]  # type: ignore[method-assign]
+        return made[0]
+
+    worker = EngineWorker(make)
+    with worker, served.serving(worker) as address:
+        asked = {"model": "tiny", "prompt": "the"}
+        found = [httpx.post(f"{address}/v1/completions", json=asked) for _ in range(2)]
+        assert [answer.status_code for answer in found] == [500, 503]
+        health = httpx.get(f"{address}/health")
+    assert (health.status_code, health.json()["pending"]) == (503, 0)
+    assert "could not be started again" in health.json()["status"]
+    assert found[1].json()["error"]["message"] == health.json()["status"]
+    assert "no memory for another" in capsys.readouterr().err
+
+
 def test_many_clients_at_once(served: Served, client: openai.OpenAI):
     """Each gets its own answer, whatever the others ask or break."""
     prompts = [f"the {word}" for word in ("quick", "brown", "fox", "lazy", "dog", "jumps")] * 4
