@@ -96,7 +96,8 @@ def main(
     key_variable: Annotated[str, typer.Option(help="environment variable with the key")] = "OPENAI_API_KEY",
     concurrency: Annotated[int, typer.Option(help="requests side by side")] = 8,
     cost_ceiling: Annotated[
-        float | None, typer.Option(help="most to spend on a server for this folder, over all sessions")
+        float | None,
+        typer.Option(help="most to spend for this folder, respondent and judge together, over all sessions"),
     ] = None,
     prompt_price: Annotated[float, typer.Option(help="of a million tokens")] = 0.0,
     completion_price: Annotated[float, typer.Option(help="of a million tokens")] = 0.0,
@@ -104,15 +105,20 @@ def main(
         str, typer.Option(help="http(s)://.../v1 of a model that reads what rules cannot; none if left out")
     ] = "",
     judge_model: Annotated[str, typer.Option(help="its name there")] = "",
+    judge_key_variable: Annotated[
+        str, typer.Option(help="environment variable with the judge's key")
+    ] = "OPENAI_API_KEY",
+    judge_prompt_price: Annotated[float, typer.Option(help="of a million tokens")] = 0.0,
+    judge_completion_price: Annotated[float, typer.Option(help="of a million tokens")] = 0.0,
 ) -> None:
     """Asks a respondent every question of a crossed design, into FOLDER/responses.parquet.
     \f
     Args:
       folder: where a killed administration left off, the next one goes on; another design is refused.
-      respondent: decides which options apply: model, route, tokens_name, key_variable, concurrency, prices
-        and cost_ceiling are of a server, form and calibrated of a local model.
+      respondent: decides which options apply: model, route, tokens_name, key_variable, concurrency and prices
+        are of a server, form and calibrated of a local model.
       write_dialogues: not for simulated respondents, which do not write.
-      judge: its key is that of the environment variable OPENAI_API_KEY.
+      judge: reads written answers, and replies of intentions; where it fails they stay unread.
     Raises: typer.Exit with status 2, after a line on stderr, for what is refused.
     """
     try:
@@ -134,7 +140,16 @@ def main(
         if plan:
             return
         writer: dialogues.Writer | None = None
-        base: dict[str, object] = {}
+        how: Answers = "label"
+        reader = None
+        if judge:
+            reader = ServerConfig(
+                judge,
+                judge_model,
+                key_variable=judge_key_variable,
+                prompt_price=judge_prompt_price,
+                completion_price=judge_completion_price,
+            ).judging(cost_ceiling)
         if respondent.startswith("null:"):
             who: Respondent = simulated_respondent(respondent.removeprefix("null:"))
         elif respondent.startswith(("http://", "https://")):
@@ -152,21 +167,23 @@ def main(
             )
             if calibrated:
                 raise ValueError("calibrated needs a local model; leave it out for a server")
-            who = server.respondent(_one_of("answers", answers or "written", Answers), name, temperature)
+            how = _one_of("answers", answers or "written", Answers)
+            who = server.respondent(how, name, temperature)
             writer = server.client(name, temperature, LINE_TOKENS)
         else:
             how = _one_of("answers", answers or "label", Answers)
-            who, writer, revision = _local(
+            who, writer = _local(
                 respondent, name or respondent, form, decoding, how, calibrated, temperature, max_new_tokens
             )
-            base = {"base and revision": revision}
         if (write_dialogues or intentions) and writer is None:
             option = "--dialogues" if write_dialogues else "--intentions"
             raise ValueError(f"{who.name} does not write; leave {option} out")
         if intentions and planned_behavior.INSTRUMENT not in {one.name for one in instruments}:
             raise ValueError(f"--intentions needs --instrument {planned_behavior.INSTRUMENT}")
-        if judge:
-            who = JudgedRespondent(who, ServerConfig(judge, judge_model).client("", 0.0))
+        if reader is not None and how == "written":
+            who = JudgedRespondent(who, reader)
+        elif reader is not None and not intentions:
+            raise ValueError("--judge reads written answers and --intentions; take --answers written")
         with ProgressDisplay() as display:
             asked = display.task("answers")
             asked(0, sum(map(design.size, batteries)))
@@ -177,7 +194,6 @@ def main(
                 replies[who.name] = dialogues.kept(writer, design.personas, folder, progress=told_of)
             planned = pd.DataFrame()
             if intentions and writer is not None:
-                reader = ServerConfig(judge, judge_model).client("", 0.0) if judge else None
                 told_of = display.task("behaviors")
                 acts = planned_behavior.kept(
                     writer, design.personas, table, folder, judge=reader, progress=told_of
@@ -185,7 +201,7 @@ def main(
                 planned = planned_behavior.coherence(table, acts)
                 planned.to_csv(folder / "planned.csv", index=False)
         if report:
-            how_asked = {"asked by": answers or "default", **base, **settings_of(who)}
+            how_asked = {"asked by": answers or "default", **settings_of(who)}
             card = {**how_asked, "cost": cost_told(folder)}
             study = FaithfulnessStudy(instruments, batteries, design)
             made = study.report({who.name: table}, card, replies=replies)
@@ -214,8 +230,8 @@ def _one_of(what: str, value: str, kind: object) -> Any:  # a type checker does 
 
 
 def _judged(table: pd.DataFrame) -> str:
-    by_judge = table.loc[table["read_by"] != "", "read_by"]
-    return f"; {len(by_judge)} read by {by_judge.iloc[0]}" if len(by_judge) else ""
+    counts = table.loc[table["read_by"] != "", "read_by"].value_counts()
+    return "".join(f"; {count} read by {name}" for name, count in counts.items())
 
 
 def _local(
@@ -227,7 +243,7 @@ def _local(
     calibrated: bool,
     temperature: float,
     max_new_tokens: int,
-) -> tuple[Respondent, dialogues.Writer, str]:
+) -> tuple[Respondent, dialogues.Writer]:
     # jax only where there is a model
     import jaxmoe
     from evals.models.engine_texts import Decoding, engine_texts
@@ -239,14 +255,16 @@ def _local(
     lm = jaxmoe.load(source)
     engine = engine_texts(lm, decoded, SLOTS, lm.config.max_positions)
     text_model = LocalModel(lm, load_tokenizer(source), form, engine=engine)  # type: ignore[arg-type]
-    revision = base_and_revision(text_model.lm)
+    base = base_and_revision(text_model.lm)
     most = max(max_new_tokens, LINE_TOKENS)
     writer = WritingRespondent(text_model, name, temperature, max_new_tokens=most)
     if answers == "written":
-        who = WritingRespondent(text_model, name, temperature, max_new_tokens=max_new_tokens)
-        return who, writer, revision
+        return (
+            WritingRespondent(text_model, name, temperature, max_new_tokens=max_new_tokens, base=base),
+            writer,
+        )
     length = "tokens" if answers == "words" else "none"
-    return ScoringRespondent(text_model, name, answers, length, calibrated), writer, revision  # type: ignore[arg-type]
+    return ScoringRespondent(text_model, name, answers, length, calibrated, base=base), writer  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

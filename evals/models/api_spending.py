@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+# one for all accounts, since several may share a ledger
+_LOCK = threading.Lock()
+
 
 class CostCeilingError(ValueError):
     """The next request might pass the ceiling on cost."""
@@ -25,6 +28,8 @@ class Usage:
 class Spending:
     """The account of one server; several threads may spend from it.
 
+    Accounts that keep the same file share what is spent, each with prices of its own.
+
     Args:
       ceiling: the most to be spent; None for no limit.
       prompt_price, completion_price: for a million tokens.
@@ -42,28 +47,30 @@ class Spending:
             )
         self.usage = Usage()
         self._ceiling, self._prices = ceiling, (prompt_price, completion_price)
-        self._lock = threading.Lock()
         self._promised = 0.0
         self._ledger: Path | None = None
 
     def keep(self, path: Path) -> None:
-        """Counts what earlier sessions spent into the ceiling, and keeps the file up to date.
+        """Counts what earlier sessions, and other servers, spent into the ceiling; keeps the file up to date.
 
         Raises: ValueError if the file is not such an account.
         """
-        with self._lock:
+        with _LOCK:
             if path == self._ledger:
                 return
-            if path.exists():
-                try:
-                    self.usage = Usage(**json.loads(path.read_text(encoding="utf-8")))
-                except (ValueError, TypeError) as error:
-                    raise ValueError(
-                        f"{path} is no record of what was spent ({error}); mend or delete it"
-                    ) from None
-            elif self._ledger is not None:
+            if self._ledger is not None:
                 self.usage = Usage()
+            self._read(path)
             self._ledger = path
+
+    def _read(self, path: Path | None) -> None:
+        """What is spent by the ledger, where there is one: another account may have added to it."""
+        if path is None or not path.exists():
+            return
+        try:
+            self.usage = Usage(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is no record of what was spent ({error}); mend or delete it") from None
 
     @contextmanager
     def promised(self, prompt_tokens: int, completion_tokens: int) -> Iterator[None]:
@@ -82,7 +89,8 @@ class Spending:
             self._promise(-most)
 
     def _promise(self, cost: float) -> None:
-        with self._lock:
+        with _LOCK:
+            self._read(self._ledger)
             expected = self.usage.cost + self._promised + cost
             if cost > 0 and self._ceiling is not None and expected > self._ceiling:
                 raise CostCeilingError(
@@ -100,7 +108,8 @@ class Spending:
         Args:
           prompt_tokens, completion_tokens: of the request.
         """
-        with self._lock:
+        with _LOCK:
+            self._read(self._ledger)
             self.usage.requests += 1
             self.usage.prompt_tokens += prompt_tokens
             self.usage.completion_tokens += completion_tokens

@@ -3,7 +3,7 @@
     FOLDER/answers.jsonl      every answer as it came, a line each; a killed administration resumes from it
     FOLDER/design.json        who is asked what; another design in the same folder is refused
     FOLDER/responses.parquet  the long table, when all is answered
-    FOLDER/usage.json         what a server was paid for all of it, over all sessions
+    FOLDER/usage.json         what servers were paid for all of it, a judge's too, over all sessions
 
 Not covered: what is asked (administration), who answers (respondent), what it means (faithfulness).
 """

@@ -24,7 +24,7 @@ from evals.psychometrics.estimate import pearson
 from evals.questionnaires.answer_text import without_thoughts
 from evals.questionnaires.dialogues import Writer, keep_replies
 from evals.questionnaires.instrument import load_instrument
-from evals.questionnaires.judge import AnswerJudge
+from evals.questionnaires.judge import AnswerJudge, FallibleJudge
 from evals.questionnaires.respondent import Paid
 from evals.questionnaires.scoring import score
 from evals.questionnaires.wording import Persona
@@ -186,17 +186,20 @@ def kept(
     """As `perform`, once: what was written before, in this session or an earlier one, is not written again.
 
     Args:
-      writer, personas, answers, judge: as those of `perform`.
+      writer, personas, answers: as those of `perform`.
       folder: where the replies are kept as they come, in planned.parquet.
+      judge: as that of `perform`; where it fails, replies stay without its reading.
       progress: called with (personas who have replied, of).
     Returns: a row a reply.
     """
-    if isinstance(writer, Paid):
-        writer.account(folder / "usage.json")
+    reader = None if judge is None else FallibleJudge(judge)
+    for who in (writer, reader):
+        if isinstance(who, Paid):
+            who.account(folder / "usage.json")
     return keep_replies(
         folder / "planned.parquet",
         personas,
-        lambda some, first: perform(writer, some, answers, seed=first, judge=judge),
+        lambda some, first: perform(writer, some, answers, seed=first, judge=reader),
         progress,
     )
 

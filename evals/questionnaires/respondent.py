@@ -93,7 +93,7 @@ class Answer(NamedTuple):
       text: what was written, or why it failed.
       probabilities: of the options as shown, if known; () otherwise.
       expected: Σ p·value, NaN where unknown.
-      read_by: the judge who read the text, where rules did not; empty otherwise.
+      read_by: the judge who read the text, where rules did not, or failed to; empty otherwise.
     """
 
     value: float

@@ -82,7 +82,8 @@ class BehaviorConfig:
     Attributes:
       name: of the model, in the report.
       server: a model behind an OpenAI-compatible server is tested, in place of base or run.
-      judge: a model behind a server that reads written answers which rules cannot; null for none.
+      judge: a model behind a server that reads written answers which rules cannot; null for none. It is paid
+        from the account of the model that it reads, and stops at the lower of their ceilings.
       beside: further models, each compared with the first: fine-tunings of it, as a rule.
       instruments: shipped questionnaires or paths; two that measure the same constructs allow external
         consistency.
@@ -147,6 +148,14 @@ class BehaviorConfig:
         if self.server is not None and any(other.server is None for other in self.beside):
             raise ValueError("beside a model behind a server stand models behind servers; got a base")
         names = [self.name, *(other.name for other in self.beside), *self.nulls]
+        if self.judge is not None:
+            if self.answers != "written":
+                raise ValueError(
+                    f"behavior.judge reads written answers; got answers={self.answers}; take written, or "
+                    "leave the judge out"
+                )
+            for server in (self.server, *(other.server for other in self.beside)):
+                self.judge.judging(server and server.cost_ceiling)
         if repeated := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"every model needs a name of its own; {repeated[0]!r} is repeated")
 
@@ -306,17 +315,22 @@ def _answers(folder: Path) -> pd.DataFrame:
 
 def _respondent(config: BehaviorConfig, loaded: Loaded | ServerConfig, form: Form, name: str) -> Respondent:
     who = _unjudged(config, loaded, form, name)
-    return who if config.judge is None else JudgedRespondent(who, config.judge.client("", 0.0))
+    if config.judge is None:
+        return who
+    ceiling = loaded.cost_ceiling if isinstance(loaded, ServerConfig) else None
+    return JudgedRespondent(who, config.judge.judging(ceiling))
 
 
 def _unjudged(config: BehaviorConfig, loaded: Loaded | ServerConfig, form: Form, name: str) -> Respondent:
     if isinstance(loaded, ServerConfig):
         return loaded.respondent(config.answers, name, config.temperature)
     model = loaded.text_model(form)
+    # the weights tell adapters, and checkpoints of a run, of one base from each other
+    base = f"{base_and_revision(loaded.lm)}, weights {loaded.identity()}"
     if config.answers == "written":
-        return WritingRespondent(model, name, config.temperature)
+        return WritingRespondent(model, name, config.temperature, base=base)
     length = "tokens" if config.answers == "words" else "none"
-    return ScoringRespondent(model, name, config.answers, length, config.calibrated, config.choose)
+    return ScoringRespondent(model, name, config.answers, length, config.calibrated, config.choose, base=base)
 
 
 def _writer(config: BehaviorConfig, loaded: Loaded | ServerConfig, form: Form, name: str) -> dialogues.Writer:

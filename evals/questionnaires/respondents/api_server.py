@@ -4,7 +4,7 @@ from it.
 Not covered: asking (api_respondent, api_scoring, evals.models.api_model).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from evals.models.api_client import ApiClient, Retries
@@ -76,6 +76,24 @@ class ServerConfig:
             timeout_s=self.timeout_s,
             shown_as=name,
         )
+
+    def judging(self, ceiling: float | None) -> ApiRespondent:
+        """A judge that reads what another model wrote, paid from the same account.
+
+        Args:
+          ceiling: on what both may cost together; None for no limit but its own.
+        Returns: a respondent that writes what is likeliest.
+        Raises: ValueError for a judge without prices under a ceiling.
+        """
+        if ceiling is None:
+            return self.client("", 0.0)
+        if not (self.prompt_price > 0 or self.completion_price > 0):
+            raise ValueError(
+                f"judge {self.model} needs a prompt_price or completion_price of its own under the cost "
+                f"ceiling of {ceiling:g}"
+            )
+        own = ceiling if self.cost_ceiling is None else self.cost_ceiling
+        return replace(self, cost_ceiling=min(own, ceiling)).client("", 0.0)
 
     def requests(self) -> ApiRequests:
         """What asks the server, with an account of its own; nothing is asked yet."""

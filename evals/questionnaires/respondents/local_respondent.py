@@ -56,6 +56,8 @@ class ScoringRespondent:
       length: how scores of several tokens are made comparable; labels need none.
       calibrated: divide by the options' probability when nothing is asked.
       choose: the most probable option, or one drawn by the question's seed.
+      base: which base the model has, as of `evals.models.local_model.base_and_revision`, and whatever else
+        tells its weights from others; empty is not written down.
     """
 
     model: TextModel
@@ -65,6 +67,7 @@ class ScoringRespondent:
     calibrated: bool = False
     choose: Choose = "most_probable"
     share_prefixes: bool = True
+    base: str = ""
 
     def __post_init__(self) -> None:
         for what, value, known in (
@@ -84,6 +87,7 @@ class ScoringRespondent:
             "calibrated": self.calibrated,
             "choose": self.choose,
             "form": getattr(self.model, "form", None),
+            **_weights(self.base),
         }
 
     @property
@@ -158,6 +162,10 @@ class ScoringRespondent:
         return np.array(found.logprobs), np.array(found.tokens, float)
 
 
+def _weights(base: str) -> dict[str, object]:
+    return {"base and revision": base} if base else {}
+
+
 def uniform(question: Question) -> float:
     """A number in [0, 1) that depends on the question and its seed alone."""
     digest = hashlib.blake2b("\x1f".join(question.key).encode(), digest_size=8).digest()
@@ -170,6 +178,7 @@ class WritingRespondent:
 
     Attributes:
       temperature: 0 writes the most probable text, and then seeds make no difference.
+      base: as of `ScoringRespondent`.
     """
 
     model: TextModel
@@ -177,6 +186,7 @@ class WritingRespondent:
     temperature: float = 1.0
     top_p: float = 1.0
     max_new_tokens: int = 16
+    base: str = ""
 
     @property
     def settings(self) -> dict[str, object]:
@@ -187,6 +197,7 @@ class WritingRespondent:
             "top_p": self.top_p,
             "max_new_tokens": self.max_new_tokens,
             "form": getattr(self.model, "form", None),
+            **_weights(self.base),
         }
 
     @property

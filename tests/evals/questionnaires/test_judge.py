@@ -1,12 +1,18 @@
 """A judge reads what rules leave unread, and nothing else."""
 
+import json
+
 import pytest
 
+from evals.models.api_client import ApiError
+from evals.models.api_spending import CostCeilingError
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import Design, battery
 from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.judge import JudgedRespondent
 from evals.questionnaires.reading import parse
+from evals.questionnaires.respondents.api_server import ServerConfig
+from tests.http_stub import completion, serving
 
 GAD = battery(load_instrument("gad_7"))
 TEXTS = ["B", "about half of them", "", "As an AI, I have no feelings.", "Every single day!", "A or B", "D"]
@@ -17,7 +23,7 @@ class Writing:
 
     def answer(self, questions):
         for number, question in enumerate(questions):
-            yield number, parse(question, TEXTS[number])
+            yield number, parse(question, TEXTS[int(question.item[-1]) - 1])
 
 
 class Reader:
@@ -44,3 +50,50 @@ def test_a_judge_reads_what_rules_leave_unread(tmp_path):
     assert '"judge": "reader"' in (tmp_path / "design.json").read_text()
     with pytest.raises(ValueError, match="judge is 'reader' there, None here"):
         administer(Writing(), [GAD], Design(), tmp_path)
+
+
+@pytest.mark.parametrize("status", [401, 400])
+def test_a_judge_that_fails_leaves_answers_unread_and_the_run_goes_on(tmp_path, capsys, status):
+    with serving(lambda n, body: (status, {}, "no")) as server:
+        who = JudgedRespondent(Writing(), ServerConfig(server.url, "reader").judging(None))
+        table = administer(who, [GAD], Design(), tmp_path, block=2)
+    assert table["refusal"].tolist() == ["", "unreadable", "empty", "refused", "unreadable", "unreadable", ""]
+    assert set(table["read_by"][table["refusal"] == "unreadable"]) == {"reader (failed)"}
+    assert table["text"][1] == TEXTS[1]
+    assert capsys.readouterr().err.count("judge reader failed") == (status == 401)
+    assert json.loads((tmp_path / "design.json").read_text())["judge url"] == server.url
+
+
+def test_a_respondent_that_fails_loses_no_answer_that_waits_for_the_judge(tmp_path):
+    class Ending(Writing):
+        def answer(self, questions):
+            yield from [one for _, one in zip(range(2), super().answer(questions), strict=False)]
+            raise ApiError("no such key")
+
+    with pytest.raises(ApiError, match="no such key"):
+        administer(JudgedRespondent(Ending(), Reader()), [GAD], Design(), tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [row["read_by"] for row in rows] == ["", "reader"]
+
+
+def test_respondent_and_judge_are_paid_from_one_account_up_to_one_ceiling(tmp_path):
+    def reply(n, body):
+        return 200, {}, completion("C" if "Letter:" in body["messages"][0]["content"] else "about half")
+
+    with serving(reply) as server:
+        config = ServerConfig(server.url, "m", prompt_price=1000.0)
+        judge = ServerConfig(server.url, "j", prompt_price=2000.0)
+        # 100 tokens cost 0.1 to answer and 0.2 to judge; what a prompt may cost goes by its bytes
+        administer(JudgedRespondent(config.client(), judge.judging(99.0)), [GAD], Design(), tmp_path)
+        spent = json.loads((tmp_path / "usage.json").read_text())
+        assert (spent["requests"], round(spent["cost"], 9)) == (14, 2.1)
+        again = judge.judging(2.11)
+        again.account(tmp_path / "usage.json")
+        with pytest.raises(CostCeilingError, match=r"ceiling of 2.11 \(spent 2.1 in 14 requests"):
+            again.write(["a"])
+
+
+def test_a_judge_without_prices_is_refused_under_a_ceiling():
+    with pytest.raises(ValueError, match=r"judge j needs a prompt_price or completion_price .* ceiling of 2"):
+        ServerConfig("http://x/v1", "j").judging(2.0)
+    assert ServerConfig("http://x/v1", "j", cost_ceiling=1, prompt_price=1).judging(2.0).cost_ceiling == 1

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from evals.models.api_client import ApiError
 from evals.questionnaires import planned_behavior
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import Design, battery
@@ -105,6 +106,19 @@ def test_a_judge_that_always_agrees_is_not_believed(answers):
     without = coherence(answers, perform(Person(), PERSONAS, answers))
     assert without["judged_value"].isna().all()
     assert not without["judge_believed"].any()
+
+
+def test_a_judge_that_fails_leaves_replies_to_the_rules(answers, tmp_path, capsys):
+    class Broken:
+        name = "broken"
+
+        def write(self, prompts, seed=0):
+            raise ApiError("no such key")
+
+    replies = planned_behavior.kept(Person(), PERSONAS, answers, tmp_path, judge=Broken())
+    assert replies["done"].notna().all()
+    assert replies["judged"].isna().all()
+    assert capsys.readouterr().err.count("broken failed") == 1
 
 
 def test_replies_are_kept(answers, tmp_path):

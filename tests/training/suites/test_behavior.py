@@ -51,6 +51,7 @@ def test_a_model_is_tested_and_reported_and_compared(checkpoint, tmp_path):
     # a killed evaluation left its answers and nothing else
     (tmp_path / "first" / "results.json").unlink()
     (tmp_path / "first" / "items.jsonl").unlink()
+    assert "no revision, weights " in (folder / "design.json").read_text()
     lines = (folder / "answers.jsonl").read_text()
     again = main(config(checkpoint, tmp_path / "first"))
     assert (folder / "answers.jsonl").read_text() == lines

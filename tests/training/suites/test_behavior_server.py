@@ -69,7 +69,7 @@ def test_the_suite_tests_a_model_behind_a_server(tmp_path):
     assert f"this model: served at {server.url}" in card
     assert f"reader at {judge.url}" in card
     spent = json.loads((folder / "usage.json").read_text())
-    assert spent["requests"] == len(server.requests)
+    assert spent["requests"] == len(server.requests) + len(judge.requests)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,7 @@ def test_the_suite_tests_a_model_behind_a_server(tmp_path):
             "beside a model behind a server stand models behind servers",
         ),
         (["behavior.beside=[{name: x}]"], "x needs either base or server"),
+        (["behavior.judge={url: 'http://x/v1', model: j}"], "judge reads written answers; got answers=label"),
     ],
 )
 def test_settings_that_do_not_go_together_are_named(tmp_path, more, message):
@@ -105,14 +106,21 @@ def test_the_command_asks_tasks_and_dialogues_and_reports(tmp_path):
     assert {body["max_tokens"] for body in server.requests} == {20, 60}
 
 
-def test_the_command_elicits_the_behaviors_that_were_intended(tmp_path):
+def test_the_command_elicits_the_behaviors_that_were_intended(tmp_path, monkeypatch):
     def asked(folder, *more, instrument="planned_behavior"):
         args = [str(tmp_path / folder), "--instrument", instrument, "--template", "form", *more]
         return CliRunner().invoke(command.app, [*args, "--option-order", "forward", "--intentions"])
 
     with serving(reply) as server:
         who = ["--respondent", server.url, "--model", "served", "--personas", "2"]
-        done = asked("planned", *who, "--judge", server.url, "--judge-model", "other")
+        monkeypatch.setenv("JUDGE_KEY", "k")
+        judge = ["--judge", server.url, "--judge-model", "other", "--judge-key-variable", "JUDGE_KEY"]
+        prices = ["--cost-ceiling", "9", "--prompt-price", "1"]
+        assert "judge other needs a prompt_price" in asked("planned", *who, *judge, *prices).stderr
+        done = asked("planned", *who, *judge, *prices, "--judge-prompt-price", "2")
+        spent = json.loads((tmp_path / "planned" / "usage.json").read_text())
+        assert spent["requests"] == len(server.requests)
+        assert 100 * spent["requests"] < spent["cost"] * 1e6 < 200 * spent["requests"]
     assert done.exit_code == 0, done.output
     found = pd.read_csv(tmp_path / "planned" / "planned.csv")
     assert len(found) == 4 * 2

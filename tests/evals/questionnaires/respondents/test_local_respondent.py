@@ -49,6 +49,18 @@ def model(in_double_precision, asked):
     return LocalModel(lm, tokenizer, batch_size=4)
 
 
+def test_another_revision_under_the_same_name_does_not_resume(tmp_path):
+    class Model:
+        def generate(self, prompts, *_, **__):
+            return ["A"] * len(prompts)
+
+    gad = battery(load_instrument("gad_7"))
+    administer(WritingRespondent(Model(), base="m at commit 1"), [gad], Design(), tmp_path)
+    with pytest.raises(ValueError, match="base and revision is 'm at commit 1' there, 'm at commit 2'"):
+        administer(WritingRespondent(Model(), base="m at commit 2"), [gad], Design(), tmp_path)
+    assert ScoringRespondent(Model(), base="m").settings["base and revision"] == "m"
+
+
 @pytest.mark.parametrize("scored", ["label", "words"])
 def test_shared_beginnings_leave_probabilities_as_they_are(model, asked, scored):
     shared = ScoringRespondent(model, scored=scored, calibrated=True).probabilities(asked)
