@@ -1,6 +1,7 @@
 """How answers look in OpenAI's words: choices, pieces of a stream, log-probabilities."""
 
 import itertools
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,6 +30,8 @@ class TextShape:
         self, tokenizer: "PreTrainedTokenizerBase", asked: TextRequest, prompts: Sequence[list[int]]
     ):
         self._tokenizer, self._asked, self._prompts = tokenizer, asked, prompts
+        # by choice: at which character its next token begins
+        self._offsets: dict[int, int] = {}
 
     def opening(self, index: int) -> JsonObject | None:
         """What a stream begins with: the prompt, if the client asked for it to be echoed.
@@ -48,18 +51,27 @@ class TextShape:
           tokens: since the last piece, for log-probabilities where they were asked for.
         Returns: the choice as JSON, not finished.
         """
-        scored = text_logprobs(self._tokenizer, [], [], tokens) if self._asked.logprobs is not None else None
-        return {"index": index, "text": text, "logprobs": scored, "finish_reason": None}
+        return {"index": index, "text": text, "logprobs": self._scored(index, tokens), "finish_reason": None}
 
-    def ending(self, index: int, reason: str) -> JsonObject:
+    def _scored(self, index: int, tokens: list[NewToken]) -> JsonObject | None:
+        if self._asked.logprobs is None:
+            return None
+        start = self._offsets.get(index, 0)
+        scored = text_logprobs(self._tokenizer, [], [], tokens, start)
+        self._offsets[index] = start + sum(map(len, scored["tokens"]))
+        return scored
+
+    def ending(self, index: int, reason: str, tokens: list[NewToken]) -> JsonObject:
         """The last event of a choice.
 
         Args:
           index: of the choice.
           reason: stop or length.
+          tokens: since the last piece, such as the one that ended the text.
         Returns: the choice as JSON, without text.
         """
-        return {"index": index, "text": "", "logprobs": None, "finish_reason": reason}
+        scored = self._scored(index, tokens) if tokens else None
+        return {"index": index, "text": "", "logprobs": scored, "finish_reason": reason}
 
 
 class ChatShape:
@@ -106,15 +118,20 @@ class ChatShape:
             **self._experts(answer.tokens),
         }
 
-    def ending(self, index: int, reason: str) -> JsonObject:
+    def ending(self, index: int, reason: str, tokens: list[NewToken]) -> JsonObject:
         """The last event of a choice.
 
         Args:
           index: of the choice.
           reason: stop or length.
+          tokens: since the last piece, such as the one that ended the text.
         Returns: the choice as JSON, without text.
         """
-        return {"index": index, "delta": {}, "finish_reason": reason}
+        ending: JsonObject = {"index": index, "delta": {}, "finish_reason": reason}
+        if not tokens:
+            return ending
+        scored = chat_logprobs(self._tokenizer, tokens) if self._asked.logprobs else None
+        return ending | {"logprobs": scored} | self._experts(tokens)
 
 
 def mean_logprob(answer: FinishedChoice) -> float:
@@ -137,6 +154,7 @@ def text_logprobs(
     first: list[int],
     before: Sequence[NewToken | None],
     tokens: Sequence[NewToken],
+    start: int = 0,
 ) -> JsonObject:
     """The log-probabilities of a text completion; the very first token of a prompt has none.
 
@@ -144,13 +162,14 @@ def text_logprobs(
       first: ids of the prompt, of which the first is read where `before` has None.
       before: the prompt's tokens, if they are echoed; None stands for the first.
       tokens: of the answer.
+      start: the character at which the first of these begins.
     Returns: OpenAI's object: lists of tokens, their log-probabilities (nats), the likeliest tokens in each
-      place, and at which character each token begins.
+      place with the one that stands there, and at which character each token begins.
     """
     every = [*before, *tokens]
     ids = [first[0] if one is None else one.token for one in every]
     written = [as_written(tokenizer, [id]) for id in ids]
-    lengths = itertools.accumulate((len(text) for text in written), initial=0)
+    lengths = itertools.accumulate((len(text) for text in written), initial=start)
 
     def best(one: NewToken | None) -> dict[str, float] | None:
         if one is None:
@@ -158,6 +177,7 @@ def text_logprobs(
         found: dict[str, float] = {}
         for id, logprob in one.alternatives:  # likeliest first: of two written alike the likelier stays
             found.setdefault(as_written(tokenizer, [id]), logprob)
+        found.setdefault(as_written(tokenizer, [one.token]), one.logprob)
         return found
 
     return {
@@ -179,13 +199,36 @@ def chat_logprobs(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[NewToke
 
     def one(id: int, logprob: float) -> JsonObject:
         text = as_written(tokenizer, [id])
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "surrogatepass"))}
+        return {"token": text, "logprob": logprob, "bytes": list(_own_bytes(tokenizer, id, text))}
 
     content = [
         {**one(token.token, token.logprob), "top_logprobs": [one(*pair) for pair in token.alternatives]}
         for token in tokens
     ]
     return {"content": content}
+
+
+def _own_bytes(tokenizer: "PreTrainedTokenizerBase", id: int, text: str) -> bytes:
+    """Bytes of a token; where they are a part of a character, its text has U+FFFD in their place."""
+    if "\ufffd" not in text:
+        return text.encode("utf-8", "surrogatepass")
+    token = str(tokenizer.convert_ids_to_tokens(id))
+    if byte := re.fullmatch("<0x([0-9A-F]{2})>", token):  # SentencePiece
+        return bytes([int(byte[1], 16)])
+    if all(character in _BYTES for character in token):
+        return bytes(_BYTES[character] for character in token)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The byte for which byte-level BPE writes each character: printable ones stand for themselves."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    own = {chr(byte): byte for byte in printable}
+    return own | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+_BYTES = _byte_alphabet()
 
 
 def expert_weights(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[NewToken]) -> list[JsonObject]:

@@ -7,20 +7,24 @@ queue and time are answered with an error of its own, and a client that is gone 
 import hmac
 import json
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from importlib import resources
 
 from prometheus_client import generate_latest
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from jaxmoe.json_values import JsonObject
+from training.serving.choices import fault
 from training.serving.completions import Completions
 from training.serving.protocol import RequestError
 from training.serving.served_model import ServedModel, ServingLimits
 from training.serving.server_metrics import ServerMetrics
-from training.serving.worker import EngineWorker
+from training.serving.worker import EngineWorker, Failed
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -52,9 +56,11 @@ class _Server:
                 Route("/health", self._health),
                 Route("/metrics", self._metrics_page),
                 Route("/v1/models", self._guarded("models", self._models)),
+                Route("/v1/models/{name:path}", self._guarded("models", self._one_model)),
                 Route("/v1/completions", self._guarded("completions", self._text), methods=["POST"]),
                 Route("/v1/chat/completions", self._guarded("chat", self._chat), methods=["POST"]),
-            ]
+            ],
+            exception_handlers={HTTPException: _no_route},
         )
 
     # -- routes
@@ -71,11 +77,15 @@ class _Server:
         return PlainTextResponse(generate_latest(self._metrics.registry).decode())
 
     async def _models(self, _: Request) -> Response:
-        models = [
-            {"id": name, "object": "model", "created": self._started, "owned_by": "jaxmoe"}
-            for name in self._model.names
-        ]
-        return JSONResponse({"object": "list", "data": models})
+        return JSONResponse({"object": "list", "data": [self._told(name) for name in self._model.names]})
+
+    async def _one_model(self, request: Request) -> Response:
+        name: str = request.path_params["name"]
+        self._model.experts(name)
+        return JSONResponse(self._told(name))
+
+    def _told(self, name: str) -> JsonObject:
+        return {"id": name, "object": "model", "created": self._started, "owned_by": "jaxmoe"}
 
     async def _text(self, request: Request) -> Response:
         return await self._completions.text(await self._body(request), request)
@@ -98,6 +108,9 @@ class _Server:
                 response = JSONResponse(error.body(), error.status, headers=headers)
             except ClientDisconnect:
                 response = Response(status_code=499)
+            except Exception as error:  # a fault of ours, which is the answer to this request alone
+                traceback.print_exc()
+                response = JSONResponse(fault(Failed(error)).body(), 500)
             self._metrics.requests.labels(route, response.status_code).inc()
             if not isinstance(response, StreamingResponse):
                 self._metrics.seconds.labels(route).observe(time.monotonic() - start)
@@ -110,7 +123,12 @@ class _Server:
             return
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), self._key.encode()):
-            raise RequestError("a key is needed: Authorization: Bearer KEY", 401, "authentication_error")
+            raise RequestError(
+                "a key is needed: Authorization: Bearer KEY",
+                401,
+                "authentication_error",
+                code="invalid_api_key",
+            )
 
     async def _body(self, request: Request) -> object:
         """The JSON of a request, read no further than the limit."""
@@ -123,3 +141,10 @@ class _Server:
             return json.loads(body.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise RequestError(f"the body is no JSON: {str(error) or type(error).__name__:.100}") from None
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    """404 and 405 as the other errors are."""
+    assert isinstance(error, HTTPException)
+    told = RequestError(f"{error.detail}: {request.method} {request.url.path:.100}")
+    return JSONResponse(told.body(), error.status_code, headers=error.headers)

@@ -1,6 +1,7 @@
 """The choices of one request while they are made: from the engine's thread to the event loop of the server.
 
-A client that is gone frees its slots, and so does one whose time is over: it gets what is there by then.
+A client that is gone frees its slots, and so does one whose time is over: it gets what is there by then, or
+an error if that is nothing.
 """
 
 import asyncio
@@ -89,6 +90,11 @@ class RunningChoices:
         self._worker, self._seconds = worker, seconds
         self._events: asyncio.Queue[tuple[int, str, Event]] = asyncio.Queue()
         loop = asyncio.get_running_loop()
+        if len(requests) > worker.capacity:
+            raise RequestError(
+                f"a request has at most {worker.capacity} samples, which slots and queue have room for; got "
+                f"{len(requests)} (n or best_of, times the prompts)"
+            )
         try:
             for index, request in enumerate(requests):
                 before = request.prompt if continues else ()
@@ -96,14 +102,11 @@ class RunningChoices:
                 choice = RunningChoice(index, own, self._events, loop, prompt_only)
                 choice.ticket = self._worker.submit(request, choice.emit)
                 self.all.append(choice)
-        except queue.Full as error:
+        except Exception as error:
             self.cancel()
-            raise RequestError(f"{error}; try again", 429, "rate_limit_error") from None
-        except EngineEndedError as error:
-            raise RequestError(str(error), 503, "server_error") from None
-        except ValueError as error:
-            self.cancel()
-            raise RequestError(str(error)) from None
+            if isinstance(error, queue.Full | EngineEndedError | ValueError):
+                raise fault(Failed(error)) from None
+            raise
 
     def cancel(self) -> None:
         """Ends what is still in progress; each choice still ends with an event of its own."""
@@ -112,7 +115,10 @@ class RunningChoices:
                 self._worker.cancel(choice.ticket)
 
     async def events(self) -> AsyncIterator[tuple[RunningChoice, str, Event]]:
-        """What happens to the choices until all have ended; the time limit cancels what is left."""
+        """What happens to the choices until all have ended; the time limit cancels what is left.
+
+        What has no token by then ends as a fault: an empty text would pass for an answer.
+        """
         left, deadline = len(self.all), time.monotonic() + self._seconds
         try:
             while left:
@@ -126,10 +132,20 @@ class RunningChoices:
                 except TimeoutError:
                     continue
                 left -= not isinstance(event, NewToken)
+                if isinstance(event, Completion) and event.reason == "cancelled" and not event.new:
+                    event = Failed(self._too_late())
                 yield self.all[index], text, event
         finally:
             if left:
                 self.cancel()
+
+    def _too_late(self) -> RequestError:
+        return RequestError(
+            f"nothing was made within {self._seconds:g} seconds (limits.seconds); try again when fewer "
+            "requests wait",
+            503,
+            "server_error",
+        )
 
     async def gather(self, request: Request) -> list[FinishedChoice]:
         """Waits for every choice, or for the client to go.
@@ -166,8 +182,12 @@ class RunningChoices:
 
 def fault(event: Failed) -> RequestError:
     """A fault as an answer: the client's own in full, ours without its insides."""
+    if isinstance(event.error, RequestError):
+        return event.error
     if isinstance(event.error, ValueError):
         return RequestError(str(event.error))
+    if isinstance(event.error, queue.Full):
+        return RequestError(f"{event.error}; try again", 429, "rate_limit_error", code="rate_limit_exceeded")
     if isinstance(event.error, EngineEndedError):
         return RequestError(str(event.error), 503, "server_error")
     return RequestError(

@@ -1,5 +1,6 @@
 """The two routes that ask the engine: text completions and chat completions, whole or as a stream."""
 
+import asyncio
 import itertools
 import json
 import time
@@ -9,6 +10,7 @@ from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from jaxmoe.generation.requests import Completion, NewToken
 from jaxmoe.generation.requests import Request as EngineRequest
@@ -56,8 +58,8 @@ class Completions:
         Raises: RequestError for what cannot be served, ClientDisconnect.
         """
         asked = parsed(TextRequest, body)
-        experts = self._experts(asked.model)
-        prompts = self._prompts(asked)
+        experts = self._model.experts(asked.model)
+        prompts = await asyncio.to_thread(self._prompts, asked)  # a long text takes seconds
         samples = max(asked.n, asked.best_of or 1)
         if asked.best_of is not None and asked.best_of < asked.n:
             raise RequestError(f"best_of must be at least n; got {asked.best_of} and {asked.n}")
@@ -92,6 +94,17 @@ class Completions:
                 identity, choices, shape, asked.usage_in_stream, sum(map(len, prompts)), "completions"
             )
         answers = await choices.gather(request)
+        return await asyncio.to_thread(self._text_answer, identity, asked, prompts, answers)
+
+    def _text_answer(
+        self,
+        identity: JsonObject,
+        asked: TextRequest,
+        prompts: Sequence[list[int]],
+        answers: Sequence[FinishedChoice],
+    ) -> Response:
+        """The whole answer; log-probabilities of many tokens take long to write."""
+        samples = len(answers) // len(prompts)
         shown: list[JsonObject] = []
         for number, prompt in enumerate(prompts):
             own = answers[number * samples : (number + 1) * samples]
@@ -146,14 +159,14 @@ class Completions:
         Raises: RequestError for what cannot be served, ClientDisconnect.
         """
         asked = parsed(ChatRequest, body)
-        experts = self._experts(asked.model)
+        experts = self._model.experts(asked.model)
         tokenizer = self._model.tokenizer
         if not has_chat_template(tokenizer):
             raise RequestError("this model has no chat template; use /v1/completions", 400)
         if asked.tools:
             raise RequestError("tools are not supported", parameter="tools")
         try:
-            prompt = encode_chat_prompt(tokenizer, asked.messages)
+            prompt = await asyncio.to_thread(encode_chat_prompt, tokenizer, asked.messages)
         except Exception as error:  # templates raise what they like
             raise RequestError(
                 f"the messages cannot be rendered: {error!s:.200}", parameter="messages"
@@ -176,16 +189,14 @@ class Completions:
             identity["object"] = "chat.completion.chunk"
             return self._stream(identity, choices, shape, asked.usage_in_stream, len(prompt), "chat")
         answers = await choices.gather(request)
-        shown = [shape.whole(index, answer) for index, answer in enumerate(answers)]
-        return JSONResponse({**identity, "choices": shown, "usage": self._usage(len(prompt), answers)})
+
+        def answer() -> Response:
+            shown = [shape.whole(index, one) for index, one in enumerate(answers)]
+            return JSONResponse({**identity, "choices": shown, "usage": self._usage(len(prompt), answers)})
+
+        return await asyncio.to_thread(answer)
 
     # -- what both share
-
-    def _experts(self, name: str) -> bool | str:
-        if name not in self._model.names:
-            known = ", ".join(self._model.names)
-            raise RequestError(f"there is no model {name!r:.100}; there is {known}", 404, parameter="model")
-        return self._model.names[name]
 
     def _samples(
         self, base: EngineRequest, prompts: Sequence[list[int]], samples: int, seed: int | None
@@ -227,14 +238,15 @@ class Completions:
                     yield line({"choices": [shape.piece(choice.index, text, held[choice.index])]})
                     held[choice.index] = []
                 if isinstance(event, Completion):
-                    yield line({"choices": [shape.ending(choice.index, choice.reason(event))]})
+                    ending = shape.ending(choice.index, choice.reason(event), held[choice.index])
+                    yield line({"choices": [ending]})
             told = self._usage(prompt_tokens, choices.all)
             if usage:
                 yield line({"choices": [], "usage": told})
             yield "data: [DONE]\n\n"
             self._metrics.seconds.labels(route).observe(time.monotonic() - start)
 
-        return StreamingResponse(chunks(), media_type="text/event-stream")
+        return _Events(chunks(), choices)
 
     def _identity(self, prefix: str, kind: str, model: str) -> JsonObject:
         return {
@@ -254,3 +266,17 @@ class Completions:
             "completion_tokens": made,
             "total_tokens": prompt_tokens + made,
         }
+
+
+class _Events(StreamingResponse):
+    """A stream that ends its choices when it ends, also where the client left before the first event."""
+
+    def __init__(self, events: AsyncIterator[str], choices: RunningChoices):
+        super().__init__(events, media_type="text/event-stream")
+        self._choices = choices
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._choices.cancel()

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from training.serving.protocol import RequestError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -22,6 +24,14 @@ class ServedModel:
     stop_tokens: tuple[int, ...]
     max_length: int
 
+    def experts(self, name: str) -> bool | str:
+        """Which experts a model uses. Raises RequestError where there is none of that name."""
+        if name not in self.names:
+            known = ", ".join(self.names)
+            told = f"there is no model {name!r:.100}; there is {known}"
+            raise RequestError(told, 404, parameter="model", code="model_not_found")
+        return self.names[name]
+
 
 @dataclass(frozen=True)
 class ServingLimits:
@@ -29,7 +39,7 @@ class ServingLimits:
 
     Attributes:
       body_bytes: largest body.
-      seconds: longest time from arrival to the last token; what is there by then is the answer.
+      seconds: longest time from arrival to the last token; what is there by then is the answer, if any.
       prompts: most prompts in one request.
     """
 

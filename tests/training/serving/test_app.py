@@ -212,15 +212,6 @@ def test_clients_that_leave_free_their_slots(served: Served, client: openai.Open
     until_free(served.worker)
 
 
-def test_the_time_limit_gives_what_is_there(served: Served):
-    with served.serving(limits=ServingLimits(seconds=0.001)) as address:
-        made = client_of(address).completions.create(
-            model="tiny", prompt="the", max_tokens=150, temperature=0
-        )
-    assert made.choices[0].finish_reason == "length"
-    assert made.usage.completion_tokens < 150
-
-
 def test_too_many_waiting_are_turned_away(served: Served):
     worker = EngineWorker(lambda: served.engine(slots=1), most_waiting=0)
     asked = {"model": "tiny", "prompt": "the", "max_tokens": 150, "temperature": 0}
@@ -231,6 +222,8 @@ def test_too_many_waiting_are_turned_away(served: Served):
             time.sleep(0.005)
         with pytest.raises(openai.RateLimitError, match="try again"):
             client.completions.create(**asked)
+        with pytest.raises(openai.BadRequestError, match="at most 1 samples"):
+            client.completions.create(**asked | {"n": 2})
         assert first.result().usage.completion_tokens == 150
 
 
