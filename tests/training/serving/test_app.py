@@ -139,7 +139,7 @@ def test_which_experts_spoke(served: Served, name: str):
     messages = [{"role": "user", "content": "jumps"}]
     asked = {"model": name, "messages": messages, "max_tokens": 6, "temperature": 0, "expert_weights": True}
     route = f"{served.address}/v1/chat/completions"
-    whole = httpx.post(route, json=asked).json()["choices"][0]
+    whole = httpx.post(route, json=asked, timeout=120).json()["choices"][0]
     ids = encode_chat_prompt(served.tokenizer, messages)
     with_weights = Request(ids, 6, experts=name == "tiny", expert_weights=True)
     new = served.engine().run_one(with_weights).new
@@ -150,7 +150,7 @@ def test_which_experts_spoke(served: Served, name: str):
     assert written == [served.tokenizer.decode([one.token]) for one in new]
     streamed = [
         json.loads(line.removeprefix("data: "))["choices"][0]
-        for line in httpx.post(route, json=asked | {"stream": True}).text.split("\n\n")
+        for line in httpx.post(route, json=asked | {"stream": True}, timeout=120).text.split("\n\n")
         if "expert_weights" in line
     ]
     assert [one for piece in streamed for one in piece["expert_weights"]] == whole["expert_weights"]
