@@ -91,7 +91,7 @@ class BehaviorConfig:
       option_orders, item_orders: forward, reversed, shuffled-N; item orders differ only in batches.
       personas: who the model is told to be: none, people, a number of composed ones (2 to 32), graded-N (32
         to 512, with nine degrees of each trait), or a JSON file. Without several, nothing varies between
-        respondents, and most verdicts stay undetermined.
+        respondents, and most verdicts stay undetermined; with 16, ω and λ6 of long scales are undefined.
       seeds: repetitions, of answers that are drawn.
       items_per_prompt: 1 asks each statement alone.
       answers: label and words score the options' log-probabilities, written samples a text and reads it.
@@ -112,11 +112,11 @@ class BehaviorConfig:
     server: ServerConfig | None = None
     judge: ServerConfig | None = None
     beside: tuple[Beside, ...] = ()
-    instruments: tuple[str, ...] = ("ipip_neo_120", "ipip_50")
+    instruments: tuple[str, ...] = ("ipip_neo_120", "mini_ipip")
     templates: tuple[str, ...] = ()
     option_orders: tuple[str, ...] = ("forward", "reversed")
     item_orders: tuple[str, ...] = ("forward",)
-    personas: str = "16"
+    personas: str = "graded-64"
     seeds: int = 1
     items_per_prompt: int = 1
     answers: Literal["label", "words", "written"] = "label"
