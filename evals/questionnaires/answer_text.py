@@ -14,6 +14,7 @@ _LATEX = re.compile(r"\\[a-zA-Z]+\*?|\\[()\[\],;!]|[{}$]")
 _LINE_MARKS = re.compile(r"^[ \t]*(?:[#>]+|[-*+•](?=\s))[ \t]*", re.MULTILINE)
 _QUOTES = re.compile(r"[\"“”„‟«»‹›「」『』]|(?<!\w)'|'(?!\w)")
 _EAST_ASIAN = re.compile(r"([぀-ヿ㐀-鿿가-힯])")
+_BLANKS = re.compile(r"\s{3,}")
 # begins the next item where a base model goes on with the questionnaire by itself
 _NEXT_ITEM = re.compile(
     r"\n\s*(?:(?:next )?(?:statement|question|item|line|text|description|interviewer|user|human)"
@@ -47,6 +48,8 @@ def plain(text: str) -> str:
     said = _TAG.sub(" ", without_thoughts(text))
     said = "".join(_plain_character(c) for c in said)
     said = unicodedata.normalize("NFKC", said).replace("\r\n", "\n").replace("’", "'")
+    # no pattern has to look along a run of blanks again from each of them
+    said = _BLANKS.sub(lambda run: "\n" * min(run.group().count("\n"), 2) or " ", said)
     said = _LATEX.sub(" ", said)
     said = _LINE_MARKS.sub("", said)
     said = re.sub(r"[*`]+|(?<!\w)_+|_+(?!\w)", "", said)

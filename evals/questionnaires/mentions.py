@@ -19,7 +19,7 @@ _DEGREES = (
 )
 _DEGREE_BEFORE = re.compile(rf"\b(?:{_DEGREES})[\s-]+$", re.IGNORECASE)
 _DEGREE_AFTER = re.compile(
-    r"\s*,?\s*(?:somewhat|a little|a bit|slightly|partly|partially|mostly|to (?:some"
+    r"\s*,?\s*(?:but )?(?:only )?(?:somewhat|a little|a bit|slightly|partly|partially|mostly|to (?:some"
     r"|a certain) (?:extent|degree)"
     r"|in part|completely|totally|strongly|moderately|ish\b)",
     re.IGNORECASE,
@@ -27,8 +27,8 @@ _DEGREE_AFTER = re.compile(
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 # what may announce a label
 _CUE = re.compile(
-    r"(?:\b(?:answer|option|choice|letter|mark|code|number|no\.|response|rating|score|rate|value|level"
-    r"|go|then|choose|chose"
+    r"(?:\b(?:answer|option|choice|letter|mark|code|number|no\.|response|(?:rating|score)(?: of)?|rate"
+    r"|value|level|go|then|choose|chose"
     r"|pick|picked|select|selected|with|for|say|call it|it's|its|is|be|give|at|as|a|an|than|not|but"
     r"|between|and|or"
     r"|either|neither|nor|to|from|so|circle|tick|therefore|hence|thus|around|about|just|only|solid"
@@ -49,11 +49,13 @@ _AFTER_LABEL = re.compile(
     r"|describes"
     r"|seems|sounds|feels|would|matches|suits|works|here|today|best|then|please|if|nor|if|applies"
     r"|rather|instead"
-    r"|again|too|also|there|with|in|doesn't|does|isn't|wouldn't|overstates|understates|was|des|car|weil"
+    r"|given|considering|due|again|too|also|there|with|in|doesn't|does|isn't|wouldn't|overstates|understates|was|des|car|weil"
     r"|parce|porque"
     r"|definitely|probably|maybe|really|most|at|than|[a-z](?!'))\b",
     re.IGNORECASE,
 )
+# what may announce or grade an option stands this close before it; no further is looked back
+_NEAR = 80
 _RANGE = re.compile(r"\s*(?:to|-|–|or|and|/)\s*(?:an? )?\d", re.IGNORECASE)
 
 
@@ -107,10 +109,11 @@ def _word_mentions(choices: Sequence[Choice], said: str) -> tuple[list[Mention],
             pattern = rf"(?<!\w){words}(?=\s*$|\s*[^\w\s]|\s+(?:i|and|or|but)\b|\s*\n)"
         for match in re.finditer(pattern, hidden, re.IGNORECASE):
             before, after = hidden[: match.start()], hidden[match.end() :]
-            repeated = re.search(r"(\w+)\W+$", before)
+            near = before[-_NEAR:]
+            repeated = re.search(r"(\w+)\W+$", near)
             same = repeated and repeated.group(1).casefold() == words.split()[0].casefold()
-            other = (_DEGREE_BEFORE.search(before) and not same) or _DEGREE_AFTER.match(after)
-            denied = re.search(r"\bnot\s+$", before, re.IGNORECASE)
+            other = (_DEGREE_BEFORE.search(near) and not same) or _DEGREE_AFTER.match(after)
+            denied = re.search(r"\bnot\s+$", near, re.IGNORECASE)
             # another degree is another answer, and so are words that are another option's label; a denied
             # option is judged as such
             off = (other and not denied) or words.casefold() in labels - {choices[place].label.casefold()}
@@ -145,7 +148,7 @@ def _letter_mentions(choices: Sequence[Choice], said: str) -> list[Mention]:
             continue
         bracketed = before.endswith(("(", "[")) and after.startswith((")", "]"))
         alone = not before.strip(" \n([") and re.match(r"\s*$|\s*[)\].:,;!?=\n—–]|\s*-\s|\s+because\b", after)
-        announced = bool(_NAMES_LABEL.search(before)) and not re.match(r"\s+[a-z]", after)
+        announced = bool(_NAMES_LABEL.search(before[-_NEAR:])) and not re.match(r"\s+[a-z]", after)
         if bracketed or alone or announced:
             taken = True
         elif letter.islower() or not _AFTER_LABEL.match(after):
@@ -157,7 +160,7 @@ def _letter_mentions(choices: Sequence[Choice], said: str) -> list[Mention]:
                 r"|\s+[B-Z](?![\w'])",
                 after,
             )
-            taken = bool(ends) and (not before.strip() or bool(_CUE.search(before)))
+            taken = bool(ends) and (not before.strip() or bool(_CUE.search(before[-_NEAR:])))
         else:
             taken = True
         if taken:
@@ -194,10 +197,12 @@ def _number_mentions(choices: Sequence[Choice], said: str) -> list[Mention]:
         if (
             match["word"]
             and match["word"].casefold() == "one"
-            and not ((first and not after.strip(" \n.!)]")) or _NAMES_LABEL.search(before))
+            and not ((first and not after.strip(" \n.!)]")) or _NAMES_LABEL.search(before[-_NEAR:]))
         ):
             continue
-        if not (first or listed or _CUE.search(before) or _RANGE.match(after)) or re.match(r"\s*%", after):
+        if not (first or listed or _CUE.search(before[-_NEAR:]) or _RANGE.match(after)) or re.match(
+            r"\s*%", after
+        ):
             continue
         if not (_AFTER_LABEL.match(after) or _RANGE.match(after)):
             # "3 times", "3 siblings": a number of something

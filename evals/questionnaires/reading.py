@@ -1,19 +1,44 @@
 r"""Which option a written answer names: read right, or not at all.
 
 Every option that a text names, by label or by words, is a mention; what stands around it tells whether it
-is meant, denied, asked, weighed or somebody else's. One option meant is the answer; so is the last one where
-the text corrects itself. A clause with words that are not known to be harmless is not read. Several options,
-or none, are no answer: a guess would be worse than a gap. English, with the negations of some other
-languages, so that "nicht B" is not B.
+is meant, denied, asked, weighed, mocked, of another time or somebody else's. One option meant is the answer;
+so is the last one where the text corrects itself. A clause with words that are not known to be harmless is
+not read. Several options, or none, are no answer: a guess would be worse than a gap.
 
-Not covered: finding the mentions (mentions), cleaning the text (answer_text), a model that reads what rules
-cannot (judge).
+Not covered: finding the mentions (mentions), the patterns of what stands around them (contexts), cleaning the
+text (answer_text), a model that reads what rules cannot (judge).
 """
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 from evals.questionnaires.answer_text import plain
+from evals.questionnaires.contexts import (
+    AFTER_FRAME,
+    BOUND_AFTER,
+    CLAUSE,
+    CORRECTED,
+    CUT_OFF,
+    DECIDED,
+    DENIED,
+    DENIED_AFTER,
+    ELSEWHERE,
+    FRAME,
+    IS,
+    LEFT_AFTER,
+    MOCKED,
+    OF_MYSELF,
+    ONLY_ASKED,
+    OTHERS,
+    PAIR,
+    PRAISED,
+    SENTENCE,
+    STATED,
+    TAKEN_BACK,
+    TENTATIVE,
+    WEIGHED,
+)
 from evals.questionnaires.mentions import Mention, words_pattern
 from evals.questionnaires.mentions import mentions as find_mentions
 from evals.questionnaires.respondent import (
@@ -34,115 +59,21 @@ _REFUSALS = re.compile(
     r"|no (comment|answer)\b)",
     re.IGNORECASE,
 )
-# where a clause ends, so that "not" before it says nothing of what follows
-_CLAUSE = re.compile(
-    r"[.;:!?\n,—–(]|\s-\s|\b(?:(?<!anything )(?<!all )but|however|though|although|because|since"
-    r"|so(?! far)|yet|therefore|instead(?! of))\b",
-    re.IGNORECASE,
-)
-_DENIED = re.compile(
-    r"\b(?:not|none|never|neither|nor|cannot|hardly|scarcely|barely|without|except|unlike|instead of"
-    r"|rather than"
-    r"|anything but|far from|wrong|false|untrue|lie|lying|exclude|rule out|ruling out|reject|avoid|refuse"
-    r"|nicht|kein\w*|pas|jamais|nunca|niet|ikke|inte|nie|не|ни|no es|non è|nem)\b|n't\b|[不没沒非]|ない",
-    re.IGNORECASE,
-)
-_DENIED_AFTER = re.compile(
-    r"[\s)\]]*(?: ?(?:is|was|are|would be|seems|sounds|feels|goes)? ?(?:not\b|never\b|wrong\b|false\b|out\b"
-    r"|untrue\b|incorrect\b|too\b|an? (?:lie|exaggeration|overstatement|stretch)\b|excluded\b)"
-    r"|(?:does|do|is|was|would|can|could|will|did)(?: not\b|n't\b|not\b)|overstates|understates"
-    r"|(?:would|might) (?:overstate|understate|exaggerate))"
-    r"|\s*(?:では|じゃ|じゃあ)\s*な",
-    re.IGNORECASE,
-)
-# weighed and left, somebody else's, of another time, or a bound: named, but not meant
-_WEIGHED = re.compile(
-    r"\b(?:between|(?<!second )thought|at first|initially|tempted|considered|hesitat\w+|whether|asked"
-    r"|was going to|torn"
-    r"|used to|would have(?! to)|have been|back then|in the past|as a child|years ago|formerly|when i was"
-    r"|if i (?:was|were)(?! to\b| forced| asked| made| pressed)|instead of|rather than|compared (?:to|with)"
-    r"|(?:more|less|higher|lower|greater|better|worse|fewer|other) than|above|below|over|under|at least"
-    r"|at most|up to|almost|close to|closer to|nearly|(?:more|less|than|if)(?=\s*$)|beyond|short of"
-    r"|except|plan|vitamin|type|grade|class"
-    r"|group|hepatitis|team|section|appendix|serie|series)\b",
-    re.IGNORECASE,
-)
-_PAIR = re.compile(r"\b(?:between|whether|torn|either|could be|might be|may be)\b", re.IGNORECASE)
-# "D is tempting": judged, but not taken; "D is my answer" is
-_JUDGED_AFTER = re.compile(
-    r"[\s)\]]+(?:is|was|seems|sounds|feels|would be|might be|could be)\s+(?!my\b|mine\b|the\b|what\b"
-    r"|how\b|best"
-    r"|closest|right|correct|most|it\b|apt\b|accurate|me\b|fine\b|a good|a better|better|closer|fitting"
-    r"|clearly"
-    r"|probably|definitely|really|where\b|as\b)\w",
-    re.IGNORECASE,
-)
-_BOUND_AFTER = re.compile(
-    r"\s*(?:or (?:so|higher|lower|more|less|above|below|better|worse)|and (?:above|below|up)|at (?:best"
-    r"|most|least)\b|[-–] ?ish)",
-    re.IGNORECASE,
-)
-_OTHERS = re.compile(
-    r"\b(?:friends?|people|others?|someone|somebody|they|he|she|you|mother|father|wife|husband|partner|boss"
-    r"|colleagues?|everyone|everybody|parents?|sister|brother|teachers?)\b.*"
-    r"\b(?:say|says|said|call|calls|choose|chooses|pick|think|thinks|answer|answers|expect|want|wants"
-    r"|see|sees)",
-    re.IGNORECASE | re.DOTALL,
-)
-_OF_MYSELF = re.compile(r"\b(?:like me|knows? me|who i am|as i am)\b", re.IGNORECASE)
-_CORRECTED = re.compile(
-    r"\bno(?:pe)?\b(?=\s*[,.!:;—–-]|\s+(?:wait|make|that))|\b(?:wait|actually|sorry|correction|i mean"
-    r"|scratch that"
-    r"|second thoughts?|or rather|final(?:ly)?|in the end|all in all|overall|on balance|make (?:that"
-    r"|it)|settle"
-    r"|so|therefore|thus|hence|answer(?: is|\s*:)|doch|nein|non|plutôt)\b",
-    re.IGNORECASE,
-)
-# the limit of tokens came in the middle of "B or C"
-_CUT_OFF = re.compile(r"\b(?:or|nor|to|between|not|either|and|/)\s*$", re.IGNORECASE)
-_TENTATIVE = re.compile(r"\b(?:also|too|as well|sometimes|possibly|maybe|perhaps|otherwise)\b", re.IGNORECASE)
-
-
-# an own decision: what stands before it in the clause gives a reason at most
-_DECIDED = re.compile(
-    r"(?:\bi(?:'d|'ll| would| will| do)?(?: \w+ly| just| have to| still)?"
-    r" (?:choose|pick|say|go|go with|go for|select|answer|rate|put|settle on|opt for|give|mark|circle)"
-    r"|\b(?:answer|choice|option|rating|pick|mark|letter|number|response|score)(?: for me)?"
-    r"(?: is| would be|\s*[:=])?)"
-    r"(?: (?:it|this|that|myself|me|as|an?|the|option|answer|number|letter|solid))*[\s(\[]*$",
-    re.IGNORECASE,
-)
-# words that say nothing of their own around an option
-_FRAME_WORDS = """
-    i i'd i'm i'll i've would will do say call describe describes rate choose pick go going went with it
-    it's its is that that's this as me my mine answer a an the statement description myself to have has
-    had think guess suppose believe feel honestly definitely probably maybe perhaps just really for be
-    being been of generally usually consider considered find option choice letter mark number code
-    response rating score seems sounds sound seem on in general person like who knows know well must
-    should put select selected and then also overall am now more thing fairest he she they one most best
-    closest fitting accurate would've let's us you're asked or somewhere around about give solid clearly
-    mostly here fits describing it'd that'd settle lean leaning towards toward opt circle tick final
-    actually no yes wait make sorry hmm still always often rather first hence thus therefore so only
-    mean happen happens je choisis la réponse respuesta es est antwort ist ответ elijo 我 选 择 答 案 是 回
-    because but not very today please days if ai language model
-"""
-_FRAME = frozenset(_FRAME_WORDS.split())
-_AFTER_FRAME = re.compile(
-    r"\s*$|\s*[^\w\s]|\s*\n|\s+(?:for|about|of|me|here|i|i'd|i'm|since|because|as|in|on|and|or|but"
-    r"|though|although"
-    r"|that|this|description|statement|when|than|to me|to be|with|at|today|now|overall|is|it|it's|if"
-    r"|most|by"
-    r"|would|will|does|describes|fits|suits|too|really|rather|please|so|then|definitely|probably|maybe)\b",
-    re.IGNORECASE,
-)
+_QUESTION = re.compile(r"[^.;!?\n]*\?")
+_JOINED = re.compile(r"[\s,/]*(?:(?P<word>or|nor|and|to|through|[&–-])\s*)?")
+# of a longer text only so many characters are read
+_READ = 2000
+# a clause as long as this is no plain answer
+_LONG = 300
 
 
 def parse(question: Question, text: str) -> Answer:
     r"""Reads a written answer: the one option that it names and means, by label or by words.
 
     Not read are denied options ("not very accurate"), several ("B or C"), numbers between ("3.5"), a label
-    with another option's words, and degrees that are not on offer ("somewhat agree"). An answer is taken even
-    after an apology; else a refusal is a refusal.
+    with another option's words, degrees that are not on offer ("somewhat agree"), other people's answers, and
+    agreement with another statement than the item. Of a long text the first line and the end count. An
+    answer is taken even after an apology; else a refusal is a refusal.
 
     Args:
       question: as it was asked, for its labels and options.
@@ -163,37 +94,64 @@ def parse(question: Question, text: str) -> Answer:
     said = plain(text)
     if not said:
         return no_answer(EMPTY, text)
-    place = named(question.choices, said)
+    place = named(question.choices, said, question.text)
     if place is not None:
         return chosen(question, place, text)
     return no_answer(REFUSED if _REFUSALS.search(said) else UNREADABLE, text)
 
 
-def named(choices: Sequence[Choice], said: str) -> int | None:
+def named(choices: Sequence[Choice], said: str, item: str = "") -> int | None:
     """The option that a text means.
 
     Args:
       choices: as shown.
       said: of `answer_text.plain`.
+      item: the statement that was answered, so that one agreed to can be told from another.
     Returns: its place; None where none is meant, or several are.
     """
-    if _CUT_OFF.search(said):
+    said = _shortened(_without_listing(choices, _without_item(said, item)))
+    if CUT_OFF.search(said) or MOCKED.search(said):
         return None
-    said = _without_listing(choices, said)
     mentions = find_mentions(choices, said)
-    meant, unclear = _meant(mentions, said)
+    meant, unclear = _meant(mentions, said, item)
     begins = bool(meant) and meant[0].label and not said[: meant[0].start].strip(" \n([")
     places = {mention.place for mention in meant}
     if not meant or any(m.place not in places for m in unclear if m.label or not begins):
         return None
     if len(places) > 1:
         last, before = meant[-1], [m for m in meant if m.place != meant[-1].place][-1]
-        corrected = _CORRECTED.search(said[before.end : last.start])
-        if not corrected or _TENTATIVE.search(said[before.end :]):
+        corrected = CORRECTED.search(said[before.end : last.start])
+        if not corrected or TENTATIVE.search(said[before.end :]):
             return None
         places = {last.place}
     place = places.pop()
     return place if place >= 0 else None
+
+
+def _without_item(said: str, item: str) -> str:
+    """With "it" for the item, whose words say nothing of the answer."""
+    words = [re.escape(word) for word in item.strip(" .!").split()]
+    pattern = r"\b" + r"\s+".join(words) + r"\b"
+    return re.sub(pattern, "it", said, flags=re.IGNORECASE) if len(words) > 1 else said
+
+
+def _shortened(said: str) -> str:
+    """The first paragraph, where it is a line, and the last ones of a long text.
+
+    A model that reasons at length ends with its answer, one that explains at length begins with it; what lies
+    between weighs options, and weighing them all costs time that grows faster than the text.
+    """
+    if len(said) <= _READ:
+        return said
+    first = said.split("\n", 1)[0]
+    end = said[-_READ:]
+    # from the first whole paragraph on, else line, else sentence: half a one may lack its "not"
+    for bound in (r"\n\s*\n", r"\n", r"[.!?]\s"):
+        whole = re.search(bound, end)
+        if whole:
+            end = end[whole.end() :]
+            return f"{first}\n\n{end}" if len(first) < _LONG else end
+    return ""
 
 
 def _without_listing(choices: Sequence[Choice], said: str) -> str:
@@ -212,91 +170,132 @@ def _without_listing(choices: Sequence[Choice], said: str) -> str:
     return said
 
 
-def _meant(mentions: Sequence[Mention], said: str) -> tuple[list[Mention], list[Mention]]:
+def _meant(mentions: Sequence[Mention], said: str, item: str) -> tuple[list[Mention], list[Mention]]:
     """The mentions that the text gives as its answer, and those of which it is not clear."""
     meant: list[Mention] = []
     unclear: list[Mention] = []
     doubtful: list[Mention] = []
     denied = False
+    bounds = [boundary.end() for boundary in CLAUSE.finditer(said)]
+    lists = _lists_go_on(mentions, said)
     for number, mention in enumerate(mentions):
-        before = mentions[number - 1] if number else None
-        clause = _clause_before(said, mention.start)
-        between = said[before.end : mention.start] if before else ""
-        in_list = (
-            before is not None
-            and re.fullmatch(r"[\s,/]*(?:(?:or|nor|and|to|through|[&–-])\s*)?", between) is not None
-        )
-        listed_on = denied and in_list and _list_goes_on(mentions, number, said)
+        clause = _clause_before(said, mention.start, bounds)
         after = said[mention.end :]
-        denied = bool(_DENIED.search(clause) or listed_on or _DENIED_AFTER.match(after))
-        left = bool(
-            _WEIGHED.search(clause)
-            or _BOUND_AFTER.match(after)
-            or (mention.label and _JUDGED_AFTER.match(after))
-        )
-        others = _OTHERS.search(clause) and not _OF_MYSELF.search(clause)
-        if denied or left or others:
+        denied = bool(DENIED.search(clause) or (denied and lists[number]) or DENIED_AFTER.match(after))
+        following = mentions[number + 1].start if number + 1 < len(mentions) else len(said)
+        if (
+            denied
+            or _left(said, mention, clause)
+            or TAKEN_BACK.search(said[mention.end : following])
+            or (not mention.label and _states_another(after, item))
+            or _weighed_with_next(mentions, number, said, bounds)
+        ):
             continue
-        if _weighed_with_next(mentions, number, said):
-            continue
-        if re.match(r"[\s)\].]*\?", after):
+        if _QUESTION.match(after):
             doubtful.append(mention)
             continue
         if meant and meant[0].label and meant[0].start <= 2 and _passing(mention, meant[0], said):
             continue
-        (meant if _plainly_said(mentions[:number], mention, clause, said) else unclear).append(mention)
+        earlier = mentions[bisect_left(mentions, mention.start - len(clause), key=_start) : number]
+        (meant if _plainly_said(earlier, mention, clause, said) else unclear).append(mention)
     if not meant and not unclear and len({m.place for m in doubtful}) == 1:
         lead = said[: doubtful[0].start]
         after = said[doubtful[-1].end :]
-        if len(lead.split()) <= 3 and not re.search(
-            r"\b(no|hardly|never|not|why|is|are|was|do|does|would|should|could|what|which|how)\b|n't",
-            lead + after,
-            re.I,
+        if (
+            len(lead.split()) <= 3
+            and (asked := ONLY_ASKED.match(after))
+            and _all_in(after[asked.end() :], FRAME)
+            and not re.search(
+                r"\b(no|hardly|never|not|why|is|are|was|do|does|would|should|could|what|which|how|you|who|says?)\b|n't",
+                lead + after,
+                re.IGNORECASE,
+            )
         ):
             return doubtful, []
     return meant, unclear
 
 
+def _start(mention: Mention) -> int:
+    return mention.start
+
+
+def _left(said: str, mention: Mention, clause: str) -> bool:
+    """Whether an option is named and not taken: weighed, judged, a bound, or of others or another time."""
+    after = said[mention.end :]
+    judged = IS.match(after)
+    if judged:
+        rest = CLAUSE.split(after[judged.end() :], maxsplit=1)[0].casefold()
+        if re.search(r"\blike to\b|'d like\b", rest) or not _all_in(rest, PRAISED):
+            return True
+    sentence = SENTENCE.split(said[max(0, mention.start - _LONG) : mention.start])[-1]
+    others = OTHERS.search(clause) or ELSEWHERE.search(sentence)
+    return bool(
+        WEIGHED.search(clause)
+        or BOUND_AFTER.match(after)
+        or LEFT_AFTER.match(after)
+        or (others and not OF_MYSELF.search(sentence))
+    )
+
+
+def _states_another(after: str, item: str) -> bool:
+    """Whether an option's words are about something else than the item: "very accurate that I hate it"."""
+    match = STATED.match(after)
+    if not match:
+        return False
+    stated = CLAUSE.split(after[match.end() :], maxsplit=1)[0].casefold()
+    words = [word for word in re.findall(r"[\w']+", stated) if word not in FRAME]
+    stems = {word[:4] for word in re.findall(r"[\w']+", item.casefold())}
+    denied = bool(DENIED.search(stated))
+    turned = denied != bool(DENIED.search(item)) and (denied or bool(words))
+    return turned or any(word[:4] not in stems for word in words)
+
+
+def _all_in(text: str, words: frozenset[str]) -> bool:
+    return all(word in words for word in re.findall(r"[\w']+", text.casefold()))
+
+
 def _plainly_said(earlier: Sequence[Mention], mention: Mention, clause: str, said: str) -> bool:
     """Whether only words that say nothing of their own stand around it, so that nothing is overlooked."""
     after = said[mention.end :]
-    if not mention.label and (not _AFTER_FRAME.match(after) or re.match(r"\s+to\b(?! me| be)", after)):
+    if len(clause) > _LONG:
         return False
-    if _DECIDED.search(clause):
+    if not mention.label and (
+        not AFTER_FRAME.match(after) or re.match(r"\s+to\b(?! me| be| say that)", after)
+    ):
+        return False
+    if DECIDED.search(clause):
         return True
-    clause = re.sub(r"\d+\s*(?:to|-|–)\s*\d+", " ", _CORRECTED.sub(" ", clause))
+    clause = re.sub(r"\d+\s*(?:to|-|–)\s*\d+", " ", CORRECTED.sub(" ", clause))
     for other in earlier:
         clause = clause.replace(said[other.start : other.end], " ")
-    return all(word in _FRAME for word in re.findall(r"[\w']+", clause.casefold()))
+    return _all_in(clause, FRAME)
 
 
-def _clause_before(said: str, start: int) -> str:
-    """What stands before a mention in its clause."""
-    last = 0
-    for boundary in _CLAUSE.finditer(said, 0, start):
-        last = boundary.end()
+def _clause_before(said: str, start: int, bounds: Sequence[int]) -> str:
+    """What stands before a mention in its clause; `bounds` are where the clauses of the text begin."""
+    number = bisect_right(bounds, start)
+    last = bounds[number - 1] if number else 0
     clause = said[last:start]
     # "(B)", "not: B" and "C." of an option's label end no clause by themselves
-    return clause if clause.strip(" \n([") or not last else _open_before(said, last)
+    return clause if clause.strip(" \n([") or not last else _open_before(said, last, bounds)
 
 
-def _open_before(said: str, end: int) -> str:
-    sign = said[:end].rstrip()[-1:]
-    return _clause_before(said, len(said[:end].rstrip()) - 1) if sign in ("(", "[") else ""
+def _open_before(said: str, end: int, bounds: Sequence[int]) -> str:
+    before = said[max(0, end - _LONG) : end].rstrip()
+    opened = end - (min(end, _LONG) - len(before)) - 1
+    return _clause_before(said, opened, bounds) if before[-1:] in ("(", "[") else ""
 
 
-def _list_goes_on(mentions: Sequence[Mention], number: int, said: str) -> bool:
-    """Whether "or", "nor" or "and" joins this mention, or a later one of the same list: "not A, B or C"."""
-    for i in range(number, len(mentions)):
-        between = said[mentions[i - 1].end : mentions[i].start]
-        if not re.fullmatch(r"[\s,/]*(?:(?:or|nor|and|to|through|[&–-])\s*)?", between):
-            return False
-        if re.search(r"or|nor|and|to|through|[&–-]", between):
-            return True
-    return False
+def _lists_go_on(mentions: Sequence[Mention], said: str) -> list[bool]:
+    """For each mention, whether "or" or "and" joins it, or a later one of its list: "not A, B or C"."""
+    found = [False] * (len(mentions) + 1)
+    for i in range(len(mentions) - 1, 0, -1):
+        joined = _JOINED.fullmatch(said, mentions[i - 1].end, mentions[i].start)
+        found[i] = joined is not None and (bool(joined["word"]) or found[i + 1])
+    return found
 
 
-def _weighed_with_next(mentions: Sequence[Mention], number: int, said: str) -> bool:
+def _weighed_with_next(mentions: Sequence[Mention], number: int, said: str, bounds: Sequence[int]) -> bool:
     """Whether this is one of two that are weighed: "between B and C", "it could be B or C"."""
     for i in (number - 1, number):
         if i < 0 or i + 1 >= len(mentions):
@@ -304,7 +303,7 @@ def _weighed_with_next(mentions: Sequence[Mention], number: int, said: str) -> b
         joined = re.fullmatch(
             r"[\s,)\].]*(?:and|or)\s*[(\[]*", said[mentions[i].end : mentions[i + 1].start], re.IGNORECASE
         )
-        if joined and _PAIR.search(_clause_before(said, mentions[i].start)):
+        if joined and PAIR.search(_clause_before(said, mentions[i].start, bounds)):
             return True
     return False
 
@@ -314,5 +313,5 @@ def _passing(mention: Mention, first: Mention, said: str) -> bool:
     words = said[mention.start : mention.end].split()
     between = said[first.end : mention.start]
     return (
-        not mention.label and len(words) == 1 and len(between.split()) >= 2 and not _CORRECTED.search(between)
+        not mention.label and len(words) == 1 and len(between.split()) >= 2 and not CORRECTED.search(between)
     )

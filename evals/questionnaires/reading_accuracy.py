@@ -1,9 +1,9 @@
 """python -m evals.questionnaires.reading_accuracy ANSWERS.jsonl: how often written answers are read right.
 
 A line an answer: {"part", "labels", "words", "answer", "reads"}. `labels` and `words` are those of the
-options as shown; `reads` is the label that a person gives the answer, null where it names no option. Printed
-for each part and for all: precision (of what is read, how much is right) and recall (of what a person reads,
-how much is read right).
+options as shown; `reads` is the label that a person gives the answer, null where it names no option; "item",
+where the answer repeats a statement, is the one that was asked. Printed for each part and for all: precision
+(of what is read, how much is right) and recall (of what a person reads, how much is read right).
 """
 
 import json
@@ -26,6 +26,7 @@ class LabelledAnswer(NamedTuple):
     words: Sequence[str]
     answer: str
     reads: str | None
+    item: str = ""
 
 
 class Accuracy(NamedTuple):
@@ -72,7 +73,7 @@ def read_label(one: LabelledAnswer) -> str | None:
     """The label that the rules read."""
     options = zip(one.words, one.labels, strict=True)
     choices = tuple(Choice(float(n), words, label) for n, (words, label) in enumerate(options))
-    answer = parse(Question("item", "", "", choices, named_templates(["form"])[0]), one.answer)
+    answer = parse(Question("item", one.item, "", choices, named_templates(["form"])[0]), one.answer)
     return one.labels[answer.position] if answer.position >= 0 else None
 
 

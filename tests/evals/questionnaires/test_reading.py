@@ -1,5 +1,6 @@
 """Written answers against the labels that a person gave them."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,33 @@ def test_why_nothing_was_read_is_said():
     assert parse(question, "A or B").refusal == "unreadable"
     # what was written is kept as it was
     assert parse(question, "<think>A</think> B").text == "<think>A</think> B"
+
+
+def test_of_a_long_text_its_first_line_and_its_end_are_read():
+    question = asked(["Inaccurate", "Accurate"], "AB")
+    prose = "I like a party.\n\n" * 1000
+    assert parse(question, f"A\n\n{prose}").position == 0
+    assert parse(question, f"Let me think.\n\n{prose}So my answer is B.").position == 1
+    assert parse(question, f"A\n\n{prose}B").refusal == "unreadable"
+    # a sentence without an end may have begun with "not"
+    assert parse(question, "not " + "very " * 1000 + "B").refusal == "unreadable"
+
+
+@pytest.mark.parametrize("unit", ["B? ", "not A, B, ", "A person like me is accurate, hmm. ", "B\n", "\n"])
+def test_a_long_text_takes_no_longer_than_its_length_asks(unit):
+    before = time.process_time()
+    parse(asked(["Inaccurate", "Accurate"], "AB"), "A" + unit * (65536 // len(unit)) + "B")
+    assert time.process_time() - before < 3  # 0.1 to 0.4 s; minutes where time grows with the square
+
+
+def test_a_statement_that_is_agreed_to_is_the_one_asked():
+    question = asked(["Disagree", "Agree"], "AB")
+    said = (
+        "I agree that I like parties.",
+        "I agree that I don't like parties.",
+        "I agree that I hate parties.",
+    )
+    assert [parse(question, text).position for text in said] == [1, -1, -1]
 
 
 def test_text_is_reduced_to_words():

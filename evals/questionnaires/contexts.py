@@ -1,0 +1,182 @@
+"""What may stand around an option in a written answer, as patterns: denied, weighed, mocked, somebody else's.
+
+English, with the negations of some other languages, so that "nicht B" is not B. Not covered: which words are
+looked at for an option (reading).
+"""
+
+import re
+
+# where a clause ends, so that "not" before it says nothing of what follows
+CLAUSE = re.compile(
+    r"[.;:!?\n,—–(]|\s-\s|\b(?:(?<!anything )(?<!all )but|however|though|although|because|since"
+    r"|so(?! far)|yet|therefore|instead(?! of))\b",
+    re.IGNORECASE,
+)
+DENIED = re.compile(
+    r"\b(?:not|none|never|neither|nor|cannot|hardly|scarcely|barely|without|except|unlike|instead of"
+    r"|rather than"
+    r"|anything but|far from|wrong|false|untrue|lie|lying|exclude|rule out|ruling out|reject|avoid|refuse"
+    r"|nicht|kein\w*|pas|jamais|nunca|niet|ikke|inte|nie|не|ни|no es|non è|nem)\b|n't\b|[不没沒非]|ない",
+    re.IGNORECASE,
+)
+DENIED_AFTER = re.compile(
+    r"[\s)\]]*(?: ?(?:is|was|are|would be|seems|sounds|feels|goes)? ?(?:not\b|never\b|wrong\b|false\b|out\b"
+    r"|untrue\b|incorrect\b|too\b|an? (?:lie|exaggeration|overstatement|stretch)\b|excluded\b)"
+    r"|(?:does|do|is|was|would|can|could|will|did)(?: not\b|n't\b|not\b)|overstates|understates"
+    r"|i (?:do|would|am|will|can) not\s*(?:[.!]|$)"
+    r"|(?:would|might) (?:overstate|understate|exaggerate))"
+    r"|\s*(?:では|じゃ|じゃあ)\s*な",
+    re.IGNORECASE,
+)
+# weighed and left, somebody else's, of another time, or a bound: named, but not meant
+WEIGHED = re.compile(
+    r"\b(?:between|(?<!second )thought|at first|initially|tempted|considered|hesitat\w+|whether|asked"
+    r"|was going to|torn"
+    r"|used to|would have(?! to)|have been|back then|in the past|as a child|years ago|formerly|when i was"
+    r"|if i (?:was|were)(?! to\b| forced| asked| made| pressed)|instead of|rather than|compared (?:to|with)"
+    r"|(?:more|less|higher|lower|greater|better|worse|fewer|other) than|above|below|over|under|at least"
+    r"|at most|should(?! (?:say|choose|pick|answer|go|think|be|rate|give|mark|put|select|circle)\b)|least"
+    r"|worst|poorest|weakest|furthest|farthest|opposite"
+    r"|last(?= (?:\w+ )?(?:choice|option|answer|number|letter|thing|one|pick)\b)"
+    r"|up to|almost|close to|closer to|nearly|(?:more|less|than|if)(?=\s*$)|beyond|short of"
+    r"|except|plan|vitamin|type|grade|class"
+    r"|group|hepatitis|team|section|appendix|serie|series)\b",
+    re.IGNORECASE,
+)
+PAIR = re.compile(r"\b(?:between|whether|torn|either|could be|might be|may be)\b", re.IGNORECASE)
+IS = re.compile(r"[\s)\]]+(?:is|was|seems|sounds|feels|would(?: be)?|(?:might|could) be)\b", re.IGNORECASE)
+BOUND_AFTER = re.compile(
+    r"\s*(?:or (?:so|higher|lower|more|less|above|below|better|worse)|and (?:above|below|up)|at (?:best"
+    r"|most|least)\b|[-–] ?ish)",
+    re.IGNORECASE,
+)
+_PEOPLE = (
+    r"\b(?:friends?|people|persons?|others?|someone|somebody|they|them|he|him|she|her|you|mother|father"
+    r"|mom|mum|dad|wife|husband|partner|spouse|girlfriend|boyfriend|boss|colleagues?|co-?workers?|roommates?"
+    r"|neighbou?rs?|famil(?:y|ies)|everyone|everybody|anyone|anybody|nobody|no one|parents?"
+    r"|sisters?|brothers?|sons?|daughters?|teachers?|introverts?|extr[ao]verts?)\b"
+)
+OTHERS = re.compile(
+    rf"{_PEOPLE}.*\b(?:say|says|said|call|calls|choose|chooses|pick|think|thinks|answer|answers|expect"
+    r"|want|wants|see|sees|put|puts|give|gives)"
+    r"|(?:^|\b(?:think|believe|guess|suppose|sure|that))\s*(?:most|many|some|few|all|one|any)(?: of \w+)?"
+    r" (?:would|will|might|may|could|can|do)\b"
+    r"|\b(?:they|he|she|you)(?: would| will| do| does|'d|'ll| might| could| may)?"
+    r"(?: \w+ly| always| often)?\s*$",
+    re.IGNORECASE | re.DOTALL,
+)
+# the sentence up to an option tells of others or of another time
+ELSEWHERE = re.compile(
+    r"\b(?:according to(?! me\b| how i)|in the (?:eyes|opinion|view) of"
+    r"|in (?:his|her|their) (?:eyes|opinion|view)|in the past|as a (?:child|kid|teen\w*)|when i was|until"
+    r"|\w+ years ago|back then|formerly|were i|last (?:year|time|month)|yesterday|previous(?:ly)?|earlier i"
+    r"|(?<!at )least|worst|second (?:choice|best)"
+    r"|runner-up|for example|for instance|example|format|on paper|in theory|in principle|ideally|hopefully"
+    r"|in my dreams|(?<!\S )(?<!\S)(?:wrong|excluded|ruled out|not applicable|rejected)(?=\s*:)"
+    r"|(?:for|to|ask) (?:most|some|many|my|an?|other) (?:\w+ )?"
+    rf"{_PEOPLE}(?! like me)|if i (?:was|were|had|could)(?! to\b| forced| asked| made| pressed))",
+    re.IGNORECASE,
+)
+SENTENCE = re.compile(
+    r"(?<!\be\.g)[.;!?\n](?!\d)|\b(?:but|now|nowadays|today|these days|however|though|whereas|while)\b",
+    re.IGNORECASE,
+)
+# a condition, another time or another person right after an option
+LEFT_AFTER = re.compile(
+    r"[\s,)\]…(—–-]*(?:but )?(?:"
+    r"(?:only |except )?(?:if|unless|provided)\b(?! (?:i|we)(?:'m| am| was| were| had| have| must| may)?"
+    r" (?:being |really |absolutely |just )?(?:honest|forced|asked|pressed|made|to|must|may|think"
+    r"|choose|pick|answer|understand|interpret|consider|look|reflect|recall)\b"
+    r"| you(?! (?:ask|believe) (?:my|an?)\b)| asked| forced| pressed| pushed"
+    r"| anything| so\b| not\b| it (?:has|must)| that makes| need be| possible)"
+    r"|only (?:when|on|in|at|with|after|before)\b"
+    r"|when (?!i\b|it\b|we\b|asked\b|forced\b)|were i\b|had i\b|when i was|in the past|until\b|once\b"
+    r"|in (?:theory|principle)\b|on paper|for (?:instance|example)"
+    r"|for (?:some|many|most)\s*(?:[,.;!]|$)|with those\b"
+    r"|before (?:the|my|i)\b|as a (?:child|kid|teen\w*)|(?:\w+ )?(?:years|decades) ago|back then"
+    r"|back when|in (?:my (?:youth|dreams|twenties)|those days)|according to\b"
+    r"|(?:says?|said|thinks?|claims?) (?!i\b)"
+    r"|(?:is|was|describes|fits|suits|matches|applies to|for|of|about|to|with|in)\s+(?:(?!me\b)\w+ ){0,2}"
+    rf"{_PEOPLE}(?! like me)"
+    r"|my \w+ (?:says|said|thinks|claims|insists|would say|(?:does|is)\s*(?:[.,!]|$))"
+    r")",
+    re.IGNORECASE,
+)
+# said and taken back, or never meant
+TAKEN_BACK = re.compile(
+    r"\b(?:it|that|this|which)(?:'s| is| was| would be)(?: \w+)? (?:not true|untrue|a lie|false|wrong"
+    r"|incorrect|a joke|not me|the (?:reverse|opposite))\s*(?:[.!,:;)]|$)"
+    r"|\b(?:reverse|opposite) is (?:true|the case)"
+    r"|\bi(?: do not|'m not| don't| am not) (?:mean it|mean that|serious|think so)\b"
+    r"|\bnot (?:a chance|in a (?:million|thousand)|in (?:this|my) life)\b",
+    re.IGNORECASE,
+)
+MOCKED = re.compile(
+    r"(?:^|[.!?…,;:()—–-])\s*(?:oh,? |ha,? |haha,? |lol,? |well,? )?(?:(?:i'm |i am |i was |only |just )*"
+    r"(?:kidding|joking)|yeah,? right|as if|i wish|if only|not|in my dreams|dream on|sarcas\w+)"
+    r"\s*(?:[.!?)…]|$)"
+    r"|\bsaid (?:no ?one|nobody|no \w+)\b|(?:^|\s)/s\b|\bmy foot\b",
+    re.IGNORECASE,
+)
+OF_MYSELF = re.compile(r"\b(?:like me|knows? me|who i am|as i am)\b", re.IGNORECASE)
+CORRECTED = re.compile(
+    r"\bno(?:pe)?\b(?=\s*[,.!:;—–-]|\s+(?:wait|make|that))|\b(?:wait|actually|sorry|correction|i mean"
+    r"|scratch that"
+    r"|second thoughts?|or rather|final(?:ly)?|in the end|all in all|overall|on balance|make (?:that"
+    r"|it)|settle"
+    r"|so|therefore|thus|hence|answer(?: is|\s*:)|doch|nein|non|plutôt)\b",
+    re.IGNORECASE,
+)
+# the limit of tokens came in the middle of "B or C"
+CUT_OFF = re.compile(r"\b(?:or|nor|to|between|not|either|and|/)\s*$", re.IGNORECASE)
+TENTATIVE = re.compile(r"\b(?:also|too|as well|sometimes|possibly|maybe|perhaps|otherwise)\b", re.IGNORECASE)
+# an own decision: what stands before it in the clause gives a reason at most
+DECIDED = re.compile(
+    r"(?:\bi(?:'d|'ll| would| will| do)?(?: \w+ly| just| have to| still)?"
+    r" (?:choose|pick|say|go|go with|go for|select|answer|rate|put|settle on|opt for|give|mark|circle)"
+    r"|\b(?:answer|choice|option|rating|pick|mark|letter|number|response|score)(?: for me)?"
+    r"(?: is| would be|\s*[:=])?)"
+    r"(?: (?:it|this|that|myself|me|as|an?|the|option|answer|number|letter|solid"
+    r"|at|my agreement"
+    r"|(?:rating|score) of))*[\s(\[]*$",
+    re.IGNORECASE,
+)
+# words that say nothing of their own around an option
+_FRAME_WORDS = """
+    i i'd i'm i'll i've would will do say call describe describes rate choose pick go going went with it
+    it's its is that that's this as me my mine answer a an the statement description myself to have has
+    had think guess suppose believe feel honestly definitely probably maybe perhaps just really for be
+    being been likely can truth of generally usually consider considered find option choice letter mark number
+    code response rating score seems sounds sound seem on in general person like who knows know well must
+    should put select selected and then also overall am now more thing fairest he she they one most best
+    closest fitting accurate would've let's us you're asked or somewhere around about give solid clearly
+    mostly here fits describing it'd that'd settle lean leaning towards toward opt circle tick final
+    actually no yes wait make sorry hmm still always often rather first hence thus therefore so only
+    mean happen happens je choisis la réponse respuesta es est antwort ist ответ elijo 我 选 择 答 案 是 回
+    because but not very today please days if ai language model
+"""
+FRAME = frozenset(_FRAME_WORDS.split())
+# what an option may be called and still be meant: "D is the closest", not "D is tempting"
+_PRAISES = """
+    right correct apt fine good better fitting fit fits suits matches reflects represents closer nearest truth
+    true exactly precisely perfect appropriate suitable where stand belong identify how see what what'd which
+    winner obvious behave act honest fair definitive opinion view above by far comes choosing giving mine
+"""
+_OF_OTHERS = "he she they you're asked must should not no but wait ai"
+PRAISED = FRAME.difference(_OF_OTHERS.split()).union(_PRAISES.split())
+# a statement after an option: "I agree that I am shy"
+STATED = re.compile(
+    r"\s+(?:with (?:the|this) (?:statement|claim|idea|description) |to say )?(?:that|i|i'm|i've|my)\b",
+    re.IGNORECASE,
+)
+ONLY_ASKED = re.compile(
+    r"[\s,)\].]*(?:right|no|ok|okay|perhaps|maybe|i (?:guess|think|suppose))?\s*\?", re.IGNORECASE
+)
+AFTER_FRAME = re.compile(
+    r"\s*$|\s*[^\w\s]|\s*\n|\s+(?:for|about|of|me|here|i|i'd|i'm|since|because|as|in|on|and|or|but"
+    r"|though|although"
+    r"|that|this|description|statement|when|than|to me|to be|to say that|with|at|today|now|overall|is|it"
+    r"|it's|if|most|by"
+    r"|would|will|does|describes|fits|suits|too|really|rather|please|so|then|definitely|probably|maybe)\b",
+    re.IGNORECASE,
+)
