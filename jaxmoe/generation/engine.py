@@ -28,8 +28,6 @@ from jaxmoe.model import params
 
 # tokens below which a program of its own for short parts of prompts saves nothing
 _LEAST_CHUNK = 16
-# temperatures below are greedy: logits divided by them may leave float32, and hardly any other token is drawn
-_LEAST_TEMPERATURE = 1e-6
 _MOST_TEMPERATURE = 1e6
 
 
@@ -367,7 +365,7 @@ class Engine:
             request = text.request
             tokens[row], positions[row], drawn[row] = text.last, text.length, len(text.new)
             settings = request.sampling
-            temperature[row] = 0 if settings.temperature < _LEAST_TEMPERATURE else settings.temperature
+            temperature[row] = 0 if settings.is_greedy else settings.temperature
             # of a limit beyond the vocabulary nothing is left out, and it need not fit 32 bits
             top_k[row], top_p[row] = min(settings.top_k, self._vocabulary), settings.top_p
             seed[row] = np.int64(request.seed).astype(np.int32)

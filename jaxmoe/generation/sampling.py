@@ -16,13 +16,16 @@ import jax.numpy as jnp
 
 from jaxmoe.model.shapes import Array, Bool, Float, Int
 
+_LEAST_TEMPERATURE = 1e-6
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen; the steps apply in this order, as in transformers.
 
     Attributes:
-      temperature: logits are divided by it; 0 is greedy, and then the others do not matter.
+      temperature: logits are divided by it; below 1e-6, as at 0, the likeliest token is taken (the quotients
+        may leave float32, and hardly any other token is drawn), and then the others do not matter.
       top_k: only the k likeliest tokens; of equal logits the lower index wins. 0 is no limit.
       top_p: only the nucleus of what is left, see `nucleus`; 1 is no limit.
     """
@@ -41,6 +44,11 @@ class Sampling:
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must lie in (0, 1]; got {self.top_p} (1 is no limit)")
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is taken."""
+        return self.temperature < _LEAST_TEMPERATURE
+
 
 GREEDY = Sampling()
 
@@ -56,7 +64,7 @@ def sample(logits_BV: Float[Array, "B V"], settings: Sampling, *, key: Array | N
       key: of the random numbers.
     Returns: token ids.
     """
-    if settings.temperature == 0.0:
+    if settings.is_greedy:
         return greedy(logits_BV)
     if key is None:
         raise ValueError(
@@ -183,7 +191,7 @@ def sampled_log_probability(
     >>> round(float(jnp.exp(said)[0]), 4)  # of .5 and .3, which the nucleus keeps
     0.375
     """
-    if settings.temperature == 0.0:
+    if settings.is_greedy:
         return jnp.zeros(logits_BV.shape[0], jnp.float32)
     logits_BV = logits_BV.astype(jnp.float32) / settings.temperature
     chosen_B = jnp.take_along_axis(logits_BV, tokens_B[:, None], axis=-1)[:, 0]

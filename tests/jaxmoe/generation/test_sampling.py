@@ -99,6 +99,15 @@ def test_ties_enter_the_nucleus_together():
     assert chisquare(counts, np.array([0.4, 0.2, 0.2, 0.2]) * DRAWS).pvalue > P_VALUE
 
 
+def test_a_temperature_near_zero_is_greedy():
+    """Logits divided by it leave float32; every softmax of them was NaN."""
+    logits = jnp.asarray([[1.0, 30.0, -2.0]])
+    for temperature in (1e-7, 1e-38, 1e-40):
+        near = Sampling(temperature)
+        assert sampling.sample(logits, near, key=jax.random.key(0)).tolist() == [1]
+        assert sampling.sampled_log_probability(logits, jnp.asarray([1]), near).tolist() == [0.0]
+
+
 def test_reductions_to_greedy():
     logits = jax.random.normal(jax.random.key(1), (16, 300))
     best = np.argmax(logits, axis=-1)
