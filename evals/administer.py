@@ -60,7 +60,9 @@ def main(
     item_order: Annotated[list[str] | None, typer.Option(help="forward, reversed, shuffled-N")] = None,
     personas: Annotated[
         str,
-        typer.Option(help="none, people, a number composed (up to 32), graded-N (up to 512), or a JSON file"),
+        typer.Option(
+            help="none, people, a number composed (up to 32), graded-N or twins-N (up to 512), or a JSON file"
+        ),
     ] = "none",
     seeds: Annotated[int, typer.Option(help="repetitions with other seeds")] = 1,
     items_per_prompt: Annotated[int, typer.Option(help="statements listed in each prompt")] = 1,

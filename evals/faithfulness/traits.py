@@ -63,8 +63,10 @@ class Beyond(NamedTuple):
 def beyond_description(values_PK: np.ndarray, traits: pd.DataFrame, construct: str) -> Beyond:
     """Residuals of columns from the persons' described traits, by least squares.
 
-    The construct's own trait enters value by value where it has few, so that no curve of it is left;
-    the others enter linearly. Traits that are not described of everybody are left out.
+    Where most persons share their description with another (twins), each description enters by itself, and
+    nothing that follows from it in whatever way is left. Else the construct's own trait enters value by
+    value where it has few, so that no curve of it is left, and the others enter linearly: products of traits
+    stay. Traits that are not described of everybody are left out.
 
     Args:
       values_PK: persons x columns.
@@ -75,7 +77,10 @@ def beyond_description(values_PK: np.ndarray, traits: pd.DataFrame, construct: s
     known = traits.loc[:, traits.notna().all()].to_numpy(np.float64)
     own = traits[construct].to_numpy(np.float64) if construct in traits.columns else None
     parts = [np.ones((len(values_PK), 1)), known]
-    if own is not None and len(levels := np.unique(own[~np.isnan(own)])) <= LEVELS:
+    _, which, count = np.unique(known, axis=0, return_inverse=True, return_counts=True)
+    if known.shape[1] and (count[which] > 1).mean() > 0.5:
+        parts.append(np.eye(len(count))[which.ravel()])
+    elif own is not None and len(levels := np.unique(own[~np.isnan(own)])) <= LEVELS:
         parts.append((own[:, None] == levels).astype(np.float64))
     design = np.column_stack(parts)
     both = np.column_stack([values_PK, design])

@@ -41,28 +41,36 @@ class Parts(NamedTuple):
     work: Sequence[str]
 
 
-def graded_descriptions(count: int) -> Iterator[Description]:
+def graded_descriptions(count: int, *, twins: bool = False) -> Iterator[Description]:
     """Different people whose traits spread evenly over nine degrees and hardly correlate.
 
     Degrees and biographies are points of an unscrambled Sobol sequence, so the first n of any number of
-    people are the same; |r| of two described traits is below .15 from 32 people on, below .06 from 100.
+    people are the same; |r| of two described traits is below .15 from 32 people on, below .06 from 100 (of
+    twins, from twice as many).
 
     Args:
       count: how many.
+      twins: two of each, the same in their traits and told apart by their biographies: what differs between
+        them is nothing that was described of their traits.
     Returns: descriptions; a trait lies between −2 and 2 in steps of 0.5 SD.
-    Raises: ValueError unless FEWEST <= count <= MOST.
+    Raises: ValueError unless FEWEST <= count <= MOST; of twins twice FEWEST, and an even number.
     Reference: Serapio-García et al. 2023, arXiv:2307.00184; Sobol 1967.
     """
-    if not FEWEST <= count <= MOST:
+    fewest = FEWEST * (1 + twins)
+    if not fewest <= count <= MOST or (twins and count % 2):
+        kind, even = ("twins", "an even number from ") if twins else ("graded personas", "")
         raise ValueError(
-            f"graded personas: {FEWEST} to {MOST} can be made, as fewer would correlate; got {count} "
+            f"{kind}: {even}{fewest} to {MOST} can be made, as fewer would correlate; got {count} "
             "(a number alone, as 16, composes people of opposite phrases)"
         )
     parts = Parts(**json.loads((resources.files("evals.questionnaires") / "graded_people.json").read_text()))
     constructs = list(parts.adjectives)
     points = qmc.Sobol(len(constructs) + 3, scramble=False).random_base2((MOST - 1).bit_length() + 1)
     # the first point is a corner of the cube
-    for number, point in enumerate(points[1 : count + 1].tolist(), 1):
+    used = points[1 : count + 1].tolist()
+    for number, own in enumerate(used, 1):
+        # of twins, each degree comes from the point of the pair, the biography from each one's own
+        point = [*used[(number - 1) // 2][: len(constructs)], *own[len(constructs) :]] if twins else own
         degrees = {name: int(x * (2 * STEPS + 1)) - STEPS for name, x in zip(constructs, point, strict=False)}
         sentences = [_biography(point[len(constructs) :], parts)]
         sentences += [_sentence(parts.adjectives[name], degree, parts) for name, degree in degrees.items()]

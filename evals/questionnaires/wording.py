@@ -142,8 +142,8 @@ def chosen_personas(choice: str) -> tuple[Persona, ...]:
     """Personas by a short choice.
 
     Args:
-      choice: none, people (the shipped ones), a number (so many composed ones), graded-N (N graded ones), or
-        the path of a JSON file.
+      choice: none, people (the shipped ones), a number (so many composed ones), graded-N (N graded ones),
+        twins-N (N graded ones in pairs of the same traits), or the path of a JSON file.
     Returns: the personas.
     Raises: ValueError for anything else.
     """
@@ -154,18 +154,22 @@ def chosen_personas(choice: str) -> tuple[Persona, ...]:
     if choice.isdigit():
         return tuple(composed_personas(int(choice)))
     kind, _, number = choice.partition("-")
-    if kind == "graded" and number.isdigit():
-        return tuple(graded_personas(int(number)))
+    if kind in ("graded", "twins") and number.isdigit():
+        return tuple(graded_personas(int(number), twins=kind == "twins"))
     if choice.endswith(".json"):
         return tuple(personas(choice).values())
-    raise ValueError(f"personas must be none, people, a number, graded-N or a .json file; got {choice!r}")
+    raise ValueError(
+        f"personas must be none, people, a number, graded-N, twins-N or a .json file; got {choice!r}"
+    )
 
 
-def graded_personas(count: int = 200) -> list[Persona]:
+def graded_personas(count: int = 200, *, twins: bool = False) -> list[Persona]:
     """People whose five traits are told in nine degrees each, beside a biography that tells nothing of them.
 
     Args:
       count: how many, 32 to 512; the first of them are the same whatever the number.
+      twins: two of each, with the same traits and other biographies (64 to 512): whatever the model makes of
+        the description, it makes of both, so that what differs between them is said beyond it.
     Returns: the personas, with the traits that they describe, −2 to 2 SD in steps of 0.5.
     Raises: ValueError for another number.
     Reference: the form is that of Serapio-García et al. 2023, arXiv:2307.00184; the words are this project's.
@@ -176,7 +180,7 @@ def graded_personas(count: int = 200) -> list[Persona]:
       >>> first.name, first.traits["neuroticism"]
       ('002 N+2E-2O-2A-2C+2', 1.0)
     """
-    return [Persona(*described) for described in graded_descriptions(count)]
+    return [Persona(*described) for described in graded_descriptions(count, twins=twins)]
 
 
 def composed_personas(count: int = 32) -> list[Persona]:

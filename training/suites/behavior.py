@@ -90,7 +90,8 @@ class BehaviorConfig:
       templates: wordings by name; empty takes all.
       option_orders, item_orders: forward, reversed, shuffled-N; item orders differ only in batches.
       personas: who the model is told to be: none, people, a number of composed ones (2 to 32), graded-N (32
-        to 512, with nine degrees of each trait), or a JSON file. Without several, nothing varies between
+        to 512, with nine degrees of each trait), twins-N (64 to 512, in pairs of the same traits, which tell
+        best what is said beyond the description), or a JSON file. Without several, nothing varies between
         respondents, and most verdicts stay undetermined; with 16, ω and λ6 of long scales are undefined.
       seeds: repetitions, of answers that are drawn.
       items_per_prompt: 1 asks each statement alone.

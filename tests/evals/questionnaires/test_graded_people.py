@@ -41,9 +41,20 @@ def test_text_tells_the_degree_and_nothing_else_differs_with_it():
     assert by_degree["neuroticism", -0.5].pop().startswith("You are slightly calm")
 
 
-@pytest.mark.parametrize("choice", ["graded-31", "graded-513", "33", "graded-", "graded-x"])
+def test_twins_share_their_traits_and_not_their_biographies():
+    people = chosen_personas("twins-64")
+    assert len({one.name for one in people}) == len({one.text for one in people}) == 64
+    for first, second in zip(people[::2], people[1::2], strict=True):
+        assert first.traits == second.traits
+        assert first.text.split(". ")[1:] == second.text.split(". ")[1:]
+    assert [one.traits for one in people[::2]] == [one.traits for one in graded_personas(32)]
+
+
+@pytest.mark.parametrize(
+    "choice", ["twins-62", "twins-65", "graded-31", "graded-513", "33", "graded-", "graded-x"]
+)
 def test_other_numbers_are_refused_with_the_remedy(choice):
-    with pytest.raises(ValueError, match=r"32 to 512|graded-"):
+    with pytest.raises(ValueError, match=r"(32|64) to 512|graded-"):
         chosen_personas(choice)
 
 
