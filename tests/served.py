@@ -1,17 +1,23 @@
 """Models behind a server on this machine, for tests: a tiny one, or any that was loaded."""
 
+import socket
+import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
+import httpx
 import jax
 import numpy as np
 import openai
 import uvicorn
 from transformers import PreTrainedTokenizerBase
 
+import jaxmoe
+from jaxmoe.datasets.programs import pretraining_texts
 from jaxmoe.generation.engine import Engine, EngineConfig
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
@@ -94,3 +100,44 @@ def tiny(config: EngineConfig = ENGINE) -> Served:
 def client_of(address: str, key: str = "none") -> openai.OpenAI:
     """OpenAI's own client, unpatched."""
     return openai.OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0, timeout=120)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def save_tiny_base(folder: Path) -> None:
+    """A checkpoint of some thousand random weights, with its tokenizer."""
+    texts = [text for text, _ in zip(pretraining_texts(60), range(60), strict=True)]
+    tokenizer = train_bpe(texts, 300)
+    config = ModelConfig(
+        vocab_size=300,
+        hidden_size=16,
+        intermediate_size=24,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=8,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    weights = params.split(params.build(config, std=0.4), "all")
+    jaxmoe.save(
+        LanguageModel(config, weights, params.single_device_mesh()), folder, "hf", tokenizer=tokenizer
+    )
+
+
+def wait_until_healthy(address: str, processes: Sequence[subprocess.Popen[str]]) -> None:
+    """Until a server answers; its processes must be alive."""
+    deadline = time.monotonic() + 200
+    while True:
+        assert time.monotonic() < deadline
+        assert all(p.poll() is None for p in processes), [p.communicate()[0] for p in processes]
+        try:
+            if httpx.get(f"{address}/health").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.2)

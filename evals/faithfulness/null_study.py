@@ -10,6 +10,7 @@ does both; what stands in the file is not done again.
 """
 
 import json
+import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -206,7 +207,9 @@ def main(
     """
     if unknown := sorted({*(respondent or ())} - RULES.keys()):
         raise typer.BadParameter(f"a simulated respondent is one of {', '.join(RULES)}; got {unknown[0]!r}")
-    with nullcontext() if workers == 1 else ProcessPoolExecutor(workers) as pool:
+    # a fork of a process in which jax runs may wait for ever
+    fresh = multiprocessing.get_context("spawn")
+    with nullcontext() if workers == 1 else ProcessPoolExecutor(workers, mp_context=fresh) as pool:
         over_seeds: Mapped = map if pool is None else partial(pool.map, chunksize=4)
         if output is not None:
             filed(output, seeds, people, over_seeds)

@@ -76,7 +76,7 @@ def test_what_says_nothing_is_reported_as_such(tmp_path, case):
 def test_checkpoints_stand_beside_models_on_one_page(tmp_path):
     frame = people(24)
     # the same people, nearer to the middle with every step
-    for step, share in ((0, 1.0), (200, 0.2)):
+    for step, share in ((0, 1.0), (200, 0.3)):
         folder = tmp_path / f"step{step}" / "behavior"
         folder.mkdir(parents=True)
         nearer = frame.assign(**{name: 3 + share * (frame[name] - 3) for name in ITEMS}).round()

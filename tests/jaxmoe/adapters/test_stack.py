@@ -98,7 +98,7 @@ def test_what_one_adapter_read_is_not_taken_for_another():
     assert engine.run_one(Request(prompt, 2, experts="two")).reused == 0
     assert engine.run_one(Request(prompt, 2, experts="one")).reused == 31
     with pytest.raises(ValueError, match="experts must be one of one, two; got 'three'"):
-        engine.submit(Request(prompt, experts="three"))
+        engine.submit(Request(prompt, 2, experts="three"))
 
 
 @pytest.mark.parametrize(

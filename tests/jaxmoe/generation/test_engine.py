@@ -242,7 +242,8 @@ def compiled() -> list[int]:
 
 
 def test_few_programs_are_compiled():
-    """A step, a chunk and a copy for each length of the cache; requests of any kind add none."""
+    """A step, a chunk and a copy for each length of the cache; other prompts, lengths, seeds and temperatures
+    add none, and a report that is asked for beside the tokens adds a step of its own, whatever its size."""
     lm = language_model(seed=2)
     engine = Engine(lm, SMALL)
     counts = compiled()
@@ -257,6 +258,11 @@ def test_few_programs_are_compiled():
     engine.run()
     after = compiled()
     assert [now - before <= 3 for now, before in zip(after, counts, strict=True)] == [True] * 3
+    before = engine_programs.decode_step._cache_size()
+    for alternatives in (1, 2, 5, 20):
+        engine.submit(Request([5, 6], 2, alternatives=alternatives))
+        engine.run()
+    assert engine_programs.decode_step._cache_size() - before == 2  # of one alternative, and of more
 
 
 def test_a_program_is_compiled_once():

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,45 +13,16 @@ import numpy as np
 import pytest
 
 import jaxmoe
-from jaxmoe.datasets.programs import pretraining_texts
-from jaxmoe.language_model import LanguageModel
-from jaxmoe.model import params
-from jaxmoe.model.config import ModelConfig
-from jaxmoe.tokenizer import load_tokenizer, train_bpe
+from jaxmoe.tokenizer import load_tokenizer
+from tests.served import free_port, save_tiny_base, wait_until_healthy
 
 ROOT = Path(__file__).parents[3]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def a_base(folder: Path) -> None:
-    texts = [text for text, _ in zip(pretraining_texts(60), range(60), strict=True)]
-    tokenizer = train_bpe(texts, 300)
-    config = ModelConfig(
-        vocab_size=300,
-        hidden_size=16,
-        intermediate_size=24,
-        num_layers=2,
-        num_heads=2,
-        num_kv_heads=1,
-        head_dim=8,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    weights = params.split(params.build(config, std=0.4), "all")
-    jaxmoe.save(
-        LanguageModel(config, weights, params.single_device_mesh()), folder, "hf", tokenizer=tokenizer
-    )
 
 
 @pytest.mark.slow  # two processes and their programs
 def test_two_processes_serve_the_texts_of_one(tmp_path):
     """Greedy, with a stop string that the first process alone sees, in turns and side by side."""
-    a_base(tmp_path / "base")
+    save_tiny_base(tmp_path / "base")
     port, coordinator = free_port(), f"127.0.0.1:{free_port()}"
     values = {
         "base": str(tmp_path / "base"),
@@ -72,15 +42,7 @@ def test_two_processes_serve_the_texts_of_one(tmp_path):
         )
     try:
         address = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 200
-        while True:
-            assert time.monotonic() < deadline
-            assert all(p.poll() is None for p in processes), [p.communicate()[0] for p in processes]
-            try:
-                if httpx.get(f"{address}/health").status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.2)
+        wait_until_healthy(address, processes)
         lm, tokenizer = jaxmoe.load(str(tmp_path / "base")), load_tokenizer(str(tmp_path / "base"))
         prompts = ["def f(n):", "return", "for i in range(n):" * 3]
         asked = {"model": "tiny", "max_tokens": 12, "temperature": 0, "logprobs": 0}
