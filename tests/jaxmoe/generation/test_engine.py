@@ -262,7 +262,8 @@ def test_few_programs_are_compiled():
     for alternatives in (1, 2, 5, 20):
         engine.submit(Request([5, 6], 2, alternatives=alternatives))
         engine.run()
-    assert engine_programs.decode_step._cache_size() - before == 2  # of one alternative, and of more
+    # of one alternative, and of more; tests before this one may have had them compiled
+    assert engine_programs.decode_step._cache_size() - before <= 2
 
 
 def test_a_program_is_compiled_once():
