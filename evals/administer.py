@@ -26,6 +26,7 @@ from evals.questionnaires.respondents.api_server import Answers, ServerConfig
 from evals.questionnaires.respondents.simulated import simulated_respondent
 from jaxmoe.progress import ProgressDisplay, say
 
+# texts that the engine decodes side by side
 SLOTS = 32
 # what a line in a dialogue needs
 LINE_TOKENS = 60

@@ -270,8 +270,9 @@ def test_a_file_of_instructions_is_split_into_what_is_learned_and_what_is_asked(
     first, other = study._rows(0, 0, 0.1), study._rows(0, 1, 0.1)
     assert len(first) == 9
     assert first != other
-    exam = study._exam_settings()
-    assert exam["instructions"].startswith("mine.json ")
+    assert study._exam_settings()["instructions"].startswith("mine.json ")
+    # answers drawn to these instructions are not those drawn to the embedded ones
+    assert study.own_cell(0).settings["instructions"] == study._exam_settings()["instructions"]
     with pytest.raises(ValueError, match="30 different rows that fit, of which 35 are held"):
         read_instructions(str(path), config.exam._replace(tasks=27), 5, lambda asked, answer: len(asked) < 99)
 
@@ -320,3 +321,5 @@ def test_a_config_that_asks_for_what_is_not_there(changes, said):
 def test_rows_refuse_shares_that_are_none():
     with pytest.raises(ValueError, match=r"replay lie in \[0, 1\); got 0.0 and 1.5 in row 'a'"):
         TuningRow("a", rates=(1.0,), replay=1.5)
+    with pytest.raises(ValueError, match="leave knowledge_share out of row 'a'"):
+        TuningRow("a", rates=(1.0,), own_answers=True, knowledge_share=0.5)

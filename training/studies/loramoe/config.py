@@ -50,6 +50,11 @@ class TuningRow:
                 f"l2_sp must not be negative and replay lie in [0, 1); got {self.l2_sp} and {self.replay} in "
                 f"row {self.label!r}"
             )
+        if self.own_answers and self.knowledge_share is not None:
+            raise ValueError(
+                "own_answers are drawn to the study's own instructions; leave knowledge_share out of row "
+                f"{self.label!r}"
+            )
         if self.average and self.lora.init != "kaiming":
             raise ValueError(f"average needs lora.init=kaiming; got {self.lora.init} in row {self.label!r}")
         if bool(self.rates) == bool(self.rate_of):

@@ -43,8 +43,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FACTS = (12, 24, 48)  # tokens that statements are padded to; most have fewer than 12
-TASKS = (64, 80, 96, 128)
-LONG_TASKS = (96, 128, 192, 256)
+TASKS = (64, 80, 96, 128, 192, 256)
 SHOTS = 5
 
 
@@ -219,8 +218,7 @@ class PretrainedExams:
 
     def _task_marks(self, lm: LanguageModel, split: str) -> greedy.Marks:
         questions = self._task_questions[split]
-        lengths = TASKS if self._instructions is None else LONG_TASKS
-        return greedy.take(lm, self._exam(f"{split} tasks", questions, "chat", lengths))
+        return greedy.take(lm, self._exam(f"{split} tasks", questions, "chat", TASKS))
 
     @cached_property
     def _task_questions(self) -> dict[str, list[ClosedBookQuestion]]:

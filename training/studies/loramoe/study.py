@@ -159,6 +159,8 @@ class LoramoeStudy:
         """The answers that a base draws to the instructions of seed 0, for rows that train on them."""
         settings = {"base": self.bases.settings(number), "answers": ANSWERS, "tokens": ANSWER_TOKENS}
         settings |= {"volume": self.volumes[-1], "knowledge_share": self.config.knowledge_share}
+        if file := self._exam_settings().get("instructions"):
+            settings["instructions"] = file
         return StudyCell(
             f"own{number}", settings, f"base {number}: answers of its own", 20 * self.config.scale
         )
