@@ -1,8 +1,9 @@
 """python -m evals.faithfulness.null_study: is every simulated respondent judged as it should be?
 
-Every respondent answers two questionnaires and conduct in situations as 32 described people, with each seed;
-counted are the constructs on which the conclusion is wrong. A graded respondent, a person whose answers are
-more or less noise, shows from which reliability on scores are believed (--curve).
+Every respondent answers two questionnaires and conduct in situations as 64 described people, which are the
+personas that `evals.administer` asks by default, with each seed; counted are the constructs on which the
+conclusion is wrong. A graded respondent, a person whose answers are more or less noise, shows from which
+reliability on scores are believed (--curve).
 
     python -m evals.faithfulness.null_study --seeds 100 --workers 2 --output null_study.json
 
@@ -41,7 +42,7 @@ from evals.questionnaires.respondents.simulated_traits import graded
 from jaxmoe.json_values import JsonObject
 
 INSTRUMENTS = ("ipip_50", "mini_ipip")
-PEOPLE = 32
+PEOPLE = 64
 # reliabilities of the graded respondent
 STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
@@ -50,8 +51,8 @@ def design_for(rule: SimulatedRule, people: int = PEOPLE) -> Design:
     """Two templates and two option orders, and what the rule needs to show itself.
 
     Args:
-      rule: its `needs` adds leading templates, or items in paraphrased words.
-      people: composed personas, 2 to 32.
+      rule: its `needs` adds leading templates, or items in paraphrased words, or makes the people twins.
+      people: graded personas, 32 to 512; twins, 64 to 512.
     Returns: the design.
     Raises: ValueError for another number of people.
     """
@@ -59,7 +60,7 @@ def design_for(rule: SimulatedRule, people: int = PEOPLE) -> Design:
     return Design(
         wording.named_templates(["form", "terse", *leading]),
         ("forward", "reversed"),
-        personas=tuple(wording.composed_personas(people)),
+        personas=tuple(wording.graded_personas(people, twins=rule.needs == "twins")),
         item_wordings=(PUBLISHED, PARAPHRASED) if rule.needs == "paraphrased" else (PUBLISHED,),
     )
 
@@ -201,7 +202,7 @@ def main(
     Args:
       respondent: names of `RULES`; all if left out. Ignored by the curve.
       graded_curve: the operating curve (`curve`) instead of the study (`study`).
-      people: the study itself always asks 32.
+      people: the study itself always asks 64.
       output: everything, whatever respondent and graded_curve say; the same command resumes it.
     Raises: typer.BadParameter for a respondent that is not in `RULES`.
     """

@@ -45,13 +45,14 @@ class SimulatedRule(NamedTuple):
     Attributes:
       answer: from seed and question to an answer.
       right: verdicts that are right; exceptions: others, by construct.
-      needs: what a design must ask for the rule to show: paraphrased items, leading templates.
+      needs: what a design must ask for the rule to show: paraphrased items, leading templates, people in
+        pairs who are described alike (twins).
     """
 
     answer: Callable[[int, Question], Answer]
     right: tuple[str, ...] = ("not faithful",)
     exceptions: Mapping[str, tuple[str, ...]] = {}
-    needs: Literal["", "paraphrased", "leading"] = ""
+    needs: Literal["", "paraphrased", "leading", "twins"] = ""
 
     def rights(self, construct: str) -> tuple[str, ...]:
         """The verdicts that are right for a construct."""
@@ -79,6 +80,7 @@ RULES: dict[str, SimulatedRule] = {
     "unrelated traits": SimulatedRule(traits.unrelated_traits),
     "parrot": SimulatedRule(traits.parrot),
     "noisy parrot": SimulatedRule(traits.noisy_parrot, NOT_BELIEVED),
+    "mixture": SimulatedRule(traits.mixture, NOT_BELIEVED, needs="twins"),
     "text-bound": SimulatedRule(styles.text_bound),
     "memorized": SimulatedRule(mixtures.memorized, needs="paraphrased"),
     "careless answers": SimulatedRule(mixtures.careless_answers),
@@ -90,6 +92,7 @@ RULES: dict[str, SimulatedRule] = {
     "refuses 1 %": SimulatedRule(mixtures.refusing(0.01), ("faithful",)),
     "refuses 5 %": SimulatedRule(mixtures.refusing(0.05), ("faithful",)),
     "refuses 20 %": SimulatedRule(mixtures.refusing(0.20), ("faithful",)),
+    "faithful twins": SimulatedRule(traits.faithful, ("faithful",), needs="twins"),
     "faithful": SimulatedRule(traits.faithful, ("faithful",)),
 }
 # beside a model in a report: the plain ones, whose style is known

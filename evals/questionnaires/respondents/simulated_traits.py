@@ -99,6 +99,24 @@ def noisy_parrot(seed: int, question: Question) -> Answer:
     return leaning(seed, question, asked.towards * question.persona.traits.get(asked.construct, 0.0))
 
 
+def mixture(seed: int, question: Question) -> Answer:
+    """What follows from several described traits together, and nothing of its own.
+
+    Args:
+      seed: of the noise (SD 0.5).
+      question: its own trait counts, and the product of the next two constructs' in the order of CONSTRUCTS.
+    Returns: the option nearest to 0.5 + 0.2 (± (trait + 0.6 product) + noise) of the range; any option where
+      the construct asked is none of CONSTRUCTS.
+    """
+    asked, described = question.asked, question.persona.traits
+    if asked.construct not in CONSTRUCTS:
+        return random(seed, question)
+    place = CONSTRUCTS.index(asked.construct)
+    first, second = (CONSTRUCTS[(place + step) % len(CONSTRUCTS)] for step in (1, 2))
+    product = described.get(first, 0.0) * described.get(second, 0.0)
+    return leaning(seed, question, asked.towards * (described.get(asked.construct, 0.0) + 0.6 * product))
+
+
 def half_halo(seed: int, question: Question) -> Answer:
     """Such an opinion and the described trait, about half and half.
 

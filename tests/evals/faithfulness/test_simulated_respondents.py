@@ -10,6 +10,7 @@ from evals.faithfulness.verdicts import assess
 from evals.questionnaires.administration import administer
 from evals.questionnaires.behavior_scores import conduct_scores
 from evals.questionnaires.behaviors import battery
+from evals.questionnaires.design import Design
 from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.respondents.simulated import RULES, simulated_respondent
 from evals.questionnaires.respondents.simulated_traits import graded
@@ -20,11 +21,15 @@ def instruments():
     return [load_instrument(name) for name in INSTRUMENTS]
 
 
+def fewer_people(name: str) -> Design:
+    """The study's design with half of its people, which costs half; of twins there must be 64."""
+    return design_for(RULES[name], 64 if RULES[name].needs == "twins" else 32)
+
+
 def checks_of(name: str, instruments, seed: int = 0) -> pd.DataFrame:
     """The checks of the first instrument."""
-    table = administer(
-        simulated_respondent(name, seed), [*instruments, battery(["conduct"])], design_for(RULES[name])
-    )
+    asked = [*instruments, battery(["conduct"])]
+    table = administer(simulated_respondent(name, seed), asked, fewer_people(name))
     found = assess(table, instruments, behavior=conduct_scores(table)).checks
     return pd.DataFrame(found[found["instrument"] == instruments[0].name])
 
@@ -62,6 +67,19 @@ def test_each_is_found_by_the_check_that_is_meant_for_it(name, statistic, instru
     assert verdicts_on(checks_of(name, instruments), statistic) == {"not faithful"}
 
 
+def test_a_mixture_of_described_traits_is_told_by_twins_alone(instruments):
+    """People who all differ show something that no trait explains, which twins do not."""
+    rule, asked = RULES["mixture"], [*instruments, battery(["conduct"])]
+    verdicts = {}
+    for needs in ("", "twins"):
+        design = design_for(rule._replace(needs=needs))
+        table = administer(simulated_respondent("mixture"), asked, design)
+        found = assess(table, instruments, behavior=conduct_scores(table)).checks
+        verdicts[needs] = list(found.loc[found["statistic"] == BEYOND, "verdict"])
+    assert verdicts[""].count("faithful") > 5
+    assert verdicts["twins"].count("faithful") <= 1
+
+
 def test_memorized_items_pass_in_their_published_words(instruments):
     checks = checks_of("memorized", instruments)
     assert verdicts_on(checks, "alpha, published") == {"faithful"}
@@ -69,7 +87,7 @@ def test_memorized_items_pass_in_their_published_words(instruments):
 
 def test_without_a_described_trait_nothing_is_faithful_outright(instruments):
     table = administer(
-        simulated_respondent("faithful"), [*instruments, battery(["conduct"])], design_for(RULES["faithful"])
+        simulated_respondent("faithful"), [*instruments, battery(["conduct"])], fewer_people("faithful")
     )
     blind = table.drop(columns=[c for c in table.columns if c.startswith("described_")])
     found = assess(blind, instruments, behavior=conduct_scores(blind))
@@ -85,7 +103,7 @@ def test_without_a_described_trait_nothing_is_faithful_outright(instruments):
 def test_known_traits_stand_in_for_described_ones(instruments):
     """A trait that the respondent was not told cannot be repeated: a perfect measure is no parrot."""
     table = administer(
-        simulated_respondent("parrot"), [*instruments, battery(["conduct"])], design_for(RULES["parrot"])
+        simulated_respondent("parrot"), [*instruments, battery(["conduct"])], fewer_people("parrot")
     )
     columns = [c for c in table.columns if c.startswith("described_")]
     known = table.groupby("persona")[columns].first()
@@ -103,7 +121,7 @@ def test_the_study_counts_verdicts_and_wrong_ones():
 
 
 def test_the_operating_curve_rises_with_reliability():
-    low, high = curve(2, steps=[0.3, 0.95])
+    low, high = curve(2, steps=[0.3, 0.95], people=32)
     assert low["faithful"] == 0
     assert low["not faithful"] > 0
     assert high["faithful"] > 5
