@@ -1,7 +1,6 @@
 """The LoRAMoE study on a base pretrained elsewhere: what is asked, the names of cells, replay."""
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +12,9 @@ from evals.knowledge.prompts import template
 from evals.knowledge.questions import ChoiceQuestion, ClosedBookQuestion
 from evals.models.local_model import LocalModel
 from jaxmoe.model import params
-from jaxmoe.model.config import ModelConfig
-from jaxmoe.tokenizer import train_bpe
-from tests.tiny_checkpoints import float32_logits
-from tests.tolerances import rounding_bound
+from tests.training.studies.tiny_base import ABSTRACT, SAME, TEXTS, moved
 from training.data.batch import BatchConfig
-from training.runtime.model import TrainableModel, new_model
-from training.runtime.optimizer import OptimizerConfig
+from training.runtime.model import TrainableModel
 from training.studies import reproduce
 from training.studies.cells import digest
 from training.studies.loramoe import tuning
@@ -28,59 +23,6 @@ from training.studies.loramoe.instruction_file import read_instructions
 from training.studies.loramoe.pretrained import PretrainedExams, pretrained_settings
 from training.studies.loramoe.rows import draw_answers, with_own_answers, with_replay
 from training.studies.loramoe.study import LoramoeStudy, middle_first
-from training.supervised.step import StepConfig
-
-TEXTS = ["Lima is the capital of Peru. Quito lies in Ecuador.", "who sings? me and you", "the red lamp"]
-CHAT = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}<a>"
-SHAPE = ModelConfig(
-    vocab_size=320,
-    hidden_size=16,
-    intermediate_size=32,
-    num_layers=1,
-    num_heads=2,
-    num_kv_heads=1,
-    head_dim=8,
-    max_positions=512,
-    eos_token_id=1,
-    pad_token_id=0,
-)
-ABSTRACT = params.abstract(SHAPE)
-# KL of a model from itself, p and q by two float32 programs. Logits δ apart give at most δ² / 2 (Hoeffding's
-# lemma; no logit is beyond 30). Each log-softmax is off by its normaliser, a sum over the vocabulary of
-# exponentials of rounded differences, and by its own rounding, u |log p|, whose mean is u times an entropy.
-SAME = (
-    float32_logits(SHAPE, SHAPE.max_positions, 30.0) ** 2 / 2
-    + rounding_bound(SHAPE.vocab_size + 2, 1.0)
-    + rounding_bound(1, math.log(SHAPE.vocab_size))
-)
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    found = train_bpe(TEXTS * 4, 320)
-    found.chat_template = CHAT
-    return found
-
-
-@pytest.fixture(scope="module")
-def base(tokenizer):
-    """A tiny model that has read the texts, so that what it says is text."""
-    rows = [{"text": text} for text in TEXTS]
-    data = tuning.stream(rows, tokenizer, BatchConfig(6, 48), 300)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning, "load_model", lambda *a, seed: new_model(SHAPE, None, a[4], seed=seed))
-        tuner = tuning.Tuner(params.single_device_mesh(), StepConfig())
-        optimizer = OptimizerConfig(lr=1e-2, schedule="constant")
-        runs = tuner.run("", tuning.Recipe("none"), data, optimizer, [300], seed=0, stopped=lambda: False)
-        return next(runs).lm
-
-
-def moved(lm, size: float):
-    """A model some way from another, always in the same direction."""
-    leaves, tree = jax.tree.flatten(lm.weights.trainable)
-    keys = jax.random.split(jax.random.key(0), len(leaves))
-    changed = [w + size * jax.random.normal(key, w.shape) for w, key in zip(leaves, keys, strict=True)]
-    return replace(lm, weights=lm.weights._replace(trainable=jax.tree.unflatten(tree, changed)))
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +101,9 @@ def test_a_run_with_replay_and_decay_is_looked_at_between_base_and_end(
     found = {"base0": known, "replay0": {"texts": TEXTS}, "own0": {"accepted": [["me"], ["you", "me"]] * 6}}
     names = [cell.name for cell in study.cells(found)]
     assert names == ["base0", "replay0", "own0", "full-b0-s0-lr0.01"]
+    told = [study.describe(cell, found[cell.name] | {"share": 0.25}) for cell in study.cells(found)[:3]]
+    assert told[0].startswith("facts completed 1.00")
+    assert told[1:] == ["3 texts", "25% of its answers are right"]
     result = study.run(study.cells(found)[-1], lambda: False)
     first, last = result["snapshots"]
     assert (first["alpha"], last["alpha"]) == (0.0, 1.0)

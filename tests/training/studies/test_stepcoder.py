@@ -26,6 +26,7 @@ from training.runtime.model import make_model
 from training.runtime.run_folder import Finished
 from training.studies import reproduce
 from training.studies.cells import StoppedError
+from training.studies.stepcoder import forgetting
 from training.studies.stepcoder import gradient as stepcoder_gradient
 from training.studies.stepcoder import page as stepcoder_page
 from training.studies.stepcoder import sft as stepcoder_sft
@@ -262,9 +263,11 @@ ppo: {folder}/ppo.yaml
 scale: 0.01
 bases: 1
 seeds: 1
+forgetting: {{facts: 5}}
 gradient: {{tests: [1, 0], batches: 1, reference: 1, problems: {{embedded: {{count: 6, tests: 12}}}}}}
 rows:
   sft: {{label: SFT, method: sft}}
+  full: {{label: every weight, method: sft, adapter: none, lr: 0.1}}
   ppo: {{label: PPO}}
   stepcoder: {{label: StepCoder, curriculum: cccs, mask: fgo}}
 regimes:
@@ -308,6 +311,8 @@ def plumbing(tmp_path_factory):
         patch.setattr(
             "training.runtime.distributed.MeshConfig.make", lambda self: params.single_device_mesh()
         )
+        # it has read no fact: taken as if it knew the first four
+        patch.setattr(forgetting, "_completed", lambda lm, tokenizer, facts, rows: np.arange(len(facts)) < 4)
         assert reproduce.reproduce("stepcoder", folder / "out", folder / "stepcoder.yaml", [])
     return folder
 
@@ -317,7 +322,7 @@ def test_a_plumbing_run_says_so_on_its_page(plumbing):
     assert "Plumbing run at scale 0.01" in page
     assert "no interval" in page
     found = json.loads((plumbing / "out" / "stepcoder.json").read_text())
-    assert found["run"]["cells"] == "5 of 5"
+    assert found["run"]["cells"] == "6 of 6"
     rows = found["regimes"]["mixture"]["rows"]
     assert rows["ppo"]["measured"] == [0, 2]
     assert len(rows["ppo"]["rounds"]["reward"]) == 2
@@ -330,8 +335,18 @@ def test_a_plumbing_run_says_so_on_its_page(plumbing):
     assert found["gradient"]["1"]["false_passes"]["n"] <= 1
     assert 0 <= found["gradient"]["1"]["left_out"]["mean"] < 1
     assert "The gradient" in page
+    left = found["forgetting"]["mixture"]["rows"]
+    assert found["known"] == {"base0": {"asked": 5, "known": 4}}
+    assert {row["completed"]["mean"] for row in left.values()} == {1.0}
+    assert left["full"]["forward"]["mean"] > left["sft"]["forward"]["mean"] >= 0
+    assert "4 of 5 held-out facts" in page
     drawn = {path.stem for path in (plumbing / "out" / "figures").glob("*.svg")}
-    assert drawn == {"stepcoder_curves", "stepcoder_stages", "stepcoder_practice"}
+    assert drawn == {
+        "stepcoder_curves",
+        "stepcoder_stages",
+        "stepcoder_practice",
+        "stepcoder_forgotten_mixture",
+    }
 
 
 def test_the_gradient_is_that_of_the_policys_objective(plumbing, monkeypatch):
@@ -401,14 +416,14 @@ def test_fine_tuning_is_on_what_follows_the_prompt(plumbing):
 def test_runs_leave_a_small_file_and_no_folder(plumbing):
     assert not list((plumbing / "out" / "running").iterdir())
     cells = list((plumbing / "out" / "cells" / "stepcoder").glob("*.json"))
-    assert len(cells) == 5
-    assert max(path.stat().st_size for path in cells) < 10_000
+    assert len(cells) == 6
+    assert max(path.stat().st_size for path in cells) < 20_000
 
 
 def test_the_same_command_runs_nothing_again(plumbing, monkeypatch, capsys):
     monkeypatch.setattr(stepcoder.StepcoderStudy, "run", None)  # a call would fail
     assert reproduce.reproduce("stepcoder", plumbing / "out", plumbing / "stepcoder.yaml", [])
-    assert "5 cells are done already" in capsys.readouterr().out
+    assert "6 cells are done already" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The page of a study on a pretrained base: what is kept at equal accuracy and at equal divergence."""
 
+from collections.abc import Mapping
+
 from jaxmoe.json_values import JsonMapping
 from training.studies.cells import StudySummary
 from training.studies.intervals import points, whole
@@ -214,41 +216,50 @@ def _rivals(summary: StudySummary) -> PageSection:
 
 
 def _test(summary: StudySummary) -> PageSection:
-    test = summary["test"]
     how = (
         "kept = c + c1 KL + c2 KL² + c3 tasks + row, over the snapshots of all runs at all learning rates. "
-        "The "
-        "errors of a run belong together, so whole runs of the same seed are permuted (Freedman and Lane "
+        "The errors of a run belong together, so whole runs of the same seed are permuted (Freedman and Lane "
         "1983)."
     )
     title = "Does the row matter at equal divergence and equal accuracy?"
+    labels = {name: _label(summary, name) for name in summary["labels"]}
+    return PageSection(title, [how, told_test(summary["test"])], (), (), effects(summary["test"], labels))
+
+
+def told_test(test: JsonMapping | None) -> str:
+    """The verdict of a test of rows (`frontier.row_test`) in a sentence or two."""
     if test is None:
-        return PageSection(
-            title, [how, "Not to be told yet: it takes at least two rows, and more runs than rows."]
-        )
+        return "Not to be told yet: it takes at least two rows, and more runs than rows."
     said = "; ".join(f"{name} {share:.0%}" for name, share in test["explained"].items())
     verdict = "It does" if test["p"] < 0.05 else "No difference that these runs can tell from none"
-    text = [
-        how,
+    return (
         f"{verdict}: p = {test['p']:.3g} for the rows together, {test['snapshots']} snapshots of "
-        f"{test['runs']} "
-        f"runs. Share of the variance of what is kept that is explained by {said}.",
-    ]
+        f"{test['runs']} runs. Share of the variance of what is kept that is explained by {said}."
+    )
+
+
+def effects(test: JsonMapping | None, labels: Mapping[str, str]) -> list[PageTable]:
+    """What each row keeps beyond the others in such a test; no table without one.
+
+    Args:
+      test: of `frontier.row_test`.
+      labels: of the rows.
+    Returns: at most one table.
+    """
+    if test is None:
+        return []
     rows = [
         (
-            _label(summary, name),
+            labels[name],
             points(effect, signed=True) if effect["low"] is not None else whole(effect["mean"], True),
         )
         for name, effect in test["effects"].items()
     ]
-    table = PageTable(
+    caption = (
         "Points kept beyond the mean of all rows at equal KL and tasks [95 % jackknife interval over runs]; "
-        "not "
-        "corrected for the number of rows",
-        ("row", "effect"),
-        rows,
+        "not corrected for the number of rows"
     )
-    return PageSection(title, text, (), (), [table])
+    return [PageTable(caption, ("row", "effect"), rows)]
 
 
 def _rates(summary: StudySummary) -> PageSection:
@@ -270,4 +281,25 @@ def _rates(summary: StudySummary) -> PageSection:
         ("row", "lr", "tasks, dev", "tasks, test", "kept", "KL own, forward"),
         rows,
     )
-    return PageSection("Learning rates", (), (), (), [table])
+    return PageSection("Learning rates", _at_an_end(summary), (), (), [table])
+
+
+def _at_an_end(summary: StudySummary) -> list[str]:
+    """Rows whose chosen rate is the smallest or largest that was tried: a better one may lie beyond."""
+    ends = {"smallest": 0, "largest": -1}
+    found = {
+        which: [
+            _label(summary, name)
+            for name, row in summary["rows"].items()
+            if row["main"]
+            and row["chosen"]
+            and row["tried"][place]["rate"] == row["rate"]
+            and len(row["tried"]) > 1
+        ]
+        for which, place in ends.items()
+    }
+    return [
+        f"Chosen is the {which} rate that was tried for {', '.join(names)}: one beyond it was not looked at."
+        for which, names in found.items()
+        if names
+    ]

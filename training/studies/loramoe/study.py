@@ -279,6 +279,10 @@ class LoramoeStudy:
           result: of `run`.
         Returns: one line.
         """
+        if "texts" in result:
+            return f"{len(result['texts'])} texts"
+        if "accepted" in result:
+            return f"{result['share']:.0%} of its answers are right"
         found = result["test"] if "test" in result else result["snapshots"][-1]
         facts = f"facts completed {found['completed']:.2f}"
         asked = f", asked {found['asked']:.2f}" if "asked" in found else ""

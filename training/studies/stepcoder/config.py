@@ -6,7 +6,9 @@ from typing import Literal
 from rl.stepcoder.grading import MaskKind
 from training.ppo.problems import CurriculumConfig, ProblemsConfig
 from training.runtime import config as configs
+from training.runtime.model import AdapterKind
 from training.studies.bases import check
+from training.studies.stepcoder.forgetting import ForgettingConfig
 from training.studies.stepcoder.gradient import GradientConfig
 
 
@@ -18,12 +20,15 @@ class StepcoderRow:
       label: in tables and figures.
       method: ppo, or sft on the canonical solutions of the same problems.
       curriculum, mask: as of `training ppo`.
+      adapter, lr: what is trained, and its learning rate; null takes those of the PPO config.
     """
 
     label: str
     method: Literal["ppo", "sft"] = "ppo"
     curriculum: Literal["cccs", "none"] = "none"
     mask: MaskKind = "response"
+    adapter: AdapterKind | None = None
+    lr: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ class StepcoderConfig:
       every: rounds between two measurements on the held-out problems.
       limit: held-out problems at most; null takes all.
       gradient: the mask's effect on the gradient, measured at every base.
+      forgetting: measure too which of the facts that a base knew practice costs it, for checkpoints that know
+        some; null does not.
       scale: share of pretraining steps, rounds, batches and held-out problems; below 1 only the plumbing
         is tried.
     """
@@ -79,6 +86,7 @@ class StepcoderConfig:
     every: int = 8
     limit: int | None = None
     gradient: GradientConfig = field(default_factory=GradientConfig)
+    forgetting: ForgettingConfig | None = None
     scale: float = 1.0
 
     def __post_init__(self) -> None:

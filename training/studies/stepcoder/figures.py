@@ -108,3 +108,34 @@ def practice(summary: StudySummary) -> Picture:
         "from: 0 without the mask. Means over seeds.",
         figure,
     )
+
+
+def forgotten(summary: StudySummary, regime: str) -> Picture:
+    """What each run has kept, against how far it went and what it learned.
+
+    Args:
+      summary: of the study.
+      regime: by name.
+    Returns: two panels, a point a run.
+    """
+    figure, axes = _panels(1, 2, height=3.6)
+    rows = summary["forgetting"][regime]["rows"]
+    styles = row_styles({name: summary["labels"][name] for name in rows})
+    for axis, place, label in zip(
+        axes[0], (2, 0), ("held-out pass@1, %", "KL(base ‖ practised), nats a token"), strict=True
+    ):
+        for name, row in rows.items():
+            ends = np.asarray(row["ends"])
+            across = ends[:, place] * (100 if place == 2 else 1)
+            color, marker = styles[name]
+            axis.plot(across, 100 * ends[:, 1], marker, color=color, label=summary["labels"][name])
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=6))
+        axis.set_xlabel(label)
+    axes[0][0].set_ylabel("known facts kept, %")
+    _legend(figure, axes[0][0])
+    return Picture(
+        f"stepcoder_forgotten_{regime}",
+        "Known facts that are kept at the end of each run, against what it learned (left) and how far it is "
+        "from the base (right).",
+        figure,
+    )

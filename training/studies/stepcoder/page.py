@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from jaxmoe.json_values import JsonMapping
 from training.studies.cells import StudySummary
 from training.studies.intervals import judged, points
+from training.studies.loramoe.frontier_page import effects, told_test
 from training.studies.page import ClaimVerdict, Page, PageSection, PageTable, plumbing
 from training.studies.stepcoder import figures as stepcoder_figures
 from training.studies.stepcoder.summary import CCCS, FGO, PACE, PPO, SFT, START, STEPCODER
@@ -62,6 +63,7 @@ def page(title: str, summary: StudySummary) -> Page:
     if summary["regimes"]:
         sections = [*(_verdicts(summary, name) for name in summary["regimes"]), *sections]
         sections += [_results(summary), _practice(summary)]
+    sections += [_forgotten(summary, name) for name in summary.get("forgetting", {})]
     if summary["gradient"]:
         sections.append(_gradient(summary))
     sections.append(_paper(summary))
@@ -124,7 +126,7 @@ def _design(summary: StudySummary) -> PageSection:
     if any(row["method"] == "sft" for row in summary["settings"]["rows"].values()):
         text.append(
             "SFT is fine-tuned on canonical solutions of the practice problems: as many samples as the other "
-            "rows draw programs, in batches of 16, with the same adapter and learning rate. It is told what "
+            f"rows draw programs, in batches of 16, {_with_what(summary)}. It is told what "
             "the others must find out, for a solution spells out what the unclear words mean."
         )
     few = {r["label"]: r["problems"].get("practice_tests") for r in summary["settings"]["regimes"].values()}
@@ -135,6 +137,21 @@ def _design(summary: StudySummary) -> PageSection:
         if count is not None
     ]
     return PageSection("Design", text)
+
+
+def _with_what(summary: StudySummary) -> str:
+    """What rows of fine-tuning train, and their learning rates."""
+    rows = summary["settings"]["rows"].values()
+    own = [row for row in rows if row["method"] == "sft" and (row.get("adapter") or row.get("lr"))]
+    shared = "with the same adapter and learning rate"
+    if not own:
+        return shared
+    rate = summary["ppo"]["optimizer"]["lr"]
+    return f"{shared} but for {', '.join(_own(row, rate) for row in own)}"
+
+
+def _own(row: JsonMapping, rate: float) -> str:
+    return f"{row['label']} (adapter {row.get('adapter') or 'the same'}, lr {row.get('lr') or rate:g})"
 
 
 def _algorithm(ppo: JsonMapping) -> str:
@@ -290,6 +307,43 @@ def _gradient(summary: StudySummary) -> PageSection:
     ]
     caption = "Cosine with the reference; false passes are passing programs that fail one of all tests"
     return PageSection("The gradient", [text], verdicts=verdicts, tables=[PageTable(caption, columns, rows)])
+
+
+def _forgotten(summary: StudySummary, regime: str) -> PageSection:
+    found, base = summary["forgetting"][regime], summary["known"]
+    known = ", ".join(f"{one['known']:,} of {one['asked']:,}" for one in base.values())
+    text = [
+        f"The base completes {known} held-out facts greedily; kept is the share of these that a practised "
+        "model still completes. KL is exact over the vocabulary, nats a token, of answers that the base "
+        "itself drew to the held-out problems; forward is KL(base ‖ practised), that of RL's Razor "
+        "(arXiv:2509.04259).",
+        "Does the row matter at equal divergence and equal pass@1? kept = c + c1 KL + c2 KL² + c3 pass@1 + "
+        "row, over the ends of the runs; runs of the same seed are permuted (Freedman and Lane 1983).",
+        told_test(found["test"]),
+    ]
+    rows = [
+        (
+            summary["labels"][name],
+            points(row["completed"]),
+            points(row["pass"]),
+            _nats(row["forward"]),
+            _nats(row["backward"]),
+        )
+        for name, row in found["rows"].items()
+    ]
+    caption = "At the end of practice, % [95 % over seeds]; KL in nats a token"
+    columns = ("row", "known facts kept", "held-out pass@1", "KL, forward", "KL, backward")
+    return PageSection(
+        f"What practice costs: {summary['regime_labels'][regime]}",
+        text,
+        pictures=[stepcoder_figures.forgotten(summary, regime)],
+        tables=[PageTable(caption, columns, rows), *effects(found["test"], summary["labels"])],
+    )
+
+
+def _nats(score: JsonMapping) -> str:
+    ends = "" if score["low"] is None else f" [{max(score['low'], 0):.3f}, {score['high']:.3f}]"
+    return f"{score['mean']:.3f}{ends}"
 
 
 def _plain(score: JsonMapping, *, signed: bool = False) -> str:

@@ -29,6 +29,7 @@ from training.runtime.model import make_model
 from training.runtime.optimizer import OptimizerConfig
 from training.studies.cells import Result, Stopped
 from training.studies.loramoe.tuning import Recipe, Tuner, stream_of
+from training.studies.stepcoder.forgetting import Forgetting, ForgettingConfig, of_base
 from training.studies.stepcoder.setup import PolicySetup
 from training.supervised.step import StepConfig
 
@@ -40,12 +41,18 @@ ROWS = 16
 
 
 def fine_tune(
-    setup: PolicySetup, optimizer: OptimizerConfig, forward: ForwardConfig, rounds: int, stopped: Stopped
+    setup: PolicySetup,
+    optimizer: OptimizerConfig,
+    forward: ForwardConfig,
+    rounds: int,
+    stopped: Stopped,
+    forgetting: Forgetting | None = None,
 ) -> Result:
     """Held-out pass@1 after as many samples as a PPO run would have drawn programs.
 
     Args:
       rounds: of that run.
+      forgetting: what is asked besides, after every part of the way.
     Returns: measurements as of a PPO run; "tokens" are the targets.
     Raises: StoppedError between two batches.
     """
@@ -74,20 +81,38 @@ def fine_tune(
             seed=seed,
             stopped=stopped,
         )
-        points += [measured(made.lm, number) for number, made in zip(moments[1:], snapshots, strict=True)]
+        forgotten: list[Result] = []
+        for number, made in zip(moments[1:], snapshots, strict=True):
+            points.append(measured(made.lm, number))
+            if forgetting is not None:
+                forgotten.append({"round": number, **forgetting.of(made.lm)})
     targets = sum(int(batch.loss_mask.sum()) for batch in data.batches)
-    return {"held_out": points, "rounds": {}, "stages": [], "tokens": targets}
+    found: Result = {"held_out": points, "rounds": {}, "stages": [], "tokens": targets}
+    return found | ({"forgetting": forgotten} if forgotten else {})
 
 
-def measure_base(setup: PolicySetup) -> dict[str, float]:
-    """Held-out pass@1 of the base by difficulty, and of "all", before any practice."""
+def measure_base(setup: PolicySetup, forgetting: ForgettingConfig | None = None) -> Result:
+    """A base before any practice.
+
+    Args:
+      forgetting: also find what it knows, so that it can be seen what is left of that.
+    Returns: `start`, held-out pass@1 by difficulty, and of "all"; `knowledge` of `forgetting.of_base`.
+    """
     tokenizer = load_tokenizer(setup.base)
     rollout = resolved(setup.rollout, tokenizer)
     lm = make_model(setup.source, tokenizer, setup.mesh.make()).lm
     with setup.sandbox.grader(trace=False) as pool:
         problems = open_problems(setup.problems, pool, None, rollout, tokenizer)
         exam = HeldOut(problems.held_out, setup.evaluation, rollout, tokenizer, pool)
-        return _measured(exam, rollout, tokenizer, setup.seed, lm, 0)
+        start = _measured(exam, rollout, tokenizer, setup.seed, lm, 0)
+    if forgetting is None:
+        return {"start": start}
+    asked = problems.held_out[: setup.evaluation.limit]
+    prompts = [make_prompt(tokenizer, problem, "", rollout.prompt_form).ids for problem in asked]
+    return {
+        "start": start,
+        "knowledge": of_base(forgetting, lm, tokenizer, prompts, rollout.response_tokens),
+    }
 
 
 def _measured(

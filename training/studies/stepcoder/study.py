@@ -15,20 +15,25 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from jaxmoe.base_folder import local_folder
 from jaxmoe.datasets import programs
 from jaxmoe.json_values import JsonMapping, JsonObject
+from jaxmoe.model.config import ExpertConfig
+from jaxmoe.tokenizer import load_tokenizer
 from rl.feedback.problems import Problem, split_problems
 from training.ppo import train as ppo
 from training.ppo.config import PPORunConfig
 from training.ppo.problems import ProblemsConfig, embedded_rows
 from training.runtime import config as configs
 from training.runtime.metrics import read_lines
+from training.runtime.model import LoraConfig, ModelSource, load_model
 from training.studies.bases import Bases
 from training.studies.cells import Result, Results, Stopped, StoppedError, StudyCell
 from training.studies.page import Page
 from training.studies.stepcoder import page as stepcoder_page
 from training.studies.stepcoder import summary as stepcoder_summary
 from training.studies.stepcoder.config import StepcoderConfig
+from training.studies.stepcoder.forgetting import Forgetting
 from training.studies.stepcoder.gradient import GradientConfig, measure
 from training.studies.stepcoder.setup import PolicySetup
 from training.studies.stepcoder.sft import fine_tune, measure_base
@@ -70,11 +75,14 @@ class StepcoderStudy:
     def __init__(self, config: StepcoderConfig, out: Path):
         self.config, self._out = config, out
         self.bases = Bases(config.base, config.checkpoints, out, name="code", scale=config.scale)
+        # what the cells that are done have found: the practised are asked what their base knew
+        self._found: Results = {}
 
     # the cells
 
     def cells(self, results: Results) -> list[StudyCell]:
         """The bases, then every row in every regime seed by seed, then the gradients at every base."""
+        self._found = results
         config, made = self.config, self._base_cells(results)
         if len(taken := self.taken(results)) < self._wanted:
             return made
@@ -91,7 +99,7 @@ class StepcoderStudy:
         cells: list[StudyCell] = []
         while len(self.taken(results, len(cells))) < self._wanted and len(cells) < self._tries:
             number = len(cells)
-            settings = {"base": self.bases.settings(number), "exam": self._exam}
+            settings = {"base": self.bases.settings(number), "exam": self._exam} | self._asked_besides
             cost = 10 + (0 if self.bases.there(number) else 85 * self.config.scale)
             cells.append(StudyCell(f"base{number}", settings, f"base {number}: pretraining", cost))
             if cells[-1].name not in results:
@@ -107,6 +115,15 @@ class StepcoderStudy:
     def _tries(self) -> int:
         return len(self.config.checkpoints) or max(self.config.tries, self.config.bases)
 
+    @property
+    def _asked_besides(self) -> JsonObject:
+        """Settings of what is asked of knowledge; empty where nothing is."""
+        if self.config.forgetting is None:
+            return {}
+        asked = configs.to_dict(self.config.forgetting)
+        del asked["rows"]  # changes no result
+        return {"forgetting": asked}
+
     @cached_property
     def _exam(self) -> JsonObject:
         """What a base's entry depends on."""
@@ -118,11 +135,11 @@ class StepcoderStudy:
         """Any run's config; all have the same held-out problems."""
         return self.ppo_config(next(iter(self.config.rows)), next(iter(self.config.regimes)), 0)
 
-    def _setup(self, base: str, problems: ProblemsConfig, seed: int) -> PolicySetup:
+    def _setup(self, source: ModelSource, base: str, problems: ProblemsConfig, seed: int) -> PolicySetup:
         """A run's policy and what it is asked, without how it learns."""
-        shared = replace(self._shared, base=base)  # the source names the base too
+        shared = self._shared
         return PolicySetup(
-            shared.source,
+            replace(source, base=base),
             base,
             shared.mesh,
             problems,
@@ -131,6 +148,15 @@ class StepcoderStudy:
             shared.evaluation,
             seed,
         )
+
+    def _forgetting(self, number: int) -> Forgetting | None:
+        """What a base knew, to be asked of models that come of it."""
+        if self.config.forgetting is None:
+            return None
+        base, shared = self.bases.export(number), self._shared
+        lm = load_model(base, "none", ExpertConfig(), LoraConfig(), shared.mesh.make()).lm
+        known = self._found[f"base{number}"]["knowledge"]
+        return Forgetting(self.config.forgetting, lm, load_tokenizer(local_folder(base)), known)
 
     def taken(self, results: Results, among: int | None = None) -> list[int]:
         """The numbers of the bases that may enter, in order.
@@ -176,7 +202,7 @@ class StepcoderStudy:
         """
         found = configs.to_dict(self.ppo_config(row, regime, seed))
         settings = {key: value for key, value in found.items() if key not in INCIDENTAL}
-        settings |= {"base": self.bases.settings(base)}
+        settings |= {"base": self.bases.settings(base)} | self._asked_besides
         title = f"{self.config.rows[row].label}, {self.config.regimes[regime].label}, seed {seed}"
         cost = 20 + 4.5 * settings["rounds"]
         if self.config.rows[row].method == "sft":
@@ -206,10 +232,13 @@ class StepcoderStudy:
           seed: of everything that is drawn.
         Returns: the shared config with what the row and the regime change.
         """
-        way, where = self.config.rows[row], self.config.regimes[regime]
+        way, where, shared = self.config.rows[row], self.config.regimes[regime], self._shared
+        optimizer = shared.optimizer if way.lr is None else replace(shared.optimizer, lr=way.lr)
         return replace(
-            self._shared,
+            shared,
             seed=seed,
+            adapter=way.adapter or shared.adapter,
+            optimizer=optimizer,
             curriculum=way.curriculum,
             mask=way.mask,
             problems=where.problems,
@@ -228,23 +257,29 @@ class StepcoderStudy:
         """
         if cell.name.startswith("base"):
             export = self.bases.export(int(cell.name.removeprefix("base")))
-            return {"start": measure_base(self._setup(export, self._first.problems, 0))}
+            return measure_base(
+                self._setup(self._shared.source, export, self._first.problems, 0), self.config.forgetting
+            )
         if cell.name.startswith("gradient"):
             number = int(cell.name.removeprefix("gradient"))
             shared = self._shared
-            setup = self._setup(self.bases.export(number), shared.problems, number)
+            setup = self._setup(shared.source, self.bases.export(number), shared.problems, number)
             return measure(setup, shared.ppo, shared.forward, self._gradient, stopped)
         regime, row, seed = cell.name.rsplit("-", 2)
         config = self.ppo_config(row, regime, int(seed[1:]))
         number = next(n for n in range(self._tries) if self.bases.settings(n) == cell.settings["base"])
         base = self.bases.export(number)
         if self.config.rows[row].method == "sft":
-            setup = self._setup(base, config.problems, config.seed)
-            return fine_tune(setup, config.optimizer, config.forward, config.rounds, stopped)
+            setup = self._setup(config.source, base, config.problems, config.seed)
+            learning = (config.optimizer, config.forward, config.rounds)
+            return fine_tune(setup, *learning, stopped, self._forgetting(number))
         folder = self._out / "running" / cell.file.removesuffix(".json")
-        if not ppo.main(replace(config, base=base, output=str(folder))).finished:
+        done = ppo.main(replace(config, base=base, output=str(folder)))
+        if not done.finished:
             raise StoppedError
         result = read_run(read_lines(folder / "metrics.jsonl"))
+        if (forgetting := self._forgetting(number)) is not None:
+            result["forgetting"] = [{"round": done.step, **forgetting.of(done.lm)}]
         shutil.rmtree(folder)
         return result
 
@@ -266,7 +301,11 @@ class StepcoderStudy:
             return f"held-out pass@1 {result['start']['all']:.2f}{'' if enters else ': passed over'}"
         first, last = result["held_out"][0], result["held_out"][-1]
         kinds = ", ".join(f"{k} {v:.2f}" for k, v in last.items() if k not in ("round", "all"))
-        return f"held-out pass@1 {first['all']:.2f} → {last['all']:.2f} ({kinds})"
+        told = f"held-out pass@1 {first['all']:.2f} → {last['all']:.2f} ({kinds})"
+        if "forgetting" not in result:
+            return told
+        left = result["forgetting"][-1]
+        return f"{told}; facts kept {left['completed']:.2f}; KL {left['kl']['own']['forward']:.3f}"
 
     # what they say
 
@@ -301,12 +340,18 @@ class StepcoderStudy:
             "sizes": self._sizes,
             "seeds": sorted({run.seed for run in runs}),
             "gradient": stepcoder_summary.gradients([r for r in results.values() if "batches" in r]),
+            "forgetting": stepcoder_summary.forgotten(runs),
+            "known": {n: _known(r["knowledge"]) for n, r in results.items() if "knowledge" in r},
             **stepcoder_summary.summarize(runs, list(config.rows), list(config.regimes)),
         }
 
     def page(self, summary: JsonMapping) -> Page:
         """See `stepcoder_page`."""
         return stepcoder_page.page(self.title, summary)
+
+
+def _known(found: JsonMapping) -> JsonObject:
+    return {"asked": found["asked"], "known": len(found["known"])}
 
 
 def read_run(records: Sequence[JsonMapping]) -> Result:

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxmoe.json_values import JsonMapping, JsonObject
 from training.studies.intervals import interval
+from training.studies.loramoe.frontier import FrontierRun, row_test
 
 # rows as the claims name them
 START, SFT, PPO, CCCS, FGO, STEPCODER = "start", "sft", "ppo", "cccs", "fgo", "stepcoder"
@@ -168,3 +169,48 @@ def gradients(measured: Sequence[JsonMapping]) -> dict[str, JsonObject]:
 def _mean(batches: Sequence[Mapping[str, float]], key: str) -> float:
     kept = [batch[key] for batch in batches if np.isfinite(batch[key])]
     return float(np.mean(kept)) if kept else np.nan
+
+
+def forgotten(runs: Sequence[StepcoderRun]) -> JsonObject:
+    """By regime, what each row has kept of its base's knowledge at its end, and at what distance from it; and
+    whether rows keep different amounts at equal distance and equal pass@1 (`frontier.row_test`).
+
+    Args:
+      runs: of all rows and regimes; those that were not asked are left out.
+    Returns: plain JSON; empty where none was asked.
+    """
+    found: JsonObject = {}
+    asked = [run for run in runs if run.result.get("forgetting")]
+    for regime in dict.fromkeys(run.regime for run in asked):
+        here = [run for run in asked if run.regime == regime]
+        rows = {name: [run for run in here if run.row == name] for name in dict.fromkeys(r.row for r in here)}
+        found[regime] = {
+            "rows": {name: _left(mine) for name, mine in rows.items()},
+            "test": row_test(list(map(_as_frontier, here)), {"tasks": here[0].scores("all")[0]}),
+        }
+    return found
+
+
+def _left(runs: Sequence[StepcoderRun]) -> JsonObject:
+    last = [run.result["forgetting"][-1] for run in runs]
+    return {
+        "completed": interval([one["completed"] for one in last]),
+        "pass": interval([run.value("all") for run in runs]),
+        "forward": interval([one["kl"]["own"]["forward"] for one in last]),
+        "backward": interval([one["kl"]["own"]["backward"] for one in last]),
+        "ends": [
+            [one["kl"]["own"]["forward"], one["completed"], run.value("all")]
+            for run, one in zip(runs, last, strict=True)
+        ],
+    }
+
+
+def _as_frontier(run: StepcoderRun) -> FrontierRun:
+    left = run.result["forgetting"][-1]
+    end = {
+        "volume": left["round"],
+        "tasks": run.value("all"),
+        "completed": left["completed"],
+        "kl": left["kl"],
+    }
+    return FrontierRun(run.row, run.seed, 0.0, {"snapshots": [end]}, final=True)

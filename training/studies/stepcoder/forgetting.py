@@ -1,0 +1,154 @@
+"""What practice costs a pretrained base: the facts that it no longer completes, and how far it has moved.
+
+A fact is known if the base completes its statement by greedy decoding; of the practised models only those are
+asked. Divergence is exact over the vocabulary, token by token, on the new task's inputs (RL's Razor,
+arXiv:2509.04259): answers that the base itself drew to held-out problems.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+
+from evals.knowledge import greedy
+from evals.knowledge.embedded_questions import closed_book_questions
+from evals.knowledge.questions import ClosedBookQuestion
+from evals.models.divergence import Reference
+from evals.models.local_model import ScoredIds
+from jaxmoe.language_model import LanguageModel
+from jaxmoe.model.mesh import batch_ways
+from jaxmoe.tokenizer import pad_id
+from training.studies.cells import Result
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FACTS = (12, 24, 48)  # tokens that statements are padded to; most have fewer than 12
+
+
+@dataclass(frozen=True)
+class ForgettingConfig:
+    """How much is asked.
+
+    Attributes:
+      facts: held-out facts that the base is asked; null takes all.
+      rows: texts at once; changes no result.
+    """
+
+    facts: int | None = None
+    rows: int = 32
+
+    def __post_init__(self) -> None:
+        if min(self.rows, 1 if self.facts is None else self.facts) < 1:
+            raise ValueError("forgetting.facts and forgetting.rows must be at least 1")
+
+
+def of_base(
+    config: ForgettingConfig,
+    lm: LanguageModel,
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[list[int]],
+    new_tokens: int,
+) -> Result:
+    """What later models are held against.
+
+    Args:
+      config: how much is asked.
+      lm: the base.
+      tokenizer: of the base.
+      prompts: held-out problems, as they are put to it.
+      new_tokens: of an answer at most.
+    Returns: `asked`, the numbers of the facts that are `known`, and `texts`: ids of prompt and answer, and
+      where the answer begins.
+    Raises: ValueError if the base knows none.
+    """
+    facts = closed_book_questions("test", None, config.facts)
+    known = np.flatnonzero(_completed(lm, tokenizer, facts, _rows(config, lm))).tolist()
+    if not known:
+        raise ValueError(
+            f"the base completes none of the {len(facts)} facts that it was asked, so nothing can be "
+            "forgotten; take a base that knows some, or leave `forgetting` out"
+        )
+    texts = _answered(lm, prompts, new_tokens, pad_id(tokenizer), _rows(config, lm))
+    return {"asked": len(facts), "known": known, "texts": [text._asdict() for text in texts]}
+
+
+def _answered(
+    lm: LanguageModel, prompts: Sequence[list[int]], new_tokens: int, pad: int, rows: int
+) -> list[ScoredIds]:
+    """Prompts with one answer each, drawn at temperature 1."""
+    width = max(map(len, prompts))
+    tokens = np.full((-(-len(prompts) // rows) * rows, width), pad, np.int32)
+    mask = np.zeros_like(tokens)
+    mask[:, -1] = 1  # rows that fill up
+    for row, ids in enumerate(prompts):
+        tokens[row, width - len(ids) :], mask[row, width - len(ids) :] = ids, 1
+    root, texts = jax.random.key(0), []
+    for at in range(0, len(prompts), rows):
+        part = slice(at, at + rows)
+        found = lm.generate(
+            tokens[part], mask[part], new_tokens, temperature=1.0, key=jax.random.fold_in(root, at)
+        )
+        for ids, new, count in zip(prompts[part], found.tokens[:, width:], found.lengths, strict=False):
+            texts.append(ScoredIds([*ids, *new[:count].tolist()], len(ids)))
+    return texts
+
+
+class Forgetting:
+    """Puts the base's facts and answers to models that come of it.
+
+    Args:
+      config: how much is asked.
+      base: the base itself, which divergence is measured from.
+      tokenizer: of the base.
+      found: what `of_base` found.
+    """
+
+    def __init__(
+        self,
+        config: ForgettingConfig,
+        base: LanguageModel,
+        tokenizer: "PreTrainedTokenizerBase",
+        found: Result,
+    ):
+        self._config, self._base, self._tokenizer, self._found = config, base, tokenizer, found
+
+    def of(self, lm: LanguageModel) -> Result:
+        """How much is kept, and how far the model is from its base.
+
+        Args:
+          lm: that was practised.
+        Returns: `completed`, the share of the known facts that is kept; `kept`, a 1 or 0 for each; `kl` in
+          nats a token, of the base's answers (own) and of the prompts.
+        """
+        facts = closed_book_questions("test", None, self._config.facts)
+        known = [facts[number] for number in self._found["known"]]
+        kept = _completed(lm, self._tokenizer, known, _rows(self._config, lm))
+        apart = self._reference.divergence(lm)
+        return {
+            "completed": float(kept.mean()),
+            "kept": "".join(str(int(mark)) for mark in kept),
+            "kl": {"own": apart.continuations._asdict(), "prompts": apart.prompts._asdict()},
+        }
+
+    @cached_property
+    def _reference(self) -> Reference:
+        texts = [ScoredIds(**text) for text in self._found["texts"]]
+        return Reference(self._base, texts, pad_id(self._tokenizer), _rows(self._config, self._base))
+
+
+def _rows(config: ForgettingConfig, lm: LanguageModel) -> int:
+    ways = batch_ways(lm.mesh)
+    return -(-config.rows // ways) * ways
+
+
+def _completed(
+    lm: LanguageModel,
+    tokenizer: "PreTrainedTokenizerBase",
+    facts: Sequence[ClosedBookQuestion],
+    rows: int,
+) -> np.ndarray:
+    return greedy.take(lm, greedy.prepare(lm, tokenizer, facts, "text", FACTS, rows)).right
