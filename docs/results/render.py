@@ -331,44 +331,6 @@ def loramoe_in_short() -> str:
     return "\n".join([*lines, "", said])
 
 
-SMOLLM2_IN_SHORT = """\
-{runs} runs of {samples} instructions; KL in nats a token, of answers that the base itself drew.
-Beyond how far a model has moved and how much it has learned, {verdict} (p = {p:.2g}); KL and task accuracy
-explain {both:.0%} of the variance of what is kept, the way to fine-tune {more:.0%} more."""
-
-
-def loramoe_smollm2_in_short() -> str:
-    """The LoRAMoE study on SmolLM2 in the README: the main rows, and whether they differ."""
-    found = read("reproduce/loramoe_smollm2/loramoe.json")
-    known, base, rows = found["base"]["known"]["facts"], found["base"]["test"], found["rows"]
-    level = found["level"]
-    lines = [
-        f"| % [95 %] | learning rate | of {known} known facts kept | held-out tasks right | "
-        f"kept where tasks first reach {level:.0%} | KL |",
-        "|---|---|---|---|---|---|",
-        f"| base | | 100 | {100 * base['tasks']:.0f} | | 0 |",
-    ]
-    for name, row in rows.items():
-        if row["main"]:
-            ends, kept = row["last"], percent(row["at_level"]["completed"])
-            lines.append(
-                f"| {found['labels'][name]} | {row['rate']:g} | {percent(ends['completed'])} | "
-                f"{percent(ends['tasks'])} | {kept} | {row['kl']['own forward']['mean']:.2f} |"
-            )
-    test, shares = found["test"], found["test"]["explained"]
-    shown = test["p"] < 0.05
-    differs = "the way to fine-tune makes a difference" if shown else "no way to fine-tune is shown to differ"
-    said = SMOLLM2_IN_SHORT.format(
-        runs=test["runs"],
-        samples=found["settings"]["samples"] * found["settings"]["volumes"][-1],
-        verdict=differs,
-        p=test["p"],
-        both=shares["KL and tasks"],
-        more=shares["KL, tasks and row"] - shares["KL and tasks"],
-    )
-    return "\n".join([*lines, "", said])
-
-
 def study_page(name: str, folder: str = "", module: str = "page", result: str = "") -> str:
     """A study's page as Markdown: what its HTML page says, with the figures beside its JSON file.
 
@@ -421,7 +383,6 @@ def percent(score: dict[str, Any]) -> str:
 TABLES = {
     "docs/results/reproduce/loramoe/loramoe.json in short": loramoe_in_short,
     "docs/results/reproduce/loramoe/loramoe.json": lambda: study_page("loramoe"),
-    "docs/results/reproduce/loramoe_smollm2/loramoe.json in short": loramoe_smollm2_in_short,
     "docs/results/reproduce/loramoe_smollm2/loramoe.json": lambda: study_page("loramoe", "loramoe_smollm2"),
     "docs/results/reproduce/stepcoder/stepcoder.json": lambda: study_page("stepcoder"),
     "docs/results/reproduce/realbehavior/realbehavior.json": lambda: study_page("realbehavior"),

@@ -111,7 +111,7 @@ def test_the_page_of_a_study_that_is_partly_there():
     unrated = study.page(summary)
     assert "Not run yet: LoRAMoE, no constraint; full SFT, averaged" in unrated.card["runs"]
     assert summary["rows"]["full"]["chosen"]
-    assert summary["test"]["runs"] == 15
+    assert summary["test"]["runs"] == 20
     averaged = next(cell for cell in study.cells(found) if cell.name.startswith("full_average"))
     found[averaged.name] = run("", 0, [(0.99, 0.1, 0.1), (0.9, 0.3, 0.2), (0.8, 0.5, 0.3)]).result
     for alpha, snapshot in zip((0.25, 0.5, 0.75), found[averaged.name]["snapshots"], strict=True):
