@@ -15,6 +15,7 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 from evals.models.api_client import ApiError, ContentFilterError
+from evals.models.api_numbers import as_number, is_log_probability
 from evals.models.api_requests import ApiRequests, ServerReply, by_index, byte_count, side_by_side
 from evals.models.text_model import ContinuationScores, cut_at
 from jaxmoe.json_values import JsonObject
@@ -162,11 +163,11 @@ class ApiModel:
         try:
             told = reply.choice["logprobs"]
             tokens = [str(token) for token in told["tokens"]]
-            logprobs = [None if one is None else float(one) for one in told["token_logprobs"]]
-            skipped = _without_start(row, tokens, logprobs)
-            ends = token_ends(row.text, tokens[skipped:])
+            logprobs = [None if one is None else as_number(one) for one in told["token_logprobs"]]
             if len(tokens) != len(logprobs):
                 raise ValueError(f"{len(tokens)} tokens, {len(logprobs)} log-probabilities")
+            skipped = _without_start(row, tokens, logprobs)
+            ends = token_ends(row.text, tokens[skipped:])
         except (KeyError, TypeError, ValueError) as error:
             raise ApiError(
                 f"{self._url} tells no log-probabilities of a text it is given ({error!r}); {_NEEDED}"
@@ -179,14 +180,21 @@ class ApiModel:
                 raise ApiError(f"server.text_start must be one token of the server; {start!r} is not")
         else:
             own = [value for end, value in zip(ends, logprobs[skipped:], strict=True) if end > row.before]
-        known = [value for value in own if value is not None]
-        if len(known) < len(own):
+        # nobody can tell how probable the first token of a text is
+        if own[:1] == [None] and len(own) == len(logprobs):
             raise ApiError(
                 f"{self._url} tells nothing of the first token of {row.text[:40]!r}; name what texts begin "
                 "with there, such as '<|endoftext|>' (server.text_start)"
             )
         if not own:
             raise ApiError(f"{self._url} has no token for the continuation {row.text[row.before :][:40]!r}")
+        known = [value for value in own if value is not None and is_log_probability(value)]
+        if len(known) < len(own):
+            odd = next(value for value in own if value is None or not is_log_probability(value))
+            raise ApiError(
+                f"{self._url} tells {'nothing' if odd is None else odd} as the log-probability of a token of "
+                f"{row.text[row.before :][:40]!r}; it must be a finite number, at most 0"
+            )
         return sum(known), len(known)
 
     @property

@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import NamedTuple, TypeVar
 
 from evals.models.api_client import SHOWN, ApiClient, ApiError, RequestFailedError, hidden
+from evals.models.api_numbers import is_count
 from evals.models.api_spending import CostCeilingError, Spending
 from jaxmoe.json_values import JsonObject
 
@@ -133,11 +134,18 @@ def by_index(replies: Sequence[ServerReply]) -> list[ServerReply]:
     Args:
       replies: as the server orders them; those without an index stand where they are.
     Returns: the choices by index.
-    Raises: RequestFailedError for an index that is no number.
+    Raises: RequestFailedError for an index that is no number, or that only some of several choices share.
     """
     places = [reply.choice.get("index", 0) for reply in replies]
-    if odd := [place for place in places if not isinstance(place, int)]:
-        raise RequestFailedError(f"the index of a choice must be a number; got {type(odd[0]).__name__}")
+    if odd := [place for place in places if not is_count(place)]:
+        raise RequestFailedError(
+            f"the index of a choice must be a number from 0 on; got {type(odd[0]).__name__}"
+        )
+    # servers that do not number them give all the same
+    if len(set(places)) not in (1, len(places)):
+        raise RequestFailedError(
+            f"the index of each choice must be its own; {len(places)} choices have {len(set(places))}"
+        )
     return sorted(replies, key=lambda reply: reply.choice.get("index", 0))
 
 
@@ -150,11 +158,10 @@ def _tokens_used(reply: JsonObject) -> tuple[int, int] | None:
     """Tokens of prompt and completion as the server counts them; None if it does not say."""
     used = reply.get("usage")
     told = used if isinstance(used, dict) else {}
-    counts = [told.get(name) for name in ("prompt_tokens", "completion_tokens")]
-    prompt, completion = (
-        count if isinstance(count, int) and 0 <= count <= MOST_TOKENS else None for count in counts
-    )
-    return None if prompt is None or completion is None else (prompt, completion)
+    prompt, completion = told.get("prompt_tokens"), told.get("completion_tokens")
+    if is_count(prompt, MOST_TOKENS) and is_count(completion, MOST_TOKENS):
+        return prompt, completion
+    return None
 
 
 def _joined(content: object) -> str:

@@ -1,11 +1,14 @@
 """What a server costs: tokens counted, priced, written down, and stopped before a ceiling."""
 
 import json
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from evals.models.api_numbers import as_number
 
 # one for all accounts, since several may share a ledger
 _LOCK = threading.Lock()
@@ -68,7 +71,11 @@ class Spending:
         if path is None or not path.exists():
             return
         try:
-            self.usage = Usage(**json.loads(path.read_text(encoding="utf-8")))
+            told = json.loads(path.read_text(encoding="utf-8"))
+            self.usage = Usage(**told)
+            # with NaN no sum would be above a ceiling
+            if odd := [name for name, value in told.items() if not 0 <= as_number(value) < math.inf]:
+                raise ValueError(f"{odd[0]} must be a finite number, at least 0")
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} is no record of what was spent ({error}); mend or delete it") from None
 

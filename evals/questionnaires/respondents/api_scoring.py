@@ -15,6 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from evals.models.api_client import ContentFilterError, RequestFailedError
+from evals.models.api_numbers import as_number, is_log_probability
 from evals.models.api_requests import ServerReply, by_index
 from evals.questionnaires.respondent import (
     REFUSED,
@@ -32,8 +33,6 @@ Route = Literal["chat", "completions"]
 TOP = 20
 # what may stand before a label in one token
 AROUND = " \t\n([\"'*"
-# a log-probability is at most 0, but for rounding of so much
-ROUNDING = 0.1
 
 
 @dataclass(frozen=True)
@@ -111,14 +110,14 @@ class ApiScoringRespondent:
         )[0]
         try:
             likeliest = reply.choice["logprobs"]["content"][0]["top_logprobs"]
-            told = [(str(one["token"]), float(one["logprob"])) for one in likeliest]
+            told = [(str(one["token"]), as_number(one["logprob"])) for one in likeliest]
         except (KeyError, TypeError, IndexError, ValueError):
             raise _none(self.server.url, "answers=written reads texts instead") from None
         own = [
             [logprob for token, logprob in told if token.strip(AROUND) == choice.label]
             for choice in question.choices
         ]
-        if odd := [logprob for logprobs in own for logprob in logprobs if not _is_logprob(logprob)]:
+        if odd := [logprob for logprobs in own for logprob in logprobs if not is_log_probability(logprob)]:
             return _unreadable(odd[0])
         mass = [sum(map(math.exp, logprobs)) for logprobs in own]
         if not sum(mass) > 0:
@@ -137,7 +136,7 @@ class ApiScoringRespondent:
         if len(replies) != len(rows):
             raise RequestFailedError(f"{self.server.url} sent {len(replies)} choices for {len(rows)} prompts")
         told = [self._logprobs(question, row, reply) for row, reply in zip(rows, replies, strict=True)]
-        if odd := [logprob for own in told for logprob in own if not _is_logprob(logprob)]:
+        if odd := [logprob for own in told for logprob in own if not is_log_probability(logprob)]:
             return _unreadable(odd[0])
         scores = [sum(own) / (len(own) if self.scored == "words" else 1) for own in told]
         shares = softmax(np.array(scores)).tolist()
@@ -154,17 +153,13 @@ class ApiScoringRespondent:
             ):
                 if left <= 0:
                     break
-                own.append(float(logprob))
+                own.append(as_number(logprob))
                 left -= len(token)
         except (KeyError, TypeError, ValueError):
             raise _none(self.server.url, "take route chat, or answers=written") from None
         if not own:
             raise _none(self.server.url, "take route chat, or answers=written")
         return own
-
-
-def _is_logprob(value: float) -> bool:
-    return math.isfinite(value) and value <= ROUNDING
 
 
 def _unreadable(value: float) -> Answer:

@@ -1,5 +1,6 @@
 """A model behind a server as a TextModel: what the same model says here."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -121,6 +122,62 @@ def test_a_server_without_log_probabilities_is_named(status: int, said: object, 
         model = config.text_model(config.requests(), "text")
         with pytest.raises(ApiError, match=message):
             model.logprob([prompt], [" b" if prompt else "a"])
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        (math.nan, "tells nan as the log-probability of a token of ' b c'"),
+        (math.inf, "tells inf as"),
+        (-math.inf, "tells -inf as"),
+        (0.7, "tells 0.7 as"),
+        (-(10**400), "tells -inf as"),
+        # a mask that no softmax of float32 numbers yields, and of which two make −∞
+        (-1.7e308, "tells -1.7e\\+308 as"),
+        # a number may be missing of the first token of a text alone
+        (None, "tells nothing as"),
+        ("-1.0", "tells no log-probabilities of a text it is given .*str"),
+        (False, "tells no log-probabilities of a text it is given .*bool"),
+        ({}, "tells no log-probabilities of a text it is given .*dict"),
+    ],
+)
+def test_what_is_no_log_probability_enters_no_score(odd: object, message: str):
+    told = scored(tokens=["a", " b", " c"], token_logprobs=[None, -1.0, odd])
+    with serving(lambda number, body: (200, {}, told)) as server:
+        config = ServerConfig(server.url, "m")
+        model = config.text_model(config.requests(), "text")
+        with pytest.raises(ApiError, match=message) as found:
+            model.logprob(["a"], [" b c"])
+        assert "\n" not in str(found.value)
+
+
+def test_what_stands_before_a_continuation_is_not_judged():
+    told = scored(tokens=["a", " b", " c"], token_logprobs=[None, math.nan, -1.5])
+    with serving(lambda number, body: (200, {}, told)) as server:
+        config = ServerConfig(server.url, "m")
+        found = config.text_model(config.requests(), "text").logprob(["a b"], [" c"])
+    assert (found.logprobs, found.tokens) == ([-1.5], [1])
+
+
+@pytest.mark.parametrize("logprobs", [[], [None], [None, -1.0, -2.0]])
+def test_as_many_log_probabilities_as_tokens_are_told(logprobs: list[float | None]):
+    told = scored(tokens=["a", " b"], token_logprobs=logprobs)
+    with serving(lambda number, body: (200, {}, told)) as server:
+        config = ServerConfig(server.url, "m")
+        model = config.text_model(config.requests(), "text")
+        with pytest.raises(ApiError, match=f"2 tokens, {len(logprobs)} log-probabilities"):
+            model.logprob(["a"], [" b"])
+
+
+@pytest.mark.parametrize("indexes", [(True, False), (0, 0, 1), (0, 1, 1)])
+def test_choices_whose_order_is_not_told_are_refused(indexes: tuple[int, ...]):
+    one = {"text": "a b", "logprobs": {"tokens": ["a", " b"], "token_logprobs": [None, -1.0]}}
+    told = {"choices": [{"index": index, **one} for index in indexes]}
+    with serving(lambda number, body: (200, {}, told)) as server:
+        config = ServerConfig(server.url, "m")
+        model = config.text_model(config.requests(), "text")
+        with pytest.raises(ApiError, match=r"index of (a choice|each choice) must be"):
+            model.logprob(["a"] * len(indexes), [" b"] * len(indexes))
 
 
 def test_a_filtered_prompt_is_answered_with_nothing_and_said(capsys: pytest.CaptureFixture[str]):

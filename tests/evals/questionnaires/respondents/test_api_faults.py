@@ -125,9 +125,11 @@ def test_a_server_may_not_ask_to_wait_for_a_day():
     assert "asks to wait 86400 s (Retry-After); tried again after 300 s" in said[0]
 
 
-def test_unknown_usage_is_counted_at_the_most_and_said_once():
+@pytest.mark.parametrize("odd", [None, True, -1, 2.5, float("nan"), float("inf"), "100", 10**400])
+def test_unknown_usage_is_counted_at_the_most_and_said_once(odd):
     said = []
-    with serving(lambda n, body: (200, {}, completion("A", usage=None))) as server:
+    usage = {"prompt_tokens": 100, "completion_tokens": odd}
+    with serving(lambda n, body: (200, {}, completion("A", usage=usage))) as server:
         dear = client(server, said=said, cost_ceiling=100.0, prompt_price=1000.0)
         list(dear.answer(ASKED[:3]))
     assert dear.usage.prompt_tokens == sum(len(q.prompt.encode()) + 16 for q in ASKED[:3])
@@ -150,9 +152,11 @@ def test_the_ceiling_counts_what_earlier_sessions_spent_in_the_folder(tmp_path):
         with pytest.raises(CostCeilingError, match=f"spent {spent['cost']:.4g} in {spent['requests']}"):
             administer(again, [GAD], Design(), tmp_path)
         assert len(server.requests) == before
-        (tmp_path / "usage.json").write_text("[]")
-        with pytest.raises(ValueError, match="no record of what was spent"):
-            administer(session(), [GAD], Design(), tmp_path)
+        # with NaN no sum would be above the ceiling
+        for odd in ("[]", '{"cost": NaN}', '{"cost": -1}', '{"requests": "3"}', '{"cost": true}'):
+            (tmp_path / "usage.json").write_text(odd)
+            with pytest.raises(ValueError, match="no record of what was spent"):
+                administer(session(), [GAD], Design(), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_no_label_among_them_is_no_answer():
     assert {answer.refusal for answer in found.values()} == {"unreadable"}
 
 
-@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, 1000.0])
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, 1000.0, -1e300])
 @pytest.mark.parametrize("route", ["chat", "completions"])
 def test_what_is_no_log_probability_is_not_answered(route, odd):
     def reply(n, body):
@@ -60,7 +60,21 @@ def test_what_is_no_log_probability_is_not_answered(route, odd):
     assert (found[0].refusal, found[0].text) == ("unreadable", f"{odd} is no log-probability")
 
 
-@pytest.mark.parametrize("index", [None, "0"])
+@pytest.mark.parametrize("odd", [None, "-0.5", "nan", False])
+@pytest.mark.parametrize("route", ["chat", "completions"])
+def test_what_is_no_number_is_an_error_and_asked_again(route, odd):
+    def reply(n, body):
+        told = first_token(A=0.5, B=0.5)
+        told["choices"][0]["logprobs"]["content"][0]["top_logprobs"][1]["logprob"] = odd
+        return 200, {}, told if route == "chat" else echoed(body, [(odd, odd)] * 4)
+
+    with serving(reply) as server:
+        found = dict(ApiScoringRespondent(client(server), "label", route).answer(ASKED[:1]))
+    assert found[0].refusal == "error"
+    assert "gives no log-probabilities" in found[0].text
+
+
+@pytest.mark.parametrize("index", [None, "0", True])
 def test_an_index_that_is_no_number_costs_one_answer(index):
     def reply(n, body):
         told = echoed(body, [(-1.0, -1.0)] * 4)
