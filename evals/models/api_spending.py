@@ -28,10 +28,21 @@ class Usage:
     cost: float = 0.0
 
 
+@dataclass
+class _SetAside:
+    """What requests on their way may cost at most."""
+
+    cost: float = 0.0
+
+
+# by file: whoever keeps it may have requests on their way
+_SET_ASIDE: dict[Path, _SetAside] = {}
+
+
 class Spending:
     """The account of one server; several threads may spend from it.
 
-    Accounts that keep the same file share what is spent, each with prices of its own.
+    Accounts that keep the same file share what is spent and set aside, each with prices of its own.
 
     Args:
       ceiling: the most to be spent; None for no limit.
@@ -50,7 +61,7 @@ class Spending:
             )
         self.usage = Usage()
         self._ceiling, self._prices = ceiling, (prompt_price, completion_price)
-        self._promised = 0.0
+        self._aside = _SetAside()
         self._ledger: Path | None = None
 
     def keep(self, path: Path) -> None:
@@ -65,6 +76,7 @@ class Spending:
                 self.usage = Usage()
             self._read(path)
             self._ledger = path
+            self._aside = _SET_ASIDE.setdefault(path.absolute(), _SetAside())
 
     def _read(self, path: Path | None) -> None:
         """What is spent by the ledger, where there is one: another account may have added to it."""
@@ -89,22 +101,24 @@ class Spending:
         Raises: CostCeilingError where that might pass the ceiling.
         """
         most = self._price(prompt_tokens, completion_tokens)
-        self._promise(most)
+        aside = self._promise(most)
         try:
             yield
         finally:
-            self._promise(-most)
+            with _LOCK:
+                aside.cost -= most
 
-    def _promise(self, cost: float) -> None:
+    def _promise(self, cost: float) -> _SetAside:
         with _LOCK:
             self._read(self._ledger)
-            expected = self.usage.cost + self._promised + cost
+            expected = self.usage.cost + self._aside.cost + cost
             if cost > 0 and self._ceiling is not None and expected > self._ceiling:
                 raise CostCeilingError(
                     f"the next request might pass the cost ceiling of {self._ceiling:g} (spent "
                     f"{self.usage.cost:.4g} in {self.usage.requests} requests); raise cost_ceiling to resume"
                 )
-            self._promised += cost
+            self._aside.cost += cost
+            return self._aside
 
     def _price(self, prompt_tokens: int, completion_tokens: int) -> float:
         return (prompt_tokens * self._prices[0] + completion_tokens * self._prices[1]) / 1e6
