@@ -146,7 +146,20 @@ class ApiRespondent:
         Returns: a text each, without thoughts; empty, and said, where a request fails for good.
         Raises: as `answer`.
         """
-        texts, failures = [""] * len(prompts), 0
+        texts = [""] * len(prompts)
+        for number, text in self.write_each(prompts, seed):
+            texts[number] = text
+        return texts
+
+    def write_each(self, prompts: Sequence[str], seed: int = 0) -> Iterator[tuple[int, str]]:
+        """As `write`, each text as it arrives, so that a fault loses none that is there.
+
+        Args:
+          prompts, seed: as of `write`.
+        Returns: the number of a prompt and its text, in any order.
+        Raises: as `answer`.
+        """
+        failures = 0
         asked = (partial(self._ask, prompt, seed) for prompt in prompts)
         for number, found in side_by_side(asked, self.concurrency):
             if isinstance(found, Exception):
@@ -156,9 +169,10 @@ class ApiRespondent:
                         f"{self.url} failed {failures} texts in a row; the last time: {found}"
                     ) from found
                 self._client.say(f"no text was written for a prompt: {found}")
+                yield number, ""
             else:
-                failures, texts[number] = 0, without_thoughts(found.text)
-        return texts
+                failures = 0
+                yield number, without_thoughts(found.text)
 
     def _written(self, question: Question) -> Answer:
         try:

@@ -9,6 +9,7 @@ from evals.models.api_spending import CostCeilingError
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import Design, battery
 from evals.questionnaires.instrument import load_instrument
+from evals.questionnaires.judge import TEXTS as AT_ONCE
 from evals.questionnaires.judge import JudgedRespondent
 from evals.questionnaires.reading import parse
 from evals.questionnaires.respondents.api_server import ServerConfig
@@ -62,6 +63,74 @@ def test_a_judge_that_fails_leaves_answers_unread_and_the_run_goes_on(tmp_path, 
     assert table["text"][1] == TEXTS[1]
     assert capsys.readouterr().err.count("judge reader failed") == (status == 401)
     assert json.loads((tmp_path / "design.json").read_text())["judge url"] == server.url
+
+
+class Unclear:
+    """Writes what rules cannot read, until somebody stops it."""
+
+    name, repeats_itself = "unclear", True
+
+    def __init__(self, stopped_after=10**9):
+        self.stopped_after = stopped_after
+
+    def answer(self, questions):
+        for number, question in enumerate(questions):
+            if number == self.stopped_after:
+                raise KeyboardInterrupt
+            yield number, parse(question, "Every single day!")
+
+
+def kept(folder):
+    """Who read the answers that the folder has."""
+    lines = (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["read_by"] for line in lines]
+
+
+@pytest.mark.parametrize("fault", ["key", "ceiling", "down"])
+def test_a_judge_that_fails_loses_no_reading_that_it_gave(tmp_path, fault):
+    def reply(n, body):
+        return (200, {}, completion("C")) if n < 3 or fault == "ceiling" else (status, {}, "no")
+
+    # a reading costs 0.1, and the most that the next may cost goes by its bytes
+    ceiling, status = 0.95 if fault == "ceiling" else None, 401 if fault == "key" else 400
+    with serving(reply) as server:
+        config = ServerConfig(server.url, "reader", concurrency=1, prompt_price=1000.0)
+        who = JudgedRespondent(Unclear(), config.judging(ceiling))
+        administer(who, [GAD], Design(option_orders=("forward", "reversed")), tmp_path)
+        spent = json.loads((tmp_path / "usage.json").read_text())
+    paid = spent["requests"]
+    assert paid == 3 or (fault == "ceiling" and 3 < paid < 14)
+    assert kept(tmp_path) == ["reader"] * paid + ["reader (failed)"] * (14 - paid)
+
+
+def test_a_judge_that_failed_is_asked_again_by_the_next_questions_only(tmp_path):
+    with serving(lambda n, body: (401, {}, "no") if n == 0 else (200, {}, completion("C"))) as server:
+        config = ServerConfig(server.url, "reader", concurrency=1)
+        who = JudgedRespondent(Unclear(), config.judging(None))
+        design = Design(option_orders=("forward", "reversed", "shuffled-1", "shuffled-2", "shuffled-3"))
+        administer(who, [GAD], design, tmp_path, block=20)
+    # 20 are more than are put to it at once
+    assert kept(tmp_path) == ["reader (failed)"] * 20 + ["reader"] * 15
+
+
+def test_who_stops_a_run_loses_no_reading_that_there_is(tmp_path):
+    class Stopped(Reader):
+        def write_each(self, prompts, seed=0):
+            yield from enumerate(["C"] * 5)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        administer(JudgedRespondent(Unclear(), Stopped()), [GAD], Design(), tmp_path)
+    assert kept(tmp_path) == ["reader"] * 5
+    table = administer(JudgedRespondent(Unclear(), Reader()), [GAD], Design(), tmp_path)
+    assert set(table["read_by"]) == {"reader"}
+
+
+def test_few_answers_wait_for_the_judge(tmp_path):
+    design = Design(option_orders=("forward", "reversed", "shuffled-1", "shuffled-2", "shuffled-3"))
+    with pytest.raises(KeyboardInterrupt):
+        administer(JudgedRespondent(Unclear(stopped_after=34), Reader()), [GAD], design, tmp_path)
+    assert kept(tmp_path) == ["reader"] * (2 * AT_ONCE)
 
 
 def test_a_respondent_that_fails_loses_no_answer_that_waits_for_the_judge(tmp_path):
