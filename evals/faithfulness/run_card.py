@@ -4,7 +4,6 @@ Not covered: what models and questions there were (study, and whoever asks).
 """
 
 import importlib.metadata
-import json
 import re
 import shlex
 import subprocess
@@ -15,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from evals.faithfulness.criteria import Thresholds
+from evals.models.api_spending import read_usage, total
 
 
 def provenance() -> dict[str, str]:
@@ -65,12 +65,19 @@ def thresholds_told(limits: Thresholds) -> str:
     )
 
 
-def cost_told(folder: Path) -> str:
-    """What a folder of answers cost on a server, from its usage.json; "no server" without one."""
-    path = folder / "usage.json"
-    if not path.is_file():
+def cost_told(*folders: Path) -> str:
+    """What answers cost on servers, all folders together, from their usage.json; "no server" without one.
+
+    Args:
+      folders: of answers, one a model.
+    Returns: the cost, requests and tokens in a line.
+    Raises: ValueError if a usage.json is no record of what was spent.
+    """
+    paid = [path for folder in folders if (path := folder / "usage.json").is_file()]
+    if not paid:
         return "no server"
-    usage = json.loads(path.read_text(encoding="utf-8"))
-    tokens = f"{usage['prompt_tokens']} prompt and {usage['completion_tokens']} completion tokens"
-    price = f"{usage['cost']:.4g}" if usage["cost"] else "no prices given"
-    return f"{price} for {usage['requests']} requests ({tokens}), all sessions"
+    usage = total(map(read_usage, paid))
+    tokens = f"{usage.prompt_tokens} prompt and {usage.completion_tokens} completion tokens"
+    price = f"{usage.cost:.4g}" if usage.cost else "no prices given"
+    models = f", {len(paid)} models" if len(paid) > 1 else ""
+    return f"{price} for {usage.requests} requests ({tokens}), all sessions{models}"

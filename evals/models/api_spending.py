@@ -3,7 +3,7 @@
 import json
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +35,43 @@ class _SetAside:
     cost: float = 0.0
 
 
+def read_usage(path: Path) -> Usage:
+    """What was spent by an account that was kept.
+
+    Args:
+      path: of the file.
+    Returns: what is written there; nothing spent where there is no file.
+    Raises: ValueError if it is no such account.
+    """
+    if not path.exists():
+        return Usage()
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        usage = Usage(**told)
+        # with NaN no sum would be above a ceiling
+        if odd := [name for name, value in told.items() if not 0 <= as_number(value) < math.inf]:
+            raise ValueError(f"{odd[0]} must be a finite number, at least 0")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no record of what was spent ({error}); mend or delete it") from None
+    return usage
+
+
+def total(parts: Iterable[Usage]) -> Usage:
+    """What was spent by several accounts together.
+
+    Args:
+      parts: of one account each.
+    Returns: the sums.
+    """
+    of = Usage()
+    for one in parts:
+        of.requests += one.requests
+        of.prompt_tokens += one.prompt_tokens
+        of.completion_tokens += one.completion_tokens
+        of.cost += one.cost
+    return of
+
+
 # by file: whoever keeps it may have requests on their way
 _SET_ASIDE: dict[Path, _SetAside] = {}
 
@@ -63,11 +100,16 @@ class Spending:
         self._ceiling, self._prices = ceiling, (prompt_price, completion_price)
         self._aside = _SetAside()
         self._ledger: Path | None = None
+        self._beside: tuple[Path, ...] = ()
 
-    def keep(self, path: Path) -> None:
+    def keep(self, path: Path, beside: Sequence[Path] = ()) -> None:
         """Counts what earlier sessions, and other servers, spent into the ceiling; keeps the file up to date.
 
-        Raises: ValueError if the file is not such an account.
+        Args:
+          path: of the file; nothing changes where it is kept already.
+          beside: files of other accounts, as of the other models of a run: what is spent by them counts into
+            the ceiling too, and stays written down there alone.
+        Raises: ValueError if a file is not such an account.
         """
         with _LOCK:
             if path == self._ledger:
@@ -75,21 +117,13 @@ class Spending:
             if self._ledger is not None:
                 self.usage = Usage()
             self._read(path)
-            self._ledger = path
+            self._ledger, self._beside = path, tuple(beside)
             self._aside = _SET_ASIDE.setdefault(path.absolute(), _SetAside())
 
     def _read(self, path: Path | None) -> None:
         """What is spent by the ledger, where there is one: another account may have added to it."""
-        if path is None or not path.exists():
-            return
-        try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-            self.usage = Usage(**told)
-            # with NaN no sum would be above a ceiling
-            if odd := [name for name, value in told.items() if not 0 <= as_number(value) < math.inf]:
-                raise ValueError(f"{odd[0]} must be a finite number, at least 0")
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is no record of what was spent ({error}); mend or delete it") from None
+        if path is not None and path.exists():
+            self.usage = read_usage(path)
 
     @contextmanager
     def promised(self, prompt_tokens: int, completion_tokens: int) -> Iterator[None]:
@@ -111,11 +145,12 @@ class Spending:
     def _promise(self, cost: float) -> _SetAside:
         with _LOCK:
             self._read(self._ledger)
-            expected = self.usage.cost + self._aside.cost + cost
+            spent = total([self.usage, *map(read_usage, self._beside)])
+            expected = spent.cost + self._aside.cost + cost
             if cost > 0 and self._ceiling is not None and expected > self._ceiling:
                 raise CostCeilingError(
                     f"the next request might pass the cost ceiling of {self._ceiling:g} (spent "
-                    f"{self.usage.cost:.4g} in {self.usage.requests} requests); raise cost_ceiling to resume"
+                    f"{spent.cost:.4g} in {spent.requests} requests); raise cost_ceiling to resume"
                 )
             self._aside.cost += cost
             return self._aside

@@ -88,10 +88,14 @@ class FallibleJudge:
         """The judge's."""
         return self.judge.name
 
-    def account(self, path: Path) -> None:
-        """The judge's, where it is paid."""
+    def account(self, path: Path, beside: Sequence[Path] = ()) -> None:
+        """The judge's, where it is paid.
+
+        Args:
+          path, beside: as of `Paid.account`.
+        """
         if isinstance(self.judge, Paid):
-            self.judge.account(path)
+            self.judge.account(path, beside)
 
     def write(self, prompts: Sequence[str], seed: int = 0) -> list[str]:
         """What the judge writes; empty from where it failed on, and that is said once.
@@ -162,11 +166,15 @@ class JudgedRespondent:
     def _reader(self) -> FallibleJudge:
         return FallibleJudge(self.judge)
 
-    def account(self, path: Path) -> None:
-        """One file for what respondent and judge cost."""
+    def account(self, path: Path, beside: Sequence[Path] = ()) -> None:
+        """One file for what respondent and judge cost.
+
+        Args:
+          path, beside: as of `Paid.account`.
+        """
         for who in (self.respondent, self._reader):
             if isinstance(who, Paid):
-                who.account(path)
+                who.account(path, beside)
 
     def answer(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
         """Answers as they come; those that the judge is asked about in between, when there are some.

@@ -128,8 +128,13 @@ class Respondent(Protocol):
 class Paid(Protocol):
     """A respondent that costs money."""
 
-    def account(self, path: Path) -> None:
-        """Counts what earlier sessions spent, and goes on in the same file."""
+    def account(self, path: Path, beside: Sequence[Path] = ()) -> None:
+        """Counts what earlier sessions spent, and goes on in the same file.
+
+        Args:
+          path: of the account; nothing changes where it is kept already.
+          beside: accounts of the other models of a run, which count into a ceiling too.
+        """
         ...
 
 

@@ -30,7 +30,7 @@ from evals.questionnaires.administration import MODEL_BLOCK, administer
 from evals.questionnaires.design import FACETS, Design, battery
 from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.judge import JudgedRespondent
-from evals.questionnaires.respondent import Respondent
+from evals.questionnaires.respondent import Paid, Respondent
 from evals.questionnaires.respondents.api_server import ServerConfig
 from evals.questionnaires.respondents.local_respondent import ScoringRespondent, WritingRespondent
 from evals.questionnaires.respondents.simulated import NULLS
@@ -194,7 +194,7 @@ def behavior(
         steps = {**earlier, config.step: first} if config.step is not None else {}
         report = study.report(
             asked.answers,
-            {**card(study, config), **bases_told(asked), "cost": cost_told(folder)},
+            {**card(study, config), **bases_told(asked), "cost": cost_told(*_folders(config, folder))},
             base=base,
             base_name="base" if against is None else str(against),
             checkpoints=steps,
@@ -259,15 +259,24 @@ def ask(
       local models.
     """
     asked = ModelAnswers({}, {}, {})
+    accounts = [one / "usage.json" for one in _folders(config, folder)]
+
+    def paid(who: object, place: Path) -> None:
+        """One ceiling for all models of the run, before anybody asks on the account of this one alone."""
+        own = place / "usage.json"
+        if isinstance(who, Paid):
+            who.account(own, [one for one in accounts if one != own])
+
     for name, loaded, form in models:
-        place = folder if not asked.answers else folder / re.sub(r"[^\w.-]+", "_", name)
+        place = folder if not asked.answers else _beside_folder(folder, name)
         if isinstance(loaded, Loaded):
             asked.bases[name] = base_and_revision(loaded.lm)
         with ProgressDisplay(isinstance(loaded, ServerConfig) or loaded.progress) as display:
             told_of = display.task(f"questions to {name}")
             told_of(0, sum(map(study.design.size, study.batteries)))
+            paid(who := _respondent(config, loaded, form, name), place)
             asked.answers[name] = administer(
-                _respondent(config, loaded, form, name),
+                who,
                 study.batteries,
                 study.design,
                 place,
@@ -275,11 +284,21 @@ def ask(
                 progress=told_of,
             )
             if config.dialogues:
-                writer, personas = _writer(config, loaded, form, name), study.design.personas
+                paid(writer := _writer(config, loaded, form, name), place)
+                personas = study.design.personas
                 told_of = display.task(f"dialogues with {name}")
                 replies = dialogues.kept(writer, personas, place, seed=study.seed, progress=told_of)
                 asked.replies[name] = replies
     return asked
+
+
+def _beside_folder(folder: Path, name: str) -> Path:
+    return folder / re.sub(r"[^\w.-]+", "_", name)
+
+
+def _folders(config: BehaviorConfig, folder: Path) -> list[Path]:
+    """Where the answers of each of the config's models are."""
+    return [folder, *(_beside_folder(folder, other.name) for other in config.beside)]
 
 
 def _precision(study: FaithfulnessStudy) -> list[str]:

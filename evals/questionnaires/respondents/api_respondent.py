@@ -110,12 +110,14 @@ class ApiRespondent:
         """What was spent so far."""
         return self._requests.spending.usage
 
-    def account(self, path: Path) -> None:
+    def account(self, path: Path, beside: Sequence[Path] = ()) -> None:
         """Counts what earlier sessions spent into the ceiling, and keeps the file up to date.
 
-        Raises: ValueError if the file is not such an account.
+        Args:
+          path, beside: as of `Spending.keep`.
+        Raises: ValueError if a file is not such an account.
         """
-        self._requests.spending.keep(path)
+        self._requests.spending.keep(path, beside)
 
     def answer(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
         """Answers as they arrive; what failed for good is an answer with the code error.

@@ -81,9 +81,13 @@ class ApiScoringRespondent:
         }
         return {**kept, **own}
 
-    def account(self, path: Path) -> None:
-        """As `ApiRespondent.account`."""
-        self.server.account(path)
+    def account(self, path: Path, beside: Sequence[Path] = ()) -> None:
+        """As `ApiRespondent.account`.
+
+        Args:
+          path, beside: as of `Paid.account`.
+        """
+        self.server.account(path, beside)
 
     def answer(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
         """As `ApiRespondent.answer`; a server without log-probabilities is named."""

@@ -33,7 +33,8 @@ class ServerConfig:
       max_new_tokens: least room of a written answer, thoughts included; reasoning models need some thousands.
       tokens_name: max_tokens, or max_completion_tokens where the server wants that.
       concurrency: requests side by side.
-      cost_ceiling: the most to be spent in an output folder, over all sessions; null for none.
+      cost_ceiling: the most to be spent in an output folder, over all sessions and by all models of a run
+        together; null for none.
       prompt_price, completion_price: of a million tokens.
       timeout_s: of a try of a request, in seconds.
       text_start: what texts without a prompt begin with there, such as "<|endoftext|>"; needed for calibrated

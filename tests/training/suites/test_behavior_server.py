@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from evals import administer as command
+from evals.models.api_spending import CostCeilingError
 from evals.models.local_model import LocalModel
 from evals.questionnaires.administration import administer
 from evals.questionnaires.design import Design, battery, questions
@@ -70,6 +71,57 @@ def test_the_suite_tests_a_model_behind_a_server(tmp_path):
     assert f"reader at {judge.url}" in card
     spent = json.loads((folder / "usage.json").read_text())
     assert spent["requests"] == len(server.requests) + len(judge.requests)
+
+
+def test_one_ceiling_holds_for_all_models_of_a_run_and_all_is_told(tmp_path):
+    folder = tmp_path / "out" / "behavior"
+    with serving(reply) as server:
+
+        def asked(ceiling, dialogues="false"):
+            dear = f"url: '{server.url}', concurrency: 1, prompt_price: 1000, cost_ceiling: {ceiling}"
+            settings = [
+                f"output={tmp_path / 'out'}",
+                "suite=behavior",
+                "progress=false",
+                "behavior.instruments=[gad_7]",
+                "behavior.templates=[form]",
+                "behavior.option_orders=[forward]",
+                "behavior.personas='2'",
+                "behavior.tasks=[]",
+                "behavior.nulls=[random]",
+                "behavior.answers=written",
+                f"behavior.dialogues={dialogues}",
+                f"behavior.server={{{dear}, model: one}}",
+                f"behavior.beside=[{{name: the other, server: {{{dear}, model: two}}}}]",
+            ]
+            return main(configs.load(EvalConfig, None, settings))
+
+        def spent(place):
+            return json.loads((place / "usage.json").read_text())["cost"]
+
+        def of(model):
+            return sum(body["model"] == model for body in server.requests)
+
+        # the first is done; the other is stopped where both together come to the ceiling
+        with pytest.raises(CostCeilingError):
+            asked(2.5)
+        before = spent(folder), spent(folder / "the_other")
+        assert before == (pytest.approx(0.1 * of("one")), pytest.approx(0.1 * of("two")))
+        assert of("one") == 14
+        assert 0 < before[1] < sum(before) <= 2.5
+        # what the other spent stops a later session of the first, dialogues too
+        (folder / "the_other" / "usage.json").write_text('{"requests": 9, "cost": 99.0}')
+        kept, number = (folder / "answers.jsonl").read_text(), len(server.requests)
+        with pytest.raises(CostCeilingError, match=f"spent {99 + before[0]:.4g} in"):
+            asked(9, "true")
+        (folder / "answers.jsonl").write_text("")
+        with pytest.raises(CostCeilingError, match=f"spent {99 + before[0]:.4g} in"):
+            asked(9)
+        (folder / "answers.jsonl").write_text(kept)
+        assert len(server.requests) == number
+        asked(1000)
+    total = spent(folder) + spent(folder / "the_other")
+    assert f"{total:.4g} for " in (folder / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
