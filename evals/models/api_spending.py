@@ -88,10 +88,14 @@ class Spending:
     Attributes:
       usage: what was spent so far.
 
-    Raises: ValueError for a ceiling without prices.
+    Raises: ValueError for a ceiling without prices, or an amount that is negative or not finite.
     """
 
     def __init__(self, ceiling: float | None, prompt_price: float, completion_price: float):
+        told = {"cost_ceiling": ceiling, "prompt_price": prompt_price, "completion_price": completion_price}
+        for name, amount in told.items():
+            if amount is not None and not 0 <= amount < math.inf:  # NaN would never be reached
+                raise ValueError(f"{name} must be a finite amount, 0 or more; got {amount}")
         if ceiling is not None and not (prompt_price > 0 or completion_price > 0):
             raise ValueError(
                 f"a cost ceiling of {ceiling} needs prompt_price and completion_price (for a million tokens)"

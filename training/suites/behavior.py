@@ -40,6 +40,11 @@ from jaxmoe.tokenizer import load_tokenizer
 from training.runtime import distributed
 from training.suites.evaluation import ItemSet, Loaded, ScoredItem
 
+# what an evaluation keeps beside the folders of further models
+OWN_FILES = (
+    *("answers.jsonl", "design.json", "responses.parquet", "usage.json", "report.html", "tables.json"),
+    *("tables", "figures", ""),
+)
 # tokens of a line in a dialogue
 LINE_TOKENS = 60
 
@@ -159,6 +164,19 @@ class BehaviorConfig:
                 self.judge.judging(server and server.cost_ceiling)
         if repeated := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"every model needs a name of its own; {repeated[0]!r} is repeated")
+        taken: dict[str, str] = {}
+        for other in self.beside:
+            folder = _folder_name(other.name)
+            if folder.casefold() in OWN_FILES or folder.startswith("."):
+                raise ValueError(
+                    f"behavior.beside: answers of {other.name!r} would lie in the folder {folder!r} of the "
+                    "evaluation, which is none for a model; take another name"
+                )
+            if (same := taken.setdefault(folder.casefold(), other.name)) != other.name:
+                raise ValueError(
+                    f"behavior.beside: {same!r} and {other.name!r} would keep their answers in one folder, "
+                    f"{folder!r}; names must differ in letters, digits, '.', '-' or '_'"
+                )
 
 
 class ModelAnswers(NamedTuple):
@@ -293,7 +311,11 @@ def ask(
 
 
 def _beside_folder(folder: Path, name: str) -> Path:
-    return folder / re.sub(r"[^\w.-]+", "_", name)
+    return folder / _folder_name(name)
+
+
+def _folder_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)
 
 
 def _folders(config: BehaviorConfig, folder: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """What is spent and set aside by accounts that keep one file."""
 
 import json
+import math
 
 import pytest
 
@@ -63,3 +64,11 @@ def test_the_cost_of_several_folders_is_told_in_one_sum(tmp_path):
     (folders[1] / "usage.json").write_text("{}{")
     with pytest.raises(ValueError, match="no record of what was spent"):
         cost_told(*folders)
+
+
+@pytest.mark.parametrize(
+    "amounts", [(math.nan, 1.0, 0.0), (1.0, math.nan, 0.0), (1.0, math.inf, 0.0), (-1.0, 1.0, 0.0)]
+)
+def test_an_amount_that_is_never_reached_is_refused(amounts):
+    with pytest.raises(ValueError, match="must be a finite amount, 0 or more; got"):
+        Spending(*amounts)

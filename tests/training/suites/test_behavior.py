@@ -106,6 +106,9 @@ def test_the_demo_asks_models_that_it_has_in_memory(checkpoint, tmp_path):
         (["behavior.tasks=[gambling]"], "family of tasks is one of"),
         (["behavior.personas=some"], "personas must be none, people"),
         (["behavior.name=random"], "every model needs a name of its own; 'random' is repeated"),
+        (["behavior.beside=[{name: a b, base: x}, {name: A/B, base: x}]"], "'a b' and 'A/B' would keep"),
+        (["behavior.beside=[{name: Tables, base: x}]"], "folder 'Tables' of the evaluation"),
+        (["behavior.beside=[{name: .., base: x}]"], r"folder '\.\.' of the evaluation"),
     ],
 )
 def test_wrong_settings_are_named_before_a_model_is_loaded(tmp_path, more, message):
