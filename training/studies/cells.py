@@ -59,7 +59,6 @@ LATER: JsonObject = {
     "decay_to": "zero",
     "l2_sp": 0.0,
     "replay": 0.0,
-    "own_answers": False,
     "average": [],
     "init": "kaiming",
 }

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from training.studies import reproduce
 from training.studies.loramoe import frontier
-from training.studies.loramoe.frontier import FrontierRun, FrontierRuns, path, read_off, row_test, summarise
+from training.studies.loramoe.contrasts import Facts, contrast, contrasts, kept_at
+from training.studies.loramoe.frontier import path, read_off, row_test, summarise
+from training.studies.loramoe.frontier_runs import FrontierRun, FrontierRuns
 
 BASE = {"tasks": 0.0}
 
@@ -20,13 +23,14 @@ def run(row: str, seed: int, points: list[tuple[float, float, float]], rate: flo
         {
             "volume": n + 1,
             "completed": kept,
+            "kept": "1" * round(10 * kept) + "0" * (10 - round(10 * kept)),
             "tasks": tasks,
             "kl": {w: {"forward": kl, "backward": kl} for w in ("own", "answers", "prompts")},
         }
         for n, (kept, tasks, kl) in enumerate(points)
     ]
     result = {"snapshots": snapshots, "dev_tasks": points[-1][1], "trained_weights": 1}
-    return FrontierRun(row, seed, rate, result, final=rate == 1.0)
+    return FrontierRun(row, seed, rate, result, final=rate >= 1.0)
 
 
 def simulated(effect: float, seed: int) -> list[FrontierRun]:
@@ -74,6 +78,104 @@ def test_too_little_is_no_test():
     assert row_test([run(name, 0, [(0.9, 0.5, 0.1)]) for name in "ab"], BASE) is None
 
 
+def test_seeds_may_differ_without_an_effect_of_rows():
+    """Row b has seed 1 alone, in which everything is kept less: that is no effect of the row."""
+    runs = [
+        run(one.row, number % 2, [(p["completed"], p["tasks"], p["kl"]) for p in path(BASE, one)[1:]])
+        for number, one in enumerate(simulated(0.0, 3))
+        if one.row != "b" or number % 2
+    ]
+    low = [
+        run(
+            one.row,
+            one.seed,
+            [(p["completed"] - 0.2 * one.seed, p["tasks"], p["kl"]) for p in path(BASE, one)[1:]],
+        )
+        for one in runs
+    ]
+    plain, shifted = row_test(runs, BASE), row_test(low, BASE)
+    assert plain is not None
+    assert shifted is not None
+    for name in "abc":
+        assert shifted["effects"][name]["mean"] == pytest.approx(plain["effects"][name]["mean"], abs=1e-9)
+
+
+def test_a_fit_that_nothing_is_left_of_is_no_test():
+    """Six ends of six runs and six coefficients: R² is 1 whatever the rows do."""
+    rng = np.random.default_rng(0)
+    runs = [run(name, seed, [tuple(rng.uniform(0.2, 0.9, 3))]) for name in "abc" for seed in (0, 1)]
+    assert row_test(runs, BASE) is None
+
+
+# pairs at equal accuracy
+
+
+def marked(row: str, seed: int, snapshots: list[tuple[float, str]], rate: float = 1.0) -> FrontierRun:
+    """Snapshots are tasks and the facts kept."""
+    points = [{"tasks": tasks, "kept": kept, "completed": 0.0} for tasks, kept in snapshots]
+    return FrontierRun(row, seed, rate, {"snapshots": points}, final=True)
+
+
+def test_what_is_kept_is_read_off_fact_by_fact():
+    one = marked("full", 0, [(0.4, "1110"), (0.8, "0101")])
+    assert kept_at(0.0, one, 0.2) == pytest.approx([1, 1, 1, 0.5])
+    assert kept_at(0.0, one, 0.5) == pytest.approx([0.75, 1, 0.75, 0.25])
+    assert kept_at(0.0, one, 0.9) is None
+
+
+def test_a_difference_counts_seeds_and_relations():
+    """d: seed 0 gives (.5, .5, 0, 0), seed 1 (1, 0, .5, 0); facts (.75, .25, .25, 0), mean .3125.
+
+    Relations {0, 1} and {2, 3}: sums of d − d̄ are ±.375, so 2/1 · 2 · .375² / 16; seeds: means .25 and .375,
+    s² / 2 = .00390625.
+    """
+    before = {0: np.zeros(4), 1: np.zeros(4), 2: np.ones(4)}
+    after = {0: np.array([0.5, 0.5, 0, 0]), 1: np.array([1, 0, 0.5, 0])}
+    found = contrast(before, after, np.array(["a", "a", "b", "b"]))
+    facts, seeds = 2 * 2 * 0.375**2 / 16, 0.00390625
+    freedom = (facts + seeds) ** 2 / (facts**2 + seeds**2)
+    assert found is not None
+    assert (found["mean"], found["n"]) == (0.3125, 2)
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(facts + seeds)
+    assert (found["low"], found["high"]) == pytest.approx((0.3125 - half, 0.3125 + half))
+    assert contrast({0: np.ones(2)}, {1: np.ones(2)}, np.array(["a", "b"])) is None
+    same = contrast({0: np.ones(2)}, {0: np.ones(2)}, np.array(["a", "b"]))
+    assert same == {"mean": 0.0, "low": None, "high": None, "n": 1}
+
+
+def test_intervals_of_differences_hold_the_truth():
+    """Facts of one relation share their luck, seeds have theirs: 95 % intervals hold 0 in 90 to 99 %."""
+    rng, covered = np.random.default_rng(0), 0
+    relations = np.repeat(np.arange(20), 8)
+    for _ in range(300):
+        luck = rng.normal(0, 0.1, 20)[relations]
+        sides = [
+            {s: luck * side + rng.normal(0, 0.02) + rng.normal(0, 0.3, 160) for s in range(3)}
+            for side in (0, 1)
+        ]
+        found = contrast(*sides, relations)
+        assert found is not None
+        covered += found["low"] < 0 < found["high"]
+    assert 270 <= covered <= 297
+
+
+def test_pairs_are_compared_at_the_best_of_their_rates_without_facts_that_are_taught():
+    facts = Facts(np.array(["a", "b", "b", "c"]), np.array([1, 1, 1, 0]))
+    runs = [
+        marked("lora", 0, [(0.6, "1100")], 1.0),
+        marked("lora", 0, [(0.8, "1110")], 2.0),
+        marked("loramoe_lbc", 0, [(0.6, "1111")]),
+    ]
+    found = contrasts({"tasks": 0.0}, runs, facts)
+    assert (found["facts"], found["left out"]) == (4, 1)
+    at = found["levels"].index(0.6)
+    # at .6 the second rate has kept 1, 1, 1 of three (3/4 of the way), the first 1, 1, 0
+    assert found["kept"]["lora"][at] == {"mean": 1.0, "n": 1}
+    (pair,) = found["pairs"]
+    assert (pair["a"], pair["b"], pair["at"][at]["mean"]) == ("lora", "loramoe_lbc", 0.0)
+    assert found["kept"]["loramoe_lbc"][found["levels"].index(0.65)] == {"mean": None, "n": 0}
+
+
 def test_rows_are_compared_where_all_have_been():
     base = {
         "test": BASE,
@@ -93,25 +195,46 @@ def test_rows_are_compared_where_all_have_been():
     assert summarise(FrontierRuns(), ["a"], 50)["rows"] == {}
 
 
+def test_a_row_with_several_rates_of_all_seeds_is_told_apart_by_rate():
+    runs = [run("a", seed, [(0.9, 0.4, 0.2)], rate) for seed in (0, 1) for rate in (0.5, 1.0, 2.0)]
+    groups = FrontierRuns({}, runs).groups()
+    assert {key: (mine[0].rate, len(mine)) for key, mine in groups.items()} == {
+        "a 1": (1.0, 2),
+        "a 2": (2.0, 2),
+    }
+    tried = FrontierRuns({}, [one for one in runs if not one.final]).groups()
+    assert list(tried) == ["a"]
+
+
 def test_the_page_of_a_study_that_is_partly_there():
     """Main rows, an average with the base, rows that are still to be run, and a test of the rows."""
     base = {
         "test": {"completed": 1.0, "tasks": 0.0},
         "asked": {"facts": 300, "choices": 10, "few_shot": 10, "files": {}},
-        "known": {"facts": list(range(200)), "choices": [1, 2], "few_shot": [1], "files": {}},
+        "known": {"facts": list(range(10)), "choices": [1, 2], "few_shot": [1], "files": {}},
         "answers": ["a"],
     }
     study = reproduce.make("loramoe", Path("unused"), "reproduce/loramoe_smollm2", [])
     found, rng = {study.base_cell(0).name: base}, np.random.default_rng(0)
-    for cell in study.cells(found)[1:]:
+    rated = {name for name, row in study.config.rows.items() if row.rates}
+    for cell in (one for one in study.cells(found) if one.name.split("-")[0] in rated):
         kl = np.cumsum(rng.uniform(0.1, 0.3, 3)).tolist()
         points = [(1 - one**2 / 2, min(one * rng.uniform(0.8, 1.2), 0.99), one) for one in kl]
         found[cell.name] = run("", 0, points).result
     summary = study.summary(found) | {"run": {"commit": "c0ffee"}}
     unrated = study.page(summary)
     assert "Not run yet: LoRAMoE, no constraint; full SFT, averaged" in unrated.card["runs"]
-    assert summary["rows"]["full"]["chosen"]
-    assert summary["test"]["runs"] == 20
+    assert summary["rows"]["full 5e-05"]["chosen"]
+    assert {key for key, row in summary["rows"].items() if row["row"] == "full"} == {
+        "full 5e-05",
+        "full 0.0001",
+    }
+    assert summary["test"]["runs"] == 40  # four rates of five rows, two of them with two seeds more
+    compared = next(section for section in unrated.sections if section.title.startswith("Which keeps more"))
+    assert [row[0] for row in compared.tables[1].rows][:2] == [
+        "LoRAMoE − LoRA",
+        "LoRAMoE, attention too − LoRA, attention too",
+    ]
     averaged = next(cell for cell in study.cells(found) if cell.name.startswith("full_average"))
     found[averaged.name] = run("", 0, [(0.99, 0.1, 0.1), (0.9, 0.3, 0.2), (0.8, 0.5, 0.3)]).result
     for alpha, snapshot in zip((0.25, 0.5, 0.75), found[averaged.name]["snapshots"], strict=True):

@@ -21,7 +21,7 @@ from training.studies.loramoe import tuning
 from training.studies.loramoe.config import LoramoeConfig, PretrainedConfig, TuningRow
 from training.studies.loramoe.instruction_file import read_instructions
 from training.studies.loramoe.pretrained import PretrainedExams, pretrained_settings
-from training.studies.loramoe.rows import draw_answers, with_own_answers, with_replay
+from training.studies.loramoe.rows import with_replay
 from training.studies.loramoe.study import LoramoeStudy, middle_first
 
 
@@ -81,7 +81,7 @@ def test_a_run_with_replay_and_decay_is_looked_at_between_base_and_end(
     """At share 0 of the update stands the base; no snapshot is taken on the way."""
     copied = replace(base, weights=jax.tree.map(jnp.copy, base.weights))  # training donates what it is given
     monkeypatch.setattr(tuning, "load_model", lambda *a, seed: TrainableModel(copied, "all", ABSTRACT))
-    row = TuningRow("WiSE-FT", "none", (1e-2,), l2_sp=1.0, replay=0.25, own_answers=True, average=(0.0, 1.0))
+    row = TuningRow("WiSE-FT", "none", (1e-2,), l2_sp=1.0, replay=0.25, average=(0.0, 1.0))
     config = LoramoeConfig(
         {"full": row},
         checkpoints=("x",),
@@ -98,12 +98,12 @@ def test_a_run_with_replay_and_decay_is_looked_at_between_base_and_end(
     )
     study._tokenizers[0], study._base_models[0], study._exams_of[0] = tokenizer, base, exams
     known = exams.of_base(base)
-    found = {"base0": known, "replay0": {"texts": TEXTS}, "own0": {"accepted": [["me"], ["you", "me"]] * 6}}
+    found = {"base0": known, "replay0": {"texts": TEXTS}}
     names = [cell.name for cell in study.cells(found)]
-    assert names == ["base0", "replay0", "own0", "full-b0-s0-lr0.01"]
-    told = [study.describe(cell, found[cell.name] | {"share": 0.25}) for cell in study.cells(found)[:3]]
+    assert names == ["base0", "replay0", "full-b0-s0-lr0.01"]
+    told = [study.describe(cell, found[cell.name]) for cell in study.cells(found)[:2]]
     assert told[0].startswith("facts completed 1.00")
-    assert told[1:] == ["3 texts", "25% of its answers are right"]
+    assert told[1] == "3 texts"
     result = study.run(study.cells(found)[-1], lambda: False)
     first, last = result["snapshots"]
     assert (first["alpha"], last["alpha"]) == (0.0, 1.0)
@@ -217,54 +217,12 @@ def test_a_file_of_instructions_is_split_into_what_is_learned_and_what_is_asked(
     assert first != other
     assert study._exam_settings()["instructions"].startswith("mine.json ")
     # answers drawn to these instructions are not those drawn to the embedded ones
-    assert study.own_cell(0).settings["instructions"] == study._exam_settings()["instructions"]
     with pytest.raises(ValueError, match="30 different rows that fit, of which 35 are held"):
         read_instructions(str(path), config.exam._replace(tasks=27), 5, lambda asked, answer: len(asked) < 99)
-
-
-def test_own_answers_are_those_that_ended_and_hold_the_right_one(tokenizer):
-    rows = [{"instruction": f"say {n}", "input": "", "answers": [f"{n}"], "output": f"{n}"} for n in range(3)]
-
-    class Model:
-        def generate(self, prompts, tokens, *, temperature, samples):
-            assert temperature == 1.0
-            said = [
-                ["It is 0.", "0", "1", "10"],
-                ["1" * 200, "1 " * 200, "no", ""],
-                ["2 it is", "3", "2", "2"],
-            ]
-            assert prompts == [row["instruction"] for row in rows]
-            return [text for texts in said for text in texts[:samples]]
-
-    model = Model()
-    model.tokenizer = tokenizer
-    accepted = draw_answers(model, rows)
-    assert accepted == [["It is 0.", "0"], [], ["2 it is", "2", "2"]]
-    own = with_own_answers(rows, accepted)
-    assert [(row["instruction"], row["output"]) for row in own[:3]] == [
-        ("say 0", "It is 0."),
-        ("say 0", "0"),
-        ("say 2", "2 it is"),
-    ]
-    with pytest.raises(ValueError, match="no answer that the base has drawn"):
-        with_own_answers(rows, [[], [], []])
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"pretrained": PretrainedConfig()}, "name them"),
-        ({"instructions": "mine.json"}, "for pretrained bases"),
-        ({"rows": {"a": TuningRow("a", rates=(1.0,), replay=0.1)}}, "for pretrained bases"),
-    ],
-)
-def test_a_config_that_asks_for_what_is_not_there(changes, said):
-    with pytest.raises(ValueError, match=said):
-        LoramoeConfig(**({"rows": {"a": TuningRow("a", rates=(1.0,))}} | changes))
 
 
 def test_rows_refuse_shares_that_are_none():
     with pytest.raises(ValueError, match=r"replay lie in \[0, 1\); got 0.0 and 1.5 in row 'a'"):
         TuningRow("a", rates=(1.0,), replay=1.5)
-    with pytest.raises(ValueError, match="leave knowledge_share out of row 'a'"):
-        TuningRow("a", rates=(1.0,), own_answers=True, knowledge_share=0.5)
+    with pytest.raises(ValueError, match=r"seeded must be of the row's rates; got \(2.0,\) in row 'a'"):
+        TuningRow("a", rates=(1.0,), seeded=(2.0,))

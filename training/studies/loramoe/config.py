@@ -20,13 +20,12 @@ class TuningRow:
     Attributes:
       label: in tables and figures.
       rates: learning rates to choose from; a row of the sweep has none and takes those of `rate_of`.
-      rate_of: the row whose chosen rate it takes.
+      seeded: of the rates, those with which every seed runs; empty for the one that the rule chooses.
+      rate_of: the row whose rate it takes, of several seeded ones the last.
       knowledge_share: closed-book questions among the instructions; null takes the study's.
       l2_sp: decay towards the starting weights (optimizer.weight_decay with decay_to=start); of adapters, of
         their update.
       replay: share of the samples that are texts which the base itself has drawn; of pretrained bases.
-      own_answers: whether right answers that the base itself has drawn are learned in the instructions' place
-        (rejection sampling: on-policy data); of pretrained bases.
       average: instead of looking at several volumes, look at the end at the base plus these shares of what
         training changed (WiSE-FT, arXiv:2109.01903); of pretrained bases.
     """
@@ -34,6 +33,7 @@ class TuningRow:
     label: str
     adapter: AdapterKind = "loramoe"
     rates: tuple[float, ...] = ()
+    seeded: tuple[float, ...] = ()
     rate_of: str | None = None
     experts: ExpertConfig = field(default_factory=ExpertConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -41,7 +41,6 @@ class TuningRow:
     knowledge_share: float | None = None
     l2_sp: float = 0.0
     replay: float = 0.0
-    own_answers: bool = False
     average: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -50,11 +49,8 @@ class TuningRow:
                 f"l2_sp must not be negative and replay lie in [0, 1); got {self.l2_sp} and {self.replay} in "
                 f"row {self.label!r}"
             )
-        if self.own_answers and self.knowledge_share is not None:
-            raise ValueError(
-                "own_answers are drawn to the study's own instructions; leave knowledge_share out of row "
-                f"{self.label!r}"
-            )
+        if not set(self.seeded) <= set(self.rates):
+            raise ValueError(f"seeded must be of the row's rates; got {self.seeded} in row {self.label!r}")
         if self.average and self.lora.init != "kaiming":
             raise ValueError(f"average needs lora.init=kaiming; got {self.lora.init} in row {self.label!r}")
         if bool(self.rates) == bool(self.rate_of):
@@ -186,12 +182,13 @@ class LoramoeConfig:
         if self.instructions is not None and self.pretrained is None:
             raise ValueError("instructions are for pretrained bases; set pretrained, or leave them out")
         if self.pretrained is None and any(
-            row.replay or row.average or row.own_answers for row in (self.rows | self.sweep).values()
+            row.replay or row.average for row in (self.rows | self.sweep).values()
         ):
             raise ValueError(
-                "rows with replay, average or own_answers are for pretrained bases; set pretrained, or leave "
-                "them out"
+                "rows with replay or average are for pretrained bases; set pretrained, or leave them out"
             )
+        if own := [name for name, row in self.sweep.items() if row.rate_of is None]:
+            raise ValueError(f"a row of the sweep takes the rate of another (rate_of); {own[0]} has its own")
         for name, row in (self.rows | self.sweep).items():
             if row.rate_of is not None and not (row.rate_of in self.rows and self.rows[row.rate_of].rates):
                 raise ValueError(f"rate_of must name a row with rates; got {row.rate_of!r} in {name}")

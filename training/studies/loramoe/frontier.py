@@ -7,7 +7,7 @@ the chosen learning rate. One run has none, but for shares of facts and tasks at
 
 The test. Over all snapshots of all runs, with every learning rate,
 
-    kept = c + c1 KL + c2 KL² + c3 tasks + row + error
+    kept = c + c1 KL + c2 KL² + c3 tasks + seed + row + error
 
 (KL of own answers, base ‖ tuned, in nats a token). Errors of one run belong together, so runs are what is
 permuted (Freedman and Lane 1983): the residuals of the model without rows are dealt out again to runs of the
@@ -17,7 +17,6 @@ its distance from the mean of all rows; its interval comes from leaving out one 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -27,35 +26,14 @@ from scipy import stats
 from evals.psychometrics.uncertainty import mean_score
 from jaxmoe.json_values import JsonMapping, JsonObject
 from training.studies.intervals import interval
+from training.studies.loramoe.contrasts import Facts, contrasts
+from training.studies.loramoe.frontier_runs import FrontierRun, FrontierRuns
 
 STEP = 0.05  # levels of task accuracy are multiples of it
 PERMUTATIONS = 2000
+SPARE = 10  # snapshots beyond the coefficients, below which a fit says nothing
 # what is read off at a level
 READ = ("completed", "kl", "tasks")
-
-
-class FrontierRun(NamedTuple):
-    """One fine-tuning: `result` is its cell's; `final` with the learning rate that was chosen."""
-
-    row: str
-    seed: int
-    rate: float
-    result: JsonObject
-    final: bool
-
-
-@dataclass
-class FrontierRuns:
-    """All there is: what was found of the base, and the runs."""
-
-    base: JsonObject | None = None
-    runs: list[FrontierRun] = field(default_factory=list)
-
-    def of(self, row: str) -> list[FrontierRun]:
-        """A row's runs with its chosen learning rate; until one is chosen, with the first that was tried."""
-        mine = [run for run in self.runs if run.row == row]
-        final = [run for run in mine if run.final]
-        return final or [run for run in mine if run.rate == mine[0].rate]
 
 
 def path(base: JsonMapping, run: FrontierRun) -> list[dict[str, float]]:
@@ -90,20 +68,20 @@ def read_off(points: Sequence[Mapping[str, float]], at: str, level: float, measu
     return math.nan
 
 
-def summarise(runs: FrontierRuns, main: Sequence[str], tasks: int) -> JsonObject:
+def summarise(runs: FrontierRuns, main: Sequence[str], tasks: int, facts: Facts | None = None) -> JsonObject:
     """Everything that the page shows, as plain JSON.
 
     Args:
       runs: that there are.
       main: names of the rows that are compared; others vary one thing each.
       tasks: held-out tasks that accuracy rests on.
+      facts: that the base knows, for the comparison of pairs; None leaves it out.
     Returns: plain JSON.
     """
     if runs.base is None:
-        return {"base": None, "rows": {}, "level": None, "kl_level": None, "test": None}
-    test = runs.base["test"]
-    names = list(dict.fromkeys(run.row for run in runs.runs))
-    compared = [path(test, run) for name in main for run in runs.of(name) if name in names]
+        return {"base": None, "rows": {}, "tried": {}, "level": None, "kl_level": None, "test": None}
+    test, groups = runs.base["test"], runs.groups()
+    compared = [path(test, run) for mine in groups.values() if mine[0].row in main for run in mine]
     level = _floor(min((max(p["tasks"] for p in points) for points in compared), default=0.0))
     kl_level = min((max(p["kl"] for p in points) for points in compared), default=None)
     base = {k: v for k, v in runs.base.items() if k not in ("answers", "known")}
@@ -111,9 +89,35 @@ def summarise(runs: FrontierRuns, main: Sequence[str], tasks: int) -> JsonObject
         "base": base | {"known": _counts(runs.base["known"])},
         "level": level,
         "kl_level": kl_level,
-        "rows": {name: _row(runs, name, name in main, tasks, level, kl_level) for name in names},
-        "test": row_test([run for run in runs.runs if len(run.result["snapshots"]) > 1], test),
+        "rows": {
+            key: {
+                "row": mine[0].row,
+                "main": mine[0].row in main,
+                **_row(runs.base, mine, tasks, level, kl_level),
+            }
+            for key, mine in groups.items()
+        },
+        "tried": {name: _tried(test, [run for run in runs.runs if run.row == name]) for name in main},
+        # those that vary one thing ran once, and shares of an update are no volumes
+        "test": row_test([run for run in runs.runs if run.row in main], test),
+        "contrasts": None
+        if facts is None
+        else contrasts(test, [run for run in runs.runs if run.final and run.row in main], facts),
     }
+
+
+def _tried(base: JsonMapping, runs: Sequence[FrontierRun]) -> list[JsonObject]:
+    """Every learning rate of a row with seed 0; final where all seeds ran with it."""
+    return [
+        {
+            "rate": run.rate,
+            "final": run.final,
+            "dev": run.result["dev_tasks"],
+            "path": path(base, run),
+        }
+        for run in sorted(runs, key=lambda run: run.rate)
+        if run.seed == 0
+    ]
 
 
 def _counts(known: JsonMapping) -> JsonObject:
@@ -142,14 +146,13 @@ def _floor(accuracy: float) -> float | None:
 
 
 def _row(
-    runs: FrontierRuns, name: str, main: bool, tasks: int, level: float | None, kl_level: float | None
+    base: JsonMapping, mine: Sequence[FrontierRun], tasks: int, level: float | None, kl_level: float | None
 ) -> JsonObject:
-    assert runs.base is not None
-    test, mine = runs.base["test"], runs.of(name)
+    test = base["test"]
     last = [run.result["snapshots"][-1] for run in mine]
     at_level = {} if level is None else _read(test, mine, "tasks", level)
     at_kl = {} if kl_level is None else _read(test, mine, "kl", kl_level)
-    known = _counts(runs.base["known"])
+    known = _counts(base["known"])
     larger = {
         what: shares([s[what] for s in last if s.get(what) is not None], known[what])
         for what in ("choices", "few_shot")
@@ -170,7 +173,6 @@ def _row(
         for way in ("forward", "backward")
     }
     return {
-        "main": main,
         "rate": mine[0].rate,
         "chosen": any(run.final for run in mine),
         "seeds": sorted(run.seed for run in mine),
@@ -182,11 +184,6 @@ def _row(
         "at_kl": at_kl,
         "paths": [path(test, run) for run in mine],
         "alphas": [s["alpha"] for s in mine[0].result["snapshots"] if "alpha" in s],
-        "tried": [
-            {"rate": run.rate, "dev": run.result["dev_tasks"], "path": path(test, run)}
-            for run in sorted(runs.runs, key=lambda run: run.rate)
-            if run.row == name and run.seed == 0
-        ],
     }
 
 
@@ -217,14 +214,16 @@ def row_test(runs: Sequence[FrontierRun], base: JsonMapping, *, seed: int = 0) -
       base: `test` of the base's cell.
       seed: of the permutations.
     Returns: p, the shares of the variance that are explained, each row's effect; None where there is one row
-      only, or hardly more runs than rows.
+      only, fewer than two runs a row, or hardly more snapshots than coefficients.
     """
     sizes = {len(run.result["snapshots"]) for run in runs}
     names = sorted({run.row for run in runs})
-    if len(names) < 2 or len(sizes) != 1 or len(runs) <= len(names) + 1:
+    if len(names) < 2 or len(sizes) != 1 or len(runs) < 2 * len(names):
         return None
     design = _design(runs, names, base)
     everything = np.hstack([design.shared, design.rows])
+    if len(everything) < np.linalg.matrix_rank(everything) + SPARE:
+        return None
     effects = _effects(design.kept, everything, len(names))
     return {
         "runs": len(runs),
@@ -242,10 +241,12 @@ def row_test(runs: Sequence[FrontierRun], base: JsonMapping, *, seed: int = 0) -
 
 def _design(runs: Sequence[FrontierRun], names: Sequence[str], base: JsonMapping) -> _Design:
     kept, shared, rows, owner = [], [], [], []
+    seeds = sorted({run.seed for run in runs})
     for number, run in enumerate(runs):
         for point in path(base, run)[1:]:
             kept.append(point["completed"])
-            shared.append([1.0, point["kl"], point["kl"] ** 2, point["tasks"]])
+            of_seed = [float(run.seed == seed) for seed in seeds[1:]]
+            shared.append([1.0, point["kl"], point["kl"] ** 2, point["tasks"], *of_seed])
             # effects sum to zero: the last row is minus all others
             code = np.eye(len(names))[names.index(run.row)]
             rows.append(code[:-1] - code[-1])

@@ -48,18 +48,27 @@ def _draw(axis: Axes, path: Sequence[JsonMapping], x: str, y: str, style: RowSty
     line.set(linewidth=0.8, alpha=0.35, markersize=2.5) if faint else line.set(linewidth=1.5, markersize=4.5)
 
 
+def _main(summary: StudySummary) -> list[str]:
+    """The rows that are compared, by name."""
+    return list(dict.fromkeys(row["row"] for row in summary["rows"].values() if row["main"]))
+
+
+def _paths(summary: StudySummary, name: str) -> list[Sequence[JsonMapping]]:
+    """Of a row, with every learning rate with which all seeds ran."""
+    return [path for row in summary["rows"].values() if row["row"] == name for path in row["paths"]]
+
+
 def main(summary: StudySummary) -> Picture:
     """Known facts kept against task accuracy and against KL: every rate of the main rows."""
-    names = [name for name, row in summary["rows"].items() if row["main"]]
+    names = _main(summary)
     figure, axes = _figure(2)
     styles = _styles(summary, names)
     for axis, x in zip(axes, ("tasks", "kl"), strict=True):
         for name in names:
-            row = summary["rows"][name]
-            for tried in row["tried"]:
-                if tried["rate"] != row["rate"]:
+            for tried in summary["tried"][name]:
+                if not tried["final"]:
                     _draw(axis, tried["path"], x, "completed", styles[name], faint=True)
-            for path in row["paths"]:
+            for path in _paths(summary, name):
                 _draw(axis, path, x, "completed", styles[name], faint=False)
         axis.axhline(100, color=REFERENCE, linestyle="--", linewidth=1)
         axis.set_xlabel(AXES[x])
@@ -68,22 +77,20 @@ def main(summary: StudySummary) -> Picture:
     return Picture(
         "loramoe_kept",
         "Known facts kept against task accuracy (left) and against the divergence from the base (right). "
-        "Each "
-        "line is a run from the base on, each marker a snapshot; faint lines are the learning rates that "
-        "were "
-        "not taken. Further up at the same place to the right is better.",
+        "Each line is a run from the base on, each marker a snapshot; faint lines are learning rates that "
+        "were run with one seed alone. Further up at the same place to the right is better.",
         figure,
     )
 
 
 def volume(summary: StudySummary) -> Picture:
-    """Known facts kept and tasks learned against the number of samples, chosen rates."""
-    names = [name for name, row in summary["rows"].items() if row["main"]]
+    """Known facts kept and tasks learned against the number of samples, with the rates of all seeds."""
+    names = _main(summary)
     figure, axes = _figure(2)
     styles = _styles(summary, names)
     for axis, y in zip(axes, ("completed", "tasks"), strict=True):
         for name in names:
-            for path in summary["rows"][name]["paths"]:
+            for path in _paths(summary, name):
                 _draw(axis, path, "volume", y, styles[name], faint=False)
         axis.set_xlabel(AXES["volume"])
     axes[0].set_ylabel("known facts kept, %")
@@ -91,16 +98,14 @@ def volume(summary: StudySummary) -> Picture:
     _legend(figure, summary, styles)
     return Picture(
         "loramoe_kept_volume",
-        "Known facts kept (left) and tasks (right) against the volume of instructions; each line is a run "
-        "with "
-        "the row's learning rate.",
+        "Known facts kept (left) and tasks (right) against the volume of instructions; each line is a run.",
         figure,
     )
 
 
 def rivals(summary: StudySummary) -> Picture:
     """What varies one thing, beside the main rows in grey."""
-    names = [name for name, row in summary["rows"].items() if not row["main"]]
+    names = [key for key, row in summary["rows"].items() if not row["main"]]
     figure, axes = _figure(2)
     styles = many_styles(names)
     plain = RowStyle(EMPTY, ".")

@@ -8,6 +8,9 @@ from training.studies.intervals import points, whole
 from training.studies.loramoe import frontier_figures as figures
 from training.studies.page import Page, PageSection, PageTable, plumbing
 
+# share of the known facts below which a difference is called small
+SMALL = 0.03
+
 
 def page(title: str, summary: StudySummary) -> Page:
     """Everything, from the summary alone.
@@ -24,7 +27,7 @@ def page(title: str, summary: StudySummary) -> Page:
     )
     sections = [_design(summary)]
     if summary["rows"]:
-        sections += [_results(summary), _test(summary), _rates(summary)]
+        sections += [_results(summary), *_pairs(summary), _test(summary), _rates(summary)]
     if any(not row["main"] for row in summary["rows"].values()):
         sections.insert(2, _rivals(summary))
     card = {"runs": _runs(summary)} | {k: str(v) for k, v in summary["run"].items()}
@@ -32,9 +35,9 @@ def page(title: str, summary: StudySummary) -> Page:
 
 
 def _runs(summary: StudySummary) -> str:
-    counts = {name: len(row["paths"]) for name, row in summary["rows"].items()}
-    missing = [summary["labels"][name] for name in summary["labels"] if name not in counts]
-    done = "; ".join(f"{summary['labels'][name]} {count}" for name, count in counts.items())
+    rows, labels = summary["rows"].values(), summary["labels"]
+    missing = [label for name, label in labels.items() if name not in {row["row"] for row in rows}]
+    done = "; ".join(f"{labels[row['row']]}, lr {row['rate']:g}: {len(row['paths'])}" for row in rows)
     return (done or "none yet") + (f". Not run yet: {'; '.join(missing)}" if missing else "")
 
 
@@ -52,10 +55,7 @@ def _design(summary: StudySummary) -> PageSection:
         "(“own”; forward, KL(base ‖ tuned), is that of RL's Razor, arXiv:2509.04259), of the right answers, "
         "and of "
         "the prompts.",
-        "The learning rate of every row is the smallest whose accuracy on dev tasks lies within "
-        f"{settings['tolerance']:g} standard errors of the row's best, of equally many rates, each run once "
-        "with "
-        "seed 0.",
+        _rates_told(summary),
     ]
     if base is not None:
         known, asked = base["known"], base["asked"]
@@ -70,6 +70,25 @@ def _design(summary: StudySummary) -> PageSection:
             f"standard error of {_error(known['facts'])} points at 90 %."
         )
     return PageSection("Design", text)
+
+
+def _rates_told(summary: StudySummary) -> str:
+    """How it was settled with which learning rates all seeds run."""
+    settings = summary["settings"]
+    rule = (
+        f"the smallest whose accuracy on dev tasks lies within {settings['tolerance']:g} standard errors of "
+        "the row's best, of equally many rates, each run once with seed 0"
+    )
+    if not any(row.get("seeded") for row in settings["rows"].values()):
+        return f"The learning rate of every row is {rule}."
+    error = 100 * (0.7 * 0.3 / max(settings["dev_tasks"], 1)) ** 0.5
+    return (
+        "Every row is run once with each learning rate of its grid, and with every seed at those in the "
+        "middle, the same for rows that are matched; rows are then compared at equal accuracy, each at its "
+        f"best. A rule was to choose one rate ({rule}), and is shown in the last table: accuracy on "
+        f"{settings['dev_tasks']} dev tasks, with a standard error of {error:.0f} points, cannot choose. "
+        "This was settled after seed 0 had been seen."
+    )
 
 
 def _taught(summary: StudySummary) -> str:
@@ -90,9 +109,10 @@ def _error(items: int) -> str:
     return f"{100 * (0.9 * 0.1 / max(items, 1)) ** 0.5:.1f}"
 
 
-def _label(summary: StudySummary, name: str) -> str:
-    shares = summary["rows"].get(name, {}).get("alphas", [])
-    return str(summary["labels"][name]) + (f", {shares[-1]:g}" if shares else "")
+def _label(summary: StudySummary, key: str) -> str:
+    """Of a row with one learning rate; by the row's name also of what has not been run."""
+    row = summary["rows"].get(key, {"row": key, "alphas": []})
+    return str(summary["labels"][row["row"]]) + (f", {row['alphas'][-1]:g}" if row["alphas"] else "")
 
 
 def _nats(score: JsonMapping) -> str:
@@ -263,43 +283,70 @@ def effects(test: JsonMapping | None, labels: Mapping[str, str]) -> list[PageTab
 
 
 def _rates(summary: StudySummary) -> PageSection:
+    chosen = summary["rates"] or {}
     rows = [
         (
-            _label(summary, name),
-            f"{tried['rate']:g}" + (" (chosen)" if row["chosen"] and tried["rate"] == row["rate"] else ""),
+            summary["labels"][name],
+            f"{tried['rate']:g}"
+            + (" (rule's choice)" if tried["rate"] == chosen.get(name) else "")
+            + (" (all seeds)" if tried["final"] else ""),
             whole(tried["dev"], False),
             whole(tried["path"][-1]["tasks"], False),
             whole(tried["path"][-1]["completed"], False),
             f"{tried['path'][-1]['kl']:.3f}",
         )
-        for name, row in summary["rows"].items()
-        if row["main"]
-        for tried in row["tried"]
+        for name, grid in summary["tried"].items()
+        for tried in grid
     ]
     table = PageTable(
         "Every rate with seed 0 at the end of the run, %; only the dev column chooses",
         ("row", "lr", "tasks, dev", "tasks, test", "kept", "KL own, forward"),
         rows,
     )
-    return PageSection("Learning rates", _at_an_end(summary), (), (), [table])
+    return PageSection("Learning rates", (), (), (), [table])
 
 
-def _at_an_end(summary: StudySummary) -> list[str]:
-    """Rows whose chosen rate is the smallest or largest that was tried: a better one may lie beyond."""
-    ends = {"smallest": 0, "largest": -1}
-    found = {
-        which: [
-            _label(summary, name)
-            for name, row in summary["rows"].items()
-            if row["main"]
-            and row["chosen"]
-            and row["tried"][place]["rate"] == row["rate"]
-            and len(row["tried"]) > 1
-        ]
-        for which, place in ends.items()
-    }
-    return [
-        f"Chosen is the {which} rate that was tried for {', '.join(names)}: one beyond it was not looked at."
-        for which, names in found.items()
-        if names
+def _pairs(summary: StudySummary) -> list[PageSection]:
+    """What pairs of rows keep at equal task accuracy; no section where nothing can be said."""
+    found, labels = summary.get("contrasts"), summary["labels"]
+    if not found or not found["pairs"]:
+        return []
+    levels = [f"tasks {level:.0%}" for level in found["levels"]]
+    text = [
+        "Where a run's accuracy first reaches a level, on straight lines between snapshots, fact by fact; "
+        "of each row and seed the learning rate that keeps most, of those that all seeds ran with. "
+        "Differences are paired by seed and fact; 95 % intervals count both which seeds were run and which "
+        "facts are known (whole relations; of one seed that alone), and are corrected for nothing. Of "
+        f"{found['facts']} known facts {found['left out']} are left out here, since some instruction "
+        "teaches the same answer.",
+        f"A difference is called small where its whole interval lies within {100 * SMALL:.0f} points of "
+        "none, and not resolved where it does not and holds 0.",
     ]
+    kept = [
+        (labels[name], *(f"{whole(at['mean'], False)} ({at['n']})" if at["n"] else "–" for at in row))
+        for name, row in found["kept"].items()
+    ]
+    differences = [
+        (
+            f"{labels[pair['b']]} − {labels[pair['a']]}",
+            *(
+                "–" if at is None else f"{points(at, signed=True)} {_said_of(at)}".rstrip()
+                for at in pair["at"]
+            ),
+        )
+        for pair in found["pairs"]
+    ]
+    tables = [
+        PageTable("Known facts kept, % (seeds that got there)", ("row", *levels), kept),
+        PageTable("Differences, points [95 %]", ("rows", *levels), differences),
+    ]
+    return [PageSection("Which keeps more at equal accuracy?", text, (), (), tables)]
+
+
+def _said_of(difference: JsonMapping) -> str:
+    low, high = difference["low"], difference["high"]
+    if difference["n"] == 1:
+        return "(one seed)"
+    if low is None or low > 0 or high < 0:
+        return ""
+    return "small" if low > -SMALL and high < SMALL else "not resolved"

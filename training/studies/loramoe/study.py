@@ -9,7 +9,8 @@ accuracy that of held-out task samples answered rightly and ended there.
 The learning rate of every row is chosen by one rule on dev splits: of its grid (the same number of rates for
 every row, one run each of base 0 and seed 0, at the full volume), the smallest whose dev downstream accuracy
 lies within `tolerance` standard errors of the row's best. Test scores play no part in it. The sweep's rows
-take the rate that was chosen for the row that they vary.
+take the rate that was chosen for the row that they vary. Where dev accuracy cannot choose, a config names the
+rates with which all seeds run (`seeded`).
 """
 
 import math
@@ -20,6 +21,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from evals.knowledge.embedded_questions import closed_book_questions
 from evals.models.local_model import LocalModel
 from jaxmoe.averaging import averaged
 from jaxmoe.base_folder import local_folder
@@ -39,23 +43,21 @@ from training.studies.loramoe import frontier
 from training.studies.loramoe import page as loramoe_page
 from training.studies.loramoe import summary as loramoe_summary
 from training.studies.loramoe.config import LoramoeConfig, TuningRow
+from training.studies.loramoe.contrasts import Facts
 from training.studies.loramoe.exams import EmbeddedExams, Exams, embedded_questions, exam_settings
+from training.studies.loramoe.frontier_runs import FrontierRun, FrontierRuns
 from training.studies.loramoe.instruction_file import TaskFile, read_instructions
 from training.studies.loramoe.pretrained import PretrainedExams, pretrained_settings
-from training.studies.loramoe.rows import (
-    ANSWER_TOKENS,
-    ANSWERS,
-    REPLAYED,
-    REPLAYED_TOKENS,
-    draw_answers,
-    with_own_answers,
-    with_replay,
-)
+from training.studies.loramoe.rows import REPLAYED, REPLAYED_TOKENS, with_replay
 from training.studies.loramoe.tuning import Recipe, Stream, Tuner, stream
 from training.studies.page import Page
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+# of a row, what a result does not depend on
+NO_RESULT = ("label", "rates", "seeded", "rate_of")
 
 
 def make(config: LoramoeConfig, out: Path) -> "LoramoeStudy":
@@ -80,7 +82,7 @@ class LoramoeStudy:
         corpus = {"corpus": configs.to_dict(study_corpus())}
         self.bases = Bases(config.base, config.checkpoints, out, scale=config.scale, depends=corpus)
         self._tokenizers: dict[int, PreTrainedTokenizerBase] = {}
-        self._streams: dict[tuple[int, int, float, float, bool], Stream] = {}
+        self._streams: dict[tuple[int, int, float, float], Stream] = {}
         self._base_models: dict[int, LanguageModel] = {}
         self._exams_of: dict[int, Exams] = {}
         self._files: dict[int, TaskFile] = {}
@@ -93,34 +95,33 @@ class LoramoeStudy:
         """A base, the learning rates on it, every row once, then the other seeds, the sweep, other bases."""
         config, self._found = self.config, results
         rows = (config.rows | config.sweep).values()
-        replayed, own = [row for row in rows if row.replay], [row for row in rows if row.own_answers]
+        replayed = [row for row in rows if row.replay]
         cells = [self.base_cell(0)]
         if any(row.rates for row in replayed):
             cells.append(self.replay_cell(0))
-        if any(row.rates for row in own):
-            cells.append(self.own_cell(0))
         for turn in range(max(len(row.rates) for row in config.rows.values())):
             for name, row in config.rows.items():
                 rates = middle_first(row.rates)[turn : turn + 1]
                 cells += [self.tuned_cell(name, row, 0, 0, rate) for rate in rates]
-        chosen = self.chosen_rates(results)
-        if chosen is None:
+        final = self.final_rates(results)
+        if final is None:
             return cells
 
         def all_rows(base: int, seed: int) -> list[StudyCell]:
-            rates = {name: chosen[row.rate_of or name] for name, row in config.rows.items()}
-            return [self.tuned_cell(name, row, base, seed, rates[name]) for name, row in config.rows.items()]
+            return [
+                self.tuned_cell(name, row, base, seed, rate)
+                for name, row in config.rows.items()
+                for rate in final[name]
+            ]
 
         if replayed:
             cells.append(self.replay_cell(0))
-        if own:
-            cells.append(self.own_cell(0))
         cells += [cell for seed in range(config.seeds) for cell in all_rows(0, seed)]
         for base in range(1, config.bases):
             cells += [self.base_cell(base), *all_rows(base, 0)]
         for seed in range(config.sweep_seeds):
             for name, row in config.sweep.items():
-                cells.append(self.tuned_cell(name, row, 0, seed, chosen[str(row.rate_of)]))
+                cells.append(self.tuned_cell(name, row, 0, seed, *final[name]))
         for base in range(1, config.bases):
             cells += [cell for seed in range(1, config.seeds) for cell in all_rows(base, seed)]
         return list({cell.name: cell for cell in cells}.values())
@@ -139,6 +140,19 @@ class LoramoeStudy:
                 chosen[name] = choose_rate(dev, self._exam_settings()["dev_tasks"], self.config.tolerance)
         return chosen
 
+    def final_rates(self, results: Results) -> dict[str, tuple[float, ...]] | None:
+        """By row: the rates with which all of its seeds run; None where these are still to be chosen."""
+        chosen, rows = self.chosen_rates(results) or {}, self.config.rows
+        own = {
+            name: row.seeded or (chosen[name],) for name, row in rows.items() if row.seeded or name in chosen
+        }
+        if any(row.rates and name not in own for name, row in rows.items()):
+            return None
+        return {
+            name: own[name] if row.rate_of is None else own[row.rate_of][-1:]
+            for name, row in (rows | self.config.sweep).items()
+        }
+
     def base_cell(self, number: int) -> StudyCell:
         """The pretraining of a base."""
         settings = {"base": self.bases.settings(number), "exam": self._exam_settings()}
@@ -155,16 +169,6 @@ class LoramoeStudy:
             f"replay{number}", settings, f"base {number}: texts of its own", 60 * self.config.scale
         )
 
-    def own_cell(self, number: int) -> StudyCell:
-        """The answers that a base draws to the instructions of seed 0, for rows that train on them."""
-        settings = {"base": self.bases.settings(number), "answers": ANSWERS, "tokens": ANSWER_TOKENS}
-        settings |= {"volume": self.volumes[-1], "knowledge_share": self.config.knowledge_share}
-        if file := self._exam_settings().get("instructions"):
-            settings["instructions"] = file
-        return StudyCell(
-            f"own{number}", settings, f"base {number}: answers of its own", 20 * self.config.scale
-        )
-
     def tuned_cell(self, name: str, row: TuningRow, base: int, seed: int, rate: float) -> StudyCell:
         """One fine-tuning.
 
@@ -179,7 +183,7 @@ class LoramoeStudy:
         settings = {
             "base": self.bases.settings(base),
             "exam": self._exam_settings(),
-            "row": {k: v for k, v in configs.to_dict(row).items() if k not in ("label", "rates", "rate_of")},
+            "row": {k: v for k, v in configs.to_dict(row).items() if k not in NO_RESULT},
             "rate": rate,
             "seed": seed,
             "volumes": self.volumes,
@@ -219,8 +223,6 @@ class LoramoeStudy:
             return self._run_base(int(cell.name.removeprefix("base")))
         if cell.name.startswith("replay"):
             return self._run_replay(int(cell.name.removeprefix("replay")))
-        if cell.name.startswith("own"):
-            return self._run_own(int(cell.name.removeprefix("own")))
         name, base, seed, _ = cell.name.split("-", 3)
         row = (self.config.rows | self.config.sweep)[name]
         return self._run_tuned(row, int(base[1:]), int(seed[1:]), cell.settings["rate"], stopped)
@@ -232,11 +234,6 @@ class LoramoeStudy:
         model = LocalModel(self._base(number), self._tokenizer(number), "text")
         count = self.config.scaled(REPLAYED)
         return {"texts": model.generate([""] * count, REPLAYED_TOKENS, temperature=1.0)}
-
-    def _run_own(self, number: int) -> Result:
-        model = LocalModel(self._base(number), self._tokenizer(number), "chat", 32)
-        accepted = draw_answers(model, self._rows(number, 0, self.config.knowledge_share))
-        return {"accepted": accepted, "share": sum(map(len, accepted)) / (ANSWERS * len(accepted))}
 
     def _run_tuned(self, row: TuningRow, base: int, seed: int, rate: float, stopped: Stopped) -> Result:
         recipe = Recipe(row.adapter, row.experts, row.lora, row.balance)
@@ -281,8 +278,6 @@ class LoramoeStudy:
         """
         if "texts" in result:
             return f"{len(result['texts'])} texts"
-        if "accepted" in result:
-            return f"{result['share']:.0%} of its answers are right"
         found = result["test"] if "test" in result else result["snapshots"][-1]
         facts = f"facts completed {found['completed']:.2f}"
         asked = f", asked {found['asked']:.2f}" if "asked" in found else ""
@@ -305,16 +300,13 @@ class LoramoeStudy:
         Args:
           base: number of the base, whose tokenizer encodes them.
           seed: of the rows and their order.
-          row: whose share of world knowledge, replayed texts and answers of the base they have.
+          row: whose share of world knowledge and replayed texts they have.
         Returns: batches.
         """
         share = self.knowledge_share(row)
-        key = (base, seed, share, row.replay, row.own_answers)
+        key = (base, seed, share, row.replay)
         if key not in self._streams:
-            own = self._found[self.own_cell(base).name] if row.own_answers else None
-            rows = self._rows(base, 0 if own else seed, share)
-            if own:
-                rows = with_own_answers(rows, own["accepted"])
+            rows = self._rows(base, seed, share)
             if row.replay:
                 texts = self._found[self.replay_cell(base).name]["texts"]
                 rows = with_replay(rows, texts, row.replay, seed)
@@ -381,17 +373,16 @@ class LoramoeStudy:
         if self.config.pretrained is not None:
             return self._frontier(results)
         runs = loramoe_summary.TunedRuns()
-        chosen = self.chosen_rates(results)
+        chosen, finals = self.chosen_rates(results), self.final_rates(results)
         for cell in self.cells(results):
             if cell.name in results and cell.name.startswith("base"):
                 number, found = int(cell.name.removeprefix("base")), results[cell.name]
                 runs.bases[number] = found["test"] | {"skills": found["skills"]}
             elif cell.name in results:
                 name, base, seed, _ = cell.name.split("-", 3)
-                row = (self.config.rows | self.config.sweep)[name]
                 rate = cell.settings["rate"]
                 run = loramoe_summary.TunedRun(name, int(base[1:]), int(seed[1:]), rate, results[cell.name])
-                final = chosen is not None and rate == chosen[row.rate_of or name]
+                final = finals is not None and rate in finals[name]
                 (runs.final if final else runs.tried).append(run)
         labels = {name: row.label for name, row in (self.config.rows | self.config.sweep).items()}
         settings = configs.to_dict(self.config)
@@ -402,23 +393,38 @@ class LoramoeStudy:
 
     def _frontier(self, results: Results) -> JsonObject:
         """See `training.studies.loramoe.frontier`."""
-        runs, chosen = frontier.FrontierRuns(results.get(self.base_cell(0).name)), self.chosen_rates(results)
+        base, finals = results.get(self.base_cell(0).name), self.final_rates(results)
+        runs = FrontierRuns(base)
         rows = self.config.rows | self.config.sweep
         for cell in self.cells(results):
             name = cell.name.split("-", 1)[0]
             if cell.name in results and name in rows:
                 _, _, seed, _ = cell.name.split("-", 3)
                 rate = cell.settings["rate"]
-                final = chosen is not None and rate == chosen[rows[name].rate_of or name]
-                run = frontier.FrontierRun(name, int(seed[1:]), rate, results[cell.name], final)
+                final = finals is not None and rate in finals[name]
+                run = FrontierRun(name, int(seed[1:]), rate, results[cell.name], final)
                 runs.runs.append(run)
         labels = {name: row.label for name, row in rows.items()}
         exam = self._exam_settings()
         settings = configs.to_dict(self.config) | {"pretrained": exam["pretrained"]}
         settings["instructions"] = exam.get("instructions")  # by name and content, without a folder
         found = {"scale": self.config.scale, "labels": labels, "settings": settings}
-        found |= {"rates": chosen, "families": list(FAMILIES)}
-        return found | frontier.summarise(runs, list(self.config.rows), self._exam_settings()["tasks"])
+        found |= {"rates": self.chosen_rates(results), "families": list(FAMILIES)}
+        facts = None if base is None else self._known_facts(base["known"]["facts"])
+        return found | frontier.summarise(runs, list(self.config.rows), exam["tasks"], facts)
+
+    def _known_facts(self, known: Sequence[int]) -> Facts:
+        """The facts that the base knows; those count whose answers no seed's instructions teach."""
+        facts = closed_book_questions("test", None, self._exam_settings()["facts"])
+        share = self.config.knowledge_share
+        taught = {
+            row["output"].strip().casefold()
+            for seed in range(self.config.seeds)
+            for row in self._rows(0, seed, share)
+        }
+        mine = [facts[number] for number in known]
+        counted = [not taught & {answer.strip().casefold() for answer in fact.answers} for fact in mine]
+        return Facts(np.array([fact.category for fact in mine]), np.array(counted, np.int32))
 
     def page(self, summary: JsonMapping) -> Page:
         """See `loramoe_page`."""

@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxmoe.json_values import JsonMapping, JsonObject
 from training.studies.intervals import interval
-from training.studies.loramoe.frontier import FrontierRun, row_test
+from training.studies.loramoe.frontier import row_test
+from training.studies.loramoe.frontier_runs import FrontierRun
 
 # rows as the claims name them
 START, SFT, PPO, CCCS, FGO, STEPCODER = "start", "sft", "ppo", "cccs", "fgo", "stepcoder"

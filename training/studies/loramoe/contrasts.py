@@ -1,0 +1,158 @@
+"""Which of two ways to fine-tune keeps more where both have learned equally much: paired by seed and by fact.
+
+A run's path is read fact by fact where its task accuracy first reaches a level, on straight lines between the
+snapshots; of a way's runs with one seed, one a learning rate, the one that keeps most counts, so that ways
+are compared at their best of equally many rates. The difference of two ways has two sources of error, which
+seeds were run and which facts are known:
+
+    SE² = s² / S + C / (C − 1) Σ_c (Σ_{i ∈ c} (d_i − d̄))² / N²
+
+with s the standard deviation of the S seeds' differences, and d_i the mean difference of fact i over seeds,
+of N facts in C relations (facts of one relation are kept or lost together). Of one seed only the second part
+is known. Intervals are Student's t with Satterthwaite's degrees of freedom.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from jaxmoe.json_values import JsonMapping, JsonObject
+from training.studies.loramoe.frontier_runs import FrontierRun
+
+LEVELS = (0.5, 0.55, 0.6, 0.65, 0.7)
+# rows a and b by name, as b − a
+PAIRS = (
+    ("lora", "loramoe_lbc"),
+    ("lora_attention", "attention"),
+    ("full", "lora"),
+    ("full", "loramoe_lbc"),
+    ("full", "attention"),
+    ("loramoe", "loramoe_lbc"),
+)
+
+
+class Facts(NamedTuple):
+    """The facts that the base knows.
+
+    Attributes:
+      relations: of each.
+      counted: 1 for those that count; not where an instruction teaches the same answer.
+    """
+
+    relations: np.ndarray
+    counted: np.ndarray
+
+
+def kept_at(base_tasks: float, run: FrontierRun, level: float) -> np.ndarray | None:
+    """What a run keeps of each fact where its task accuracy first reaches a level.
+
+    Args:
+      base_tasks: accuracy of the base.
+      run: with `kept` in its snapshots.
+      level: of task accuracy.
+    Returns: [facts], between 0 and 1; None where it never gets there.
+    """
+    marks = [np.array([int(mark) for mark in one["kept"]], np.float64) for one in run.result["snapshots"]]
+    points = [(base_tasks, np.ones_like(marks[0]))]
+    points += [(one["tasks"], kept) for one, kept in zip(run.result["snapshots"], marks, strict=True)]
+    for (before, kept_before), (after, kept_after) in pairwise(points):
+        if before < level <= after:
+            share = (level - before) / (after - before)
+            return kept_before + share * (kept_after - kept_before)
+    return None
+
+
+def best_at(
+    base_tasks: float, runs: Sequence[FrontierRun], level: float, facts: Facts
+) -> dict[int, np.ndarray]:
+    """By seed, what the best of a way's runs keeps of the facts that count; no seed that never gets there.
+
+    Args:
+      base_tasks: accuracy of the base.
+      runs: of one way, several a seed where it ran at several learning rates.
+      level: of task accuracy.
+      facts: that the base knows.
+    Returns: [counted facts] by seed.
+    """
+    found: dict[int, np.ndarray] = {}
+    for run in runs:
+        kept = kept_at(base_tasks, run, level)
+        if kept is None:
+            continue
+        counted = kept[facts.counted > 0]
+        if run.seed not in found or counted.mean() > found[run.seed].mean():
+            found[run.seed] = counted
+    return found
+
+
+def contrast(
+    before: Mapping[int, np.ndarray], after: Mapping[int, np.ndarray], relations: np.ndarray
+) -> JsonObject | None:
+    """The difference of two ways with its interval; see the module.
+
+    Args:
+      before, after: of `best_at`.
+      relations: of the facts that count.
+    Returns: mean, low, high and the number of seeds n; None without a seed in which both got there.
+    """
+    seeds = sorted(before.keys() & after.keys())
+    if not seeds:
+        return None
+    each = np.array([after[seed] - before[seed] for seed in seeds])
+    mean = float(each.mean())
+    apart = each.mean(axis=0) - mean
+    groups = [apart[relations == relation].sum() for relation in np.unique(relations)]
+    count = len(groups)
+    of_facts = (
+        count / (count - 1) * float(np.square(groups).sum()) / each.shape[1] ** 2 if count > 1 else math.nan
+    )
+    parts = [(of_facts, count - 1)]
+    if len(seeds) > 1:
+        parts.append((float(each.mean(axis=1).var(ddof=1)) / len(seeds), len(seeds) - 1))
+    variance = sum(part for part, _ in parts)
+    entry: JsonObject = {"mean": mean, "low": None, "high": None, "n": len(seeds)}
+    if variance > 0:  # NaN is not
+        freedom = variance**2 / sum(part**2 / df for part, df in parts)
+        half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance)
+        entry |= {"low": mean - half, "high": mean + half}
+    return entry
+
+
+def contrasts(base: JsonMapping, runs: Sequence[FrontierRun], facts: Facts) -> JsonObject:
+    """Every pair of `PAIRS` that was run, and what each row keeps, at each of `LEVELS`.
+
+    Args:
+      base: `test` of the base's cell.
+      runs: with the rates that all seeds ran with.
+      facts: that the base knows.
+    Returns: plain JSON: `levels`, `pairs` with an entry or null a level, `kept` by row with mean and number
+      of seeds a level, `facts` and how many of them are `left out`.
+    """
+    rows = {name: [run for run in runs if run.row == name] for name in dict.fromkeys(run.row for run in runs)}
+    tasks, relations = float(base["tasks"]), facts.relations[facts.counted > 0]
+    best = {name: [best_at(tasks, mine, level, facts) for level in LEVELS] for name, mine in rows.items()}
+    return {
+        "levels": list(LEVELS),
+        "facts": len(facts.counted),
+        "left out": int((facts.counted == 0).sum()),
+        "kept": {
+            name: [
+                {"mean": float(np.mean([kept.mean() for kept in at.values()])) if at else None, "n": len(at)}
+                for at in levels
+            ]
+            for name, levels in best.items()
+        },
+        "pairs": [
+            {
+                "a": a,
+                "b": b,
+                "at": [contrast(*at, relations) for at in zip(best[a], best[b], strict=True)],
+            }
+            for a, b in PAIRS
+            if a in best and b in best
+        ],
+    }
