@@ -261,6 +261,7 @@ TINY = """
 base: {folder}/base.yaml
 ppo: {folder}/ppo.yaml
 scale: 0.01
+every: 1
 bases: 1
 seeds: 1
 forgetting: {{facts: 5}}
@@ -291,7 +292,7 @@ base: unused
 output: unused
 rounds: 200
 experts: {num_experts: 2, rank: 2}
-rollout: {prompts: 2, samples: 2, prompt_tokens: 512, response_tokens: 192, smallest_bucket: 512,
+rollout: {prompts: 4, samples: 4, prompt_tokens: 512, response_tokens: 192, smallest_bucket: 512,
           form: completion}
 critic: {body: frozen}
 watch: {progress: false}
@@ -324,11 +325,11 @@ def test_a_plumbing_run_says_so_on_its_page(plumbing):
     found = json.loads((plumbing / "out" / "stepcoder.json").read_text())
     assert found["run"]["cells"] == "6 of 6"
     rows = found["regimes"]["mixture"]["rows"]
-    assert rows["ppo"]["measured"] == [0, 2]
+    assert rows["ppo"]["measured"] == [0, 1, 2]
     assert len(rows["ppo"]["rounds"]["reward"]) == 2
     assert rows["ppo"]["rounds"]["masked_share"] == [0.0, 0.0]
     assert rows["ppo"]["stages"] == {}
-    assert rows["sft"]["measured"] == [0, 2]
+    assert rows["sft"]["measured"] == [0, 1, 2]
     assert rows["sft"]["curves"]["all"][0] == rows["ppo"]["curves"]["all"][0]  # one base, one exam
     assert rows["sft"]["tokens"]["mean"] > 0
     assert sum(shares[0] for shares in rows["stepcoder"]["stages"].values()) == pytest.approx(1)
@@ -355,7 +356,8 @@ def test_the_gradient_is_that_of_the_policys_objective(plumbing, monkeypatch):
         "training.runtime.distributed.MeshConfig.make", lambda self: params.single_device_mesh()
     )
     export = next((plumbing / "out" / "bases").glob("*/export"))
-    config = configs.load(ppo.PPORunConfig, plumbing / "ppo.yaml", [f"base={export}"])
+    few = ["rollout.prompts=2", "rollout.samples=2"]
+    config = configs.load(ppo.PPORunConfig, plumbing / "ppo.yaml", [f"base={export}", *few])
     problems = stepcoder.embedded(ProblemsConfig(embedded=EmbeddedConfig(count=6)))[0]
     setup = PolicySetup(
         config.source,

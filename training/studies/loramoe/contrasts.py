@@ -122,29 +122,37 @@ def contrast(
     return entry
 
 
-def contrasts(base: JsonMapping, runs: Sequence[FrontierRun], facts: Facts) -> JsonObject:
-    """Every pair of `PAIRS` that was run, and what each row keeps, at each of `LEVELS`.
+def contrasts(
+    base: JsonMapping,
+    runs: Sequence[FrontierRun],
+    facts: Facts,
+    pairs: Sequence[tuple[str, str]] = PAIRS,
+    levels: Sequence[float] = LEVELS,
+) -> JsonObject:
+    """Every pair that was run, and what each row keeps, at each level.
 
     Args:
       base: `test` of the base's cell.
       runs: with the rates that all seeds ran with.
       facts: that the base knows.
+      pairs: rows a and b by name, as b − a.
+      levels: of accuracy.
     Returns: plain JSON: `levels`, `pairs` with an entry or null a level, `kept` by row with mean and number
       of seeds a level, `facts` and how many of them are `left out`.
     """
     rows = {name: [run for run in runs if run.row == name] for name in dict.fromkeys(run.row for run in runs)}
     tasks, relations = float(base["tasks"]), facts.relations[facts.counted > 0]
-    best = {name: [best_at(tasks, mine, level, facts) for level in LEVELS] for name, mine in rows.items()}
+    best = {name: [best_at(tasks, mine, level, facts) for level in levels] for name, mine in rows.items()}
     return {
-        "levels": list(LEVELS),
+        "levels": list(levels),
         "facts": len(facts.counted),
         "left out": int((facts.counted == 0).sum()),
         "kept": {
             name: [
                 {"mean": float(np.mean([kept.mean() for kept in at.values()])) if at else None, "n": len(at)}
-                for at in levels
+                for at in reached
             ]
-            for name, levels in best.items()
+            for name, reached in best.items()
         },
         "pairs": [
             {
@@ -152,7 +160,7 @@ def contrasts(base: JsonMapping, runs: Sequence[FrontierRun], facts: Facts) -> J
                 "b": b,
                 "at": [contrast(*at, relations) for at in zip(best[a], best[b], strict=True)],
             }
-            for a, b in PAIRS
+            for a, b in pairs
             if a in best and b in best
         ],
     }

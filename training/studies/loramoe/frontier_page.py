@@ -27,7 +27,12 @@ def page(title: str, summary: StudySummary) -> Page:
     )
     sections = [_design(summary)]
     if summary["rows"]:
-        sections += [_results(summary), *_pairs(summary), _test(summary), _rates(summary)]
+        sections += [
+            _results(summary),
+            *equal_accuracy(summary.get("contrasts"), summary["labels"]),
+            _test(summary),
+            _rates(summary),
+        ]
     if any(not row["main"] for row in summary["rows"].values()):
         sections.insert(2, _rivals(summary))
     card = {"runs": _runs(summary)} | {k: str(v) for k, v in summary["run"].items()}
@@ -306,12 +311,20 @@ def _rates(summary: StudySummary) -> PageSection:
     return PageSection("Learning rates", (), (), (), [table])
 
 
-def _pairs(summary: StudySummary) -> list[PageSection]:
-    """What pairs of rows keep at equal task accuracy; no section where nothing can be said."""
-    found, labels = summary.get("contrasts"), summary["labels"]
+def equal_accuracy(
+    found: JsonMapping | None, labels: Mapping[str, str], what: str = "tasks"
+) -> list[PageSection]:
+    """What pairs of rows keep at equal accuracy; no section where nothing can be said.
+
+    Args:
+      found: of `contrasts.contrasts`.
+      labels: of the rows.
+      what: accuracy is of.
+    Returns: at most one section.
+    """
     if not found or not found["pairs"]:
         return []
-    levels = [f"tasks {level:.0%}" for level in found["levels"]]
+    levels = [f"{what} {level:.0%}" for level in found["levels"]]
     text = [
         "Where a run's accuracy first reaches a level, on straight lines between snapshots, fact by fact; "
         "of each row and seed the learning rate that keeps most, of those that all seeds ran with. "

@@ -95,6 +95,10 @@ class StepcoderConfig:
         if min(self.bases, self.seeds, self.tries, self.every, self.rounds or 1, self.limit or 1) < 1:
             raise ValueError("bases, seeds, tries, every, rounds and limit must be at least 1")
         check(self.checkpoints, self.bases)
+        if self.forgetting is not None and self.bases > 1:
+            raise ValueError(
+                f"forgetting compares rows on the facts that one base knew; set bases=1, not {self.bases}"
+            )
         if not self.rows or not self.regimes:
             raise ValueError("rows and regimes must have one entry at least")
         held_out = {repr((r.problems.held_out, r.problems.embedded)) for r in self.regimes.values()}

@@ -61,8 +61,8 @@ def of_base(
       tokenizer: of the base.
       prompts: held-out problems, as they are put to it.
       new_tokens: of an answer at most.
-    Returns: `asked`, the numbers of the facts that are `known`, and `texts`: ids of prompt and answer, and
-      where the answer begins.
+    Returns: `asked`, the numbers of the facts that are `known` and their `relations`, and `texts`: ids of
+      prompt and answer, and where the answer begins.
     Raises: ValueError if the base knows none.
     """
     facts = closed_book_questions("test", None, config.facts)
@@ -73,7 +73,12 @@ def of_base(
             "forgotten; take a base that knows some, or leave `forgetting` out"
         )
     texts = _answered(lm, prompts, new_tokens, pad_id(tokenizer), _rows(config, lm))
-    return {"asked": len(facts), "known": known, "texts": [text._asdict() for text in texts]}
+    return {
+        "asked": len(facts),
+        "known": known,
+        "relations": [facts[number].category for number in known],
+        "texts": [text._asdict() for text in texts],
+    }
 
 
 def _answered(

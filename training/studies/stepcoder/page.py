@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from jaxmoe.json_values import JsonMapping
 from training.studies.cells import StudySummary
 from training.studies.intervals import judged, points
-from training.studies.loramoe.frontier_page import effects, told_test
+from training.studies.loramoe.frontier_page import effects, equal_accuracy, told_test
 from training.studies.page import ClaimVerdict, Page, PageSection, PageTable, plumbing
 from training.studies.stepcoder import figures as stepcoder_figures
 from training.studies.stepcoder.summary import CCCS, FGO, PACE, PPO, SFT, START, STEPCODER
@@ -63,7 +63,9 @@ def page(title: str, summary: StudySummary) -> Page:
     if summary["regimes"]:
         sections = [*(_verdicts(summary, name) for name in summary["regimes"]), *sections]
         sections += [_results(summary), _practice(summary)]
-    sections += [_forgotten(summary, name) for name in summary.get("forgetting", {})]
+    for name, found in summary.get("forgetting", {}).items():
+        sections.append(_forgotten(summary, name))
+        sections += equal_accuracy(found["contrasts"], summary["labels"], "pass@1")
     if summary["gradient"]:
         sections.append(_gradient(summary))
     sections.append(_paper(summary))
@@ -318,7 +320,8 @@ def _forgotten(summary: StudySummary, regime: str) -> PageSection:
         "itself drew to the held-out problems; forward is KL(base ‖ practised), that of RL's Razor "
         "(arXiv:2509.04259).",
         "Does the row matter at equal divergence and equal pass@1? kept = c + c1 KL + c2 KL² + c3 pass@1 + "
-        "row, over the ends of the runs; runs of the same seed are permuted (Freedman and Lane 1983).",
+        "seed + row, over the measurements of all runs; runs of the same seed are permuted (Freedman and "
+        "Lane 1983).",
         told_test(found["test"]),
     ]
     rows = [

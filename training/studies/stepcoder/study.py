@@ -9,6 +9,7 @@ problems are the same for all: of every difficulty, asked as whole tasks, withou
 No setting is chosen by the held-out problems: all rows share those of the PPO config.
 """
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,6 +26,7 @@ from training.ppo import train as ppo
 from training.ppo.config import PPORunConfig
 from training.ppo.problems import ProblemsConfig, embedded_rows
 from training.runtime import config as configs
+from training.runtime.atomic import write_whole
 from training.runtime.metrics import read_lines
 from training.runtime.model import LoraConfig, ModelSource, load_model
 from training.studies.bases import Bases
@@ -274,13 +276,24 @@ class StepcoderStudy:
             learning = (config.optimizer, config.forward, config.rounds)
             return fine_tune(setup, *learning, stopped, self._forgetting(number))
         folder = self._out / "running" / cell.file.removesuffix(".json")
-        done = ppo.main(replace(config, base=base, output=str(folder)))
-        if not done.finished:
-            raise StoppedError
+        config = replace(config, base=base, output=str(folder))
+        forgetting = self._forgetting(number)
+        looked_at = [config.rounds] if forgetting is None else moments(config.rounds, config.evaluation.every)
+        kept = folder.with_name(f"{folder.name}-forgetting.json")
+        forgotten = json.loads(kept.read_text()) if kept.exists() else []
+        for rounds in looked_at[len(forgotten) :]:
+            # a run is taken up where it was left: what it does does not depend on where it will end
+            done = ppo.main(replace(config, rounds=rounds, resume="changed"))
+            if not done.finished:
+                raise StoppedError
+            if forgetting is not None:
+                forgotten.append({"round": done.step, **forgetting.of(done.lm)})
+                write_whole(kept, json.dumps(forgotten) + "\n")
         result = read_run(read_lines(folder / "metrics.jsonl"))
-        if (forgetting := self._forgetting(number)) is not None:
-            result["forgetting"] = [{"round": done.step, **forgetting.of(done.lm)}]
+        if forgotten:
+            result["forgetting"] = forgotten
         shutil.rmtree(folder)
+        kept.unlink(missing_ok=True)
         return result
 
     def describe(self, cell: StudyCell, result: Result) -> str:
@@ -340,10 +353,15 @@ class StepcoderStudy:
             "sizes": self._sizes,
             "seeds": sorted({run.seed for run in runs}),
             "gradient": stepcoder_summary.gradients([r for r in results.values() if "batches" in r]),
-            "forgetting": stepcoder_summary.forgotten(runs),
+            "forgetting": stepcoder_summary.forgotten(runs, self._relations(results)),
             "known": {n: _known(r["knowledge"]) for n, r in results.items() if "knowledge" in r},
             **stepcoder_summary.summarize(runs, list(config.rows), list(config.regimes)),
         }
+
+    def _relations(self, results: Results) -> list[str]:
+        """Of the facts that the first base knew: studies that ask for them have one."""
+        known = [found["knowledge"] for found in results.values() if "knowledge" in found]
+        return list(known[0]["relations"]) if known else []
 
     def page(self, summary: JsonMapping) -> Page:
         """See `stepcoder_page`."""
@@ -352,6 +370,17 @@ class StepcoderStudy:
 
 def _known(found: JsonMapping) -> JsonObject:
     return {"asked": found["asked"], "known": len(found["known"])}
+
+
+def moments(rounds: int, every: int) -> list[int]:
+    """When a run is looked at.
+
+    Args:
+      rounds: of the run.
+      every: rounds between two looks.
+    Returns: numbers of rounds; the last is the run's end.
+    """
+    return sorted({*range(every, rounds, every), rounds})
 
 
 def read_run(records: Sequence[JsonMapping]) -> Result:

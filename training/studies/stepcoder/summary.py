@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxmoe.json_values import JsonMapping, JsonObject
 from training.studies.intervals import interval
+from training.studies.loramoe.contrasts import Facts, contrasts
 from training.studies.loramoe.frontier import row_test
 from training.studies.loramoe.frontier_runs import FrontierRun
 
@@ -26,6 +27,16 @@ PAIRS = (
     (PPO, STEPCODER),
     (FGO, STEPCODER),
     (CCCS, STEPCODER),
+)
+# held-out pass@1 at which is compared what rows have kept, and which rows
+PASS_LEVELS = (0.3, 0.35, 0.4, 0.45)
+FORGETTING_PAIRS = (
+    (SFT, PPO),
+    ("sft_low", PPO),
+    ("sft_lora", PPO),
+    ("sft_full", PPO),
+    ("sft_full_low", PPO),
+    (PPO, STEPCODER),
 )
 # held-out pass@1 over the rounds after the first measurement, all difficulties: how fast a row learns
 PACE = "pace"
@@ -172,46 +183,47 @@ def _mean(batches: Sequence[Mapping[str, float]], key: str) -> float:
     return float(np.mean(kept)) if kept else np.nan
 
 
-def forgotten(runs: Sequence[StepcoderRun]) -> JsonObject:
-    """By regime, what each row has kept of its base's knowledge at its end, and at what distance from it; and
-    whether rows keep different amounts at equal distance and equal pass@1 (`frontier.row_test`).
+def forgotten(runs: Sequence[StepcoderRun], relations: Sequence[str]) -> JsonObject:
+    """By regime, what each row has kept of its base's knowledge at its end, and at what distance from it;
+    which keep more at equal pass@1 (`contrasts`), and whether rows differ at equal distance and equal pass@1
+    (`frontier.row_test`).
 
     Args:
       runs: of all rows and regimes; those that were not asked are left out.
+      relations: of the facts that the base knew.
     Returns: plain JSON; empty where none was asked.
     """
     found: JsonObject = {}
     asked = [run for run in runs if run.result.get("forgetting")]
+    facts = Facts(np.array(relations), np.ones(len(relations), np.int32))
     for regime in dict.fromkeys(run.regime for run in asked):
         here = [run for run in asked if run.regime == regime]
         rows = {name: [run for run in here if run.row == name] for name in dict.fromkeys(r.row for r in here)}
+        start, paths = {"tasks": here[0].scores("all")[0]}, list(map(_as_frontier, here))
+        levels = [level for level in PASS_LEVELS if level > start["tasks"]]
         found[regime] = {
             "rows": {name: _left(mine) for name, mine in rows.items()},
-            "test": row_test(list(map(_as_frontier, here)), {"tasks": here[0].scores("all")[0]}),
+            "test": row_test(paths, start),
+            "contrasts": contrasts(start, paths, facts, FORGETTING_PAIRS, levels),
         }
     return found
 
 
 def _left(runs: Sequence[StepcoderRun]) -> JsonObject:
     last = [run.result["forgetting"][-1] for run in runs]
+    distance = {way: [one["kl"]["own"][way] for one in last] for way in ("forward", "backward")}
+    kept, passed = [one["completed"] for one in last], [run.value("all") for run in runs]
     return {
-        "completed": interval([one["completed"] for one in last]),
-        "pass": interval([run.value("all") for run in runs]),
-        "forward": interval([one["kl"]["own"]["forward"] for one in last]),
-        "backward": interval([one["kl"]["own"]["backward"] for one in last]),
-        "ends": [
-            [one["kl"]["own"]["forward"], one["completed"], run.value("all")]
-            for run, one in zip(runs, last, strict=True)
-        ],
+        "completed": interval(kept),
+        "pass": interval(passed),
+        **{way: interval(found) for way, found in distance.items()},
+        "ends": list(zip(distance["forward"], kept, passed, strict=True)),
     }
 
 
 def _as_frontier(run: StepcoderRun) -> FrontierRun:
-    left = run.result["forgetting"][-1]
-    end = {
-        "volume": left["round"],
-        "tasks": run.value("all"),
-        "completed": left["completed"],
-        "kl": left["kl"],
-    }
-    return FrontierRun(run.row, run.seed, 0.0, {"snapshots": [end]}, final=True)
+    passed = {point["round"]: point["all"] for point in run.result["held_out"]}
+    points = [
+        {"volume": one["round"], "tasks": passed[one["round"]], **one} for one in run.result["forgetting"]
+    ]
+    return FrontierRun(run.row, run.seed, 0.0, {"snapshots": points}, final=True)
