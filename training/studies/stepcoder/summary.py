@@ -32,7 +32,6 @@ PAIRS = (
 PASS_LEVELS = (0.3, 0.35, 0.4, 0.45)
 FORGETTING_PAIRS = (
     (SFT, PPO),
-    ("sft_low", PPO),
     ("sft_lora", PPO),
     ("sft_full", PPO),
     ("sft_full_low", PPO),
