@@ -51,3 +51,16 @@ def whole(share: float, signed: bool) -> str:
     Returns: such as "91" or "+1.2".
     """
     return f"{100 * share:+.1f}".replace("-", "−") if signed else f"{round(100 * share)}"
+
+
+def nats(score: JsonMapping) -> str:
+    """A divergence with its interval, if there is one, which ends at 0.
+
+    Args:
+      score: mean with its interval, in nats.
+    Returns: such as "1.528 [1.301, 1.755]".
+    """
+    if score["mean"] is None:
+        return "–"
+    ends = "" if score["low"] is None else f" [{max(score['low'], 0):.3f}, {score['high']:.3f}]"
+    return f"{score['mean']:.3f}{ends}"

@@ -172,8 +172,22 @@ def test_pairs_are_compared_at_the_best_of_their_rates_without_facts_that_are_ta
     # at .6 the second rate has kept 1, 1, 1 of three (3/4 of the way), the first 1, 1, 0
     assert found["kept"]["lora"][at] == {"mean": 1.0, "n": 1}
     (pair,) = found["pairs"]
-    assert (pair["a"], pair["b"], pair["at"][at]["mean"]) == ("lora", "loramoe_lbc", 0.0)
+    # of the pair the first rate alone counts, with which both ran
+    assert (pair["a"], pair["b"]) == ("lora", "loramoe_lbc")
+    assert pair["at"][at]["mean"] == pytest.approx(1 / 3)
     assert found["kept"]["loramoe_lbc"][found["levels"].index(0.65)] == {"mean": None, "n": 0}
+
+
+def test_a_row_with_more_rates_has_no_more_to_choose_from():
+    """Row loramoe ran at rate 1 alone, where both keep half; at rate 2 the other would keep all."""
+    facts = Facts(np.array(["a", "b"]), np.ones(2, np.int32))
+    runs = [
+        marked("loramoe", 0, [(0.8, "10")], 1.0),
+        marked("loramoe_lbc", 0, [(0.8, "01")], 1.0),
+        marked("loramoe_lbc", 0, [(0.8, "11")], 2.0),
+    ]
+    (pair,) = contrasts({"tasks": 0.0}, runs, facts)["pairs"]
+    assert pair["at"][0]["mean"] == 0.0
 
 
 def test_rows_are_compared_where_all_have_been():
@@ -224,7 +238,7 @@ def test_the_page_of_a_study_that_is_partly_there():
     summary = study.summary(found) | {"run": {"commit": "c0ffee"}}
     unrated = study.page(summary)
     assert "Not run yet: LoRAMoE, no constraint; full SFT, averaged" in unrated.card["runs"]
-    assert summary["rows"]["full 5e-05"]["chosen"]
+    assert summary["rows"]["full 5e-05"]["final"]
     assert {key for key, row in summary["rows"].items() if row["row"] == "full"} == {
         "full 5e-05",
         "full 0.0001",

@@ -112,7 +112,7 @@ def test_a_run_with_replay_and_decay_is_looked_at_between_base_and_end(
     assert 0 <= result["dev_tasks"] <= 1
     summary = study.summary(found | {names[-1]: result}) | {"run": {}}
     assert summary["rows"]["full"]["alphas"] == [0.0, 1.0]
-    assert json.loads(json.dumps(summary))["rows"]["full"]["chosen"]
+    assert json.loads(json.dumps(summary))["rows"]["full"]["final"]
     assert study.page(summary).sections
 
 

@@ -142,7 +142,14 @@ def contrasts(
     """
     rows = {name: [run for run in runs if run.row == name] for name in dict.fromkeys(run.row for run in runs)}
     tasks, relations = float(base["tasks"]), facts.relations[facts.counted > 0]
-    best = {name: [best_at(tasks, mine, level, facts) for level in levels] for name, mine in rows.items()}
+
+    def best(mine: Sequence[FrontierRun]) -> list[dict[int, np.ndarray]]:
+        return [best_at(tasks, mine, level, facts) for level in levels]
+
+    def between(one: Sequence[FrontierRun], other: Sequence[FrontierRun]) -> list[JsonObject | None]:
+        both = zip(best(one), best(other), strict=True)
+        return [contrast(before, after, relations) for before, after in both]
+
     return {
         "levels": list(levels),
         "facts": len(facts.counted),
@@ -150,17 +157,24 @@ def contrasts(
         "kept": {
             name: [
                 {"mean": float(np.mean([kept.mean() for kept in at.values()])) if at else None, "n": len(at)}
-                for at in reached
+                for at in best(mine)
             ]
-            for name, reached in best.items()
+            for name, mine in rows.items()
         },
         "pairs": [
-            {
-                "a": a,
-                "b": b,
-                "at": [contrast(*at, relations) for at in zip(best[a], best[b], strict=True)],
-            }
+            {"a": a, "b": b, "at": between(*_alike(rows[a], rows[b]))}
             for a, b in pairs
-            if a in best and b in best
+            if a in rows and b in rows
         ],
     }
+
+
+def _alike(
+    one: Sequence[FrontierRun], other: Sequence[FrontierRun]
+) -> tuple[Sequence[FrontierRun], Sequence[FrontierRun]]:
+    """Runs with the learning rates that both have, so that neither has more to choose from; all of both where
+    their grids have none in common."""
+    shared = {run.rate for run in one} & {run.rate for run in other}
+    if not shared:
+        return one, other
+    return [run for run in one if run.rate in shared], [run for run in other if run.rate in shared]

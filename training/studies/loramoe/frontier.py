@@ -174,7 +174,7 @@ def _row(
     }
     return {
         "rate": mine[0].rate,
-        "chosen": any(run.final for run in mine),
+        "final": any(run.final for run in mine),
         "seeds": sorted(run.seed for run in mine),
         "trained_weights": mine[0].result["trained_weights"],
         "last": ends | larger,

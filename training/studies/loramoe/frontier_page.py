@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from jaxmoe.json_values import JsonMapping
 from training.studies.cells import StudySummary
-from training.studies.intervals import points, whole
+from training.studies.intervals import nats, points, whole
 from training.studies.loramoe import frontier_figures as figures
 from training.studies.page import Page, PageSection, PageTable, plumbing
 
@@ -120,14 +120,6 @@ def _label(summary: StudySummary, key: str) -> str:
     return str(summary["labels"][row["row"]]) + (f", {row['alphas'][-1]:g}" if row["alphas"] else "")
 
 
-def _nats(score: JsonMapping) -> str:
-    if score["mean"] is None:
-        return "–"
-    if score["low"] is None:
-        return f"{score['mean']:.3f}"
-    return f"{score['mean']:.3f} [{max(score['low'], 0):.3f}, {score['high']:.3f}]"
-
-
 def _table(summary: StudySummary, main: bool) -> list[PageTable]:
     level, kl_level = summary["level"], summary["kl_level"]
     rows = {name: row for name, row in summary["rows"].items() if row["main"] == main}
@@ -151,15 +143,15 @@ def _table(summary: StudySummary, main: bool) -> list[PageTable]:
         [
             (
                 _label(summary, name),
-                f"{row['rate']:g}" + ("" if row["chosen"] else " (first tried)"),
+                f"{row['rate']:g}" + ("" if row["final"] else " (first tried)"),
                 str(len(row["paths"])),
                 f"{row['trained_weights']:,}",
                 points(row["last"]["completed"]),
                 points(row["last"]["tasks"]),
-                _nats(row["kl"]["own forward"]),
-                _nats(row["kl"]["own backward"]),
-                _nats(row["kl"]["answers forward"]),
-                _nats(row["kl"]["prompts forward"]),
+                nats(row["kl"]["own forward"]),
+                nats(row["kl"]["own backward"]),
+                nats(row["kl"]["answers forward"]),
+                nats(row["kl"]["prompts forward"]),
             )
             for name, row in rows.items()
         ],
@@ -172,6 +164,7 @@ def _table(summary: StudySummary, main: bool) -> list[PageTable]:
         "what is kept at the end",
         (
             "row",
+            "lr",
             f"kept{at}",
             f"KL{at}",
             f"kept{near}",
@@ -184,8 +177,9 @@ def _table(summary: StudySummary, main: bool) -> list[PageTable]:
         [
             (
                 _label(summary, name),
+                f"{row['rate']:g}",
                 _maybe(row["at_level"], "completed"),
-                _nats(row["at_level"]["kl"]) if row["at_level"] else "–",
+                nats(row["at_level"]["kl"]) if row["at_level"] else "–",
                 _maybe(row["at_kl"], "completed"),
                 _maybe(row["at_kl"], "tasks"),
                 points(row["last"]["tasks_said"]) if "tasks_said" in row["last"] else "–",
@@ -327,11 +321,11 @@ def equal_accuracy(
     levels = [f"{what} {level:.0%}" for level in found["levels"]]
     text = [
         "Where a run's accuracy first reaches a level, on straight lines between snapshots, fact by fact; "
-        "of each row and seed the learning rate that keeps most, of those that all seeds ran with. "
-        "Differences are paired by seed and fact; 95 % intervals count both which seeds were run and which "
-        "facts are known (whole relations; of one seed that alone), and are corrected for nothing. Of "
-        f"{found['facts']} known facts {found['left out']} are left out here, since some instruction "
-        "teaches the same answer.",
+        "of each row and seed the learning rate that keeps most, of those that all seeds ran with (of a "
+        "pair, those that both ran with, where there are any). Differences are paired by seed and fact; 95 "
+        "% intervals count both which seeds were run and which facts are known (whole relations; of one "
+        f"seed that alone), and are corrected for nothing. Of {found['facts']} known facts "
+        f"{found['left out']} are left out here, since some instruction teaches the same answer.",
         f"A difference is called small where its whole interval lies within {100 * SMALL:.0f} points of "
         "none, and not resolved where it does not and holds 0.",
     ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from jaxmoe.json_values import JsonMapping
 from training.studies.cells import StudySummary
-from training.studies.intervals import judged, points
+from training.studies.intervals import judged, nats, points
 from training.studies.loramoe.frontier_page import effects, equal_accuracy, told_test
 from training.studies.page import ClaimVerdict, Page, PageSection, PageTable, plumbing
 from training.studies.stepcoder import figures as stepcoder_figures
@@ -329,8 +329,8 @@ def _forgotten(summary: StudySummary, regime: str) -> PageSection:
             summary["labels"][name],
             points(row["completed"]),
             points(row["pass"]),
-            _nats(row["forward"]),
-            _nats(row["backward"]),
+            nats(row["forward"]),
+            nats(row["backward"]),
         )
         for name, row in found["rows"].items()
     ]
@@ -342,11 +342,6 @@ def _forgotten(summary: StudySummary, regime: str) -> PageSection:
         pictures=[stepcoder_figures.forgotten(summary, regime)],
         tables=[PageTable(caption, columns, rows), *effects(found["test"], summary["labels"])],
     )
-
-
-def _nats(score: JsonMapping) -> str:
-    ends = "" if score["low"] is None else f" [{max(score['low'], 0):.3f}, {score['high']:.3f}]"
-    return f"{score['mean']:.3f}{ends}"
 
 
 def _plain(score: JsonMapping, *, signed: bool = False) -> str:

@@ -60,7 +60,7 @@ def fine_tune(
     tokenizer, mesh = load_tokenizer(setup.base), setup.mesh.make()
     rollout = resolved(setup.rollout, tokenizer)
     programs = rollout.prompts * rollout.samples
-    moments = sorted({*range(0, rounds, setup.evaluation.every), rounds})
+    looked_at = moments(rounds, setup.evaluation.every)
     with setup.sandbox.grader(trace=False) as pool:
         problems = open_problems(setup.problems, pool, None, rollout, tokenizer)
         exam = HeldOut(problems.held_out, setup.evaluation, rollout, tokenizer, pool)
@@ -77,18 +77,29 @@ def fine_tune(
             recipe,
             data,
             optimizer,
-            [number * programs for number in moments[1:]],
+            [number * programs for number in looked_at],
             seed=seed,
             stopped=stopped,
         )
         forgotten: list[Result] = []
-        for number, made in zip(moments[1:], snapshots, strict=True):
+        for number, made in zip(looked_at, snapshots, strict=True):
             points.append(measured(made.lm, number))
             if forgetting is not None:
                 forgotten.append({"round": number, **forgetting.of(made.lm)})
     targets = sum(int(batch.loss_mask.sum()) for batch in data.batches)
     found: Result = {"held_out": points, "rounds": {}, "stages": [], "tokens": targets}
     return found | ({"forgetting": forgotten} if forgotten else {})
+
+
+def moments(rounds: int, every: int) -> list[int]:
+    """When a run is looked at.
+
+    Args:
+      rounds: of the run.
+      every: rounds between two looks.
+    Returns: numbers of rounds; the last is the run's end.
+    """
+    return sorted({*range(every, rounds, every), rounds})
 
 
 def measure_base(setup: PolicySetup, forgetting: ForgettingConfig | None = None) -> Result:

@@ -38,7 +38,7 @@ from training.studies.stepcoder.config import StepcoderConfig
 from training.studies.stepcoder.forgetting import Forgetting
 from training.studies.stepcoder.gradient import GradientConfig, measure
 from training.studies.stepcoder.setup import PolicySetup
-from training.studies.stepcoder.sft import fine_tune, measure_base
+from training.studies.stepcoder.sft import fine_tune, measure_base, moments
 from training.studies.stepcoder.summary import StepcoderRun
 
 # what is kept of every round
@@ -370,17 +370,6 @@ class StepcoderStudy:
 
 def _known(found: JsonMapping) -> JsonObject:
     return {"asked": found["asked"], "known": len(found["known"])}
-
-
-def moments(rounds: int, every: int) -> list[int]:
-    """When a run is looked at.
-
-    Args:
-      rounds: of the run.
-      every: rounds between two looks.
-    Returns: numbers of rounds; the last is the run's end.
-    """
-    return sorted({*range(every, rounds, every), rounds})
 
 
 def read_run(records: Sequence[JsonMapping]) -> Result:
