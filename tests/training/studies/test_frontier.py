@@ -65,6 +65,18 @@ def test_an_effect_at_equal_divergence_and_accuracy_is_found():
     assert found["explained"]["KL, tasks and row"] > found["explained"]["KL and tasks"]
 
 
+def test_another_divergence_can_be_held_equal():
+    """What hangs on the divergence of prompts alone is no effect of rows where that is held equal."""
+    runs = simulated(0.0, 0)
+    for number, one in enumerate(runs):
+        for snapshot in one.result["snapshots"]:
+            snapshot["kl"]["own"] = {"forward": 0.1 * number, "backward": 0.1 * number}
+    own, prompts = row_test(runs, BASE), row_test(runs, BASE, kl=("prompts", "forward"))
+    assert own is not None
+    assert prompts is not None
+    assert prompts["explained"]["KL and tasks"] > 0.9 > own["explained"]["KL and tasks"]
+
+
 def test_without_an_effect_p_is_seldom_small(monkeypatch):
     """Noise is of whole runs, so that snapshots taken for independent would be significant far too often."""
     monkeypatch.setattr(frontier, "PERMUTATIONS", 99)
@@ -118,9 +130,22 @@ def marked(row: str, seed: int, snapshots: list[tuple[float, str]], rate: float 
 
 def test_what_is_kept_is_read_off_fact_by_fact():
     one = marked("full", 0, [(0.4, "1110"), (0.8, "0101")])
-    assert kept_at(0.0, one, 0.2) == pytest.approx([1, 1, 1, 0.5])
-    assert kept_at(0.0, one, 0.5) == pytest.approx([0.75, 1, 0.75, 0.25])
-    assert kept_at(0.0, one, 0.9) is None
+    assert kept_at(BASE, one, 0.2) == pytest.approx([1, 1, 1, 0.5])
+    assert kept_at(BASE, one, 0.5) == pytest.approx([0.75, 1, 0.75, 0.25])
+    assert kept_at(BASE, one, 0.9) is None
+
+
+def test_families_of_tasks_can_be_left_out_of_accuracy():
+    """Without `easy`, which is 1 from the base on, .5 is reached halfway to the second snapshot."""
+    one = marked("full", 0, [(0.6, "11"), (0.9, "01")])
+    for snapshot, hard in zip(one.result["snapshots"], (0.2, 0.8), strict=True):
+        snapshot["families"] = {"easy": 1.0, "hard": hard}
+    base = {"tasks": 0.5, "families": {"easy": 1.0, "hard": 0.0}}
+    assert kept_at(base, one, 0.5, ["easy"]) == pytest.approx([0.5, 1])
+    assert kept_at(base, one, 0.5) is None  # there before anything was learned
+    facts = Facts(np.array(["a", "b"]), np.ones(2, np.int32))
+    found = contrasts(base, [one], facts, levels=[0.5], without=["easy"])
+    assert found["kept"]["full"] == [{"mean": 0.75, "n": 1}]
 
 
 def test_a_difference_counts_seeds_and_relations():
@@ -243,6 +268,13 @@ def test_the_page_of_a_study_that_is_partly_there():
         "full 5e-05",
         "full 0.0001",
     }
+    tests = next(section for section in unrated.sections if section.title.startswith("Does the row"))
+    assert [row[0] for row in tests.tables[1].rows] == [
+        "own, backward",
+        "of right answers, forward",
+        "of prompts, forward",
+    ]
+    assert summary["contrasts_without_dull"] is None  # this base was not told by family
     assert summary["test"]["runs"] == 40  # four rates of five rows, two of them with two seeds more
     compared = next(section for section in unrated.sections if section.title.startswith("Which keeps more"))
     assert [row[0] for row in compared.tables[1].rows][:2] == [

@@ -24,6 +24,9 @@ from jaxmoe.json_values import JsonMapping, JsonObject
 from training.studies.loramoe.frontier_runs import FrontierRun
 
 LEVELS = (0.5, 0.55, 0.6, 0.65, 0.7)
+# families of tasks that hardly tell ways apart: sentiment's test samples nearly all have one answer, and a
+# small model translates almost nothing rightly
+DULL = ("sentiment", "translation")
 # rows a and b by name, as b − a
 PAIRS = (
     ("lora", "loramoe_lbc"),
@@ -47,18 +50,35 @@ class Facts(NamedTuple):
     counted: np.ndarray
 
 
-def kept_at(base_tasks: float, run: FrontierRun, level: float) -> np.ndarray | None:
+def accuracy(found: JsonMapping, without: Sequence[str] = ()) -> float:
+    """Task accuracy of a snapshot or the base.
+
+    Args:
+      found: with `tasks`, and `families` of equally many samples.
+      without: families that do not count.
+    Returns: a share.
+    """
+    if not without:
+        return float(found["tasks"])
+    return float(np.mean([share for name, share in found["families"].items() if name not in without]))
+
+
+def kept_at(
+    base: JsonMapping, run: FrontierRun, level: float, without: Sequence[str] = ()
+) -> np.ndarray | None:
     """What a run keeps of each fact where its task accuracy first reaches a level.
 
     Args:
-      base_tasks: accuracy of the base.
+      base: `test` of the base's cell.
       run: with `kept` in its snapshots.
       level: of task accuracy.
+      without: families of tasks that do not count.
     Returns: [facts], between 0 and 1; None where it never gets there.
     """
-    marks = [np.array([int(mark) for mark in one["kept"]], np.float64) for one in run.result["snapshots"]]
-    points = [(base_tasks, np.ones_like(marks[0]))]
-    points += [(one["tasks"], kept) for one, kept in zip(run.result["snapshots"], marks, strict=True)]
+    snapshots = run.result["snapshots"]
+    marks = [np.array([int(mark) for mark in one["kept"]], np.float64) for one in snapshots]
+    points = [(accuracy(base, without), np.ones_like(marks[0]))]
+    points += [(accuracy(one, without), kept) for one, kept in zip(snapshots, marks, strict=True)]
     for (before, kept_before), (after, kept_after) in pairwise(points):
         if before < level <= after:
             share = (level - before) / (after - before)
@@ -67,20 +87,21 @@ def kept_at(base_tasks: float, run: FrontierRun, level: float) -> np.ndarray | N
 
 
 def best_at(
-    base_tasks: float, runs: Sequence[FrontierRun], level: float, facts: Facts
+    base: JsonMapping, runs: Sequence[FrontierRun], level: float, facts: Facts, without: Sequence[str] = ()
 ) -> dict[int, np.ndarray]:
     """By seed, what the best of a way's runs keeps of the facts that count; no seed that never gets there.
 
     Args:
-      base_tasks: accuracy of the base.
+      base: `test` of the base's cell.
       runs: of one way, several a seed where it ran at several learning rates.
       level: of task accuracy.
       facts: that the base knows.
+      without: families of tasks that do not count.
     Returns: [counted facts] by seed.
     """
     found: dict[int, np.ndarray] = {}
     for run in runs:
-        kept = kept_at(base_tasks, run, level)
+        kept = kept_at(base, run, level, without)
         if kept is None:
             continue
         counted = kept[facts.counted > 0]
@@ -128,6 +149,7 @@ def contrasts(
     facts: Facts,
     pairs: Sequence[tuple[str, str]] = PAIRS,
     levels: Sequence[float] = LEVELS,
+    without: Sequence[str] = (),
 ) -> JsonObject:
     """Every pair that was run, and what each row keeps, at each level.
 
@@ -137,14 +159,15 @@ def contrasts(
       facts: that the base knows.
       pairs: rows a and b by name, as b − a.
       levels: of accuracy.
+      without: families of tasks that do not count.
     Returns: plain JSON: `levels`, `pairs` with an entry or null a level, `kept` by row with mean and number
       of seeds a level, `facts` and how many of them are `left out`.
     """
     rows = {name: [run for run in runs if run.row == name] for name in dict.fromkeys(run.row for run in runs)}
-    tasks, relations = float(base["tasks"]), facts.relations[facts.counted > 0]
+    relations = facts.relations[facts.counted > 0]
 
     def best(mine: Sequence[FrontierRun]) -> list[dict[int, np.ndarray]]:
-        return [best_at(tasks, mine, level, facts) for level in levels]
+        return [best_at(base, mine, level, facts, without) for level in levels]
 
     def between(one: Sequence[FrontierRun], other: Sequence[FrontierRun]) -> list[JsonObject | None]:
         both = zip(best(one), best(other), strict=True)

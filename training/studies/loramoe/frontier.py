@@ -26,28 +26,32 @@ from scipy import stats
 from evals.psychometrics.uncertainty import mean_score
 from jaxmoe.json_values import JsonMapping, JsonObject
 from training.studies.intervals import interval
-from training.studies.loramoe.contrasts import Facts, contrasts
+from training.studies.loramoe.contrasts import DULL, Facts, contrasts
 from training.studies.loramoe.frontier_runs import FrontierRun, FrontierRuns
 
 STEP = 0.05  # levels of task accuracy are multiples of it
 PERMUTATIONS = 2000
 SPARE = 10  # snapshots beyond the coefficients, below which a fit says nothing
+# the divergences by which rows are held equal: of what texts, and its direction; the first is the main one
+OWN = ("own", "forward")
+OTHERS = (("own", "backward"), ("answers", "forward"), ("prompts", "forward"))
 # what is read off at a level
 READ = ("completed", "kl", "tasks")
 
 
-def path(base: JsonMapping, run: FrontierRun) -> list[dict[str, float]]:
-    """From the base on: volume, share of known facts kept, task accuracy, KL(base ‖ tuned) of own answers.
+def path(base: JsonMapping, run: FrontierRun, kl: tuple[str, str] = OWN) -> list[dict[str, float]]:
+    """From the base on: volume, share of known facts kept, task accuracy, divergence from the base.
 
     Args:
       base: `test` of the base's cell.
       run: of it.
+      kl: which divergence.
     Returns: a point for each snapshot, or share of an average, in the order of distance from the base.
     """
     points = [{"volume": 0.0, "completed": 1.0, "tasks": float(base["tasks"]), "kl": 0.0}]
     for found in run.result["snapshots"]:
         seen = {"volume": float(found["volume"]), "completed": found["completed"], "tasks": found["tasks"]}
-        points.append(seen | {"kl": found["kl"]["own"]["forward"]})
+        points.append(seen | {"kl": found["kl"][kl[0]][kl[1]]})
     return points
 
 
@@ -85,6 +89,8 @@ def summarise(runs: FrontierRuns, main: Sequence[str], tasks: int, facts: Facts 
     level = _floor(min((max(p["tasks"] for p in points) for points in compared), default=0.0))
     kl_level = min((max(p["kl"] for p in points) for points in compared), default=None)
     base = {k: v for k, v in runs.base.items() if k not in ("answers", "known")}
+    mains = [run for run in runs.runs if run.row in main]
+    final = [run for run in mains if run.final]
     return {
         "base": base | {"known": _counts(runs.base["known"])},
         "level": level,
@@ -99,10 +105,12 @@ def summarise(runs: FrontierRuns, main: Sequence[str], tasks: int, facts: Facts 
         },
         "tried": {name: _tried(test, [run for run in runs.runs if run.row == name]) for name in main},
         # those that vary one thing ran once, and shares of an update are no volumes
-        "test": row_test([run for run in runs.runs if run.row in main], test),
-        "contrasts": None
-        if facts is None
-        else contrasts(test, [run for run in runs.runs if run.final and run.row in main], facts),
+        "test": row_test(mains, test),
+        "other_tests": {f"{texts} {way}": row_test(mains, test, kl=(texts, way)) for texts, way in OTHERS},
+        "contrasts": None if facts is None else contrasts(test, final, facts),
+        "contrasts_without_dull": None
+        if facts is None or set(DULL) - test.get("families", {}).keys()
+        else contrasts(test, final, facts, without=DULL),
     }
 
 
@@ -206,12 +214,15 @@ class _Design(NamedTuple):
     run: np.ndarray
 
 
-def row_test(runs: Sequence[FrontierRun], base: JsonMapping, *, seed: int = 0) -> JsonObject | None:
+def row_test(
+    runs: Sequence[FrontierRun], base: JsonMapping, *, kl: tuple[str, str] = OWN, seed: int = 0
+) -> JsonObject | None:
     """Whether rows keep different amounts at equal KL and equal task accuracy; see the module.
 
     Args:
       runs: with all learning rates, each with as many snapshots.
       base: `test` of the base's cell.
+      kl: which divergence is held equal.
       seed: of the permutations.
     Returns: p, the shares of the variance that are explained, each row's effect; None where there is one row
       only, fewer than two runs a row, or hardly more snapshots than coefficients.
@@ -220,7 +231,7 @@ def row_test(runs: Sequence[FrontierRun], base: JsonMapping, *, seed: int = 0) -
     names = sorted({run.row for run in runs})
     if len(names) < 2 or len(sizes) != 1 or len(runs) < 2 * len(names):
         return None
-    design = _design(runs, names, base)
+    design = _design(runs, names, base, kl)
     everything = np.hstack([design.shared, design.rows])
     if len(everything) < np.linalg.matrix_rank(everything) + SPARE:
         return None
@@ -239,11 +250,13 @@ def row_test(runs: Sequence[FrontierRun], base: JsonMapping, *, seed: int = 0) -
     }
 
 
-def _design(runs: Sequence[FrontierRun], names: Sequence[str], base: JsonMapping) -> _Design:
+def _design(
+    runs: Sequence[FrontierRun], names: Sequence[str], base: JsonMapping, kl: tuple[str, str]
+) -> _Design:
     kept, shared, rows, owner = [], [], [], []
     seeds = sorted({run.seed for run in runs})
     for number, run in enumerate(runs):
-        for point in path(base, run)[1:]:
+        for point in path(base, run, kl)[1:]:
             kept.append(point["completed"])
             of_seed = [float(run.seed == seed) for seed in seeds[1:]]
             shared.append([1.0, point["kl"], point["kl"] ** 2, point["tasks"], *of_seed])

@@ -1,11 +1,13 @@
 """The page of a study on a pretrained base: what is kept at equal accuracy and at equal divergence."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from jaxmoe.json_values import JsonMapping
 from training.studies.cells import StudySummary
 from training.studies.intervals import nats, points, whole
 from training.studies.loramoe import frontier_figures as figures
+from training.studies.loramoe.contrasts import DULL
 from training.studies.page import Page, PageSection, PageTable, plumbing
 
 # share of the known facts below which a difference is called small
@@ -30,6 +32,7 @@ def page(title: str, summary: StudySummary) -> Page:
         sections += [
             _results(summary),
             *equal_accuracy(summary.get("contrasts"), summary["labels"]),
+            *_without_dull(summary),
             _test(summary),
             _rates(summary),
         ]
@@ -178,10 +181,10 @@ def _table(summary: StudySummary, main: bool) -> list[PageTable]:
             (
                 _label(summary, name),
                 f"{row['rate']:g}",
-                _maybe(row["at_level"], "completed"),
+                _maybe(row, "at_level", "completed"),
                 nats(row["at_level"]["kl"]) if row["at_level"] else "–",
-                _maybe(row["at_kl"], "completed"),
-                _maybe(row["at_kl"], "tasks"),
+                _maybe(row, "at_kl", "completed"),
+                _maybe(row, "at_kl", "tasks"),
                 points(row["last"]["tasks_said"]) if "tasks_said" in row["last"] else "–",
                 points(row["last"]["choices"]),
                 points(row["last"]["few_shot"]),
@@ -197,8 +200,12 @@ def _files(summary: StudySummary) -> list[str]:
     return sorted({file for row in summary["rows"].values() for file in row["files"]})
 
 
-def _maybe(scores: JsonMapping, what: str) -> str:
-    return points(scores[what]) if scores else "–"
+def _maybe(row: JsonMapping, at: str, what: str) -> str:
+    """What was read off, with how many of the runs got there where some did not."""
+    if not row[at]:
+        return "–"
+    score, runs = row[at][what], len(row["paths"])
+    return points(score) + (f" ({score['n']} of {runs} runs)" if score["n"] < runs else "")
 
 
 def _results(summary: StudySummary) -> PageSection:
@@ -242,7 +249,28 @@ def _test(summary: StudySummary) -> PageSection:
     )
     title = "Does the row matter at equal divergence and equal accuracy?"
     labels = {name: _label(summary, name) for name in summary["labels"]}
-    return PageSection(title, [how, told_test(summary["test"])], (), (), effects(summary["test"], labels))
+    tables = [*effects(summary["test"], labels), *_other_tests(summary)]
+    return PageSection(title, [how, told_test(summary["test"])], (), (), tables)
+
+
+def _other_tests(summary: StudySummary) -> list[PageTable]:
+    """The same test with other divergences held equal: whether the verdict hangs on which."""
+    tests = [(name, test) for name, test in summary.get("other_tests", {}).items() if test is not None]
+    if not tests or summary["test"] is None:
+        return []
+    rows = list(summary["test"]["effects"])
+    told = [
+        (
+            {"own": "own", "answers": "of right answers", "prompts": "of prompts"}[name.split()[0]]
+            + f", {name.split()[1]}",
+            f"{test['p']:.3g}",
+            f"{test['explained']['KL and tasks']:.0%}",
+            *(whole(test["effects"][row]["mean"], True) for row in rows),
+        )
+        for name, test in tests
+    ]
+    caption = "The same with another KL held equal: p, what KL and tasks explain, each row's effect"
+    return [PageTable(caption, ("KL", "p", "KL and tasks", *(summary["labels"][row] for row in rows)), told)]
 
 
 def told_test(test: JsonMapping | None) -> str:
@@ -348,6 +376,19 @@ def equal_accuracy(
         PageTable("Differences, points [95 %]", ("rows", *levels), differences),
     ]
     return [PageSection("Which keeps more at equal accuracy?", text, (), (), tables)]
+
+
+def _without_dull(summary: StudySummary) -> list[PageSection]:
+    """The comparison at equal accuracy once more, without the families of tasks that tell little."""
+    section = equal_accuracy(summary.get("contrasts_without_dull"), summary["labels"])
+    if not section:
+        return []
+    text = [
+        f"As above, but accuracy is that of the families other than {' and '.join(DULL)}, which tell rows "
+        "apart hardly at all (nearly all samples have one answer; hardly one is ever right). The levels are "
+        "other accuracies, then."
+    ]
+    return [replace(section[0], title="The same without tasks that tell little", text=text)]
 
 
 def _said_of(difference: JsonMapping) -> str:
