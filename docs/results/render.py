@@ -16,18 +16,19 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 GIB = 1 << 30
 PROVENANCE = runpy.run_path(str(HERE / "provenance.py"))
+CLAIMS = runpy.run_path(str(HERE / "claims.py"))
 
 
 def read(name: str) -> Any:
     return json.loads((HERE / name).read_text())
 
 
-def demo(*, families: bool = True) -> str:
+def demo() -> str:
     """The pretrained model and its two fine-tunes: what each kept and learned, by family of tasks too."""
     found = read("demo.json")
     known = f"{found['known']} facts that the base knows, of {found['facts']:,} asked"
     titles = {"known facts kept": known, "tasks": f"{found['tasks']} held-out tasks"}
-    return _comparison(found, titles, families=families)
+    return _comparison(found, titles)
 
 
 def demo_scratch() -> str:
@@ -35,10 +36,10 @@ def demo_scratch() -> str:
     found = read("demo_scratch.json")
     titles = {"facts, completed": f"{found['facts']} facts, as statements to complete"}
     titles |= {"facts, asked": "the same facts, asked", "tasks": f"{found['tasks']} held-out tasks"}
-    return _comparison(found, titles, families=True)
+    return _comparison(found, titles)
 
 
-def _comparison(found: dict[str, Any], titles: dict[str, str], *, families: bool) -> str:
+def _comparison(found: dict[str, Any], titles: dict[str, str]) -> str:
     """A row for each kind of question, a column for each model."""
     rows = found["rows"]
     names = {"base": "base", "full_sft": "full SFT", "loramoe": "LoRAMoE"}
@@ -53,7 +54,7 @@ def _comparison(found: dict[str, Any], titles: dict[str, str], *, families: bool
 
     for key, title in titles.items():
         lines.append(f"| {title} | {' | '.join(cell(row[key]) for row in rows.values())} |")
-    for family in sorted(next(iter(rows.values()))["by family"]) if families else ():
+    for family in sorted(next(iter(rows.values()))["by family"]):
         cells = " | ".join(cell(row["by family"][family]) for row in rows.values())
         lines.append(f"| — {family.replace('_', ' ')} | {cells} |")
     lines.append(f"\n{found['command']}, {found['seconds']:.0f} s on {found['machine']}.")
@@ -269,68 +270,6 @@ def answers() -> str:
     return "\n".join(lines)
 
 
-IN_SHORT = """\
-{seeds} seeds on each of {bases} bases of {weights:,} weights, {facts} facts that no instruction asks, {tasks}
-held-out task samples. Differences in points, paired by run:
-
-- Full fine-tuning forgets facts: {forgotten}. LoRAMoE on the feed-forward layers, as in the paper, keeps
-  them, but learns the tasks less well: {less_learned}. Where both have learned {level} of the tasks, it
-  completes {kept} facts.
-- Against LoRA of as many weights it answers {asked} closed-book questions; at equal task accuracy
-  {asked_at_level}.
-- With experts on attention too, where both have learned {level_attention} of the tasks, it completes
-  {kept_attention} facts against full fine-tuning, and {kept_lora} against LoRA there.
-- No effect of the balancing constraint is shown: facts asked {constraint_asked}, tasks {constraint_tasks}."""
-
-
-def loramoe_in_short() -> str:
-    """The LoRAMoE study in the README: the rows that a reader compares, and what they say."""
-    found = read("reproduce/loramoe/loramoe.json")
-    volume, measures = found["volumes"][-1], ("completed", "asked", "tasks")
-    lines = [
-        f"| after {volume:,} instructions, % right [95 % interval over runs] "
-        "| facts completed | facts asked | tasks |",
-        "|---|---|---|---|",
-    ]
-    for name in ("full", "lora", "loramoe_lbc", "lora_attention", "attention"):
-        curves = found["rows"][name]["curves"]
-        cells = " | ".join(percent(curves[what][-1]) for what in measures)
-        lines.append(f"| {found['labels'][name]} | {cells} |")
-
-    def difference(a: str, b: str, what: str) -> dict[str, Any]:
-        (one,) = (d for d in found["differences"] if (d["a"], d["b"], d["what"]) == (a, b, what))
-        return one
-
-    def gap(a: str, b: str, what: str) -> str:
-        """How far row b lies above row a, in points."""
-        shown = (f"{100 * difference(a, b, what)[key]:+.1f}" for key in ("mean", "low", "high"))
-        return "{} [{}, {}]".format(*(number.replace("-", "−") for number in shown))
-
-    def level(b: str) -> str:
-        return f"{100 * difference('full', b, 'completed at level')['level']:.0f} %"
-
-    full, sizes = found["rows"]["full"], found["sizes"]
-    said = IN_SHORT.format(
-        seeds=len(full["seeds"]),
-        bases=len(full["bases"]),
-        weights=full["trained_weights"],
-        facts=sizes["completed"],
-        tasks=sizes["tasks"],
-        forgotten=gap("base", "full", "completed"),
-        less_learned=gap("full", "loramoe_lbc", "tasks"),
-        level=level("loramoe_lbc"),
-        kept=gap("full", "loramoe_lbc", "completed at level"),
-        asked=gap("lora", "loramoe_lbc", "asked"),
-        asked_at_level=gap("lora", "loramoe_lbc", "asked at level"),
-        level_attention=level("attention"),
-        kept_attention=gap("full", "attention", "completed at level"),
-        kept_lora=gap("lora_attention", "attention", "completed at level"),
-        constraint_asked=gap("loramoe", "loramoe_lbc", "asked"),
-        constraint_tasks=gap("loramoe", "loramoe_lbc", "tasks"),
-    )
-    return "\n".join([*lines, "", said])
-
-
 def study_page(name: str, folder: str = "", module: str = "page", result: str = "") -> str:
     """A study's page as Markdown: what its HTML page says, with the figures beside its JSON file.
 
@@ -381,7 +320,7 @@ def percent(score: dict[str, Any]) -> str:
 
 
 TABLES = {
-    "docs/results/reproduce/loramoe/loramoe.json in short": loramoe_in_short,
+    "docs/results/reproduce/*.json in short": CLAIMS["claims"],
     "docs/results/reproduce/loramoe/loramoe.json": lambda: study_page("loramoe"),
     "docs/results/reproduce/loramoe_smollm2/loramoe.json": lambda: study_page("loramoe", "loramoe_smollm2"),
     "docs/results/reproduce/stepcoder/stepcoder.json": lambda: study_page("stepcoder"),
@@ -391,7 +330,6 @@ TABLES = {
     ),
     "docs/results/answers.json": answers,
     "docs/results/demo.json": demo,
-    "docs/results/demo.json in short": lambda: demo(families=False),
     "docs/results/demo_scratch.json": demo_scratch,
     "docs/results/ppo_quickstart.json": quickstart,
     "docs/results/ppo_smollm2.json": ppo_smollm2,

@@ -1,0 +1,139 @@
+"""The README's table: what was found of the papers' claims, on a real pretrained model and on small ones.
+
+Rows of LoRAMoE are compared where they have learned the tasks equally well; see the studies' pages.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+LEVEL = 0.6  # task accuracy at which rows are compared on the real model
+SMALL = 0.03  # a difference is small if its whole interval is
+HEAD = ("", "claim", "SmolLM2-135M-Instruct", "models of 0.3 to 1.3 million weights, trained on the spot")
+
+
+def claims() -> str:
+    """The table and, below it, what its figures are."""
+    real, small = _read("reproduce/loramoe_smollm2/loramoe.json"), _read("reproduce/loramoe/loramoe.json")
+    pairs = {
+        "keeps more than full fine-tuning": ("full", "loramoe_lbc"),
+        "keeps more than LoRA of as many weights": ("lora", "loramoe_lbc"),
+        "the same with both on attention too": ("lora_attention", "attention"),
+        "keeps more with its constraint than without": ("loramoe", "loramoe_lbc"),
+    }
+    rows = [
+        ("LoRAMoE", "full fine-tuning forgets", _forgets(real), _small(small, "base", "full", "completed"))
+    ]
+    rows += [
+        ("", claim, _real(real, a, b), _small(small, a, b, "completed at level"))
+        for claim, (a, b) in pairs.items()
+    ]
+    practised = "practice on tests solves more held-out problems"
+    rows += [
+        ("StepCoder", practised, _practised(), _regimes("start", "ppo")),
+        (
+            "",
+            "its curriculum and mask solve more than plain PPO",
+            "not run yet",
+            _regimes("ppo", "stepcoder"),
+        ),
+        ("RealBehavior", "questionnaire scores are to be believed", _believed(), _small_believed()),
+    ]
+    lines = [f"| {' | '.join(HEAD)} |", "|---|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join([*lines, "", _said(real)])
+
+
+def _said(real: Any) -> str:
+    seeds = max(len(row["seeds"]) for row in real["rows"].values() if row["main"])
+    known = real["base"]["known"]["facts"]
+    return (
+        "Differences in points with 95 % intervals. LoRAMoE: of known facts that are kept, the first row at "
+        f"the end of a run, the others where both have learned {100 * LEVEL:.0f} % of the tasks (small "
+        f"models: the level that all reach); on SmolLM2 {known} facts that it knows, and {seeds} seeds at "
+        "most. StepCoder: of held-out pass@1, practised on hard problems only and on a mixture. "
+        "RealBehavior: of five constructs each."
+    )
+
+
+def _read(name: str) -> Any:
+    return json.loads((HERE / name).read_text(encoding="utf-8"))
+
+
+def _judged(entry: Any) -> str:
+    """Of a difference that is above 0 if the claim is true."""
+    if entry is None or entry["mean"] is None:
+        return "not run yet"
+    mean, low, high = (entry[key] for key in ("mean", "low", "high"))
+    if low is None:
+        return f"{_points(mean)}, no interval"
+    if low > 0 or high < 0:
+        word = "yes" if low > 0 else "no, the opposite"
+    else:
+        word = "no difference" if low > -SMALL and high < SMALL else "not shown"
+    few = " (one seed)" if entry.get("n") == 1 else ""
+    return f"{word}: {_points(mean)} [{_points(low)}, {_points(high)}]{few}"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
+def _forgets(real: Any) -> str:
+    """At the larger of the learning rates that all seeds ran with."""
+    row = [row for row in real["rows"].values() if row["row"] == "full"][-1]
+    kept = row["last"]["completed"]
+    return _forgot({**kept, "mean": kept["mean"] - 1, "low": kept["low"] - 1, "high": kept["high"] - 1})
+
+
+def _forgot(entry: Any) -> str:
+    """Of a difference that is below 0 if the claim is true."""
+    return _judged(entry).replace("no, the opposite", "yes")
+
+
+def _real(real: Any, a: str, b: str) -> str:
+    """At the highest of the levels up to `LEVEL` that both rows reach."""
+    levels = [level for level in real["contrasts"]["levels"] if level <= LEVEL]
+    for pair in real["contrasts"]["pairs"]:
+        reached = [(level, at) for level, at in zip(levels, pair["at"], strict=False) if at]
+        if (pair["a"], pair["b"]) == (a, b) and reached:
+            level, at = reached[-1]
+            return _judged(at) + ("" if level == LEVEL else f" at {100 * level:.0f} %")
+    return "not run yet"
+
+
+def _small(small: Any, a: str, b: str, what: str) -> str:
+    (found,) = (d for d in small["differences"] if (d["a"], d["b"], d["what"]) == (a, b, what))
+    return _forgot(found) if a == "base" else _judged(found)
+
+
+def _practised() -> str:
+    runs = [run for run in _read("ppo_smollm2.json")["runs"] if "StepCoder" not in run["name"]]
+    return "yes: " + "; ".join(_judged(run["difference"]).removeprefix("yes: ") for run in runs)
+
+
+def _regimes(a: str, b: str) -> str:
+    """Of every kind of problems that the small study has."""
+    told = []
+    for name, regime in _read("reproduce/stepcoder/stepcoder.json")["regimes"].items():
+        (found,) = (d for d in regime["differences"] if (d["a"], d["b"], d["what"]) == (a, b, "all"))
+        told.append(f"{name}, {_judged(found)}")
+    return "; ".join(told)
+
+
+def _believed() -> str:
+    sys.path.insert(0, str(HERE.parents[1]))
+    from training.studies.realbehavior.answers import conclusions
+
+    cells = _read("reproduce/realbehavior_smollm2/realbehavior_pretrained.json")["cells"]
+    scored = list(conclusions(cells["base-scored"]["verdicts"]).values())
+    return f"no: {scored.count('faithful')} of {len(scored)} faithful"
+
+
+def _small_believed() -> str:
+    sys.path.insert(0, str(HERE.parents[1]))
+    from training.studies.realbehavior import page
+
+    found = page.page("", _read("reproduce/realbehavior/realbehavior.json")).sections[0].verdicts[0].evidence
+    return f"no: {found}"
