@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ROWS = 64
+# tokens that statements of facts are padded to; most have fewer than 12
+STATEMENTS = (12, 24, 48)
 
 
 class Part(NamedTuple):

@@ -24,7 +24,7 @@ from evals.models.local_model import ScoredIds
 from jaxmoe.language_model import LanguageModel, positions_from_mask
 from jaxmoe.model import params
 from jaxmoe.model.attention import AttentionMask
-from jaxmoe.model.mesh import batch_ways
+from jaxmoe.model.mesh import even_rows
 from jaxmoe.model.shapes import Array, Float, Int
 
 LENGTHS = 16  # texts are padded to a multiple of it
@@ -75,7 +75,7 @@ class Reference:
         if not texts:
             raise ValueError("a divergence needs texts to be measured on; got none")
         self._lm = lm
-        rows = -(-rows // batch_ways(lm.mesh)) * batch_ways(lm.mesh)
+        rows = even_rows(lm.mesh, rows)
         ordered = sorted(texts, key=lambda text: len(text.ids))
         batches = [ordered[at : at + rows] for at in range(0, len(ordered), rows)]
         self._parts = [self._part(batch, rows, pad) for batch in batches]

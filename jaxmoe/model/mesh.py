@@ -34,6 +34,12 @@ def batch_ways(mesh: Mesh) -> int:
     return math.prod(devices_along(mesh, axis) for axis in BATCH_AXES)
 
 
+def even_rows(mesh: Mesh, least: int) -> int:
+    """The fewest rows, at least so many, that the mesh splits evenly."""
+    ways = batch_ways(mesh)
+    return -(-least // ways) * ways
+
+
 def row_axes(mesh: Mesh, rows: int) -> tuple[str, ...] | None:
     """The axes that split so many rows.
 

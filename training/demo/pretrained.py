@@ -29,7 +29,7 @@ from evals.psychometrics.uncertainty import mean_score
 from jaxmoe.base_folder import local_folder
 from jaxmoe.json_values import JsonObject
 from jaxmoe.language_model import LanguageModel
-from jaxmoe.model.mesh import batch_ways
+from jaxmoe.model.mesh import even_rows
 from jaxmoe.progress import ProgressDisplay
 from jaxmoe.tokenizer import load_tokenizer
 from training.demo.comparison import as_row, comparison_table, task_rows
@@ -195,7 +195,7 @@ class Asked(NamedTuple):
             if facts:
                 exam = greedy.prepare(lm, self.tokenizer, facts, "text", LENGTHS)
                 right = greedy.take(lm, exam, display.task("facts")).right
-            model = LocalModel(lm, self.tokenizer, "chat", batch_size=_rows(lm, 20))
+            model = LocalModel(lm, self.tokenizer, "chat", batch_size=even_rows(lm.mesh, 20))
             instruction = template("instruction")
             answered = closed_book(
                 model,
@@ -214,12 +214,6 @@ class Asked(NamedTuple):
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_whole(kept, json.dumps({"asked": asked, "scores": scores}) + "\n")
         return scores
-
-
-def _rows(lm: LanguageModel, least: int) -> int:
-    """At least so many rows a batch, in equal parts for the mesh that the model was trained on."""
-    ways = batch_ways(lm.mesh)
-    return -(-least // ways) * ways
 
 
 def _weights(lm: LanguageModel) -> int:

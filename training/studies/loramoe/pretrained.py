@@ -31,7 +31,7 @@ from evals.models.local_model import LocalModel, ScoredIds
 from jaxmoe.datasets import world_knowledge
 from jaxmoe.json_values import JsonObject
 from jaxmoe.language_model import LanguageModel
-from jaxmoe.model.mesh import batch_ways
+from jaxmoe.model.mesh import even_rows
 from jaxmoe.tokenizer import pad_id
 from training.runtime import config as configs
 from training.studies.cells import Result
@@ -42,7 +42,6 @@ from training.studies.loramoe.instruction_file import TaskFile
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FACTS = (12, 24, 48)  # tokens that statements are padded to; most have fewer than 12
 TASKS = (64, 80, 96, 128, 192, 256)
 SHOTS = 5
 
@@ -100,7 +99,7 @@ class PretrainedExams:
         """See `Exams`; with the numbers of the questions that the base gets right, and the answers that it
         draws to the tasks on which divergence is measured."""
         files = self._files  # read before minutes of work, which a file that cannot be read would end
-        facts = greedy.take(lm, self._exam("facts", self._facts, "text", FACTS)).right
+        facts = greedy.take(lm, self._exam("facts", self._facts, "text", greedy.STATEMENTS)).right
         if not facts.any():
             raise ValueError(
                 f"the base completes none of the {len(facts)} facts that it was asked, so nothing can be "
@@ -134,7 +133,7 @@ class PretrainedExams:
         """
         known = self._of_base["known"]
         facts = [self._facts[number] for number in known["facts"]]
-        kept = greedy.take(lm, self._exam("known facts", facts, "text", FACTS)).right
+        kept = greedy.take(lm, self._exam("known facts", facts, "text", greedy.STATEMENTS)).right
         found: Result = {"completed": float(kept.mean()), "kept": "".join(str(int(mark)) for mark in kept)}
         found |= self._tasks(lm) | {"kl": self._divergence(lm)}
         return found | (self._larger_sets(lm, known) if last else {})
@@ -210,8 +209,7 @@ class PretrainedExams:
 
     @property
     def _rows(self) -> int:
-        ways = batch_ways(self._base.mesh)
-        return -(-self._pretrained.rows // ways) * ways
+        return even_rows(self._base.mesh, self._pretrained.rows)
 
     def _chat(self, lm: LanguageModel) -> LocalModel:
         return LocalModel(lm, self._tokenizer, "chat", self._rows)

@@ -19,14 +19,12 @@ from evals.knowledge.questions import ClosedBookQuestion
 from evals.models.divergence import Reference
 from evals.models.local_model import ScoredIds
 from jaxmoe.language_model import LanguageModel
-from jaxmoe.model.mesh import batch_ways
+from jaxmoe.model.mesh import even_rows
 from jaxmoe.tokenizer import pad_id
 from training.studies.cells import Result
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-FACTS = (12, 24, 48)  # tokens that statements are padded to; most have fewer than 12
 
 
 @dataclass(frozen=True)
@@ -146,8 +144,7 @@ class Forgetting:
 
 
 def _rows(config: ForgettingConfig, lm: LanguageModel) -> int:
-    ways = batch_ways(lm.mesh)
-    return -(-config.rows // ways) * ways
+    return even_rows(lm.mesh, config.rows)
 
 
 def _completed(
@@ -156,4 +153,4 @@ def _completed(
     facts: Sequence[ClosedBookQuestion],
     rows: int,
 ) -> np.ndarray:
-    return greedy.take(lm, greedy.prepare(lm, tokenizer, facts, "text", FACTS, rows)).right
+    return greedy.take(lm, greedy.prepare(lm, tokenizer, facts, "text", greedy.STATEMENTS, rows)).right
