@@ -30,15 +30,15 @@ class Completed(NamedTuple):
     Attributes:
       imputed: several copies, one where nothing is missing.
       worst, best: every missing answer is the opposite of what the person's others suggest, or exactly that.
-      missing: share of missing answers by scale.
-      left_out: items that hardly anybody answered.
+      missing: share of missing answers by scale, those to items that are left out among them.
+      left_out: by scale, its items that hardly anybody answered.
     """
 
     imputed: list[ResponseCube]
     worst: ResponseCube
     best: ResponseCube
     missing: dict[str, float]
-    left_out: tuple[str, ...]
+    left_out: dict[str, tuple[str, ...]]
 
 
 def completed(one: ResponseCube, seed: int = 0) -> Completed:
@@ -53,15 +53,20 @@ def completed(one: ResponseCube, seed: int = 0) -> Completed:
     never = np.isnan(one.raw).all(axis=0).any(axis=0)
     kept = np.flatnonzero((share >= LEAST_ANSWERED) & ~never) if np.isnan(one.raw).any() else None
     if kept is None:
-        return Completed([one], one, one, {scale.name: 0.0 for scale in one.instrument.scales}, ())
+        none = dict.fromkeys((scale.name for scale in one.instrument.scales), ())
+        return Completed([one], one, one, dict.fromkeys(none, 0.0), none)
     items = one.instrument.items
-    left_out = tuple(items[n].id for n in range(len(items)) if n not in set(kept.tolist()))
+    gone = {item.id for n, item in enumerate(items) if n not in set(kept.tolist())}
+    left_out = {
+        scale.name: tuple(item.id for item in one.instrument.items_of(scale.name) if item.id in gone)
+        for scale in one.instrument.scales
+    }
     some = replace(
         one,
         instrument=one.instrument.model_copy(update={"items": tuple(items[n] for n in kept)}),
         raw=one.raw[:, :, kept],
     )
-    missing = {scale.name: _missing(some, scale.name) for scale in one.instrument.scales}
+    missing = {scale.name: _missing(one, scale.name) for scale in one.instrument.scales}
     copies = np.repeat(some.raw[None], IMPUTATIONS, axis=0)
     worst, best = some.raw.copy(), some.raw.copy()
     for scale in some.instrument.domains:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from evals.faithfulness import report_tables
+from evals.faithfulness import comparison, report_tables
 from evals.faithfulness.criteria import Thresholds, construct_of
 from evals.faithfulness.report_contents import Report, combined
 from evals.faithfulness.run_card import provenance, thresholds_told
@@ -122,13 +122,13 @@ class FaithfulnessStudy:
             by_model(conduct),
             {
                 one.name: by_model(
-                    {n: report_tables.compared(before, t, one, self._norms(one)) for n, t in tuned.items()},
+                    {n: comparison.compared(before, t, one, self._norms(one)) for n, t in tuned.items()},
                     always=len(answers) > 1,
                 )
                 for one in tested
                 if tuned
             },
-            combined({one.name: report_tables.drift(checkpoints, one, self._norms(one)) for one in tested})
+            combined({one.name: comparison.drift(checkpoints, one, self._norms(one)) for one in tested})
             if checkpoints and len(checkpoints) > 1
             else pd.DataFrame(),
             base_name if base is not None else next(iter(answers)),

@@ -180,22 +180,51 @@ def _checks(
         place: {name: _pool([copy[place][name] for copy in several], setting) for name in several[0][place]}
         for place in several[0]
     }
-    limit = setting.thresholds.missing
-    shares = {
-        (one.imputed[0].instrument.name, scale): share
+    gaps = {
+        (one.imputed[0].instrument.name, scale): (share, one.left_out[scale])
         for one in filled
         for scale, share in one.missing.items()
     }
-    if any(shares[place] > limit for place in found):
-        bounds = [
-            _judge([getattr(one, name) for one in filled], facets, setting, traits, behavior)
-            for name in ("worst", "best")
-        ]
-        for place in found:
-            if shares[place] > limit:
-                low, high = (bound[place] for bound in bounds)
-                found[place] = {name: _bounded(low[name], high[name], shares[place], setting) for name in low}
+    many = [place for place in found if gaps[place][0] > setting.thresholds.missing]
+    bounds = [
+        _judge([getattr(one, name) for one in filled], facets, setting, traits, behavior)
+        for name in ("worst", "best")
+        if many
+    ]
+    for place, checks in found.items():
+        share, left_out = gaps[place]
+        if place not in many:
+            found[place] = {name: _without(left_out, several) for name, several in checks.items()}
+        elif left_out:
+            found[place] = _too_few_items(checks, share, left_out)
+        else:
+            low, high = (bound[place] for bound in bounds)
+            found[place] = {name: _bounded(low[name], high[name], share, setting) for name in low}
     return found
+
+
+def _without(left_out: Sequence[str], checks: list[Check]) -> list[Check]:
+    """Checks that say which items they are not of."""
+    if not left_out:
+        return checks
+    why = f"without {_listed(left_out)}, which hardly anybody answered"
+    return [check._replace(reason="; ".join(filter(None, (why, check.reason)))) for check in checks]
+
+
+def _too_few_items(
+    checks: dict[str, list[Check]], share: float, left_out: Sequence[str]
+) -> dict[str, list[Check]]:
+    """Nothing of a scale that much of is gone: what is left is another scale, and bounds need some answers to
+    every item."""
+    if all(several[0].statistic == "any" for several in checks.values()):
+        return checks  # none of its items is left, and that is said
+    why = f"{share:.0%} of the answers are missing, nearly all to {_listed(left_out)}"
+    return {name: [undetermined("any", why, math.nan)] for name in checks}
+
+
+def _listed(items: Sequence[str]) -> str:
+    more = f" and {len(items) - 3} more" if len(items) > 3 else ""
+    return ", ".join(items[:3]) + more
 
 
 def _judge(

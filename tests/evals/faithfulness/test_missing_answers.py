@@ -1,9 +1,12 @@
 """Refusals: random ones move no verdict, those of an item are named, too many are bounded."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from evals.faithfulness.comparison import compared, scores_of
 from evals.faithfulness.completion import completed, refusals_by_item
 from evals.faithfulness.criteria import Check, Setting, Thresholds, pooled
 from evals.faithfulness.null_study import design_for
@@ -63,9 +66,27 @@ def test_items_that_are_refused_are_named(answers, mini):
 def test_an_item_that_hardly_anybody_answered_leaves_its_scale(answers, mini):
     gone = (answers["item"] == "miniipip_04").to_numpy()
     found = completed(cube(refused(answers, gone), mini, ["persona"]))
-    assert found.left_out == ("miniipip_04",)
+    assert found.left_out["N"] == ("miniipip_04",)
+    assert not found.left_out["E"]
     assert len(found.imputed[0].instrument.items_of("N")) == 3
-    assert found.missing["N"] == 0
+    assert found.missing["N"] == 0.25
+    judged = assess(refused(answers, gone), mini).verdicts.set_index(["construct", "criterion"])
+    row = judged.loc[("neuroticism", "internal consistency")]
+    assert row["reason"].startswith("without miniipip_04, which hardly anybody answered")
+    assert row["verdict"] != "undetermined"
+
+
+def test_a_scale_of_which_most_items_are_refused_is_not_judged_by_the_rest():
+    """7 of 10 items refused: that the other three agree says nothing of the scale."""
+    test = load_instrument("ipip_50")
+    table = administer(simulated_respondent("faithful"), test, design_for(RULES["faithful"], 32))
+    gone = [item.id for item in test.items if item.scale == "ES"][3:]
+    found = assess(refused(table, table["item"].isin(gone).to_numpy()), test)
+    mine = found.verdicts[found.verdicts["construct"] == "neuroticism"]
+    assert set(mine["verdict"]) == {"undetermined"}
+    assert mine["reason"].str.startswith(f"70% of the answers are missing, nearly all to {gone[0]}").all()
+    assert mine["reason"].str.endswith("and 4 more").all()
+    assert found.of("extraversion", "internal consistency") == "faithful"
 
 
 def test_a_topic_that_is_refused_is_undetermined_and_the_others_are_judged(answers, mini):
@@ -92,6 +113,57 @@ def test_too_many_gaps_are_bounded(answers, mini):
     assert inside[whole["estimate"].notna() & said].all()
     assert set(found.loc[~said, "verdict"]) == {"undetermined"}
     assert said.mean() > 0.8
+
+
+# models held against each other
+
+
+def test_a_model_that_refuses_at_random_has_not_changed(answers, mini):
+    """Its own answers with gaps: no mean moves, no dispersion; drawn answers would be differences."""
+    for seed in range(4):
+        drawn = np.random.default_rng(seed).random(len(answers)) < 0.2
+        found = compared(answers, refused(answers, drawn), mini)
+        assert found["delta"].abs().max() < 1e-12
+        assert found["dispersion"].to_numpy() == pytest.approx(1.0)
+        assert set(found["claim"]) == {"none"}
+
+
+def test_scores_with_gaps_are_those_of_the_questions_that_both_answered(answers, mini):
+    """By hand: two persons, two items. Question means .5 (2 + 4) = 3 and, of the one that is left, 5."""
+    one = cube(answers, mini, ["persona"])
+    scale = next(scale for scale in mini.domains if scale.name == "E")
+    places = one.columns("E")
+    raw = np.full((2, 1, len(mini.items)), np.nan)
+    raw[:, 0, places] = [[2.0, 5.0, 3.0, 3.0], [4.0, 1.0, 3.0, 3.0]]
+    flipped = mini.low + mini.high - raw
+    keyed = replace(
+        one,
+        raw=np.where(one.keys == -1, flipped, raw),
+        persons=pd.Index([("a",), ("b",)], tupleize_cols=False),
+        conditions=one.conditions.iloc[:1],
+    )
+    other = replace(keyed, raw=keyed.raw.copy())
+    other.raw[1, 0, places[1]] = np.nan
+    first, second = scores_of([keyed, other], scale, [keyed.persons] * 2, shared=True)
+    # question means 3, 5, 3, 3; a is −1, 0, 0, 0 from them, b +1, 0, 0
+    assert first == pytest.approx([3.5 - 0.25, 3.5 + 1 / 3])
+    assert second == pytest.approx(first)
+    (whole,) = scores_of([keyed], scale, [keyed.persons], shared=False)
+    assert whole == pytest.approx(keyed.scores(scale).mean(axis=1))
+    other.raw[1, 0, places[:3]] = np.nan
+    _, few = scores_of([keyed, other], scale, [keyed.persons] * 2, shared=True)
+    assert np.isnan(few[1])
+
+
+def test_a_model_that_answered_nothing_is_not_one_that_does_not_vary(answers, mini):
+    found = compared(answers, refused(answers, np.ones(len(answers), bool)), mini)
+    assert found["delta_reason"].str.contains("0 persons are left with half of the answers").all()
+
+
+def test_conditions_may_stand_in_another_order(answers, mini):
+    backwards = answers.iloc[::-1].reset_index(drop=True)
+    found = compared(answers, backwards, mini)
+    assert found["delta"].abs().max() < 1e-12
 
 
 def test_imputations_are_pooled_by_rubin_s_rule():

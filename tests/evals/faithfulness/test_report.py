@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evals.faithfulness import charts, report_tables
+from evals.faithfulness import charts, comparison, report_tables
 from evals.faithfulness.apa_sentences import apa
 from evals.faithfulness.charts import Dot
 from evals.faithfulness.report import render_report, write_report
@@ -268,7 +268,7 @@ def test_files_in_the_page_are_those_beside_it(report, tmp_path):
 
 def test_restriction_is_claimed_only_where_the_corrected_test_says_so():
     base = table("faithful")
-    found = report_tables.compared(base, table("acquiescent"), MINI)
+    found = comparison.compared(base, table("acquiescent"), MINI)
     assert (found["claim"] == "restricted").all()
-    assert (found["dispersion_p_holm"] < report_tables.LEVEL).all()
-    assert (report_tables.compared(base, base, MINI)["claim"] == "none").all()
+    assert (found["dispersion_p_holm"] < comparison.LEVEL).all()
+    assert (comparison.compared(base, base, MINI)["claim"] == "none").all()

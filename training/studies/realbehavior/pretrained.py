@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 import jaxmoe
-from evals.faithfulness import report_tables
+from evals.faithfulness import comparison, report_tables
 from evals.faithfulness.criteria import Thresholds, construct_of
 from evals.faithfulness.traits import described_traits
 from evals.faithfulness.verdicts import assess
@@ -301,7 +301,7 @@ class AskedQuestions:
         Args:
           before: answers of the base, of more questions perhaps.
           after: of the fine-tuned model, to these questions.
-        Returns: plain JSON: scale by scale (`report_tables.compared`), drift and dispersion of expected
+        Returns: plain JSON: scale by scale (`comparison.compared`), drift and dispersion of expected
           values (`summary.within`), and the share of equal answers.
         """
         both = before.merge(after[[*KEY, "response"]], on=list(KEY), suffixes=("", "_after"))
@@ -309,7 +309,7 @@ class AskedQuestions:
         same = pd.DataFrame(both[both["instrument"].isin(asked)])
         scales = []
         for one in self.instruments:
-            rows = report_tables.compared(both, after, one)
+            rows = comparison.compared(both, after, one)
             scales += [{"instrument": one.name, **row} for row in records(rows) if not row["facet"]]
         return {
             "questions": len(same),
