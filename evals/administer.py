@@ -17,7 +17,7 @@ from evals.faithfulness.run_card import cost_told
 from evals.faithfulness.study import FaithfulnessStudy
 from evals.questionnaires import behaviors, dialogues, planned_behavior, wording
 from evals.questionnaires.administration import MODEL_BLOCK, administer
-from evals.questionnaires.design import Design, battery
+from evals.questionnaires.design import PUBLISHED, Design, battery
 from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.judge import JudgedRespondent
 from evals.questionnaires.respondent import Respondent, settings_of
@@ -59,6 +59,13 @@ def main(
     template: Annotated[list[str] | None, typer.Option(help="templates; all if left out")] = None,
     option_order: Annotated[list[str] | None, typer.Option(help="forward, reversed, shuffled-N")] = None,
     item_order: Annotated[list[str] | None, typer.Option(help="forward, reversed, shuffled-N")] = None,
+    item_wording: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="published, or paraphrased too: without both, answers known by heart do not show; repeat "
+            "the option"
+        ),
+    ] = None,
     personas: Annotated[
         str,
         typer.Option(
@@ -132,6 +139,7 @@ def main(
             wording.chosen_personas(personas),
             tuple(range(seeds)),
             items_per_prompt,
+            tuple(item_wording or [PUBLISHED]),
         )
         instruments = [load_instrument(one) for one in instrument]
         batteries = [battery(one) for one in instruments]

@@ -17,7 +17,7 @@ from evals.faithfulness.run_card import provenance, thresholds_told
 from evals.faithfulness.verdicts import Assessment, assess
 from evals.questionnaires import behavior_scores, dialogues
 from evals.questionnaires.administration import administer
-from evals.questionnaires.design import FACETS, Battery, Design
+from evals.questionnaires.design import FACETS, PUBLISHED, WORDING, Battery, Design
 from evals.questionnaires.instrument import Instrument
 from evals.questionnaires.respondents.simulated import NULLS, simulated_respondent
 from evals.questionnaires.response_table import ResponseCube
@@ -178,6 +178,15 @@ class FaithfulnessStudy:
         ]
         return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
+    def _words(self, answers: Mapping[str, pd.DataFrame]) -> str:
+        """How the items were worded, and what that leaves open."""
+        found = {name for table in answers.values() if WORDING in table for name in table[WORDING].unique()}
+        told = ", ".join(sorted(found)) or "as given"
+        can = any(item.paraphrase for one in self.instruments for item in one.items)
+        if found == {PUBLISHED} and can:
+            told += " alone: answers that are known by heart would not show"
+        return told
+
     def _card(
         self, answers: Mapping[str, pd.DataFrame], found: Mapping[str, Assessment]
     ) -> dict[str, object]:
@@ -191,6 +200,7 @@ class FaithfulnessStudy:
             "instruments": "; ".join(
                 f"{one.title} ({one.source}; {one.license.partition(':')[0]})" for one in self.instruments
             ),
+            "items' words": self._words(answers),
             "norms": self.norm_group or "none",
             "seeds": f"{', '.join(map(str, self.design.seeds))} of questions; {self.seed} of bootstraps",
             "confidence": f"{self.confidence:g} of all intervals",

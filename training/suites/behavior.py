@@ -27,7 +27,7 @@ from evals.models.local_model import Form, base_and_revision
 from evals.psychometrics.uncertainty import mean_score
 from evals.questionnaires import behaviors, dialogues, wording
 from evals.questionnaires.administration import MODEL_BLOCK, administer
-from evals.questionnaires.design import FACETS, Design, battery
+from evals.questionnaires.design import FACETS, PUBLISHED, Design, battery
 from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.judge import JudgedRespondent
 from evals.questionnaires.respondent import Paid, Respondent
@@ -94,6 +94,8 @@ class BehaviorConfig:
         consistency.
       templates: wordings by name; empty takes all.
       option_orders, item_orders: forward, reversed, shuffled-N; item orders differ only in batches.
+      item_wordings: published, paraphrased; with both, answers that are known by heart show. Questionnaires
+        without paraphrases are asked in published words alone.
       personas: who the model is told to be: none, people, a number of composed ones (2 to 32), graded-N (32
         to 512, with nine degrees of each trait), twins-N (64 to 512, in pairs of the same traits, which tell
         best what is said beyond the description), or a JSON file. Without several, nothing varies between
@@ -122,6 +124,7 @@ class BehaviorConfig:
     templates: tuple[str, ...] = ()
     option_orders: tuple[str, ...] = ("forward", "reversed")
     item_orders: tuple[str, ...] = ("forward",)
+    item_wordings: tuple[str, ...] = (PUBLISHED,)
     personas: str = "graded-64"
     seeds: int = 1
     items_per_prompt: int = 1
@@ -248,6 +251,7 @@ def prepare(config: BehaviorConfig, seed: int, confidence: float) -> Faithfulnes
         wording.chosen_personas(config.personas),
         tuple(range(seed, seed + config.seeds)),
         config.items_per_prompt,
+        config.item_wordings,
     )
     return FaithfulnessStudy(
         instruments,

@@ -6,6 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from evals import administer
 from evals.faithfulness.study import completed
 from evals.questionnaires.instrument import load_instrument
 from evals.study import main
@@ -133,3 +134,22 @@ def test_mistakes_are_one_line_each(tmp_path):
         assert done.exit_code == 2
         assert message in done.output
         assert not (tmp_path / "report").exists()
+
+
+def test_answers_known_by_heart_show_where_items_are_reworded(tmp_path):
+    """Published words alone: the run card says what they leave open. With both the report is as any other."""
+    runner = CliRunner()
+    shown = {}
+    for words in (["published"], ["published", "paraphrased"]):
+        folder = tmp_path / words[-1]
+        asked = [str(folder), "--instrument", "mini_ipip", "--respondent", "null:memorized", "--report"]
+        asked += ["--personas", "graded-64", "--template", "form"]
+        asked += [part for word in words for part in ("--item-wording", word)]
+        found = runner.invoke(administer.app, asked)
+        assert found.exit_code == 0, found.output
+        page = (folder / "report.html").read_text()
+        assert ("answers that are known by heart would not show" in page) == (len(words) == 1)
+        verdicts = pd.read_csv(folder / "tables" / "verdicts.csv")
+        shown[words[-1]] = set(verdicts.loc[verdicts["criterion"] == "internal consistency", "verdict"])
+    assert shown["published"] == {"faithful"}
+    assert shown["paraphrased"] == {"not faithful"}
