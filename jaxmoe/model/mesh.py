@@ -35,7 +35,13 @@ def batch_ways(mesh: Mesh) -> int:
 
 
 def even_rows(mesh: Mesh, least: int) -> int:
-    """The fewest rows, at least so many, that the mesh splits evenly."""
+    """The fewest rows, at least so many, that the mesh splits evenly.
+
+    Args:
+      mesh: any.
+      least: rows that are needed.
+    Returns: their number.
+    """
     ways = batch_ways(mesh)
     return -(-least // ways) * ways
 
