@@ -25,9 +25,9 @@ from jaxmoe.json_values import JsonObject
 # what passes; of 500 and above all do, as overloaded servers and gateways have codes of their own (520, 529)
 RETRIED = (408, 409, 425, 429)
 # what is wrong with one request and not with the server, key or model
-ONE_REQUEST = (400, 413, 422)
+ONE_REQUEST = (400, 413, 422, 451)
 # where servers say that a prompt is filtered; a plain 403 is of the key
-MAY_FILTER = (*ONE_REQUEST, 403, 451)
+MAY_FILTER = (*ONE_REQUEST, 403)
 FILTERED = (
     "content_filter",
     "content filter",
@@ -53,6 +53,10 @@ class RequestFailedError(ApiError):
 
 class ContentFilterError(RequestFailedError):
     """The server does not let this prompt through."""
+
+
+class RedirectError(RequestFailedError):
+    """The server sends this request on to another address, to which no key goes."""
 
 
 class _NoReplyError(ValueError):
@@ -132,7 +136,7 @@ class ApiClient:
                     detail = hidden(_body(error), key)
                 said = f"HTTP {error.code} {detail}"[:SHOWN].rstrip()
                 if 300 <= error.code < 400:
-                    raise ApiError(_redirected(address, error.headers.get("Location"))) from None
+                    raise RedirectError(_redirected(address, error.headers.get("Location"))) from None
                 if error.code < 500 and error.code not in RETRIED:
                     raise _refusal(error.code, detail)(f"{address} refuses the request: {said}") from None
                 asked = self._bounded(retry_after(error.headers.get("Retry-After")))

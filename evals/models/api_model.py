@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple
 
-from evals.models.api_client import ApiError, ContentFilterError
+from evals.models.api_client import ApiError, ContentFilterError, RedirectError
 from evals.models.api_numbers import as_number, is_log_probability
 from evals.models.api_requests import ApiRequests, ServerReply, by_index, byte_count, side_by_side
 from evals.models.text_model import ContinuationScores, cut_at
@@ -143,6 +143,8 @@ class ApiModel:
         parts = [rows[at : at + ROWS] for at in range(0, len(rows), ROWS)]
         scores: dict[int, list[tuple[float, int]]] = {}
         for number, found in side_by_side([partial(self._scores, part) for part in parts], self.concurrency):
+            if isinstance(found, RedirectError):
+                raise found
             if isinstance(found, Exception):
                 raise ApiError(f"{found}; {_NEEDED}") from found
             scores[number] = found

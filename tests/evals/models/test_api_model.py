@@ -110,6 +110,7 @@ def scored(**logprobs: object) -> dict[str, object]:
     [
         (200, scored(), "a", "tells no log-probabilities of a text it is given .*knowledge.reasoning=true"),
         (400, "echo is not supported", "a", "echo is not supported; multiple choice and answer_nats need"),
+        (307, "moved", "a", "redirects to .*: give the right address as url$"),
         (200, scored(tokens=["x", "y"], token_logprobs=[None, -1.0]), "a", "spell another text"),
         (200, scored(tokens=["a"], token_logprobs=[None]), "", "server.text_start"),
         (200, scored(tokens=["<", "s>", "a"], token_logprobs=[None, -1.0, -1.0]), "", "must be one token"),

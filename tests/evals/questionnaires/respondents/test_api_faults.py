@@ -38,6 +38,12 @@ def client(server, waits=None, said=None, **settings):
         ((400, {}, "bad prompt"), "error", "HTTP 400 bad prompt"),
         ((403, {}, FILTER), "refused", "content management policy"),
         ((451, {}, FILTER), "refused", "content management policy"),
+        ((451, {}, "not in your country"), "error", "HTTP 451 not in your country"),
+        (
+            (307, {"Location": "http://other.example/v1"}, ""),
+            "error",
+            "redirects to other.example; the key",
+        ),
         ((529, {}, "overloaded"), "error", "after 2 attempts; the last: HTTP 529 overloaded"),
         ((200, {}, {"error": {"message": "model overloaded"}}), "error", "model overloaded"),
         ((200, {}, "[" * 100_000), "error", "no JSON"),
