@@ -220,7 +220,7 @@ def main(
                 made.conduct = pd.concat([made.conduct, planned], ignore_index=True)
             page = write_report(made, folder)
             typer.echo(f"report: {page}")
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         Console(markup=False, emoji=False, stderr=True).print(
             f"error: {error}", style="red", markup=False, soft_wrap=True
         )

@@ -68,7 +68,7 @@ def main(
             if output.suffix not in (".csv", ".parquet"):
                 raise ValueError(f"the output must be .csv or .parquet; got {output.name}")
             scores.to_parquet(output) if output.suffix == ".parquet" else scores.to_csv(output, index=False)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         Console(markup=False, emoji=False, stderr=True).print(
             f"error: {error}", style="red", markup=False, soft_wrap=True
         )

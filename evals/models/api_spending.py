@@ -51,7 +51,7 @@ def read_usage(path: Path) -> Usage:
         # with NaN no sum would be above a ceiling
         if odd := [name for name, value in told.items() if not 0 <= as_number(value) < math.inf]:
             raise ValueError(f"{odd[0]} must be a finite number, at least 0")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is no record of what was spent ({error}); mend or delete it") from None
     return usage
 

@@ -197,7 +197,7 @@ class _Answers:
             try:
                 row = json.loads(line.decode("utf-8"))
                 key, failed = tuple(row["key"]), row["refusal"] == ERROR
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ValueError(
                     f"{path}:{number} is damaged and holds no answer; delete the line, and its question is "
                     "asked again"
@@ -240,7 +240,7 @@ def _design(path: Path) -> dict[str, object]:
     """Raises: ValueError if the file is damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise ValueError(f"{path} is damaged, so that nothing says what was asked; choose another folder")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
+from rich.console import Console
 
 from evals.questionnaires.reading import parse
 from evals.questionnaires.respondent import Question
@@ -51,7 +52,7 @@ class Accuracy(NamedTuple):
 def labelled_answers(path: Path) -> list[LabelledAnswer]:
     """The lines of a file of labelled answers.
 
-    Raises: ValueError with the number of a line that is not as described above.
+    Raises: ValueError with the number of a line that is not as described above; OSError.
     """
     found = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
@@ -59,7 +60,7 @@ def labelled_answers(path: Path) -> list[LabelledAnswer]:
             continue
         try:
             one = LabelledAnswer(**json.loads(line))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path}:{number} is no labelled answer: {error}") from None
         if len(one.labels) != len(one.words) or (one.reads is not None and one.reads not in one.labels):
             raise ValueError(
@@ -89,8 +90,17 @@ def accuracy(answers: Iterable[LabelledAnswer]) -> Accuracy:
 
 
 def main(answers: Annotated[Path, typer.Argument(help="a JSON line an answer")]) -> None:
-    """Prints a JSON line for each part, and one for all."""
-    rows = labelled_answers(answers)
+    """Prints a JSON line for each part, and one for all.
+    \f
+    Raises: typer.Exit with status 2, after a line on stderr, for what is refused.
+    """
+    try:
+        rows = labelled_answers(answers)
+    except (ValueError, OSError) as error:
+        Console(markup=False, emoji=False, stderr=True).print(
+            f"error: {error}", style="red", markup=False, soft_wrap=True
+        )
+        raise typer.Exit(2) from None
     for part in [*dict.fromkeys(row.part for row in rows), "all"]:
         found = accuracy(row for row in rows if part in (row.part, "all"))
         typer.echo(

@@ -14,6 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from evals.questionnaires.graded_people import graded_descriptions
 
 Labels = Literal["letters", "numbers"]
@@ -77,6 +79,8 @@ class Persona:
     The traits are the author's intention; no model sees them.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
     name: str
     text: str = ""
     traits: Mapping[str, float] = field(default_factory=dict, hash=False)
@@ -92,7 +96,9 @@ def _data(name: str) -> Any:  # JSON, as the reader of each file takes it
 def _read(path: str | Path, what: str) -> Any:  # likewise
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except RecursionError:
+        raise ValueError(f"{what} cannot be read from {path}: nested too deeply") from None
+    except (OSError, ValueError) as error:
         raise ValueError(f"{what} cannot be read from {path}: {error}") from None
 
 
@@ -107,12 +113,31 @@ def templates(path: str | Path | None = None) -> dict[str, Template]:
 
 
 def personas(path: str | Path | None = None) -> dict[str, Persona]:
-    """The shipped people by name, or those of a JSON file {"people": [{"name", "text", "traits"}]}."""
-    rows = (_data("personas.json") if path is None else _read(path, "personas"))["people"]
+    """The shipped people by name, or those of a JSON file.
+
+    Args:
+      path: of a list of {"name", "text", "traits"}, alone or under "people"; the shipped ones if None.
+    Returns: the personas, in their order.
+    Raises: ValueError, in one line that names the file and the person, for what is no such list, a value of
+      another kind, or a name that is repeated.
+    """
+    told = _data("personas.json") if path is None else _read(path, "personas")
+    rows = told.get("people") if isinstance(told, dict) else told
+    if not isinstance(rows, list):
+        raise ValueError(f'{path} must hold a list of persons, alone or under "people"')
     try:
-        return {row["name"]: Persona(**row) for row in rows}
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"a persona has name, text and traits; {error}") from None
+        found = TypeAdapter(list[Persona]).validate_python(rows)
+    except ValidationError as error:
+        first = error.errors()[0]
+        number, *place = first["loc"]
+        what = ": ".join([f"person {int(number) + 1}", *([".".join(map(str, place))] if place else [])])
+        raise ValueError(f"{path}: {what}: {first['msg']} (a person has name, text and traits)") from None
+    people = {one.name: one for one in found}
+    if len(people) < len(found):
+        names = [one.name for one in found]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{path}: every person needs a name of its own; {repeated!r} is repeated")
+    return people
 
 
 def named_templates(names: Sequence[str] | None = None) -> tuple[Template, ...]:

@@ -9,14 +9,23 @@ from rl.feedback.readers import load_problems
 
 
 def main(arguments: list[str]) -> int:
-    """Grades the canonical solutions and prints those that fail, with a summary; 1 if any failed, else 0."""
+    """Grades the canonical solutions and prints those that fail, with a summary.
+
+    Args:
+      arguments: the command line, without the program's name.
+    Returns: 1 if any failed, else 0; 2, after a line on stderr, for problems that cannot be read.
+    """
     parser = argparse.ArgumentParser(prog="python -m rl.feedback.verify", description=__doc__)
     parser.add_argument("path", metavar="PATH", help="folder or file of problems whose solutions are run")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--time-s", type=float, default=10.0, help="limit for each test")
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
-    problems = load_problems(options.path, bad="skip")
+    try:
+        problems = load_problems(options.path, bad="skip")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     solved = [p for p in problems if p.canonical_solution]
     with Pool(workers=options.workers, limits=Limits(time_s=options.time_s)) as pool:
         feedbacks = pool.grade_many([(p, p.canonical_solution) for p in solved])

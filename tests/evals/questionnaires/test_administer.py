@@ -90,6 +90,8 @@ def test_a_killed_administration_goes_on_without_asking_twice(tmp_path, mini):
         ("design.json", "{", "design.json is damaged, so that nothing says what was asked"),
         ("answers.jsonl", '{"key": 1}\n', "answers.jsonl:1 is damaged and holds no answer; delete the line"),
         ("answers.jsonl", "\udc80\n", "answers.jsonl:1 is damaged"),
+        ("design.json", "[" * 100_000, "design.json is damaged"),
+        ("answers.jsonl", "[" * 100_000 + "\n", "answers.jsonl:1 is damaged"),
     ],
 )
 def test_a_folder_that_lacks_what_was_asked_is_refused_by_name(tmp_path, mini, file, content, said):

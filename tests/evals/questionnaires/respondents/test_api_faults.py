@@ -159,7 +159,14 @@ def test_the_ceiling_counts_what_earlier_sessions_spent_in_the_folder(tmp_path):
             administer(again, [GAD], Design(), tmp_path)
         assert len(server.requests) == before
         # with NaN no sum would be above the ceiling
-        for odd in ("[]", '{"cost": NaN}', '{"cost": -1}', '{"requests": "3"}', '{"cost": true}'):
+        for odd in (
+            "[]",
+            "[" * 100_000,
+            '{"cost": NaN}',
+            '{"cost": -1}',
+            '{"requests": "3"}',
+            '{"cost": true}',
+        ):
             (tmp_path / "usage.json").write_text(odd)
             with pytest.raises(ValueError, match="no record of what was spent"):
                 administer(session(), [GAD], Design(), tmp_path)

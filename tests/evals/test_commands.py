@@ -1,0 +1,100 @@
+"""What the commands refuse is said in one line, with status 2: files, folders and values that are no good."""
+
+import json
+
+import pytest
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from evals import import_instruments, score
+from evals.administer import app
+from evals.questionnaires import reading_accuracy
+
+PERSON = {"name": "ann", "text": "You are Ann.", "traits": {"openness": 1}}
+
+
+def run(command, *arguments: object) -> Result:
+    """The result of a command, a function or an app of Typer."""
+    if not isinstance(command, typer.Typer):
+        function, command = command, typer.Typer()
+        command.command()(function)
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def assert_one_line(done: Result, said: str) -> None:
+    assert done.exit_code == 2, done.exception
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert done.stderr.splitlines()[-1] == errors[0]
+    assert said in errors[0]
+
+
+def administered(folder, *arguments: object) -> Result:
+    return run(app, folder, "--instrument", "gad_7", "--template", "form", *arguments)
+
+
+@pytest.mark.parametrize("form", [lambda people: people, lambda people: {"people": people}])
+def test_personas_are_a_list_alone_or_under_people(tmp_path, form):
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps(form([PERSON, {"name": "bo", "text": "You are Bo."}])))
+    done = administered(tmp_path / "out", "--personas", file)
+    assert done.exit_code == 0, done.stderr
+    assert "28 answers of" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (json.dumps({"persons": [PERSON]}), 'must hold a list of persons, alone or under "people"'),
+        ("3", "must hold a list of persons"),
+        ("[" * 100_000, "nested too deeply"),
+        ("{", "personas cannot be read from"),
+        (b"\xff", "personas cannot be read from"),
+        (json.dumps(["ann"]), "person 1: "),
+        (json.dumps([PERSON, {"text": "You."}]), "person 2: name: Field required"),
+        (json.dumps([PERSON | {"age": 30}]), "person 1: age: Unexpected keyword argument"),
+        (json.dumps([PERSON | {"traits": {"openness": "high"}}]), "person 1: traits.openness: "),
+        ('[{"name": "a", "text": "", "traits": {"openness": NaN}}]', "traits.openness: Input should be a"),
+        (json.dumps([PERSON, PERSON]), "'ann' is repeated"),
+        ("[]", "at least one persona"),
+    ],
+)  # fmt: skip
+def test_a_file_without_personas_is_refused_by_name(tmp_path, text, said):
+    file = tmp_path / "mine.json"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert_one_line(administered(tmp_path / "out", "--personas", file), said)
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    assert_one_line(administered(tmp_path / "file"), "file")
+    assert_one_line(administered(tmp_path / "file" / "below"), "below")
+
+
+@pytest.mark.parametrize("output", ["nowhere/x.csv", "nowhere/x.parquet", "folder.csv", "x.txt"])
+def test_scores_that_cannot_be_written_are_said(tmp_path, output):
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "a.csv").write_text("respondent,item,response\nann,gad7_1,2\n")
+    done = run(
+        score.main, tmp_path / "a.csv", "--instrument", "gad_7", "--min-answered", 0.1, "--output",
+        tmp_path / output,
+    )  # fmt: skip
+    assert_one_line(done, output.split("/")[0])
+
+
+def test_instruments_that_cannot_be_written_are_said(tmp_path):
+    rows = [
+        {"input": f"I {n}", "choices": ["no", "yes"], "metadata": {"trait": "Openness"}} for n in range(2)
+    ]
+    (tmp_path / "bfi.json").write_text(json.dumps(rows))
+    (tmp_path / "file").touch()
+    assert_one_line(run(import_instruments.main, tmp_path / "bfi.json", tmp_path / "file"), "file")
+
+
+@pytest.mark.parametrize("text", [None, "3\n", "[" * 100_000 + "\n", '{"part": 1}\n'])
+def test_labelled_answers_that_cannot_be_read_are_said(tmp_path, text):
+    file = tmp_path / "answers.jsonl"
+    if text is not None:
+        file.write_text(text)
+    assert_one_line(run(reading_accuracy.main, file), "answers.jsonl")
