@@ -5,13 +5,18 @@ Not covered: which option it names (reading).
 
 import re
 import unicodedata
+from collections.abc import Collection
 
 _THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>.*?(</\1>|\Z)", re.DOTALL | re.IGNORECASE)
 # a chat template may open the thought itself, so that the text only closes it
 _CLOSED = re.compile(r"\A.*</(think|thinking|thought|reasoning)>", re.DOTALL | re.IGNORECASE)
-_TAG = re.compile(r"</?[a-zA-Z][^<>\n]{0,80}>")
+_TAG = re.compile(r"<(/?)([a-zA-Z][\w-]{0,40})([^<>\n]{0,80})>")
+# tags that stand without a closing one, those of chat templates among them
+_SINGLE = re.compile(
+    r"s|br|hr|p|li|\w*(?:_\w*|answer|response|output|assistant|user|model)|[be]os|pad|unk", re.IGNORECASE
+)
 _LATEX = re.compile(r"\\[a-zA-Z]+\*?|\\[()\[\],;!]|[{}$]")
-_LINE_MARKS = re.compile(r"^[ \t]*(?:[#>]+|[-*+•](?=\s))[ \t]*", re.MULTILINE)
+_LINE_MARKS = re.compile(r"^[ \t]*(?:#+|>+(?!\d)|[-*+•](?=\s))[ \t]*", re.MULTILINE)
 _QUOTES = re.compile(r"[\"“”„‟«»‹›「」『』]|(?<!\w)'|'(?!\w)")
 _EAST_ASIAN = re.compile(r"([぀-ヿ㐀-鿿가-힯])")
 _BLANKS = re.compile(r"\s{3,}")
@@ -45,7 +50,9 @@ def plain(text: str) -> str:
       >>> plain("**Option**  \\boxed{\\text{B}}").split()
       ['Option', 'B']
     """
-    said = _TAG.sub(" ", without_thoughts(text))
+    said = without_thoughts(text)
+    closed = {tag[2].casefold() for tag in _TAG.finditer(said) if tag[1]}
+    said = _TAG.sub(lambda tag: " " if _is_markup(tag, closed) else tag[0], said)
     said = "".join(_plain_character(c) for c in said)
     said = unicodedata.normalize("NFKC", said).replace("\r\n", "\n").replace("’", "'")
     # no pattern has to look along a run of blanks again from each of them
@@ -57,6 +64,13 @@ def plain(text: str) -> str:
     said = said.strip()
     following = _NEXT_ITEM.search(said)
     return said[: following.start()] if following else said
+
+
+def _is_markup(tag: re.Match[str], closed: Collection[str]) -> bool:
+    """Not of words that happen to be in angle brackets, which may be an option's: "E <Very Accurate>"."""
+    _, name, rest = tag.groups()
+    single = _SINGLE.fullmatch(name) is not None and not rest.strip()
+    return single or name.casefold() in closed or rest.endswith("/") or "=" in rest
 
 
 def _plain_character(character: str) -> str:

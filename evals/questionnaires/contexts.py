@@ -28,6 +28,16 @@ DENIED_AFTER = re.compile(
     r"|\s*(?:では|じゃ|じゃあ)\s*な",
     re.IGNORECASE,
 )
+# "any of them but B" names all options but that one
+ALL_BUT = re.compile(
+    r"\b(?:any\w*|all|each|every\w*|whichever|whatever)\b"
+    r"(?: (?:one|of|the|these|those|them|other|options?|answers?|choices?|ratings?|letters?|numbers?))*"
+    r",?(?: but| (?:save|bar|minus|without|except(?:ing|ed)?|excluding|other than|apart from|aside from))"
+    r"(?: the| option| for){0,2}[\s:(\[]*$",
+    re.IGNORECASE,
+)
+# struck out or crossed, in the signs that are used for it
+STRUCK = re.compile(r"~(?=\S)[^~\n]*(?<=\S)~|(?:^|\s)!\w|[¬≠❌❎✗✘✖☒🚫👎]")
 # weighed and left, somebody else's, of another time, or a bound: named, but not meant
 WEIGHED = re.compile(
     r"\b(?:between|(?<!second )thought|at first|initially|tempted|considered|hesitat\w+|whether|asked"
@@ -50,6 +60,14 @@ BOUND_AFTER = re.compile(
     r"|most|least)\b|[-–] ?ish)",
     re.IGNORECASE,
 )
+# a condition that does not hold, "D, were I braver", but for one that the questionnaire makes hold
+NOT_SO = re.compile(
+    r"\b(?:(?:were|should) (?:i|it|things)|had (?:i|it not)"
+    r"|(?<!as )if (?:i|it|things) (?:was|were|had|could))\b"
+    r"(?!(?: have)? to\b(?! be (?!honest|frank))"
+    r"| (?:choose|pick|answer|say|guess|be honest|honest|forced|asked|made|pressed))",
+    re.IGNORECASE,
+)
 _PEOPLE = (
     r"\b(?:friends?|people|persons?|others?|someone|somebody|they|them|he|him|she|her|you|mother|father"
     r"|mom|mum|dad|wife|husband|partner|spouse|girlfriend|boyfriend|boss|colleagues?|co-?workers?|roommates?"
@@ -67,30 +85,39 @@ OTHERS = re.compile(
 )
 # the sentence up to an option tells of others or of another time
 ELSEWHERE = re.compile(
+    rf"{NOT_SO.pattern}|"
     r"\b(?:according to(?! me\b| how i)|in the (?:eyes|opinion|view) of"
     r"|in (?:his|her|their) (?:eyes|opinion|view)|in the past|as a (?:child|kid|teen\w*)|when i was|until"
-    r"|\w+ years ago|back then|formerly|were i|last (?:year|time|month)|yesterday|previous(?:ly)?|earlier i"
+    r"|\w+ years ago|back then|formerly|last (?:year|time|month)|yesterday|previous(?:ly)?|earlier i"
     r"|(?<!at )least|worst|second (?:choice|best)"
     r"|runner-up|for example|for instance|example|format|on paper|in theory|in principle|ideally|hopefully"
     r"|in my dreams|(?<!\S )(?<!\S)(?:wrong|excluded|ruled out|not applicable|rejected)(?=\s*:)"
     r"|(?:for|to|ask) (?:most|some|many|my|an?|other) (?:\w+ )?"
-    rf"{_PEOPLE}(?! like me)|if i (?:was|were|had|could)(?! to\b| forced| asked| made| pressed))",
+    rf"{_PEOPLE}(?! like me))",
     re.IGNORECASE,
 )
 SENTENCE = re.compile(
     r"(?<!\be\.g)[.;!?\n](?!\d)|\b(?:but|now|nowadays|today|these days|however|though|whereas|while)\b",
     re.IGNORECASE,
 )
+# agreement with another thing than the statement, or a mark that is given to how it is put
+_ANOTHER_MATTER = (
+    r"(?:with|to) (?:\w+ ){0,2}?(?:opposite|reverse|contrary|converse|inverse|negation|none|nothing|neither"
+    r"|half|parts?)\b"
+    r"|as a question\b|for (?:the )?(?:wording|phrasing|effort|style|grammar|spelling)\b"
+)
 # a condition, another time or another person right after an option
 LEFT_AFTER = re.compile(
     r"[\s,)\]…(—–-]*(?:but )?(?:"
-    r"(?:only |except )?(?:if|unless|provided)\b(?! (?:i|we)(?:'m| am| was| were| had| have| must| may)?"
+    r"(?:only |except )?(?:if|unless|provided|assuming|supposing|in case|on condition|as long as)\b"
+    r"(?! (?:i|we)(?:'m| am| was| were| had| have| must| may)?"
     r" (?:being |really |absolutely |just )?(?:honest|forced|asked|pressed|made|to|must|may|think"
     r"|choose|pick|answer|understand|interpret|consider|look|reflect|recall)\b"
     r"| you(?! (?:ask|believe) (?:my|an?)\b)| asked| forced| pressed| pushed"
     r"| anything| so\b| not\b| it (?:has|must)| that makes| need be| possible)"
     r"|only (?:when|on|in|at|with|after|before)\b"
-    r"|when (?!i\b|it\b|we\b|asked\b|forced\b)|were i\b|had i\b|when i was|in the past|until\b|once\b"
+    r"|when (?!i\b|it\b|we\b|asked\b|forced\b)|when i was|in the past|until\b|once\b"
+    r"|given (?:an?|enough|more)\b"
     r"|in (?:theory|principle)\b|on paper|for (?:instance|example)"
     r"|for (?:some|many|most)\s*(?:[,.;!]|$)|with those\b"
     r"|before (?:the|my|i)\b|as a (?:child|kid|teen\w*)|(?:\w+ )?(?:years|decades) ago|back then"
@@ -98,6 +125,7 @@ LEFT_AFTER = re.compile(
     r"|(?:says?|said|thinks?|claims?) (?!i\b)"
     r"|(?:is|was|describes|fits|suits|matches|applies to|for|of|about|to|with|in)\s+(?:(?!me\b)\w+ ){0,2}"
     rf"{_PEOPLE}(?! like me)"
+    rf"|{_ANOTHER_MATTER}"
     r"|my \w+ (?:says|said|thinks|claims|insists|would say|(?:does|is)\s*(?:[.,!]|$))"
     r")",
     re.IGNORECASE,
@@ -108,6 +136,9 @@ TAKEN_BACK = re.compile(
     r"|incorrect|a joke|not me|the (?:reverse|opposite))\s*(?:[.!,:;)]|$)"
     r"|\b(?:reverse|opposite) is (?:true|the case)"
     r"|\bi(?: do not|'m not| don't| am not) (?:mean it|mean that|serious|think so)\b"
+    r"|\b(?:but|hmm+|actually|then again)(?:,? (?:well|hmm+|actually|really))*,?"
+    r" (?:no(?:pe)?|not (?:really|quite|so))\s*(?:[.!…)]|$)"
+    r"|[(\[](?:no(?:pe)?|never|wrong|false|untrue|incorrect)[)\]!.,]"
     r"|\bnot (?:a chance|in a (?:million|thousand)|in (?:this|my) life)\b",
     re.IGNORECASE,
 )
@@ -118,13 +149,25 @@ MOCKED = re.compile(
     r"|\bsaid (?:no ?one|nobody|no \w+)\b|(?:^|\s)/s\b|\bmy foot\b",
     re.IGNORECASE,
 )
+YES_OR_NO = re.compile(r"\b(?:yes|no)$", re.IGNORECASE)
+# the question's verb alone: "I do", "I am not", "it never is"
+REPEATED = re.compile(
+    r"[\s,.;:!)—–-]*(?:but )?(?:i|it|that|this|we|they)"
+    r"(?P<verb>(?:'[ms]|'ve|n't|'t|\s+(?:do|does|did|am|is|are"
+    r"|was|have|has|can|ca|could|will|wo|would|not|never|often|always|sometimes|usually|really|actually|still"
+    r"|definitely|certainly|indeed|me|true))+)\s*(?:[.,;!…)]|$)",
+    re.IGNORECASE,
+)
 OF_MYSELF = re.compile(r"\b(?:like me|knows? me|who i am|as i am)\b", re.IGNORECASE)
+RETRACTED = re.compile(
+    r"\bno(?:pe)?\b(?=\s*[,.!:;—–-]|\s+(?:wait|make|that))|\b(?:wait|actually|sorry|correction|scratch that"
+    r"|second thoughts?|or rather|make (?:that|it)|doch|nein|non|plutôt)\b",
+    re.IGNORECASE,
+)
+# what comes last counts, though what came before is not taken back
 CORRECTED = re.compile(
-    r"\bno(?:pe)?\b(?=\s*[,.!:;—–-]|\s+(?:wait|make|that))|\b(?:wait|actually|sorry|correction|i mean"
-    r"|scratch that"
-    r"|second thoughts?|or rather|final(?:ly)?|in the end|all in all|overall|on balance|make (?:that"
-    r"|it)|settle"
-    r"|so|therefore|thus|hence|answer(?: is|\s*:)|doch|nein|non|plutôt)\b",
+    rf"{RETRACTED.pattern}|\b(?:i mean|final(?:ly)?|in the end|all in all|overall|on balance|settle"
+    r"|so|therefore|thus|hence|answer(?: is|\s*:))\b",
     re.IGNORECASE,
 )
 # the limit of tokens came in the middle of "B or C"

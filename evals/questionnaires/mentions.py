@@ -35,7 +35,7 @@ _CUE = re.compile(
     r"|definitely|probably|maybe"
     r"|perhaps|possibly|clearly|never|mean|that|was|(?:rate|give|make|call|score|put) (?:it|this|that"
     r"|me|myself)|wähle|choisis|elijo|scelgo|antwort|réponse|respuesta|ответ)"
-    r"|[:=→(\[,;.!?—–>-]|\.\.\.|[一-鿿぀-ヿ])\s*[(\[]?\s*$",
+    r"|[:=→()\[\],;.!?—–>|~-]|\.\.\.|[一-鿿぀-ヿ])\s*[(\[]?\s*$",
     re.IGNORECASE,
 )
 _NAMES_LABEL = re.compile(
@@ -44,7 +44,7 @@ _NAMES_LABEL = re.compile(
     re.IGNORECASE,
 )
 _AFTER_LABEL = re.compile(
-    r"\s*$|\s*[^\w\s'#+%&/.,-]|\s*\n|[.,](?!\w)|\s*-(?!\w)|\s+-\s|/(?!\w\w)"
+    r"\s*$|\s*[^\w\s'#+%&/.,-]|\s*\n|\s*[.,](?!\w)|\s*-(?!\w)|\s+-\s|/(?!\w\w)"
     r"|\s+(?:because|since|as|for|but|or|and|is|it|i|i'm|i'd|though|although|this|that|to|out|on|fits"
     r"|describes"
     r"|seems|sounds|feels|would|matches|suits|works|here|today|best|then|please|if|nor|if|applies"
@@ -56,7 +56,27 @@ _AFTER_LABEL = re.compile(
 )
 # what may announce or grade an option stands this close before it; no further is looked back
 _NEAR = 80
-_RANGE = re.compile(r"\s*(?:to|-|–|or|and|/)\s*(?:an? )?\d", re.IGNORECASE)
+# signs alone, or a word of a range or a choice, between two numbers: "2 ~ 3", "2 or maybe 3"
+_LISTED = re.compile(
+    r"(?:\W|\b(?:or|and|to|through|then|maybe|perhaps|rather|almost|vs|versus)\b)*", re.IGNORECASE
+)
+_COUNTED = rf"(?:\d+|{'|'.join(_NUMBERS)}|hundred|thousand|million)\b"
+_RANGE = re.compile(
+    rf"\s*(?:to|or|and|vs\.?|versus|\.{{2,}}|[-–—−/~|&^±])\s*(?:an? )?{_COUNTED}", re.IGNORECASE
+)
+# what makes another number of it: "2^2", "3 and a bit", "1 in 5"
+_CALCULATED = re.compile(
+    rf"\s*[\^×÷*+±x]\s*\d|\s*[<>≤≥]\s*\w|\s+in\s+(?:an? |every )?{_COUNTED}|\s*(?:point|comma)\s+{_COUNTED}"
+    r"|\s*(?:and|plus|,)?\s*(?:an?|one|some)[\s-]+(?:little\s+|tiny\s+)?"
+    r"(?:bit|half|quarter|third|fraction|tad|touch|smidge\w*|little)\b"
+    r"|\s+(?:and|plus)\s+(?:some|change|more)\b\s*(?:[.,!]|$)|\s+(?:plus|minus)\b",
+    re.IGNORECASE,
+)
+# of how many: "4 (out of 10)", "4 on a 10-point scale"
+_OUT_OF = (
+    rf"[\s,()\[\]—–-]*(?:/|out of|of)\s*(?:an? )?(?P<of>{_COUNTED})"
+    rf"|[\s,()\[\]—–-]*(?:on|using) (?:an? |the )?(?P<points>{_COUNTED})[\s-]points?(?: scale)?\b"
+)
 
 
 class Mention(NamedTuple):
@@ -89,7 +109,7 @@ def mentions(choices: Sequence[Choice], said: str) -> list[Mention]:
             before is not None
             and before.place == mention.place
             and before.label != mention.label
-            and re.fullmatch(r"[\s)\](\[.:=,—–-]*", said[before.end : mention.start])
+            and re.fullmatch(r"[\s)\](\[.:=,<>{}|/~—–-]*", said[before.end : mention.start])
         ):
             joined[-1] = Mention(mention.place, before.start, mention.end, True)
         else:
@@ -114,9 +134,17 @@ def _word_mentions(choices: Sequence[Choice], said: str) -> tuple[list[Mention],
             same = repeated and repeated.group(1).casefold() == words.split()[0].casefold()
             other = (_DEGREE_BEFORE.search(near) and not same) or _DEGREE_AFTER.match(after)
             denied = re.search(r"\bnot\s+$", near, re.IGNORECASE)
+            # "no problem: yes" says no to nothing, or to the question
+            unsure = words.casefold() == "yes" and re.search(
+                r"\bno\s+(?!doubt|question)(?:\w+\s+)?\w+\W*$", near, re.IGNORECASE
+            )
             # another degree is another answer, and so are words that are another option's label; a denied
             # option is judged as such
-            off = (other and not denied) or words.casefold() in labels - {choices[place].label.casefold()}
+            off = (
+                unsure
+                or (other and not denied)
+                or words.casefold() in labels - {choices[place].label.casefold()}
+            )
             found.append(Mention(-1 if off else place, match.start(), match.end(), False))
             hidden = f"{before}{chr(0xE000) * (match.end() - match.start())}{after}"
         if words.casefold().startswith("neither ") and re.fullmatch(
@@ -156,7 +184,7 @@ def _letter_mentions(choices: Sequence[Choice], said: str) -> list[Mention]:
         elif letter in "AI":
             # an article, unless the clause ends here or something announces a label
             ends = re.match(
-                r"\s*$|\s*[^\w\s]|\s+(?:or|and|because|nor|but|to|is|it|on|for|here|in|this|please)\b"
+                r"\s*$|\s*[^\w\s]|\s+(?:or|and|because|nor|but|to|is|it|on|for|here|in|this|please|as|since)\b"
                 r"|\s+[B-Z](?![\w'])",
                 after,
             )
@@ -174,26 +202,31 @@ def _number_mentions(choices: Sequence[Choice], said: str) -> list[Mention]:
     # the scale itself, as "from 1 to 5"
     scale = rf"(?<![\w.]){low}\s*(?:to|-|–|through|and)\s*{high}(?![\w.,]*\d)"
     rest = re.sub(scale, lambda m: "\ue000" * len(m.group()), said)
-    number = r"(?<![\w.,])(?P<sign>-(?=\d))?(?P<whole>\d+)(?:[.,](?P<part>\d+))?(?!\w)"
-    share = r"(?:\s+(?:stars?|points?))?(?:\s*(?:/|out of|of)\s*(?P<of>\d+))?(?P<fraction>\s+\d+⁄\d+|⁄\d+)?"
+    # digits after a point are a number's part, those after an ellipsis another number
+    number = (
+        r"(?<!\w)(?<!\d[.,])(?<!\s[.,])(?<!^[.,])(?P<sign>-(?=\d))?(?P<whole>\d+)(?:[.,](?P<part>\d+))?(?!\w)"
+    )
     words = "|".join(_NUMBERS)
+    stars = r"\s+(?:stars?|points?)(?! (?:as|for) (?:an?|the|this) question)"
+    share = rf"(?:{stars})?(?:{_OUT_OF})?(?P<fraction>\s+\d+⁄\d+|⁄\d+)?"
     found: list[Mention] = []
-    for match in re.finditer(rf"{number}{share}|\b(?P<word>{words})\b", rest, re.IGNORECASE):
+    for match in re.finditer(rf"(?:{number}|\b(?P<word>{words})\b){share}", rest, re.IGNORECASE):
         before, after = rest[: match.start()], re.sub(r"\A\s+(?:stars?|points?)\b", "", rest[match.end() :])
+        of = (match["of"] or match["points"] or "").casefold()
         if match["word"]:
             value = float(_NUMBERS.index(match["word"].casefold()))
         else:
             value = float(f"{match['sign'] or ''}{match['whole']}.{match['part'] or 0}")
         if (
             match["fraction"]
-            or re.match(r"\s+and\s+a\s+half\b", after, re.IGNORECASE)
-            or (match["of"] and int(match["of"]) != high)
+            or _CALCULATED.match(after)
+            or re.search(r"(?:^|[\s(])[<>≤≥]=?\s*$", before[-_NEAR:])
+            or (found and re.fullmatch(r"\s*[\^×÷*+±x]\s*", rest[found[-1].end : match.start()]))
+            or (of and of not in (str(high), _NUMBERS[high] if high < len(_NUMBERS) else ""))
         ):
             value = -1.0
-        first = not before.strip(" \n([)]:,\ue000")
-        listed = bool(found) and re.fullmatch(
-            r"\s*(?:[,/–-]|or|and|to|or maybe|maybe)*\s*", rest[found[-1].end : match.start()]
-        )
+        first = not before.strip(" \n([)]:,|\ue000")
+        listed = bool(found) and _LISTED.fullmatch(rest, found[-1].end, match.start())
         if (
             match["word"]
             and match["word"].casefold() == "one"
@@ -204,7 +237,7 @@ def _number_mentions(choices: Sequence[Choice], said: str) -> list[Mention]:
             r"\s*%", after
         ):
             continue
-        if not (_AFTER_LABEL.match(after) or _RANGE.match(after)):
+        if value >= 0 and not (_AFTER_LABEL.match(after) or _RANGE.match(after)):
             # "3 times", "3 siblings": a number of something
             continue
         place = labels.get(int(value), -1) if value == int(value) else -1

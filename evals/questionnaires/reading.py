@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from evals.questionnaires.answer_text import plain
 from evals.questionnaires.contexts import (
     AFTER_FRAME,
+    ALL_BUT,
     BOUND_AFTER,
     CLAUSE,
     CORRECTED,
@@ -28,16 +29,21 @@ from evals.questionnaires.contexts import (
     IS,
     LEFT_AFTER,
     MOCKED,
+    NOT_SO,
     OF_MYSELF,
     ONLY_ASKED,
     OTHERS,
     PAIR,
     PRAISED,
+    REPEATED,
+    RETRACTED,
     SENTENCE,
     STATED,
+    STRUCK,
     TAKEN_BACK,
     TENTATIVE,
     WEIGHED,
+    YES_OR_NO,
 )
 from evals.questionnaires.mentions import Mention, words_pattern
 from evals.questionnaires.mentions import mentions as find_mentions
@@ -110,17 +116,18 @@ def named(choices: Sequence[Choice], said: str, item: str = "") -> int | None:
     Returns: its place; None where none is meant, or several are.
     """
     said = _shortened(_without_listing(choices, _without_item(said, item)))
-    if CUT_OFF.search(said) or MOCKED.search(said):
+    if CUT_OFF.search(said) or MOCKED.search(said) or STRUCK.search(said):
         return None
     mentions = find_mentions(choices, said)
     meant, unclear = _meant(mentions, said, item)
-    begins = bool(meant) and meant[0].label and not said[: meant[0].start].strip(" \n([")
     places = {mention.place for mention in meant}
-    if not meant or any(m.place not in places for m in unclear if m.label or not begins):
+    if not meant or any(m.place not in places for m in unclear):
         return None
     if len(places) > 1:
         last, before = meant[-1], [m for m in meant if m.place != meant[-1].place][-1]
-        corrected = CORRECTED.search(said[before.end : last.start])
+        # "E, so Very Accurate" tells in words what the label is to mean, and takes nothing back
+        explains = before.label and not last.label
+        corrected = (RETRACTED if explains else CORRECTED).search(said[before.end : last.start])
         if not corrected or TENTATIVE.search(said[before.end :]):
             return None
         places = {last.place}
@@ -179,13 +186,20 @@ def _meant(mentions: Sequence[Mention], said: str, item: str) -> tuple[list[Ment
     bounds = [boundary.end() for boundary in CLAUSE.finditer(said)]
     lists = _lists_go_on(mentions, said)
     for number, mention in enumerate(mentions):
-        clause = _clause_before(said, mention.start, bounds)
+        start = _clause_start(said, mention.start, bounds)
+        clause = said[start : mention.start].rstrip(" \n([")
         after = said[mention.end :]
-        denied = bool(DENIED.search(clause) or (denied and lists[number]) or DENIED_AFTER.match(after))
         following = mentions[number + 1].start if number + 1 < len(mentions) else len(said)
+        denied = bool(
+            DENIED.search(clause)
+            or (denied and lists[number])
+            # the "not" of the next option's words says nothing of this one: "B) Not at all"
+            or DENIED_AFTER.match(said, mention.end, following)
+            or ALL_BUT.search(said, max(0, mention.start - _LONG), mention.start)
+        )
         if (
             denied
-            or _left(said, mention, clause)
+            or _left(said, mention, clause, following)
             or TAKEN_BACK.search(said[mention.end : following])
             or (not mention.label and _states_another(after, item))
             or _weighed_with_next(mentions, number, said, bounds)
@@ -196,7 +210,7 @@ def _meant(mentions: Sequence[Mention], said: str, item: str) -> tuple[list[Ment
             continue
         if meant and meant[0].label and meant[0].start <= 2 and _passing(mention, meant[0], said):
             continue
-        earlier = mentions[bisect_left(mentions, mention.start - len(clause), key=_start) : number]
+        earlier = mentions[bisect_left(mentions, start, key=_start) : number]
         (meant if _plainly_said(earlier, mention, clause, said) else unclear).append(mention)
     if not meant and not unclear and len({m.place for m in doubtful}) == 1:
         lead = said[: doubtful[0].start]
@@ -219,11 +233,12 @@ def _start(mention: Mention) -> int:
     return mention.start
 
 
-def _left(said: str, mention: Mention, clause: str) -> bool:
+def _left(said: str, mention: Mention, clause: str, following: int) -> bool:
     """Whether an option is named and not taken: weighed, judged, a bound, or of others or another time."""
     after = said[mention.end :]
     judged = IS.match(after)
-    if judged:
+    # "E is Very Accurate" judges nothing, it explains the label
+    if judged and said[mention.end + judged.end() : following].strip():
         rest = CLAUSE.split(after[judged.end() :], maxsplit=1)[0].casefold()
         if re.search(r"\blike to\b|'d like\b", rest) or not _all_in(rest, PRAISED):
             return True
@@ -232,9 +247,18 @@ def _left(said: str, mention: Mention, clause: str) -> bool:
     return bool(
         WEIGHED.search(clause)
         or BOUND_AFTER.match(after)
-        or LEFT_AFTER.match(after)
+        or LEFT_AFTER.match(said, mention.end, following)
+        or NOT_SO.search(SENTENCE.split(after[:_LONG], maxsplit=1)[0])
+        or _contradicted(said[mention.start : mention.end], after)
         or (others and not OF_MYSELF.search(sentence))
     )
+
+
+def _contradicted(words: str, after: str) -> bool:
+    """Whether "yes" goes on as "I don't", or "no" as "I do"."""
+    option = YES_OR_NO.search(words)
+    said = REPEATED.match(after)
+    return bool(option and said and (option.group().casefold() == "yes") == bool(DENIED.search(said["verb"])))
 
 
 def _states_another(after: str, item: str) -> bool:
@@ -271,19 +295,16 @@ def _plainly_said(earlier: Sequence[Mention], mention: Mention, clause: str, sai
     return _all_in(clause, FRAME)
 
 
-def _clause_before(said: str, start: int, bounds: Sequence[int]) -> str:
-    """What stands before a mention in its clause; `bounds` are where the clauses of the text begin."""
+def _clause_start(said: str, start: int, bounds: Sequence[int]) -> int:
+    """Where the clause of a mention begins; `bounds` are where the clauses of the text do."""
     number = bisect_right(bounds, start)
     last = bounds[number - 1] if number else 0
-    clause = said[last:start]
-    # "(B)", "not: B" and "C." of an option's label end no clause by themselves
-    return clause if clause.strip(" \n([") or not last else _open_before(said, last, bounds)
-
-
-def _open_before(said: str, end: int, bounds: Sequence[int]) -> str:
-    before = said[max(0, end - _LONG) : end].rstrip()
-    opened = end - (min(end, _LONG) - len(before)) - 1
-    return _clause_before(said, opened, bounds) if before[-1:] in ("(", "[") else ""
+    if said[last:start].strip(" \n([") or not last:
+        return last
+    # a bracket ends no clause by itself: "E (Very Accurate)" says both
+    before = said[max(0, last - _LONG) : last].rstrip()
+    opened = last - (min(last, _LONG) - len(before)) - 1
+    return _clause_start(said, opened, bounds) if before[-1:] in ("(", "[") else start
 
 
 def _lists_go_on(mentions: Sequence[Mention], said: str) -> list[bool]:
@@ -303,7 +324,8 @@ def _weighed_with_next(mentions: Sequence[Mention], number: int, said: str, boun
         joined = re.fullmatch(
             r"[\s,)\].]*(?:and|or)\s*[(\[]*", said[mentions[i].end : mentions[i + 1].start], re.IGNORECASE
         )
-        if joined and PAIR.search(_clause_before(said, mentions[i].start, bounds)):
+        start = mentions[i].start
+        if joined and PAIR.search(said, _clause_start(said, start, bounds), start):
             return True
     return False
 
@@ -313,5 +335,10 @@ def _passing(mention: Mention, first: Mention, said: str) -> bool:
     words = said[mention.start : mention.end].split()
     between = said[first.end : mention.start]
     return (
-        not mention.label and len(words) == 1 and len(between.split()) >= 2 and not CORRECTED.search(between)
+        not mention.label
+        and len(words) == 1
+        and len(between.split()) >= 2
+        and re.search(r"[.!\n]", between) is not None
+        and re.match(r"\s+\w", said[mention.end :]) is not None
+        and not CORRECTED.search(between)
     )

@@ -91,6 +91,62 @@ def test_text_is_reduced_to_words():
     assert plain("\ud800B\u2028") == "B"
 
 
+OWN_WORDS = (
+    "{} ({})",
+    "**{}** ({})",
+    "{} [{}]",
+    "{} <{}>",
+    "{}\n({})",
+    "{}) {}",
+    "({}) {}",
+    "{} - {}",
+    "{}, {}",
+)
+# in which an own label and its own words may be left unread, too
+RARER = (
+    *("{} {{{}}}", "{} 【{}】", "{} | {}", "{} ~ {}", "{}/{}", "{} … {}", "{}, so {}", "{} is {}"),
+    *(
+        "{}, which is {}",
+        "{} (i.e. {})",
+        "{} (meaning {})",
+        "{} (that is, {})",
+        "{}, in words {}",
+        "{} as I am {}",
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"), sorted({(one.labels, tuple(one.words)) for one in ANSWERS}), ids=" ".join
+)
+@pytest.mark.parametrize("form", [*OWN_WORDS, *RARER])
+def test_a_label_is_read_with_its_own_words_and_not_with_anothers(form, labels, words):
+    question = asked(words, labels)
+    for place, label in enumerate(labels):
+        read = [parse(question, form.format(label, said)).position for said in words]
+        right = [place if i == place else -1 for i in range(len(words))]
+        assert read == right or (form in RARER and read == [-1] * len(words))
+
+
+SIGNS = ("~", " ~ ", "～", "-", "–", "−", "‑", "..", "...", " … ", " | ", "/", ") ", " or ", " to ", " vs. ")
+
+
+@pytest.mark.parametrize("sign", SIGNS)
+@pytest.mark.parametrize(("one", "two"), [("2", "3"), ("4", "2"), ("two", "three"), ("1", "four")])
+def test_of_two_numbers_none_is_read(one, sign, two):
+    question = asked(["Never", "Rarely", "Sometimes", "Often", "Always"], "12345")
+    for said in (f"{one}{sign}{two}", f"I'd say {one}{sign}{two}.", f"Answer: {one}{sign}{two}"):
+        assert parse(question, said).refusal == "unreadable", said
+
+
+def test_words_in_angle_brackets_are_no_markup():
+    assert plain("E <Very Accurate>") == "E <Very Accurate>"
+    assert [plain(said) for said in ("<b>D</b>", "D<br/>", "D</s>", "<answer>D", "D<end_of_turn>")] == [
+        "D"
+    ] * 5
+    assert plain('<span class="x">D</span>') == "D"
+
+
 def test_labelled_answers_that_make_no_sense_are_named(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text('{"part": "x", "labels": "AB", "words": ["a", "b"], "answer": "C", "reads": "C"}\n')
