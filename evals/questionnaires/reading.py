@@ -297,14 +297,17 @@ def _plainly_said(earlier: Sequence[Mention], mention: Mention, clause: str, sai
 
 def _clause_start(said: str, start: int, bounds: Sequence[int]) -> int:
     """Where the clause of a mention begins; `bounds` are where the clauses of the text do."""
-    number = bisect_right(bounds, start)
-    last = bounds[number - 1] if number else 0
-    if said[last:start].strip(" \n([") or not last:
-        return last
-    # a bracket ends no clause by itself: "E (Very Accurate)" says both
-    before = said[max(0, last - _LONG) : last].rstrip()
-    opened = last - (min(last, _LONG) - len(before)) - 1
-    return _clause_start(said, opened, bounds) if before[-1:] in ("(", "[") else start
+    end = start
+    while True:
+        number = bisect_right(bounds, end)
+        last = bounds[number - 1] if number else 0
+        if said[last:end].strip(" \n([") or not last:
+            return last
+        # a bracket ends no clause by itself: "E (Very Accurate)" says both
+        before = said[max(0, last - _LONG) : last].rstrip()
+        if before[-1:] not in ("(", "["):
+            return start
+        end = last - (min(last, _LONG) - len(before)) - 1
 
 
 def _lists_go_on(mentions: Sequence[Mention], said: str) -> list[bool]:

@@ -67,7 +67,10 @@ def test_of_a_long_text_its_first_line_and_its_end_are_read():
     assert parse(question, "not " + "very " * 1000 + "B").refusal == "unreadable"
 
 
-@pytest.mark.parametrize("unit", ["B? ", "not A, B, ", "A person like me is accurate, hmm. ", "B\n", "\n"])
+@pytest.mark.parametrize(
+    "unit",
+    ["B? ", "not A, B, ", "A person like me is accurate, hmm. ", "B\n", "\n", "(", "~ B, ", "<a", "any of "],
+)
 def test_a_long_text_takes_no_longer_than_its_length_asks(unit):
     before = time.process_time()
     parse(asked(["Inaccurate", "Accurate"], "AB"), "A" + unit * (65536 // len(unit)) + "B")
@@ -91,28 +94,11 @@ def test_text_is_reduced_to_words():
     assert plain("\ud800B\u2028") == "B"
 
 
-OWN_WORDS = (
-    "{} ({})",
-    "**{}** ({})",
-    "{} [{}]",
-    "{} <{}>",
-    "{}\n({})",
-    "{}) {}",
-    "({}) {}",
-    "{} - {}",
-    "{}, {}",
-)
+OWN_WORDS = ("{} ({})", "**{}** ({})", "{} [{}]", "{} <{}>", "{}\n({})", "{}) {}", "({}) {}", "{} - {}")
 # in which an own label and its own words may be left unread, too
 RARER = (
-    *("{} {{{}}}", "{} 【{}】", "{} | {}", "{} ~ {}", "{}/{}", "{} … {}", "{}, so {}", "{} is {}"),
-    *(
-        "{}, which is {}",
-        "{} (i.e. {})",
-        "{} (meaning {})",
-        "{} (that is, {})",
-        "{}, in words {}",
-        "{} as I am {}",
-    ),
+    *("{}, {}", "{} {{{}}}", "{} 【{}】", "{} | {}", "{} ~ {}", "{}/{}", "{} … {}", "{}, so {}", "{} is {}"),
+    *("{}, which is {}", "{} (i.e. {})", "{} (meaning {})", "{} (that is, {})", "{} as I am {}"),
 )
 
 
@@ -141,10 +127,8 @@ def test_of_two_numbers_none_is_read(one, sign, two):
 
 def test_words_in_angle_brackets_are_no_markup():
     assert plain("E <Very Accurate>") == "E <Very Accurate>"
-    assert [plain(said) for said in ("<b>D</b>", "D<br/>", "D</s>", "<answer>D", "D<end_of_turn>")] == [
-        "D"
-    ] * 5
-    assert plain('<span class="x">D</span>') == "D"
+    for said in ("<b>D</b>", "D<br/>", "D</s>", "<answer>D", "D<end_of_turn>", '<span class="x">D</span>'):
+        assert plain(said) == "D"
 
 
 def test_labelled_answers_that_make_no_sense_are_named(tmp_path):
