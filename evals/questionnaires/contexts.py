@@ -21,7 +21,7 @@ DENIED = re.compile(
 )
 DENIED_AFTER = re.compile(
     r"[\s)\]]*(?: ?(?:is|was|are|would be|seems|sounds|feels|goes)? ?(?:not\b|never\b|wrong\b|false\b|out\b"
-    r"|untrue\b|incorrect\b|too\b|an? (?:lie|exaggeration|overstatement|stretch)\b|excluded\b)"
+    r"|untrue\b|incorrect\b|too\b|as well\b|an? (?:lie|exaggeration|overstatement|stretch)\b|excluded\b)"
     r"|(?:does|do|is|was|would|can|could|will|did)(?: not\b|n't\b|not\b)|overstates|understates"
     r"|i (?:do|would|am|will|can) not\s*(?:[.!]|$)"
     r"|(?:would|might) (?:overstate|understate|exaggerate))"
@@ -62,7 +62,7 @@ BOUND_AFTER = re.compile(
 )
 # a condition that does not hold, "D, were I braver", but for one that the questionnaire makes hold
 NOT_SO = re.compile(
-    r"\b(?:(?:were|should) (?:i|it|things)|had (?:i|it not)"
+    r"\b(?:(?:were|should|could) (?:i|it|things)|had (?:i|it not)"
     r"|(?<!as )if (?:i|it|things) (?:was|were|had|could))\b"
     r"(?!(?: have)? to\b(?! be (?!honest|frank))"
     r"| (?:choose|pick|answer|say|guess|be honest|honest|forced|asked|made|pressed))",
@@ -91,7 +91,7 @@ ELSEWHERE = re.compile(
     r"|\w+ years ago|back then|formerly|last (?:year|time|month)|yesterday|previous(?:ly)?|earlier i"
     r"|(?<!at )least|worst|second (?:choice|best)"
     r"|runner-up|for example|for instance|example|format|on paper|in theory|in principle|ideally|hopefully"
-    r"|in my dreams|(?<!\S )(?<!\S)(?:wrong|excluded|ruled out|not applicable|rejected)(?=\s*:)"
+    r"|in my dreams|lies?(?=\s*:)|(?<!\S )(?<!\S)(?:wrong|excluded|ruled out|not applicable|rejected)(?=\s*:)"
     r"|(?:for|to|ask) (?:most|some|many|my|an?|other) (?:\w+ )?"
     rf"{_PEOPLE}(?! like me))",
     re.IGNORECASE,
@@ -117,7 +117,8 @@ LEFT_AFTER = re.compile(
     r"| anything| so\b| not\b| it (?:has|must)| that makes| need be| possible)"
     r"|only (?:when|on|in|at|with|after|before)\b"
     r"|when (?!i\b|it\b|we\b|asked\b|forced\b)|when i was|in the past|until\b|once\b"
-    r"|given (?:an?|enough|more)\b"
+    r"|given an?\b|(?:given|with) (?:enough|more|less|better|different)\b"
+    r"|in (?:an?(?:other)?|my|some) (?:\w+ )?(?:world|universe|life|reality)\b|or so\b"
     r"|in (?:theory|principle)\b|on paper|for (?:instance|example)"
     r"|for (?:some|many|most)\s*(?:[,.;!]|$)|with those\b"
     r"|before (?:the|my|i)\b|as a (?:child|kid|teen\w*)|(?:\w+ )?(?:years|decades) ago|back then"
@@ -152,7 +153,7 @@ MOCKED = re.compile(
 YES_OR_NO = re.compile(r"\b(?:yes|no)$", re.IGNORECASE)
 # the question's verb alone: "I do", "I am not", "it never is"
 REPEATED = re.compile(
-    r"[\s,.;:!)—–-]*(?:but )?(?:i|it|that|this|we|they)"
+    r"[\s,.;:!)—–-]*(?:but |except (?:that )?)?(?:i|it|that|this|we|they)"
     r"(?P<verb>(?:'[ms]|'ve|n't|'t|\s+(?:do|does|did|am|is|are"
     r"|was|have|has|can|ca|could|will|wo|would|not|never|often|always|sometimes|usually|really|actually|still"
     r"|definitely|certainly|indeed|me|true))+)\s*(?:[.,;!…)]|$)",
