@@ -110,9 +110,9 @@ _ANOTHER_MATTER = (
 LEFT_AFTER = re.compile(
     r"[\s,)\]…(—–-]*(?:but )?(?:"
     r"(?:only |except )?(?:if|unless|provided|assuming|supposing|in case|on condition|as long as)\b"
-    r"(?! (?:i|we)(?:'m| am| was| were| had| have| must| may)?"
+    r"(?! (?:i|we)(?:'m| am| was| were| had| have| must| may| can)?"
     r" (?:being |really |absolutely |just )?(?:honest|forced|asked|pressed|made|to|must|may|think"
-    r"|choose|pick|answer|understand|interpret|consider|look|reflect|recall)\b"
+    r"|choose|pick|answer|understand|interpret|consider|look|reflect|recall|remember)\b"
     r"| you(?! (?:ask|believe) (?:my|an?)\b)| asked| forced| pressed| pushed"
     r"| anything| so\b| not\b| it (?:has|must)| that makes| need be| possible)"
     r"|only (?:when|on|in|at|with|after|before)\b"

@@ -80,12 +80,13 @@ _OUT_OF = (
 
 
 class Mention(NamedTuple):
-    """An option named: its place (−1: one not on offer), where it begins and ends, by label or not."""
+    """An option named by label, words or both: its place, −1 where it is not on offer, and its bounds."""
 
     place: int
     start: int
     end: int
     label: bool
+    both: bool = False
 
 
 def mentions(choices: Sequence[Choice], said: str) -> list[Mention]:
@@ -111,7 +112,7 @@ def mentions(choices: Sequence[Choice], said: str) -> list[Mention]:
             and before.label != mention.label
             and re.fullmatch(r"[\s)\](\[.:=,<>{}|/~—–-]*", said[before.end : mention.start])
         ):
-            joined[-1] = Mention(mention.place, before.start, mention.end, True)
+            joined[-1] = Mention(mention.place, before.start, mention.end, True, True)
         else:
             joined.append(mention)
     return joined

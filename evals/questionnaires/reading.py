@@ -121,7 +121,9 @@ def named(choices: Sequence[Choice], said: str, item: str = "") -> int | None:
     mentions = find_mentions(choices, said)
     meant, unclear = _meant(mentions, said, item)
     places = {mention.place for mention in meant}
-    if not meant or any(m.place not in places for m in unclear):
+    # after a label with its own words, other words give a reason; after a bare one they may explain it
+    told = bool(meant) and meant[0].both and not said[: meant[0].start].strip(" \n([")
+    if not meant or any(m.place not in places for m in unclear if m.label or not told):
         return None
     if len(places) > 1:
         last, before = meant[-1], [m for m in meant if m.place != meant[-1].place][-1]
@@ -337,11 +339,12 @@ def _passing(mention: Mention, first: Mention, said: str) -> bool:
     """Whether one common word in the reason after a label is an option by chance: "B. I agree with .."."""
     words = said[mention.start : mention.end].split()
     between = said[first.end : mention.start]
-    return (
-        not mention.label
+    # "E, that is, I agree" explains a bare label
+    reason = first.both or (re.search(r"[.!\n]", between) and re.match(r"\s+\w", said[mention.end :]))
+    return bool(
+        reason
+        and not mention.label
         and len(words) == 1
         and len(between.split()) >= 2
-        and re.search(r"[.!\n]", between) is not None
-        and re.match(r"\s+\w", said[mention.end :]) is not None
         and not CORRECTED.search(between)
     )

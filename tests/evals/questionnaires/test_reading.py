@@ -114,6 +114,15 @@ def test_a_label_is_read_with_its_own_words_and_not_with_anothers(form, labels, 
         assert read == right or (form in RARER and read == [-1] * len(words))
 
 
+def test_a_reason_may_have_another_options_words_where_the_label_has_its_own():
+    question = asked(["Not like me", "A little like me", "Like me"], "ABC")
+    assert parse(question, "A. Not like me. People like me prefer a book.").position == 0
+    assert parse(question, "A. This is how people like me are.").refusal == "unreadable"
+    often = asked(["Rarely", "Sometimes", "Often"], "123")
+    assert parse(often, "2\n\nSometimes I enjoy a party, but I often prefer a book.").position == 1
+    assert parse(often, "2, that is, I often do").refusal == "unreadable"
+
+
 SIGNS = ("~", " ~ ", "～", "-", "–", "−", "‑", "..", "...", " … ", " | ", "/", ") ", " or ", " to ", " vs. ")
 
 
