@@ -11,7 +11,7 @@ prompts, whose wording is that of templates here; their scores.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,6 +105,10 @@ class _InspectRow(_Entry):
     metadata: _About
 
 
+class _MistakeError(ValueError):
+    """Entries of a file that do not go together."""
+
+
 class PublishedInstruments(NamedTuple):
     """Instruments of a file, whose file it is, and what was left out, a line each."""
 
@@ -123,7 +127,18 @@ def read_published(path: Path) -> PublishedInstruments:
     Returns: the instruments.
     Raises: ValueError, in one line that names the file, for other files and for what an instrument cannot be.
     """
-    content = _content(path)
+    found = _of_any(_content(path), path)
+    if not found.instruments:
+        told = f" ({'; '.join(found.notes)})" if found.notes else ""
+        raise ValueError(f"{path.name} holds no questionnaire with scales{told}")
+    names = [one.name for one in found.instruments]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{path.name}: two questionnaires would be {repeated[0]}; rename one")
+    return found
+
+
+def _of_any(content: object, path: Path) -> PublishedInstruments:
+    """The instruments in what a file holds, whoever's it is."""
     try:
         if isinstance(content, dict) and {"measures", "response_scales"} <= content.keys():
             return _psyborgs(TypeAdapter(_Session).validate_python(content))
@@ -140,6 +155,8 @@ def read_published(path: Path) -> PublishedInstruments:
         place = ".".join(map(str, one["loc"]))
         message = " ".join(one["msg"].split())
         raise ValueError(f"{path.name}: {place + ': ' if place else ''}{message}") from None
+    except _MistakeError as error:
+        raise ValueError(f"{path.name}: {error}") from None
     raise ValueError(
         f"{path.name} is no file of PsychoBench (questionnaires.json), PsyBORGS (an administration session), "
         "TRAIT or inspect_evals' personality tests"
@@ -172,6 +189,15 @@ def _scale(name: str, title: str) -> dict[str, object]:
     return {"name": name, "title": title, "measures": measures, "desirable": FLATTERING.get(measures, 0)}
 
 
+def _check_names(who: str, what: str, names: Sequence[str], known: Collection[str]) -> None:
+    """Raises _MistakeError for a name without an entry, or one that stands twice."""
+    for name in names:
+        if name not in known:
+            raise _MistakeError(f"{who} names {what} {name!r}, which there is not")
+        if names.count(name) > 1:
+            raise _MistakeError(f"{who} names {what} {name!r} twice")
+
+
 def _apart(scales: Mapping[str, Sequence[str]]) -> list[list[str]]:
     """Scales in groups without common items, each in the first group where it fits."""
     groups: list[tuple[list[str], set[str]]] = []
@@ -191,6 +217,16 @@ def _psychobench(tests: Sequence[_PsychoBenchTest]) -> PublishedInstruments:
     for test in tests:
         categories = {one.cat_name: one for one in test.categories}
         scales = {name: one.cat_questions for name, one in categories.items()}
+        _check_names(test.name, "category", [one.cat_name for one in test.categories], categories)
+        _check_names(f"{test.name}: reverse", "question", test.reverse, test.questions)
+        for name, items in scales.items():
+            _check_names(f"{test.name}: category {name}", "question", items, test.questions)
+        notes += [
+            f"{test.name}: crowd {crowd.crowd_name or 'crowd'} of {name} has no SD and is left out"
+            for name, one in categories.items()
+            for crowd in one.crowd
+            if not crowd.sd > 0
+        ]
         if not scales:
             notes.append(f"{test.name}: no categories, so no scales; left out")
             continue
@@ -223,7 +259,7 @@ def _psychobench(tests: Sequence[_PsychoBenchTest]) -> PublishedInstruments:
                         "validated": True,
                         "note": "Words, keys and crowds as in PsychoBench's file.",
                         "instruction": told.strip(),
-                        "options": _options(low, high, test.prompt),
+                        "options": _options(range(low, high + 1), test.prompt),
                         "scales": [_scale(_name(n), test.name if n == "Overall" else n) for n in names],
                         "items": items,
                         "norms": [
@@ -243,15 +279,16 @@ def _limits(title: str, text: str, total: int) -> tuple[int, int]:
             return int(low), int(high)
     if total == 1:
         return 0, 1
-    raise ValueError(f"{title}: its prompt names no range of answers whose ends add up to its scale, {total}")
+    raise _MistakeError(
+        f"{title}: its prompt names no range of answers whose ends add up to its scale, {total}"
+    )
 
 
-def _options(low: int, high: int, text: str) -> list[dict[str, object]]:
+def _options(values: Sequence[int], text: str) -> list[dict[str, object]]:
     words = {
         int(number): label.strip(" '").removesuffix(" and").strip(" '")
         for number, label in WORDS.findall(text)
     }
-    values = range(low, high + 1)
     labels = [words.get(value, "") for value in values]
     if not all(labels) or len({label.casefold() for label in labels}) < len(labels):
         # the ends, if anything, are told by the instruction
@@ -278,13 +315,25 @@ def _psyborgs(session: _Session) -> PublishedInstruments:
     found, notes = [], []
     for code, measure in session.measures.items():
         scales = {name: scale.item_ids for name, scale in measure.scales.items()}
+        if not scales:
+            notes.append(f"{code}: no scales; left out")
+        used = {item for items in scales.values() for item in items}
+        if unused := len(measure.items.keys() - used):
+            notes.append(f"{code}: {unused} items of no scale are left out")
+        for name, scale in measure.scales.items():
+            _check_scale(f"{code}: scale {name}", scale, measure, session)
         for place, names in enumerate(_apart(scales), 1):
             first = measure.scales[names[0]]
             others = [n for n in names if measure.scales[n].response_scale_ids != first.response_scale_ids]
             if others:
                 notes.append(f"{code}: {', '.join(others)} have another range of answers and are left out")
             kept = [name for name in names if name not in others]
-            values = sorted(session.response_scales[first.response_scale_ids[0]].response_choices)
+            answers = first.response_scale_ids[0]
+            values = sorted(session.response_scales[answers].response_choices)
+            if len(values) < 2:
+                raise _MistakeError(
+                    f"response scale {answers} must have at least 2 choices; got {len(values)}"
+                )
             postamble = session.item_postambles[first.item_postamble_ids[0]]
             told = re.split(r" (?:on )?a scale from| \(where", postamble.lstrip('", \n'))[0]
             items = [
@@ -307,14 +356,28 @@ def _psyborgs(session: _Session) -> PublishedInstruments:
                         "validated": True,
                         "note": "Words and keys as in the administration session.",
                         "instruction": f"{told[:1].upper()}{told[1:]}.",
-                        "options": _options(values[0], values[-1], postamble),
+                        "options": _options(values, postamble),
                         "scales": [_scale(name, measure.scales[name].user_readable_name) for name in kept],
                         "items": items,
                     }
                 )
             )
-    notes.append("item preambles, which describe persons, are not read: give --personas")
+    if found:
+        notes.append("item preambles, which describe persons, are not read: give --personas")
     return PublishedInstruments("PsyBORGS", found, notes)
+
+
+def _check_scale(who: str, scale: _PsyborgsScale, measure: _PsyborgsMeasure, session: _Session) -> None:
+    """Raises _MistakeError for what a scale names and the session does not have."""
+    _check_names(who, "item", scale.item_ids, measure.items)
+    _check_names(f"{who}: reverse", "item", scale.reverse_keyed_item_ids, scale.item_ids)
+    for what, names, known in (
+        ("item postamble", scale.item_postamble_ids, session.item_postambles),
+        ("response scale", scale.response_scale_ids, session.response_scales),
+    ):
+        if not names:
+            raise _MistakeError(f"{who} names no {what}")
+        _check_names(who, what, names, known)
 
 
 def _trait(rows: Sequence[_Situation]) -> PublishedInstruments:

@@ -95,6 +95,20 @@ def written(tmp_path, name, content):
     return path
 
 
+EXT = ("measures", "TEA", "scales", "TEA-EXT")
+CHOICES = ("response_scales", "likert3", "response_choices")
+
+
+def changed(content, value, *place):
+    """A copy with another value at a place."""
+    copied = json.loads(json.dumps(content))
+    holder = copied
+    for step in place[:-1]:
+        holder = holder[step]
+    holder[place[-1]] = value
+    return copied
+
+
 def test_psychobench(tmp_path):
     found = read_published(written(tmp_path, "questionnaires.json", PSYCHOBENCH))
     assert found.benchmark == "PsychoBench"
@@ -124,12 +138,29 @@ def test_psychobench_as_the_paper_used_it(tmp_path):
     assert "16P: no categories, so no scales; left out" in found.notes
 
 
+def test_what_is_left_out_is_said(tmp_path):
+    crowd = {"crowd_name": "Crowd", "mean": 3.5, "std": 0}
+    without_sd = changed(PSYCHOBENCH, [crowd], 0, "categories", 0, "crowd")
+    notes = read_published(written(tmp_path, "questionnaires.json", without_sd)).notes
+    assert "Tea-Q: crowd Crowd of Tea Love has no SD and is left out" in notes
+    more = {**PSYBORGS["measures"]["TEA"]["items"], "t3": "Filler"}
+    session = changed(PSYBORGS, more, "measures", "TEA", "items")
+    notes = read_published(written(tmp_path, "s.json", session)).notes
+    assert "TEA: 1 items of no scale are left out" in notes
+
+
 def test_psyborgs(tmp_path):
     [tea] = read_published(written(tmp_path, "session.json", PSYBORGS)).instruments
     assert [(option.value, option.label) for option in tea.options] == [(1, "no"), (2, "so so"), (3, "yes")]
     assert [item.key for item in tea.items] == [1, -1]
     assert tea.instruction == "Please rate how much you agree."
     assert tea.scales[0].measures == "extraversion"
+
+
+def test_choices_may_have_gaps(tmp_path):
+    session = changed(PSYBORGS, {"1": "1", "3": "3"}, *CHOICES)
+    [tea] = read_published(written(tmp_path, "s.json", session)).instruments
+    assert [(option.value, option.label) for option in tea.options] == [(1, "no"), (3, "yes")]
 
 
 def test_trait_situations_have_answers_of_their_own(tmp_path):
@@ -185,10 +216,47 @@ def test_the_command_writes_instruments_that_load(tmp_path):
         ({"a": 1}, "is no file of PsychoBench"),
         ([{**PSYCHOBENCH[0], "scale": 9}], "Tea-Q: its prompt names no range of answers"),
         ([{**PSYCHOBENCH[0], "reverse": None}], "0.reverse: Input should be a valid list"),
+        (
+            changed(PSYCHOBENCH, [2, 99], 0, "reverse"),
+            "Tea-Q: reverse names question '99', which there is not",
+        ),
+        (
+            changed(PSYCHOBENCH, [1, 2, 99], 0, "categories", 0, "cat_questions"),
+            "Tea-Q: category Tea Love names question '99', which there is not",
+        ),
+        (
+            changed(PSYCHOBENCH, [1, 2, 2], 0, "categories", 0, "cat_questions"),
+            "Tea-Q: category Tea Love names question '2' twice",
+        ),
+        (changed(PSYCHOBENCH, "Night", 0, "categories", 0, "cat_name"), "Tea-Q names category 'Night' twice"),
+        ([*PSYCHOBENCH, *PSYCHOBENCH], "two questionnaires would be psychobench_tea_q"),
+        ([{**PSYCHOBENCH[0], "categories": []}], "no questionnaire with scales (Tea-Q: no categories"),
+        (changed(PSYBORGS, {}, "measures"), "other.json holds no questionnaire with scales"),
+        (changed(PSYBORGS, {}, "measures", "TEA", "scales"), "TEA: no scales; left out"),
+        (changed(PSYBORGS, ["t1", "zz"], *EXT, "item_ids"), "TEA-EXT names item 'zz', which there is not"),
+        (changed(PSYBORGS, ["t1", "t1"], *EXT, "item_ids"), "TEA-EXT names item 't1' twice"),
+        (
+            changed(PSYBORGS, ["zz"], *EXT, "reverse_keyed_item_ids"),
+            "TEA-EXT: reverse names item 'zz', which",
+        ),
+        (changed(PSYBORGS, [], *EXT, "item_postamble_ids"), "TEA-EXT names no item postamble"),
+        (
+            changed(PSYBORGS, ["p9"], *EXT, "item_postamble_ids"),
+            "names item postamble 'p9', which there is not",
+        ),
+        (changed(PSYBORGS, [], *EXT, "response_scale_ids"), "TEA-EXT names no response scale"),
+        (
+            changed(PSYBORGS, ["r9"], *EXT, "response_scale_ids"),
+            "names response scale 'r9', which there is not",
+        ),
+        (
+            changed(PSYBORGS, {"1": "1"}, *CHOICES),
+            "response scale likert3 must have at least 2 choices; got 1",
+        ),
     ],
 )
 def test_what_is_refused_is_said_in_one_line(tmp_path, content, message):
-    with pytest.raises(ValueError, match=r"other.json|Tea-Q") as error:
+    with pytest.raises(ValueError, match=r"^other.json: |^other.json (is no|holds)") as error:
         read_published(written(tmp_path, "other.json", content))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
