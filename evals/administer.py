@@ -16,7 +16,7 @@ from evals.faithfulness.report import write_report
 from evals.faithfulness.run_card import cost_told
 from evals.faithfulness.study import FaithfulnessStudy
 from evals.questionnaires import behaviors, dialogues, planned_behavior, wording
-from evals.questionnaires.administration import MODEL_BLOCK, administer
+from evals.questionnaires.administration import MODEL_BLOCK, administer, limits_before
 from evals.questionnaires.design import PUBLISHED, Design, battery
 from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.judge import JudgedRespondent
@@ -213,7 +213,7 @@ def main(
                 planned.to_csv(folder / "planned.csv", index=False)
         if report:
             how_asked = {"asked by": answers or "default", **settings_of(who)}
-            card = {**how_asked, "cost": cost_told(folder)}
+            card = {**how_asked, **limits_before(folder), "cost": cost_told(folder)}
             study = FaithfulnessStudy(instruments, batteries, design)
             made = study.report({who.name: table}, card, replies=replies)
             if not planned.empty:

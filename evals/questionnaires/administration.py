@@ -22,7 +22,18 @@ import pandas as pd
 from evals.models.text_model import Progress
 from evals.questionnaires.design import KEY, Battery, Design, battery, questions
 from evals.questionnaires.instrument import Instrument
-from evals.questionnaires.respondent import ERROR, Answer, Paid, Question, Respondent, settings_of
+from evals.questionnaires.respondent import (
+    EMPTY,
+    ERROR,
+    LIMIT,
+    UNREADABLE,
+    Answer,
+    Paid,
+    Question,
+    Respondent,
+    settings_of,
+    tells_cuts,
+)
 
 COLUMNS = (
     "model",
@@ -38,6 +49,8 @@ COLUMNS = (
 )
 # columns with the traits of the personas: what scores are held against
 DESCRIBED = "described_"
+# limits of earlier sessions, where the limit was raised since
+BEFORE = f"{LIMIT} before"
 # questions handed over at once: enough to batch and to share heads, few enough to keep in memory
 BLOCK = 4096
 # those to a model: what a small one on a laptop answers in half a minute, since a kill loses them
@@ -93,7 +106,8 @@ def administer(
     if folder is not None and isinstance(respondent, Paid):
         folder.mkdir(parents=True, exist_ok=True)
         respondent.account(folder / "usage.json")
-    answers = _Answers(folder, _fingerprint(respondent, batteries, design), respondent.name)
+    asked_how = _fingerprint(respondent, batteries, design)
+    answers = _Answers(folder, asked_how, raisable=tells_cuts(respondent))
     with answers:
         pending = (
             question
@@ -159,12 +173,13 @@ class AnswerRow(TypedDict):
     text: str
     probabilities: list[float]
     read_by: NotRequired[str]
+    cut_at: NotRequired[int]
 
 
 class _Answers:
     """Rows by key: those of an earlier run, and a line in the journal for each new one."""
 
-    def __init__(self, folder: Path | None, design: dict[str, object], model: str):
+    def __init__(self, folder: Path | None, design: dict[str, object], *, raisable: bool):
         self.rows: dict[tuple[str, ...], AnswerRow] = {}
         self._folder, self._journal = folder, None
         if folder is None:
@@ -172,17 +187,20 @@ class _Answers:
         folder.mkdir(parents=True, exist_ok=True)
         written, journal = folder / "design.json", folder / "answers.jsonl"
         if written.exists():
-            _refuse_other(_design(written), design, folder)
-            self._read(journal)
+            old = _design(written)
+            _refuse_other(old, design, folder, raisable)
+            self._read(journal, design.get(LIMIT) if raisable else None)
+            if old.get(LIMIT) != design.get(LIMIT):
+                _write_design(written, {**design, BEFORE: [*_limits_before(old), old[LIMIT]]})
         elif journal.exists() and journal.stat().st_size:
             raise ValueError(
                 f"{journal} holds answers, and no design.json beside it says to what; bring it back, or "
                 "choose another folder"
             )
         else:
-            written.write_text(json.dumps(design, indent=2) + "\n", encoding="utf-8")
+            _write_design(written, design)
 
-    def _read(self, path: Path) -> None:
+    def _read(self, path: Path, limit: object) -> None:
         if not path.exists():
             return
         text = path.read_bytes()
@@ -196,13 +214,13 @@ class _Answers:
                 continue
             try:
                 row = json.loads(line.decode("utf-8"))
-                key, failed = tuple(row["key"]), row["refusal"] == ERROR
+                key, again = tuple(row["key"]), row["refusal"] == ERROR or _cut_below(row, limit)
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ValueError(
                     f"{path}:{number} is damaged and holds no answer; delete the line, and its question is "
                     "asked again"
                 ) from error
-            if not failed:  # what failed is asked again
+            if not again:  # what failed is, and what was cut off where more may be said now
                 self.rows[key] = row
 
     def __enter__(self) -> "_Answers":
@@ -229,6 +247,8 @@ class _Answers:
             "probabilities": list(answer.probabilities),
             "read_by": answer.read_by,
         }
+        if answer.cut_at:
+            row["cut_at"] = answer.cut_at
         if self._journal is not None:
             # one write a line: a kill loses at most the answer that was on its way
             self._journal.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -247,15 +267,50 @@ def _design(path: Path) -> dict[str, object]:
     return found
 
 
-def _refuse_other(old: dict[str, object], new: dict[str, object], folder: Path) -> None:
+def _write_design(path: Path, design: dict[str, object]) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(design, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def _limits_before(design: dict[str, object]) -> list[object]:
+    found = design.get(BEFORE, [])
+    return found if isinstance(found, list) else [found]
+
+
+def limits_before(*folders: Path) -> dict[str, object]:
+    """A row for the run card where the limit of an administration was raised.
+
+    Args:
+      folders: of administrations.
+    Returns: the lower limits, within which some of the answers were given; nothing where there were none.
+    Raises: ValueError for a damaged record.
+    """
+    records = [folder / "design.json" for folder in folders]
+    limits = [limit for path in records if path.exists() for limit in _limits_before(_design(path))]
+    return {BEFORE: ", ".join(map(str, dict.fromkeys(limits)))} if limits else {}
+
+
+def _cut_below(row: AnswerRow, limit: object) -> bool:
+    """Whether an answer was cut off before it could be read, and may be longer now."""
+    unread = row["refusal"] in (UNREADABLE, EMPTY)
+    return unread and isinstance(limit, int) and 0 < row.get("cut_at", 0) < limit
+
+
+def _refuse_other(old: dict[str, object], new: dict[str, object], folder: Path, raisable: bool) -> None:
     # an older record lacks what was not written down then; what only the older one has differs too
     for name in [*new, *(name for name in old if name not in new)]:
-        value = new.get(name)
-        if old.get(name) != value:
-            raise ValueError(
-                f"{folder} holds another administration: {name} is {old.get(name)!r} there, {value!r} here; "
-                "choose another folder"
-            )
+        there, here, remedy = old.get(name), new.get(name), "choose another folder"
+        if there == here or name == BEFORE:
+            continue
+        if name == LIMIT and raisable and isinstance(there, int) and isinstance(here, int):
+            # what was read within fewer tokens would be so within more
+            if there < here:
+                continue
+            remedy = f"take at least {there}, or {remedy}"
+        raise ValueError(
+            f"{folder} holds another administration: {name} is {there!r} there, {here!r} here; {remedy}"
+        )
 
 
 def long_table(model: str, rows: Iterable[AnswerRow]) -> pd.DataFrame:

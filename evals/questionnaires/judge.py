@@ -16,7 +16,15 @@ from evals.models.api_client import ApiError
 from evals.models.api_spending import CostCeilingError
 from evals.questionnaires.answer_text import without_thoughts
 from evals.questionnaires.reading import parse
-from evals.questionnaires.respondent import UNREADABLE, Answer, Paid, Question, Respondent, settings_of
+from evals.questionnaires.respondent import (
+    UNREADABLE,
+    Answer,
+    Paid,
+    Question,
+    Respondent,
+    settings_of,
+    tells_cuts,
+)
 from jaxmoe.progress import say
 
 PROMPT = """\
@@ -161,6 +169,11 @@ class JudgedRespondent:
         url = getattr(self.judge, "url", "")
         judge = {"judge": self.judge.name} | ({"judge url": url} if url else {})
         return {**settings_of(self.respondent), **judge}
+
+    @property
+    def tells_cuts(self) -> bool:
+        """Whether the respondent does."""
+        return tells_cuts(self.respondent)
 
     @cached_property
     def _reader(self) -> FallibleJudge:

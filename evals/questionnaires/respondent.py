@@ -15,6 +15,8 @@ from evals.questionnaires.wording import NOBODY, Choice, Persona, Template
 
 # why an answer has no value
 REFUSED, UNREADABLE, EMPTY, ERROR = "refused", "unreadable", "empty", "error"
+# the setting that a respondent's written answers end at
+LIMIT = "max_new_tokens"
 
 
 class ItemContent(NamedTuple):
@@ -94,6 +96,7 @@ class Answer(NamedTuple):
       probabilities: of the options as shown, if known; () otherwise.
       expected: Σ p·value, NaN where unknown.
       read_by: the judge who read the text, where rules did not, or failed to; empty otherwise.
+      cut_at: the limit at which the text was cut off, in tokens; 0 if it was not, or nobody tells.
     """
 
     value: float
@@ -103,6 +106,7 @@ class Answer(NamedTuple):
     probabilities: tuple[float, ...] = ()
     expected: float = math.nan
     read_by: str = ""
+    cut_at: int = 0
 
 
 class Respondent(Protocol):
@@ -141,6 +145,11 @@ class Paid(Protocol):
 def settings_of(respondent: Respondent) -> dict[str, object]:
     """What its answers depend on besides its name, where it tells: address, temperature, how it is asked."""
     return dict(getattr(respondent, "settings", {}))
+
+
+def tells_cuts(respondent: Respondent) -> bool:
+    """Whether it tells which of its answers were cut off at its limit, so that the limit may be raised."""
+    return bool(getattr(respondent, "tells_cuts", False))
 
 
 def chosen(question: Question, position: int, text: str = "") -> Answer:

@@ -26,7 +26,7 @@ from evals.faithfulness.verdicts import Assessment
 from evals.models.local_model import Form, base_and_revision
 from evals.psychometrics.uncertainty import mean_score
 from evals.questionnaires import behaviors, dialogues, wording
-from evals.questionnaires.administration import MODEL_BLOCK, administer
+from evals.questionnaires.administration import MODEL_BLOCK, administer, limits_before
 from evals.questionnaires.design import FACETS, PUBLISHED, Design, battery
 from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.judge import JudgedRespondent
@@ -211,11 +211,16 @@ def behavior(
         if distributed.is_main():
             say("\n".join(_precision(study)))
         asked = ask(study, config, _models(config, load), folder)
-        first = asked.answers[config.name]
+        first, folders = asked.answers[config.name], _folders(config, folder)
         steps = {**earlier, config.step: first} if config.step is not None else {}
         report = study.report(
             asked.answers,
-            {**card(study, config), **bases_told(asked), "cost": cost_told(*_folders(config, folder))},
+            {
+                **card(study, config),
+                **bases_told(asked),
+                **limits_before(*folders),
+                "cost": cost_told(*folders),
+            },
             base=base,
             base_name="base" if against is None else str(against),
             checkpoints=steps,

@@ -18,7 +18,7 @@ from evals.models.api_requests import ApiRequests, ServerReply, byte_count, side
 from evals.models.api_spending import Spending, Usage
 from evals.questionnaires.answer_text import without_thoughts
 from evals.questionnaires.reading import parse
-from evals.questionnaires.respondent import ERROR, REFUSED, Answer, Question, no_answer
+from evals.questionnaires.respondent import ERROR, LIMIT, REFUSED, Answer, Question, no_answer
 from jaxmoe.json_values import JsonObject
 
 
@@ -102,8 +102,13 @@ class ApiRespondent:
             "server model": self.model,
             "mode": "written",
             "temperature": self.temperature,
-            "max_new_tokens": self.max_new_tokens,
+            LIMIT: self.max_new_tokens,
         }
+
+    @property
+    def tells_cuts(self) -> bool:
+        """Servers say why a text ends."""
+        return True
 
     @property
     def usage(self) -> Usage:
@@ -183,12 +188,13 @@ class ApiRespondent:
             return no_answer(REFUSED, str(error))
         if reply.finish == "content_filter":
             return no_answer(REFUSED, f"content filter: {reply.text}")
-        if reply.finish == "length" and not without_thoughts(reply.text):
+        cut = reply.finish == "length"
+        if cut and not without_thoughts(reply.text):
             return no_answer(
                 ERROR,
                 f"no answer within {self.max_new_tokens} tokens, thoughts included; raise max_new_tokens",
             )
-        return parse(question, reply.text)
+        return parse(question, reply.text)._replace(cut_at=self.max_new_tokens if cut else 0)
 
     def _ask(self, prompt: str, seed: int) -> ServerReply:
         found = self.request(

@@ -9,15 +9,26 @@ import pytest
 from evals.models.api_client import ApiError, RequestFailedError
 from evals.models.api_requests import side_by_side
 from evals.models.api_spending import CostCeilingError
-from evals.questionnaires.administration import administer
+from evals.questionnaires.administration import administer, limits_before
 from evals.questionnaires.design import Design, battery, questions
 from evals.questionnaires.instrument import load_instrument
+from evals.questionnaires.judge import JudgedRespondent
+from evals.questionnaires.respondent import chosen
 from evals.questionnaires.respondents.api_respondent import ApiRespondent
 from tests.http_stub import completion, serving
 
 GAD = battery(load_instrument("gad_7"))
 ASKED = list(questions(GAD, Design(option_orders=("forward", "reversed"))))
 FILTER = {"error": {"message": "blocked by the content management policy", "code": "content_filter"}}
+
+
+class Silent:
+    """A judge that finds no answer."""
+
+    name = "silent"
+
+    def write(self, prompts, seed=0):
+        return ["N" for _ in prompts]
 
 
 def client(server, waits=None, said=None, **settings):
@@ -177,7 +188,7 @@ def test_the_ceiling_counts_what_earlier_sessions_spent_in_the_folder(tmp_path):
     [
         ({"temperature": 0.5}, "temperature is 1.0 there, 0.5 here"),
         ({"model": "other"}, "model is 'm' there, 'other' here"),
-        ({"max_new_tokens": 99}, "max_new_tokens is 16 there, 99 here"),
+        ({"max_new_tokens": 8}, "max_new_tokens is 16 there, 8 here; take at least 16, or choose another"),
         ({"url": "http://127.0.0.1:9/v1"}, "url is "),
     ],
 )
@@ -188,6 +199,63 @@ def test_a_resumed_administration_is_the_same_one(tmp_path, change, named):
         settings = {"url": server.url, "model": "m", **change}
         with pytest.raises(ValueError, match=f"holds another administration: {named}"):
             administer(ApiRespondent(**settings), [GAD], Design(), tmp_path)
+
+
+@pytest.mark.parametrize("judged", [False, True])
+def test_the_limit_may_be_raised_and_asks_again_what_was_cut_off(tmp_path, judged):
+    """What was read within the lower limit stays; without this, all of it would be paid for again."""
+    replies = {
+        ASKED[0].prompt: completion("B", "length"),
+        ASKED[1].prompt: completion("Well, that depends on", "length"),
+        ASKED[2].prompt: completion("", "length"),
+        ASKED[3].prompt: completion("It is hard to say."),
+    }
+
+    def session(server, limit):
+        who = client(server, max_new_tokens=limit)
+        who = JudgedRespondent(who, Silent()) if judged else who
+        return administer(who, [GAD], Design(), tmp_path)
+
+    with serving(
+        lambda n, body: (200, {}, replies.get(body["messages"][0]["content"], completion("B")))
+    ) as server:
+        first = session(server, 16)
+        assert first["refusal"].tolist()[:4] == ["", "unreadable", "error", "unreadable"]
+        replies.clear()
+        before = len(server.requests)
+        # also where the session that raises it is stopped
+        server.raw = {before: lambda handler: handler.send_error(401)}
+        with pytest.raises(ApiError, match="401"):
+            session(server, 4000)
+        again = session(server, 4000)
+        assert again["refusal"].tolist() == ["", "", "", "unreadable", "", "", ""]
+        asked = server.requests[before + 1 :]
+        assert [body["messages"][0]["content"] for body in asked] == [q.prompt for q in ASKED[1:3]]
+        assert {body["max_tokens"] for body in asked} == {4000}
+        session(server, 4000)
+        assert len(server.requests) == before + 3
+        session(server, 5000)
+        assert len(server.requests) == before + 3
+        with pytest.raises(ValueError, match="take at least 5000"):
+            session(server, 16)
+    design = json.loads((tmp_path / "design.json").read_text())
+    assert (design["max_new_tokens"], design["max_new_tokens before"]) == (5000, [16, 4000])
+    assert limits_before(tmp_path, tmp_path / "absent") == {"max_new_tokens before": "16, 4000"}
+
+
+def test_a_limit_at_which_nobody_tells_what_is_cut_off_stays(tmp_path):
+    class Local:
+        name, repeats_itself = "local", False
+
+        def __init__(self, limit):
+            self.settings = {"max_new_tokens": limit}
+
+        def answer(self, questions):
+            return ((number, chosen(question, 0)) for number, question in enumerate(questions))
+
+    administer(Local(16), [GAD], Design(), tmp_path)
+    with pytest.raises(ValueError, match="max_new_tokens is 16 there, 99 here; choose another folder"):
+        administer(Local(99), [GAD], Design(), tmp_path)
 
 
 def test_texts_that_fail_are_empty_and_said():
