@@ -4,6 +4,7 @@ Local models, models behind a server and simulated respondents do the same: ques
 scripted dialogues, verdicts and the report.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -22,7 +23,7 @@ from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.judge import JudgedRespondent
 from evals.questionnaires.respondent import Respondent, settings_of
 from evals.questionnaires.respondents.api_scoring import Route
-from evals.questionnaires.respondents.api_server import Answers, ServerConfig
+from evals.questionnaires.respondents.api_server import Answers, ServerConfig, check_numbers
 from evals.questionnaires.respondents.simulated import simulated_respondent
 from jaxmoe.progress import ProgressDisplay, say
 
@@ -132,6 +133,17 @@ def main(
     Raises: typer.Exit with status 2, after a line on stderr, for what is refused.
     """
     try:
+        served = respondent.startswith(("http://", "https://"))
+        check_numbers(
+            temperature=temperature,
+            seeds=seeds,
+            task_count=task_count,
+            max_new_tokens=max_new_tokens,
+            concurrency=concurrency,
+        )
+        if not 0 < width < math.inf:
+            raise ValueError(f"width must be a finite number above 0; got {width:g}")
+        _check_names(served, model, judge, judge_model)
         design = Design(
             wording.named_templates(template),
             tuple(option_order or ["forward", "reversed"]),
@@ -163,7 +175,7 @@ def main(
             ).judging(cost_ceiling)
         if respondent.startswith("null:"):
             who: Respondent = simulated_respondent(respondent.removeprefix("null:"))
-        elif respondent.startswith(("http://", "https://")):
+        elif served:
             server = ServerConfig(
                 respondent,
                 model,
@@ -230,6 +242,18 @@ def main(
         f"{len(table)} answers of {who.name} in {folder / 'responses.parquet'}, {refused:.1%} unreadable"
         + _judged(table)
     )
+
+
+def _check_names(served: bool, model: str, judge: str, judge_model: str) -> None:
+    """Raises: ValueError for a server without the name of a model, or a name without a server."""
+    if served and not model:
+        raise ValueError("give --model, the model's name on the server")
+    if model and not served:
+        raise ValueError("--model names a model on a server; give --respondent http(s)://HOST/v1 with it")
+    if judge and not judge_model:
+        raise ValueError("give --judge-model, the judge's name on its server")
+    if judge_model and not judge:
+        raise ValueError("--judge-model needs --judge http(s)://HOST/v1")
 
 
 def _one_of(what: str, value: str, kind: object) -> Any:  # a type checker does not follow get_args

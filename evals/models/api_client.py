@@ -230,6 +230,8 @@ def _check_address(url: str) -> None:
         )
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"url must begin with http:// or https://; got {url!r}")
+    if not host or host.startswith(":"):
+        raise ValueError(f"url must name a host; got {url!r}")
 
 
 def _object(raw: bytes) -> JsonObject:

@@ -98,3 +98,34 @@ def test_labelled_answers_that_cannot_be_read_are_said(tmp_path, text):
     if text is not None:
         file.write_text(text)
     assert_one_line(run(reading_accuracy.main, file), "answers.jsonl")
+
+
+SERVED = ("--respondent", "http://127.0.0.1:9/v1", "--model", "m")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--temperature", -1), "temperature must be a finite number, 0 or more; got -1"),
+        (("--temperature", "nan", *SERVED), "temperature must be a finite number, 0 or more; got nan"),
+        (("--temperature", "inf"), "temperature must be a finite number"),
+        (("--concurrency", 0), "concurrency must be at least 1; got 0"),
+        (("--concurrency", -3, *SERVED), "concurrency must be at least 1; got -3"),
+        (("--max-new-tokens", 0), "max_new_tokens must be at least 1; got 0"),
+        (("--max-new-tokens", -5, *SERVED), "max_new_tokens must be at least 1; got -5"),
+        (("--seeds", 0), "seeds must be at least 1; got 0"),
+        (("--task", "conduct", "--task-count", 0), "task_count must be at least 1; got 0"),
+        (("--items-per-prompt", 0), "items_per_prompt must be at least 1; got 0"),
+        (("--respondent", "http://127.0.0.1:9/v1"), "give --model, the model's name on the server"),
+        (("--respondent", "http:///v1", "--model", "m"), "url must name a host; got 'http:///v1'"),
+        ((*SERVED, "--tokens-name", ""), "tokens_name must be max_tokens or max_completion_tokens; got ''"),
+        ((*SERVED, "--judge", "http://127.0.0.1:9/v1"), "give --judge-model, the judge's name on its server"),
+        (("--judge-model", "m"), "--judge-model needs --judge"),
+        (("--model", "m"), "--model names a model on a server; give --respondent http(s)://HOST/v1 with it"),
+        ((*SERVED, "--prompt-price", -1), "prompt_price must be a finite amount"),
+        (("--width", 0), "width must be a finite number above 0; got 0"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused_before_anything_is_asked(tmp_path, arguments, said):
+    assert_one_line(administered(tmp_path / "out", *arguments), said)
+    assert not (tmp_path / "out").exists()

@@ -31,7 +31,7 @@ from evals.questionnaires.design import FACETS, PUBLISHED, Design, battery
 from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.judge import JudgedRespondent
 from evals.questionnaires.respondent import Paid, Respondent
-from evals.questionnaires.respondents.api_server import ServerConfig
+from evals.questionnaires.respondents.api_server import ServerConfig, check_numbers
 from evals.questionnaires.respondents.local_respondent import ScoringRespondent, WritingRespondent
 from evals.questionnaires.respondents.simulated import NULLS
 from evals.questionnaires.response_table import ResponseCube
@@ -146,8 +146,13 @@ class BehaviorConfig:
     def __post_init__(self) -> None:
         if not self.instruments:
             raise ValueError("behavior.instruments must name at least one; got none")
-        if self.seeds < 1:
-            raise ValueError(f"behavior.seeds must be at least 1; got {self.seeds}")
+        check_numbers(
+            "behavior.",
+            temperature=self.temperature,
+            seeds=self.seeds,
+            task_count=self.task_count,
+            items_per_prompt=self.items_per_prompt,
+        )
         if self.earlier and self.step is None:
             raise ValueError("behavior.earlier needs behavior.step, the training step of this model")
         if self.server is not None and (self.calibrated or self.choose == "drawn"):

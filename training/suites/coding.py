@@ -8,7 +8,7 @@ from typing import Literal, cast
 
 from evals.coding.measure import CodingResult, SampleRecord, evaluate
 from evals.models.local_model import Form
-from evals.questionnaires.respondents.api_server import ServerConfig
+from evals.questionnaires.respondents.api_server import ServerConfig, check_numbers
 from jaxmoe.progress import ProgressDisplay
 from rl.feedback.grader import Grader
 from rl.feedback.language import Limits, Settings
@@ -72,6 +72,9 @@ class CodingConfig:
                 "coding.samples and coding.max_new_tokens must be at least 1; got "
                 f"{self.samples} and {self.max_new_tokens}"
             )
+        check_numbers("coding.", temperature=self.temperature)
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"coding.top_p must lie above 0 and be at most 1; got {self.top_p:g}")
         if self.server is not None and self.form == "instruction":
             raise ValueError(
                 "coding.form instruction needs a local model; with coding.server take completion or chat"

@@ -4,8 +4,9 @@ from it.
 Not covered: asking (api_respondent, api_scoring, evals.models.api_model).
 """
 
+import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from evals.models.api_client import ApiClient, Retries
 from evals.models.api_model import ApiModel
@@ -18,6 +19,23 @@ from jaxmoe.progress import say
 from jaxmoe.text.forms import Form
 
 Answers = Literal["label", "words", "written"]
+TokensName = Literal["max_tokens", "max_completion_tokens"]
+
+
+def check_numbers(section: str = "", /, *, temperature: float = 0.0, **counts: int) -> None:
+    """Refuses settings with which nothing can be asked.
+
+    Args:
+      section: what stands before the names of the settings, as "behavior.".
+      temperature: of what is written; 0 takes the likeliest.
+      counts: by the name of their setting, none below 1.
+    Raises: ValueError that names the setting and its value.
+    """
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"{section}temperature must be a finite number, 0 or more; got {temperature:g}")
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{section}{name} must be at least 1; got {count}")
 
 
 @dataclass(frozen=True)
@@ -53,6 +71,15 @@ class ServerConfig:
     completion_price: float = 0.0
     timeout_s: float = 300.0
     text_start: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ValueError(f"server.model must be the name of a model on {self.url}; got none")
+        check_numbers(concurrency=self.concurrency, max_new_tokens=self.max_new_tokens)
+        if self.tokens_name not in (known := get_args(TokensName)):
+            raise ValueError(f"tokens_name must be {' or '.join(known)}; got {self.tokens_name!r}")
+        if not 0 < self.timeout_s < math.inf:
+            raise ValueError(f"timeout_s must be a finite number above 0; got {self.timeout_s:g}")
 
     def client(self, name: str = "", temperature: float = 1.0, least_tokens: int = 1) -> ApiRespondent:
         """A respondent that writes.

@@ -129,6 +129,16 @@ def test_one_ceiling_holds_for_all_models_of_a_run_and_all_is_told(tmp_path):
     [
         (["base=somewhere"], "behavior.server takes the place of base and run"),
         (["behavior.calibrated=true"], "need a local model"),
+        (["behavior.temperature=-1"], "behavior.temperature must be a finite number, 0 or more; got -1"),
+        (["behavior.task_count=0"], "behavior.task_count must be at least 1; got 0"),
+        (["behavior.items_per_prompt=0"], "behavior.items_per_prompt must be at least 1; got 0"),
+        (["behavior.server.model=''"], "server.model must be the name of a model on http://x/v1; got none"),
+        (["behavior.server.concurrency=0"], "concurrency must be at least 1; got 0"),
+        (["behavior.server.max_new_tokens=0"], "max_new_tokens must be at least 1; got 0"),
+        (["behavior.server.timeout_s=0"], "timeout_s must be a finite number above 0; got 0"),
+        (["behavior.server.tokens_name=tokens"], "tokens_name must be max_tokens or max_completion_tokens"),
+        (["coding.temperature=.nan"], "coding.temperature must be a finite number, 0 or more; got nan"),
+        (["coding.top_p=0"], "coding.top_p must lie above 0 and be at most 1; got 0"),
         (
             ["behavior.beside=[{name: x, base: y}]"],
             "beside a model behind a server stand models behind servers",
