@@ -53,7 +53,7 @@ def names_of(summary: JsonMapping) -> dict[str, str]:
     found = {}
     for name in summary["cells"]:
         model, _, way = name.rpartition("-")
-        found[name] = f"{summary['labels'][model]}, {way}"
+        found[name] = f"{summary['labels'][model]}, {way.replace('_', ' ')}"
     return found
 
 
@@ -73,8 +73,9 @@ def _design(summary: JsonMapping) -> PageSection:
     rows = []
     for names, ways in (("base", settings["ways"]), ("after fine-tuning", settings["tuned_ways"])):
         for name, way in ways.items():
-            cells = [way["answers"], ", ".join(way["instruments"]), ", ".join(way["templates"])]
-            rows.append([f"{names}, {name}", *cells, ", ".join(way["option_orders"]), way["personas"]])
+            crossed = [", ".join(way[facet]) for facet in ("instruments", "templates", "option_orders")]
+            label = f"{names}, {name.replace('_', ' ')}"
+            rows.append([label, way["answers"], *crossed, way["personas"]])
     columns = ["asked", "answers", "questionnaires", "wordings", "orders of options", "persons"]
     text = [
         "Respondents are persons that the model is told to be, in its own chat form; each answers every item "
@@ -84,7 +85,15 @@ def _design(summary: JsonMapping) -> PageSection:
         "Criteria and thresholds are those of every assessment here, and this project's own; a construct is "
         "believed only where all criteria are met in the first questionnaire.",
     ]
-    return PageSection("Design", text, tables=[PageTable("What was asked", columns, rows)])
+    asked = [PageTable("What was asked", columns, rows)]
+    labels = names_of(summary)
+    took = [
+        (labels[name], f"{found['questions']:,}", f"{found['seconds'] / 60:.0f}")
+        for name, found in summary["cells"].items()
+    ]
+    if took:
+        asked.append(PageTable("What it took", ("", "questions", "minutes, a fine-tuning included"), took))
+    return PageSection("Design", text, tables=asked)
 
 
 def _verdicts(summary: JsonMapping) -> PageSection:
