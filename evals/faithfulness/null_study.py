@@ -208,6 +208,8 @@ def main(
     """
     if unknown := sorted({*(respondent or ())} - RULES.keys()):
         raise typer.BadParameter(f"a simulated respondent is one of {', '.join(RULES)}; got {unknown[0]!r}")
+    if output is not None and not output.parent.is_dir():
+        raise typer.BadParameter(f"{output.parent} is no folder; make it, or choose another --output")
     # a fork of a process in which jax runs may wait for ever
     fresh = multiprocessing.get_context("spawn")
     with nullcontext() if workers == 1 else ProcessPoolExecutor(workers, mp_context=fresh) as pool:

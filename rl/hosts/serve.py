@@ -23,6 +23,8 @@ def serve(host: str, port: int, workers: int, most: Limits, packages: tuple[str,
       packages: that programs may import.
     Raises: SandboxError where programs cannot be isolated; ValueError for impossible arguments.
     """
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port must lie in 0..65535; got {port}")
     given = os.environ.get(TOKEN_VARIABLE)
     token = given or secrets.token_urlsafe(24)
     with Pool(workers, packages=packages) as pool:

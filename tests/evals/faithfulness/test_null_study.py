@@ -18,6 +18,14 @@ def test_a_respondent_that_there_is_not_is_refused_by_name():
     assert "got 'nobody'" in done.output
 
 
+def test_a_file_in_no_folder_is_refused_before_anything_is_asked(tmp_path):
+    app = typer.Typer()
+    app.command()(main)
+    done = CliRunner().invoke(app, ["--output", str(tmp_path / "none" / "a.json")], env={"COLUMNS": "2000"})
+    assert done.exit_code == 2
+    assert "is no folder; make it, or choose another --output" in done.output
+
+
 def test_a_file_keeps_what_is_done(tmp_path, monkeypatch):
     asked = []
 

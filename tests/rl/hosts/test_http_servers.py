@@ -13,6 +13,7 @@ from rl.feedback.problems import Problem
 from rl.hosts.http_servers import TOKEN_VARIABLE, HttpServer
 from rl.hosts.open_grader import open_grader
 from rl.hosts.remote import HostLostError
+from rl.sandbox.__main__ import main
 from rl.sandbox.worker import SandboxError
 
 uvicorn = pytest.importorskip("uvicorn")
@@ -127,3 +128,8 @@ def test_a_redirect_is_not_followed_and_a_full_queue_is_waited_for():
         assert host.grade(b"{}", 5.0) == b""
         assert replies == []
         server.shutdown()
+
+
+def test_a_port_that_there_is_not_is_refused(capsys):
+    assert main(["serve", "--port", "99999"]) == 1
+    assert "port must lie in 0..65535; got 99999" in capsys.readouterr().err

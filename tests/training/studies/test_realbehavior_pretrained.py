@@ -156,7 +156,10 @@ def test_a_page_says_what_was_found():
 
 
 def test_ways_of_the_fine_tuned_are_the_bases():
-    with pytest.raises(ValueError, match=r"tuned_ways must be of scored, written, written_conditions, the base's; got 'asked'"):
+    with pytest.raises(
+        ValueError,
+        match=r"tuned_ways must be of scored, written, written_conditions, the base's; got 'asked'",
+    ):
         configs.load(RealbehaviorConfig, FILE, ["pretrained.tuned_ways.asked={}"])
     with pytest.raises(ValueError, match="scale has no part in a pretrained model's study"):
         configs.load(RealbehaviorConfig, FILE, ["scale=0.5"])
