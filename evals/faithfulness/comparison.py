@@ -13,10 +13,11 @@ from scipy import stats
 
 from evals.faithfulness.completion import LEAST_ANSWERED
 from evals.faithfulness.criteria import construct_of
-from evals.faithfulness.report_tables import as_columns, given, in_order, mean_of, sd_of
+from evals.faithfulness.report_tables import PERSON, as_columns, given, in_order, mean_of, sd_of
 from evals.psychometrics.comparisons import MeanTest, dispersion_ratio, holm, tost, welch
 from evals.psychometrics.estimate import Estimate, undefined
 from evals.psychometrics.paired import paired_difference, paired_dispersion, pitman_morgan
+from evals.questionnaires.design import FACETS, PUBLISHED, WORDING
 from evals.questionnaires.instrument import Instrument, Scale
 from evals.questionnaires.response_table import ResponseCube
 
@@ -25,6 +26,8 @@ EQUIVALENT = 0.2
 # of tests over a family of scales, after Holm's correction
 LEVEL = 0.05
 BOUNDS = ("value", "low", "high")
+# an SD below this is rounding
+FLAT = 1e-9
 
 
 def scores_of(
@@ -44,14 +47,16 @@ def scores_of(
       shared: whether a question that a person left unanswered in one model counts in none; persons and
         conditions are then the same.
     Returns: [persons] each, in the direction of the construct; NaN for who is not there or is left with less
-      than half of the questions.
+      than half of the questions, where they must be shared by two models a quarter.
     """
     answers = [_answers(one, scale, who) for one, who in zip(models, people, strict=True)]
     known = [~np.isnan(one) for one in answers]
     enough = np.all([one.mean(axis=(0, 1)) >= LEAST_ANSWERED for one in known], axis=0)
+    least = LEAST_ANSWERED
     if shared:
         known = [np.all(known, axis=0)] * len(known)
-    return [_scores(one, counts & enough) for one, counts in zip(answers, known, strict=True)]
+        least = LEAST_ANSWERED ** len(models)  # what is left where each leaves half to chance
+    return [_scores(one, counts & enough, least) for one, counts in zip(answers, known, strict=True)]
 
 
 def _answers(one: ResponseCube, scale: Scale, people: pd.Index) -> np.ndarray:
@@ -63,7 +68,7 @@ def _answers(one: ResponseCube, scale: Scale, people: pd.Index) -> np.ndarray:
     return np.where((places >= 0)[:, None, None], keyed[places], np.nan)
 
 
-def _scores(answers_PCJ: np.ndarray, counts_PCJ: np.ndarray) -> np.ndarray:
+def _scores(answers_PCJ: np.ndarray, counts_PCJ: np.ndarray, least: float) -> np.ndarray:
     answered = np.where(counts_PCJ, answers_PCJ, 0.0)
     each, asked = counts_PCJ.sum(axis=(1, 2)), counts_PCJ[0].size if len(counts_PCJ) else 0
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -72,14 +77,20 @@ def _scores(answers_PCJ: np.ndarray, counts_PCJ: np.ndarray) -> np.ndarray:
     there = ~np.isnan(means)
     if not there.any():
         return np.full(len(answers_PCJ), np.nan)
-    return np.where(each >= LEAST_ANSWERED * asked, means[there].mean() + apart, np.nan)
+    return np.where(each >= least * asked, means[there].mean() + apart, np.nan)
 
 
-def _matched(first: ResponseCube, other: ResponseCube) -> ResponseCube | None:
-    """The other model's answers, its conditions in the first's order; None where they are other ones."""
+def _conditions(table: pd.DataFrame, instrument: Instrument) -> set[tuple[str, ...]]:
+    """All facets of the conditions in which an instrument was asked, those that do not vary too."""
+    mine = pd.DataFrame(table[table["instrument"] == instrument.name])
+    mine = mine if WORDING in mine else mine.assign(**{WORDING: PUBLISHED})
+    facets = pd.Index([facet for facet in FACETS if facet not in PERSON])
+    return set(map(tuple, pd.DataFrame(mine, columns=facets).astype(str).drop_duplicates().to_numpy()))
+
+
+def _in_order_of(first: ResponseCube, other: ResponseCube) -> ResponseCube:
+    """The other model's answers, its conditions, which are the same, in the first's order."""
     ours, theirs = (list(map(tuple, one.conditions.astype(str).to_numpy())) for one in (first, other))
-    if sorted(ours) != sorted(theirs):
-        return None
     return replace(other, raw=other.raw[:, [theirs.index(condition) for condition in ours]])
 
 
@@ -104,17 +115,21 @@ def compared(
     first, second = (one for table in (base, tuned) for one in given(table, [instrument]))
     people = first.persons.intersection(second.persons, sort=False)
     paired = len(people) >= 2
-    matched = _matched(first, second) if paired else None
-    models = [first, second if matched is None else matched]
+    alike = paired and _conditions(base, instrument) == _conditions(tuned, instrument)
+    models = [first, _in_order_of(first, second) if alike else second]
     asked_as = [people, people] if paired else [first.persons, second.persons]
     rows = []
     for scale in in_order(instrument):
-        old, new = scores_of(models, scale, asked_as, shared=matched is not None)
+        old, new = scores_of(models, scale, asked_as, shared=alike)
         norm = norms.get(scale.name)
         n_items = len(instrument.items_of(scale.name))
         per_item = (norm.n_items or n_items) if norm is not None and norm.metric == "sum" else 1
         unit = sd_of(old) if norm is None else norm.sd / per_item
         found = _pairs(old, new, unit) if paired else _groups(old, new, unit)
+        there = int((~np.isnan(old + new)).sum()) if paired else len(old)
+        if 1 < there < len(old):
+            few = f"{there} of {len(old)} persons: the others left too much unanswered"
+            found["delta_reason"] = "; ".join(filter(None, (str(found["delta_reason"]), few)))
         rows.append(
             {
                 "scale": scale.name,
@@ -160,7 +175,7 @@ def _groups(old: np.ndarray, new: np.ndarray, unit: float) -> dict[str, object]:
 
 def _no_unit(old: np.ndarray, unit: float) -> tuple[MeanTest, Estimate] | None:
     """What stands for a comparison that has no unit, with the reason."""
-    if unit > 0:
+    if unit > FLAT:
         return None
     persons = int((~np.isnan(old)).sum())
     few = f"{persons} persons are left with half of the answers; it takes 2"
@@ -171,7 +186,7 @@ def _no_unit(old: np.ndarray, unit: float) -> tuple[MeanTest, Estimate] | None:
 def _variances_differ(first: np.ndarray, second: np.ndarray) -> float:
     """p of the F test of two groups' variances, two-sided; NaN where a group does not vary."""
     one, other = (values[~np.isnan(values)] for values in (first, second))
-    if min(len(one), len(other)) < 2 or not min(one.var(ddof=1), other.var(ddof=1)) > 0:
+    if min(len(one), len(other)) < 2 or not min(one.var(ddof=1), other.var(ddof=1)) > FLAT**2:
         return np.nan
     below = float(stats.f.cdf(one.var(ddof=1) / other.var(ddof=1), len(one) - 1, len(other) - 1))
     return 2 * min(below, 1 - below)

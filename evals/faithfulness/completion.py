@@ -30,8 +30,8 @@ class Completed(NamedTuple):
     Attributes:
       imputed: several copies, one where nothing is missing.
       worst, best: every missing answer is the opposite of what the person's others suggest, or exactly that.
-      missing: share of missing answers by scale, those to items that are left out among them.
-      left_out: by scale, its items that hardly anybody answered.
+      missing: share of missing answers by scale, of the items that are kept.
+      left_out: by scale, its items with too few answers, or with none in some condition.
     """
 
     imputed: list[ResponseCube]
@@ -66,7 +66,7 @@ def completed(one: ResponseCube, seed: int = 0) -> Completed:
         instrument=one.instrument.model_copy(update={"items": tuple(items[n] for n in kept)}),
         raw=one.raw[:, :, kept],
     )
-    missing = {scale.name: _missing(one, scale.name) for scale in one.instrument.scales}
+    missing = {scale.name: _missing(some, scale.name) for scale in one.instrument.scales}
     copies = np.repeat(some.raw[None], IMPUTATIONS, axis=0)
     worst, best = some.raw.copy(), some.raw.copy()
     for scale in some.instrument.domains:

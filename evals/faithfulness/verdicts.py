@@ -14,7 +14,7 @@ constructs none is made. There is no overall score.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -171,55 +171,56 @@ def _checks(
     behavior: pd.DataFrame | None,
 ) -> Checks:
     """All checks, pooled over imputations; bounded where too much of a scale is missing."""
+    limit = setting.thresholds.missing
+    apart = _too_few_items(filled, limit)
     copies = max(len(one.imputed) for one in filled)
-    several = [
-        _judge([one.imputed[n % len(one.imputed)] for one in filled], facets, setting, traits, behavior)
-        for n in range(copies)
-    ]
+
+    def judge(cubes: Sequence[ResponseCube]) -> Checks:
+        return _judge(cubes, apart, facets, setting, traits, behavior)
+
+    several = [judge([one.imputed[n % len(one.imputed)] for one in filled]) for n in range(copies)]
     found = {
         place: {name: _pool([copy[place][name] for copy in several], setting) for name in several[0][place]}
         for place in several[0]
     }
-    gaps = {
-        (one.imputed[0].instrument.name, scale): (share, one.left_out[scale])
-        for one in filled
-        for scale, share in one.missing.items()
-    }
-    many = [place for place in found if gaps[place][0] > setting.thresholds.missing]
-    bounds = [
-        _judge([getattr(one, name) for one in filled], facets, setting, traits, behavior)
-        for name in ("worst", "best")
-        if many
-    ]
-    for place, checks in found.items():
-        share, left_out = gaps[place]
-        if place not in many:
-            found[place] = {name: _without(left_out, several) for name, several in checks.items()}
-        elif left_out:
-            found[place] = _too_few_items(checks, share, left_out)
-        else:
-            low, high = (bound[place] for bound in bounds)
-            found[place] = {name: _bounded(low[name], high[name], share, setting) for name in low}
+    missing = {(one.imputed[0].instrument.name, s): x for one in filled for s, x in one.missing.items()}
+    left_out = {(one.imputed[0].instrument.name, s): x for one in filled for s, x in one.left_out.items()}
+    many = [place for place in found if place not in apart and missing[place] > limit]
+    if many:
+        low, high = (judge([getattr(one, name) for one in filled]) for name in ("worst", "best"))
+        for place in many:
+            found[place] = {
+                name: _bounded(low[place][name], high[place][name], missing[place], setting)
+                for name in low[place]
+            }
+    for place in found:
+        if left_out[place] and place not in apart:
+            found[place] = {name: _without(left_out[place], own) for name, own in found[place].items()}
+    return found
+
+
+def _too_few_items(filled: Sequence[Completed], limit: float) -> dict[tuple[str, str], str]:
+    """The scales of which too many items are left out, and what is said of them: what is left of such a scale
+    is another one, and bounds need some answers to every item."""
+    found = {}
+    for one in filled:
+        for scale, gone in one.left_out.items():
+            total = len(gone) + len(one.imputed[0].instrument.items_of(scale))
+            if len(gone) > limit * total:
+                found[one.imputed[0].instrument.name, scale] = (
+                    f"{len(gone)} of {total} items are left out ({_listed(gone)}): too few answers, "
+                    "or none in some condition"
+                )
     return found
 
 
 def _without(left_out: Sequence[str], checks: list[Check]) -> list[Check]:
-    """Checks that say which items they are not of."""
-    if not left_out:
-        return checks
-    why = f"without {_listed(left_out)}, which hardly anybody answered"
-    return [check._replace(reason="; ".join(filter(None, (why, check.reason)))) for check in checks]
-
-
-def _too_few_items(
-    checks: dict[str, list[Check]], share: float, left_out: Sequence[str]
-) -> dict[str, list[Check]]:
-    """Nothing of a scale that much of is gone: what is left is another scale, and bounds need some answers to
-    every item."""
-    if all(several[0].statistic == "any" for several in checks.values()):
-        return checks  # none of its items is left, and that is said
-    why = f"{share:.0%} of the answers are missing, nearly all to {_listed(left_out)}"
-    return {name: [undetermined("any", why, math.nan)] for name in checks}
+    """Checks that say which items they are not of, beside what they say already."""
+    why = f"without {_listed(left_out)} (too few answers to it, or none in some condition)"
+    return [
+        check._replace(reason="; ".join(filter(None, (check.reason or check.estimate.reason, why))))
+        for check in checks
+    ]
 
 
 def _listed(items: Sequence[str]) -> str:
@@ -229,26 +230,36 @@ def _listed(items: Sequence[str]) -> str:
 
 def _judge(
     cubes: Sequence[ResponseCube],
+    apart: Mapping[tuple[str, str], str],
     facets: bool,
     setting: Setting,
     traits: PersonTraits | None,
     behavior: pd.DataFrame | None,
 ) -> Checks:
-    """Every check of every scale, of answers without gaps."""
+    """Every check of every scale, of answers without gaps; the scales in `apart` have none and are none's match."""
     pairs = [(one, scale) for one in cubes for scale in _scales(one, cubes, facets)]
-    present = [(one, scale) for one, scale in pairs if len(one.columns(scale.name))]
+    present = [(one, scale) for one, scale in pairs if (one.instrument.name, scale.name) not in apart]
     external = external_consistency(present, setting, traits)
     found: Checks = {}
     for one, scale in pairs:
         place = one.instrument.name, scale.name
-        if place not in external:
-            why = "none of its items was answered by half of the respondents"
-            found[place] = {name: [undetermined("any", why, math.nan)] for name in CRITERIA}
+        if place in apart:
+            found[place] = {name: [undetermined("any", apart[place], math.nan)] for name in CRITERIA}
             continue
+        elsewhere = [
+            f"{other.instrument.name} measures it too, but {apart[other.instrument.name, its.name]}"
+            for other, its in pairs
+            if (other.instrument.name, its.name) in apart and construct_of(its) == construct_of(scale)
+        ]
         found[place] = {
             CRITERIA[0]: reproducibility(one, scale, setting),
             CRITERIA[1]: internal_consistency(one, scale, setting),
-            CRITERIA[2]: external[place],
+            CRITERIA[2]: [
+                check._replace(reason=elsewhere[0])
+                if elsewhere and check.verdict == "undetermined"
+                else check
+                for check in external[place]
+            ],
             CRITERIA[3]: generalizability(one, scale, setting, behavior),
             CRITERIA[4]: validity(one, scale, setting, traits),
         }

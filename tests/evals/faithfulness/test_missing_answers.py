@@ -69,11 +69,14 @@ def test_an_item_that_hardly_anybody_answered_leaves_its_scale(answers, mini):
     assert found.left_out["N"] == ("miniipip_04",)
     assert not found.left_out["E"]
     assert len(found.imputed[0].instrument.items_of("N")) == 3
-    assert found.missing["N"] == 0.25
+    assert found.missing["N"] == 0
     judged = assess(refused(answers, gone), mini).verdicts.set_index(["construct", "criterion"])
     row = judged.loc[("neuroticism", "internal consistency")]
-    assert row["reason"].startswith("without miniipip_04, which hardly anybody answered")
+    assert row["reason"] == "without miniipip_04 (too few answers to it, or none in some condition)"
     assert row["verdict"] != "undetermined"
+    # what else a check has to say stays said
+    alone = judged.loc[("neuroticism", "external consistency")]
+    assert alone["reason"].startswith("no other instrument measures it: administer a second one; without")
 
 
 def test_a_scale_of_which_most_items_are_refused_is_not_judged_by_the_rest():
@@ -84,9 +87,24 @@ def test_a_scale_of_which_most_items_are_refused_is_not_judged_by_the_rest():
     found = assess(refused(table, table["item"].isin(gone).to_numpy()), test)
     mine = found.verdicts[found.verdicts["construct"] == "neuroticism"]
     assert set(mine["verdict"]) == {"undetermined"}
-    assert mine["reason"].str.startswith(f"70% of the answers are missing, nearly all to {gone[0]}").all()
-    assert mine["reason"].str.endswith("and 4 more").all()
+    assert mine["reason"].str.startswith(f"7 of 10 items are left out ({gone[0]}, ").all()
     assert found.of("extraversion", "internal consistency") == "faithful"
+    # answered in three conditions of four, which no score can be compared over
+    partly = table["item"].isin(gone) & (table["template"] == "terse") & (table["option_order"] == "forward")
+    again = assess(refused(table, partly.to_numpy()), test).verdicts
+    assert again.loc[again["construct"] == "neuroticism", "reason"].str.startswith("7 of 10 items").all()
+
+
+def test_another_test_is_not_held_against_what_is_left_of_a_scale(mini):
+    long = load_instrument("ipip_50")
+    table = administer(simulated_respondent("faithful"), [long, mini], design_for(RULES["faithful"], 32))
+    gone = [item.id for item in mini.items_of("N")][1:]
+    found = assess(refused(table, table["item"].isin(gone).to_numpy()), [long, mini]).verdicts
+    own = found[(found["instrument"] == "ipip_50") & (found["criterion"] == "external consistency")]
+    row = own[own["construct"] == "neuroticism"].iloc[0]
+    assert row["verdict"] == "undetermined"
+    assert row["reason"].startswith("mini_ipip measures it too, but 3 of 4 items are left out")
+    assert set(own.loc[own["construct"] != "neuroticism", "verdict"]) == {"faithful"}
 
 
 def test_a_topic_that_is_refused_is_undetermined_and_the_others_are_judged(answers, mini):
@@ -95,7 +113,7 @@ def test_a_topic_that_is_refused_is_undetermined_and_the_others_are_judged(answe
     assert found.of("neuroticism", "internal consistency") == "undetermined"
     assert found.of("extraversion", "reproducibility") == "faithful"
     reason = found.verdicts.loc[found.verdicts["construct"] == "neuroticism", "reason"]
-    assert reason.str.contains("none of its items").all()
+    assert reason.str.startswith("4 of 4 items are left out").all()
 
 
 def test_too_many_gaps_are_bounded(answers, mini):
@@ -150,7 +168,7 @@ def test_scores_with_gaps_are_those_of_the_questions_that_both_answered(answers,
     assert second == pytest.approx(first)
     (whole,) = scores_of([keyed], scale, [keyed.persons], shared=False)
     assert whole == pytest.approx(keyed.scores(scale).mean(axis=1))
-    other.raw[1, 0, places[:3]] = np.nan
+    other.raw[1, 0, places] = np.nan
     _, few = scores_of([keyed, other], scale, [keyed.persons] * 2, shared=True)
     assert np.isnan(few[1])
 
@@ -158,6 +176,35 @@ def test_scores_with_gaps_are_those_of_the_questions_that_both_answered(answers,
 def test_a_model_that_answered_nothing_is_not_one_that_does_not_vary(answers, mini):
     found = compared(answers, refused(answers, np.ones(len(answers), bool)), mini)
     assert found["delta_reason"].str.contains("0 persons are left with half of the answers").all()
+
+
+def test_a_base_that_gives_one_answer_to_everything_has_no_unit(answers, mini):
+    """Its means are equal but for rounding, which is no SD."""
+    flat = answers.assign(response=answers["response"].mask(answers["instrument"] == mini.name, 4.0))
+    for people in (32, 31, 27):
+        some = flat[flat["persona"].isin(flat["persona"].unique()[:people])]
+        found = compared(some, answers, mini)
+        assert set(found["delta_reason"]) == {"the base does not vary"}
+        assert found["delta"].isna().all()
+
+
+def test_gaps_at_random_in_both_models_leave_nearly_everybody(answers, mini):
+    """Three in ten are gone in each, so that half of the questions are shared."""
+    rng = np.random.default_rng(0)
+    tables = [refused(answers, rng.random(len(answers)) < 0.3) for _ in range(2)]
+    found = compared(*tables, mini)
+    assert (found["delta_n"] >= 30).all()  # of 32
+    dropped = found["delta_n"] < 32
+    assert (found.loc[dropped, "delta_reason"].str.contains("of 32 persons: the others left too much")).all()
+    assert not (found.loc[~dropped, "delta_reason"].str.contains("persons")).any()
+
+
+def test_a_gap_counts_in_no_other_condition(answers, mini):
+    """One model asked forward, the other reversed: a gap of the one says nothing of the other's prompts."""
+    one, other = (answers[answers["option_order"] == order] for order in ("forward", "reversed"))
+    gappy = refused(one, np.random.default_rng(0).random(len(one)) < 0.3)
+    whole, part = (compared(table, other, mini) for table in (one, gappy))
+    assert part["tuned"].to_numpy() == pytest.approx(whole["tuned"].to_numpy())
 
 
 def test_conditions_may_stand_in_another_order(answers, mini):
