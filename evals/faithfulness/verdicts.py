@@ -236,7 +236,7 @@ def _judge(
     traits: PersonTraits | None,
     behavior: pd.DataFrame | None,
 ) -> Checks:
-    """Every check of every scale, of answers without gaps; the scales in `apart` have none and are none's match."""
+    """Every check of every scale, of answers without gaps; scales in `apart` have none and match none."""
     pairs = [(one, scale) for one in cubes for scale in _scales(one, cubes, facets)]
     present = [(one, scale) for one, scale in pairs if (one.instrument.name, scale.name) not in apart]
     external = external_consistency(present, setting, traits)
