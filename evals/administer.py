@@ -16,8 +16,9 @@ from evals.faithfulness.precision import WIDTH, expected_precision, told
 from evals.faithfulness.report import write_report
 from evals.faithfulness.run_card import cost_told
 from evals.faithfulness.study import FaithfulnessStudy
+from evals.models.api_client import is_address
 from evals.questionnaires import behaviors, dialogues, planned_behavior, wording
-from evals.questionnaires.administration import MODEL_BLOCK, administer, limits_before
+from evals.questionnaires.administration import MODEL_BLOCK, administer, limits_told
 from evals.questionnaires.design import PUBLISHED, Design, battery
 from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.judge import JudgedRespondent
@@ -133,7 +134,7 @@ def main(
     Raises: typer.Exit with status 2, after a line on stderr, for what is refused.
     """
     try:
-        served = respondent.startswith(("http://", "https://"))
+        served = is_address(respondent)
         check_numbers(
             temperature=temperature,
             seeds=seeds,
@@ -225,7 +226,7 @@ def main(
                 planned.to_csv(folder / "planned.csv", index=False)
         if report:
             how_asked = {"asked by": answers or "default", **settings_of(who)}
-            card = {**how_asked, **limits_before(folder), "cost": cost_told(folder)}
+            card = {**how_asked, **limits_told(folder), "cost": cost_told(folder)}
             study = FaithfulnessStudy(instruments, batteries, design)
             made = study.report({who.name: table}, card, replies=replies)
             if not planned.empty:

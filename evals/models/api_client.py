@@ -220,6 +220,11 @@ def hidden(text: str, key: str) -> str:
     return text
 
 
+def is_address(text: str) -> bool:
+    """Whether it begins as the address of a server, in whatever case."""
+    return text.lower().startswith(("http://", "https://"))
+
+
 def _check_address(url: str) -> None:
     """Raises ValueError, which shows nothing of an address that may hold a secret."""
     host = re.split("[/?#]", url.partition("://")[2] or url)[0]
@@ -228,7 +233,7 @@ def _check_address(url: str) -> None:
             "url must hold no user, password, query or fragment, as it is written down; put the key into the "
             "environment variable that key_variable names"
         )
-    if not url.startswith(("http://", "https://")):
+    if not is_address(url):
         raise ValueError(f"url must begin with http:// or https://; got {url!r}")
     if not host or host.startswith(":"):
         raise ValueError(f"url must name a host; got {url!r}")

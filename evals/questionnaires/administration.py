@@ -1,7 +1,8 @@
 """python -m evals.administer: ask a respondent every question of a design, once, into a long table.
 
     FOLDER/answers.jsonl      every answer as it came, a line each; a killed administration resumes from it
-    FOLDER/design.json        who is asked what; another design in the same folder is refused
+    FOLDER/design.json        who is asked what; another design in the same folder is refused, but for a
+                              limit within which nothing was answered yet
     FOLDER/responses.parquet  the long table, when all is answered
     FOLDER/usage.json         what servers were paid for all of it, a judge's too, over all sessions
 
@@ -34,6 +35,7 @@ from evals.questionnaires.respondent import (
     settings_of,
     tells_cuts,
 )
+from jaxmoe.progress import say
 
 COLUMNS = (
     "model",
@@ -182,6 +184,10 @@ class _Answers:
     def __init__(self, folder: Path | None, design: dict[str, object], *, raisable: bool):
         self.rows: dict[tuple[str, ...], AnswerRow] = {}
         self._folder, self._journal = folder, None
+        self._tells_cuts = raisable
+        # the record with this session's limit, until the first answer within it: a server may refuse the
+        # limit, and nobody should have to keep to one within which nothing was answered
+        self._unwritten: dict[str, object] | None = None
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -189,20 +195,28 @@ class _Answers:
         if written.exists():
             old = _design(written)
             _refuse_other(old, design, folder, raisable)
-            self._read(journal, design.get(LIMIT) if raisable else None)
+            self._read(journal, _limits(old), design.get(LIMIT) if raisable else None)
             if old.get(LIMIT) != design.get(LIMIT):
-                _write_design(written, {**design, BEFORE: [*_limits_before(old), old[LIMIT]]})
+                before = _limits(old)
+                self._unwritten = {**design, BEFORE: before} if before else design
         elif journal.exists() and journal.stat().st_size:
             raise ValueError(
                 f"{journal} holds answers, and no design.json beside it says to what; bring it back, or "
                 "choose another folder"
             )
+        elif raisable and LIMIT in design:
+            _write_design(written, {**design, LIMIT: None})
+            self._unwritten = design
         else:
             _write_design(written, design)
 
-    def _read(self, path: Path, limit: object) -> None:
+    def _read(self, path: Path, before: Sequence[object], limit: object) -> None:
+        """Rows that stay; `limit` is None where nobody tells what was cut off."""
         if not path.exists():
             return
+        # rows without a record of cuts are of a time when a folder had one limit: its first
+        first = before[0] if before else limit
+        maybe_cut: set[tuple[str, ...]] = set()
         text = path.read_bytes()
         whole = text[: text.rfind(b"\n") + 1]
         if len(whole) < len(text):  # killed while it wrote a line
@@ -214,7 +228,7 @@ class _Answers:
                 continue
             try:
                 row = json.loads(line.decode("utf-8"))
-                key, again = tuple(row["key"]), row["refusal"] == ERROR or _cut_below(row, limit)
+                key, again = tuple(row["key"]), row["refusal"] == ERROR or _cut_below(row, first, limit)
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ValueError(
                     f"{path}:{number} is damaged and holds no answer; delete the line, and its question is "
@@ -222,6 +236,13 @@ class _Answers:
                 ) from error
             if not again:  # what failed is, and what was cut off where more may be said now
                 self.rows[key] = row
+            elif row["refusal"] != ERROR and "cut_at" not in row:
+                maybe_cut.add(key)
+        if count := len(maybe_cut - self.rows.keys()):
+            say(
+                f"{path}: {count} unread answers may have been cut off at {first} tokens, as cuts were not "
+                f"recorded then; they are asked again within {limit}"
+            )
 
     def __enter__(self) -> "_Answers":
         if self._folder is not None:
@@ -247,8 +268,11 @@ class _Answers:
             "probabilities": list(answer.probabilities),
             "read_by": answer.read_by,
         }
-        if answer.cut_at:
+        if self._tells_cuts:
             row["cut_at"] = answer.cut_at
+        if self._folder is not None and self._unwritten is not None and answer.refusal != ERROR:
+            _write_design(self._folder / "design.json", self._unwritten)
+            self._unwritten = None
         if self._journal is not None:
             # one write a line: a kill loses at most the answer that was on its way
             self._journal.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -278,23 +302,40 @@ def _limits_before(design: dict[str, object]) -> list[object]:
     return found if isinstance(found, list) else [found]
 
 
-def limits_before(*folders: Path) -> dict[str, object]:
-    """A row for the run card where the limit of an administration was raised.
+def _limits(design: dict[str, object]) -> list[object]:
+    """All limits within which answers were given, the first one first."""
+    latest = design.get(LIMIT)
+    return [*_limits_before(design), *([] if latest is None else [latest])]
+
+
+def limits_told(*folders: Path) -> dict[str, object]:
+    """Rows for the run card: the limits within which answers were given.
 
     Args:
       folders: of administrations.
-    Returns: the lower limits, within which some of the answers were given; nothing where there were none.
+    Returns: the latest of each, and the lower ones of earlier sessions; nothing where there were none.
     Raises: ValueError for a damaged record.
     """
     records = [folder / "design.json" for folder in folders]
-    limits = [limit for path in records if path.exists() for limit in _limits_before(_design(path))]
-    return {BEFORE: ", ".join(map(str, dict.fromkeys(limits)))} if limits else {}
+    designs = [_design(path) for path in records if path.exists()]
+    limits = {
+        LIMIT: [one[LIMIT] for one in designs if one.get(LIMIT) is not None],
+        BEFORE: [limit for one in designs for limit in _limits_before(one)],
+    }
+    return {name: ", ".join(map(str, dict.fromkeys(found))) for name, found in limits.items() if found}
 
 
-def _cut_below(row: AnswerRow, limit: object) -> bool:
-    """Whether an answer was cut off before it could be read, and may be longer now."""
-    unread = row["refusal"] in (UNREADABLE, EMPTY)
-    return unread and isinstance(limit, int) and 0 < row.get("cut_at", 0) < limit
+def _cut_below(row: AnswerRow, first: object, limit: object) -> bool:
+    """Whether an answer was, or may have been, cut off before it said what is chosen, and may be longer now.
+
+    Without a record of cuts, whole refusals cannot be told from others, and stay: asked once more, some would
+    turn into answers by chance.
+    """
+    if not isinstance(limit, int):
+        return False
+    if "cut_at" not in row:
+        return row["refusal"] in (UNREADABLE, EMPTY) and isinstance(first, int) and first < limit
+    return row["refusal"] != "" and 0 < row["cut_at"] < limit
 
 
 def _refuse_other(old: dict[str, object], new: dict[str, object], folder: Path, raisable: bool) -> None:
@@ -302,6 +343,9 @@ def _refuse_other(old: dict[str, object], new: dict[str, object], folder: Path, 
     for name in [*new, *(name for name in old if name not in new)]:
         there, here, remedy = old.get(name), new.get(name), "choose another folder"
         if there == here or name == BEFORE:
+            continue
+        # nothing was answered yet; None is no older record, which lacks the entry
+        if name == LIMIT and raisable and name in old and there is None:
             continue
         if name == LIMIT and raisable and isinstance(there, int) and isinstance(here, int):
             # what was read within fewer tokens would be so within more

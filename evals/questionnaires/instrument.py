@@ -91,8 +91,8 @@ class Norm(_Record):
 
     group: str = Field(min_length=1)
     scale: str
-    mean: float
-    sd: float = Field(gt=0)
+    mean: float = Field(allow_inf_nan=False)
+    sd: float = Field(gt=0, allow_inf_nan=False)
     metric: Literal["sum", "mean"] = "sum"
     n_items: int | None = None
 

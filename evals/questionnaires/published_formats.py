@@ -10,6 +10,7 @@ prompts, whose wording is that of templates here; their scores.
 """
 
 import json
+import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,13 @@ class _Crowd(_Entry):
     crowd_name: str | None = None
     mean: float = Field(validation_alias=AliasChoices("mean", "crowd_sample_mean"))
     sd: float = Field(validation_alias=AliasChoices("std", "crowd_sample_sd"))
+
+    @property
+    def lacks(self) -> str:
+        """What is missing for a norm; empty if nothing is."""
+        if not 0 < self.sd < math.inf:
+            return "SD"
+        return "" if math.isfinite(self.mean) else "finite mean"
 
 
 class _Category(_Entry):
@@ -198,6 +206,12 @@ def _check_names(who: str, what: str, names: Sequence[str], known: Collection[st
             raise _MistakeError(f"{who} names {what} {name!r} twice")
 
 
+def _check_some(who: str, what: str, names: Sequence[str]) -> None:
+    """Raises _MistakeError for a scale without items, which has no score."""
+    if not names:
+        raise _MistakeError(f"{who} names no {what}; give it some, or take it out of the file")
+
+
 def _apart(scales: Mapping[str, Sequence[str]]) -> list[list[str]]:
     """Scales in groups without common items, each in the first group where it fits."""
     groups: list[tuple[list[str], set[str]]] = []
@@ -221,11 +235,12 @@ def _psychobench(tests: Sequence[_PsychoBenchTest]) -> PublishedInstruments:
         _check_names(f"{test.name}: reverse", "question", test.reverse, test.questions)
         for name, items in scales.items():
             _check_names(f"{test.name}: category {name}", "question", items, test.questions)
+            _check_some(f"{test.name}: category {name}", "question", items)
         notes += [
-            f"{test.name}: crowd {crowd.crowd_name or 'crowd'} of {name} has no SD and is left out"
+            f"{test.name}: crowd {crowd.crowd_name or 'crowd'} of {name} has no {crowd.lacks} and is left out"
             for name, one in categories.items()
             for crowd in one.crowd
-            if not crowd.sd > 0
+            if crowd.lacks
         ]
         if not scales:
             notes.append(f"{test.name}: no categories, so no scales; left out")
@@ -307,7 +322,7 @@ def _crowds(category: _Category, mode: str | None) -> list[dict[str, object]]:
             "n_items": len(category.cat_questions),
         }
         for crowd in category.crowd
-        if crowd.sd > 0
+        if not crowd.lacks
     ]
 
 
@@ -370,6 +385,7 @@ def _psyborgs(session: _Session) -> PublishedInstruments:
 def _check_scale(who: str, scale: _PsyborgsScale, measure: _PsyborgsMeasure, session: _Session) -> None:
     """Raises _MistakeError for what a scale names and the session does not have."""
     _check_names(who, "item", scale.item_ids, measure.items)
+    _check_some(who, "item", scale.item_ids)
     _check_names(f"{who}: reverse", "item", scale.reverse_keyed_item_ids, scale.item_ids)
     for what, names, known in (
         ("item postamble", scale.item_postamble_ids, session.item_postambles),

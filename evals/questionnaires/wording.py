@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Strict, TypeAdapter, ValidationError
 
 from evals.questionnaires.graded_people import graded_descriptions
 
@@ -83,7 +83,7 @@ class Persona:
 
     name: str
     text: str = ""
-    traits: Mapping[str, float] = field(default_factory=dict, hash=False)
+    traits: Mapping[str, Annotated[float, Strict()]] = field(default_factory=dict, hash=False)
 
 
 NOBODY = Persona("none")
@@ -125,6 +125,8 @@ def personas(path: str | Path | None = None) -> dict[str, Persona]:
     rows = told.get("people") if isinstance(told, dict) else told
     if not isinstance(rows, list):
         raise ValueError(f'{path} must hold a list of persons, alone or under "people"')
+    if not rows:
+        raise ValueError(f"{path} must hold at least one person; got none")
     try:
         found = TypeAdapter(list[Persona]).validate_python(rows)
     except ValidationError as error:
@@ -132,6 +134,14 @@ def personas(path: str | Path | None = None) -> dict[str, Persona]:
         number, *place = first["loc"]
         what = ": ".join([f"person {int(number) + 1}", *([".".join(map(str, place))] if place else [])])
         raise ValueError(f"{path}: {what}: {first['msg']} (a person has name, text and traits)") from None
+    for number, one in enumerate(found, start=1):
+        try:
+            "".join([one.name, one.text, *one.traits]).encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"{path}: person {number}: name, text and traits must be characters of Unicode; got half of "
+                "one (a lone surrogate)"
+            ) from None
     people = {one.name: one for one in found}
     if len(people) < len(found):
         names = [one.name for one in found]

@@ -57,7 +57,12 @@ def test_personas_are_a_list_alone_or_under_people(tmp_path, form):
         (json.dumps([PERSON | {"traits": {"openness": "high"}}]), "person 1: traits.openness: "),
         ('[{"name": "a", "text": "", "traits": {"openness": NaN}}]', "traits.openness: Input should be a"),
         (json.dumps([PERSON, PERSON]), "'ann' is repeated"),
-        ("[]", "at least one persona"),
+        ("[]", "mine.json must hold at least one person; got none"),
+        (json.dumps([PERSON | {"name": "a\ud800"}]), "mine.json: person 1: name, text and traits must be"),
+        (json.dumps([PERSON, {"name": "b", "text": "\ud800"}]), "mine.json: person 2: name, text and"),
+        (json.dumps([PERSON | {"traits": {"\ud800": 1}}]), "mine.json: person 1: "),
+        (json.dumps([PERSON | {"traits": {"openness": "1.5"}}]), "person 1: traits.openness: "),
+        (json.dumps([PERSON | {"traits": {"openness": True}}]), "person 1: traits.openness: "),
     ],
 )  # fmt: skip
 def test_a_file_without_personas_is_refused_by_name(tmp_path, text, said):
@@ -117,6 +122,8 @@ SERVED = ("--respondent", "http://127.0.0.1:9/v1", "--model", "m")
         (("--task", "conduct", "--task-count", 0), "task_count must be at least 1; got 0"),
         (("--items-per-prompt", 0), "items_per_prompt must be at least 1; got 0"),
         (("--respondent", "http://127.0.0.1:9/v1"), "give --model, the model's name on the server"),
+        (("--respondent", "HTTP://127.0.0.1:9/v1"), "give --model, the model's name on the server"),
+        (("--respondent", "HTTP:///v1", "--model", "m"), "url must name a host; got 'HTTP:///v1'"),
         (("--respondent", "http:///v1", "--model", "m"), "url must name a host; got 'http:///v1'"),
         ((*SERVED, "--tokens-name", ""), "tokens_name must be max_tokens or max_completion_tokens; got ''"),
         ((*SERVED, "--judge", "http://127.0.0.1:9/v1"), "give --judge-model, the judge's name on its server"),

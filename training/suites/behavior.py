@@ -26,8 +26,8 @@ from evals.faithfulness.verdicts import Assessment
 from evals.models.local_model import Form, base_and_revision
 from evals.psychometrics.uncertainty import mean_score
 from evals.questionnaires import behaviors, dialogues, wording
-from evals.questionnaires.administration import MODEL_BLOCK, administer, limits_before
-from evals.questionnaires.design import FACETS, PUBLISHED, Design, battery
+from evals.questionnaires.administration import MODEL_BLOCK, administer, limits_told
+from evals.questionnaires.design import FACETS, PARAPHRASED, PUBLISHED, Design, battery
 from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.judge import JudgedRespondent
 from evals.questionnaires.respondent import Paid, Respondent
@@ -153,6 +153,12 @@ class BehaviorConfig:
             task_count=self.task_count,
             items_per_prompt=self.items_per_prompt,
         )
+        wordings = self.item_wordings
+        if sorted(wordings) not in ([PUBLISHED], [PARAPHRASED], [PARAPHRASED, PUBLISHED]):
+            raise ValueError(
+                f"behavior.item_wordings must be {PUBLISHED}, {PARAPHRASED} or both; got "
+                + (", ".join(wordings) or "none")
+            )
         if self.earlier and self.step is None:
             raise ValueError("behavior.earlier needs behavior.step, the training step of this model")
         if self.server is not None and (self.calibrated or self.choose == "drawn"):
@@ -223,7 +229,7 @@ def behavior(
             {
                 **card(study, config),
                 **bases_told(asked),
-                **limits_before(*folders),
+                **limits_told(*folders),
                 "cost": cost_told(*folders),
             },
             base=base,

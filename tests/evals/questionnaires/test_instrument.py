@@ -1,6 +1,7 @@
 """Shipped instruments are complete; a user's own are checked, and every mistake is named."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,11 @@ def changed(part: str, **changes) -> dict:
         ({"options": OWN["options"][:1]}, "at least 2 options"),
         ({"items": []}, "items"),
         ({"scales": [*OWN["scales"], {"name": "Empty"}]}, "scale 'Empty' has no items"),
+        (
+            {"norms": [{"group": "all", "scale": "Calm", "mean": math.inf, "sd": 1}]},
+            "mean: input should be a",
+        ),
+        ({"norms": [{"group": "all", "scale": "Calm", "mean": 1, "sd": math.inf}]}, "sd: input should be a"),
         ({"norms": [{"group": "all", "scale": "Clam", "mean": 1, "sd": 1}]}, "did you mean 'Calm'"),
         ({"norms": [{"group": "all", "scale": "Calm", "mean": 1, "sd": 0}]}, r"norms\[0\].sd"),
         ({"items": "absent.csv"}, "not beside it"),

@@ -2,6 +2,7 @@
 "formats."""
 
 import json
+import math
 
 import pytest
 from typer.testing import CliRunner
@@ -143,6 +144,10 @@ def test_what_is_left_out_is_said(tmp_path):
     without_sd = changed(PSYCHOBENCH, [crowd], 0, "categories", 0, "crowd")
     notes = read_published(written(tmp_path, "questionnaires.json", without_sd)).notes
     assert "Tea-Q: crowd Crowd of Tea Love has no SD and is left out" in notes
+    endless = changed(PSYCHOBENCH, [{**crowd, "mean": math.inf, "std": 1}], 0, "categories", 0, "crowd")
+    found = read_published(written(tmp_path, "questionnaires.json", endless))
+    assert "Tea-Q: crowd Crowd of Tea Love has no finite mean and is left out" in found.notes
+    assert found.instruments[0].norms == ()
     more = {**PSYBORGS["measures"]["TEA"]["items"], "t3": "Filler"}
     session = changed(PSYBORGS, more, "measures", "TEA", "items")
     notes = read_published(written(tmp_path, "s.json", session)).notes
@@ -231,6 +236,14 @@ def test_the_command_writes_instruments_that_load(tmp_path):
         (changed(PSYCHOBENCH, "Night", 0, "categories", 0, "cat_name"), "Tea-Q names category 'Night' twice"),
         ([*PSYCHOBENCH, *PSYCHOBENCH], "two questionnaires would be psychobench_tea_q"),
         ([{**PSYCHOBENCH[0], "categories": []}], "no questionnaire with scales (Tea-Q: no categories"),
+        (
+            changed(PSYCHOBENCH, [], 0, "categories", 0, "cat_questions"),
+            "Tea-Q: category Tea Love names no question; give it some, or take it out of the file",
+        ),
+        (
+            changed(PSYBORGS, [], *EXT, "item_ids"),
+            "TEA: scale TEA-EXT names no item; give it some, or take it out of the file",
+        ),
         (changed(PSYBORGS, {}, "measures"), "other.json holds no questionnaire with scales"),
         (changed(PSYBORGS, {}, "measures", "TEA", "scales"), "TEA: no scales; left out"),
         (changed(PSYBORGS, ["t1", "zz"], *EXT, "item_ids"), "TEA-EXT names item 'zz', which there is not"),

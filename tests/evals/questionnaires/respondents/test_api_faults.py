@@ -9,7 +9,7 @@ import pytest
 from evals.models.api_client import ApiError, RequestFailedError
 from evals.models.api_requests import side_by_side
 from evals.models.api_spending import CostCeilingError
-from evals.questionnaires.administration import administer, limits_before
+from evals.questionnaires.administration import administer, limits_told
 from evals.questionnaires.design import Design, battery, questions
 from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.judge import JudgedRespondent
@@ -236,11 +236,95 @@ def test_the_limit_may_be_raised_and_asks_again_what_was_cut_off(tmp_path, judge
         assert len(server.requests) == before + 3
         session(server, 5000)
         assert len(server.requests) == before + 3
-        with pytest.raises(ValueError, match="take at least 5000"):
+        # within 5000 nothing was answered, so that the record does not claim it
+        with pytest.raises(ValueError, match="take at least 4000"):
             session(server, 16)
     design = json.loads((tmp_path / "design.json").read_text())
-    assert (design["max_new_tokens"], design["max_new_tokens before"]) == (5000, [16, 4000])
-    assert limits_before(tmp_path, tmp_path / "absent") == {"max_new_tokens before": "16, 4000"}
+    assert (design["max_new_tokens"], design["max_new_tokens before"]) == (4000, [16])
+    assert limits_told(tmp_path, tmp_path / "absent") == {
+        "max_new_tokens": "4000",
+        "max_new_tokens before": "16",
+    }
+
+
+def test_a_limit_within_which_nothing_was_answered_locks_no_folder(tmp_path):
+    """A server refuses a mistyped limit; the right one is then as good as before."""
+    replies = {ASKED[n].prompt: completion("Well, that depends on", "length") for n in range(6)}
+
+    def reply(n, body):
+        if body["max_tokens"] > 9999:
+            return 400, {}, "max_tokens is too large"
+        return 200, {}, replies.get(body["messages"][0]["content"], completion("B"))
+
+    def session(server, limit):
+        return administer(client(server, max_new_tokens=limit), [GAD], Design(), tmp_path)
+
+    def recorded():
+        return limits_told(tmp_path)
+
+    with serving(reply) as server:
+        with pytest.raises(ApiError, match="too large"):
+            session(server, 999_999)
+        assert recorded() == {}
+        first = session(server, 64)
+        assert recorded() == {"max_new_tokens": "64"}
+        with pytest.raises(ApiError, match="too large"):
+            session(server, 999_999)
+        assert recorded() == {"max_new_tokens": "64"}
+        before = len(server.requests)
+        assert session(server, 64).equals(first)
+        assert len(server.requests) == before
+        replies.clear()
+        assert session(server, 256)["refusal"].tolist() == [""] * 7
+    assert recorded() == {"max_new_tokens": "256", "max_new_tokens before": "64"}
+
+
+def test_a_refusal_that_was_cut_off_is_asked_again(tmp_path):
+    """ "I cannot say that I" may go on to an answer; a refusal that came to its end stays."""
+    replies = {
+        ASKED[0].prompt: completion("I cannot say that I", "length"),
+        ASKED[1].prompt: completion("I cannot answer that."),
+    }
+    with serving(
+        lambda n, body: (200, {}, replies.get(body["messages"][0]["content"], completion("B")))
+    ) as server:
+        first = administer(client(server), [GAD], Design(), tmp_path)
+        assert first["refusal"].tolist()[:3] == ["refused", "refused", ""]
+        replies.clear()
+        again = administer(client(server, max_new_tokens=256), [GAD], Design(), tmp_path)
+    assert again["refusal"].tolist()[:3] == ["", "refused", ""]
+
+
+def test_answers_without_a_record_of_cuts_are_asked_again_where_the_limit_is_raised(tmp_path, capsys):
+    """Folders from before cuts were recorded: what could not be read may have been cut off."""
+    replies = {
+        ASKED[0].prompt: completion("Well, that depends on", "length"),
+        ASKED[1].prompt: completion("I cannot answer that."),
+    }
+    journal = tmp_path / "answers.jsonl"
+
+    def session(server, limit):
+        return administer(client(server, max_new_tokens=limit), [GAD], Design(), tmp_path)
+
+    with serving(
+        lambda n, body: (200, {}, replies.get(body["messages"][0]["content"], completion("B")))
+    ) as server:
+        session(server, 64)
+        rows = [json.loads(line) for line in journal.read_text().splitlines()]
+        assert [row.pop("cut_at") for row in rows] == [64, *[0] * 6]
+        journal.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        before = len(server.requests)
+        session(server, 64)
+        assert len(server.requests) == before
+        assert capsys.readouterr().err == ""
+        replies[ASKED[0].prompt] = completion("It is hard to say.")
+        again = session(server, 256)
+        assert again["refusal"].tolist()[:3] == ["unreadable", "refused", ""]
+        assert again["text"][0] == "It is hard to say."
+        assert "1 unread answers may have been cut off at 64 tokens" in capsys.readouterr().err
+        session(server, 256)
+        assert len(server.requests) == before + 1
+        assert capsys.readouterr().err == ""
 
 
 def test_a_limit_at_which_nobody_tells_what_is_cut_off_stays(tmp_path):
@@ -272,3 +356,9 @@ def test_the_limit_has_the_name_that_the_server_knows():
         list(client(server, tokens_name="max_completion_tokens", max_new_tokens=4000).answer(ASKED[:1]))
     assert server.requests[0]["max_completion_tokens"] == 4000
     assert "max_tokens" not in server.requests[0]
+
+
+def test_schemes_are_case_insensitive():
+    with serving(lambda n, body: (200, {}, completion("A"))) as server:
+        shouted = ApiRespondent(server.url.replace("http", "HTTP", 1), "m")
+        assert [answer.position for _, answer in shouted.answer(ASKED[:1])] == [0]
