@@ -175,3 +175,11 @@ def test_the_small_study_keeps_its_cells():
     cells = {cell.name: cell for cell in study.cells({})}
     assert set(cells["null-midpoint"].settings) == {"respondent", "seeds", "asked"}
     assert "pretrained" not in json.dumps([dict(cell.settings) for cell in cells.values()])
+
+
+def test_no_two_cells_are_drawn_alike():
+    names = [f"base-way{number}" for number in range(9)]
+    summary = {"cells": {name: {"described": []} for name in names}, "labels": {"base": "base"}}
+    (legend,) = pretrained_page.described(summary).figure.legends
+    looks = [(line.get_color(), line.get_marker()) for line in legend.legend_handles]
+    assert len(set(looks)) == len(names) + 1  # the crosses too

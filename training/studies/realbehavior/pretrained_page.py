@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from evals.faithfulness.validity import BEYOND, WITH_TRAIT
 from evals.faithfulness.verdicts import CRITERIA
 from jaxmoe.json_values import JsonMapping
-from training.plots.rows import BLUE, GREEN, ORANGE, REFERENCE, VERMILION
+from training.plots.rows import COLORS, REFERENCE
 from training.studies.page import Page, PageSection, PageTable, Picture
 from training.studies.realbehavior.answers import JsonRecord, conclusions
 
 VERDICTS = ("faithful", "undetermined", "not faithful")
-COLORS = (BLUE, ORANGE, GREEN, VERMILION)
+MARKERS = "osD^vPX"  # seven beside eight colors: no two cells of 56 are drawn alike
 # verdict checks of each scale that a reader asks for first: title, and what the statistic begins with
 STATISTICS = {
     "ICC(A,1) over conditions": "ICC(A,1) over conditions",
@@ -230,8 +230,8 @@ def described(summary: JsonMapping) -> Picture:
     constructs = list(dict.fromkeys(row["construct"] for row in _own(next(iter(summary["cells"].values())))))
     step = 0.8 / max(1, len(labels))
     for number, (name, label) in enumerate(labels.items()):
-        color = COLORS[number % len(COLORS)]
-        axis.plot([], [], "o", color=color, label=label)  # in the legend even where every r is undefined
+        color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
+        axis.plot([], [], marker, color=color, label=label)  # in the legend even where every r is undefined
         rows = summary["cells"][name]["described"]
         first = [row for row in rows if row["instrument"] == rows[0]["instrument"]]
         for place, construct in enumerate(constructs):
@@ -242,7 +242,7 @@ def described(summary: JsonMapping) -> Picture:
                 ends = [own["low"], own["high"]]
                 if None not in ends:
                     axis.plot(ends, [y, y], color=color, linewidth=1.4)
-                axis.plot(own["value"], y, "o", color=color, markersize=6)
+                axis.plot(own["value"], y, marker, color=color, markersize=6)
             others = [
                 row["value"] for trait, row in of.items() if trait != construct and row["value"] is not None
             ]
