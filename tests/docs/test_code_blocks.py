@@ -164,7 +164,12 @@ def short_runs(tmp_path_factory):
 
 
 # these train what their pages train
-TRAINING = ("docs/getting-started.md", "docs/guides/export.md", "docs/guides/rl.md")
+TRAINING = (
+    "docs/getting-started.md",
+    "docs/guides/export.md",
+    "docs/guides/finetune.md",
+    "docs/guides/rl.md",
+)
 
 
 @pytest.mark.parametrize(
