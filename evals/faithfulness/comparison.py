@@ -46,8 +46,8 @@ def scores_of(
       people: of each model, whose scores are wanted.
       shared: whether a question that a person left unanswered in one model counts in none; persons and
         conditions are then the same.
-    Returns: [persons] each, in the direction of the construct; NaN for who is not there or is left with less
-      than half of the questions, where they must be shared by two models a quarter.
+    Returns: [persons] each, in the direction of the construct; NaN for persons who are not there, or who are
+      left with less than half of the questions (a quarter, where two models must share them).
     """
     answers = [_answers(one, scale, who) for one, who in zip(models, people, strict=True)]
     known = [~np.isnan(one) for one in answers]

@@ -5,7 +5,7 @@ generalizability, validity), and gathering them into verdicts (verdicts).
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -177,19 +177,16 @@ def construct_of(scale: Scale) -> str:
     return scale.measures or scale.name
 
 
-def person_means(
-    one: ResponseCube, scale: Scale, persons: pd.Index, without: Collection[str] = ()
-) -> np.ndarray:
+def person_means(one: ResponseCube, scale: Scale, persons: pd.Index) -> np.ndarray:
     """Scores of one scale, averaged over conditions.
 
     Args:
       one: the instrument's answers.
       persons: who is wanted, as in `ResponseCube.persons`; decides the order.
-      without: ids of items to leave out.
     Returns: [persons], in the direction of the construct; NaN for a person who is not there or lacks an
       answer.
     """
-    mean = one.scores(scale, without).mean(axis=1)
+    mean = one.scores(scale).mean(axis=1)
     places = one.persons.get_indexer(persons)
     return np.where(places >= 0, mean[places], np.nan)
 

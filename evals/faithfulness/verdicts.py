@@ -216,7 +216,7 @@ def _too_few_items(filled: Sequence[Completed], limit: float) -> dict[tuple[str,
 
 def _without(left_out: Sequence[str], checks: list[Check]) -> list[Check]:
     """Checks that say which items they are not of, beside what they say already."""
-    why = f"without {_listed(left_out)} (too few answers to it, or none in some condition)"
+    why = f"without {_listed(left_out)} (too few answers, or none in some condition)"
     return [
         check._replace(reason="; ".join(filter(None, (check.reason or check.estimate.reason, why))))
         for check in checks

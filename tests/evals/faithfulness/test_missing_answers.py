@@ -72,7 +72,7 @@ def test_an_item_that_hardly_anybody_answered_leaves_its_scale(answers, mini):
     assert found.missing["N"] == 0
     judged = assess(refused(answers, gone), mini).verdicts.set_index(["construct", "criterion"])
     row = judged.loc[("neuroticism", "internal consistency")]
-    assert row["reason"] == "without miniipip_04 (too few answers to it, or none in some condition)"
+    assert row["reason"] == "without miniipip_04 (too few answers, or none in some condition)"
     assert row["verdict"] != "undetermined"
     # what else a check has to say stays said
     alone = judged.loc[("neuroticism", "external consistency")]
