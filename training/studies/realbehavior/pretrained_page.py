@@ -11,12 +11,11 @@ from matplotlib.figure import Figure
 from evals.faithfulness.validity import BEYOND, WITH_TRAIT
 from evals.faithfulness.verdicts import CRITERIA
 from jaxmoe.json_values import JsonMapping
-from training.plots.rows import COLORS, REFERENCE
+from training.plots.rows import REFERENCE, many_styles
 from training.studies.page import Page, PageSection, PageTable, Picture
 from training.studies.realbehavior.answers import JsonRecord, conclusions
 
 VERDICTS = ("faithful", "undetermined", "not faithful")
-MARKERS = "osD^vPX"  # seven beside eight colors: no two cells of 56 are drawn alike
 # verdict checks of each scale that a reader asks for first: title, and what the statistic begins with
 STATISTICS = {
     "ICC(A,1) over conditions": "ICC(A,1) over conditions",
@@ -229,8 +228,9 @@ def described(summary: JsonMapping) -> Picture:
     axis = figure.subplots()
     constructs = list(dict.fromkeys(row["construct"] for row in _own(next(iter(summary["cells"].values())))))
     step = 0.8 / max(1, len(labels))
+    styles = many_styles(list(labels))
     for number, (name, label) in enumerate(labels.items()):
-        color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
+        color, marker = styles[name]
         axis.plot([], [], marker, color=color, label=label)  # in the legend even where every r is undefined
         rows = summary["cells"][name]["described"]
         first = [row for row in rows if row["instrument"] == rows[0]["instrument"]]
