@@ -41,10 +41,11 @@ def claims() -> str:
             _regimes("ppo", "stepcoder", "stepcoder_smollm2"),
             _regimes("ppo", "stepcoder"),
         ),
+        ("", "practice on tests keeps more than fine-tuning on solutions", _spared(), "not asked"),
         ("RealBehavior", "questionnaire scores are to be believed", _believed(), _small_believed()),
     ]
     # the place in the README names the studies alone, whose notes it shows
-    stale = PROVENANCE["note"]("ppo_smollm2.json")
+    stale = "" if _found("stepcoder_smollm2") else PROVENANCE["note"]("ppo_smollm2.json")
     lines = [f"| {' | '.join(HEAD)} |", "|---|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join([*lines, "", _said(real), *(["", stale] if stale else [])])
 
@@ -56,9 +57,15 @@ def _said(real: Any) -> str:
         "Differences in points with 95 % intervals. LoRAMoE: of known facts that are kept, the first row at "
         f"the end of a run, the others where both have learned {100 * LEVEL:.0f} % of the tasks (small "
         f"models: the level that all reach); on SmolLM2 {known} facts that it knows, and {seeds} seeds at "
-        "most. StepCoder: of held-out pass@1, practised on hard problems only and on a mixture. "
-        "RealBehavior: of five constructs each."
+        "most. StepCoder: of held-out pass@1, practised on hard problems only and on a mixture; what is "
+        "kept, at equal pass@1. RealBehavior: of five constructs each."
     )
+
+
+def _found(folder: str) -> Any:
+    """The StepCoder study of a folder; None where it has not been run."""
+    name = f"reproduce/{folder}/stepcoder.json"
+    return _read(name) if (HERE / name).exists() else None
 
 
 def _read(name: str) -> Any:
@@ -97,12 +104,16 @@ def _forgot(entry: Any) -> str:
 
 def _real(real: Any, a: str, b: str) -> str:
     """At the highest of the levels up to `LEVEL` that both rows reach."""
-    levels = [level for level in real["contrasts"]["levels"] if level <= LEVEL]
-    for pair in real["contrasts"]["pairs"]:
+    return _up_to(real["contrasts"], a, b, LEVEL)
+
+
+def _up_to(contrasts: Any, a: str, b: str, wanted: float) -> str:
+    levels = [level for level in contrasts["levels"] if level <= wanted]
+    for pair in contrasts["pairs"]:
         reached = [(level, at) for level, at in zip(levels, pair["at"], strict=False) if at]
         if (pair["a"], pair["b"]) == (a, b) and reached:
             level, at = reached[-1]
-            return _judged(at) + ("" if level == LEVEL else f" at {100 * level:.0f} %")
+            return _judged(at) + ("" if level == wanted else f" at {100 * level:.0f} %")
     return "not run yet"
 
 
@@ -111,20 +122,34 @@ def _small(small: Any, a: str, b: str, what: str) -> str:
     return _forgot(found) if a == "base" else _judged(found)
 
 
+def _spared() -> str:
+    """The comparison that was named before the study was run."""
+    from training.studies.stepcoder.summary import FORGETTING_PAIRS, PASS_LEVELS
+
+    found = _found("stepcoder_smollm2")
+    if found is None or "all" not in found["forgetting"]:
+        return "not run yet"
+    contrasts = found["forgetting"]["all"]["contrasts"]
+    return _up_to(contrasts, *FORGETTING_PAIRS[0], PASS_LEVELS[len(PASS_LEVELS) // 2])
+
+
 def _practised() -> str:
+    if _found("stepcoder_smollm2"):
+        return _regimes("start", "ppo", "stepcoder_smollm2")
     runs = [run for run in _read("ppo_smollm2.json")["runs"] if "StepCoder" not in run["name"]]
     return "; ".join(f"{run['name']}, {_judged(run['difference'])}" for run in runs)
 
 
 def _regimes(a: str, b: str, folder: str = "stepcoder") -> str:
     """Of every kind of problems that a study has."""
-    if not (HERE / "reproduce" / folder / "stepcoder.json").exists():
-        return "not run yet"
-    told = []
-    for name, regime in _read(f"reproduce/{folder}/stepcoder.json")["regimes"].items():
-        (found,) = (d for d in regime["differences"] if (d["a"], d["b"], d["what"]) == (a, b, "all"))
-        told.append(f"{name}, {_judged(found)}")
-    return "; ".join(told)
+    study = _found(folder)
+    told = [
+        f"{name}, {_judged(found)}"
+        for name, regime in (study["regimes"] if study else {}).items()
+        for found in regime["differences"]
+        if (found["a"], found["b"], found["what"]) == (a, b, "all")
+    ]
+    return "; ".join(told) or "not run yet"
 
 
 def _believed() -> str:

@@ -113,6 +113,7 @@ class ProblemsConfig:
       difficulties: which to practise on; empty takes all.
       practice_tests: of each problem in practice at most, drawn at random; null takes all. Held-out problems
         keep all of theirs.
+      practice_seed: of that draw.
       bad: what to do about problems that cannot be used, or whose canonical solution fails: skip or error.
       embedded: for path null.
     """
@@ -122,6 +123,7 @@ class ProblemsConfig:
     held_out_path: str | None = None
     difficulties: tuple[str, ...] = ()
     practice_tests: int | None = None
+    practice_seed: int = 0
     bad: Literal["skip", "error"] = "skip"
     embedded: EmbeddedConfig = field(default_factory=EmbeddedConfig)
 
@@ -225,7 +227,7 @@ def open_problems(
     if config.difficulties:
         practice = [p for p in practice if p.difficulty in config.difficulties]
     if config.practice_tests is not None:
-        practice = [fewer_tests(problem, config.practice_tests) for problem in practice]
+        practice = [fewer_tests(p, config.practice_tests, config.practice_seed) for p in practice]
     found = fingerprint(practice)
     limits = known if known is not None and known.fingerprint == found else _measured(practice, grader, found)
     practice = _solved(practice, limits, config.bad)

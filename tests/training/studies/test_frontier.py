@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy import stats
 
 from training.studies import reproduce
 from training.studies.loramoe import frontier
-from training.studies.loramoe.contrasts import Facts, contrast, contrasts, kept_at
+from training.studies.loramoe.contrasts import Facts, accuracy, contrast, contrasts, divergence, kept_at
 from training.studies.loramoe.frontier import path, read_off, row_test, summarise
 from training.studies.loramoe.frontier_runs import FrontierRun, FrontierRuns
 
@@ -135,16 +136,23 @@ def test_what_is_kept_is_read_off_fact_by_fact():
     assert kept_at(BASE, one, 0.9) is None
 
 
+def test_what_is_kept_is_read_off_at_equal_divergence_too():
+    """From 0 of the base to .2 and .6: .1 is halfway to the first snapshot, .4 halfway to the second."""
+    one = run("full", 0, [(0.8, 0.3, 0.2), (0.4, 0.9, 0.6)])
+    assert kept_at(BASE, one, 0.1, divergence) == pytest.approx([1] * 8 + [0.5] * 2)
+    assert kept_at(BASE, one, 0.4, divergence) == pytest.approx([1] * 4 + [0.5] * 4 + [0] * 2)
+
+
 def test_families_of_tasks_can_be_left_out_of_accuracy():
     """Without `easy`, which is 1 from the base on, .5 is reached halfway to the second snapshot."""
     one = marked("full", 0, [(0.6, "11"), (0.9, "01")])
     for snapshot, hard in zip(one.result["snapshots"], (0.2, 0.8), strict=True):
         snapshot["families"] = {"easy": 1.0, "hard": hard}
     base = {"tasks": 0.5, "families": {"easy": 1.0, "hard": 0.0}}
-    assert kept_at(base, one, 0.5, ["easy"]) == pytest.approx([0.5, 1])
+    assert kept_at(base, one, 0.5, partial(accuracy, without=["easy"])) == pytest.approx([0.5, 1])
     assert kept_at(base, one, 0.5) is None  # there before anything was learned
     facts = Facts(np.array(["a", "b"]), np.ones(2, np.int32))
-    found = contrasts(base, [one], facts, levels=[0.5], without=["easy"])
+    found = contrasts(base, [one], facts, levels=[0.5], measure=partial(accuracy, without=["easy"]))
     assert found["kept"]["full"] == [{"mean": 0.75, "n": 1}]
 
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from jaxmoe.model import params
 from jaxmoe.tokenizer import load_tokenizer
 from rl.feedback.problems import Problem
+from rl.feedback.prompts import extract
 from rl.policy.trajectory import Outcomes
 from rl.stepcoder.grading import Graded
 from tests.tolerances import rounding_bound
@@ -51,13 +52,14 @@ def test_a_run_keeps_its_measurements_rounds_and_stages():
             "held_out_pass_at_1_hard": 0.0,
             "held_out_standard_error": 0.1,
         },
+        {"step": 0, "held_out_pass_at_1": 0.2, "held_out_pass_at_1_hard": 0.1},  # begun anew after a kill
         {"step": 1, "loss": 2.0, **rounds, "stage_0": 1.0, "stage_1": 3.0},
         {"step": 2, **rounds, "kl": None, "stage_0": 3.0, "stage_1": 1.0},
         {"step": 2, "held_out_pass_at_1": 0.5, "held_out_pass_at_1_hard": 0.25},
     ]
     found = stepcoder.read_run(records)
     assert found["held_out"] == [
-        {"round": 0, "all": 0.1, "hard": 0.0},
+        {"round": 0, "all": 0.2, "hard": 0.1},
         {"round": 2, "all": 0.5, "hard": 0.25},
     ]
     assert found["rounds"]["kl"] == [0.25, None]
@@ -268,8 +270,8 @@ forgetting: {{facts: 5}}
 gradient: {{tests: [1, 0], batches: 1, reference: 1, problems: {{embedded: {{count: 6, tests: 12}}}}}}
 rows:
   sft: {{label: SFT, method: sft}}
-  full: {{label: every weight, method: sft, adapter: none, lr: 0.1}}
-  ppo: {{label: PPO}}
+  full: {{label: every weight, method: sft, adapter: none, rates: [0.1, 0.01], rounds: 100}}
+  ppo: {{label: PPO, regimes: [mixture]}}
   stepcoder: {{label: StepCoder, curriculum: cccs, mask: fgo}}
 regimes:
   mixture: {{label: mixture, problems: {{held_out: 0.5, embedded: {{count: 24}}}}, cccs: {{smoothing: 0.6}}}}
@@ -323,7 +325,7 @@ def test_a_plumbing_run_says_so_on_its_page(plumbing):
     assert "Plumbing run at scale 0.01" in page
     assert "no interval" in page
     found = json.loads((plumbing / "out" / "stepcoder.json").read_text())
-    assert found["run"]["cells"] == "6 of 6"
+    assert found["run"]["cells"] == "7 of 7"
     rows = found["regimes"]["mixture"]["rows"]
     assert rows["ppo"]["measured"] == [0, 1, 2]
     assert len(rows["ppo"]["rounds"]["reward"]) == 2
@@ -336,10 +338,14 @@ def test_a_plumbing_run_says_so_on_its_page(plumbing):
     assert found["gradient"]["1"]["false_passes"]["n"] <= 1
     assert 0 <= found["gradient"]["1"]["left_out"]["mean"] < 1
     assert "The gradient" in page
-    left = found["forgetting"]["mixture"]["rows"]
+    assert rows["full"]["measured"] == [0, 1]  # of fewer samples
+    left = {(row["row"], row["rate"]): row for row in found["forgetting"]["mixture"]["rows"]}
     assert found["known"] == {"base0": {"asked": 5, "known": 4}}
     assert {row["completed"]["mean"] for row in left.values()} == {1.0}
-    assert left["full"]["forward"]["mean"] > left["sft"]["forward"]["mean"] >= 0
+    assert [row["own"] for row in left.values()] == [True, True, True, True, False]
+    far, near = (left["full", rate]["forward"]["mean"] for rate in (0.1, 0.01))
+    (own,) = (row["forward"]["mean"] for (name, _), row in left.items() if name == "sft")
+    assert far > near > own >= 0
     assert "4 of 5 held-out facts" in page
     drawn = {path.stem for path in (plumbing / "out" / "figures").glob("*.svg")}
     assert drawn == {
@@ -413,6 +419,66 @@ def test_fine_tuning_is_on_what_follows_the_prompt(plumbing):
     assert (head + learned).split() == row["canonical_solution"].split()
     assert read.strip().endswith(head)
     assert row["prompt"] in read
+
+
+def test_fine_tuning_answers_in_the_form_that_is_asked_for(plumbing):
+    """A program in a code block, as the prompt says; what is graded of it is the canonical solution."""
+    export = next((plumbing / "out" / "bases").glob("*/export"))
+    tokenizer = load_tokenizer(export)
+    row = stepcoder.programs.problems(1)[0]
+    problem = Problem(
+        "p", row["prompt"], starter_code=row["starter_code"], canonical_solution=row["canonical_solution"]
+    )
+    sample = stepcoder_sft.encoded(problem, "instruction", tokenizer)
+    learned = tokenizer.decode(sample.tokens[sample.loss_mask > 0][:-1])
+    assert learned.strip().startswith("```python")
+    found = extract(problem, learned, "instruction")
+    assert found.program.split() == row["canonical_solution"].split()
+
+
+def test_other_learning_rates_come_after_all_seeds_and_rows_keep_to_their_regimes(tmp_path):
+    overrides = [
+        "rows.sft.rates=[0.001,0.0001]",
+        "rows.fgo.regimes=[hard]",
+        "rows.ppo.rates=[0.01,0.001]",
+        "regimes.mixture.other_rates=false",
+        "rows.sft.rounds=3",
+        "regimes.hard.rounds=2",
+        "seeds=2",
+        "bases=1",
+        "gradient=null",
+    ]
+    study = stepcoder.make(configs.load(StepcoderConfig, FILE, overrides), tmp_path)
+    cells = study.cells({"base0": FIT})
+    names = [cell.name for cell in cells]
+    assert [name for name in names if "fgo" in name] == ["hard-fgo-s0", "hard-fgo-s1"]
+    others = [f"hard-{row}-s{s}-lr{rate}" for s in (0, 1) for row, rate in (("sft", 0.0001), ("ppo", 0.001))]
+    assert names[-4:] == others
+    assert not any(name.startswith("gradient") for name in names)
+    of = {cell.name: cell.settings for cell in cells}
+    assert [of[f"hard-{row}-s0"]["rounds"] for row in ("sft", "ppo")] == [3, 2]
+    assert of["mixture-ppo-s0"]["rounds"] > 3
+    rates = [of[name]["optimizer"]["lr"] for name in ("hard-sft-s1", "hard-sft-s1-lr0.0001")]
+    assert rates == [0.001, 0.0001]
+    # which tests practice keeps is drawn for each seed
+    assert [of[f"hard-ppo-s{seed}"]["problems"]["practice_seed"] for seed in (0, 1)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("rows.sft.rates=[0.1,0.1]", "rates must be above 0 and differ"),
+        ("rows.sft.rates=[0.0]", "rates must be above 0 and differ"),
+        ("rows.sft.rounds=0", "rounds and every must be at least 1"),
+        ("rows.sft.regimes=[easy]", "regimes of row sft must be of the study's"),
+        ("limit=0", "bases, seeds, tries, every, rounds and limit must be at least 1"),
+        ("rounds=0", "bases, seeds, tries, every, rounds and limit must be at least 1"),
+        ("regimes.hard.rounds=0", "rounds must be at least 1; regime 'hard problems only'"),
+    ],
+)
+def test_what_a_row_cannot_be_is_refused(override, said):
+    with pytest.raises(ValueError, match=said):
+        configs.load(StepcoderConfig, FILE, [override])
 
 
 def test_runs_leave_a_small_file_and_no_folder(plumbing):

@@ -1,9 +1,10 @@
-"""Which of two ways to fine-tune keeps more where both have learned equally much: paired by seed and by fact.
+"""Which of two ways to fine-tune keeps more where both have learned equally much, or have moved equally far
+from their base: paired by seed and by fact.
 
-A run's path is read fact by fact where its task accuracy first reaches a level, on straight lines between the
-snapshots; of a way's runs with one seed, one a learning rate, the one that keeps most counts, so that ways
-are compared at their best of equally many rates. The difference of two ways has two sources of error, which
-seeds were run and which facts are known:
+A run's path is read fact by fact where what is held equal first reaches a level, on straight lines between
+the snapshots; of a way's runs with one seed, one a learning rate, the one that keeps most counts, so that
+ways are compared at their best of equally many rates. The difference of two ways has two sources of error,
+which seeds were run and which facts are known:
 
     SE² = s² / S + C / (C − 1) Σ_c (Σ_{i ∈ c} (d_i − d̄))² / N²
 
@@ -13,7 +14,7 @@ is known. Intervals are Student's t with Satterthwaite's degrees of freedom.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -36,6 +37,10 @@ PAIRS = (
     ("full", "attention"),
     ("loramoe", "loramoe_lbc"),
 )
+
+
+# what is held equal, of a snapshot or the base
+Measure = Callable[[JsonMapping], float]
 
 
 class Facts(NamedTuple):
@@ -63,22 +68,32 @@ def accuracy(found: JsonMapping, without: Sequence[str] = ()) -> float:
     return float(np.mean([share for name, share in found["families"].items() if name not in without]))
 
 
+def divergence(found: JsonMapping) -> float:
+    """KL(base ‖ model) of the base's own answers, in nats a token; 0 of the base, which has none.
+
+    Args:
+      found: a snapshot or the base.
+    Returns: nats.
+    """
+    return float(found["kl"]["own"]["forward"]) if "kl" in found else 0.0
+
+
 def kept_at(
-    base: JsonMapping, run: FrontierRun, level: float, without: Sequence[str] = ()
+    base: JsonMapping, run: FrontierRun, level: float, measure: Measure = accuracy
 ) -> np.ndarray | None:
-    """What a run keeps of each fact where its task accuracy first reaches a level.
+    """What a run keeps of each fact where a measure first reaches a level.
 
     Args:
       base: `test` of the base's cell.
       run: with `kept` in its snapshots.
-      level: of task accuracy.
-      without: families of tasks that do not count.
+      level: of the measure.
+      measure: what is held equal.
     Returns: [facts], between 0 and 1; None where it never gets there.
     """
     snapshots = run.result["snapshots"]
     marks = [np.array([int(mark) for mark in one["kept"]], np.float64) for one in snapshots]
-    points = [(accuracy(base, without), np.ones_like(marks[0]))]
-    points += [(accuracy(one, without), kept) for one, kept in zip(snapshots, marks, strict=True)]
+    points = [(measure(base), np.ones_like(marks[0]))]
+    points += [(measure(one), kept) for one, kept in zip(snapshots, marks, strict=True)]
     for (before, kept_before), (after, kept_after) in pairwise(points):
         if before < level <= after:
             share = (level - before) / (after - before)
@@ -87,21 +102,21 @@ def kept_at(
 
 
 def best_at(
-    base: JsonMapping, runs: Sequence[FrontierRun], level: float, facts: Facts, without: Sequence[str] = ()
+    base: JsonMapping, runs: Sequence[FrontierRun], level: float, facts: Facts, measure: Measure = accuracy
 ) -> dict[int, np.ndarray]:
     """By seed, what the best of a way's runs keeps of the facts that count; no seed that never gets there.
 
     Args:
       base: `test` of the base's cell.
       runs: of one way, several a seed where it ran at several learning rates.
-      level: of task accuracy.
+      level: of the measure.
       facts: that the base knows.
-      without: families of tasks that do not count.
+      measure: what is held equal.
     Returns: [counted facts] by seed.
     """
     found: dict[int, np.ndarray] = {}
     for run in runs:
-        kept = kept_at(base, run, level, without)
+        kept = kept_at(base, run, level, measure)
         if kept is None:
             continue
         counted = kept[facts.counted > 0]
@@ -149,7 +164,7 @@ def contrasts(
     facts: Facts,
     pairs: Sequence[tuple[str, str]] = PAIRS,
     levels: Sequence[float] = LEVELS,
-    without: Sequence[str] = (),
+    measure: Measure = accuracy,
 ) -> JsonObject:
     """Every pair that was run, and what each row keeps, at each level.
 
@@ -158,8 +173,8 @@ def contrasts(
       runs: with the rates that all seeds ran with.
       facts: that the base knows.
       pairs: rows a and b by name, as b − a.
-      levels: of accuracy.
-      without: families of tasks that do not count.
+      levels: of the measure.
+      measure: what is held equal.
     Returns: plain JSON: `levels`, `pairs` with an entry or null a level, `kept` by row with mean and number
       of seeds a level, `facts` and how many of them are `left out`.
     """
@@ -167,7 +182,7 @@ def contrasts(
     relations = facts.relations[facts.counted > 0]
 
     def best(mine: Sequence[FrontierRun]) -> list[dict[int, np.ndarray]]:
-        return [best_at(base, mine, level, facts, without) for level in levels]
+        return [best_at(base, mine, level, facts, measure) for level in levels]
 
     def between(one: Sequence[FrontierRun], other: Sequence[FrontierRun]) -> list[JsonObject | None]:
         both = zip(best(one), best(other), strict=True)

@@ -17,6 +17,7 @@ its distance from the mean of all rows; its interval comes from leaving out one 
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from scipy import stats
 from evals.psychometrics.uncertainty import mean_score
 from jaxmoe.json_values import JsonMapping, JsonObject
 from training.studies.intervals import interval
-from training.studies.loramoe.contrasts import DULL, Facts, contrasts
+from training.studies.loramoe.contrasts import DULL, Facts, accuracy, contrasts
 from training.studies.loramoe.frontier_runs import FrontierRun, FrontierRuns
 
 STEP = 0.05  # levels of task accuracy are multiples of it
@@ -110,7 +111,7 @@ def summarise(runs: FrontierRuns, main: Sequence[str], tasks: int, facts: Facts 
         "contrasts": None if facts is None else contrasts(test, final, facts),
         "contrasts_without_dull": None
         if facts is None or set(DULL) - test.get("families", {}).keys()
-        else contrasts(test, final, facts, without=DULL),
+        else contrasts(test, final, facts, measure=partial(accuracy, without=DULL)),
     }
 
 

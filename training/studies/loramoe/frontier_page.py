@@ -31,7 +31,7 @@ def page(title: str, summary: StudySummary) -> Page:
     if summary["rows"]:
         sections += [
             _results(summary),
-            *equal_accuracy(summary.get("contrasts"), summary["labels"]),
+            *where_equal(summary.get("contrasts"), summary["labels"]),
             *_without_dull(summary),
             _test(summary),
             _rates(summary),
@@ -333,27 +333,29 @@ def _rates(summary: StudySummary) -> PageSection:
     return PageSection("Learning rates", (), (), (), [table])
 
 
-def equal_accuracy(
-    found: JsonMapping | None, labels: Mapping[str, str], what: str = "tasks"
+def where_equal(
+    found: JsonMapping | None, labels: Mapping[str, str], what: str = "tasks", title: str = "accuracy"
 ) -> list[PageSection]:
-    """What pairs of rows keep at equal accuracy; no section where nothing can be said.
+    """What pairs of rows keep where something is equal; no section where nothing can be said.
 
     Args:
       found: of `contrasts.contrasts`.
       labels: of the rows.
-      what: accuracy is of.
+      what: is at a level, tasks or pass@1 in percent, or KL in nats.
+      title: what is equal.
     Returns: at most one section.
     """
     if not found or not found["pairs"]:
         return []
-    levels = [f"{what} {level:.0%}" for level in found["levels"]]
+    levels = [f"{what} {level:g}" if what == "KL" else f"{what} {level:.0%}" for level in found["levels"]]
+    taught = f"Of {found['facts']} known facts {found['left out']} are left out here, since some instruction"
     text = [
-        "Where a run's accuracy first reaches a level, on straight lines between snapshots, fact by fact; "
+        f"Where a run's {title} first reaches a level, on straight lines between snapshots, fact by fact; "
         "of each row and seed the learning rate that keeps most, of those that all seeds ran with (of a "
         "pair, those that both ran with, where there are any). Differences are paired by seed and fact; 95 "
         "% intervals count both which seeds were run and which facts are known (whole relations; of one "
-        f"seed that alone), and are corrected for nothing. Of {found['facts']} known facts "
-        f"{found['left out']} are left out here, since some instruction teaches the same answer.",
+        "seed that alone), and are corrected for nothing."
+        + (f" {taught} teaches the same answer." if found["left out"] else ""),
         f"A difference is called small where its whole interval lies within {100 * SMALL:.0f} points of "
         "none, and not resolved where it does not and holds 0.",
     ]
@@ -375,12 +377,12 @@ def equal_accuracy(
         PageTable("Known facts kept, % (seeds that got there)", ("row", *levels), kept),
         PageTable("Differences, points [95 %]", ("rows", *levels), differences),
     ]
-    return [PageSection("Which keeps more at equal accuracy?", text, (), (), tables)]
+    return [PageSection(f"Which keeps more at equal {title}?", text, (), (), tables)]
 
 
 def _without_dull(summary: StudySummary) -> list[PageSection]:
     """The comparison at equal accuracy once more, without the families of tasks that tell little."""
-    section = equal_accuracy(summary.get("contrasts_without_dull"), summary["labels"])
+    section = where_equal(summary.get("contrasts_without_dull"), summary["labels"])
     if not section:
         return []
     text = [

@@ -34,7 +34,7 @@ from training.studies.realbehavior.answers import Questionnaire, conclusions
 from training.studies.realbehavior.config import RealbehaviorConfig
 from training.studies.realbehavior.pretrained import PretrainedStudy
 from training.studies.realbehavior.summary import REINFORCED, AnsweredRun
-from training.studies.stepcoder.study import StepcoderConfig, StepcoderStudy, read_run
+from training.studies.stepcoder.study import PlannedRun, StepcoderConfig, StepcoderStudy, read_run
 
 # quiet seconds: to ask a text or a code model everything as 16 people, to judge one seed of a simulated
 # respondent; what training takes is told by the study that it is of
@@ -115,7 +115,7 @@ class RealbehaviorStudy:
 
     def _reinforced_cell(self, seed: int) -> StudyCell:
         run = self.config.reinforced
-        cell = self._stepcoder.run_cell(run.row, run.regime, seed, seed)
+        cell = self._stepcoder.run_cell(PlannedRun(run.row, run.regime, seed), seed)
         settings = {"run": dict(cell.settings), "asked": self._asked_settings}
         rounds = int(cell.settings["rounds"])
         looks = 2 + (rounds - 1) // run.every
@@ -203,7 +203,7 @@ class RealbehaviorStudy:
         folder = self._out / "running" / cell.file.removesuffix(".json")
         rounds = int(cell.settings["run"]["rounds"])
         saving = CheckpointConfig(every=run.every, keep=rounds)
-        config = study.ppo_config(run.row, run.regime, seed)
+        config = study.ppo_config(PlannedRun(run.row, run.regime, seed))
         config = replace(config, base=export, output=str(folder), checkpoint=saving)
         if not ppo.main(config).finished:
             raise StoppedError

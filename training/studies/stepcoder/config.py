@@ -20,7 +20,11 @@ class StepcoderRow:
       label: in tables and figures.
       method: ppo, or sft on the canonical solutions of the same problems.
       curriculum, mask: as of `training ppo`.
-      adapter, lr: what is trained, and its learning rate; null takes those of the PPO config.
+      adapter: what is trained; null takes that of the PPO config.
+      rates: learning rates, a run with each; the first is the row's own, the others are for comparisons at
+        equal pass@1 and equal divergence. Empty takes that of the PPO config.
+      rounds, every: as of the study, which null takes; of a way that learns from fewer samples.
+      regimes: in which it is run, by name; empty takes all.
     """
 
     label: str
@@ -28,7 +32,16 @@ class StepcoderRow:
     curriculum: Literal["cccs", "none"] = "none"
     mask: MaskKind = "response"
     adapter: AdapterKind | None = None
-    lr: float | None = None
+    rates: tuple[float, ...] = ()
+    rounds: int | None = None
+    every: int | None = None
+    regimes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if min(number for number in (1, self.rounds, self.every) if number is not None) < 1:
+            raise ValueError(f"rounds and every must be at least 1; row {self.label!r}")
+        if len(set(self.rates)) < len(self.rates) or min(self.rates, default=1.0) <= 0:
+            raise ValueError(f"rates must be above 0 and differ; got {self.rates} in row {self.label!r}")
 
 
 @dataclass(frozen=True)
@@ -37,12 +50,21 @@ class StepcoderRegime:
 
     Attributes:
       label: in tables and figures.
-      problems: of the embedded ones; all regimes must hold out the same.
+      rounds: as of the study, which null takes; a row's own come first.
+      other_rates: whether rows are run with their other learning rates here too.
+      problems: of the embedded ones; all regimes must hold out the same. Which tests practice keeps, where
+        it keeps fewer, is drawn by the run's seed.
     """
 
     label: str
+    rounds: int | None = None
+    other_rates: bool = True
     problems: ProblemsConfig = field(default_factory=ProblemsConfig)
     cccs: CurriculumConfig = field(default_factory=CurriculumConfig)
+
+    def __post_init__(self) -> None:
+        if self.rounds is not None and self.rounds < 1:
+            raise ValueError(f"rounds must be at least 1; regime {self.label!r} has {self.rounds}")
 
 
 @dataclass(frozen=True)
@@ -64,7 +86,7 @@ class StepcoderConfig:
       rounds: of rollouts; null takes those of `ppo`.
       every: rounds between two measurements on the held-out problems.
       limit: held-out problems at most; null takes all.
-      gradient: the mask's effect on the gradient, measured at every base.
+      gradient: the mask's effect on the gradient, measured at every base; null does not.
       forgetting: measure too which of the facts that a base knew practice costs it, for checkpoints that know
         some; null does not.
       scale: share of pretraining steps, rounds, batches and held-out problems; below 1 only the plumbing
@@ -85,14 +107,15 @@ class StepcoderConfig:
     rounds: int | None = None
     every: int = 8
     limit: int | None = None
-    gradient: GradientConfig = field(default_factory=GradientConfig)
+    gradient: GradientConfig | None = field(default_factory=GradientConfig)
     forgetting: ForgettingConfig | None = None
     scale: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.scale <= 1:
             raise ValueError(f"scale must lie in (0, 1]; got {self.scale}")
-        if min(self.bases, self.seeds, self.tries, self.every, self.rounds or 1, self.limit or 1) < 1:
+        counts = (self.bases, self.seeds, self.tries, self.every, self.rounds, self.limit)
+        if min(count for count in counts if count is not None) < 1:
             raise ValueError("bases, seeds, tries, every, rounds and limit must be at least 1")
         check(self.checkpoints, self.bases)
         if self.forgetting is not None and self.bases > 1:
@@ -101,6 +124,9 @@ class StepcoderConfig:
             )
         if not self.rows or not self.regimes:
             raise ValueError("rows and regimes must have one entry at least")
+        for name, row in self.rows.items():
+            if unknown := set(row.regimes) - set(self.regimes):
+                raise ValueError(f"regimes of row {name} must be of the study's; got {sorted(unknown)}")
         held_out = {repr((r.problems.held_out, r.problems.embedded)) for r in self.regimes.values()}
         if len(held_out) > 1 or any(
             r.problems.path or r.problems.held_out_path for r in self.regimes.values()

@@ -47,7 +47,7 @@ def curves(summary: StudySummary) -> Picture:
     return Picture(
         "stepcoder_curves",
         "Held-out pass@1 over the rounds of practice, by difficulty: means over seeds, bands their 95 % "
-        "intervals. Rows of PPO differ in nothing but the curriculum and the mask.",
+        "intervals. Rows of reinforcement learning differ in nothing but the curriculum and the mask.",
         figure,
     )
 
@@ -111,31 +111,35 @@ def practice(summary: StudySummary) -> Picture:
 
 
 def forgotten(summary: StudySummary, regime: str) -> Picture:
-    """What each run has kept, against how far it went and what it learned.
+    """What each run keeps on its way, against how far it goes and what it learns.
 
     Args:
       summary: of the study.
       regime: by name.
-    Returns: two panels, a point a run.
+    Returns: two panels, a line a run.
     """
     figure, axes = _panels(1, 2, height=3.6)
     rows = summary["forgetting"][regime]["rows"]
-    styles = row_styles({name: summary["labels"][name] for name in rows})
-    for axis, place, label in zip(
-        axes[0], (2, 0), ("held-out pass@1, %", "KL(base ‖ practised), nats a token"), strict=True
+    styles = row_styles({row["row"]: summary["labels"][row["row"]] for row in rows})
+    for axis, across, label in zip(
+        axes[0], ("tasks", "kl"), ("held-out pass@1, %", "KL(base ‖ practised), nats a token"), strict=True
     ):
-        for name, row in rows.items():
-            ends = np.asarray(row["ends"])
-            across = ends[:, place] * (100 if place == 2 else 1)
-            color, marker = styles[name]
-            axis.plot(across, 100 * ends[:, 1], marker, color=color, label=summary["labels"][name])
+        for row in rows:
+            color, marker = styles[row["row"]]
+            for number, way in enumerate(row["paths"]):
+                at = np.asarray([point[across] for point in way]) * (100 if across == "tasks" else 1)
+                kept = [100 * point["completed"] for point in way]
+                named = summary["labels"][row["row"]] if row["own"] and not number else None
+                faint = 1.0 if row["own"] else 0.35
+                axis.plot(at, kept, f"-{marker}", color=color, label=named, alpha=faint, markersize=4)
         axis.xaxis.set_major_locator(MaxNLocator(nbins=6))
         axis.set_xlabel(label)
     axes[0][0].set_ylabel("known facts kept, %")
     _legend(figure, axes[0][0])
     return Picture(
         f"stepcoder_forgotten_{regime}",
-        "Known facts that are kept at the end of each run, against what it learned (left) and how far it is "
-        "from the base (right).",
+        "Known facts that are kept, against what was learned (left) and how far the model is from the base "
+        "(right). Each line is a run from the base on, each marker a measurement; faint lines are learning "
+        "rates beside a row's own. Further up at the same place to the right is better.",
         figure,
     )

@@ -8,10 +8,20 @@ from collections.abc import Mapping, Sequence
 from jaxmoe.json_values import JsonMapping
 from training.studies.cells import StudySummary
 from training.studies.intervals import judged, nats, points
-from training.studies.loramoe.frontier_page import effects, equal_accuracy, told_test
+from training.studies.loramoe.frontier_page import effects, told_test, where_equal
 from training.studies.page import ClaimVerdict, Page, PageSection, PageTable, plumbing
 from training.studies.stepcoder import figures as stepcoder_figures
-from training.studies.stepcoder.summary import CCCS, FGO, PACE, PPO, SFT, START, STEPCODER
+from training.studies.stepcoder.summary import (
+    CCCS,
+    FGO,
+    FORGETTING_PAIRS,
+    PACE,
+    PASS_LEVELS,
+    PPO,
+    SFT,
+    START,
+    STEPCODER,
+)
 
 # APPS+ pass@1 of DeepSeek-Coder-Instruct-6.7B: all, introductory, interview, competition; second hand
 PAPER = (
@@ -65,7 +75,8 @@ def page(title: str, summary: StudySummary) -> Page:
         sections += [_results(summary), _practice(summary)]
     for name, found in summary.get("forgetting", {}).items():
         sections.append(_forgotten(summary, name))
-        sections += equal_accuracy(found["contrasts"], summary["labels"], "pass@1")
+        sections += where_equal(found["contrasts"], summary["labels"], "pass@1", "pass@1")
+        sections += where_equal(found["at_kl"], summary["labels"], "KL", "divergence")
     if summary["gradient"]:
         sections.append(_gradient(summary))
     sections.append(_paper(summary))
@@ -83,9 +94,14 @@ def _card(summary: StudySummary) -> dict[str, str]:
 def _verdicts(summary: StudySummary, regime: str) -> PageSection:
     found = {(d["a"], d["b"], d["what"]): d for d in summary["regimes"][regime]["differences"] if d["n"]}
     rows = []
+    here = {START} | {
+        name
+        for name, row in summary["settings"]["rows"].items()
+        if regime in (row.get("regimes") or summary["regime_labels"])
+    }
     for claim, a, b, what, paper in CLAIMS:
         difference = found.get((a, b, what))
-        if what != PACE and what not in summary["difficulties"]:
+        if not {a, b} <= here or (what != PACE and what not in summary["difficulties"]):
             continue
         said = "no runs to compare yet"
         if difference is not None:
@@ -102,34 +118,35 @@ def _verdicts(summary: StudySummary, regime: str) -> PageSection:
 
 
 def _design(summary: StudySummary) -> PageSection:
-    ppo, sizes, base = summary["ppo"], summary["sizes"], summary["base"]
+    ppo, sizes, base, settings = summary["ppo"], summary["sizes"], summary["base"], summary["settings"]
     rollout, evaluation = ppo["rollout"], ppo["evaluation"]
-    samples = ppo["rounds"] * rollout["prompts"] * rollout["samples"]
+    each = rollout["prompts"] * rollout["samples"]
     regimes = "; ".join(
-        f"{label}: {_count(sizes[name])}" for name, label in summary["regime_labels"].items() if name in sizes
+        f"{label}: {_count(sizes[name])}, {_rounds(settings['regimes'][name], ppo)} rounds"
+        for name, label in summary["regime_labels"].items()
+        if name in sizes
     )
     evaluated = f"{evaluation['samples']} sample{'s' * (evaluation['samples'] > 1)}"
     text = [
         f"{_origin(base)}{_passed_over(summary)} Seeds differ in base (as far as there are bases), order of "
         "problems and samples.",
-        f"All rows run {_algorithm(ppo)} from the same base: {ppo['rounds']} rounds of "
-        f"{rollout['prompts']} prompts x {rollout['samples']} samples, {samples:,} programs each. "
-        f"{_settings(summary['settings'])}Practised on: {regimes}.",
+        f"Rows of reinforcement learning run {_algorithm(ppo)} from the same base: rounds of "
+        f"{rollout['prompts']} prompts x {rollout['samples']} samples, {each:,} programs. "
+        f"{_settings(settings)}Practised on: {regimes}.",
         f"Held out, the same for all: {_count(sizes['held_out'])}. They are asked as whole tasks, without "
         f"any part of the solution, {evaluated} each at temperature {evaluation['temperature']:g}, top-p "
-        f"{evaluation['top_p']:g}, before the first round, every {evaluation['every']} and after the last. "
-        "No row's settings were chosen by them; how many steps a base is pretrained and how many rounds a "
-        "run has was settled after curves of one seed had been seen.",
+        f"{evaluation['top_p']:g}, before the first round, every {evaluation['every']} (unless a row says "
+        f"otherwise) and after the last. No row's settings were chosen by them{_settled(base)}.",
         "The curriculum shows parts of solutions, in prompts alone, through which no gradient flows; plain "
         "PPO sees none. Where the base solves many of the problems before any practice (its row in the "
         "tables), exploration is less of a bottleneck than on the paper's competition problems, and the "
         "curriculum has less to gain.",
     ]
-    if any(row["method"] == "sft" for row in summary["settings"]["rows"].values()):
+    if supervised := [row for row in settings["rows"].values() if row["method"] == "sft"]:
         text.append(
-            "SFT is fine-tuned on canonical solutions of the practice problems: as many samples as the other "
-            f"rows draw programs, in batches of 16, {_with_what(summary)}. It is told what "
-            "the others must find out, for a solution spells out what the unclear words mean."
+            "SFT is fine-tuned on canonical solutions of the practice problems, in the form in which answers "
+            "are asked for, as many samples a round as the other rows draw programs, in batches of 16: "
+            f"{'; '.join(_own(row, ppo) for row in supervised)}. It is told what the others must find out."
         )
     few = {r["label"]: r["problems"].get("practice_tests") for r in summary["settings"]["regimes"].values()}
     text += [
@@ -141,19 +158,25 @@ def _design(summary: StudySummary) -> PageSection:
     return PageSection("Design", text)
 
 
-def _with_what(summary: StudySummary) -> str:
-    """What rows of fine-tuning train, and their learning rates."""
-    rows = summary["settings"]["rows"].values()
-    own = [row for row in rows if row["method"] == "sft" and (row.get("adapter") or row.get("lr"))]
-    shared = "with the same adapter and learning rate"
-    if not own:
-        return shared
-    rate = summary["ppo"]["optimizer"]["lr"]
-    return f"{shared} but for {', '.join(_own(row, rate) for row in own)}"
+def _rounds(regime: JsonMapping, ppo: JsonMapping) -> int:
+    return regime.get("rounds") or ppo["rounds"]
 
 
-def _own(row: JsonMapping, rate: float) -> str:
-    return f"{row['label']} (adapter {row.get('adapter') or 'the same'}, lr {row.get('lr') or rate:g})"
+def _settled(base: JsonMapping) -> str:
+    """What was not settled beforehand, of bases that were pretrained for the study."""
+    if "checkpoints" in base:
+        return ""
+    return (
+        "; how many steps a base is pretrained and how many rounds a run has was settled after curves of one "
+        "seed had been seen"
+    )
+
+
+def _own(row: JsonMapping, ppo: JsonMapping) -> str:
+    """What a row of fine-tuning trains, and how."""
+    rates = " and ".join(f"{rate:g}" for rate in row.get("rates") or [ppo["optimizer"]["lr"]])
+    rounds = f", {row['rounds']} rounds" if row.get("rounds") else ""
+    return f"{row['label']} (adapter {row.get('adapter') or ppo['adapter']}, lr {rates}{rounds})"
 
 
 def _algorithm(ppo: JsonMapping) -> str:
@@ -314,34 +337,50 @@ def _gradient(summary: StudySummary) -> PageSection:
 def _forgotten(summary: StudySummary, regime: str) -> PageSection:
     found, base = summary["forgetting"][regime], summary["known"]
     known = ", ".join(f"{one['known']:,} of {one['asked']:,}" for one in base.values())
+    labels = summary["labels"]
     text = [
         f"The base completes {known} held-out facts greedily; kept is the share of these that a practised "
-        "model still completes. KL is exact over the vocabulary, nats a token, of answers that the base "
-        "itself drew to the held-out problems; forward is KL(base ‖ practised), that of RL's Razor "
-        "(arXiv:2509.04259).",
+        "model still completes, so that facts which it learns beside them do not count. KL is exact over the "
+        "vocabulary, nats a token, of answers that the base itself drew to the held-out problems at "
+        "temperature 1; forward is KL(base ‖ practised), that of RL's Razor (arXiv:2509.04259).",
+        *_named_before(labels),
         "Does the row matter at equal divergence and equal pass@1? kept = c + c1 KL + c2 KL² + c3 pass@1 + "
         "seed + row, over the measurements of all runs; runs of the same seed are permuted (Freedman and "
-        "Lane 1983).",
+        "Lane 1983). Where rows hardly overlap in KL, this rests on the curve between them.",
         told_test(found["test"]),
     ]
     rows = [
         (
-            summary["labels"][name],
+            labels[row["row"]],
+            f"{row['rate']:g}",
+            str(len(row["seeds"])),
             points(row["completed"]),
             points(row["pass"]),
             nats(row["forward"]),
             nats(row["backward"]),
         )
-        for name, row in found["rows"].items()
+        for row in found["rows"]
     ]
     caption = "At the end of practice, % [95 % over seeds]; KL in nats a token"
-    columns = ("row", "known facts kept", "held-out pass@1", "KL, forward", "KL, backward")
+    columns = ("row", "lr", "runs", "known facts kept", "held-out pass@1", "KL, forward", "KL, backward")
     return PageSection(
         f"What practice costs: {summary['regime_labels'][regime]}",
         text,
         pictures=[stepcoder_figures.forgotten(summary, regime)],
         tables=[PageTable(caption, columns, rows), *effects(found["test"], summary["labels"])],
     )
+
+
+def _named_before(labels: Mapping[str, str]) -> list[str]:
+    """Which of the comparisons of what is kept was named before anything was run."""
+    a, b = FORGETTING_PAIRS[0]
+    if a not in labels or b not in labels:
+        return []
+    level = PASS_LEVELS[len(PASS_LEVELS) // 2]
+    return [
+        f"Named before anything was run: {labels[b]} − {labels[a]} at pass@1 {level:.0%}. All other pairs "
+        "and levels are further looks."
+    ]
 
 
 def _plain(score: JsonMapping, *, signed: bool = False) -> str:

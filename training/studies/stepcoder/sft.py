@@ -1,8 +1,8 @@
 """Supervised fine-tuning on the canonical solutions of the practice problems, to hold PPO against.
 
-It sees as many samples as a PPO run of the same config draws programs, with the same adapter, problems and
-learning rate, and is measured at the same moments. It is told what PPO must find out: a canonical solution
-spells out what the unclear words of its statement mean.
+It sees as many samples as a PPO run of the same config draws programs, with the adapter, problems and
+learning rate of its row, and is measured at the same moments. It is told what PPO must find out: a canonical
+solution spells out what the unclear words of its statement mean.
 """
 
 from functools import partial
@@ -13,10 +13,11 @@ import numpy as np
 
 from jaxmoe.generation.sampling import Sampling
 from jaxmoe.language_model import LanguageModel
+from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.tokenizer import load_tokenizer, pad_id
 from rl.feedback.problems import Problem
-from rl.feedback.prompts import PromptForm
+from rl.feedback.prompts import FENCE, PromptForm
 from rl.policy.agent import ForwardConfig
 from rl.stepcoder.prompts import make_prompt
 from rl.stepcoder.rollouts import OnRow, RolloutConfig, RolloutTask, Sampled, resolved
@@ -67,7 +68,8 @@ def fine_tune(
         samples = [encoded(problem, rollout.prompt_form, tokenizer) for problem in problems.train]
         length = -(-max(len(sample.tokens) for sample in samples) // 16) * 16
         data = stream_of(samples, tokenizer, BatchConfig(ROWS, length, seed=seed), rounds * programs)
-        recipe = Recipe(source.adapter, source.experts, source.lora)
+        # as in reinforcement learning, no loss balances the experts
+        recipe = Recipe(source.adapter, source.experts, source.lora, BalanceConfig(weight=0.0))
         step = StepConfig(forward.precision, remat=forward.remat, scan_layers=forward.scan_layers)
 
         measured = partial(_measured, exam, rollout, tokenizer, seed)
@@ -143,6 +145,9 @@ def _measured(
 def encoded(problem: Problem, form: PromptForm, tokenizer: "PreTrainedTokenizerBase") -> Sample:
     """Prompt, the rest of the canonical solution, end; what follows the prompt is to be predicted.
 
+    Where the prompt asks for a code block, the solution is in one: else what is learned first is to leave the
+    block out, which moves the model far and teaches no code.
+
     Args:
       problem: with a canonical solution.
       form: of the prompt.
@@ -151,6 +156,8 @@ def encoded(problem: Problem, form: PromptForm, tokenizer: "PreTrainedTokenizerB
     """
     prompt = make_prompt(tokenizer, problem, "", form)
     rest = problem.canonical_solution[len(prompt.given) :]
+    if form != "completion":
+        rest = f"{FENCE}{problem.language}\n{rest.rstrip()}\n{FENCE}"
     target = [*tokenizer(rest, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     mask = np.zeros(len(prompt.ids) + len(target), np.float32)
     mask[len(prompt.ids) :] = 1

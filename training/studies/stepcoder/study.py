@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from jaxmoe.base_folder import local_folder
 from jaxmoe.datasets import programs
@@ -68,6 +69,16 @@ def make(config: StepcoderConfig, out: Path) -> "StepcoderStudy":
     return StepcoderStudy(config, out)
 
 
+class PlannedRun(NamedTuple):
+    """One run: names of row and regime, the seed of everything that is drawn, the place of its learning rate
+    among the row's."""
+
+    row: str
+    regime: str
+    seed: int
+    rate: int = 0
+
+
 class StepcoderStudy:
     """See `training.studies.cells.PaperStudy`."""
 
@@ -79,22 +90,39 @@ class StepcoderStudy:
         self.bases = Bases(config.base, config.checkpoints, out, name="code", scale=config.scale)
         # what the cells that are done have found: the practised are asked what their base knew
         self._found: Results = {}
+        self._asked: dict[int, Forgetting] = {}
 
     # the cells
 
     def cells(self, results: Results) -> list[StudyCell]:
-        """The bases, then every row in every regime seed by seed, then the gradients at every base."""
+        """The bases, then every row in its regimes seed by seed, with other learning rates than its own after
+        all of those, then the gradients at every base."""
         self._found = results
-        config, made = self.config, self._base_cells(results)
+        made = self._base_cells(results)
         if len(taken := self.taken(results)) < self._wanted:
             return made
+        runs = [self.run_cell(run, taken[run.seed % self._wanted]) for run in self._planned.values()]
+        gradients = [] if self._gradient is None else [*map(self._gradient_cell, taken)]
+        return [*made, *runs, *gradients]
+
+    @cached_property
+    def _planned(self) -> dict[str, PlannedRun]:
+        """Every run in the order in which they are made, by the name of its cell."""
+        config = self.config
         runs = [
-            self.run_cell(row, regime, seed, taken[seed % self._wanted])
+            PlannedRun(name, regime, seed, number)
+            for number in range(max(max(len(row.rates), 1) for row in config.rows.values()))
             for seed in range(config.seeds)
-            for regime in config.regimes
-            for row in config.rows
+            for regime, where in config.regimes.items()
+            if number == 0 or where.other_rates
+            for name, row in config.rows.items()
+            if number < max(len(row.rates), 1) and regime in (row.regimes or config.regimes)
         ]
-        return [*made, *runs, *map(self._gradient_cell, taken)]
+        return {self._name(run): run for run in runs}
+
+    def _name(self, run: PlannedRun) -> str:
+        rates = self.config.rows[run.row].rates
+        return f"{run.regime}-{run.row}-s{run.seed}" + (f"-lr{rates[run.rate]:g}" if run.rate else "")
 
     def _base_cells(self, results: Results) -> list[StudyCell]:
         """As many as are needed to find bases that may enter."""
@@ -135,7 +163,7 @@ class StepcoderStudy:
     @property
     def _first(self) -> PPORunConfig:
         """Any run's config; all have the same held-out problems."""
-        return self.ppo_config(next(iter(self.config.rows)), next(iter(self.config.regimes)), 0)
+        return self.ppo_config(next(iter(self._planned.values())))
 
     def _setup(self, source: ModelSource, base: str, problems: ProblemsConfig, seed: int) -> PolicySetup:
         """A run's policy and what it is asked, without how it learns."""
@@ -155,10 +183,12 @@ class StepcoderStudy:
         """What a base knew, to be asked of models that come of it."""
         if self.config.forgetting is None:
             return None
-        base, shared = self.bases.export(number), self._shared
-        lm = load_model(base, "none", ExpertConfig(), LoraConfig(), shared.mesh.make()).lm
-        known = self._found[f"base{number}"]["knowledge"]
-        return Forgetting(self.config.forgetting, lm, load_tokenizer(local_folder(base)), known)
+        if number not in self._asked:
+            base, shared = self.bases.export(number), self._shared
+            lm = load_model(base, "none", ExpertConfig(), LoraConfig(), shared.mesh.make()).lm
+            known, tokenizer = self._found[f"base{number}"]["knowledge"], load_tokenizer(local_folder(base))
+            self._asked[number] = Forgetting(self.config.forgetting, lm, tokenizer, known)
+        return self._asked[number]
 
     def taken(self, results: Results, among: int | None = None) -> list[int]:
         """The numbers of the bases that may enter, in order.
@@ -183,33 +213,37 @@ class StepcoderStudy:
     def _gradient_cell(self, number: int) -> StudyCell:
         found = configs.to_dict(self._shared)
         settings = {key: found[key] for key in POLICY}
+        assert self._gradient is not None
         settings |= {"base": self.bases.settings(number), "gradient": configs.to_dict(self._gradient)}
         return StudyCell(
             f"gradient{number}", settings, f"gradients at base {number}", 240 * self.config.scale
         )
 
     @cached_property
-    def _gradient(self) -> GradientConfig:
+    def _gradient(self) -> GradientConfig | None:
         found, scaled = self.config.gradient, self.config.scaled
+        if found is None:
+            return None
         return replace(found, batches=scaled(found.batches), reference=scaled(found.reference))
 
-    def run_cell(self, row: str, regime: str, seed: int, base: int) -> StudyCell:
+    def run_cell(self, run: PlannedRun, base: int) -> StudyCell:
         """One run of reinforcement learning, or of fine-tuning on the solutions.
 
         Args:
-          row, regime: by name.
-          seed: of everything that is drawn.
+          run: that is planned.
           base: number of the base.
         Returns: the cell; what it does is in its settings.
         """
-        found = configs.to_dict(self.ppo_config(row, regime, seed))
-        settings = {key: value for key, value in found.items() if key not in INCIDENTAL}
+        config, row = self.ppo_config(run), self.config.rows[run.row]
+        settings = {key: value for key, value in configs.to_dict(config).items() if key not in INCIDENTAL}
         settings |= {"base": self.bases.settings(base)} | self._asked_besides
-        title = f"{self.config.rows[row].label}, {self.config.regimes[regime].label}, seed {seed}"
-        cost = 20 + 4.5 * settings["rounds"]
-        if self.config.rows[row].method == "sft":
-            settings, cost = settings | {"method": "sft"}, 40
-        return StudyCell(f"{regime}-{row}-s{seed}", settings, title, cost)
+        title = f"{row.label}, {self.config.regimes[run.regime].label}, seed {run.seed}"
+        if run.rate:
+            title += f", lr {config.optimizer.lr:g}"
+        cost = 20 + 4.5 * config.rounds
+        if row.method == "sft":
+            settings, cost = settings | {"method": "sft"}, 20 + 2.5 * config.rounds
+        return StudyCell(self._name(run), settings, title, cost)
 
     @cached_property
     def _shared(self) -> PPORunConfig:
@@ -226,25 +260,27 @@ class StepcoderStudy:
             watch=replace(found.watch, tensorboard=False, plots=False),
         )
 
-    def ppo_config(self, row: str, regime: str, seed: int) -> PPORunConfig:
+    def ppo_config(self, run: PlannedRun) -> PPORunConfig:
         """The config of a run, but for its base and folder.
 
         Args:
-          row, regime: by name.
-          seed: of everything that is drawn.
-        Returns: the shared config with what the row and the regime change.
+          run: that is planned.
+        Returns: the shared config with what the row, the regime and the seed change.
         """
-        way, where, shared = self.config.rows[row], self.config.regimes[regime], self._shared
-        optimizer = shared.optimizer if way.lr is None else replace(shared.optimizer, lr=way.lr)
+        way, where, shared = self.config.rows[run.row], self.config.regimes[run.regime], self._shared
+        rate = way.rates[run.rate] if way.rates else shared.optimizer.lr
+        rounds = way.rounds or where.rounds
         return replace(
             shared,
-            seed=seed,
+            seed=run.seed,
             adapter=way.adapter or shared.adapter,
-            optimizer=optimizer,
+            optimizer=replace(shared.optimizer, lr=rate),
             curriculum=way.curriculum,
             mask=way.mask,
-            problems=where.problems,
+            problems=replace(where.problems, practice_seed=run.seed),
             cccs=where.cccs,
+            rounds=shared.rounds if rounds is None else self.config.scaled(rounds),
+            evaluation=replace(shared.evaluation, every=way.every or shared.evaluation.every),
         )
 
     # running them
@@ -262,16 +298,16 @@ class StepcoderStudy:
             return measure_base(
                 self._setup(self._shared.source, export, self._first.problems, 0), self.config.forgetting
             )
-        if cell.name.startswith("gradient"):
+        if cell.name.startswith("gradient") and self._gradient is not None:
             number = int(cell.name.removeprefix("gradient"))
             shared = self._shared
             setup = self._setup(shared.source, self.bases.export(number), shared.problems, number)
             return measure(setup, shared.ppo, shared.forward, self._gradient, stopped)
-        regime, row, seed = cell.name.rsplit("-", 2)
-        config = self.ppo_config(row, regime, int(seed[1:]))
+        planned = self._planned[cell.name]
+        config = self.ppo_config(planned)
         number = next(n for n in range(self._tries) if self.bases.settings(n) == cell.settings["base"])
         base = self.bases.export(number)
-        if self.config.rows[row].method == "sft":
+        if self.config.rows[planned.row].method == "sft":
             setup = self._setup(config.source, base, config.problems, config.seed)
             learning = (config.optimizer, config.forward, config.rounds)
             return fine_tune(setup, *learning, stopped, self._forgetting(number))
@@ -305,7 +341,7 @@ class StepcoderStudy:
         Returns: one line.
         """
         if "batches" in result:
-            few = str(self._gradient.tests[0])
+            few = next(iter(result["batches"]))
             found = stepcoder_summary.gradients([result])[few]
             plain, masked = (found[key]["mean"] for key in ("plain", "masked"))
             return f"cosine with {few} tests: {plain} without the mask, {masked} with it"
@@ -338,9 +374,10 @@ class StepcoderStudy:
         """See `stepcoder_summary`."""
         runs = []
         for cell in self.cells(results):
-            if cell.name in results and not cell.name.startswith(("base", "gradient")):
-                regime, row, seed = cell.name.rsplit("-", 2)
-                runs.append(StepcoderRun(row, regime, int(seed[1:]), results[cell.name]))
+            if cell.name in results and (run := self._planned.get(cell.name)) is not None:
+                rate = self.ppo_config(run).optimizer.lr
+                found = results[cell.name]
+                runs.append(StepcoderRun(run.row, run.regime, run.seed, found, rate, own=run.rate == 0))
         config = self.config
         return {
             "scale": config.scale,
@@ -378,7 +415,10 @@ def read_run(records: Sequence[JsonMapping]) -> Result:
     Args:
       records: lines of metrics.jsonl; rounds, and measurements with the number of rounds before them.
     """
-    held_out, rounds = [], []
+    held_out, rounds = (
+        {},
+        [],
+    )  # a run that was killed before its first checkpoint has measured its start twice
     for record in records:
         if "held_out_pass_at_1" in record:
             scores = {
@@ -386,7 +426,7 @@ def read_run(records: Sequence[JsonMapping]) -> Result:
                 for key, value in record.items()
                 if key.startswith("held_out_pass_at_1")
             }
-            held_out.append({"round": record["step"], **scores})
+            held_out[record["step"]] = {"round": record["step"], **scores}
         if "pass_rate" in record:
             rounds.append(record)
     stages = [
@@ -394,7 +434,7 @@ def read_run(records: Sequence[JsonMapping]) -> Result:
         for record in rounds
     ]
     return {
-        "held_out": held_out,
+        "held_out": list(held_out.values()),
         "rounds": {k: [None if r[k] is None else round(r[k], 5) for r in rounds] for k in KEPT},
         "stages": stages if any(stages) else [],
         "tokens": int(sum(record["tokens"] for record in rounds)),

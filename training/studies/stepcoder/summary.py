@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxmoe.json_values import JsonMapping, JsonObject
 from training.studies.intervals import interval
-from training.studies.loramoe.contrasts import Facts, contrasts
-from training.studies.loramoe.frontier import row_test
+from training.studies.loramoe.contrasts import Facts, contrasts, divergence
+from training.studies.loramoe.frontier import path, row_test
 from training.studies.loramoe.frontier_runs import FrontierRun
 
 # rows as the claims name them
@@ -28,13 +28,16 @@ PAIRS = (
     (FGO, STEPCODER),
     (CCCS, STEPCODER),
 )
-# held-out pass@1 at which is compared what rows have kept, and which rows
-PASS_LEVELS = (0.3, 0.35, 0.4, 0.45)
+# held-out pass@1, and nats from the base, at which is compared what rows have kept; and which rows. The first
+# pair and the middle level of pass@1 were named before anything was run.
+PASS_LEVELS = (0.35, 0.4, 0.45)
+KL_LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 FORGETTING_PAIRS = (
-    (SFT, PPO),
-    ("sft_lora", PPO),
     ("sft_full", PPO),
-    ("sft_full_low", PPO),
+    ("sft_lora", PPO),
+    (SFT, PPO),
+    ("sft_full", SFT),
+    ("sft_lora", SFT),
     (PPO, STEPCODER),
 )
 # held-out pass@1 over the rounds after the first measurement, all difficulties: how fast a row learns
@@ -42,12 +45,14 @@ PACE = "pace"
 
 
 class StepcoderRun(NamedTuple):
-    """One PPO run: `result` is its cell's."""
+    """One run: `result` is its cell's; `own` with its row's own learning rate."""
 
     row: str
     regime: str
     seed: int
     result: JsonObject
+    rate: float = 0.0
+    own: bool = True
 
     def scores(self, what: str) -> list[float]:
         """Held-out pass@1 of a difficulty, or of all, at every measurement."""
@@ -72,7 +77,7 @@ def summarize(runs: Sequence[StepcoderRun], rows: Sequence[str], regimes: Sequen
     """
     by_regime: JsonObject = {}
     for regime in regimes:
-        here = {row: [r for r in runs if (r.row, r.regime) == (row, regime)] for row in rows}
+        here = {row: [r for r in runs if (r.row, r.regime, r.own) == (row, regime, True)] for row in rows}
         here = {row: found for row, found in here.items() if found}
         if here:
             by_regime[regime] = {
@@ -183,9 +188,9 @@ def _mean(batches: Sequence[Mapping[str, float]], key: str) -> float:
 
 
 def forgotten(runs: Sequence[StepcoderRun], relations: Sequence[str]) -> JsonObject:
-    """By regime, what each row has kept of its base's knowledge at its end, and at what distance from it;
-    which keep more at equal pass@1 (`contrasts`), and whether rows differ at equal distance and equal pass@1
-    (`frontier.row_test`).
+    """By regime, what each row has kept of its base's knowledge on its way, with every learning rate, and at
+    what distance from it; which keep more at equal pass@1 and which at equal distance (`contrasts`), and
+    whether rows differ where both are equal (`frontier.row_test`).
 
     Args:
       runs: of all rows and regimes; those that were not asked are left out.
@@ -197,32 +202,42 @@ def forgotten(runs: Sequence[StepcoderRun], relations: Sequence[str]) -> JsonObj
     facts = Facts(np.array(relations), np.ones(len(relations), np.int32))
     for regime in dict.fromkeys(run.regime for run in asked):
         here = [run for run in asked if run.regime == regime]
-        rows = {name: [run for run in here if run.row == name] for name in dict.fromkeys(r.row for r in here)}
-        start, paths = {"tasks": here[0].scores("all")[0]}, list(map(_as_frontier, here))
-        levels = [level for level in PASS_LEVELS if level > start["tasks"]]
+        # one base, measured before every run: the mean is surer than any
+        start, paths = {"tasks": float(np.mean([run.scores("all")[0] for run in here]))}, _paths(here)
         found[regime] = {
-            "rows": {name: _left(mine) for name, mine in rows.items()},
+            "rows": [
+                _left([run for run in here if (run.row, run.rate) == way], start["tasks"])
+                for way in dict.fromkeys((run.row, run.rate) for run in here)
+            ],
             "test": row_test(paths, start),
-            "contrasts": contrasts(start, paths, facts, FORGETTING_PAIRS, levels),
+            "contrasts": contrasts(start, paths, facts, FORGETTING_PAIRS, PASS_LEVELS),
+            "at_kl": contrasts(start, paths, facts, FORGETTING_PAIRS, KL_LEVELS, divergence),
         }
     return found
 
 
-def _left(runs: Sequence[StepcoderRun]) -> JsonObject:
+def _left(runs: Sequence[StepcoderRun], start: float) -> JsonObject:
     last = [run.result["forgetting"][-1] for run in runs]
     distance = {way: [one["kl"]["own"][way] for one in last] for way in ("forward", "backward")}
     kept, passed = [one["completed"] for one in last], [run.value("all") for run in runs]
     return {
+        "row": runs[0].row,
+        "rate": runs[0].rate,
+        "own": runs[0].own,
+        "seeds": sorted(run.seed for run in runs),
         "completed": interval(kept),
         "pass": interval(passed),
         **{way: interval(found) for way, found in distance.items()},
-        "ends": list(zip(distance["forward"], kept, passed, strict=True)),
+        "paths": [path({"tasks": start}, run) for run in _paths(runs)],
     }
 
 
-def _as_frontier(run: StepcoderRun) -> FrontierRun:
-    passed = {point["round"]: point["all"] for point in run.result["held_out"]}
-    points = [
-        {"volume": one["round"], "tasks": passed[one["round"]], **one} for one in run.result["forgetting"]
-    ]
-    return FrontierRun(run.row, run.seed, 0.0, {"snapshots": points}, final=True)
+def _paths(runs: Sequence[StepcoderRun]) -> list[FrontierRun]:
+    found = []
+    for run in runs:
+        passed = {point["round"]: point["all"] for point in run.result["held_out"]}
+        points = [
+            {"volume": one["round"], "tasks": passed[one["round"]], **one} for one in run.result["forgetting"]
+        ]
+        found.append(FrontierRun(run.row, run.seed, run.rate, {"snapshots": points}, final=True))
+    return found
