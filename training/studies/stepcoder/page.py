@@ -106,6 +106,7 @@ def _verdicts(summary: StudySummary, regime: str) -> PageSection:
         said = "no runs to compare yet"
         if difference is not None:
             said = f"{points(difference, signed=True)} points, {difference['n']} pairs"
+        claim = claim.replace("PPO", summary["labels"].get(PPO, "PPO"))  # the algorithm may be another
         rows.append(ClaimVerdict(claim, judged(difference), said, paper and f"{paper} (second hand)"))
     text = (
         "Differences in held-out pass@1 after the last round, between runs of the same seed; in brackets "
