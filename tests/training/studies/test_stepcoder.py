@@ -484,14 +484,14 @@ def test_what_a_row_cannot_be_is_refused(override, said):
 def test_runs_leave_a_small_file_and_no_folder(plumbing):
     assert not list((plumbing / "out" / "running").iterdir())
     cells = list((plumbing / "out" / "cells" / "stepcoder").glob("*.json"))
-    assert len(cells) == 6
+    assert len(cells) == 7
     assert max(path.stat().st_size for path in cells) < 20_000
 
 
 def test_the_same_command_runs_nothing_again(plumbing, monkeypatch, capsys):
     monkeypatch.setattr(stepcoder.StepcoderStudy, "run", None)  # a call would fail
     assert reproduce.reproduce("stepcoder", plumbing / "out", plumbing / "stepcoder.yaml", [])
-    assert "6 cells are done already" in capsys.readouterr().out
+    assert "7 cells are done already" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
