@@ -130,8 +130,10 @@ class StepcoderStudy:
         while len(self.taken(results, len(cells))) < self._wanted and len(cells) < self._tries:
             number = len(cells)
             settings = {"base": self.bases.settings(number), "exam": self._exam} | self._asked_besides
-            cost = 10 + (0 if self.bases.there(number) else 85 * self.config.scale)
-            cells.append(StudyCell(f"base{number}", settings, f"base {number}: pretraining", cost))
+            there = self.bases.there(number)
+            cost = 10 + (0 if there else 85 * self.config.scale)
+            title = f"base {number}{'' if there else ': pretraining'}"
+            cells.append(StudyCell(f"base{number}", settings, title, cost))
             if cells[-1].name not in results:
                 break
         return cells
