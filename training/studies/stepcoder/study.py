@@ -311,6 +311,7 @@ class StepcoderStudy:
         base = self.bases.export(number)
         if self.config.rows[planned.row].method == "sft":
             setup = self._setup(config.source, base, config.problems, config.seed)
+            setup = setup._replace(evaluation=config.evaluation)  # a row may be looked at more often
             learning = (config.optimizer, config.forward, config.rounds)
             return fine_tune(setup, *learning, stopped, self._forgetting(number))
         folder = self._out / "running" / cell.file.removesuffix(".json")
