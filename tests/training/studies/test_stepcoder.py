@@ -403,37 +403,35 @@ def test_the_gradient_is_that_of_the_policys_objective(plumbing, monkeypatch):
     assert (stepcoder_gradient.cosine(whole, found) or 0.0) < 0.999
 
 
+def solved(plumbing: Path):
+    """A problem with its solution, and the tokenizer of the base."""
+    row = stepcoder.programs.problems(1)[0]
+    starter, solution = row["starter_code"], row["canonical_solution"]
+    problem = Problem("p", row["prompt"], starter_code=starter, canonical_solution=solution)
+    return problem, load_tokenizer(next((plumbing / "out" / "bases").glob("*/export")))
+
+
 def test_fine_tuning_is_on_what_follows_the_prompt(plumbing):
     """The statement and the function's head are read, the rest of the solution and its end are learned."""
-    export = next((plumbing / "out" / "bases").glob("*/export"))
-    tokenizer = load_tokenizer(export)
-    row = stepcoder.programs.problems(1)[0]
-    problem = Problem(
-        "p", row["prompt"], starter_code=row["starter_code"], canonical_solution=row["canonical_solution"]
-    )
+    problem, tokenizer = solved(plumbing)
     sample = stepcoder_sft.encoded(problem, "completion", tokenizer)
     kept = sample.loss_mask > 0
     assert sample.tokens[-1] == tokenizer.eos_token_id
     learned, read = tokenizer.decode(sample.tokens[kept][:-1]), tokenizer.decode(sample.tokens[~kept])
-    head = row["starter_code"].rstrip()
-    assert (head + learned).split() == row["canonical_solution"].split()
+    head = problem.starter_code.rstrip()
+    assert (head + learned).split() == problem.canonical_solution.split()
     assert read.strip().endswith(head)
-    assert row["prompt"] in read
+    assert problem.prompt in read
 
 
 def test_fine_tuning_answers_in_the_form_that_is_asked_for(plumbing):
     """A program in a code block, as the prompt says; what is graded of it is the canonical solution."""
-    export = next((plumbing / "out" / "bases").glob("*/export"))
-    tokenizer = load_tokenizer(export)
-    row = stepcoder.programs.problems(1)[0]
-    problem = Problem(
-        "p", row["prompt"], starter_code=row["starter_code"], canonical_solution=row["canonical_solution"]
-    )
+    problem, tokenizer = solved(plumbing)
     sample = stepcoder_sft.encoded(problem, "instruction", tokenizer)
     learned = tokenizer.decode(sample.tokens[sample.loss_mask > 0][:-1])
     assert learned.strip().startswith("```python")
     found = extract(problem, learned, "instruction")
-    assert found.program.split() == row["canonical_solution"].split()
+    assert found.program.split() == problem.canonical_solution.split()
 
 
 def test_other_learning_rates_come_after_all_seeds_and_rows_keep_to_their_regimes(tmp_path):

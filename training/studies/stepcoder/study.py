@@ -29,7 +29,7 @@ from training.ppo.problems import ProblemsConfig, embedded_rows
 from training.runtime import config as configs
 from training.runtime.atomic import write_whole
 from training.runtime.metrics import read_lines
-from training.runtime.model import LoraConfig, ModelSource, load_model
+from training.runtime.model import LoraConfig, load_model
 from training.studies.bases import Bases
 from training.studies.cells import Result, Results, Stopped, StoppedError, StudyCell
 from training.studies.page import Page
@@ -167,18 +167,18 @@ class StepcoderStudy:
         """Any run's config; all have the same held-out problems."""
         return self.ppo_config(next(iter(self._planned.values())))
 
-    def _setup(self, source: ModelSource, base: str, problems: ProblemsConfig, seed: int) -> PolicySetup:
-        """A run's policy and what it is asked, without how it learns."""
-        shared = self._shared
+    def _setup(self, config: PPORunConfig, number: int) -> PolicySetup:
+        """The policy of a run from a base and what it is asked, without how it learns."""
+        base = self.bases.export(number)
         return PolicySetup(
-            replace(source, base=base),
+            replace(config.source, base=base),
             base,
-            shared.mesh,
-            problems,
-            shared.rollout,
-            shared.sandbox,
-            shared.evaluation,
-            seed,
+            config.mesh,
+            config.problems,
+            config.rollout,
+            config.sandbox,
+            config.evaluation,
+            config.seed,
         )
 
     def _forgetting(self, number: int) -> Forgetting | None:
@@ -296,24 +296,21 @@ class StepcoderStudy:
         Returns: its measures, as plain JSON.
         """
         if cell.name.startswith("base"):
-            export = self.bases.export(int(cell.name.removeprefix("base")))
-            return measure_base(
-                self._setup(self._shared.source, export, self._first.problems, 0), self.config.forgetting
-            )
+            asked = replace(self._shared, problems=self._first.problems, seed=0)
+            setup = self._setup(asked, int(cell.name.removeprefix("base")))
+            return measure_base(setup, self.config.forgetting)
         if cell.name.startswith("gradient") and self._gradient is not None:
             number = int(cell.name.removeprefix("gradient"))
             shared = self._shared
-            setup = self._setup(shared.source, self.bases.export(number), shared.problems, number)
+            setup = self._setup(replace(shared, seed=number), number)
             return measure(setup, shared.ppo, shared.forward, self._gradient, stopped)
         planned = self._planned[cell.name]
         config = self.ppo_config(planned)
         number = next(n for n in range(self._tries) if self.bases.settings(n) == cell.settings["base"])
-        base = self.bases.export(number)
         if self.config.rows[planned.row].method == "sft":
-            setup = self._setup(config.source, base, config.problems, config.seed)
-            setup = setup._replace(evaluation=config.evaluation)  # a row may be looked at more often
             learning = (config.optimizer, config.forward, config.rounds)
-            return fine_tune(setup, *learning, stopped, self._forgetting(number))
+            return fine_tune(self._setup(config, number), *learning, stopped, self._forgetting(number))
+        base = self.bases.export(number)
         folder = self._out / "running" / cell.file.removesuffix(".json")
         config = replace(config, base=base, output=str(folder))
         forgetting = self._forgetting(number)
@@ -418,10 +415,10 @@ def read_run(records: Sequence[JsonMapping]) -> Result:
     Args:
       records: lines of metrics.jsonl; rounds, and measurements with the number of rounds before them.
     """
-    held_out, rounds = (
-        {},
+    rounds, held_out = (
         [],
-    )  # a run that was killed before its first checkpoint has measured its start twice
+        {},
+    )  # by round: a run killed before its first checkpoint has measured its start twice
     for record in records:
         if "held_out_pass_at_1" in record:
             scores = {
