@@ -24,12 +24,12 @@ from jaxmoe.model.config import ExpertConfig
 from jaxmoe.tokenizer import load_tokenizer
 from rl.feedback.problems import Problem, split_problems
 from training.ppo import train as ppo
-from training.ppo.config import PPORunConfig
+from training.ppo.config import EvaluationConfig, PPORunConfig
 from training.ppo.problems import ProblemsConfig, embedded_rows
 from training.runtime import config as configs
 from training.runtime.atomic import write_whole
 from training.runtime.metrics import read_lines
-from training.runtime.model import LoraConfig, load_model
+from training.runtime.model import LoraConfig, ModelSource, load_model
 from training.studies.bases import Bases
 from training.studies.cells import Result, Results, Stopped, StoppedError, StudyCell
 from training.studies.page import Page
@@ -167,18 +167,25 @@ class StepcoderStudy:
         """Any run's config; all have the same held-out problems."""
         return self.ppo_config(next(iter(self._planned.values())))
 
-    def _setup(self, config: PPORunConfig, number: int) -> PolicySetup:
+    def _setup(
+        self,
+        number: int,
+        source: ModelSource,
+        problems: ProblemsConfig,
+        evaluation: EvaluationConfig,
+        seed: int,
+    ) -> PolicySetup:
         """The policy of a run from a base and what it is asked, without how it learns."""
-        base = self.bases.export(number)
+        base, shared = self.bases.export(number), self._shared
         return PolicySetup(
-            replace(config.source, base=base),
+            replace(source, base=base),
             base,
-            config.mesh,
-            config.problems,
-            config.rollout,
-            config.sandbox,
-            config.evaluation,
-            config.seed,
+            shared.mesh,
+            problems,
+            shared.rollout,
+            shared.sandbox,
+            evaluation,
+            seed,
         )
 
     def _forgetting(self, number: int) -> Forgetting | None:
@@ -295,21 +302,23 @@ class StepcoderStudy:
           stopped: whether the run is to end.
         Returns: its measures, as plain JSON.
         """
+        shared = self._shared
         if cell.name.startswith("base"):
-            asked = replace(self._shared, problems=self._first.problems, seed=0)
-            setup = self._setup(asked, int(cell.name.removeprefix("base")))
+            number = int(cell.name.removeprefix("base"))
+            setup = self._setup(number, shared.source, self._first.problems, shared.evaluation, seed=0)
             return measure_base(setup, self.config.forgetting)
         if cell.name.startswith("gradient") and self._gradient is not None:
             number = int(cell.name.removeprefix("gradient"))
-            shared = self._shared
-            setup = self._setup(replace(shared, seed=number), number)
+            setup = self._setup(number, shared.source, shared.problems, shared.evaluation, seed=number)
             return measure(setup, shared.ppo, shared.forward, self._gradient, stopped)
         planned = self._planned[cell.name]
         config = self.ppo_config(planned)
         number = next(n for n in range(self._tries) if self.bases.settings(n) == cell.settings["base"])
         if self.config.rows[planned.row].method == "sft":
+            # a row may be looked at more often than the others
+            setup = self._setup(number, config.source, config.problems, config.evaluation, config.seed)
             learning = (config.optimizer, config.forward, config.rounds)
-            return fine_tune(self._setup(config, number), *learning, stopped, self._forgetting(number))
+            return fine_tune(setup, *learning, stopped, self._forgetting(number))
         base = self.bases.export(number)
         folder = self._out / "running" / cell.file.removesuffix(".json")
         config = replace(config, base=base, output=str(folder))
