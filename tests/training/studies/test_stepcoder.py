@@ -452,6 +452,8 @@ def test_other_learning_rates_come_after_all_seeds_and_rows_keep_to_their_regime
     assert [name for name in names if "fgo" in name] == ["hard-fgo-s0", "hard-fgo-s1"]
     others = [f"hard-{row}-s{s}-lr{rate}" for s in (0, 1) for row, rate in (("sft", 0.0001), ("ppo", 0.001))]
     assert names[-4:] == others
+    regimes = [name.split("-")[0] for name in names[1:-4]]
+    assert regimes == sorted(regimes)  # the next begins when one is whole
     assert not any(name.startswith("gradient") for name in names)
     of = {cell.name: cell.settings for cell in cells}
     assert [of[f"hard-{row}-s0"]["rounds"] for row in ("sft", "ppo")] == [3, 2]

@@ -95,8 +95,8 @@ class StepcoderStudy:
     # the cells
 
     def cells(self, results: Results) -> list[StudyCell]:
-        """The bases, then every row in its regimes seed by seed, with other learning rates than its own after
-        all of those, then the gradients at every base."""
+        """The bases, then regime by regime every row seed by seed, so that one comparison is whole before the
+        next begins; rows with other learning rates than their own after all of those, then the gradients."""
         self._found = results
         made = self._base_cells(results)
         if len(taken := self.taken(results)) < self._wanted:
@@ -112,9 +112,9 @@ class StepcoderStudy:
         runs = [
             PlannedRun(name, regime, seed, number)
             for number in range(max(max(len(row.rates), 1) for row in config.rows.values()))
-            for seed in range(config.seeds)
             for regime, where in config.regimes.items()
             if number == 0 or where.other_rates
+            for seed in range(config.seeds)
             for name, row in config.rows.items()
             if number < max(len(row.rates), 1) and regime in (row.regimes or config.regimes)
         ]
