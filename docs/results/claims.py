@@ -45,7 +45,7 @@ def claims() -> str:
         ("RealBehavior", "questionnaire scores are to be believed", _believed(), _small_believed()),
     ]
     # the place in the README names the studies alone, whose notes it shows
-    stale = "" if _found("stepcoder_smollm2") else PROVENANCE["note"]("ppo_smollm2.json")
+    stale = "" if _studied() else PROVENANCE["note"]("ppo_smollm2.json")
     lines = [f"| {' | '.join(HEAD)} |", "|---|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join([*lines, "", _said(real), *(["", stale] if stale else [])])
 
@@ -134,17 +134,23 @@ def _spared() -> str:
 
 
 def _practised() -> str:
-    if _found("stepcoder_smollm2"):
+    """By the study once it has two seeds, else by the runs that came before it."""
+    if _studied():
         return _regimes("start", "ppo", "stepcoder_smollm2")
     runs = [run for run in _read("ppo_smollm2.json")["runs"] if "StepCoder" not in run["name"]]
     return "; ".join(f"{run['name']}, {_judged(run['difference'])}" for run in runs)
+
+
+def _studied() -> bool:
+    study = _found("stepcoder_smollm2")
+    return study is not None and len(study["seeds"]) > 1
 
 
 def _regimes(a: str, b: str, folder: str = "stepcoder") -> str:
     """Of every kind of problems that a study has."""
     study = _found(folder)
     told = [
-        f"{name}, {_judged(found)}"
+        f"{study['regime_labels'][name]}, {_judged(found)}"
         for name, regime in (study["regimes"] if study else {}).items()
         for found in regime["differences"]
         if (found["a"], found["b"], found["what"]) == (a, b, "all")

@@ -324,6 +324,9 @@ TABLES = {
     "docs/results/reproduce/loramoe/loramoe.json": lambda: study_page("loramoe"),
     "docs/results/reproduce/loramoe_smollm2/loramoe.json": lambda: study_page("loramoe", "loramoe_smollm2"),
     "docs/results/reproduce/stepcoder/stepcoder.json": lambda: study_page("stepcoder"),
+    "docs/results/reproduce/stepcoder_smollm2/stepcoder.json": lambda: study_page(
+        "stepcoder", "stepcoder_smollm2"
+    ),
     "docs/results/reproduce/realbehavior/realbehavior.json": lambda: study_page("realbehavior"),
     "docs/results/reproduce/realbehavior_smollm2/realbehavior_pretrained.json": lambda: study_page(
         "realbehavior", "realbehavior_smollm2", "pretrained_page", "realbehavior_pretrained"

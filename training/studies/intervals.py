@@ -42,6 +42,16 @@ def points(score: JsonMapping, *, signed: bool = False) -> str:
     return f"{whole(score['mean'], signed)} [{', '.join(whole(end, signed) for end in ends)}]"
 
 
+def pairs(difference: JsonMapping) -> str:
+    """Of how many pairs a difference is.
+
+    Args:
+      difference: with their number, n.
+    Returns: such as "3 pairs".
+    """
+    return f"{difference['n']} pair{'s' * (difference['n'] != 1)}"
+
+
 def whole(share: float, signed: bool) -> str:
     """In percent, a difference with its sign and a decimal.
 

@@ -297,6 +297,7 @@ def test_verdicts_follow_from_the_interval(low, high, outcome):
 def test_one_run_has_no_interval():
     assert intervals.interval([0.5]) == {"mean": 0.5, "low": None, "high": None, "n": 1}
     assert intervals.interval([])["mean"] is None
+    assert [intervals.pairs({"n": n}) for n in (1, 3)] == ["1 pair", "3 pairs"]
 
 
 # fine-tuning

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from jaxmoe.json_values import JsonMapping
 from training.studies.cells import StudySummary
-from training.studies.intervals import judged, points, whole
+from training.studies.intervals import judged, pairs, points, whole
 from training.studies.loramoe import figures as loramoe_figures
 from training.studies.loramoe import frontier_page
 from training.studies.loramoe.summary import (
@@ -192,7 +192,7 @@ def _said(difference: JsonMapping | None) -> str:
     if difference is None:
         return "no runs to compare yet"
     where = f" where both reach {difference['level']:.2f} of the tasks" if "level" in difference else ""
-    return f"{points(difference, signed=True)} points{where}, {difference['n']} pairs"
+    return f"{points(difference, signed=True)} points{where}, {pairs(difference)}"
 
 
 def _separated(summary: StudySummary, row: str, text: str, sign: float) -> ClaimVerdict:

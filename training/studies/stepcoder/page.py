@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from jaxmoe.json_values import JsonMapping
 from training.studies.cells import StudySummary
-from training.studies.intervals import judged, nats, points
+from training.studies.intervals import judged, nats, pairs, points
 from training.studies.loramoe.frontier_page import effects, told_test, where_equal
 from training.studies.page import ClaimVerdict, Page, PageSection, PageTable, plumbing
 from training.studies.stepcoder import figures as stepcoder_figures
@@ -105,7 +105,7 @@ def _verdicts(summary: StudySummary, regime: str) -> PageSection:
             continue
         said = "no runs to compare yet"
         if difference is not None:
-            said = f"{points(difference, signed=True)} points, {difference['n']} pairs"
+            said = f"{points(difference, signed=True)} points, {pairs(difference)}"
         claim = claim.replace("PPO", summary["labels"].get(PPO, "PPO"))  # the algorithm may be another
         rows.append(ClaimVerdict(claim, judged(difference), said, paper and f"{paper} (second hand)"))
     text = (
