@@ -22,16 +22,25 @@ def _panels(rows: int, columns: int, *, height: float = 2.9) -> tuple[Figure, li
 
 def _legend(figure: Figure, axis: Axes) -> None:
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    widest = 0.6 + 0.09 * max(map(len, labels), default=0)  # inches; what is wider than the figure is cut off
+    columns = min(4, max(1, int(figure.get_figwidth() / widest)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def curves(summary: StudySummary) -> Picture:
-    """Held-out pass@1 over rounds: a line of panels a regime, a panel a difficulty."""
+    """Held-out pass@1 over rounds: lines of up to four panels a regime, a panel a difficulty."""
     regimes, kinds = summary["regimes"], summary["difficulties"]
-    figure, axes = _panels(len(regimes), len(kinds))
+    columns = min(4, len(kinds))
+    lines = -(-len(kinds) // columns)
+    figure, axes = _panels(len(regimes) * lines, columns)
     styles = row_styles(summary["labels"])
-    for line, (name, regime) in zip(axes, regimes.items(), strict=True):
-        for axis, kind in zip(line, kinds, strict=True):
+    for number, (name, regime) in enumerate(regimes.items()):
+        panels = [axis for line in axes[number * lines : (number + 1) * lines] for axis in line]
+        for axis in panels[len(kinds) :]:
+            axis.set_visible(False)
+        for axis in panels[::columns]:
+            axis.set_ylabel("held-out pass@1, %")
+        for axis, kind in zip(panels, kinds, strict=False):
             for row, found in regime["rows"].items():
                 scores = found["curves"][kind]
                 mean = np.asarray([100 * s["mean"] for s in scores])
@@ -42,7 +51,6 @@ def curves(summary: StudySummary) -> Picture:
                 axis.plot(found["measured"], mean, color=color, marker=marker, markersize=4.5, label=label)
                 axis.fill_between(found["measured"], low, high, color=color, alpha=0.1, linewidth=0)
             axis.set(title=f"{summary['regime_labels'][name]}: {kind}", xlabel="round", ylim=(-3, 103))
-        line[0].set_ylabel("held-out pass@1, %")
     _legend(figure, axes[0][0])
     return Picture(
         "stepcoder_curves",
