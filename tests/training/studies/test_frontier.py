@@ -11,7 +11,16 @@ from scipy import stats
 
 from training.studies import reproduce
 from training.studies.loramoe import frontier
-from training.studies.loramoe.contrasts import Facts, accuracy, contrast, contrasts, divergence, kept_at
+from training.studies.loramoe.contrasts import (
+    Best,
+    Facts,
+    accuracy,
+    contrast,
+    contrasts,
+    divergence,
+    half_width,
+    kept_at,
+)
 from training.studies.loramoe.frontier import path, read_off, row_test, summarise
 from training.studies.loramoe.frontier_runs import FrontierRun, FrontierRuns
 
@@ -153,7 +162,11 @@ def test_families_of_tasks_can_be_left_out_of_accuracy():
     assert kept_at(base, one, 0.5) is None  # there before anything was learned
     facts = Facts(np.array(["a", "b"]), np.ones(2, np.int32))
     found = contrasts(base, [one], facts, levels=[0.5], measure=partial(accuracy, without=["easy"]))
-    assert found["kept"]["full"] == [{"mean": 0.75, "n": 1}]
+    assert found["kept"]["full"] == [{"mean": 0.75, "n": 1, "rates": [1.0], "early": 0}]
+
+
+def kept(shares) -> Best:
+    return Best(np.asarray(shares, float), 1.0)
 
 
 def test_a_difference_counts_seeds_and_relations():
@@ -162,8 +175,8 @@ def test_a_difference_counts_seeds_and_relations():
     Relations {0, 1} and {2, 3}: sums of d − d̄ are ±.375, so 2/1 · 2 · .375² / 16; seeds: means .25 and .375,
     s² / 2 = .00390625.
     """
-    before = {0: np.zeros(4), 1: np.zeros(4), 2: np.ones(4)}
-    after = {0: np.array([0.5, 0.5, 0, 0]), 1: np.array([1, 0, 0.5, 0])}
+    before = {0: kept([0, 0, 0, 0]), 1: kept([0, 0, 0, 0]), 2: kept([1, 1, 1, 1])}
+    after = {0: kept([0.5, 0.5, 0, 0]), 1: kept([1, 0, 0.5, 0])}
     found = contrast(before, after, np.array(["a", "a", "b", "b"]))
     facts, seeds = 2 * 2 * 0.375**2 / 16, 0.00390625
     freedom = (facts + seeds) ** 2 / (facts**2 + seeds**2)
@@ -171,8 +184,8 @@ def test_a_difference_counts_seeds_and_relations():
     assert (found["mean"], found["n"]) == (0.3125, 2)
     half = stats.t.ppf(0.975, freedom) * math.sqrt(facts + seeds)
     assert (found["low"], found["high"]) == pytest.approx((0.3125 - half, 0.3125 + half))
-    assert contrast({0: np.ones(2)}, {1: np.ones(2)}, np.array(["a", "b"])) is None
-    same = contrast({0: np.ones(2)}, {0: np.ones(2)}, np.array(["a", "b"]))
+    assert contrast({0: kept([1, 1])}, {1: kept([1, 1])}, np.array(["a", "b"])) is None
+    same = contrast({0: kept([1, 1])}, {0: kept([1, 1])}, np.array(["a", "b"]))
     assert same == {"mean": 0.0, "low": None, "high": None, "n": 1}
 
 
@@ -183,7 +196,7 @@ def test_intervals_of_differences_hold_the_truth():
     for _ in range(300):
         luck = rng.normal(0, 0.1, 20)[relations]
         sides = [
-            {s: luck * side + rng.normal(0, 0.02) + rng.normal(0, 0.3, 160) for s in range(3)}
+            {s: kept(luck * side + rng.normal(0, 0.02) + rng.normal(0, 0.3, 160)) for s in range(3)}
             for side in (0, 1)
         ]
         found = contrast(*sides, relations)
@@ -203,12 +216,13 @@ def test_pairs_are_compared_at_the_best_of_their_rates_without_facts_that_are_ta
     assert (found["facts"], found["left out"]) == (4, 1)
     at = found["levels"].index(0.6)
     # at .6 the second rate has kept 1, 1, 1 of three (3/4 of the way), the first 1, 1, 0
-    assert found["kept"]["lora"][at] == {"mean": 1.0, "n": 1}
+    assert found["kept"]["lora"][at] == {"mean": 1.0, "n": 1, "rates": [2.0], "early": 2}
     (pair,) = found["pairs"]
     # of the pair the first rate alone counts, with which both ran
     assert (pair["a"], pair["b"]) == ("lora", "loramoe_lbc")
     assert pair["at"][at]["mean"] == pytest.approx(1 / 3)
-    assert found["kept"]["loramoe_lbc"][found["levels"].index(0.65)] == {"mean": None, "n": 0}
+    beyond = found["kept"]["loramoe_lbc"][found["levels"].index(0.65)]
+    assert beyond == {"mean": None, "n": 0, "rates": [], "early": 0}
 
 
 def test_a_row_with_more_rates_has_no_more_to_choose_from():
@@ -221,6 +235,61 @@ def test_a_row_with_more_rates_has_no_more_to_choose_from():
     ]
     (pair,) = contrasts({"tasks": 0.0}, runs, facts)["pairs"]
     assert pair["at"][0]["mean"] == 0.0
+
+
+def test_a_rate_counts_where_all_seeds_get_there_with_it():
+    """At .6 only seed 1 arrives at rate 1, where all is kept: both stand at rate 2, where half is kept."""
+    facts = Facts(np.array(["a", "b"]), np.ones(2, np.int32))
+    full = [marked("full", seed, [(0.8, "11")], 9.0) for seed in (0, 1)]
+    slow = [marked("lora", 0, [(0.55, "11")], 1.0), marked("lora", 1, [(0.8, "11")], 1.0)]
+    fast = [marked("lora", seed, [(0.8, "10")], 2.0) for seed in (0, 1)]
+    found = contrasts({"tasks": 0.0}, [*full, *slow, *fast], facts, levels=[0.5, 0.6])
+    assert found["rates"] == {"full": [9.0], "lora": [1.0, 2.0]}
+    assert [at["rates"] for at in found["kept"]["lora"]] == [[1.0], [2.0]]
+    (pair,) = found["pairs"]
+    assert [at["mean"] for at in pair["at"]] == [0.0, pytest.approx(-0.6 / 0.8 / 2)]
+    # a row that never has all of its seeds there is shown with those that are
+    few = contrasts({"tasks": 0.0}, [*full, *slow], facts, levels=[0.6])
+    assert (few["kept"]["lora"][0]["n"], few["pairs"][0]["at"][0]["n"]) == (1, 1)
+    # matched rows are read at a rate with which both get there
+    other = [marked("loramoe_lbc", seed, [(0.8, "01")], rate) for seed in (0, 1) for rate in (1.0, 2.0)]
+    (_, _, matched) = sorted(
+        contrasts({"tasks": 0.0}, [*full, *slow, *fast, *other], facts, levels=[0.6])["pairs"],
+        key=lambda pair: (pair["a"], pair["b"]),
+    )
+    assert (matched["a"], matched["at"][0]["mean"]) == ("lora", 0.0)
+
+
+def test_intervals_of_effects_count_facts_too():
+    """Row b keeps relation x, which the others lose: without it there would be no effect."""
+    rng, runs = np.random.default_rng(0), []
+    for name in "abc":
+        for number in range(4):
+            one = run(name, number % 2, [(0.5, *rng.uniform(0.1, 0.9, 2)) for _ in range(3)])
+            for snapshot in one.result["snapshots"]:
+                snapshot["kept"] = ("11" if name == "b" else "00") + "10" * 4
+            runs.append(one)
+    facts = Facts(np.array([*"xx", *"pqrspqrs"]), np.ones(10, np.int32))
+    found = row_test(runs, BASE, facts)
+    assert found is not None
+    effect = found["effects"]["b"]
+    assert effect["mean"] == pytest.approx(0.2 * 2 / 3)
+    # without x it is 0, without any of the four others .25 · 2 / 3; runs are all alike
+    left_out = np.array([0.0, *[2 / 8 * 2 / 3] * 4])
+    variance = 4 / 5 * np.square(left_out - left_out.mean()).sum()
+    assert effect["high"] - effect["mean"] == pytest.approx(half_width([(variance, 4)]))
+    assert half_width([(0.0, 3)]) == 0.0
+    # facts that do not count are not looked at
+    without = row_test(runs, BASE, Facts(facts.relations, np.array([0, 0] + [1] * 8, np.int32)))
+    assert without is not None
+    assert without["effects"]["b"]["mean"] == pytest.approx(0, abs=1e-12)
+
+
+def test_rows_of_one_rate_are_not_tested_beside_rows_of_several():
+    runs = [run(name, 0, [(0.9, 0.5, 0.1)], rate) for name in "ab" for rate in (1.0, 2.0)]
+    alone = [run("c", seed, [(0.9, 0.5, 0.1)]) for seed in (0, 1)]
+    assert {one.row for one in frontier._with_as_many_rates([*runs, *alone])} == {"a", "b"}
+    assert frontier._with_as_many_rates(alone) == alone
 
 
 def test_rows_are_compared_where_all_have_been():

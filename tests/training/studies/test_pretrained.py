@@ -28,7 +28,9 @@ from training.studies.loramoe.study import LoramoeStudy, middle_first
 @pytest.fixture(scope="module")
 def exams(tokenizer, base):
     """Some facts, of which the base completes all but the first two, being asked for what it says."""
-    pretrained = PretrainedConfig(divergence_tasks=7, own_tokens=6, choices=4, few_shot=4, rows=4)
+    pretrained = PretrainedConfig(
+        divergence_tasks=7, plain_facts=3, own_tokens=6, choices=4, few_shot=4, rows=4
+    )
     rows = {"full": TuningRow("full SFT", "none", (1e-3,))}
     config = LoramoeConfig(rows, checkpoints=("x",), bases=1, pretrained=pretrained, tasks=7, dev_tasks=7)
     found = PretrainedExams(config.exam, pretrained, tokenizer, base, None)
@@ -58,7 +60,7 @@ def test_the_base_keeps_all_that_it_knows_and_is_nowhere_else(exams, base):
     again = exams.of_snapshot(base, last=True)
     assert again["completed"] == again["choices"] == again["few_shot"] == 1.0
     assert again["kept"] == "1" * len(known)
-    for where in ("answers", "prompts", "own"):
+    for where in ("answers", "prompts", "own", "plain"):
         assert again["kl"][where] == pytest.approx({"forward": 0, "backward": 0}, abs=SAME)
     assert [again[name] for name in ("tasks", "tasks_said")] == [
         found["test"][name] for name in ("tasks", "tasks_said")
@@ -68,7 +70,7 @@ def test_the_base_keeps_all_that_it_knows_and_is_nowhere_else(exams, base):
 def test_a_model_that_moved_is_somewhere_else(exams, base):
     exams.of_base(base)
     near, far = (exams.of_snapshot(moved(base, size), last=False) for size in (0.01, 0.1))
-    for where in ("answers", "prompts", "own"):
+    for where in ("answers", "prompts", "own", "plain"):
         assert 0 < near["kl"][where]["forward"] < far["kl"][where]["forward"]
     assert "choices" not in far
     assert set(far["kept"]) <= {"0", "1"}
@@ -138,6 +140,7 @@ def test_a_file_counts_by_its_content(tmp_path):
     first = settings()
     assert str(tmp_path) not in json.dumps(first)
     assert settings(8) == first
+    assert "plain_facts" not in json.dumps(first)  # what is not asked changes no cell
     file.write_text('{"question": "who?", "answer": "you"}\n')
     assert settings() != first
 

@@ -270,7 +270,8 @@ forgetting: {{facts: 5}}
 gradient: {{tests: [1, 0], batches: 1, reference: 1, problems: {{embedded: {{count: 6, tests: 12}}}}}}
 rows:
   sft: {{label: SFT, method: sft}}
-  full: {{label: every weight, method: sft, adapter: none, rates: [0.1, 0.01], rounds: 300, every: 2}}
+  full: {{label: every weight, method: sft, adapter: none, lr: 0.1, rounds: 300, every: 2}}
+  slow: {{label: slower, method: sft, adapter: none, lr: 0.01, rounds: 300, every: 2}}
   ppo: {{label: PPO, regimes: [mixture]}}
   stepcoder: {{label: StepCoder, curriculum: cccs, mask: fgo}}
 regimes:
@@ -339,13 +340,12 @@ def test_a_plumbing_run_says_so_on_its_page(plumbing):
     assert 0 <= found["gradient"]["1"]["left_out"]["mean"] < 1
     assert "The gradient" in page
     assert rows["full"]["measured"] == [0, 2, 3]  # of more samples, looked at less often
-    left = {(row["row"], row["rate"]): row for row in found["forgetting"]["mixture"]["rows"]}
+    left = {row["row"]: row for row in found["forgetting"]["mixture"]["rows"]}
     assert found["known"] == {"base0": {"asked": 5, "known": 4}}
     assert {row["completed"]["mean"] for row in left.values()} == {1.0}
-    assert [row["own"] for row in left.values()] == [True, True, True, True, False]
-    far, near = (left["full", rate]["forward"]["mean"] for rate in (0.1, 0.01))
-    (own,) = (row["forward"]["mean"] for (name, _), row in left.items() if name == "sft")
-    assert far > near > own >= 0
+    assert [left[name]["rate"] for name in ("full", "slow")] == [0.1, 0.01]
+    far, near, least = (left[name]["forward"]["mean"] for name in ("full", "slow", "sft"))
+    assert far > near > least >= 0
     assert "4 of 5 held-out facts" in page
     drawn = {path.stem for path in (plumbing / "out" / "figures").glob("*.svg")}
     assert drawn == {
@@ -434,12 +434,10 @@ def test_fine_tuning_answers_in_the_form_that_is_asked_for(plumbing):
     assert found.program.split() == problem.canonical_solution.split()
 
 
-def test_other_learning_rates_come_after_all_seeds_and_rows_keep_to_their_regimes(tmp_path):
+def test_a_regime_is_run_with_all_seeds_before_the_next_and_rows_keep_to_theirs(tmp_path):
     overrides = [
-        "rows.sft.rates=[0.001,0.0001]",
+        "rows.sft.lr=0.002",
         "rows.fgo.regimes=[hard]",
-        "rows.ppo.rates=[0.01,0.001]",
-        "regimes.mixture.other_rates=false",
         "rows.sft.rounds=3",
         "regimes.hard.rounds=2",
         "seeds=2",
@@ -450,16 +448,13 @@ def test_other_learning_rates_come_after_all_seeds_and_rows_keep_to_their_regime
     cells = study.cells({"base0": FIT})
     names = [cell.name for cell in cells]
     assert [name for name in names if "fgo" in name] == ["hard-fgo-s0", "hard-fgo-s1"]
-    others = [f"hard-{row}-s{s}-lr{rate}" for s in (0, 1) for row, rate in (("sft", 0.0001), ("ppo", 0.001))]
-    assert names[-4:] == others
-    regimes = [name.split("-")[0] for name in names[1:-4]]
+    regimes = [name.split("-")[0] for name in names[1:]]
     assert regimes == sorted(regimes)  # the next begins when one is whole
     assert not any(name.startswith("gradient") for name in names)
     of = {cell.name: cell.settings for cell in cells}
     assert [of[f"hard-{row}-s0"]["rounds"] for row in ("sft", "ppo")] == [3, 2]
     assert of["mixture-ppo-s0"]["rounds"] > 3
-    rates = [of[name]["optimizer"]["lr"] for name in ("hard-sft-s1", "hard-sft-s1-lr0.0001")]
-    assert rates == [0.001, 0.0001]
+    assert of["hard-sft-s1"]["optimizer"]["lr"] == 0.002 != of["hard-ppo-s1"]["optimizer"]["lr"]
     # which tests practice keeps is drawn for each seed
     assert [of[f"hard-ppo-s{seed}"]["problems"]["practice_seed"] for seed in (0, 1)] == [0, 1]
 
@@ -467,8 +462,7 @@ def test_other_learning_rates_come_after_all_seeds_and_rows_keep_to_their_regime
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("rows.sft.rates=[0.1,0.1]", "rates must be above 0 and differ"),
-        ("rows.sft.rates=[0.0]", "rates must be above 0 and differ"),
+        ("rows.sft.lr=0.0", "lr must be above 0"),
         ("rows.sft.rounds=0", "rounds and every must be at least 1"),
         ("rows.sft.regimes=[easy]", "regimes of row sft must be of the study's"),
         ("limit=0", "bases, seeds, tries, every, rounds and limit must be at least 1"),

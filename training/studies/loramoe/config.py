@@ -63,6 +63,7 @@ class PretrainedConfig:
 
     Attributes:
       divergence_tasks: held-out tasks on whose texts the divergence from the base is measured.
+      plain_facts: facts on whose statements, as plain text, it is measured besides; 0 leaves that out.
       own_tokens: the longest answers that the base draws to them.
       said_tokens: the longest answers in which the right one is looked for.
       choices: facts that are asked with four choices after the last snapshot.
@@ -73,6 +74,7 @@ class PretrainedConfig:
     """
 
     divergence_tasks: int = 28
+    plain_facts: int = 0
     own_tokens: int = 24
     said_tokens: int = 32
     choices: int = 200
@@ -94,6 +96,8 @@ class PretrainedConfig:
         for name in sizes:
             if getattr(self, name) < 1:
                 raise ValueError(f"pretrained.{name} must be at least 1; got {getattr(self, name)}")
+        if self.plain_facts < 0:
+            raise ValueError(f"pretrained.plain_facts must be at least 0; got {self.plain_facts}")
 
 
 class ExamSizes(NamedTuple):

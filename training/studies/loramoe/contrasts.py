@@ -2,9 +2,10 @@
 from their base: paired by seed and by fact.
 
 A run's path is read fact by fact where what is held equal first reaches a level, on straight lines between
-the snapshots; of a way's runs with one seed, one a learning rate, the one that keeps most counts, so that
-ways are compared at their best of equally many rates. The difference of two ways has two sources of error,
-which seeds were run and which facts are known:
+the snapshots. Of a way's learning rates only those count with which every seed gets there, where there are
+such: else a lower rate would stand for the lucky seeds and a higher one for the others. Of a seed's runs the
+one that keeps most counts, so that ways are compared at their best of equally many rates. The difference of
+two ways has two sources of error, which seeds were run and which facts are known:
 
     SE² = s² / S + C / (C − 1) Σ_c (Σ_{i ∈ c} (d_i − d̄))² / N²
 
@@ -24,10 +25,13 @@ from scipy import stats
 from jaxmoe.json_values import JsonMapping, JsonObject
 from training.studies.loramoe.frontier_runs import FrontierRun
 
-LEVELS = (0.5, 0.55, 0.6, 0.65, 0.7)
-# families of tasks that hardly tell ways apart: sentiment's test samples nearly all have one answer, and a
-# small model translates almost nothing rightly
-DULL = ("sentiment", "translation")
+LEVELS = (0.5, 0.55, 0.6, 0.65)
+# nats a token, of the base's own answers
+KL_LEVELS = (0.5, 1.0, 1.5)
+# families of tasks that hardly tell ways apart: sentiment's test samples nearly all have one answer, a small
+# model translates almost nothing rightly, and of the two with few answers it does what chance would
+DULL = ("sentiment", "translation", "coreference", "natural_language_inference")
+DULL_LEVELS = (0.5, 0.6, 0.7)
 # rows a and b by name, as b − a
 PAIRS = (
     ("lora", "loramoe_lbc"),
@@ -101,10 +105,18 @@ def kept_at(
     return None
 
 
+class Best(NamedTuple):
+    """What a run keeps of each fact that counts, between 0 and 1, and its learning rate."""
+
+    kept: np.ndarray
+    rate: float
+
+
 def best_at(
     base: JsonMapping, runs: Sequence[FrontierRun], level: float, facts: Facts, measure: Measure = accuracy
-) -> dict[int, np.ndarray]:
+) -> dict[int, Best]:
     """By seed, what the best of a way's runs keeps of the facts that count; no seed that never gets there.
+    Learning rates with which some seed does not get there are left out while there are others.
 
     Args:
       base: `test` of the base's cell.
@@ -112,21 +124,22 @@ def best_at(
       level: of the measure.
       facts: that the base knows.
       measure: what is held equal.
-    Returns: [counted facts] by seed.
+    Returns: by seed.
     """
-    found: dict[int, np.ndarray] = {}
-    for run in runs:
+    found: dict[int, Best] = {}
+    sure = _sure(base, runs, level, measure)
+    for run in [run for run in runs if run.rate in sure] or runs:
         kept = kept_at(base, run, level, measure)
         if kept is None:
             continue
         counted = kept[facts.counted > 0]
-        if run.seed not in found or counted.mean() > found[run.seed].mean():
-            found[run.seed] = counted
+        if run.seed not in found or counted.mean() > found[run.seed].kept.mean():
+            found[run.seed] = Best(counted, run.rate)
     return found
 
 
 def contrast(
-    before: Mapping[int, np.ndarray], after: Mapping[int, np.ndarray], relations: np.ndarray
+    before: Mapping[int, Best], after: Mapping[int, Best], relations: np.ndarray
 ) -> JsonObject | None:
     """The difference of two ways with its interval; see the module.
 
@@ -138,7 +151,7 @@ def contrast(
     seeds = sorted(before.keys() & after.keys())
     if not seeds:
         return None
-    each = np.array([after[seed] - before[seed] for seed in seeds])
+    each = np.array([after[seed].kept - before[seed].kept for seed in seeds])
     mean = float(each.mean())
     apart = each.mean(axis=0) - mean
     groups = [apart[relations == relation].sum() for relation in np.unique(relations)]
@@ -149,13 +162,26 @@ def contrast(
     parts = [(of_facts, count - 1)]
     if len(seeds) > 1:
         parts.append((float(each.mean(axis=1).var(ddof=1)) / len(seeds), len(seeds) - 1))
-    variance = sum(part for part, _ in parts)
     entry: JsonObject = {"mean": mean, "low": None, "high": None, "n": len(seeds)}
-    if variance > 0:  # NaN is not
-        freedom = variance**2 / sum(part**2 / df for part, df in parts)
-        half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance)
+    if sum(part for part, _ in parts) > 0:  # NaN is not
+        half = half_width(parts)
         entry |= {"low": mean - half, "high": mean + half}
     return entry
+
+
+def half_width(parts: Sequence[tuple[float, int]]) -> float:
+    """Of the 95 % interval of something whose error has several sources: Student's t with Satterthwaite's
+    degrees of freedom.
+
+    Args:
+      parts: variances that add up, each with its degrees of freedom.
+    Returns: in the units of their roots.
+    """
+    variance = sum(part for part, _ in parts)
+    if variance == 0:
+        return 0.0
+    freedom = variance**2 / sum(part**2 / df for part, df in parts)
+    return float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance)
 
 
 def contrasts(
@@ -175,44 +201,59 @@ def contrasts(
       pairs: rows a and b by name, as b − a.
       levels: of the measure.
       measure: what is held equal.
-    Returns: plain JSON: `levels`, `pairs` with an entry or null a level, `kept` by row with mean and number
-      of seeds a level, `facts` and how many of them are `left out`.
+    Returns: plain JSON: `levels`, `pairs` with an entry or null a level, `kept` by row with mean, number of
+      seeds, the learning `rates` that stand for it, and how many runs' first snapshot lies beyond (`early`:
+      read between the base and it) a level; `rates` by row, `facts` and how many of them are `left out`.
     """
     rows = {name: [run for run in runs if run.row == name] for name in dict.fromkeys(run.row for run in runs)}
     relations = facts.relations[facts.counted > 0]
 
-    def best(mine: Sequence[FrontierRun]) -> list[dict[int, np.ndarray]]:
-        return [best_at(base, mine, level, facts, measure) for level in levels]
+    def between(a: str, b: str, level: float) -> JsonObject | None:
+        alike = _alike(base, rows[a], rows[b], level, measure)
+        before, after = (best_at(base, mine, level, facts, measure) for mine in alike)
+        return contrast(before, after, relations)
 
-    def between(one: Sequence[FrontierRun], other: Sequence[FrontierRun]) -> list[JsonObject | None]:
-        both = zip(best(one), best(other), strict=True)
-        return [contrast(before, after, relations) for before, after in both]
+    def kept(mine: Sequence[FrontierRun], level: float) -> JsonObject:
+        at = best_at(base, mine, level, facts, measure)
+        return {
+            "mean": float(np.mean([best.kept.mean() for best in at.values()])) if at else None,
+            "n": len(at),
+            "rates": sorted({best.rate for best in at.values()}),
+            "early": sum(measure(run.result["snapshots"][0]) >= level for run in mine),
+        }
 
     return {
         "levels": list(levels),
+        "rates": {name: sorted({run.rate for run in mine}) for name, mine in rows.items()},
         "facts": len(facts.counted),
         "left out": int((facts.counted == 0).sum()),
-        "kept": {
-            name: [
-                {"mean": float(np.mean([kept.mean() for kept in at.values()])) if at else None, "n": len(at)}
-                for at in best(mine)
-            ]
-            for name, mine in rows.items()
-        },
+        "kept": {name: [kept(mine, level) for level in levels] for name, mine in rows.items()},
         "pairs": [
-            {"a": a, "b": b, "at": between(*_alike(rows[a], rows[b]))}
+            {"a": a, "b": b, "at": [between(a, b, level) for level in levels]}
             for a, b in pairs
             if a in rows and b in rows
         ],
     }
 
 
+def _sure(base: JsonMapping, runs: Sequence[FrontierRun], level: float, measure: Measure) -> set[float]:
+    """Learning rates with which every one of the runs gets to a level."""
+    short = {run.rate for run in runs if kept_at(base, run, level, measure) is None}
+    return {run.rate for run in runs} - short
+
+
 def _alike(
-    one: Sequence[FrontierRun], other: Sequence[FrontierRun]
+    base: JsonMapping,
+    one: Sequence[FrontierRun],
+    other: Sequence[FrontierRun],
+    level: float,
+    measure: Measure,
 ) -> tuple[Sequence[FrontierRun], Sequence[FrontierRun]]:
-    """Runs with the learning rates that both have, so that neither has more to choose from; all of both where
-    their grids have none in common."""
+    """Runs with the learning rates that both have, so that neither has more to choose from, and with which
+    both get to the level, if there are such; all of both where their grids have none in common."""
     shared = {run.rate for run in one} & {run.rate for run in other}
     if not shared:
         return one, other
-    return [run for run in one if run.rate in shared], [run for run in other if run.rate in shared]
+    both = [run for run in (*one, *other) if run.rate in shared]
+    rates = _sure(base, both, level, measure) or shared
+    return [run for run in one if run.rate in rates], [run for run in other if run.rate in rates]

@@ -11,8 +11,11 @@ The test. Over all snapshots of all runs, with every learning rate,
 
 (KL of own answers, base ‖ tuned, in nats a token). Errors of one run belong together, so runs are what is
 permuted (Freedman and Lane 1983): the residuals of the model without rows are dealt out again to runs of the
-same seed, run by run, and F of the row effects is compared with that of the permutations. A row's effect is
-its distance from the mean of all rows; its interval comes from leaving out one run at a time (jackknife).
+same seed, run by run, and F of the row effects is compared with that of the permutations: of these facts,
+so that p says nothing of others. A row's effect is its distance from the mean of all rows; its interval
+counts both which runs there are and which facts are known, by leaving out one run at a time, then one
+relation of facts at a time (jackknife), and adding the variances. Rows that ran with one learning rate where
+others have several are left out: the rate alone makes a difference at equal KL and tasks.
 """
 
 import math
@@ -22,12 +25,21 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from evals.psychometrics.uncertainty import mean_score
 from jaxmoe.json_values import JsonMapping, JsonObject
 from training.studies.intervals import interval
-from training.studies.loramoe.contrasts import DULL, Facts, accuracy, contrasts
+from training.studies.loramoe.contrasts import (
+    DULL,
+    DULL_LEVELS,
+    KL_LEVELS,
+    PAIRS,
+    Facts,
+    accuracy,
+    contrasts,
+    divergence,
+    half_width,
+)
 from training.studies.loramoe.frontier_runs import FrontierRun, FrontierRuns
 
 STEP = 0.05  # levels of task accuracy are multiples of it
@@ -35,7 +47,7 @@ PERMUTATIONS = 2000
 SPARE = 10  # snapshots beyond the coefficients, below which a fit says nothing
 # the divergences by which rows are held equal: of what texts, and its direction; the first is the main one
 OWN = ("own", "forward")
-OTHERS = (("own", "backward"), ("answers", "forward"), ("prompts", "forward"))
+OTHERS = (("own", "backward"), ("answers", "forward"), ("prompts", "forward"), ("plain", "forward"))
 # what is read off at a level
 READ = ("completed", "kl", "tasks")
 
@@ -91,7 +103,7 @@ def summarise(runs: FrontierRuns, main: Sequence[str], tasks: int, facts: Facts 
     kl_level = min((max(p["kl"] for p in points) for points in compared), default=None)
     base = {k: v for k, v in runs.base.items() if k not in ("answers", "known")}
     mains = [run for run in runs.runs if run.row in main]
-    final = [run for run in mains if run.final]
+    final, tested = [run for run in mains if run.final], _with_as_many_rates(mains)
     return {
         "base": base | {"known": _counts(runs.base["known"])},
         "level": level,
@@ -106,13 +118,24 @@ def summarise(runs: FrontierRuns, main: Sequence[str], tasks: int, facts: Facts 
         },
         "tried": {name: _tried(test, [run for run in runs.runs if run.row == name]) for name in main},
         # those that vary one thing ran once, and shares of an update are no volumes
-        "test": row_test(mains, test),
-        "other_tests": {f"{texts} {way}": row_test(mains, test, kl=(texts, way)) for texts, way in OTHERS},
+        "test": row_test(tested, test, facts),
+        "other_tests": {
+            f"{texts} {way}": row_test(tested, test, facts, kl=(texts, way))
+            for texts, way in OTHERS
+            if all(texts in found["kl"] for run in tested for found in run.result["snapshots"])
+        },
         "contrasts": None if facts is None else contrasts(test, final, facts),
         "contrasts_without_dull": None
         if facts is None or set(DULL) - test.get("families", {}).keys()
-        else contrasts(test, final, facts, measure=partial(accuracy, without=DULL)),
+        else contrasts(test, final, facts, PAIRS, DULL_LEVELS, partial(accuracy, without=DULL)),
+        "at_kl": None if facts is None else contrasts(test, final, facts, PAIRS, KL_LEVELS, divergence),
     }
+
+
+def _with_as_many_rates(runs: Sequence[FrontierRun]) -> list[FrontierRun]:
+    """Without rows that ran with one learning rate, where others have several."""
+    rates = {row: len({run.rate for run in runs if run.row == row}) for row in {run.row for run in runs}}
+    return [run for run in runs if rates[run.row] > 1 or max(rates.values()) == 1]
 
 
 def _tried(base: JsonMapping, runs: Sequence[FrontierRun]) -> list[JsonObject]:
@@ -178,7 +201,7 @@ def _row(
     }
     kl = {
         f"{where} {way}": interval([s["kl"][where][way] for s in last])
-        for where in ("own", "answers", "prompts")
+        for where in last[0]["kl"]
         for way in ("forward", "backward")
     }
     return {
@@ -207,22 +230,33 @@ def _read(test: JsonMapping, runs: Sequence[FrontierRun], at: str, level: float)
 
 
 class _Design(NamedTuple):
-    """Snapshots one under the other: what is explained, by what, and to which run (0, 1, ..) each belongs."""
+    """Snapshots one under the other: what is explained, by what, and to which run (0, 1, ..) each belongs.
+
+    `without` is what is explained without the facts of one relation, a column each.
+    """
 
     kept: np.ndarray
     shared: np.ndarray
     rows: np.ndarray
     run: np.ndarray
+    without: np.ndarray
 
 
 def row_test(
-    runs: Sequence[FrontierRun], base: JsonMapping, *, kl: tuple[str, str] = OWN, seed: int = 0
+    runs: Sequence[FrontierRun],
+    base: JsonMapping,
+    facts: Facts | None = None,
+    *,
+    kl: tuple[str, str] = OWN,
+    seed: int = 0,
 ) -> JsonObject | None:
     """Whether rows keep different amounts at equal KL and equal task accuracy; see the module.
 
     Args:
       runs: with all learning rates, each with as many snapshots.
       base: `test` of the base's cell.
+      facts: of which those that count are looked at; None takes the share of all, and intervals count runs
+        alone.
       kl: which divergence is held equal.
       seed: of the permutations.
     Returns: p, the shares of the variance that are explained, each row's effect; None where there is one row
@@ -232,7 +266,7 @@ def row_test(
     names = sorted({run.row for run in runs})
     if len(names) < 2 or len(sizes) != 1 or len(runs) < 2 * len(names):
         return None
-    design = _design(runs, names, base, kl)
+    design = _design(runs, names, base, facts, kl)
     everything = np.hstack([design.shared, design.rows])
     if len(everything) < np.linalg.matrix_rank(everything) + SPARE:
         return None
@@ -252,20 +286,34 @@ def row_test(
 
 
 def _design(
-    runs: Sequence[FrontierRun], names: Sequence[str], base: JsonMapping, kl: tuple[str, str]
+    runs: Sequence[FrontierRun],
+    names: Sequence[str],
+    base: JsonMapping,
+    facts: Facts | None,
+    kl: tuple[str, str],
 ) -> _Design:
-    kept, shared, rows, owner = [], [], [], []
+    kept, shared, rows, owner, without = [], [], [], [], []
     seeds = sorted({run.seed for run in runs})
     for number, run in enumerate(runs):
-        for point in path(base, run, kl)[1:]:
-            kept.append(point["completed"])
+        for found, point in zip(run.result["snapshots"], path(base, run, kl)[1:], strict=True):
+            share, less = (point["completed"], []) if facts is None else _kept(found["kept"], facts)
+            kept.append(share)
+            without.append(less)
             of_seed = [float(run.seed == seed) for seed in seeds[1:]]
             shared.append([1.0, point["kl"], point["kl"] ** 2, point["tasks"], *of_seed])
             # effects sum to zero: the last row is minus all others
             code = np.eye(len(names))[names.index(run.row)]
             rows.append(code[:-1] - code[-1])
             owner.append(number)
-    return _Design(np.array(kept), np.array(shared), np.array(rows), np.array(owner))
+    return _Design(*(np.array(one) for one in (kept, shared, rows, owner, without)))
+
+
+def _kept(marks: str, facts: Facts) -> tuple[float, list[float]]:
+    """The share of the facts that count, and the same without one relation at a time."""
+    right = np.array([int(mark) for mark in marks])[facts.counted > 0]
+    relations = facts.relations[facts.counted > 0]
+    names = np.unique(relations) if len(np.unique(relations)) > 1 else []
+    return float(right.mean()), [float(right[relations != name].mean()) for name in names]
 
 
 def _fitted(y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -313,21 +361,29 @@ def _jackknife(design: _Design, x: np.ndarray, names: Sequence[str], effects: np
     count = design.run.max() + 1
     owners = [design.rows[design.run == run][0] for run in range(count)]
     single = {tuple(o) for o in owners if sum((o == other).all() for other in owners) == 1}
-    left_out = []
-    for run in range(count):
-        if tuple(owners[run]) in single:
-            continue
-        kept = design.run != run
-        left_out.append(_effects(design.kept[kept], x[kept], len(names)))
+    left_out = [
+        _effects(design.kept[design.run != run], x[design.run != run], len(names))
+        for run in range(count)
+        if tuple(owners[run]) not in single
+    ]
+    of_facts = [_effects(design.without[:, n], x, len(names)) for n in range(design.without.shape[1])]
+    parts = [(_spread(left_out), count - x.shape[1])]
+    if of_facts:
+        parts.append((_spread(of_facts), len(of_facts) - 1))
     found = {}
-    freedom = count - x.shape[1]
-    codes = [np.eye(len(names))[n][:-1] - np.eye(len(names))[n][-1] for n in range(len(names))]
     for number, name in enumerate(names):
         entry: JsonObject = {"mean": float(effects[number]), "low": None, "high": None}
-        if tuple(codes[number]) not in single and freedom > 0 and len(left_out) > 1:
-            values = np.array([one[number] for one in left_out])
-            error = math.sqrt((len(values) - 1) / len(values) * ((values - values.mean()) ** 2).sum())
-            half = float(stats.t.ppf(0.975, freedom)) * error
+        code = np.eye(len(names))[number]
+        alone = tuple(code[:-1] - code[-1]) in single
+        variances = [(float(variance[number]), freedom) for variance, freedom in parts]
+        if not alone and min(freedom for _, freedom in parts) > 0 and len(left_out) > 1:
+            half = half_width(variances)
             entry |= {"low": entry["mean"] - half, "high": entry["mean"] + half}
         found[name] = entry
     return found
+
+
+def _spread(left_out: Sequence[np.ndarray]) -> np.ndarray:
+    """The jackknife's variance of each effect."""
+    values = np.array(left_out)
+    return (len(values) - 1) / len(values) * ((values - values.mean(0)) ** 2).sum(0)

@@ -1,6 +1,6 @@
 """The page of a study on a pretrained base: what is kept at equal accuracy and at equal divergence."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from jaxmoe.json_values import JsonMapping
@@ -10,6 +10,13 @@ from training.studies.loramoe import frontier_figures as figures
 from training.studies.loramoe.contrasts import DULL
 from training.studies.page import Page, PageSection, PageTable, plumbing
 
+# on whose tokens a divergence is measured
+TEXTS = {
+    "own": "own",
+    "answers": "of right answers",
+    "prompts": "of prompts",
+    "plain": "of statements in plain text",
+}
 # share of the known facts below which a difference is called small
 SMALL = 0.03
 
@@ -33,6 +40,7 @@ def page(title: str, summary: StudySummary) -> Page:
             _results(summary),
             *where_equal(summary.get("contrasts"), summary["labels"]),
             *_without_dull(summary),
+            *where_equal(summary.get("at_kl"), summary["labels"], "KL", "divergence"),
             _test(summary),
             _rates(summary),
         ]
@@ -61,8 +69,12 @@ def _design(summary: StudySummary) -> PageSection:
         "ended; said if the right answer stands in what greedy decoding writes. KL is "
         "exact over the vocabulary, token by token: of answers that the base itself drew to held-out tasks "
         "(“own”; forward, KL(base ‖ tuned), is that of RL's Razor, arXiv:2509.04259), of the right answers, "
-        "and of "
-        "the prompts.",
+        "of the prompts"
+        + (
+            ", and of statements of facts as plain text."
+            if settings["pretrained"].get("plain_facts")
+            else "."
+        ),
         _rates_told(summary),
     ]
     if base is not None:
@@ -87,15 +99,17 @@ def _rates_told(summary: StudySummary) -> str:
         f"the smallest whose accuracy on dev tasks lies within {settings['tolerance']:g} standard errors of "
         "the row's best, of equally many rates, each run once with seed 0"
     )
+    if all(len(row["rates"]) == 1 for row in settings["rows"].values() if row["rates"]):
+        return "Every row has one learning rate, given beforehand, and runs with every seed."
     if not any(row.get("seeded") for row in settings["rows"].values()):
         return f"The learning rate of every row is {rule}."
     error = 100 * (0.7 * 0.3 / max(settings["dev_tasks"], 1)) ** 0.5
     return (
         "Every row is run once with each learning rate of its grid, and with every seed at those in the "
-        "middle, the same for rows that are matched; rows are then compared at equal accuracy, each at its "
-        f"best. A rule was to choose one rate ({rule}), and is shown in the last table: accuracy on "
-        f"{settings['dev_tasks']} dev tasks, with a standard error of {error:.0f} points, cannot choose. "
-        "This was settled after seed 0 had been seen."
+        "middle, the same for rows that are matched; rows are then compared at equal accuracy, each at the "
+        f"one that keeps more. A rule was to choose one rate ({rule}), and is shown in the last table: "
+        f"accuracy on {settings['dev_tasks']} dev tasks, with a standard error of {error:.0f} points, cannot "
+        "choose. This was settled after seed 0 had been seen."
     )
 
 
@@ -128,6 +142,7 @@ def _table(summary: StudySummary, main: bool) -> list[PageTable]:
     rows = {name: row for name, row in summary["rows"].items() if row["main"] == main}
     at = "" if level is None else f" at tasks {level:.0%}"
     near = "" if kl_level is None else f" at KL {kl_level:.3f}"
+    plain = all("plain forward" in row["kl"] for row in rows.values())
     first = PageTable(
         "At the end of each run, % [95 % interval over runs; of a single run over its facts and tasks]; KL "
         "in nats a token",
@@ -142,6 +157,7 @@ def _table(summary: StudySummary, main: bool) -> list[PageTable]:
             "backward",
             "of right answers",
             "of prompts",
+            *(["of statements in plain text"] if plain else []),
         ),
         [
             (
@@ -155,6 +171,7 @@ def _table(summary: StudySummary, main: bool) -> list[PageTable]:
                 nats(row["kl"]["own backward"]),
                 nats(row["kl"]["answers forward"]),
                 nats(row["kl"]["prompts forward"]),
+                *([nats(row["kl"]["plain forward"])] if plain else []),
             )
             for name, row in rows.items()
         ],
@@ -243,9 +260,10 @@ def _rivals(summary: StudySummary) -> PageSection:
 
 def _test(summary: StudySummary) -> PageSection:
     how = (
-        "kept = c + c1 KL + c2 KL² + c3 tasks + row, over the snapshots of all runs at all learning rates. "
-        "The errors of a run belong together, so whole runs of the same seed are permuted (Freedman and Lane "
-        "1983)."
+        "kept = c + c1 KL + c2 KL² + c3 tasks + seed + row, over the snapshots of all runs at all learning "
+        "rates, of the facts that no instruction teaches. The errors of a run belong together, so whole runs "
+        "of the same seed are permuted (Freedman and Lane 1983). A row that ran with one learning rate alone "
+        "is left out, for within a row, too, a smaller rate keeps more at equal KL and tasks."
     )
     title = "Does the row matter at equal divergence and equal accuracy?"
     labels = {name: _label(summary, name) for name in summary["labels"]}
@@ -261,8 +279,7 @@ def _other_tests(summary: StudySummary) -> list[PageTable]:
     rows = list(summary["test"]["effects"])
     told = [
         (
-            {"own": "own", "answers": "of right answers", "prompts": "of prompts"}[name.split()[0]]
-            + f", {name.split()[1]}",
+            f"{TEXTS[name.split()[0]]}, {name.split()[1]}",
             f"{test['p']:.3g}",
             f"{test['explained']['KL and tasks']:.0%}",
             *(whole(test["effects"][row]["mean"], True) for row in rows),
@@ -303,8 +320,8 @@ def effects(test: JsonMapping | None, labels: Mapping[str, str]) -> list[PageTab
         for name, effect in test["effects"].items()
     ]
     caption = (
-        "Points kept beyond the mean of all rows at equal KL and tasks [95 % jackknife interval over runs]; "
-        "not corrected for the number of rows"
+        "Points kept beyond the mean of all rows at equal KL and tasks [95 % jackknife interval over runs "
+        "and relations of facts]; not corrected for the number of rows"
     )
     return [PageTable(caption, ("row", "effect"), rows)]
 
@@ -351,18 +368,24 @@ def where_equal(
     taught = f"Of {found['facts']} known facts {found['left out']} are left out here, since some instruction"
     text = [
         f"Where a run's {title} first reaches a level, on straight lines between snapshots, fact by fact; "
-        "of each row and seed the learning rate that keeps most, of those that all seeds ran with (of a "
-        "pair, those that both ran with, where there are any). Differences are paired by seed and fact; 95 "
-        "% intervals count both which seeds were run and which facts are known (whole relations; of one "
-        "seed that alone), and are corrected for nothing."
+        "of each row and seed the learning rate that keeps most, of those with which all seeds ran and get "
+        "there (where there are any; of a pair, with which both did). Rows that are read at other places of "
+        "their grids differ in how fast they learn as well. Differences are paired by seed and fact; 95 % "
+        "intervals count both which seeds were run and which facts are known (whole relations; of one seed "
+        "that alone), and are corrected for nothing."
         + (f" {taught} teaches the same answer." if found["left out"] else ""),
         f"A difference is called small where its whole interval lies within {100 * SMALL:.0f} points of "
         "none, and not resolved where it does not and holds 0.",
     ]
     kept = [
-        (labels[name], *(f"{whole(at['mean'], False)} ({at['n']})" if at["n"] else "–" for at in row))
+        (labels[name], rates(found["rates"][name]), *(_kept(at, len(found["rates"][name])) for at in row))
         for name, row in found["kept"].items()
     ]
+    if any(at["n"] and at["early"] for row in found["kept"].values() for at in row):
+        text.append(
+            "* Of some run this lies before its first snapshot: it is that snapshot's loss in proportion, "
+            "and says nothing of its own."
+        )
     differences = [
         (
             f"{labels[pair['b']]} − {labels[pair['a']]}",
@@ -374,10 +397,30 @@ def where_equal(
         for pair in found["pairs"]
     ]
     tables = [
-        PageTable("Known facts kept, % (seeds that got there)", ("row", *levels), kept),
+        PageTable(
+            "Known facts kept, % (seeds that got there, at which learning rate)", ("row", "lr", *levels), kept
+        ),
         PageTable("Differences, points [95 %]", ("rows", *levels), differences),
     ]
     return [PageSection(f"Which keeps more at equal {title}?", text, (), (), tables)]
+
+
+def rates(found: Iterable[float]) -> str:
+    """Learning rates one beside the other.
+
+    Args:
+      found: ascending.
+    Returns: such as "5e-05, 0.0001".
+    """
+    return ", ".join(f"{rate:g}" for rate in found)
+
+
+def _kept(at: JsonMapping, grid: int) -> str:
+    """Of a row with so many learning rates, which of them is said."""
+    if not at["n"]:
+        return "–"
+    told = f"{at['n']}, lr {rates(at['rates'])}" if grid > 1 else str(at["n"])
+    return f"{whole(at['mean'], False)} ({told}){'*' * bool(at['early'])}"
 
 
 def _without_dull(summary: StudySummary) -> list[PageSection]:
@@ -385,10 +428,12 @@ def _without_dull(summary: StudySummary) -> list[PageSection]:
     section = where_equal(summary.get("contrasts_without_dull"), summary["labels"])
     if not section:
         return []
+    dull = ", ".join(name.replace("_", " ") for name in DULL)
     text = [
-        f"As above, but accuracy is that of the families other than {' and '.join(DULL)}, which tell rows "
-        "apart hardly at all (nearly all samples have one answer; hardly one is ever right). The levels are "
-        "other accuracies, then."
+        f"As above, but accuracy is that of the families other than {dull}, which tell rows apart hardly at "
+        "all: nearly all samples have one answer, hardly one is ever right, or rows do what chance would. "
+        "The levels are other accuracies, then.",
+        *section[0].text[2:],
     ]
     return [replace(section[0], title="The same without tasks that tell little", text=text)]
 

@@ -3,8 +3,9 @@
 A fact is known if the base completes its statement by greedy decoding; of the tuned models only those are
 asked, and `completed` is the share of them that is kept. Divergence from the base is measured on held-out
 tasks in chat form (`KL` of the config): at the tokens of the right answers, at those of the prompts, and at
-those of answers that the base itself drew. An answer in the base's own words is never exact, so `tasks_said`
-counts the greedy answers that contain the right one.
+those of answers that the base itself drew; if asked for, at those of statements as plain text too. That is
+the form in which facts are asked, so that a change of the chat form alone is told apart. An answer in the
+base's own words is never exact, so `tasks_said` counts the greedy answers that contain the right one.
 
 After the last snapshot larger sets are asked too, each only of what the base got right: multiple choice by
 log-probability, the statements with five others of the same relation before them, and files that the user
@@ -59,6 +60,8 @@ def pretrained_settings(
     """
     own = configs.to_dict(pretrained) | {"files": [_content(path) for path in pretrained.files]}
     own.pop("rows")  # changes no result
+    if not pretrained.plain_facts:
+        del own["plain_facts"]  # as before it could be asked for
     learned = {} if instructions is None else {"instructions": _content(instructions)}
     return exam_settings(sizes) | {"pretrained": own} | learned
 
@@ -268,7 +271,17 @@ class PretrainedExams:
         """Held-out tasks with their right answers, and with those that the base drew."""
         tasks = self._divergence_tasks
         answers = {"answers": [task.answers[0] for task in tasks], "own": self._of_base["answers"]}
-        return {name: self._reference(tasks, given) for name, given in answers.items()}
+        found = {name: self._reference(tasks, given) for name, given in answers.items()}
+        return found | ({"plain": self._plain()} if self._pretrained.plain_facts else {})
+
+    def _plain(self) -> Reference:
+        """Statements up to their answers, evenly drawn from all facts, known or not."""
+        count = min(self._sizes.scaled(self._pretrained.plain_facts), len(self._facts))
+        facts = [self._facts[n * len(self._facts) // count] for n in range(count)]
+        pairs = [(fact.stem or "", f" {fact.answers[0]}") for fact in facts]
+        plain = LocalModel(self._base, self._tokenizer, "text", self._rows)
+        texts = plain.scored_ids(*zip(*pairs, strict=True))
+        return Reference(self._base, texts, pad_id(self._tokenizer), self._rows)
 
     def _reference(self, tasks: Sequence[ClosedBookQuestion], answers: Sequence[str]) -> Reference:
         given = [
@@ -289,11 +302,14 @@ class PretrainedExams:
     def _divergence(self, lm: LanguageModel) -> Result:
         found = {name: reference.divergence(lm) for name, reference in self._references.items()}
         answers: TextDivergence = found["answers"]
-        return {
+        told = {
             "answers": answers.continuations._asdict(),
             "prompts": answers.prompts._asdict(),
             "own": found["own"].continuations._asdict(),
         }
+        if "plain" in found:
+            told["plain"] = found["plain"].prompts._asdict()
+        return told
 
 
 def _others(relation: str) -> list[str]:

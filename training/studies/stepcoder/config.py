@@ -21,8 +21,7 @@ class StepcoderRow:
       method: ppo, or sft on the canonical solutions of the same problems.
       curriculum, mask: as of `training ppo`.
       adapter: what is trained; null takes that of the PPO config.
-      rates: learning rates, a run with each; the first is the row's own, the others are for comparisons at
-        equal pass@1 and equal divergence. Empty takes that of the PPO config.
+      lr: learning rate; null takes that of the PPO config.
       rounds, every: as of the study, which null takes; of a way that learns from fewer samples.
       regimes: in which it is run, by name; empty takes all.
     """
@@ -32,7 +31,7 @@ class StepcoderRow:
     curriculum: Literal["cccs", "none"] = "none"
     mask: MaskKind = "response"
     adapter: AdapterKind | None = None
-    rates: tuple[float, ...] = ()
+    lr: float | None = None
     rounds: int | None = None
     every: int | None = None
     regimes: tuple[str, ...] = ()
@@ -40,8 +39,8 @@ class StepcoderRow:
     def __post_init__(self) -> None:
         if min(number for number in (1, self.rounds, self.every) if number is not None) < 1:
             raise ValueError(f"rounds and every must be at least 1; row {self.label!r}")
-        if len(set(self.rates)) < len(self.rates) or min(self.rates, default=1.0) <= 0:
-            raise ValueError(f"rates must be above 0 and differ; got {self.rates} in row {self.label!r}")
+        if self.lr is not None and self.lr <= 0:
+            raise ValueError(f"lr must be above 0; got {self.lr} in row {self.label!r}")
 
 
 @dataclass(frozen=True)
@@ -51,14 +50,12 @@ class StepcoderRegime:
     Attributes:
       label: in tables and figures.
       rounds: as of the study, which null takes; a row's own come first.
-      other_rates: whether rows are run with their other learning rates here too.
       problems: of the embedded ones; all regimes must hold out the same. Which tests practice keeps, where
         it keeps fewer, is drawn by the run's seed.
     """
 
     label: str
     rounds: int | None = None
-    other_rates: bool = True
     problems: ProblemsConfig = field(default_factory=ProblemsConfig)
     cccs: CurriculumConfig = field(default_factory=CurriculumConfig)
 

@@ -55,7 +55,8 @@ def curves(summary: StudySummary) -> Picture:
     return Picture(
         "stepcoder_curves",
         "Held-out pass@1 over the rounds of practice, by difficulty: means over seeds, bands their 95 % "
-        "intervals. Rows of reinforcement learning differ in nothing but the curriculum and the mask.",
+        "intervals. Rows of reinforcement learning differ in the curriculum and the mask alone, unless a "
+        "label says otherwise.",
         figure,
     )
 
@@ -137,9 +138,8 @@ def forgotten(summary: StudySummary, regime: str) -> Picture:
             for number, way in enumerate(row["paths"]):
                 at = np.asarray([point[across] for point in way]) * (100 if across == "tasks" else 1)
                 kept = [100 * point["completed"] for point in way]
-                named = summary["labels"][row["row"]] if row["own"] and not number else None
-                faint = 1.0 if row["own"] else 0.35
-                axis.plot(at, kept, f"-{marker}", color=color, label=named, alpha=faint, markersize=4)
+                named = None if number else summary["labels"][row["row"]]
+                axis.plot(at, kept, f"-{marker}", color=color, label=named, markersize=4)
         axis.xaxis.set_major_locator(MaxNLocator(nbins=6))
         axis.set_xlabel(label)
     axes[0][0].set_ylabel("known facts kept, %")
@@ -147,7 +147,7 @@ def forgotten(summary: StudySummary, regime: str) -> Picture:
     return Picture(
         f"stepcoder_forgotten_{regime}",
         "Known facts that are kept, against what was learned (left) and how far the model is from the base "
-        "(right). Each line is a run from the base on, each marker a measurement; faint lines are learning "
-        "rates beside a row's own. Further up at the same place to the right is better.",
+        "(right). Each line is a run from the base on, each marker a measurement. "
+        "Further up at the same place to the right is better.",
         figure,
     )

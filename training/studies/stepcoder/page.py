@@ -14,9 +14,8 @@ from training.studies.stepcoder import figures as stepcoder_figures
 from training.studies.stepcoder.summary import (
     CCCS,
     FGO,
-    FORGETTING_PAIRS,
+    NAMED,
     PACE,
-    PASS_LEVELS,
     PPO,
     SFT,
     START,
@@ -131,7 +130,8 @@ def _design(summary: StudySummary) -> PageSection:
     text = [
         f"{_origin(base)}{_passed_over(summary)} Seeds differ in base (as far as there are bases), order of "
         "problems and samples.",
-        f"Rows of reinforcement learning run {_algorithm(ppo)} from the same base: rounds of "
+        f"Rows of reinforcement learning run {_algorithm(ppo)}{_apart(settings, ppo)} from the same base: "
+        "rounds of "
         f"{rollout['prompts']} prompts x {rollout['samples']} samples, {each:,} programs. "
         f"{_settings(settings)}Practised on: {regimes}.",
         f"Held out, the same for all: {_count(sizes['held_out'])}. They are asked as whole tasks, without "
@@ -173,11 +173,18 @@ def _settled(base: JsonMapping) -> str:
     )
 
 
+def _apart(settings: JsonMapping, ppo: JsonMapping) -> str:
+    """Rows of reinforcement learning that train something else than the others."""
+    rows = settings["rows"].values()
+    apart = [_own(row, ppo) for row in rows if row["method"] == "ppo" and row.get("adapter")]
+    return f" but for {'; '.join(apart)}," if apart else ""
+
+
 def _own(row: JsonMapping, ppo: JsonMapping) -> str:
-    """What a row of fine-tuning trains, and how."""
-    rates = " and ".join(f"{rate:g}" for rate in row.get("rates") or [ppo["optimizer"]["lr"]])
+    """What a row trains, and how."""
+    rate = row.get("lr") or ppo["optimizer"]["lr"]
     rounds = f", {row['rounds']} rounds" if row.get("rounds") else ""
-    return f"{row['label']} (adapter {row.get('adapter') or ppo['adapter']}, lr {rates}{rounds})"
+    return f"{row['label']} (adapter {row.get('adapter') or ppo['adapter']}, lr {rate:g}{rounds})"
 
 
 def _algorithm(ppo: JsonMapping) -> str:
@@ -374,10 +381,9 @@ def _forgotten(summary: StudySummary, regime: str) -> PageSection:
 
 def _named_before(labels: Mapping[str, str]) -> list[str]:
     """Which of the comparisons of what is kept was named before anything was run."""
-    a, b = FORGETTING_PAIRS[0]
+    a, b, level = NAMED
     if a not in labels or b not in labels:
         return []
-    level = PASS_LEVELS[len(PASS_LEVELS) // 2]
     return [
         f"Named before anything was run: {labels[b]} − {labels[a]} at pass@1 {level:.0%}. All other pairs "
         "and levels are further looks."

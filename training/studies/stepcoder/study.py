@@ -70,13 +70,11 @@ def make(config: StepcoderConfig, out: Path) -> "StepcoderStudy":
 
 
 class PlannedRun(NamedTuple):
-    """One run: names of row and regime, the seed of everything that is drawn, the place of its learning rate
-    among the row's."""
+    """One run: names of row and regime, and the seed of everything that is drawn."""
 
     row: str
     regime: str
     seed: int
-    rate: int = 0
 
 
 class StepcoderStudy:
@@ -96,7 +94,7 @@ class StepcoderStudy:
 
     def cells(self, results: Results) -> list[StudyCell]:
         """The bases, then regime by regime every row seed by seed, so that one comparison is whole before the
-        next begins; rows with other learning rates than their own after all of those, then the gradients."""
+        next begins, then the gradients at every base."""
         self._found = results
         made = self._base_cells(results)
         if len(taken := self.taken(results)) < self._wanted:
@@ -110,19 +108,13 @@ class StepcoderStudy:
         """Every run in the order in which they are made, by the name of its cell."""
         config = self.config
         runs = [
-            PlannedRun(name, regime, seed, number)
-            for number in range(max(max(len(row.rates), 1) for row in config.rows.values()))
-            for regime, where in config.regimes.items()
-            if number == 0 or where.other_rates
+            PlannedRun(name, regime, seed)
+            for regime in config.regimes
             for seed in range(config.seeds)
             for name, row in config.rows.items()
-            if number < max(len(row.rates), 1) and regime in (row.regimes or config.regimes)
+            if regime in (row.regimes or config.regimes)
         ]
-        return {self._name(run): run for run in runs}
-
-    def _name(self, run: PlannedRun) -> str:
-        rates = self.config.rows[run.row].rates
-        return f"{run.regime}-{run.row}-s{run.seed}" + (f"-lr{rates[run.rate]:g}" if run.rate else "")
+        return {_name(run): run for run in runs}
 
     def _base_cells(self, results: Results) -> list[StudyCell]:
         """As many as are needed to find bases that may enter."""
@@ -247,12 +239,10 @@ class StepcoderStudy:
         settings = {key: value for key, value in configs.to_dict(config).items() if key not in INCIDENTAL}
         settings |= {"base": self.bases.settings(base)} | self._asked_besides
         title = f"{row.label}, {self.config.regimes[run.regime].label}, seed {run.seed}"
-        if run.rate:
-            title += f", lr {config.optimizer.lr:g}"
         cost = 20 + 4.5 * config.rounds
         if row.method == "sft":
             settings, cost = settings | {"method": "sft"}, 20 + 2.5 * config.rounds
-        return StudyCell(self._name(run), settings, title, cost)
+        return StudyCell(_name(run), settings, title, cost)
 
     @cached_property
     def _shared(self) -> PPORunConfig:
@@ -277,13 +267,12 @@ class StepcoderStudy:
         Returns: the shared config with what the row, the regime and the seed change.
         """
         way, where, shared = self.config.rows[run.row], self.config.regimes[run.regime], self._shared
-        rate = way.rates[run.rate] if way.rates else shared.optimizer.lr
         rounds = way.rounds or where.rounds
         return replace(
             shared,
             seed=run.seed,
             adapter=way.adapter or shared.adapter,
-            optimizer=replace(shared.optimizer, lr=rate),
+            optimizer=replace(shared.optimizer, lr=way.lr or shared.optimizer.lr),
             curriculum=way.curriculum,
             mask=way.mask,
             problems=replace(where.problems, practice_seed=run.seed),
@@ -386,7 +375,7 @@ class StepcoderStudy:
             if cell.name in results and (run := self._planned.get(cell.name)) is not None:
                 rate = self.ppo_config(run).optimizer.lr
                 found = results[cell.name]
-                runs.append(StepcoderRun(run.row, run.regime, run.seed, found, rate, own=run.rate == 0))
+                runs.append(StepcoderRun(run.row, run.regime, run.seed, found, rate))
         config = self.config
         return {
             "scale": config.scale,
@@ -412,6 +401,10 @@ class StepcoderStudy:
     def page(self, summary: JsonMapping) -> Page:
         """See `stepcoder_page`."""
         return stepcoder_page.page(self.title, summary)
+
+
+def _name(run: PlannedRun) -> str:
+    return f"{run.regime}-{run.row}-s{run.seed}"
 
 
 def _known(found: JsonMapping) -> JsonObject:

@@ -28,14 +28,17 @@ PAIRS = (
     (FGO, STEPCODER),
     (CCCS, STEPCODER),
 )
-# held-out pass@1, and nats from the base, at which is compared what rows have kept; and which rows. The first
-# pair and the middle level of pass@1 were named before anything was run.
-PASS_LEVELS = (0.35, 0.4, 0.45)
-KL_LEVELS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+# Held-out pass@1, and nats from the base, at which is compared what rows have kept; and which rows. One pair
+# at one level was named before anything was run.
+PASS_LEVELS = (0.35, 0.4, 0.45, 0.5, 0.6, 0.7)
+KL_LEVELS = (0.1, 0.2, 0.3, 0.5)
+NAMED = ("sft_full", PPO, 0.4)
 FORGETTING_PAIRS = (
     ("sft_full", PPO),
+    ("sft_full", "ppo_full"),
     ("sft_lora", PPO),
     (SFT, PPO),
+    ("sft_full", "sft_lora"),
     ("sft_full", SFT),
     ("sft_lora", SFT),
     (PPO, STEPCODER),
@@ -45,14 +48,13 @@ PACE = "pace"
 
 
 class StepcoderRun(NamedTuple):
-    """One run: `result` is its cell's; `own` with its row's own learning rate."""
+    """One run: `result` is its cell's, `rate` its learning rate."""
 
     row: str
     regime: str
     seed: int
     result: JsonObject
     rate: float = 0.0
-    own: bool = True
 
     def scores(self, what: str) -> list[float]:
         """Held-out pass@1 of a difficulty, or of all, at every measurement."""
@@ -77,7 +79,7 @@ def summarize(runs: Sequence[StepcoderRun], rows: Sequence[str], regimes: Sequen
     """
     by_regime: JsonObject = {}
     for regime in regimes:
-        here = {row: [r for r in runs if (r.row, r.regime, r.own) == (row, regime, True)] for row in rows}
+        here = {row: [r for r in runs if (r.row, r.regime) == (row, regime)] for row in rows}
         here = {row: found for row, found in here.items() if found}
         if here:
             by_regime[regime] = {
@@ -93,10 +95,19 @@ def summarize(runs: Sequence[StepcoderRun], rows: Sequence[str], regimes: Sequen
 
 
 def _start(rows: Mapping[str, Sequence[StepcoderRun]]) -> JsonObject:
-    """The bases before the first round; every row of a seed starts from the same one."""
-    by_seed = {run.seed: run for found in rows.values() for run in found}
-    kinds = [kind for kind in next(iter(by_seed.values())).result["held_out"][0] if kind != "round"]
-    return {kind: interval([run.scores(kind)[0] for run in by_seed.values()]) for kind in kinds}
+    """The bases before the first round."""
+    runs = [run for found in rows.values() for run in found]
+    kinds = [kind for kind in runs[0].result["held_out"][0] if kind != "round"]
+    return {kind: interval(list(_starts(runs, kind).values())) for kind in kinds}
+
+
+def _starts(runs: Sequence[StepcoderRun], what: str) -> dict[int, float]:
+    """Held-out pass@1 of a seed's base: every row of a seed starts from the same one and draws anew when it
+    measures it, so that the mean is surer than any."""
+    return {
+        seed: float(np.mean([run.scores(what)[0] for run in runs if run.seed == seed]))
+        for seed in sorted({run.seed for run in runs})
+    }
 
 
 def _row(runs: Sequence[StepcoderRun]) -> JsonObject:
@@ -147,7 +158,7 @@ def _stages(runs: Sequence[StepcoderRun]) -> dict[str, list[float]]:
 
 def differences(rows: Mapping[str, Sequence[StepcoderRun]]) -> list[JsonObject]:
     """Paired by seed: b − a at the end, by difficulty, and of the pace."""
-    out = []
+    out, everything = [], [run for found in rows.values() for run in found]
     for a, b in PAIRS:
         if b not in rows or (a != START and a not in rows):
             continue
@@ -155,7 +166,8 @@ def differences(rows: Mapping[str, Sequence[StepcoderRun]]) -> list[JsonObject]:
         pairs = [(other[run.seed], run) for run in rows[b] if run.seed in other]
         kinds = [kind for kind in pairs[0][0].result["held_out"][0] if kind != "round"] if pairs else []
         for what in [*kinds, *([] if a == START else [PACE])]:
-            before = [p.scores(what)[0] if a == START else p.value(what) for p, _ in pairs]
+            starts = _starts(everything, what) if a == START else {}
+            before = [starts[p.seed] if a == START else p.value(what) for p, _ in pairs]
             change = [run.value(what) - was for (_, run), was in zip(pairs, before, strict=True)]
             out.append({"a": a, "b": b, "what": what, **interval(change)})
     return out
@@ -188,9 +200,9 @@ def _mean(batches: Sequence[Mapping[str, float]], key: str) -> float:
 
 
 def forgotten(runs: Sequence[StepcoderRun], relations: Sequence[str]) -> JsonObject:
-    """By regime, what each row has kept of its base's knowledge on its way, with every learning rate, and at
-    what distance from it; which keep more at equal pass@1 and which at equal distance (`contrasts`), and
-    whether rows differ where both are equal (`frontier.row_test`).
+    """By regime, what each row has kept of its base's knowledge on its way, and at what distance from it;
+    which keep more at equal pass@1 and which at equal distance (`contrasts`), and whether rows differ where
+    both are equal (`frontier.row_test`).
 
     Args:
       runs: of all rows and regimes; those that were not asked are left out.
@@ -206,10 +218,10 @@ def forgotten(runs: Sequence[StepcoderRun], relations: Sequence[str]) -> JsonObj
         start, paths = {"tasks": float(np.mean([run.scores("all")[0] for run in here]))}, _paths(here)
         found[regime] = {
             "rows": [
-                _left([run for run in here if (run.row, run.rate) == way], start["tasks"])
-                for way in dict.fromkeys((run.row, run.rate) for run in here)
+                _left([run for run in here if run.row == row], start["tasks"])
+                for row in dict.fromkeys(run.row for run in here)
             ],
-            "test": row_test(paths, start),
+            "test": row_test(paths, start, facts),
             "contrasts": contrasts(start, paths, facts, FORGETTING_PAIRS, PASS_LEVELS),
             "at_kl": contrasts(start, paths, facts, FORGETTING_PAIRS, KL_LEVELS, divergence),
         }
@@ -223,7 +235,6 @@ def _left(runs: Sequence[StepcoderRun], start: float) -> JsonObject:
     return {
         "row": runs[0].row,
         "rate": runs[0].rate,
-        "own": runs[0].own,
         "seeds": sorted(run.seed for run in runs),
         "completed": interval(kept),
         "pass": interval(passed),
