@@ -38,7 +38,7 @@ ROW_STYLES = {
     "LoRAMoE on solutions": RowStyle(GREEN, "o"),
     "LoRA on solutions": RowStyle(BLACK, "^"),
     "full SFT on solutions": RowStyle(BLUE, "s"),
-    "full SFT on solutions, slower": RowStyle(BROWN, "o"),
+    "Dr. GRPO, every weight": RowStyle(BROWN, "o"),
     "PPO": RowStyle(SKY, "s"),
     "PPO + CCCS": RowStyle(PINK, "^"),
     "PPO + FGO": RowStyle(ORANGE, "v"),
