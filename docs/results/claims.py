@@ -16,6 +16,7 @@ PROVENANCE = runpy.run_path(str(HERE / "provenance.py"))
 # task accuracy at which rows are compared on the real model: the highest that all reach at the smaller of
 # their learning rates
 LEVEL = 0.55
+NOT_RUN = "not run yet"
 HEAD = ("", "claim", "SmolLM2-135M-Instruct", "models of 0.3 to 1.3 million weights, trained on the spot")
 
 
@@ -48,7 +49,8 @@ def claims() -> str:
         ("RealBehavior", "questionnaire scores are to be believed", _believed(), _small_believed()),
     ]
     # the place in the README names the studies alone, whose notes it shows
-    stale = "" if _studied() else PROVENANCE["note"]("ppo_smollm2.json")
+    whole = _studied() and _regimes("ppo", "stepcoder", "stepcoder_smollm2") != NOT_RUN
+    stale = "" if whole else PROVENANCE["note"]("ppo_smollm2.json")
     lines = [f"| {' | '.join(HEAD)} |", "|---|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join([*lines, "", _said(real), *(["", stale] if stale else [])])
 
@@ -81,7 +83,7 @@ def _judged(entry: Any) -> str:
     from training.studies.loramoe.frontier_page import SMALL
 
     if entry is None or entry["mean"] is None:
-        return "not run yet"
+        return NOT_RUN
     low, high = entry["low"], entry["high"]
     if low is None:
         return f"{points(entry, signed=True)}, no interval"
@@ -124,7 +126,7 @@ def _up_to(contrasts: Any, a: str, b: str, wanted: float) -> str:
         if (pair["a"], pair["b"]) == (a, b) and reached:
             level, at = reached[-1]
             return _judged(at) + ("" if level == wanted else f" at {100 * level:.0f} %")
-    return "not run yet"
+    return NOT_RUN
 
 
 def _small(small: Any, a: str, b: str, what: str) -> str:
@@ -138,7 +140,7 @@ def _spared() -> str:
 
     found = _found("stepcoder_smollm2")
     if found is None or "all" not in found["forgetting"]:
-        return "not run yet"
+        return NOT_RUN
     *pair, level = NAMED
     contrasts = found["forgetting"]["all"]["contrasts"]
     labels = found["labels"]
@@ -149,9 +151,9 @@ def _spared() -> str:
 
 
 def _curriculum() -> str:
-    """By the study once it has two seeds, else by the runs that came before it."""
+    """By the study once it has been run that far, else by the runs that came before it."""
     study = _regimes("ppo", "stepcoder", "stepcoder_smollm2")
-    if study != "not run yet":
+    if study != NOT_RUN:
         return study
     ends = {run["name"]: run["held_out"][-1] for run in _read("ppo_smollm2.json")["runs"]}
     told = []
@@ -185,7 +187,7 @@ def _regimes(a: str, b: str, folder: str = "stepcoder") -> str:
         for found in regime["differences"]
         if (found["a"], found["b"], found["what"]) == (a, b, "all")
     ]
-    return "; ".join(told) or "not run yet"
+    return "; ".join(told) or NOT_RUN
 
 
 def _believed() -> str:
