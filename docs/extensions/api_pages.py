@@ -1,6 +1,6 @@
-"""Writes the pages that follow from the code: of API for each face and room, of config keys for each command.
+"""Writes the pages that follow from the code: API pages for each face and room, config keys for each command.
 
-They stand in folders of docs/reference that are not under version control.
+They go into folders of docs/reference that are not under version control.
 """
 
 import pkgutil
@@ -12,12 +12,12 @@ from sphinx.application import Sphinx
 PACKAGES = ("jaxmoe", "rl", "evals", "training")
 # packages whose `__all__` is what users import
 FACES = ("jaxmoe", "rl", "evals.psychometrics", "evals.questionnaires", "evals.faithfulness")
-# runs inside transformers, with torch
+# runs inside transformers and needs torch
 LEFT_OUT = ("jaxmoe.weights.hf",)
 
 
 def rooms() -> dict[str, list[str]]:
-    """Each package and subpackage with the modules that stand directly in it."""
+    """Each package and subpackage with the modules directly in it."""
     found: dict[str, list[str]] = {}
     for package in PACKAGES:
         found[package] = []
@@ -64,7 +64,7 @@ def help_of(name: str) -> str:
 
 
 def commands() -> dict[str, str]:
-    """A page for every command: what it does, then the keys of its config, or of its several."""
+    """A page for every command: what it does, then the keys of its config or configs."""
     from training.__main__ import CONFIGS
     from training.commands import COMMANDS
     from training.runtime.config_help import summary
@@ -83,7 +83,7 @@ def commands() -> dict[str, str]:
 
 
 def write(folder: Path, pages: dict[str, str]) -> None:
-    """Writes what has changed and removes what is no more."""
+    """Writes pages that have changed and removes pages that no longer exist."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.md"):
         if path.stem not in pages:

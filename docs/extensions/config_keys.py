@@ -13,7 +13,7 @@ class ConfigKeys(SphinxDirective):
     required_arguments = 2
 
     def run(self) -> list[nodes.Node]:
-        """The keys as nodes; pages read the sources again when these change."""
+        """The keys as nodes; the page is read again on every build, since its sources may have changed."""
         module, schema = self.arguments
         sections: dict[str, list[ConfigKey]] = {"": []}
         about: dict[str, str] = {}

@@ -18,7 +18,7 @@ LISTS = ("Args", "Attributes")
 
 
 def inline(text: str) -> str:
-    """One line of prose: code marks become literals, whatever else reStructuredText would read is escaped."""
+    """One line of prose: code marks become literals, all other markup is escaped."""
     parts = text.replace("``", "`").split("`")
     if len(parts) % 2 == 0:  # an odd mark is a character
         return re.sub(r"([\\*`|_])", r"\\\1", text)
@@ -32,7 +32,7 @@ def inline(text: str) -> str:
 
 
 def blocks(lines: list[str]) -> Iterator[list[str]]:
-    """Paragraphs: runs of lines without an empty one between, cut where the indentation comes or goes."""
+    """Paragraphs: runs of lines with no empty line between them, cut where indentation starts or ends."""
     block: list[str] = []
     for line in lines:
         changes = block and line.startswith("    ") != block[-1].startswith("    ")
