@@ -348,8 +348,8 @@ def test_the_page_of_a_study_that_is_partly_there():
     tests = next(section for section in unrated.sections if section.title.startswith("Does the row"))
     assert [row[0] for row in tests.tables[1].rows] == [
         "own, backward",
-        "of right answers, forward",
-        "of prompts, forward",
+        "on right answers, forward",
+        "on prompts, forward",
     ]
     assert summary["contrasts_without_dull"] is None  # this base was not told by family
     assert summary["test"]["runs"] == 40  # four rates of five rows, two of them with two seeds more

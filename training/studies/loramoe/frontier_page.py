@@ -13,9 +13,9 @@ from training.studies.page import Page, PageSection, PageTable, plumbing
 # on whose tokens a divergence is measured
 TEXTS = {
     "own": "own",
-    "answers": "of right answers",
-    "prompts": "of prompts",
-    "plain": "of statements in plain text",
+    "answers": "on right answers",
+    "prompts": "on prompts",
+    "plain": "on statements in plain text",
 }
 # share of the known facts below which a difference is called small
 SMALL = 0.03
@@ -30,9 +30,8 @@ def page(title: str, summary: StudySummary) -> Page:
     Returns: the page with its figures.
     """
     question = (
-        "A pretrained model is taught new tasks. At equal accuracy on them, which way to fine-tune keeps "
-        "more of "
-        "what it knew, and is there anything beyond how far the model moves from its base?"
+        "A pretrained model is taught new tasks. At equal accuracy on them, which way of fine-tuning keeps "
+        "more of what it knew, and does anything matter beyond how far the model moves from its base?"
     )
     sections = [_design(summary)]
     if summary["rows"]:
@@ -63,31 +62,28 @@ def _design(summary: StudySummary) -> PageSection:
     looked = ", ".join(f"{round(volume * summary['scale']):,}" for volume in samples)
     text = [
         f"The base is {settings['checkpoints'][0]}. It is taught {_taught(summary)}, in its own chat form, "
-        f"and looked at after {looked} samples of one run at a constant learning rate.",
-        "Knowledge is the share of the facts that the base completes greedily which the tuned model still "
+        f"and measured after {looked} samples of one run at a constant learning rate.",
+        "Knowledge is the share of the facts the base completes greedily that the tuned model still "
         f"completes. Tasks are {settings['tasks']} held-out samples, right if the answer is exact and "
-        "ended; said if the right answer stands in what greedy decoding writes. KL is "
-        "exact over the vocabulary, token by token: of answers that the base itself drew to held-out tasks "
-        "(“own”; forward, KL(base ‖ tuned), is that of RL's Razor, arXiv:2509.04259), of the right answers, "
-        "of the prompts"
+        "ended, said if the right answer occurs in what greedy decoding writes. KL is exact over the "
+        "vocabulary, token by token. It is measured on answers that the base itself sampled for held-out "
+        "tasks (“own”; forward, KL(base ‖ tuned), is that of RL's Razor, arXiv:2509.04259), on the right "
+        "answers"
         + (
-            ", and of statements of facts as plain text."
+            ", on the prompts, and on statements of facts as plain text."
             if settings["pretrained"].get("plain_facts")
-            else "."
+            else ", and on the prompts."
         ),
         _rates_told(summary),
     ]
     if base is not None:
         known, asked = base["known"], base["asked"]
         text.append(
-            f"The base completes {known['facts']} of {asked['facts']:,} held-out facts, {known['few_shot']} "
-            "of "
-            f"{asked['few_shot']} with five others before them, chooses rightly among four in "
-            f"{known['choices']} of "
-            f"{asked['choices']}, and does {base['test']['tasks']:.0%} of the tasks"
-            f"{_said(base['test'])}. So one run's share "
-            "kept has a "
-            f"standard error of {_error(known['facts'])} points at 90 %."
+            f"The base completes {known['facts']} of {asked['facts']:,} held-out facts, and "
+            f"{known['few_shot']} of {asked['few_shot']} with five others before them; it chooses correctly "
+            f"among four in {known['choices']} of {asked['choices']}. It gets {base['test']['tasks']:.0%} of "
+            f"the tasks right{_said(base['test'])}. The share that one run keeps therefore has a standard "
+            f"error of {_error(known['facts'])} points at 90 %."
         )
     return PageSection("Design", text)
 
@@ -97,34 +93,34 @@ def _rates_told(summary: StudySummary) -> str:
     settings = summary["settings"]
     rule = (
         f"the smallest whose accuracy on dev tasks lies within {settings['tolerance']:g} standard errors of "
-        "the row's best, of equally many rates, each run once with seed 0"
+        "the row's best, among equally many rates per row, each run once with seed 0"
     )
     if all(len(row["rates"]) == 1 for row in settings["rows"].values() if row["rates"]):
-        return "Every row has one learning rate, given beforehand, and runs with every seed."
+        return "Every row has one learning rate, fixed beforehand, and runs with every seed."
     if not any(row.get("seeded") for row in settings["rows"].values()):
         return f"The learning rate of every row is {rule}."
     error = 100 * (0.7 * 0.3 / max(settings["dev_tasks"], 1)) ** 0.5
     return (
-        "Every row is run once with each learning rate of its grid, and with every seed at those in the "
-        "middle, the same for rows that are matched; rows are then compared at equal accuracy, each at the "
-        f"one that keeps more. A rule was to choose one rate ({rule}), and is shown in the last table: "
+        "Every row is run once with each learning rate of its grid, and with every seed at the middle rates, "
+        "which are the same for matched rows; rows are then compared at equal accuracy, each at the rate "
+        f"that keeps more. A rule was to choose one rate ({rule}). Its choices are in the last table, but "
         f"accuracy on {settings['dev_tasks']} dev tasks, with a standard error of {error:.0f} points, cannot "
-        "choose. This was settled after seed 0 had been seen."
+        "decide. This was settled after seed 0 had been seen."
     )
 
 
 def _taught(summary: StudySummary) -> str:
     settings = summary["settings"]
     if settings.get("instructions"):
-        return f"instructions of {settings['instructions'].split()[0]}"
+        return f"instructions from {settings['instructions'].split()[0]}"
     return (
         f"{len(summary['families'])} kinds of tasks and {settings['knowledge_share']:.1%} closed-book "
-        "questions on other facts than the test's"
+        "questions on facts other than the test's"
     )
 
 
 def _said(test: JsonMapping) -> str:
-    return f", says {test['tasks_said']:.0%}" if "tasks_said" in test else ""
+    return f" and says the right answer in {test['tasks_said']:.0%}" if "tasks_said" in test else ""
 
 
 def _error(items: int) -> str:
@@ -144,7 +140,7 @@ def _table(summary: StudySummary, main: bool) -> list[PageTable]:
     near = "" if kl_level is None else f" at KL {kl_level:.3f}"
     plain = all("plain forward" in row["kl"] for row in rows.values())
     first = PageTable(
-        "At the end of each run, % [95 % interval over runs; of a single run over its facts and tasks]; KL "
+        "At the end of each run, % [95 % interval over runs; for a single run, over its facts and tasks]; KL "
         "in nats a token",
         (
             "row",
@@ -155,9 +151,9 @@ def _table(summary: StudySummary, main: bool) -> list[PageTable]:
             "tasks",
             "KL own, forward",
             "backward",
-            "of right answers",
-            "of prompts",
-            *(["of statements in plain text"] if plain else []),
+            "on right answers",
+            "on prompts",
+            *(["on statements in plain text"] if plain else []),
         ),
         [
             (
@@ -177,11 +173,9 @@ def _table(summary: StudySummary, main: bool) -> list[PageTable]:
         ],
     )
     second = PageTable(
-        "Read off on straight lines between the snapshots, where task accuracy and where the divergence "
-        "first "
-        "reaches a level that every run of the main rows reaches; and of what the base got right on larger "
-        "sets, "
-        "what is kept at the end",
+        "Interpolated linearly between the snapshots, where task accuracy and where the divergence first "
+        "reaches a level that every run of the main rows reaches; and what is kept at the end of what the "
+        "base got right on larger sets",
         (
             "row",
             "lr",
@@ -231,10 +225,10 @@ def _results(summary: StudySummary) -> PageSection:
 
 
 def _rivals(summary: StudySummary) -> PageSection:
-    text = ["One thing is changed at a time; the learning rate is that of the row that is varied."]
+    text = ["One thing is changed at a time, at the learning rate of the row that is varied."]
     averages = [
         PageTable(
-            f"{summary['labels'][name]}: what stands between the base and the end of the run",
+            f"{summary['labels'][name]}: models between the base and the end of the run",
             ("share of the update", "kept", "tasks", "KL own, forward"),
             [
                 (
@@ -261,9 +255,9 @@ def _rivals(summary: StudySummary) -> PageSection:
 def _test(summary: StudySummary) -> PageSection:
     how = (
         "kept = c + c1 KL + c2 KL² + c3 tasks + seed + row, over the snapshots of all runs at all learning "
-        "rates, of the facts that no instruction teaches. The errors of a run belong together, so whole runs "
-        "of the same seed are permuted (Freedman and Lane 1983). A row that ran with one learning rate alone "
-        "is left out, for within a row, too, a smaller rate keeps more at equal KL and tasks."
+        "rates, for the facts that no instruction teaches. The errors within a run are dependent, so whole "
+        "runs of the same seed are permuted (Freedman and Lane 1983). A row that ran with only one learning "
+        "rate is left out, because within a row, too, a smaller rate keeps more at equal KL and tasks."
     )
     title = "Does the row matter at equal divergence and equal accuracy?"
     labels = {name: _label(summary, name) for name in summary["labels"]}
@@ -286,19 +280,19 @@ def _other_tests(summary: StudySummary) -> list[PageTable]:
         )
         for name, test in tests
     ]
-    caption = "The same with another KL held equal: p, what KL and tasks explain, each row's effect"
+    caption = "The same with another KL held equal: p, what KL and tasks explain, and each row's effect"
     return [PageTable(caption, ("KL", "p", "KL and tasks", *(summary["labels"][row] for row in rows)), told)]
 
 
 def told_test(test: JsonMapping | None) -> str:
     """The verdict of a test of rows (`frontier.row_test`) in a sentence or two."""
     if test is None:
-        return "Not to be told yet: it takes at least two rows, and more runs than rows."
+        return "Cannot be told yet: this takes at least two rows, and more runs than rows."
     said = "; ".join(f"{name} {share:.0%}" for name, share in test["explained"].items())
-    verdict = "It does" if test["p"] < 0.05 else "No difference that these runs can tell from none"
+    verdict = "It does" if test["p"] < 0.05 else "No difference that these runs can tell from zero"
     return (
         f"{verdict}: p = {test['p']:.3g} for the rows together, {test['snapshots']} snapshots of "
-        f"{test['runs']} runs. Share of the variance of what is kept that is explained by {said}."
+        f"{test['runs']} runs. Explained share of the variance in what is kept: {said}."
     )
 
 
@@ -320,7 +314,7 @@ def effects(test: JsonMapping | None, labels: Mapping[str, str]) -> list[PageTab
         for name, effect in test["effects"].items()
     ]
     caption = (
-        "Points kept beyond the mean of all rows at equal KL and tasks [95 % jackknife interval over runs "
+        "Points kept above the mean of all rows at equal KL and tasks [95 % jackknife interval over runs "
         "and relations of facts]; not corrected for the number of rows"
     )
     return [PageTable(caption, ("row", "effect"), rows)]
@@ -343,7 +337,7 @@ def _rates(summary: StudySummary) -> PageSection:
         for tried in grid
     ]
     table = PageTable(
-        "Every rate with seed 0 at the end of the run, %; only the dev column chooses",
+        "Every rate with seed 0 at the end of the run, %; the choice uses the dev column only",
         ("row", "lr", "tasks, dev", "tasks, test", "kept", "KL own, forward"),
         rows,
     )
@@ -365,17 +359,17 @@ def where_equal(
     if not found or not found["pairs"]:
         return []
     levels = [f"{what} {level:g}" if what == "KL" else f"{what} {level:.0%}" for level in found["levels"]]
-    taught = f"Of {found['facts']} known facts {found['left out']} are left out here, since some instruction"
+    taught = f"{found['left out']} of {found['facts']} known facts are left out here, because an instruction"
     text = [
-        f"Where a run's {title} first reaches a level, on straight lines between snapshots, fact by fact; "
-        "of each row and seed the learning rate that keeps most, of those with which all seeds ran and get "
-        "there (where there are any; of a pair, with which both did). Rows that are read at other places of "
-        "their grids differ in how fast they learn as well. Differences are paired by seed and fact; 95 % "
-        "intervals count both which seeds were run and which facts are known (whole relations; of one seed "
-        "that alone), and are corrected for nothing."
-        + (f" {taught} teaches the same answer." if found["left out"] else ""),
+        f"Each run is read, fact by fact, where its {title} first reaches a level, interpolated linearly "
+        "between snapshots. For each row and seed, the learning rate that keeps most counts, among those "
+        "with which all seeds ran and get there, if there are any (for a pair, all seeds of both rows). "
+        "Rows that are read at different places of their grids also differ in how fast they learn. "
+        "Differences are paired by seed and fact. 95 % intervals account for both which seeds were run and "
+        "which facts are known (by whole relations; with one seed, for the facts only), and are not "
+        "corrected for anything." + (f" {taught} teaches the same answer." if found["left out"] else ""),
         f"A difference is called small where its whole interval lies within {100 * SMALL:.0f} points of "
-        "none, and not resolved where it does not and holds 0.",
+        "zero, and not resolved where the interval contains 0 but reaches further than that.",
     ]
     kept = [
         (labels[name], rates(found["rates"][name]), *(_kept(at, len(found["rates"][name])) for at in row))
@@ -383,8 +377,8 @@ def where_equal(
     ]
     if any(at["n"] and at["early"] for row in found["kept"].values() for at in row):
         text.append(
-            "* Of some run this lies before its first snapshot: it is that snapshot's loss in proportion, "
-            "and says nothing of its own."
+            "* In some run the level lies before the first snapshot: the value is that snapshot's loss in "
+            "proportion, and says nothing of its own."
         )
     differences = [
         (
@@ -397,9 +391,7 @@ def where_equal(
         for pair in found["pairs"]
     ]
     tables = [
-        PageTable(
-            "Known facts kept, % (seeds that got there, at which learning rate)", ("row", "lr", *levels), kept
-        ),
+        PageTable("Known facts kept, % (seeds that got there, learning rate)", ("row", "lr", *levels), kept),
         PageTable("Differences, points [95 %]", ("rows", *levels), differences),
     ]
     return [PageSection(f"Which keeps more at equal {title}?", text, (), (), tables)]
@@ -430,9 +422,9 @@ def _without_dull(summary: StudySummary) -> list[PageSection]:
         return []
     dull = ", ".join(name.replace("_", " ") for name in DULL)
     text = [
-        f"As above, but accuracy is that of the families other than {dull}, which tell rows apart hardly at "
-        "all: nearly all samples have one answer, hardly one is ever right, or rows do what chance would. "
-        "The levels are other accuracies, then.",
+        f"As above, but accuracy is that of the families other than {dull}, which hardly tell rows apart: "
+        "nearly all samples have the same answer, hardly any is ever right, or rows do no better than "
+        "chance. The levels therefore mean other accuracies.",
         *section[0].text[2:],
     ]
     return [replace(section[0], title="The same without tasks that tell little", text=text)]

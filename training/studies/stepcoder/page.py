@@ -65,8 +65,8 @@ def page(title: str, summary: StudySummary) -> Page:
     Returns: the page with its figures.
     """
     question = (
-        "Does a curriculum of completion subtasks help PPO on code to explore, and does learning from the "
-        "executed tokens alone help it to learn from the right ones?"
+        "Does a curriculum of completion subtasks help PPO on code explore, and does learning only from the "
+        "executed tokens help it learn from the right ones?"
     )
     sections = [_design(summary)]
     if summary["regimes"]:
@@ -108,11 +108,11 @@ def _verdicts(summary: StudySummary, regime: str) -> PageSection:
         claim = claim.replace("PPO", summary["labels"].get(PPO, "PPO"))  # the algorithm may be another
         rows.append(ClaimVerdict(claim, judged(difference), said, paper and f"{paper} (second hand)"))
     text = (
-        "Differences in held-out pass@1 after the last round, between runs of the same seed; in brackets "
-        "95 % t intervals over seeds. A claim is shown where the whole interval lies above 0, refuted at "
-        "this scale where it lies below, and else not shown: with so few seeds that is no sign that there is "
-        "no difference. Nothing is corrected for the number of claims. With one run there is no interval, "
-        "and nothing is shown."
+        "Differences in held-out pass@1 after the last round between runs of the same seed, with 95 % t "
+        "intervals over seeds in brackets. A claim is shown where the whole interval lies above 0, refuted "
+        "at this scale where it lies below, and not shown otherwise; with so few seeds, that does not mean "
+        "that there is no difference. Nothing is corrected for the number of claims. With one run there is "
+        "no interval, and nothing is shown."
     )
     return PageSection(f"Verdicts: {summary['regime_labels'][regime]}", [text], verdicts=rows)
 
@@ -130,23 +130,23 @@ def _design(summary: StudySummary) -> PageSection:
     text = [
         f"{_origin(base)}{_passed_over(summary)} Seeds differ in base (as far as there are bases), order of "
         "problems and samples.",
-        f"Rows of reinforcement learning run {_algorithm(ppo)}{_apart(settings, ppo)} from the same base: "
-        "rounds of "
-        f"{rollout['prompts']} prompts x {rollout['samples']} samples, {each:,} programs. "
-        f"{_settings(settings)}Practised on: {regimes}.",
-        f"Held out, the same for all: {_count(sizes['held_out'])}. They are asked as whole tasks, without "
-        f"any part of the solution, {evaluated} each at temperature {evaluation['temperature']:g}, top-p "
-        f"{evaluation['top_p']:g}, before the first round, every {evaluation['every']} (unless a row says "
-        f"otherwise) and after the last. No row's settings were chosen by them{_settled(base)}.",
-        "The curriculum shows parts of solutions, in prompts alone, through which no gradient flows; plain "
+        f"Rows of reinforcement learning run {_algorithm(ppo)}{_apart(settings, ppo)}. All start from the "
+        f"same base. A round is {rollout['prompts']} prompts x {rollout['samples']} samples, {each:,} "
+        f"programs. {_settings(settings)}Practised on: {regimes}.",
+        f"Held out, the same for all rows: {_count(sizes['held_out'])}. They are asked as whole tasks, "
+        f"without any part of the solution, with {evaluated} each at temperature "
+        f"{evaluation['temperature']:g}, top-p {evaluation['top_p']:g}, before the first round, every "
+        f"{evaluation['every']} (unless a row says otherwise) and after the last. No row's settings were "
+        f"chosen on them{_settled(base)}.",
+        "The curriculum shows parts of solutions, only in prompts, through which no gradient flows; plain "
         "PPO sees none. Where the base solves many of the problems before any practice (its row in the "
         "tables), exploration is less of a bottleneck than on the paper's competition problems, and the "
         "curriculum has less to gain.",
     ]
     if supervised := [row for row in settings["rows"].values() if row["method"] == "sft"]:
         text.append(
-            "SFT is fine-tuned on canonical solutions of the practice problems, in the form in which answers "
-            "are asked for, as many samples a round as the other rows draw programs, in batches of 16: "
+            "SFT trains on canonical solutions of the practice problems, in the form in which answers are "
+            "asked for, with as many samples a round as the other rows draw programs, in batches of 16: "
             f"{'; '.join(_own(row, ppo) for row in supervised)}. It is told what the others must find out."
         )
     few = {r["label"]: r["problems"].get("practice_tests") for r in summary["settings"]["regimes"].values()}
@@ -168,8 +168,8 @@ def _settled(base: JsonMapping) -> str:
     if "checkpoints" in base:
         return ""
     return (
-        "; how many steps a base is pretrained and how many rounds a run has was settled after curves of one "
-        "seed had been seen"
+        "; how many steps a base is pretrained for and how many rounds a run has was settled after the "
+        "curves of one seed had been seen"
     )
 
 
@@ -177,7 +177,7 @@ def _apart(settings: JsonMapping, ppo: JsonMapping) -> str:
     """Rows of reinforcement learning that train something else than the others."""
     rows = settings["rows"].values()
     apart = [_own(row, ppo) for row in rows if row["method"] == "ppo" and row.get("adapter")]
-    return f" but for {'; '.join(apart)}," if apart else ""
+    return f", except for {'; '.join(apart)}" if apart else ""
 
 
 def _own(row: JsonMapping, ppo: JsonMapping) -> str:
@@ -190,19 +190,19 @@ def _own(row: JsonMapping, ppo: JsonMapping) -> str:
 def _algorithm(ppo: JsonMapping) -> str:
     """The algorithm and the adapter that all rows share."""
     names = {"ppo": "the same PPO with a critic and GAE"}
-    adapters = {"none": "every weight trained", "lora": "LoRA beside frozen weights"}
-    trained = adapters.get(ppo["adapter"], "LoRAMoE experts beside frozen weights")
-    return f"{names.get(ppo['algorithm'], 'the same algorithm, ' + ppo['algorithm'])}, {trained},"
+    adapters = {"none": "every weight trained", "lora": "LoRA and the base frozen"}
+    trained = adapters.get(ppo["adapter"], "LoRAMoE experts and the base frozen")
+    return f"{names.get(ppo['algorithm'], 'the same algorithm, ' + ppo['algorithm'])}, with {trained}"
 
 
 def _settings(settings: JsonMapping) -> str:
     """Where learning rates and all else come from."""
     if settings["ppo"] == "ppo/quickstart":
         return (
-            "Learning rates and all else are those of the PPO quickstart, which was made to learn with "
-            "curriculum and mask on: if that favours a row, it is StepCoder. "
+            "Learning rates and everything else are those of the PPO quickstart, which was made to learn "
+            "with curriculum and mask on; if that favors a row, it is StepCoder. "
         )
-    return f"Learning rates and all else are those of {settings['ppo']}. "
+    return f"Learning rates and everything else are those of {settings['ppo']}. "
 
 
 def _origin(base: JsonMapping) -> str:
@@ -210,10 +210,9 @@ def _origin(base: JsonMapping) -> str:
         return f"A base is a checkpoint: {', '.join(base['checkpoints'])}."
     model = base["model"]
     return (
-        f"A base is a decoder of {model['num_layers']} layers of width {model['hidden_size']}, pretrained "
-        f"for {base['steps']:,} steps on programs by authors who guess what unclear words of a statement "
-        "mean. Its likeliest program is often wrong, and what the words mean can be learned from the tests "
-        "alone."
+        f"A base is a decoder with {model['num_layers']} layers of width {model['hidden_size']}, pretrained "
+        f"for {base['steps']:,} steps on programs whose authors guess what unclear words of a statement "
+        "mean. Its likeliest program is often wrong, and only the tests teach what the words mean."
     )
 
 
@@ -223,8 +222,8 @@ def _passed_over(summary: StudySummary) -> str:
     if not left:
         return ""
     return (
-        f" A base must solve {entry:.2f} of the held-out problems before practice, else it cannot copy its "
-        f"statement's words and learns in no row; {len(left)} of {len(bases)} were passed over "
+        f" A base must solve {entry:.2f} of the held-out problems before practice; otherwise it cannot copy "
+        f"its statement's words and learns in no row. {len(left)} of {len(bases)} were passed over "
         f"(pass@1 {', '.join(left)})."
     )
 
@@ -300,11 +299,11 @@ def _practice(summary: StudySummary) -> PageSection:
     return PageSection(
         "Practice",
         [
-            "What the rounds themselves say. Rows have equally many programs; with a curriculum these are "
-            "shorter, since part of each is given."
+            "What the rounds themselves show. All rows draw equally many programs; with a curriculum these "
+            "are shorter, because part of each is given."
         ],
         pictures=[picture for picture in pictures if picture is not None],
-        tables=[PageTable("Of the practice programs, %, means over seeds", columns, rows)],
+        tables=[PageTable("Practice programs, %, means over seeds", columns, rows)],
     )
 
 
@@ -324,11 +323,11 @@ def _gradient(summary: StudySummary) -> PageSection:
             said = f"cosine {shown[2]}, {found['gain']['n']} bases"
             verdicts.append(ClaimVerdict(claim, judged(found["gain"]), said))
     text = (
-        "At a base, before any practice: the policy gradient of a batch graded with few tests, with the mask "
-        "and without, against a reference, the mean gradient of other batches graded with about "
-        f"{settings['problems']['embedded']['tests']} tests and no mask. Advantages compare the samples of a "
-        f"prompt. Up to {settings['batches']} batches against up to {settings['reference']} a base; "
-        "intervals are over bases."
+        "Measured at a base, before any practice. The policy gradient of a batch graded with few tests, with "
+        "and without the mask, is compared with a reference: the mean gradient of other batches, graded with "
+        f"about {settings['problems']['embedded']['tests']} tests and no mask. Advantages compare the "
+        f"samples of a prompt. For each base, up to {settings['batches']} batches are compared with up to "
+        f"{settings['reference']}; intervals are over bases."
     )
     columns = [
         "tests",
@@ -338,7 +337,7 @@ def _gradient(summary: StudySummary) -> PageSection:
         "tokens left out, %",
         "false passes, %",
     ]
-    caption = "Cosine with the reference; false passes are passing programs that fail one of all tests"
+    caption = "Cosine with the reference; false passes are passing programs that fail one of all the tests"
     return PageSection("The gradient", [text], verdicts=verdicts, tables=[PageTable(caption, columns, rows)])
 
 
@@ -347,14 +346,14 @@ def _forgotten(summary: StudySummary, regime: str) -> PageSection:
     known = ", ".join(f"{one['known']:,} of {one['asked']:,}" for one in base.values())
     labels = summary["labels"]
     text = [
-        f"The base completes {known} held-out facts greedily; kept is the share of these that a practised "
-        "model still completes, so that facts which it learns beside them do not count. KL is exact over the "
-        "vocabulary, nats a token, of answers that the base itself drew to the held-out problems at "
+        f"The base completes {known} held-out facts greedily. Kept is the share of these that a practised "
+        "model still completes, so facts that it learns besides them do not count. KL is exact over the "
+        "vocabulary, in nats a token, on answers that the base itself sampled for the held-out problems at "
         "temperature 1; forward is KL(base ‖ practised), that of RL's Razor (arXiv:2509.04259).",
         *_named_before(labels),
         "Does the row matter at equal divergence and equal pass@1? kept = c + c1 KL + c2 KL² + c3 pass@1 + "
         "seed + row, over the measurements of all runs; runs of the same seed are permuted (Freedman and "
-        "Lane 1983). Where rows hardly overlap in KL, this rests on the curve between them.",
+        "Lane 1983). Where rows hardly overlap in KL, the result rests on the curve between them.",
         told_test(found["test"]),
     ]
     rows = [
@@ -386,7 +385,7 @@ def _named_before(labels: Mapping[str, str]) -> list[str]:
         return []
     return [
         f"Named before anything was run: {labels[b]} − {labels[a]} at pass@1 {level:.0%}. All other pairs "
-        "and levels are further looks."
+        "and levels are exploratory."
     ]
 
 
