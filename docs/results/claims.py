@@ -17,7 +17,7 @@ PROVENANCE = runpy.run_path(str(HERE / "provenance.py"))
 # their learning rates
 LEVEL = 0.55
 NOT_RUN = "not run yet"
-HEAD = ("", "claim", "SmolLM2-135M-Instruct", "models of 0.3 to 1.3 million weights, trained on the spot")
+HEAD = ("", "claim", "SmolLM2-135M-Instruct", "models with 0.3 to 1.3 million weights, trained on the spot")
 
 
 def claims() -> str:
@@ -25,8 +25,8 @@ def claims() -> str:
     real, small = _read("reproduce/loramoe_smollm2/loramoe.json"), _read("reproduce/loramoe/loramoe.json")
     pairs = {
         "keeps more than full fine-tuning": ("full", "loramoe_lbc"),
-        "keeps more than LoRA of as many weights": ("lora", "loramoe_lbc"),
-        "the same with both on attention too": ("lora_attention", "attention"),
+        "keeps more than LoRA with as many weights": ("lora", "loramoe_lbc"),
+        "the same, with both on attention too": ("lora_attention", "attention"),
         "keeps more with its constraint than without": ("loramoe", "loramoe_lbc"),
     }
     rows = [
@@ -36,17 +36,17 @@ def claims() -> str:
         ("", claim, _real(real, a, b), _small(small, a, b, "completed at level"))
         for claim, (a, b) in pairs.items()
     ]
-    practised = "practice on tests solves more held-out problems"
+    practised = "with practice on tests, the model solves more held-out problems"
     rows += [
         ("StepCoder", practised, _practised(), _regimes("start", "ppo")),
         (
             "",
-            "its curriculum and mask solve more than plain PPO",
+            "with its curriculum and mask, it solves more than with plain PPO",
             _curriculum(),
             _regimes("ppo", "stepcoder"),
         ),
         ("", "practice on tests keeps more than fine-tuning on solutions", _spared(), "not asked"),
-        ("RealBehavior", "questionnaire scores are to be believed", _believed(), _small_believed()),
+        ("RealBehavior", "questionnaire scores can be believed", _believed(), _small_believed()),
     ]
     # the place in the README names the studies alone, whose notes it shows
     whole = _studied() and _regimes("ppo", "stepcoder", "stepcoder_smollm2") != NOT_RUN
@@ -59,11 +59,11 @@ def _said(real: Any) -> str:
     seeds = max(len(row["seeds"]) for row in real["rows"].values() if row["main"])
     known = real["base"]["known"]["facts"]
     return (
-        "Differences in points with 95 % intervals. LoRAMoE: of known facts that are kept, the first row at "
-        f"the end of a run, the others where both have learned {100 * LEVEL:.0f} % of the tasks (small "
-        f"models: the level that all reach); on SmolLM2 {known} facts that it knows, and {seeds} seeds at "
-        "most. StepCoder: of held-out pass@1, practised on hard problems only and on a mixture; what is "
-        "kept, at equal pass@1. RealBehavior: of five constructs each."
+        "Differences are in points, with 95 % intervals. LoRAMoE: known facts kept, in the first row at the "
+        f"end of a run, in the others where both have learned {100 * LEVEL:.0f} % of the tasks (small "
+        f"models: the level that all reach); on SmolLM2, {known} known facts and at most {seeds} seeds. "
+        "StepCoder: held-out pass@1 after practice on hard problems only and on a mixture; what is kept is "
+        "compared at equal pass@1. RealBehavior: five constructs each."
     )
 
 

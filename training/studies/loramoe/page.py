@@ -59,7 +59,7 @@ def page(title: str, summary: StudySummary) -> Page:
         return frontier_page.page(title, summary)
     question = (
         "Does fine-tuning on more and more instructions overwrite what a model knows, and do routed LoRA "
-        "experts on the frozen base keep it while they learn the tasks as well?"
+        "experts on the frozen base keep that knowledge while learning the tasks equally well?"
     )
     sections = [_design(summary)]
     if FULL in summary["rows"]:
@@ -142,7 +142,7 @@ def _verdicts(summary: StudySummary) -> PageSection:
         ),
         claim("… and at the same learning rate", SAME_RATE, CONSTRAINED, "tasks"),
         claim(
-            "Experts on attention too learn the tasks better than on the feed-forward layers alone",
+            "Experts on attention too learn the tasks better than experts on the feed-forward layers alone",
             CONSTRAINED,
             EVERYWHERE,
             "tasks",
@@ -160,10 +160,10 @@ def _verdicts(summary: StudySummary) -> PageSection:
         _separated(summary, MATCHED, "With the sign turned (matched_gets_more) they get more", 1.0),
     ]
     text = (
-        "Differences are between runs of the same base and seed, at the largest volume; in brackets 95 % t "
-        "intervals over runs. A claim is shown where the whole interval lies on its side of 0, refuted at "
-        "this scale where it lies on the other, and else not shown. With one run there is no interval, and "
-        "nothing is shown."
+        "Differences are between runs of the same base and seed at the largest volume, with 95 % t intervals "
+        "over runs in brackets. A claim is shown where the whole interval lies on its side of 0, refuted at "
+        "this scale where it lies on the other, and not shown otherwise. With one run there is no interval, "
+        "and nothing is shown."
     )
     return PageSection("Verdicts", [text], verdicts=rows)
 
@@ -175,10 +175,10 @@ def _at_best_rate(summary: StudySummary, a: str, b: str) -> ClaimVerdict:
         known = [e["at_level"] for e in summary["learning_rates"].get(name, []) if e["at_level"] is not None]
         best[name] = max(known, default=None)
     level = "" if summary["level"] is None else f" {summary['level']:.2f}"
-    text = f"… and at{level or ' equal accuracy'} with whichever of its rates is best there for each"
+    text = f"… and at{level or ' equal accuracy'} with each at whichever of its rates is best there"
     if None in best.values():
         return ClaimVerdict(text, "not shown", "no runs to compare yet")
-    said = f"{whole(best[b], False)} against {whole(best[a], False)} % of facts, one run each: no interval"
+    said = f"{whole(best[b], False)} against {whole(best[a], False)} % of facts, one run each, no interval"
     return ClaimVerdict(text, "not shown", said)
 
 
@@ -199,7 +199,7 @@ def _separated(summary: StudySummary, row: str, text: str, sign: float) -> Claim
     gap = summary["routing"].get(row, {}).get("gap")
     if gap is None:
         return ClaimVerdict(text, "not shown", "no runs yet")
-    said = f"first half's share on questions − on tasks: {points(gap, signed=True)} points, {gap['n']} runs"
+    said = f"first half's share, questions − tasks: {points(gap, signed=True)} points, {gap['n']} runs"
     return ClaimVerdict(
         text, judged(_signed(gap, sign)), said, "share (1 ∓ δ)/2: −10 or +10 points with δ = 0.1"
     )
@@ -213,21 +213,21 @@ def _design(summary: StudySummary) -> PageSection:
     times = ", ".join(f"{v}x" for v in settings["volumes"])
     text = [
         f"{_origin(summary['base'])} It is then fine-tuned on "
-        f"instructions of seven downstream families, {settings['knowledge_share']:.1%} of them closed-book "
-        f"questions about other facts than the test's, and looked at after {times} of {settings['samples']} "
+        f"instructions from seven downstream families, {settings['knowledge_share']:.1%} of them closed-book "
+        f"questions about facts other than the test's, and measured after {times} of {settings['samples']} "
         "samples of one run at a constant learning rate.",
         f"Knowledge is the share of {sizes['completed']} held-out facts that greedy decoding completes as "
         "statements, or gives as answers when asked; only an answer's own tokens count. Downstream "
-        f"accuracy is the share of {sizes['tasks']} held-out samples that are answered rightly and ended "
+        f"accuracy is the share of {sizes['tasks']} held-out samples that are answered correctly and ended "
         "there.",
         "The learning rate of every row is the smallest whose accuracy on dev tasks lies within "
-        f"{settings['tolerance']:g} standard errors of the row's best, of equally many rates, each run once "
-        "on base 0 with seed 0: a smaller rate moves a model less, and differences within the sampling error "
-        "are chance.",
+        f"{settings['tolerance']:g} standard errors of the row's best, among equally many rates per row, "
+        "each run once on base 0 with seed 0: a smaller rate moves a model less, and differences within the "
+        "sampling error are chance.",
     ]
     if bases:
         text.append(_entry(bases))
-    caption = "The bases before fine-tuning, %; the tasks by name are asked in words of pretraining"
+    caption = "The bases before fine-tuning, %; tasks listed by name are asked in the wording of pretraining"
     families = list(next(iter(bases.values()))["skills"]) if bases else []
     columns = [
         "base",
@@ -250,7 +250,7 @@ def _origin(base: JsonMapping) -> str:
     model = base["model"]
     return (
         f"A base has {model['num_layers']} layers of width {model['hidden_size']} and a vocabulary of "
-        f"{model['vocab_size']:,}. In {base['steps']:,} steps of pretraining it learns real facts, meets the "
+        f"{model['vocab_size']:,}. In {base['steps']:,} steps of pretraining it learns real facts, sees the "
         "downstream tasks in other words, and learns to copy from its context."
     )
 
@@ -262,8 +262,8 @@ def _entry(bases: JsonMapping) -> str:
     weakest, family = min(skills, key=lambda skill: skill[0] - CHANCE.get(skill[1], 0.0))
     return (
         f"Before fine-tuning every base completes at least {facts:.0%} of the held-out facts (95 % were "
-        f"asked for). What it does least well of what the tasks need is {family.replace('_', ' ')}, in words "
-        f"of pretraining: {weakest:.0%}, where a guess has {CHANCE.get(family, 0.0):.0%}."
+        f"required). Of what the tasks need, the bases are weakest at {family.replace('_', ' ')}, in the "
+        f"wording of pretraining: {weakest:.0%}, where a guess gets {CHANCE.get(family, 0.0):.0%}."
     )
 
 
@@ -302,7 +302,7 @@ def _at_level(summary: StudySummary) -> PageTable:
     ]
     caption = (
         f"Knowledge where downstream accuracy first reaches {100 * level:.0f} %, the highest level that "
-        "every run of every row reaches; on straight lines between the snapshots"
+        "every run of every row reaches; interpolated linearly between the snapshots"
     )
     return PageTable(caption, ["row", "facts completed", "facts asked"], rows)
 
@@ -345,8 +345,10 @@ def _rates(summary: StudySummary) -> PageSection:
         "–" if summary["level"] is None else f"{100 * summary['level']:.0f} %"
     )
     columns = ["row", "lr", "tasks, dev", "tasks, test", "facts completed", "facts asked", at]
-    caption = "Every rate on base 0 with seed 0 at the largest volume, %. Only the dev column chooses."
-    text = "A learning rate trades knowledge for tasks in every row; the figure shows the way of each."
+    caption = "Every rate on base 0 with seed 0 at the largest volume, %; the choice uses the dev column only"
+    text = (
+        "In every row the learning rate trades knowledge for tasks; the figure shows the path of each rate."
+    )
     return PageSection(
         "Learning rates",
         [text],
@@ -370,9 +372,9 @@ def _routing(summary: StudySummary) -> PageSection:
     columns = ["row", "share gap, points", "CV, mean", "CV, largest", "entropy / ln E", "dead experts, most"]
     text = (
         "Over the last stretch of training. The share is that of the first half of the experts, meant for "
-        "knowledge; the gap is its value on closed-book questions less that on tasks. CV is the standard "
-        "deviation of the experts' shares over their mean; of 6 experts it cannot exceed 2.45, so the "
-        "paper's figure of about 3 without the constraint (second hand) must be of another quantity."
+        "knowledge; the gap is its value on closed-book questions minus that on tasks. CV is the standard "
+        "deviation of the experts' shares divided by their mean. With 6 experts it cannot exceed 2.45, so "
+        "the paper's figure of about 3 without the constraint (second hand) must be for another quantity."
     )
     table = PageTable("Routing, mean over layers, projections and runs", columns, rows)
     return PageSection("Routing", [text], pictures=[loramoe_figures.routing(summary)], tables=[table])
@@ -406,11 +408,11 @@ def _sweep(summary: StudySummary) -> PageSection:
     columns = ["row", "weights trained", *named, *(f"Δ {what}" for what in named)]
     caption = (
         f"One thing changed at a time, base 0, seeds {', '.join(map(str, seeds))}, largest volume, %; Δ: "
-        "points beyond LoRAMoE with the constraint, paired by seed [95 % interval over seeds]"
+        "points above LoRAMoE with the constraint, paired by seed [95 % interval over seeds]"
     )
     text = (
         "What makes LoRAMoE better than LoRA, if anything does? The first rows are the study's own on the "
-        "same base and seeds, at the same learning rate where they are LoRAMoE."
+        "same base and seeds; those with LoRAMoE have the same learning rate."
     )
     return PageSection(
         "Sweep", [text], pictures=[loramoe_figures.sweep(summary)], tables=[PageTable(caption, columns, rows)]

@@ -69,13 +69,13 @@ def _verdicts(summary: BehaviorSummary) -> PageSection:
         rows.append(restricted(summary, name))
     rows += [sound(summary, "not faithful"), sound(summary, "faithful")]
     text = [
-        "That models of under a million weights have no traits is what anybody expects: the first verdict "
-        "says that the pipeline reports it, and nothing about large models. And not one of these trainings "
-        "aligns a model with social values, as the paper's do: they teach tasks and code. What they move and "
-        "restrict, they do in passing.",
+        "Anybody would expect models of under a million weights to have no traits: the first verdict says "
+        "that the pipeline reports this, and nothing about large models. None of these trainings aligns a "
+        "model with social values, as the paper's do: they teach tasks and code. What they move and restrict "
+        "is a side effect.",
         "Drift and dispersion are judged by their 95 % t intervals over runs: shown where the whole interval "
-        "lies on the claim's side, refuted at this scale where it lies on the other, else not shown. With "
-        "one run there is no such interval, and nothing is shown.",
+        "lies on the claim's side, refuted at this scale where it lies on the other, and not shown "
+        "otherwise. With one run there is no such interval, and nothing is shown.",
     ]
     return PageSection("Verdicts", text, verdicts=rows)
 
@@ -91,7 +91,7 @@ def believed(summary: BehaviorSummary) -> ClaimVerdict:
         outcome = "shown"
     said = "no models asked yet"
     if conclusions:
-        said = f"of {sum(counts.values())} conclusions on {_count(len(conclusions), 'model')}, " + ", ".join(
+        said = f"{sum(counts.values())} conclusions on {_count(len(conclusions), 'model')}: " + ", ".join(
             f"{count} {verdict}" for verdict, count in counts.items()
         )
     return ClaimVerdict(
@@ -115,12 +115,12 @@ def moved(summary: BehaviorSummary, name: str) -> ClaimVerdict:
     difference = dict(found)
     if found["low"] is not None:
         difference |= {end: found[end] - least for end in ("low", "high")}
-    said = f"mean |Δ| {number(found)} SD of the base, {_over(row)}; towards what flatters "
+    said = f"mean |Δ| {number(found)} SD of the base, {_over(row)}; in the flattering direction "
     said += f"{number(row['flattering'][-1], signed=True)}"
     if row["within"] is not None:
         said += f"; over described people {number(row['within']['drift'])}"
     return ClaimVerdict(
-        f"{summary['labels'][name]} moves the characteristics, by more than {least:g} SD of the base",
+        f"{summary['labels'][name]} moves the characteristics by more than {least:g} SD of the base",
         judged(difference),
         said,
         "the effect of alignment training (no figure known)",
@@ -142,7 +142,7 @@ def restricted(summary: BehaviorSummary, name: str) -> ClaimVerdict:
         difference |= {"low": 1 - found["high"], "high": 1 - found["low"]}
     chosen = row["dispersion_chosen"][-1]
     said = (
-        f"SD over people {number(found)} times the base's, {_over(row)}; of chosen options {number(chosen)}"
+        f"SD over people {number(found)} times the base's, {_over(row)}; for chosen options {number(chosen)}"
     )
     if row["within"] is not None:
         said += f"; over described people {number(row['within']['dispersion'])}"
@@ -189,7 +189,7 @@ def sound(summary: BehaviorSummary, right: str) -> ClaimVerdict:
     traits = "s without traits" if right == "not faithful" else " with traits"
     who = f"{'S' if right == 'not faithful' else 'A s'}imulated respondent{traits}"
     return ClaimVerdict(
-        f"{who} come{'s' * (right == 'faithful')} out {right}, in {1 - goal:.0%} of conclusions at least",
+        f"{who} come{'s' * (right == 'faithful')} out {right} in at least {1 - goal:.0%} of conclusions",
         outcome,
         said,
         "ours: the paper's abstract names no such control",
@@ -233,22 +233,22 @@ def _design(summary: BehaviorSummary) -> PageSection:
         f"Respondents are {sizes['people']} described people, each high or low in every one of five traits, "
         f"in {sizes['conditions']} conditions: wordings ({', '.join(asked['templates'])}) x orders of the "
         f"options ({', '.join(asked['option_orders'])}). One model answers as each of them: "
-        f"{sizes['items']} items ({', '.join(summary['instruments'])}, and conduct in situations), each "
-        "alone, by the probabilities of the options' labels. So SDs over people are here those of one small "
-        "model that is told to be different people, and not people's.",
+        f"{sizes['items']} items ({', '.join(summary['instruments'])}, and conduct in situations), one at a "
+        "time, by the probabilities of the options' labels. So SDs over people here are those of one small "
+        "model that is told to be different people, not those of real people.",
         "Verdicts are those of suite=behavior, on the most probable option: reproducibility over conditions, "
         "internal consistency, agreement of the two questionnaires, generalizability to other items and to "
         "conduct. A construct is believed only where all four are met in the first questionnaire.",
         "Δ of a scale is its shift in SDs of the base's scores over people and conditions: at 1 it has moved "
         "as far as wordings, orders and descriptions move the base's. Drift is the mean |Δ| over scales. "
-        "Dispersion is the SD over people of their mean scores, against the base's. Both are of expected "
-        "answers, Σ p·v over the options, which move before a choice does. The "
-        "questionnaires have no norms here, so nothing is in SDs of people.",
+        "Dispersion is the SD over people of their mean scores, relative to the base's. Both are computed "
+        "from expected answers, Σ p·v over the options, which move before a choice does. The questionnaires "
+        "have no norms here, so nothing is in SDs of real people.",
         f"Models ({shapes}): bases that know facts, fine-tuned on {summary['once']:,} samples and multiples "
-        f"at constant learning rates ({rates}); and a code model on its way through "
+        f"of that at constant learning rates ({rates}); and a code model at several points of "
         f"{settings['reinforced']['rounds']} rounds of the StepCoder study's "
-        f"{settings['reinforced']['row']} row. Questions are several times longer than the texts that they "
-        f"were trained on ({lengths} tokens at most), and the code model has met no such words at all.",
+        f"{settings['reinforced']['row']} row. Questions are several times longer than the texts that the "
+        f"models were trained on ({lengths} tokens at most), and the code model has never seen such words.",
     ]
     return PageSection("Design", text)
 
@@ -264,10 +264,10 @@ def _faithfulness(summary: BehaviorSummary) -> PageSection:
     ]
     columns = ["model", "r with the description", "acquiescence", "extremes", "middle", "by position"]
     caption = (
-        "How models answer whatever is asked. r: people's scores with what their descriptions say, mean over "
-        "scales (a model that reads them nears 1). Acquiescence: mean answer as a share of the range, .5 is "
-        "neutral. Extremes, middle: shares of answers. By position: distance of the places' shares from "
-        "equal ones"
+        "How models answer, whatever is asked. r: correlation of people's scores with what their "
+        "descriptions say, mean over scales (close to 1 for a model that reads them). Acquiescence: mean "
+        "answer as a share of the range, where .5 is neutral. Extremes, middle: shares of answers. By "
+        "position: how far the shares of the options' positions are from equal"
     )
     return PageSection(
         "Is it to be believed?", pictures=[picture], tables=[*tables, PageTable(caption, columns, styles)]
@@ -327,7 +327,7 @@ def _training(summary: BehaviorSummary) -> PageSection:
         "samples or rounds",
         "drift",
         "… of choices",
-        "towards what flatters",
+        "in the flattering direction",
         "dispersion",
         "… of choices",
         "SD over people, points",
@@ -336,15 +336,15 @@ def _training(summary: BehaviorSummary) -> PageSection:
         "extremes",
     ]
     text = [
-        "The SD over people is small in points of the scale where a model hardly reads who it is told to be; "
-        "a ratio of two such SDs is then one of small numbers. Nor does a lower one prove restricted "
-        "traits: a model that training on short texts has made deaf to distant ones answers alike as "
-        "anybody. The r with the descriptions tells whether they were ever read."
+        "Where a model hardly reads who it is told to be, the SD over people is small in points of the "
+        "scale, and a ratio of two such SDs is one of small numbers. Nor does a lower ratio prove restricted "
+        "traits: a model that training on short texts has made deaf to distant ones gives the same answers "
+        "as anybody. The r with the descriptions tells whether they were ever read."
     ]
     if apart is not None and apart["drift"] is not None:
         text.append(
-            f"For comparison: bases that differ in their seed alone lie {apart['drift']:.2f} SD apart, and "
-            f"their dispersions a factor of {apart['dispersion'] or float('nan'):.2f}."
+            f"For comparison: bases that differ only in their seed lie {apart['drift']:.2f} SD apart, and "
+            f"their dispersions differ by a factor of {apart['dispersion'] or float('nan'):.2f}."
         )
     solved = _solved(summary)
     return PageSection(
@@ -385,9 +385,10 @@ def _nulls(summary: BehaviorSummary) -> PageSection:
     columns = ["respondent", "seeds", "should be", *VERDICTS, "wrong, %", "at most"]
     text = (
         "Simulated respondents see what an item is about, never its words, and answer by a rule; only the "
-        "faithful one has the traits that its person is described by. They answer the questions of the "
-        "models. Undetermined counts as wrong. Brackets are 95 % Wilson intervals over seeds (the constructs "
-        "of a seed count as one cluster); a respondent that answers alike with every seed has none."
+        "faithful one has the traits that its person is described with. They answer the same questions as "
+        "the models. Undetermined counts as wrong. Brackets are 95 % Wilson intervals over seeds (the "
+        "constructs of a seed count as one cluster); a respondent that answers the same with every seed has "
+        "none."
     )
     caption = "Conclusions over constructs and seeds"
     return PageSection("Is the judging sound?", [text], tables=[PageTable(caption, columns, rows)])

@@ -35,8 +35,8 @@ def page(title: str, summary: JsonMapping) -> Page:
     Returns: the page with its figure.
     """
     question = (
-        "Can the answers of a pretrained chat model to personality tests be believed, do they follow the "
-        "person that it is told to be, and what do two short fine-tunings change?"
+        "Can a pretrained chat model's answers to personality tests be believed, do they follow the person "
+        "that it is told to be, and what do two short fine-tunings change?"
     )
     cells = summary["cells"]
     sections = [_design(summary)]
@@ -61,7 +61,7 @@ def _card(summary: JsonMapping) -> dict[str, str]:
     minutes = sum(found["seconds"] for found in summary["cells"].values()) / 60
     card = {
         "model": str(summary["base"]),
-        "questions": f"{asked:,}, answered in {minutes:.0f} minutes, fine-tunings included",
+        "questions": f"{asked:,}, answered in {minutes:.0f} minutes, including fine-tuning",
     }
     # the run card counts the last session of a cell alone
     return card | {k: str(v) for k, v in summary["run"].items() if k != "minutes"}
@@ -77,12 +77,13 @@ def _design(summary: JsonMapping) -> PageSection:
             rows.append([label, way["answers"], *crossed, way["personas"]])
     columns = ["asked", "answers", "questionnaires", "wordings", "orders of options", "persons"]
     text = [
-        "Respondents are persons that the model is told to be, in its own chat form; each answers every item "
-        "alone, in every condition. Scores are means over items, a person's means over conditions. Answers "
-        "by label are the most probable option letter; written ones are sampled at temperature 1 and read by "
-        "rules, unreadable ones are missing. Items that two questionnaires share count in the shorter alone.",
-        "Criteria and thresholds are those of every assessment here, and this project's own; a construct is "
-        "believed only where all criteria are met in the first questionnaire.",
+        "Respondents are persons that the model is told to be, in its own chat form. Each answers every item "
+        "separately, in every condition. Scores are means over items; a person's scores are means over "
+        "conditions. Answers by label are the most probable option letter. Written answers are sampled at "
+        "temperature 1 and read by rules; unreadable ones are missing. Items that two questionnaires share "
+        "count only in the shorter one.",
+        "Criteria and thresholds are this project's own, the same as in every assessment here. A construct "
+        "is believed only where all criteria are met in the first questionnaire.",
     ]
     asked = [PageTable("What was asked", columns, rows)]
     labels = names_of(summary)
@@ -91,7 +92,7 @@ def _design(summary: JsonMapping) -> PageSection:
         for name, found in summary["cells"].items()
     ]
     if took:
-        asked.append(PageTable("What it took", ("", "questions", "minutes, a fine-tuning included"), took))
+        asked.append(PageTable("What it took", ("", "questions", "minutes, including fine-tuning"), took))
     return PageSection("Design", text, tables=asked)
 
 
@@ -114,12 +115,12 @@ def said(summary: JsonMapping) -> list[str]:
     own = [row["value"] for row in _own(cells[base]) if row["value"] is not None]
     text = (
         f"Told to be these persons and asked in these ways, {summary['base']} ({labels[base]}) gave scores "
-        f"that are to be believed for {_believed(cells[base])}: {100 * cells[base]['first shown']:.0f} % of "
+        f"that can be believed for {_believed(cells[base])}: {100 * cells[base]['first shown']:.0f} % of "
         "its answers are the option shown first"
     )
     if own:
         text += (
-            ", and its scores' correlations with the described traits lie between "
+            ", and the correlations of its scores with the described traits lie between "
             f"{_number(min(own))} and {_number(max(own))}"
         )
     tuned = [
@@ -131,8 +132,8 @@ def said(summary: JsonMapping) -> list[str]:
     if not tuned:
         return [f"{text}."]
     return [
-        f"{text}. After one short fine-tuning of each kind they are to be believed for "
-        f"{', and for '.join(tuned)}; one model and one run of each say nothing of others."
+        f"{text}. After one short fine-tuning of each kind, they can be believed for "
+        f"{', and for '.join(tuned)}; one model and one run of each say nothing about others."
     ]
 
 
@@ -180,12 +181,12 @@ def _evidence(summary: JsonMapping) -> PageSection:
     return PageSection(
         "What the verdicts rest on",
         [
-            "In brackets 95 % intervals over persons. The correlation with the trait is that of the score "
-            "with what the description says of the same trait, corrected for the items' unreliability; † not "
-            "corrected, or by an α that may be 0. "
-            "Expected values are Σ p·v over the options. Acquiescence is the mean of agreement whatever is "
-            "asked, position the distance of the chosen places from equal shares, first option the share of "
-            "answers that were the one shown first."
+            "Brackets are 95 % intervals over persons. The correlation with the trait is that of the score "
+            "with what the description says about the same trait, corrected for the items' unreliability; † "
+            "marks one that is not corrected, or corrected by an α that may be 0. Expected values are Σ p·v "
+            "over the options. Acquiescence is mean agreement whatever is asked, position is how far the "
+            "shares of the chosen positions are from equal, and first option is the share of answers that "
+            "were the option shown first."
         ],
         pictures=[described(summary)],
         tables=[
@@ -262,10 +263,10 @@ def described(summary: JsonMapping) -> Picture:
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return Picture(
         "realbehavior_pretrained_described",
-        "Do scores follow the described person? Correlation of each score of the first questionnaire with "
-        "the trait of its name (dots, 95 % intervals), and the largest with another described trait "
-        "(crosses); none where too little was answered or nothing varies. With dots at 1 and crosses near 0 "
-        "scores would follow their own trait alone.",
+        "Do scores follow the described person? Correlation of each score in the first questionnaire with "
+        "the trait of the same name (dots, 95 % intervals), and the largest with another described trait "
+        "(crosses); none where too little was answered or nothing varies. With dots at 1 and crosses near 0, "
+        "scores would follow only their own trait.",
         figure,
     )
 
@@ -297,10 +298,11 @@ def _changes(summary: JsonMapping) -> PageSection:
             )
     columns = ["scale", "base", "tuned", "Δ, SD of the base", "dispersion ratio", "claim"]
     text = [
-        "Base and fine-tuned model answer the same questions as the same persons, so intervals are of "
-        "pairs. Δ is in SDs of the base's scores over persons, no SD of people. Restricted or wider is "
-        "claimed where Pitman and Morgan's test of equal variances, Holm-corrected over the scales of a "
-        "questionnaire, is below .05. These fine-tunings teach tasks, and align with no values."
+        "The base and the fine-tuned model answer the same questions as the same persons, so intervals are "
+        "paired. Δ is in SDs of the base's scores over persons, not of real people. Restricted or wider is "
+        "claimed where the p of Pitman and Morgan's test of equal variances, Holm-corrected over the scales "
+        "of a questionnaire, is below .05. These fine-tunings teach tasks; they do not align the model with "
+        "values."
     ]
     whole = [
         "fine-tuned",
