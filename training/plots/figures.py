@@ -65,7 +65,7 @@ def loss_figure(metrics: Sequence[JsonObject], title: str) -> Figure:
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     axes = figure.subplots(2, 2)
     figure.suptitle(title)
-    panels = (("loss", "loss a target token (nats)"), ("balance", "balance loss"))
+    panels = (("loss", "loss per target token (nats)"), ("balance", "balance loss"))
     panels += (("grad_norm", "gradient norm"), ("lr", "learning rate"))
     for axis, (key, label) in zip(axes.flat, panels, strict=True):
         steps, values = series(metrics, key)
@@ -128,7 +128,7 @@ def routing_figure(records: Sequence[JsonObject], title: str) -> Figure:
     axes = figure.subplots(1, 3)
     figure.suptitle(title)
     tasks = list(dict.fromkeys(row["task"] for record in records for row in record["rows"]))
-    labels = {"cv": "CV of the shares", "entropy": "entropy / ln E", "dead": "dead experts a router"}
+    labels = {"cv": "CV of the shares", "entropy": "entropy / ln E", "dead": "dead experts per router"}
     for axis, (key, label) in zip(axes, labels.items(), strict=True):
         for color, task in zip(COLORS, tasks, strict=False):
             points = [

@@ -27,11 +27,11 @@ def learning_figure(metrics: Records, title: str) -> Figure:
     figure.suptitle(title)
     _held_out(axes[0, 0], metrics)
     panels = {
-        (0, 1): (("reward", "pass_rate"), "reward and share that passes"),
-        (0, 2): (("kl", "entropy"), "KL a response, entropy a token (nats)"),
+        (0, 1): (("reward", "pass_rate"), "reward and share of programs that pass"),
+        (0, 2): (("kl", "entropy"), "KL per response, entropy per token (nats)"),
         (1, 0): (("value_loss", "explained_variance"), "critic"),
         (1, 1): (("clip_fraction", "masked_share", "truncated"), "shares of tokens, of responses"),
-        (1, 2): (("sample_s", "grade_s", "learn_s"), "seconds a round"),
+        (1, 2): (("sample_s", "grade_s", "learn_s"), "seconds per round"),
     }
     for place, (keys, label) in panels.items():
         for color, key in zip(COLORS, keys, strict=False):
