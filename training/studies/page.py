@@ -83,7 +83,9 @@ def plumbing(scale: float) -> str:
     """The warning on a page of less than the whole study."""
     if scale == 1:
         return ""
-    return f"Plumbing run at scale {scale:g}: it shows that the machinery works, nothing about the methods."
+    return (
+        f"Plumbing run at scale {scale:g}: it shows that the machinery works, and nothing about the methods."
+    )
 
 
 def write(pages: Sequence[Page], path: Path, figures: Path) -> None:

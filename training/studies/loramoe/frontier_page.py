@@ -120,7 +120,7 @@ def _taught(summary: StudySummary) -> str:
 
 
 def _said(test: JsonMapping) -> str:
-    return f" and says the right answer in {test['tasks_said']:.0%}" if "tasks_said" in test else ""
+    return f" and says the right answer in {test['tasks_said']:.0%} of them" if "tasks_said" in test else ""
 
 
 def _error(items: int) -> str:
@@ -174,8 +174,8 @@ def _table(summary: StudySummary, main: bool) -> list[PageTable]:
     )
     second = PageTable(
         "Interpolated linearly between the snapshots, where task accuracy and where the divergence first "
-        "reaches a level that every run of the main rows reaches; and what is kept at the end of what the "
-        "base got right on larger sets",
+        "reaches a level that every run of the main rows reaches; and, of what the base got right on larger "
+        "sets, what is kept at the end",
         (
             "row",
             "lr",

@@ -65,7 +65,7 @@ def page(title: str, summary: StudySummary) -> Page:
     Returns: the page with its figures.
     """
     question = (
-        "Does a curriculum of completion subtasks help PPO on code explore, and does learning only from the "
+        "Does a curriculum of completion subtasks help PPO explore on code, and does learning only from the "
         "executed tokens help it learn from the right ones?"
     )
     sections = [_design(summary)]
