@@ -61,8 +61,8 @@ def volumes(summary: StudySummary) -> Picture:
     _legend(figure, axes[0], 4)
     return Picture(
         "loramoe_volume",
-        "Knowledge and downstream accuracy against the volume of instructions: means over runs, bands "
-        "their 95 % intervals, dashed the bases.",
+        "Knowledge and downstream accuracy against the volume of instructions: means over runs, with bands "
+        "for their 95 % intervals; dashed lines are the bases.",
         figure,
     )
 
@@ -86,8 +86,8 @@ def frontier(summary: StudySummary) -> Picture:
     return Picture(
         "loramoe_frontier",
         "Knowledge against downstream accuracy at the same moment: each marker is a volume, means over "
-        "runs; thin lines are the single runs, from their base on. Further up at the same place to the "
-        "right is better.",
+        "runs; thin lines are single runs, starting at their base. At the same horizontal position, higher "
+        "is better.",
         figure,
     )
 
@@ -128,8 +128,8 @@ def rates(summary: StudySummary) -> Picture:
     figure.supylabel("held-out facts completed, %", fontsize=9)
     return Picture(
         "loramoe_rates",
-        "Base 0, seed 0: the way of every learning rate from the base on; solid the chosen one, dotted the "
-        "others.",
+        "Base 0, seed 0: the path of every learning rate from the base; solid for the chosen one, dotted for "
+        "the others.",
         figure,
     )
 
@@ -187,7 +187,7 @@ def sweep(summary: StudySummary) -> Picture:
         axis.set_yticklabels([summary["labels"][name] for name in names] if axis is axes[0] else [])
     return Picture(
         "loramoe_sweep",
-        "Base 0, largest volume: one thing changed at a time. Diamonds are means over seeds, dots the runs, "
-        "dashed the row that is varied.",
+        "Base 0, largest volume: one thing changed at a time. Diamonds are means over seeds, dots single "
+        "runs, the dashed line the row that is varied.",
         figure,
     )

@@ -77,8 +77,8 @@ def main(summary: StudySummary) -> Picture:
     return Picture(
         "loramoe_kept",
         "Known facts kept against task accuracy (left) and against the divergence from the base (right). "
-        "Each line is a run from the base on, each marker a snapshot; faint lines are learning rates that "
-        "were run with one seed alone. Further up at the same place to the right is better.",
+        "Each line is a run that starts at the base, each marker a snapshot; faint lines are learning rates "
+        "that were run with only one seed. At the same horizontal position, higher is better.",
         figure,
     )
 
@@ -122,7 +122,7 @@ def rivals(summary: StudySummary) -> Picture:
     _legend(figure, summary, styles)
     return Picture(
         "loramoe_rivals",
-        "The rows that vary one thing, over the main rows in grey. Markers of an average with the base are "
-        "shares of one run's update, those of other rows snapshots.",
+        "The rows that vary one thing, over the main rows in grey. For an average with the base, markers are "
+        "shares of one run's update; for other rows, snapshots.",
         figure,
     )

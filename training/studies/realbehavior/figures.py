@@ -96,8 +96,8 @@ def dispersion(summary: BehaviorSummary) -> Picture:
         axis.tick_params(axis="y", which="both", labelsize=8)
     return Picture(
         "realbehavior_dispersion",
-        "How differently one model answers as different people, against its base, along training; bands are "
-        "95 % intervals over runs. Below 1 characteristics are restricted.",
+        "How differently one model answers as different people, relative to its base, along training; bands "
+        "are 95 % intervals over runs. Below 1, characteristics are restricted.",
         figure,
     )
 

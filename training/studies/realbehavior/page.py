@@ -238,7 +238,7 @@ def _design(summary: BehaviorSummary) -> PageSection:
         "model that is told to be different people, not those of real people.",
         "Verdicts are those of suite=behavior, on the most probable option: reproducibility over conditions, "
         "internal consistency, agreement of the two questionnaires, generalizability to other items and to "
-        "conduct. A construct is believed only where all four are met in the first questionnaire.",
+        "conduct, validity. A construct is believed only where all asked are met in the first questionnaire.",
         "Δ of a scale is its shift in SDs of the base's scores over people and conditions: at 1 it has moved "
         "as far as wordings, orders and descriptions move the base's. Drift is the mean |Δ| over scales. "
         "Dispersion is the SD over people of their mean scores, relative to the base's. Both are computed "

@@ -54,8 +54,8 @@ def curves(summary: StudySummary) -> Picture:
     _legend(figure, axes[0][0])
     return Picture(
         "stepcoder_curves",
-        "Held-out pass@1 over the rounds of practice, by difficulty: means over seeds, bands their 95 % "
-        "intervals. Rows of reinforcement learning differ in the curriculum and the mask alone, unless a "
+        "Held-out pass@1 over the rounds of practice, by difficulty: means over seeds, with bands for their "
+        "95 % intervals. Rows of reinforcement learning differ only in the curriculum and the mask, unless a "
         "label says otherwise.",
         figure,
     )
@@ -86,7 +86,7 @@ def stages(summary: StudySummary) -> Picture | None:
     return Picture(
         "stepcoder_stages",
         "Stages of the curriculum after every round, mean over seeds. At stage 0 a problem is asked as a "
-        "whole, at a higher one more of its solution is given.",
+        "whole; at higher stages more of its solution is given.",
         figure,
     )
 
@@ -112,9 +112,9 @@ def practice(summary: StudySummary) -> Picture:
     _legend(figure, axes[0][0])
     return Picture(
         "stepcoder_practice",
-        "Above, programs of a round that pass all tests (with a curriculum they are helped by what is given "
-        "of the solution). Below, response tokens that no test executed and the policy does not learn "
-        "from: 0 without the mask. Means over seeds.",
+        "Top: programs of a round that pass all tests (with a curriculum, helped by the part of the solution "
+        "that is given). Bottom: response tokens that no test executed and that the policy does not learn "
+        "from; 0 without the mask. Means over seeds.",
         figure,
     )
 
@@ -146,8 +146,8 @@ def forgotten(summary: StudySummary, regime: str) -> Picture:
     _legend(figure, axes[0][0])
     return Picture(
         f"stepcoder_forgotten_{regime}",
-        "Known facts that are kept, against what was learned (left) and how far the model is from the base "
-        "(right). Each line is a run from the base on, each marker a measurement. "
-        "Further up at the same place to the right is better.",
+        "Known facts kept against what was learned (left) and against how far the model is from the base "
+        "(right). Each line is a run that starts at the base, each marker a measurement. At the same "
+        "horizontal position, higher is better.",
         figure,
     )
