@@ -1,7 +1,7 @@
 """The commands: python -m training COMMAND --config NAME_OR_FILE key=value ...
 
-Put together from the table in training.commands. A command's module and its libraries are imported when it
-runs; --help reads their source instead.
+They are assembled from the table in training.commands. A command's module and its libraries are imported when
+it runs; --help reads their source instead.
 """
 
 import functools
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from training.runtime.ctrl_c import end_at_once
 
-if __name__ == "__main__":  # first of all: importing the rest takes a while
+if __name__ == "__main__":  # first, as importing the rest takes a while
     end_at_once()
 
 import typer
@@ -26,10 +26,10 @@ from training.runtime.config_help import config_of, summary, text
 from training.runtime.lost_process import LOST, is_loss, say_lost
 from training.runtime.version import version
 
-# transformers would tell every user that torch is missing; nothing here needs it
+# keeps transformers from telling every user that torch is missing; nothing here needs it
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
-# What is wrong with the input, said in one line; anything else is our mistake and keeps its traceback.
+# Errors in the user's input, reported in one line; any other error is ours and keeps its traceback.
 INPUT_ERRORS = (ValueError, OSError)
 EXIT_BAD_INPUT, EXIT_FAILED = 2, 1
 OUT_OF_MEMORY = "the device's memory does not suffice: {remedy} (--traceback shows where)"
@@ -44,15 +44,15 @@ REMEDIES = {
     "lower rollout.prompts or rollout.samples, or raise mesh.fsdp",
 }
 OTHER_REMEDY = "set dtype=bfloat16 where the command has that key, or lower its batch size"
-# which extra of the package brings a library that not everyone needs
+# the extra of this package that installs an optional library
 EXTRAS = {"uvicorn": "serve", "starlette": "serve", "prometheus_client": "serve"}
-# of commands that read a config: its module and class
+# module and class of the config of each command that reads one
 CONFIGS = {name: found for name, module in COMMANDS.items() if (found := config_of(module)) is not None}
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    pretty_exceptions_show_locals=False,  # one of them may be a key
+    pretty_exceptions_show_locals=False,  # a local may hold an API key
     rich_markup_mode=None,
     help="Train, fine-tune, export and try language models with LoRA experts.\n\n"
     "Every command reads one YAML file and takes overrides: "
@@ -65,7 +65,7 @@ app = typer.Typer(
 def options(
     show_version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
-    """What is asked of the program itself."""
+    """Options of the program itself, not of a command."""
     if show_version:
         print(f"jaxmoe {version()}")
         raise typer.Exit
@@ -92,8 +92,8 @@ def guarded(run: Callable[[], object], traceback: bool, command: str) -> None:
     """Runs a command; bad input ends in one line and exit code 2.
 
     Args:
-      traceback: let errors pass, so that Python shows where they arose.
-      command: its name; what helps against a lack of memory depends on it.
+      traceback: let errors through, so that Python shows where they arose.
+      command: its name, on which the advice depends if memory runs out.
     """
     try:
         run()
@@ -103,17 +103,17 @@ def guarded(run: Callable[[], object], traceback: bool, command: str) -> None:
             raise
         if not say_lost():
             _say(LOST)
-        os._exit(EXIT_FAILED)  # JAX would wait for the others at the end
+        os._exit(EXIT_FAILED)  # on a normal exit JAX would wait for the others
 
 
 def _explain(error: Exception, traceback: bool, command: str) -> None:
-    """Ends the program with one line where the error needs no more."""
+    """Ends the program with one line if the error needs no more."""
     try:
         raise error
     except INPUT_ERRORS as error:
         if traceback:
             raise
-        # Orbax leaves half-done writes, which complain at the end
+        # Orbax leaves unfinished writes, which complain at exit
         if type(error).__name__ == "DiskFullError":
             sys.unraisablehook = lambda _: None
         said = " ".join(str(error).split()) or type(error).__name__
@@ -152,7 +152,7 @@ def register_config(name: str, module: str, declared: tuple[str, str]) -> None:
             str | None,
             typer.Option(
                 metavar="NAME_OR_FILE",
-                help="Shipped config (sft/tiny) or YAML file; without one, everything is given by KEY=VALUE.",
+                help="Shipped config (sft/tiny) or YAML file; without it, all keys come from KEY=VALUE.",
             ),
         ] = None,
         overrides: Annotated[

@@ -1,7 +1,7 @@
-"""Fine-tune a pretrained model with LoRAMoE and with every weight, compare what each kept and learned,
-export, chat; with demo=scratch all of it from scratch, code and questionnaires included.
+"""Fine-tune a pretrained model with LoRAMoE and with every weight, compare what each kept and learned, export
+and chat. demo=scratch does all of it from scratch, code and questionnaires included.
 
-Finished stages are not run again: the same command goes on where it was stopped.
+Finished stages are not rerun: the same command continues where it was stopped.
 """
 
 import sys
@@ -22,15 +22,15 @@ class DemoConfig:
     """Train, compare, export, generate, plot, all in one folder.
 
     Attributes:
-      demo: pretrained starts from `base`, and from scratch where that cannot be fetched; scratch trains a
-        base of 1.3 million weights first, and teaches code and asks questionnaires too.
-      base: chat model that is fine-tuned: a named model, GGUF file, folder or hub id.
+      demo: pretrained starts from `base`, or from scratch if that cannot be fetched; scratch first trains a
+        base of 1.3 million weights, and also teaches code and asks questionnaires.
+      base: chat model to fine-tune: a named model, GGUF file, folder or hub id.
       output: folder for the runs, results.json and plots; null takes runs/demo or runs/demo-scratch.
       configs: folder with a config for each stage, or the name of a shipped one; null takes
         demo/pretrained or demo/scratch.
-      steps_scale: share of each stage's steps; below 1 for a quick look at the plumbing.
-      tasks: held-out downstream samples in the table; null takes 140, from scratch 350.
-      facts: held-out facts that the base is asked; null takes 1,000, from scratch all.
+      steps_scale: share of each stage's steps to run; below 1 for a quick look at the plumbing.
+      tasks: held-out downstream samples in the table; null takes 140, or 350 from scratch.
+      facts: held-out facts that the base is asked; null takes 1,000, or all of them from scratch.
     """
 
     __pydantic_config__ = configs.STRICT
@@ -62,12 +62,12 @@ def main(config: DemoConfig) -> JsonObject:
 
 
 def _to_be_had(base: str) -> bool:
-    """Fetches the base; False, after a line that says why, if the default one cannot be fetched."""
+    """Fetches the base; if the default one cannot be fetched, prints why and returns False."""
     try:
         local_folder(base)
     except ValueError as error:
         if base != DemoConfig.base:
-            raise  # a base of one's own is wanted, or nothing
+            raise  # nothing replaces a base that the user chose
         print(f"{error}\nThe demo goes on with a small model trained on the spot.", file=sys.stderr)
         return False
     return True

@@ -1,13 +1,13 @@
 """Measure a model: suite=knowledge asks closed-book and multiple-choice questions, suite=coding runs its
 programs in the sandbox, suite=behavior tests its self-report and whether to believe it.
 
-    OUTPUT/results.json          settings, and every score with standard error and interval, by set and
-                                 category
+    OUTPUT/results.json          settings, and every score with its standard error and interval, by set
+                                 and category
     OUTPUT/items.jsonl           every item: its set, id, cluster and scores, what was asked and what the
                                  model wrote
-    OUTPUT/items.partial.jsonl   items as they come, until all are there (knowledge); after a kill the same
-                                 command asks what is left
-    OUTPUT/usage.json            requests, tokens and cost, where the model is behind a server
+    OUTPUT/items.partial.jsonl   items as they arrive, until all are done (knowledge); after a kill the same
+                                 command asks only what is left
+    OUTPUT/usage.json            requests, tokens and cost, if the model is behind a server
 
 With `against`, the items are compared one by one with those of another evaluation.
 """
@@ -48,7 +48,7 @@ from training.suites.knowledge import knowledge
 
 # more categories than these would bury the scores
 CATEGORIES_SHOWN = 8
-# what a server was paid
+# what a server has cost
 USAGE = "usage.json"
 SUITES = {"knowledge": knowledge, "coding": coding}
 
@@ -56,12 +56,12 @@ SUITES = {"knowledge": knowledge, "coding": coding}
 def main(config: EvalConfig) -> JsonObject:
     """Runs one evaluation; returns what results.json holds."""
     distributed.start(config.distributed)
-    config = pin(config)  # what is written down with the results is what was measured
+    config = pin(config)  # so the settings saved with the results are what was measured
     folder = Path(config.output)
     # a killed evaluation leaves answers to resume from
     kept = ("behavior",) if config.suite == "behavior" else ("behavior", PARTIAL, USAGE)
     _check_folder(folder, kept, config.overwrite)
-    # whatever is missing is said before a model is loaded
+    # report anything missing before a model is loaded
     against = None if config.against is None else Path(config.against)
     other = None if against is None else read_items(against)
     settings = configs.to_dict(config)
@@ -119,7 +119,7 @@ def main(config: EvalConfig) -> JsonObject:
 
 
 def _journal(folder: Path, settings: JsonObject, overwrite: bool) -> ItemJournal:
-    """Where items are kept as they come, with those of an earlier run that was killed."""
+    """Where items are kept as they arrive, including those of an earlier run that was killed."""
     journal = ItemJournal(folder, settings, overwrite=overwrite)
     if distributed.is_main() and journal.found:
         told = f"{folder}: {journal.found} items of an earlier run that was killed are not asked again"
@@ -137,7 +137,7 @@ def _run_suite(
 def _behind(
     server: ServerConfig | None, folder: Path, progress: bool, journal: ItemJournal | None
 ) -> Behind | None:
-    """The model behind a server, what it cost in earlier sessions counted; None for a local model."""
+    """The model behind a server, its cost in earlier sessions included; None for a local model."""
     if server is None:
         return None
     if jax.process_count() > 1:
@@ -173,7 +173,7 @@ def write(folder: Path, results: JsonMapping, sets: list[ItemSet]) -> None:
     Args:
       folder: where the files go; earlier ones are replaced.
       results: content of results.json.
-      sets: their items make items.jsonl, one a line.
+      sets: their items make items.jsonl, one per line.
     """
     lines = (dump_json(_as_json(item)) for found in sets for item in found.lines())
     for name, text in {
@@ -228,7 +228,7 @@ def compare_items(new: Items, old: Items, confidence: float) -> dict[str, dict[s
     Args:
       new, old: items by set, as from `read_items`.
       confidence: of the intervals, such as 0.95.
-    Returns: by set and score the comparison, positive where the new evaluation is higher.
+    Returns: the comparison by set and score, positive where the new evaluation is higher.
     Raises: ValueError if they have no set in common, or different items in one.
     """
     shared = [name for name in new if name in old]
@@ -262,7 +262,7 @@ def _compared(
 
 
 def score_table(sets: list[ItemSet], title: str, confidence: float) -> Table:
-    """The scores, a section a set; categories where there are few, all are in results.json.
+    """The scores, one section per set; categories are shown where there are few, and all are in results.json.
 
     Args:
       sets: what was measured.
@@ -297,7 +297,7 @@ def _cells(score: Score) -> tuple[str, str, str, str]:
 def comparison_table(
     compared: Mapping[str, Mapping[str, Comparison]], title: str, confidence: float
 ) -> Table:
-    """The differences from another evaluation, a section a set.
+    """The differences from another evaluation, one section per set.
 
     Args:
       compared: from `compare_items`.

@@ -1,4 +1,4 @@
-"""Write a trained model for other programs: Hugging Face folders; LoRAMoE, MoE-PEFT, PEFT adapters."""
+"""Write a trained model for other programs: Hugging Face folders, or LoRAMoE, MoE-PEFT and PEFT adapters."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,16 +33,16 @@ class ExportConfig:
     """What to export, and how.
 
     Attributes:
-      run: output folder of a pretraining, fine-tuning or PPO run; or base (and adapter) instead.
+      run: output folder of a pretraining, fine-tuning or PPO run; or give base (and adapter) instead.
       step: checkpoint to take; null takes the newest.
-      base: checkpoint, a folder, .gguf file, named model or hub id.
-      adapter: folder of a LoRAMoE, MoE-PEFT or PEFT adapter beside the base.
-      output: folder to write; null is RUN/export-FORMAT.
-      format: hf, a model that transformers loads (with experts by trust_remote_code); loramoe, peft or
-        moe-peft, the adapter alone.
+      base: checkpoint: a folder, .gguf file, named model or hub id.
+      adapter: folder of a LoRAMoE, MoE-PEFT or PEFT adapter for the base.
+      output: folder to write; null means RUN/export-FORMAT.
+      format: hf writes a model that transformers loads (with experts by trust_remote_code); loramoe, peft and
+        moe-peft write the adapter alone.
       merge: with format hf, add plain LoRA to the weights, so that any program loads the result.
-      average: share of what training changed that is taken (WiSE-FT, jaxmoe.averaging); 1 is the model as it
-        was trained. Less of it keeps more of what the base knew.
+      average: share of the change made by training that is kept (WiSE-FT, jaxmoe.averaging); 1 is the model
+        as it was trained. A smaller share keeps more of what the base knew.
       dtype: of exported base weights.
     """
 
@@ -103,8 +103,8 @@ def open_model(
       step: of the run's checkpoint; None takes the newest.
       base: folder, .gguf file, named model or hub id, read where there is no run.
       adapter: local folder or hub id; None for the base alone.
-      dtype: of the weights of a base; a run's keep the dtype of the run.
-      base_dtype: of a base's kernels, where they are to be quantized.
+      dtype: of a base's weights; a run's weights keep the dtype of the run.
+      base_dtype: of a base's kernels, if they are to be quantized.
     Returns: the model on the mesh, and its tokenizer.
     Raises: ValueError if the run or the checkpoint is missing, the base is the folder of a run, or the model
       has no rows for some of the tokenizer's tokens.
@@ -120,14 +120,14 @@ def open_model(
 
 
 class SavedRun(NamedTuple):
-    """What a run folder says of the model that was trained there.
+    """What a run folder says about the model that was trained there.
 
     Attributes:
       source: what the model was made from.
       balance: losses on its routers, which an adapter's file names.
       tokenizer: folder or hub id.
-      form: in which prompts were put (jaxmoe.text.forms); text, where the model learned plain text.
-      plain_form: what auto stands for where the tokenizer has no chat template.
+      form: of the prompts (jaxmoe.text.forms); text if the model learned plain text.
+      plain_form: what auto stands for if the tokenizer has no chat template.
       thinking: what became of an assistant's thinking.
     """
 
@@ -140,9 +140,9 @@ class SavedRun(NamedTuple):
 
 
 def read_run(folder: Path) -> SavedRun:
-    """Reads a run folder by the command that made it.
+    """Reads a run folder according to the command that made it.
 
-    Raises: ValueError if it is no run folder, or of a command that trains nothing.
+    Raises: ValueError if it is not a run folder, or its command trains nothing.
     """
     command = run_folder.command_of(folder)
     where = str(folder / "config.yaml")
@@ -161,7 +161,7 @@ def read_run(folder: Path) -> SavedRun:
         case "ppo":
             config = configs.parse(PPORunConfig, values, where)
             balance, tokenizer = BalanceConfig(), config.base
-            # a problem that is put as code to continue is the beginning of a text
+            # a problem posed as code to continue is the beginning of a text
             form = "text" if config.rollout.form == "completion" else config.rollout.form
         case _:
             raise ValueError(f"{folder} must be the folder of pretrain, sft or ppo; got one of {command}")
@@ -175,7 +175,7 @@ def load_run(
 
     Args:
       step: of the checkpoint; None takes the newest.
-      average: share of what training changed that is taken.
+      average: share of the change made by training that is kept.
     Returns: the model on the mesh, whatever mesh it was trained on, and the run's tokenizer.
     Raises: ValueError if the folder holds no run, or not that checkpoint; for an average without a base.
     """
@@ -187,7 +187,7 @@ def load_run(
     checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
     steps = checkpoints.steps()
     chosen = steps[-1] if step is None else step
-    if chosen not in steps:  # also one that is damaged, which has been said
+    if chosen not in steps:  # also if it is damaged, which has been reported
         raise ValueError(f"{folder} has checkpoints {', '.join(map(str, steps))}; got step {step}")
     trainable, _ = params.shardings(model.abstract, mesh, model.train)
     restored = checkpoints.trainable(chosen, checkpoint.structure(model.lm.weights.trainable, trainable))

@@ -31,30 +31,30 @@ class GenerateConfig:
     """What to continue, and how.
 
     Attributes:
-      run: output folder of a training run; or base (and adapter) instead.
+      run: output folder of a training run; or give base (and adapter) instead.
       step: checkpoint of the run; null takes the newest.
-      base: checkpoint, a folder, .gguf file, named model or hub id.
-      adapter: folder of an adapter beside the base.
+      base: checkpoint: a folder, .gguf file, named model or hub id.
+      adapter: folder of an adapter for the base.
       prompts: texts to continue.
-      prompts_file: a prompt a line.
-      messages_file: conversations to go on with, JSON lines or a JSON list of {"messages": [...]}, with tools
-        where there are any; the form is chat.
+      prompts_file: file with one prompt per line.
+      messages_file: conversations to continue, as JSON lines or a JSON list of {"messages": [...]}, with
+        tools if there are any; the form is chat.
       system: system prompt before each prompt or conversation; the form is chat.
-      form: auto takes the form of the run's training; with base, chat where the tokenizer has a chat
-        template, else instruction. Chat uses the chat template; instruction puts the end-of-sequence token
-        behind a prompt, as LoRAMoE does; text continues the text itself.
-      thinking: drop asks for an answer without thinking, template and keep do not; null is as the run was
+      form: auto takes the form of the run's training; with base, chat if the tokenizer has a chat template,
+        else instruction. chat uses the chat template; instruction appends the end-of-sequence token to a
+        prompt, as LoRAMoE does; text continues the text as it is.
+      thinking: drop asks for an answer without thinking, template and keep do not; null does as the run was
         trained.
       max_new_tokens: longest continuation.
       temperature: 0 takes the likeliest token.
-      top_k: sample from so many likeliest tokens only; 0 from all.
-      top_p: sample from the fewest tokens that hold this probability.
-      seed: of the sampling.
+      top_k: sample only from this many of the likeliest tokens; 0 from all.
+      top_p: sample from the smallest set of likeliest tokens that holds this probability.
+      seed: of the sampler.
       experts: false generates with the base alone.
       dtype: of weights and products, with base.
-      base_dtype: int8 or nf4 hold the kernels of a base's attention and feed-forward quantized; null holds
-        them in dtype. A run keeps its own.
-      output: JSON lines file for prompts and continuations; null prints them only.
+      base_dtype: int8 and nf4 quantize the kernels of a base's attention and feed-forward; null holds them in
+        dtype. A run keeps its own.
+      output: JSON lines file for prompts and continuations; null only prints them.
     """
 
     __pydantic_config__ = configs.STRICT
@@ -98,7 +98,7 @@ class GenerateConfig:
 def main(config: GenerateConfig) -> list[str]:
     """Prints each prompt with its continuation.
 
-    Returns: the continuations, as in the file of output: with their blanks, which are not printed.
+    Returns: the continuations as in the output file: with leading and trailing blanks, which are not printed.
     """
     distributed.start(config.distributed)
     if config.messages_file is not None:
@@ -157,10 +157,10 @@ def main(config: GenerateConfig) -> list[str]:
 
 
 class ChatPrompt(NamedTuple):
-    """What is put to the model.
+    """A prompt for the model.
 
     Attributes:
-      messages: of a chat, the last of them the user's or a tool's.
+      messages: of a chat; the last is the user's or a tool's.
       tools: JSON schemas of functions that the model may call.
     """
 
@@ -169,7 +169,7 @@ class ChatPrompt(NamedTuple):
 
     @property
     def prompt(self) -> str:
-        """What was said last."""
+        """What the last message says."""
         return self.messages[-1]["content"]
 
     def answered(self, answer: str) -> JsonObject:
@@ -179,7 +179,7 @@ class ChatPrompt(NamedTuple):
 
 
 def system_turn(system: str | None) -> list[JsonObject]:
-    """The turn that a system prompt is; none for None."""
+    """A system prompt as a turn; no turn for None."""
     return [] if system is None else [{"role": "system", "content": system}]
 
 
@@ -190,7 +190,7 @@ def read_conversations(file: str, system: str | None) -> list[ChatPrompt]:
       file: JSON lines or a JSON list of objects with messages.
       system: put before each; None for no system prompt.
     Returns: the conversations in order.
-    Raises: ValueError, with file and row, for what is no conversation that a model can go on with.
+    Raises: ValueError, with file and row, for a row that is not a conversation the model can continue.
     """
     found = []
     for place, value in read_json_rows(Path(file)):
@@ -231,12 +231,12 @@ def read_prompts(path: Path) -> list[str]:
 def encode(
     tokenizer: "PreTrainedTokenizerBase", asked: ChatPrompt, form: str, thinking: Thinking = "template"
 ) -> list[int]:
-    """Ids of a question, up to where the model is to go on.
+    """Token ids of a prompt, up to where the model continues.
 
     Args:
-      asked: a conversation, of which forms other than chat take what was said last.
-      form: chat puts it by the chat template, text takes it as it is, anything else puts it as LoRAMoE's
-        instruction.
+      asked: a conversation; forms other than chat take only its last message.
+      form: chat applies the chat template, text takes the prompt as it is, anything else formats it as
+        LoRAMoE's instruction.
       thinking: for chat; drop asks for an answer without thinking.
     Returns: token ids.
     Raises: ValueError for chat, if the tokenizer has no chat template.

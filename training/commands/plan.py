@@ -1,5 +1,5 @@
-"""Compile a run's step for a slice that need not be there; tell memory, traffic, time and MFU. Or plan a
-server: slots that fit and tokens a second."""
+"""Compile a run's step for a slice that need not be attached; report memory, traffic, time and MFU. Or plan a
+server: slots that fit and tokens per second."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,7 @@ import typer
 
 def command(
     topology: Annotated[
-        str, typer.Option(help="v4, v5e, v5p or v6e:4x4 (TPU slice), a100, h100 or h200:8 (GPUs), cpu:8.")
+        str, typer.Option(help="v5e:4x4 (TPU slice; or v4, v5p, v6e), h100:8 (GPUs; or a100, h200), cpu:8.")
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Override keys of the file.")
@@ -23,12 +23,12 @@ def command(
         ),
     ] = None,
     save: Annotated[Path | None, typer.Option(help="Also write the plan as JSON.")] = None,
-    decode: Annotated[bool, typer.Option(help="Plan generation with the run's model too.")] = True,
+    decode: Annotated[bool, typer.Option(help="Also plan generation with the run's model.")] = True,
     kind: Annotated[
         str | None,
         typer.Option(
             "--command",
-            help="serve; or pretrain, sft or ppo where the config does not tell.",
+            help="serve; or pretrain, sft or ppo if the config does not tell.",
         ),
     ] = None,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,

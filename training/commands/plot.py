@@ -7,7 +7,7 @@ import typer
 
 
 def command(run: Annotated[Path, typer.Argument(help="Output folder of a run.", show_default=False)]) -> None:
-    """Draws what the folder has data for, and prints the files."""
+    """Draws the plots that the folder has data for, and prints their files."""
     from training.plots.plot_run import plot_run
 
     for path in plot_run(run):

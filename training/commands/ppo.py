@@ -1,5 +1,5 @@
-"""Train a code model by PPO from compiler feedback: curriculum=cccs|none, mask=fgo|response,
-algorithm=ppo, grpo, dapo or another of nine."""
+"""Train a code model by PPO from compiler feedback: curriculum=cccs|none, mask=fgo|response, algorithm=ppo,
+grpo, dapo, ... (nine in all)."""
 
 from training.ppo.train import main
 

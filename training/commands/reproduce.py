@@ -1,5 +1,5 @@
 """Put a paper's claims to the test: loramoe, stepcoder, realbehavior, or all. Writes OUT/STUDY.json, figures
-and a page; what is finished (OUT/cells) is not run again."""
+and a page; finished cells (OUT/cells) are not rerun."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,14 +22,14 @@ def command(
         list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Override keys of the study's file.")
     ] = None,
     config: Annotated[
-        str | None, typer.Option(metavar="NAME_OR_FILE", help="Config of the study; reproduce/STUDY.")
+        str | None, typer.Option(metavar="NAME_OR_FILE", help="Config of the study; default reproduce/STUDY.")
     ] = None,
     report_only: Annotated[
-        bool, typer.Option("--report-only", help="Run nothing; write what the finished cells say.")
+        bool, typer.Option("--report-only", help="Run nothing; write the results of the finished cells.")
     ] = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
 ) -> None:
-    """Run by run, restartable; a learning rate is chosen on dev splits only.
+    """Works run by run and can be restarted; learning rates are chosen on dev splits only.
 
     Args: described by their annotations, which --help shows.
     Raises: ValueError, as `reproduce` does; it becomes one line on the terminal.

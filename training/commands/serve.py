@@ -1,7 +1,7 @@
-"""Serve a model over HTTP as OpenAI's API: many requests at a time, with its experts and without.
+"""Serve a model over HTTP with OpenAI's API: many requests at a time, with and without its experts.
 
-Several processes of one mesh serve from the address of the first. Not covered: adapters that are loaded while
-the server runs.
+Several processes of one mesh serve at the address of the first. Not covered: loading adapters while the
+server runs.
 """
 
 import asyncio
@@ -83,7 +83,8 @@ def main(config: ServeConfig) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Lets the engine end before it passes the signal on that ended it, which ends the program at once."""
+    """Lets the engine end before passing on the signal that ended the server, which ends the program at
+    once."""
 
     def __init__(self, config: uvicorn.Config, worker: EngineWorker):
         super().__init__(config)
@@ -93,7 +94,7 @@ class _Server(uvicorn.Server):
         """Drains, as uvicorn does, then ends the engine.
 
         Args:
-          sockets: that are closed.
+          sockets: to close.
         """
         await super().shutdown(sockets)
         await asyncio.to_thread(self._worker.end)
@@ -102,7 +103,7 @@ class _Server(uvicorn.Server):
 def _worker(
     lm: LanguageModel, engine: EngineConfig, most_waiting: int, runs: Mapping[str, tuple[int, int]]
 ) -> EngineWorker:
-    """What drives the engine, alone or ahead of those of other processes."""
+    """What drives the engine, alone or as the leader of the engines of other processes."""
     if jax.process_count() == 1:
         return EngineWorker(lambda: Engine(lm, engine, runs), most_waiting)
     return EngineWorker(
