@@ -34,17 +34,17 @@ class BatchConfig:
     """How samples become batches.
 
     Attributes:
-      packing: none puts one sample into a row, first_fit as many whole ones as fit, concat joins samples and
-        splits them at `length` (for pretraining; task types are lost).
+      packing: none puts one sample into each row, first_fit as many whole ones as fit, concat joins samples
+        and splits them at `length` (for pretraining; task types are lost).
     """
 
     batch_size: int = 16  # rows of the global batch
-    length: int = 512  # tokens a row
+    length: int = 512  # tokens per row
     packing: Literal["none", "first_fit", "concat"] = "none"
-    max_segments: int = 16  # samples a row, first_fit only
-    buckets: tuple[int, ...] = ()  # shorter row lengths, packing "none" only; each compiles once
-    seed: int = 0  # of the order
-    epochs: int | None = None  # null: without end
+    max_segments: int = 16  # samples per row, with packing=first_fit only
+    buckets: tuple[int, ...] = ()  # shorter row lengths, with packing=none only; each compiles once
+    seed: int = 0  # of the order of samples
+    epochs: int | None = None  # null repeats without end
     prefetch: int = 2  # batches prepared ahead
 
     def __post_init__(self) -> None:

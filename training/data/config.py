@@ -10,18 +10,19 @@ from training.data.batch import BatchConfig
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """One data set of the mixture: a file or folder, a TFDS data set, or one of the Hugging Face hub.
+    """One data set of the mixture: a file or folder, a TFDS data set, or one from the Hugging Face hub.
 
     Attributes:
       path: JSON list, JSON lines or Parquet (messages, ShareGPT conversations, prompt and completion,
-        instruction and output, or text; see docs/formats), .txt with a document a line, or a folder of these.
-      name: TFDS name, as in jaxmoe_instructions/demo; prepared when it is first used.
+        instruction and output, or text; see docs/formats), .txt with one document per line, or a folder of
+        these.
+      name: TFDS name, such as jaxmoe_instructions/demo; prepared on first use.
       hub: owner/name of a data set on the hub; needs the package datasets.
-      subset: configuration of the hub's data set, where it has several.
-      split: part of a TFDS or hub data set, slices allowed; of a folder train, validation or test, by a word
-        in its files' names. A file has no splits.
-      weight: share in the mixture, against the other sources' weights.
-      limit: first so many rows only; null takes all.
+      subset: configuration of the hub's data set, if it has several.
+      split: part of a TFDS or hub data set, slices allowed; for a folder train, validation or test, told by a
+        word in its files' names. A file has no splits.
+      weight: share of the mixture, relative to the other sources' weights.
+      limit: take only this many rows, from the first; null takes all.
     """
 
     path: str | None = None
@@ -61,17 +62,18 @@ class DataConfig(BatchConfig):
     Attributes:
       sources: data sets and their weights.
       valid: data sets for a held-out loss; keys as in sources.
-      form: of instruction rows: auto puts them by the tokenizer's chat template where it has one, else in the
-        LoRAMoE form (prompt, end of sequence, answer); chat and instruction name one of these two.
-      thinking: of the assistant's thinking (<think> or reasoning_content) template keeps what the chat
-        template keeps, mostly that of the last answer; keep keeps all; drop leaves it out and asks without.
-      turns: of a chat that are learned: all of the assistant's, or the last alone.
-      bad: error refuses a data set with a row that cannot be encoded, skip leaves such rows out and says so.
+      form: of instruction rows: auto uses the tokenizer's chat template if it has one, else the LoRAMoE form
+        (prompt, end of sequence, answer); chat and instruction name one of these two.
+      thinking: of the assistant's thinking (<think> or reasoning_content), template keeps what the chat
+        template keeps, mostly that of the last answer; keep keeps all; drop leaves it out and asks for none.
+      turns: which turns of a chat are learned: all of the assistant's, or only the last.
+      bad: error refuses a data set with a row that cannot be encoded, skip leaves such rows out and reports
+        them.
       tokenizer: folder or hub id; null takes the base's.
-      vocab_size: train a byte-level BPE of so many tokens instead; the run folder keeps it.
-      tokenizer_sources: what to train it on; none means sources.
-      data_dir: where TFDS keeps prepared data; null is data in the project's cache (JAXMOE_CACHE, else
-        ~/.cache/jaxmoe).
+      vocab_size: train a byte-level BPE tokenizer of this many tokens instead; the run folder keeps it.
+      tokenizer_sources: what to train it on; an empty list means sources.
+      data_dir: where TFDS keeps prepared data; null means the folder data in the project's cache
+        (JAXMOE_CACHE, else ~/.cache/jaxmoe).
       modules: Python modules to import first, such as those that register TFDS builders.
     """
 

@@ -1,4 +1,4 @@
-"""What a PPO run is told, section by section; training.ppo.train takes it apart."""
+"""The settings of a PPO run, section by section; training.ppo.train takes them apart."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,7 +19,7 @@ from training.runtime.metrics import WatchConfig
 from training.runtime.model import AdapterKind, BaseDtype, LoraConfig, ModelSource, check_base_dtype
 from training.runtime.optimizer import OptimizerConfig
 
-# A policy moves slowly, and at one rate: what it learns from changes as it learns.
+# Low and constant, because what a policy learns from changes as it learns.
 ACTOR = OptimizerConfig(lr=5e-7, schedule="constant")
 CRITIC = OptimizerConfig(lr=1.5e-6, schedule="constant")
 SAVING = CheckpointConfig(every=25)
@@ -31,7 +31,7 @@ class CriticConfig:
 
     Attributes:
       body: frozen reads the hidden states of the reference, experts has experts of its own on the frozen
-        base, full is a whole model; null takes experts where adapters are trained, else full.
+        base, full is a whole model; null takes experts if an adapter is trained, else full.
       optimizer: of its head and body.
 
     Refused with an algorithm that trains no critic.
@@ -43,13 +43,14 @@ class CriticConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """The held-out problems, asked as whole tasks.
+    """Measuring the policy on the held-out problems, posed as whole tasks.
 
     Attributes:
-      every: rounds between two measurements; besides before the first and after the last. 0 for none.
-      samples: of each problem; pass@1 is the mean over them.
+      every: rounds between two measurements, besides those before the first round and after the last; 0 for
+        none.
+      samples: programs per problem; pass@1 is the mean over them.
       temperature, top_p: of the sampler; temperature 0 is greedy.
-      limit: measure so many problems only; null takes all held-out ones.
+      limit: measure only this many problems; null takes all held-out ones.
     """
 
     every: int = 25
@@ -77,20 +78,20 @@ class PPORunConfig:
 
     Attributes:
       output: folder of the run; the same command resumes what it finds there.
-      base: checkpoint of the policy, a folder, .gguf file, named model or hub id.
-      rounds: of rollouts; each is followed by ppo.epochs x ppo.minibatches steps.
-      seed: of new experts, sampling and orders.
-      resume: same resumes a run of the same settings and refuses another; changed resumes with new settings;
-        never wants a new folder.
-      export: write the policy to OUTPUT/export when the run is finished.
+      base: checkpoint of the policy: a folder, .gguf file, named model or hub id.
+      rounds: rounds of rollouts, each followed by ppo.epochs x ppo.minibatches steps.
+      seed: of new experts, sampling and shuffling.
+      resume: same resumes a run with the same settings and refuses any other; changed resumes with new
+        settings; never requires a new folder.
+      export: write the policy to OUTPUT/export when the run finishes.
       algorithm: ppo with a critic; reinforce++ without one; or grpo, rloo, reinforce++_baseline, dr_grpo,
-        dapo, gspo or cispo, which compare the samples of a prompt. Each has settings of its own in `ppo`, and
+        dapo, gspo or cispo, which compare the samples of a prompt. Each has its own settings in `ppo` and
         refuses those that it does not use.
       curriculum: cccs starts near the end of the canonical solutions, none always asks for whole programs.
-      mask: fgo leaves tokens that no test executed out of the policy's loss, response keeps them.
+      mask: fgo leaves tokens that no test executed out of the policy loss, response keeps them.
       adapter: loramoe or lora trains an adapter on the frozen base, none every weight.
-      base_dtype: of the frozen base; int8 and nf4 hold the kernels of attention and feed-forward quantized,
-        and the rest in bfloat16. With adapter=none everything is float32.
+      base_dtype: of the frozen base; int8 and nf4 quantize the kernels of attention and feed-forward and hold
+        the rest in bfloat16. With adapter=none everything is float32.
     """
 
     __pydantic_config__ = configs.STRICT
@@ -132,7 +133,7 @@ class PPORunConfig:
                 f"lora.init={self.lora.init} takes apart: take kaiming"
             )
         algorithm = algorithm_named(self.algorithm)
-        # what is saved with a run says what was used
+        # so the settings saved with a run are those used
         object.__setattr__(self, "ppo", settled(self.algorithm, self.ppo))
         if not algorithm.critic and self.critic != CriticConfig():
             raise ValueError(
@@ -165,7 +166,7 @@ class PPORunConfig:
 
     @property
     def source(self) -> ModelSource:
-        """The policy as before the first round: the base with a new adapter beside it."""
+        """The policy before the first round: the base with a new adapter."""
         return ModelSource(self.base, None, self.adapter, self.experts, self.lora, self.base_dtype, self.seed)
 
     @property

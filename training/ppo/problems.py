@@ -1,7 +1,7 @@
 """The problems that a policy practises on and is measured on, and the sandbox that grades it.
 
-Time limits are measured once, when a run begins, and saved with it: measured again after a kill they would be
-others, and so would verdicts at the edge.
+Time limits are measured once, when a run begins, and saved with it: measured again after a kill they would
+differ, and so would verdicts close to a limit.
 """
 
 import hashlib
@@ -43,24 +43,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SandboxConfig:
-    """What runs the programs.
+    """The sandbox that runs the programs.
 
     Attributes:
       hosts: where programs run: [] on this machine, [ray] on the nodes of the Ray cluster, or the addresses
         of servers (python -m rl.sandbox serve).
-      workers: programs run at once, by each process or on each node of Ray; about one a core.
+      workers: programs run at once by each process, or on each node of Ray; about one per core.
       reward: four_way (+1 all tests pass, −0.3 one fails, −0.6 run-time error, −1 does not compile),
         pass_ratio or binary.
       time_s: longest time of a test; a problem's own limit is ten times what its solution takes.
-      memory_mb: of a program, beyond the interpreter's.
-      timeouts: tests out of time after which a program is given up.
-      stop_at_first_failure: leave out the tests after the first that fails.
-      packages: installed packages that programs may import besides the standard library, each with what it
-        imports itself.
-      compare: how answers are compared, strict, python or numeric (rl.sandbox.comparison); null as each
+      memory_mb: memory of a program, beyond the interpreter's.
+      timeouts: timed-out tests after which a program is given up.
+      stop_at_first_failure: skip the tests after the first that fails.
+      packages: installed packages that programs may import besides the standard library, each with its own
+        imports.
+      compare: how answers are compared: strict, python or numeric (rl.sandbox.comparison); null does as each
         problem says.
-      tolerance: largest relative error of a number, and a thousand times the largest absolute one, where a
-        problem does not say otherwise.
+      tolerance: largest relative error of a number, and a thousand times its largest absolute error, unless a
+        problem says otherwise.
     """
 
     hosts: tuple[str, ...] = ()
@@ -86,12 +86,12 @@ class EmbeddedConfig:
     """The embedded problems: which, how many, with how many tests, from which seed.
 
     Attributes:
-      name: rules are pipelines with words that only tests explain (jaxmoe.datasets.programs), branches are
-        single rules of two to four cases with such words, of which one test leaves much unexecuted, functions
+      name: rules are pipelines with words that only tests explain (jaxmoe.datasets.programs); branches are
+        single rules of two to four cases with such words, of which one test leaves much unexecuted; functions
         are easy tasks in plain English for a model that has read code (jaxmoe.datasets.small_functions, up to
         240 of them).
-      count: problems.
-      tests: of each problem.
+      count: number of problems.
+      tests: tests per problem.
       seed: another seed makes other problems.
     """
 
@@ -108,14 +108,14 @@ class ProblemsConfig:
     Attributes:
       path: APPS folders, or a JSON, JSON lines or Parquet file of a format in rl.feedback.readers; null
         takes the embedded problems.
-      held_out: share of the problems that is only measured on, chosen by their ids.
+      held_out: share of the problems used only for measuring, chosen by their ids.
       held_out_path: problems to measure on instead.
       difficulties: which to practise on; empty takes all.
-      practice_tests: of each problem in practice at most, drawn at random; null takes all. Held-out problems
-        keep all of theirs.
+      practice_tests: most tests of each problem in practice, drawn at random; null takes all. Held-out
+        problems keep all of theirs.
       practice_seed: of that draw.
       bad: what to do about problems that cannot be used, or whose canonical solution fails: skip or error.
-      embedded: for path null.
+      embedded: the embedded problems, if path is null.
     """
 
     path: str | None = None
@@ -142,9 +142,9 @@ class CurriculumConfig:
       smoothing: weight of a round in the moving pass rate.
       threshold: pass rate above which a problem moves on.
       leap: pass rate of one round above which it moves on by two stages; null never.
-      unfinished_weight: how often a problem that is not yet at its whole task comes up, for each time that
+      unfinished_weight: how often a problem that has not reached its whole task comes up, for each time that
         one there does.
-      kinds: what counts as a conditional: if, for, while, try, match, ternary.
+      kinds: which statements count as conditionals: if, for, while, try, match, ternary.
     """
 
     smoothing: float = 0.2
@@ -169,7 +169,7 @@ class CurriculumConfig:
 
 
 class TimeLimits(NamedTuple):
-    """How long a test of each problem may take, as its canonical solution had it when the run began.
+    """How long a test of each problem may take, as measured on its canonical solution when the run began.
 
     Attributes:
       fingerprint: of the problems they were measured on.
@@ -181,7 +181,7 @@ class TimeLimits(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """Tells limits from others."""
+        """Identifies these limits."""
         return hashlib.sha256(json.dumps(self.time_s, sort_keys=True).encode()).hexdigest()
 
 
@@ -215,7 +215,7 @@ def open_problems(
     Args:
       curriculum: None asks for whole tasks.
       rollout: gives the longest prompt and response, and the form of prompts.
-      known: limits of an earlier part of the run; solutions are not run again.
+      known: limits from an earlier part of the run; solutions are not run again.
     Returns: problems with their time limits set.
     Raises: ValueError if none is left, or with bad=error for the first ones that cannot be used.
     """
@@ -282,11 +282,12 @@ def _load(config: ProblemsConfig) -> list[Problem]:
 
 
 def fewer_tests(problem: Problem, tests: int, seed: int = 0) -> Problem:
-    """The problem with so many of its tests, drawn at random; those for a larger number include them.
+    """The problem with this many of its tests, drawn at random; a larger number includes the tests of a
+    smaller one.
 
     Args:
       problem: with all of its tests.
-      tests: to be kept; more than there are keeps all.
+      tests: how many to keep; a number above all of them keeps all.
       seed: of the draw.
     Returns: a new problem.
 
@@ -317,12 +318,12 @@ def embedded_rows(config: EmbeddedConfig) -> list[Row]:
 
 
 def _measured(problems: Sequence[Problem], grader: Grader, of: str) -> TimeLimits:
-    """Limits from the canonical solutions, the same on every process: those of the first."""
+    """Limits from the canonical solutions; every process takes those of the first."""
     with_solution = [p for p in problems if p.canonical_solution]
     timed = reference_time_limits(grader, [replace(p, time_s=None) for p in with_solution])
     limits = np.asarray([np.nan if p.time_s is None else p.time_s for p in timed], np.float64)
     if jax.process_count() > 1:
-        # as bits: on its way an array of float64 would be rounded to float32
+        # as bits: a float64 array would be rounded to float32 on its way
         limits = multihost_utils.broadcast_one_to_all(limits.view(np.int32)).view(np.float64)
     return TimeLimits(
         of, {p.id: float(x) if np.isfinite(x) else None for p, x in zip(timed, limits, strict=True)}
@@ -366,10 +367,10 @@ def solution_tokens(problem: Problem, tokenizer: "PreTrainedTokenizerBase", give
 def make_task(
     problem: Problem, stages: Curriculum | None, rollout: RolloutConfig, tokenizer: "PreTrainedTokenizerBase"
 ) -> RolloutTask:
-    """The problem as it is put now: at its stage of the curriculum, with room for the rest.
+    """The problem as it is posed now: at its stage of the curriculum, with room for the rest.
 
     Args:
-      stages: None puts the whole task.
+      stages: None poses the whole task.
       rollout: with its form resolved.
     Returns: the prompt, and the most tokens of a response.
     """

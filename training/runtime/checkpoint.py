@@ -42,8 +42,8 @@ class CheckpointConfig:
     """When to save.
 
     Attributes:
-      every: steps between two checkpoints; the last step and a stopped run are saved besides.
-      keep: newest checkpoints that stay.
+      every: steps between two checkpoints; the last step and a stopped run are saved too.
+      keep: how many of the newest checkpoints to keep.
     """
 
     every: int = 500

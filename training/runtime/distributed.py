@@ -23,11 +23,11 @@ from training.runtime.lost_process import report_in_one_line
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How many devices each axis of the mesh has; -1 for one of them takes what is left.
+    """How many devices each axis of the mesh has; an axis of -1 takes what is left.
 
     Attributes:
       data: copies of the weights, each with its share of the batch.
-      fsdp: devices that hold a share of every weight and their share of the batch.
+      fsdp: devices that each hold a share of every weight and of the batch.
       tensor: devices that split each matrix product.
       expert: devices that share the experts of a mixture-of-experts base, and split the batch.
     """
@@ -47,12 +47,12 @@ class DistributedConfig:
     """How processes find each other.
 
     Attributes:
-      enabled: whether to start JAX's distributed service; null does where a coordinator is named, or a TPU
+      enabled: whether to start JAX's distributed service; null starts it if a coordinator is named, or a TPU
         VM, Slurm step or MPI job is found.
       coordinator: host:port of process 0; null asks the cluster.
-      num_processes: of the whole run; null asks the cluster.
-      process_id: of this process, from 0; null asks the cluster.
-      cpu_devices: pretend that the CPU is so many devices; for trying things out.
+      num_processes: processes of the whole run; null asks the cluster.
+      process_id: number of this process, from 0; null asks the cluster.
+      cpu_devices: pretend that the CPU is this many devices; for trying things out.
       heartbeat_s: seconds without a sign of life after which a process counts as lost and the others end.
     """
 

@@ -1,4 +1,4 @@
-"""What a run says of itself: metrics.jsonl and routing.jsonl always, sinks by choice, a progress bar.
+"""What a run reports: metrics.jsonl and routing.jsonl always, sinks by choice, a progress bar.
 
 Only process 0 writes. A resumed run drops the records of steps after its checkpoint and appends.
 """
@@ -33,11 +33,11 @@ class WatchConfig:
     """What is recorded, and how often.
 
     Attributes:
-      every: steps between two records of metrics.jsonl and of the sinks.
+      every: steps between two records in metrics.jsonl and in the sinks.
       routing_every: steps over which routing telemetry is summed before it is written; 0 writes none.
-      tensorboard: write event files for TensorBoard beside the JSON lines.
-      progress: show progress: a bar on a terminal, else a line a minute.
-      plots: draw curves into OUTPUT/plots when the run is finished.
+      tensorboard: also write event files for TensorBoard.
+      progress: show progress: a bar on a terminal, elsewhere one line a minute.
+      plots: draw curves into OUTPUT/plots when the run finishes.
       wandb: Weights & Biases; off without a project.
       mlflow: MLflow; off without an experiment.
     """

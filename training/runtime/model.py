@@ -70,14 +70,15 @@ def check_base_dtype(adapter: AdapterKind, base_dtype: BaseDtype) -> None:
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Plain LoRA, for adapter=lora: one pair beside each projection of experts.targets, without a router.
+    """Plain LoRA, for adapter=lora: one pair for each projection of experts.targets, without a router.
 
     Attributes:
       rank: of every pair; null takes the rank that trains as many weights as the experts would.
-      alpha: the update counts alpha / rank; null takes experts.alpha, with which experts that are mixed
-        evenly equal one pair of rank num_experts x rank.
-      init: how pairs start: kaiming, A uniform and B 0; pissa in the strongest directions of the frozen
-        weights, milora in the weakest, which are then taken out of them (training.runtime.principal).
+      alpha: the update is scaled by alpha / rank; null takes experts.alpha, with which evenly mixed experts
+        equal one pair of rank num_experts x rank.
+      init: how pairs start: kaiming with A uniform and B 0; pissa in the strongest directions of the frozen
+        weights, milora in the weakest, which are then removed from those weights
+        (training.runtime.principal).
     """
 
     rank: int | None = None

@@ -18,19 +18,19 @@ class OptimizerConfig:
 
     Attributes:
       lr: peak learning rate.
-      schedule: after the warm-up, stay at the peak, or fall to `final_ratio` of it on a cosine or a line.
-      warmup_steps: steps over which the rate climbs to its peak; the first step already moves.
-      warmup_ratio: the same as a share of all steps; give one of the two.
+      schedule: after the warm-up, stay at the peak, or fall to `final_ratio` of it along a cosine or a line.
+      warmup_steps: steps over which the rate climbs to its peak; it is above zero from the first step.
+      warmup_ratio: the same as a share of all steps; give only one of the two.
       final_ratio: rate at the end of a cosine or line, as a share of the peak.
       b1: decay of the mean of gradients.
       b2: decay of the mean of squared gradients.
       eps: added to the root of the mean square.
-      weight_decay: decoupled weight decay; a step moves weights by lr times this towards `decay_to`.
-      decay_to: zero, or the weights that the run started from (L2-SP, arXiv:1802.01483), which the optimizer
-        then holds a second time. With start the base's knowledge is what fine-tuning is drawn back to; of
-        adapters the update begins at nothing, so that for them zero draws back to the base.
-      decay: which weights shrink: matrices only (no norms, no biases) or all, as torch does unless told.
-      clip_norm: longest gradient, over all weights together; null never clips.
+      weight_decay: decoupled weight decay; each step moves weights towards `decay_to` by lr times this.
+      decay_to: zero, or start: the weights that the run started from (L2-SP, arXiv:1802.01483), which the
+        optimizer then holds a second time. start draws fine-tuning back to what the base knew. An adapter's
+        update begins at zero, so for adapters zero draws back to the base.
+      decay: which weights decay: matrices only (no norms, no biases) or all, as in torch by default.
+      clip_norm: largest norm of the gradient, over all weights together; null never clips.
     """
 
     lr: float = 2e-4
@@ -176,12 +176,12 @@ def decay_to_start(weight_decay: float) -> optax.GradientTransformation:
 
 
 def decay(config: OptimizerConfig, decay_mask: PyTree = True) -> optax.GradientTransformation:
-    """The weight decay of a config; nothing where it has none.
+    """The weight decay of a config; the identity if it has none.
 
     Args:
       config: gives weight_decay and decay_to.
       decay_mask: from `decayed`; True moves every weight.
-    Returns: a transformation of updates that the learning rate is still to multiply.
+    Returns: a transformation of updates before the learning rate multiplies them.
     """
     if not config.weight_decay:
         return optax.identity()
@@ -196,7 +196,7 @@ def optimizer_shardings(
     shardings: PyTree,
     replicated: jax.sharding.NamedSharding,
 ) -> PyTree:
-    """Shardings of the optimizer state: as those of the weights it belongs to; counters are replicated.
+    """Shardings of the optimizer state: those of the weights it belongs to; counters are replicated.
 
     Args:
       trainable: the trained weights; may be abstract.

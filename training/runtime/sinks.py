@@ -29,9 +29,9 @@ class WandbConfig:
     """Weights & Biases, with the package wandb (`pip install jaxmoe[wandb]`).
 
     Attributes:
-      project: that the run belongs to; null writes nothing there.
+      project: project of the run; null logs nothing there.
       entity: user or team; null takes the account's own.
-      mode: online sends while the run goes on, offline writes to OUTPUT/wandb, for `wandb sync`.
+      mode: online sends during the run, offline writes to OUTPUT/wandb, for `wandb sync`.
     """
 
     project: str | None = None
@@ -44,7 +44,7 @@ class MlflowConfig:
     """MLflow, with the package mlflow or mlflow-skinny (`pip install jaxmoe[mlflow]`).
 
     Attributes:
-      experiment: that the run belongs to; null writes nothing there.
+      experiment: experiment of the run; null logs nothing there.
       uri: of the tracking server or database; null takes MLFLOW_TRACKING_URI, else OUTPUT/mlflow.db.
     """
 

@@ -1,4 +1,4 @@
-"""What a server is told: the model, where it listens, and how much it does at a time."""
+"""The settings of a server: the model, where it listens, and how much it does at a time."""
 
 from dataclasses import dataclass, field
 
@@ -14,21 +14,21 @@ class ServeConfig:
     """What to serve, where, and how much of it at a time.
 
     Attributes:
-      run: output folder of a training run; or base (and adapter) instead.
+      run: output folder of a training run; or give base (and adapter) instead.
       step: checkpoint of the run; null takes the newest.
-      base: checkpoint, a folder, GGUF file, named model or hub id.
-      adapter: folder of an adapter beside the base.
-      adapters: several adapters beside the base, folders by the names that clients call them; the base alone
-        is NAME-base.
+      base: checkpoint: a folder, GGUF file, named model or hub id.
+      adapter: folder of an adapter for the base.
+      adapters: several adapters for the base: their folders by the names that clients use; the base alone is
+        NAME-base.
       name: what clients call the model; null takes the last part of its path. With experts, NAME uses them
         and NAME-base does not.
-      host: address to listen on; other than this machine's own needs a key in JAXMOE_API_KEY.
+      host: address to listen on; any but this machine's own needs a key in JAXMOE_API_KEY.
       port: to listen on.
       dtype: of weights and products, with base.
-      base_dtype: int8 or nf4 hold the kernels of a base's attention and feed-forward quantized; null holds
-        them in dtype. A run keeps its own.
+      base_dtype: int8 and nf4 quantize the kernels of a base's attention and feed-forward; null holds them in
+        dtype. A run keeps its own.
       most_waiting: requests that may wait for a slot before others are turned away.
-      drain_s: seconds that requests in progress have when the server is told to end.
+      drain_s: seconds that requests in progress have left when the server is told to end.
     """
 
     __pydantic_config__ = configs.STRICT

@@ -15,7 +15,7 @@ class ServedModel:
     """A model, as the routes need to know it.
 
     Attributes:
-      names: of the models; by each, which experts it uses (True all, False none, or the name of an adapter).
+      names: of the models; for each, which experts it uses (True all, False none, or the name of an adapter).
       stop_tokens: ids that end an answer.
     """
 
@@ -38,8 +38,9 @@ class ServingLimits:
     """What a request may cost.
 
     Attributes:
-      body_bytes: largest body.
-      seconds: longest time from arrival to the last token; what is there by then is the answer, if any.
+      body_bytes: largest body of a request.
+      seconds: longest time from arrival to the last token; whatever exists by then is the answer, if anything
+        does.
       prompts: most prompts in one request.
     """
 

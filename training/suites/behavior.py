@@ -1,7 +1,7 @@
 """suite=behavior: questionnaires and behavioral tasks, and whether their outcome can be believed.
 
 OUTPUT/behavior/answers.jsonl, responses.parquet   every answer; a killed evaluation resumes from them
-OUTPUT/behavior/NAME/...                           the same of each model beside the first
+OUTPUT/behavior/NAME/...                           the same for each further model
 OUTPUT/behavior/report.html, tables/, tables.json  the report
 """
 
@@ -40,7 +40,7 @@ from jaxmoe.tokenizer import load_tokenizer
 from training.runtime import distributed
 from training.suites.evaluation import ItemSet, Loaded, ScoredItem
 
-# what an evaluation keeps beside the folders of further models
+# what an evaluation keeps besides the folders of further models
 OWN_FILES = (
     *("answers.jsonl", "design.json", "responses.parquet", "usage.json", "report.html", "tables.json"),
     *("tables", "figures", ""),
@@ -59,13 +59,13 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Beside:
-    """A further model that is asked the same, and compared with the first.
+    """A further model that is asked the same questions and compared with the first.
 
     Attributes:
-      name: in the report.
-      base, adapter, tokenizer: as those of the evaluation; a null tokenizer is the base's own.
-      form: text, instruction or chat; null takes that of the first.
-      server: where the model is behind a server, in place of base.
+      name: name in the report.
+      base, adapter, tokenizer: as for the evaluation; a null tokenizer is the base's own.
+      form: text, instruction or chat; null takes the form of the first.
+      server: a model behind a server, in place of base.
     """
 
     name: str
@@ -82,38 +82,39 @@ class Beside:
 
 @dataclass(frozen=True)
 class BehaviorConfig:
-    """Psychological tests of a model, or of several beside each other.
+    """Psychological tests of one model, or of several side by side.
 
     Attributes:
-      name: of the model, in the report.
-      server: a model behind an OpenAI-compatible server is tested, in place of base or run.
-      judge: a model behind a server that reads written answers which rules cannot; null for none. It is paid
-        from the account of the model that it reads, and stops at the lower of their ceilings.
-      beside: further models, each compared with the first: fine-tunings of it, as a rule.
+      name: name of the model in the report.
+      server: OpenAI-compatible server of the model to test, in place of base or run.
+      judge: a model behind a server that reads written answers which rules cannot read; null for none. It is
+        paid from the account of the model whose answers it reads, and stops at the lower of their ceilings.
+      beside: further models, usually fine-tuned from the first, each compared with it.
       instruments: shipped questionnaires or paths; two that measure the same constructs allow external
-        consistency.
+        consistency to be judged.
       templates: wordings by name; empty takes all.
       option_orders, item_orders: forward, reversed, shuffled-N; item orders differ only in batches.
-      item_wordings: published, paraphrased; with both, answers that are known by heart show. Questionnaires
-        without paraphrases are asked in published words alone.
-      personas: who the model is told to be: none, people, a number of composed ones (2 to 32), graded-N (32
-        to 512, with nine degrees of each trait), twins-N (64 to 512, in pairs of the same traits, which tell
-        best what is said beyond the description), or a JSON file. Without several, nothing varies between
-        respondents, and most verdicts stay undetermined; with 16, ω and λ6 of long scales are undefined.
-      seeds: repetitions, of answers that are drawn.
+      item_wordings: published, paraphrased; asking both shows answers that are known by heart. Questionnaires
+        without paraphrases are asked only in published words.
+      personas: who the model is told to be: none, people, a number of composed personas (2 to 32), graded-N
+        (32 to 512, with nine degrees of each trait), twins-N (64 to 512, in pairs with the same traits, which
+        show best what is said beyond the description), or a JSON file. Without several, nothing varies
+        between respondents, and most verdicts stay undetermined; with 16, ω and λ6 of long scales are
+        undefined.
+      seeds: repetitions of sampled answers.
       items_per_prompt: 1 asks each statement alone.
       answers: label and words score the options' log-probabilities, written samples a text and reads it.
-      calibrated: divide by how probable the options are when nothing is asked.
-      choose: of scored options, the most probable or a drawn one.
+      calibrated: divide by the options' probabilities when nothing is asked.
+      choose: take the most probable of the scored options, or draw one.
       form: text for base models, instruction or chat for tuned ones.
       temperature: of written answers.
-      tasks: families of behavioral tasks; conduct is what tests the self-report.
-      task_count: scenarios of each family.
+      tasks: families of behavioral tasks; conduct is the one that tests the self-report.
+      task_count: scenarios per family.
       dialogues: also write replies in scripted dialogues, rated by rules.
-      norm_group: people to compare profiles with; where an instrument has no such norms, raw means are shown.
+      norm_group: people to compare profiles with; if an instrument has no such norms, raw means are shown.
       facets: also judge the narrower scales.
-      nulls: simulated respondents beside the model in the report.
-      step: the training step of this model, for a plot over checkpoints; earlier: the others.
+      nulls: simulated respondents shown next to the model in the report.
+      step: the training step of this model, for a plot over checkpoints; `earlier` holds the others.
     """
 
     name: str = "this model"
@@ -300,7 +301,8 @@ def ask(
     accounts = [one / "usage.json" for one in _folders(config, folder)]
 
     def paid(who: object, place: Path) -> None:
-        """One ceiling for all models of the run, before anybody asks on the account of this one alone."""
+        """Puts all models of the run under one ceiling, before any request is made on the account of this one
+        alone."""
         own = place / "usage.json"
         if isinstance(who, Paid):
             who.account(own, [one for one in accounts if one != own])
@@ -387,7 +389,7 @@ def _unjudged(config: BehaviorConfig, loaded: Loaded | ServerConfig, form: Form,
     if isinstance(loaded, ServerConfig):
         return loaded.respondent(config.answers, name, config.temperature)
     model = loaded.text_model(form)
-    # the weights tell adapters, and checkpoints of a run, of one base from each other
+    # the weights tell apart adapters, and checkpoints of a run, that share a base
     base = f"{base_and_revision(loaded.lm)}, weights {loaded.identity()}"
     if config.answers == "written":
         return WritingRespondent(model, name, config.temperature, base=base)

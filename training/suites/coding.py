@@ -20,7 +20,7 @@ from rl.sandbox.worker import SandboxError
 from training.suites.evaluation import ItemSet, ScoredItem, Subject, SuiteRun
 from training.suites.journal import ItemJournal
 
-# how a model is put a text, for each form of prompts
+# the form in which a model gets a text, for each form of prompts
 MODEL_FORMS: dict[PromptForm, Form] = {"completion": "text", "instruction": "instruction", "chat": "chat"}
 
 
@@ -34,19 +34,19 @@ class CodingConfig:
 
     Attributes:
       paths: files or folders of HumanEval, MBPP, APPS or APPS+ problems, each a set of its own.
-      server: a model behind an OpenAI-compatible server writes the programs, in place of base or run; null
+      server: OpenAI-compatible server of the model that writes the programs, in place of base or run; null
         for none.
       form: completion for base models, chat for those with a chat template, instruction for the LoRAMoE form;
-        auto is chat where the tokenizer has a chat template or the server's route is chat, else completion.
-      samples: programs for each problem.
-      k: of pass@k, none above samples.
-      temperature, top_p: of the draw; 0.2 and 0.95 as usual for pass@1, temperature 0.8 for larger k.
-      max_new_tokens: of a program.
-      limit: first so many problems of each path only; null takes all.
+        auto is chat if the tokenizer has a chat template or the server's route is chat, else completion.
+      samples: programs per problem.
+      k: values of k for pass@k, none above samples.
+      temperature, top_p: of sampling; 0.2 and 0.95 are usual for pass@1, temperature 0.8 for larger k.
+      max_new_tokens: most tokens of a program.
+      limit: take only this many problems of each path, from the first; null takes all.
       bad: what to do about problems that cannot be used, error or skip.
       hosts: where programs run: [] on this machine, [ray] on the nodes of the Ray cluster, or the addresses
         of servers (python -m rl.sandbox serve).
-      workers: sandboxes at work side by side, here or on each node of Ray; null takes one a core.
+      workers: sandboxes working in parallel, here or on each node of Ray; null takes one per core.
       time_s: limit of each test, in seconds.
       memory_mb: limit of each test, in MiB.
     """
@@ -104,7 +104,7 @@ def coding(config: CodingConfig, seed: int, confidence: float) -> SuiteRun:
             raise ValueError(f"coding.paths must end in different names; {name} occurs twice")
         read[name] = load_problems(path, bad=config.bad)[: config.limit]
         for problem in read[name]:
-            # whatever cannot be asked is said before a model is loaded
+            # report what cannot be asked before a model is loaded
             code_prompt(problem, "chat" if config.form == "auto" else config.form)
     limits = Limits(time_s=config.time_s, memory_bytes=config.memory_mb << 20)
 
@@ -156,7 +156,7 @@ class _Kept:
 
 
 def _item(record: SampleRecord) -> ScoredItem:
-    # samples of a problem are no independent items
+    # samples of a problem are not independent items
     scores = {"passed": float(record.passed)}
     return ScoredItem(f"{record.task_id}#{record.sample}", record.task_id, scores, asdict(record))
 

@@ -1,4 +1,4 @@
-"""What an evaluation is told: the model, the suite, and a section for each suite."""
+"""The settings of an evaluation: the model, the suite, and a section for each suite."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -21,24 +21,24 @@ class EvalConfig:
 
     Attributes:
       output: folder for results.json and items.jsonl.
-      base: checkpoint to measure, a folder, .gguf file, named model or hub id; or run instead.
+      base: checkpoint to measure: a folder, .gguf file, named model or hub id; or give run instead.
       run: output folder of a pretraining, fine-tuning or PPO run, whose model is measured.
       step: checkpoint of the run; null takes the newest.
       suite: what to measure; the section of that name has its settings.
       adapter: folder of a LoRAMoE, MoE-PEFT or PEFT LoRA adapter; null measures the base alone.
       tokenizer: folder or hub id; null takes the base's.
       dtype: float32, bfloat16 or float16, of weights and activations.
-      base_dtype: int8 or nf4 hold the kernels of a base's attention and feed-forward quantized; null holds
-        them in dtype. A run keeps its own.
+      base_dtype: int8 and nf4 quantize the kernels of a base's attention and feed-forward; null holds them in
+        dtype. A run keeps its own.
       batch_size: rows the model works on at a time; a multiple of mesh data x fsdp x expert.
-      decoding: batches run until their longest text ends; engine replaces a text that ends by the next at
-        once, which pays for large models whose answers have very different lengths. Greedy texts are the
-        same, drawn ones others.
+      decoding: batches run until their longest text ends; engine replaces each text as soon as it ends, which
+        pays off for large models whose answers differ greatly in length. Greedy texts are the same either
+        way, sampled ones differ.
       max_length: tokens of prompt and response together; null is the model's limit.
       confidence: of the intervals.
       against: output folder of another evaluation of the same items, to compare with.
-      overwrite: replace results that the output folder holds already.
-      progress: show progress: a bar on a terminal, else a line a minute.
+      overwrite: replace results that are already in the output folder.
+      progress: show progress: a bar on a terminal, elsewhere one line a minute.
     """
 
     __pydantic_config__ = configs.STRICT
@@ -68,13 +68,13 @@ class EvalConfig:
 
     @property
     def server(self) -> ServerConfig | None:
-        """The server that the model tested is behind; None where it is loaded here."""
+        """The server of the model under test; None if the model is loaded here."""
         sections = {"knowledge": self.knowledge, "coding": self.coding, "behavior": self.behavior}
         return sections[self.suite].server
 
     @property
     def subject(self) -> str:
-        """The model tested, as a title names it."""
+        """The model under test, as titles name it."""
         server = self.server
         name = str(self.run or self.base) if server is None else f"{server.model} at {server.url}"
         return name if self.adapter is None else f"{name} + {self.adapter}"
@@ -92,7 +92,7 @@ class EvalConfig:
             raise ValueError(f"confidence must lie between 0 and 1; got {self.confidence}")
 
     def _check_served(self) -> None:
-        """What belongs to a model that is loaded here would be passed over for one behind a server."""
+        """Refuses settings of a model loaded here, which would be ignored for one behind a server."""
         if (self.run, self.base) != (None, None):
             raise ValueError(f"{self.suite}.server takes the place of base and run; leave them out")
         for name in ("adapter", "tokenizer", "base_dtype", "max_length"):

@@ -47,14 +47,14 @@ class QuestionSource:
         prepared by TFDS.
       embedded: facts of this split instead of a file.
       relations: kinds of embedded facts; empty takes all.
-      choices: of each embedded fact, as multiple choice; 0 asks for the answer.
+      choices: choices per embedded fact, as multiple choice; 0 asks for the answer.
       split: of a TFDS folder; null takes its only one.
-      limit: first so many questions only; null takes all.
+      limit: take only this many questions, from the first; null takes all.
       normalization: of answers; the published figures of TriviaQA use triviaqa, the others squad.
       shots: solved examples before each question; in a chat, turns of user and assistant.
-      shots_from: file of those examples (its train part, say); null takes embedded facts of train. Those of
-        MMLU are of the question's own subject.
-      shots_order: random draws them, first takes the first ones of the file.
+      shots_from: file of those examples (such as its train part); null takes embedded facts of train. MMLU's
+        come from the question's own subject.
+      shots_order: random draws them, first takes the first ones in the file.
     """
 
     name: str | None = None
@@ -90,16 +90,16 @@ class KnowledgeConfig:
 
     Attributes:
       sources: sets of questions.
-      server: a model behind an OpenAI-compatible server is asked, in place of base or run; null for none.
-      templates: forms in which every set is asked; base models complete (completion, qa), tuned ones answer
-        (instruction, chat; auto puts the question alone by the chat template where there is one, else in the
+      server: OpenAI-compatible server of the model to ask, in place of base or run; null for none.
+      templates: forms in which every set is asked. Base models complete (completion, qa), tuned ones answer
+        (instruction, chat; auto puts the question alone into the chat template if there is one, else into the
         LoRAMoE form, as data.form=auto does in training). Fine-tuning moves the two apart: report both.
-        lm_eval puts each data set as lm-evaluation-harness does.
-      reasoning: let the model reason first (chain of thought); its final answer is what stands after the last
-        "####" or "answer is". Choices are listed, and answered by letter.
-      reasoning_tokens: of reasoning and answer together; GSM8K is always given as many.
-      system: system prompt of the forms that are chats; null leaves what the chat template puts itself.
-      max_new_tokens: of a response.
+        lm_eval formats each data set as lm-evaluation-harness does.
+      reasoning: let the model reason first (chain of thought); its final answer is what follows the last
+        "####" or "answer is". Choices are listed and answered by letter.
+      reasoning_tokens: most tokens of reasoning and answer together; GSM8K always gets this many.
+      system: system prompt of the forms that are chats; null leaves what the chat template itself adds.
+      max_new_tokens: most tokens of a response.
       score_answers: also score the tokens of the right answer (answer_nats); not in a chat behind a server.
     """
 
@@ -144,7 +144,7 @@ def knowledge(config: KnowledgeConfig, seed: int, confidence: float) -> SuiteRun
       confidence: of intervals, such as 0.95.
     Returns: a function that asks a model and gives its scores, a set for each source, template and kind of
       question.
-    Raises: ValueError, naming source and template, for a question that the template cannot put.
+    Raises: ValueError, naming source and template, for a question that the template cannot pose.
     """
     read = [_read(source, seed) for source in config.sources]
     for one in read:
@@ -201,12 +201,12 @@ class _Source(NamedTuple):
 
     @property
     def suite(self) -> Suite:
-        """The data set, where it has a form of its own; a file holds one."""
+        """The data set, if it has a form of its own; a file holds one."""
         return self.found.all[0].suite
 
     @property
     def kinds(self) -> list[tuple[str, Sequence[KnowledgeQuestion]]]:
-        """The questions of each kind that there is."""
+        """The questions, by kind."""
         both: list[tuple[str, Sequence[KnowledgeQuestion]]] = [
             ("words", self.found.questions),
             ("choice", self.found.choice_questions),
@@ -219,7 +219,7 @@ def _template(name: QuestionForm, suite: Suite, reasoning: bool, choices: bool) 
 
 
 def _check_asked(one: _Source, name: QuestionForm, reasoning: bool) -> None:
-    """Whatever the template cannot put is said before a model is loaded."""
+    """Reports whatever the template cannot pose before a model is loaded."""
     suites = {question.suite for question in one.found.all}
     if len(suites) > 1:
         raise ValueError(f"{one.source.label} holds rows of several data sets; give each a source of its own")

@@ -1,4 +1,4 @@
-"""What pretraining and fine-tuning are told: the config of a run, section by section.
+"""The settings of pretraining and fine-tuning: the config of a run, section by section.
 
 Only a command's `main` sees a whole config; it hands each section to the room that needs it.
 """
@@ -26,14 +26,14 @@ class RunConfig:
       output: folder of the run; the same command resumes what it finds there.
       steps: optimizer steps; null trains for data.epochs.
       seed: of new weights and dropout.
-      resume: same resumes a run of the same settings and refuses another; changed resumes with new settings;
-        never wants a new folder.
-      base: checkpoint to start from, a folder, .gguf file, named model or hub id; null makes a new model.
-      resize_vocab: give the base more rows of its embedding (each begins as the mean of those there) where
+      resume: same resumes a run with the same settings and refuses any other; changed resumes with new
+        settings; never requires a new folder.
+      base: checkpoint to start from: a folder, .gguf file, named model or hub id; null makes a new model.
+      resize_vocab: add rows to the base's embedding (each begins as the mean of the existing ones) if
         data.tokenizer has more tokens; false refuses such a tokenizer.
-      model: shape of a new model; beside a base, the shape it must have, so that `plan` need not read it.
-      valid_every: steps between two held-out losses on data.valid, the first before the training; 0 for none.
-      export: write what was trained to OUTPUT/export when the run is finished.
+      model: shape of a new model; with a base, the shape it must have, so that `plan` need not read the base.
+      valid_every: steps between two held-out losses on data.valid, the first before training; 0 for none.
+      export: write what was trained to OUTPUT/export when the run finishes.
     """
 
     __pydantic_config__ = configs.STRICT
@@ -71,7 +71,7 @@ class PretrainConfig(RunConfig):
     """Train all weights of a new model, or of a base, on text.
 
     Attributes:
-      init_std: standard deviation of a new model's weights; narrow models learn sooner from larger ones.
+      init_std: standard deviation of a new model's weights; narrow models learn sooner from larger values.
     """
 
     init_std: float = 0.02
@@ -106,8 +106,8 @@ class SftConfig(RunConfig):
     Attributes:
       adapter: loramoe trains the routed experts of `experts`, lora one pair without a router, none every
         weight.
-      base_dtype: of the frozen base; int8 and nf4 hold the kernels of attention and feed-forward quantized,
-        and the rest in bfloat16. With adapter=none everything is float32.
+      base_dtype: of the frozen base; int8 and nf4 quantize the kernels of attention and feed-forward and hold
+        the rest in bfloat16. With adapter=none everything is float32.
     """
 
     adapter: AdapterKind = "loramoe"
@@ -122,7 +122,7 @@ class SftConfig(RunConfig):
 
     @property
     def source(self) -> ModelSource:
-        """The model to train: the base with the adapter beside it."""
+        """The model to train: the base with its adapter."""
         return ModelSource(
             self.base,
             self.model,

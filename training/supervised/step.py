@@ -36,15 +36,15 @@ class StepConfig:
 
     Attributes:
       precision: dtype of activations and products; trained weights and their optimizer state stay float32.
-      accumulate: micro-batches a step; the gradient is that of the mean over all their target tokens. Balance
-        losses are taken of each micro-batch and averaged.
-      remat: what the backward pass computes again: nothing, all but matrix products, or whole blocks. A real
-        model is quickest with dots, as activations cost more to write and read than to compute; a very small
+      accumulate: micro-batches per step; the gradient is that of the mean loss over all their target tokens.
+        Balance losses are computed for each micro-batch and averaged.
+      remat: what the backward pass recomputes: nothing, all but matrix products, or whole blocks. A real
+        model is fastest with dots, as activations cost more to write and read than to compute; a very small
         one with none.
       scan_layers: compile one block and scan it; false unrolls the layers.
       loss_chunk: positions of each row whose logits exist at once.
       most_targets: target tokens that no row exceeds (the loss is NaN if one does); logits are then computed
-        at so many positions of each row only, which is quicker where answers are short.
+        at only this many positions per row, which is faster if answers are short.
     """
 
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -76,7 +76,7 @@ class TrainState(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """What a step says of itself, on the device.
+    """What a step reports, on the device.
 
     Attributes:
       scalars: loss (mean over target tokens), balance losses, grad_norm, lr, counts of tokens.
@@ -103,8 +103,8 @@ class _Parts(NamedTuple):
 
 
 def attention_mask(batch: DeviceBatch) -> AttentionMask:
-    """Tokens see their own segment. Padding looks at the row's last segment, as in the original's padded
-    batches (its routing counts in the constraint's compatible form), and is seen by nothing."""
+    """Tokens attend to their own segment. Padding attends to the row's last segment, as in the original's
+    padded batches (its routing counts in the constraint's compatible form), and nothing attends to it."""
     keys_BT = batch.segment_ids
     return AttentionMask(jnp.where(keys_BT == 0, keys_BT.max(1, keepdims=True), keys_BT), keys_BT)
 
