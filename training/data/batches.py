@@ -1,10 +1,10 @@
 """Rows to fixed-shape batches: order, mixture, this process's share, a resumable position.
 
 Grain decides the order: a shuffle of each epoch that has random access and needs no buffer. Every process
-walks the same global stream and keeps its own rows of each global batch: all processes see one shape at
-every step, the batches do not depend on the number of processes, and one small JSON value resumes any of
-them, also on another topology. The price is that each process tokenises the whole stream; that runs in a
-background thread, at about half a million tokens a second.
+walks the same global stream and keeps its own rows of each global batch. All processes see one shape at every
+step, the batches do not depend on the number of processes, and one small JSON value resumes any of them, even
+on another topology. The price is that each process tokenises the whole stream, in a background thread, at
+about half a million tokens a second.
 
 Shapes: B rows of the global batch (or this process's share), T tokens, S segments (samples) a row.
 """
@@ -26,9 +26,9 @@ from training.data.packing import PackedBatches, bucket_of, make_packer, rows_of
 class Batches(Iterator[Batch]):
     """This process's share of an ordered, shuffled stream of batches that can be resumed exactly.
 
-    Several sources are mixed by weight, each shuffled anew in each of its epochs; with a finite number of
-    epochs the mixture ends with the source that ends first, and the last batch is filled up with empty
-    rows (segment_ids 0).
+    Several sources are mixed by weight, each reshuffled in each of its epochs; with a finite number of epochs
+    the mixture ends with the source that ends first, and the last batch is filled up with empty rows
+    (segment_ids 0).
 
     Args:
       sources: sequences of Sample (or None, skipped), each non-empty.
@@ -56,7 +56,7 @@ class Batches(Iterator[Batch]):
             )
         share = config.batch_size // shard_count
         self._rows = slice(shard_index * share, (shard_index + 1) * share)
-        # what a saved position is only valid for
+        # a saved position is valid only for these
         self._identity = {
             "samples": [len(source) for source in sources],
             "weights": [float(w) for w in weights] if weights else None,
@@ -88,7 +88,7 @@ class Batches(Iterator[Batch]):
         return json.loads(json.dumps(state))
 
     def restore(self, state: JsonMapping) -> None:
-        """Go on behind the batch after which `state` was taken.
+        """Continues after the batch at which `state` was taken.
 
         Raises: ValueError if the state belongs to other data or other batching.
         """

@@ -1,7 +1,7 @@
-"""Rows to samples: in which form, cut to what length, and what of the data is lost by it.
+"""Rows to samples: in which form, cut to what length, and how much data is lost.
 
-Only where a sample must fit a row of a batch is it cut; `packing=concat` splits documents over rows and loses
-nothing. What is cut, dropped or left out is counted, and said when a run starts.
+A sample is cut only if it must fit a row of a batch; `packing=concat` splits documents over rows and loses
+nothing. What is cut, dropped or left out is counted, and reported when a run starts.
 """
 
 import dataclasses
@@ -30,10 +30,10 @@ class Tally:
     """What became of the rows of a data set.
 
     Attributes:
-      rows, tokens: that are trained on.
+      rows, tokens: what is trained on.
       cut, cut_tokens: rows that were longer than a row of a batch, and the tokens they lost.
-      dropped, dropped_tokens: rows left out, as nothing to predict was within that length, and their tokens.
-      formats: by what key rows are encoded, such as messages (`format_of`).
+      dropped, dropped_tokens: rows left out because that length held nothing to predict, and their tokens.
+      formats: keys by which rows are encoded, such as messages (`format_of`).
       thinking: conversations in which the assistant thinks.
       refused: rows that could not be encoded, with the reason (only with data.bad=skip).
     """
@@ -93,9 +93,9 @@ class Encoder:
     Attributes:
       tokenizer: of the model.
       length: tokens that a sample may have; None for any number.
-      form: of instruction rows: chat, or instruction as LoRAMoE has it.
+      form: of instruction rows: chat, or instruction as in LoRAMoE.
       thinking: what becomes of an assistant's thinking (jaxmoe.text.thinking).
-      turns: of a chat that are learned: all of the assistant's, or the last alone.
+      turns: which turns of a chat are learned: all of the assistant's, or only the last.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
@@ -129,7 +129,7 @@ def as_sample(encoded: Encoded, row: Row) -> Sample | None:
 class EncodedRows(Sequence[Sample | None]):
     """Rows encoded when they are read; for sets too large to hold as tokens. None as in `Encoder.sample`.
 
-    A row that is refused only now is left out, and said: the run has long begun.
+    A row that is refused only now is left out and reported, as the run has long begun.
     """
 
     def __init__(self, rows: Sequence[Row], encoder: Encoder, refused: Callable[[int, ValueError], None]):
@@ -221,7 +221,7 @@ def format_of(row: Row) -> str:
 def kind_of(row: Row) -> tuple[object, ...] | None:
     """What a chat template's refusals mostly depend on: who speaks in what order, and how.
 
-    None for rows that no template is asked about.
+    None for rows that need no template.
     """
     if "messages" not in row:
         return None
@@ -232,12 +232,12 @@ def kind_of(row: Row) -> tuple[object, ...] | None:
 
 
 def pieces(samples: Sequence[Sample], length: int) -> list[Sample]:
-    """Samples split, where they are longer, into such of at most `length` tokens, as packing=concat does.
+    """Splits longer samples into pieces of at most `length` tokens, as packing=concat does.
 
-    The first token of a later piece is no target: it has no predecessor there.
+    The first token of a later piece is not a target, as it has no predecessor there.
 
     Args:
-      length: tokens of a piece at most.
+      length: most tokens of a piece.
     Returns: the pieces in order, without those that have no target.
     """
     found = []
@@ -251,10 +251,10 @@ def pieces(samples: Sequence[Sample], length: int) -> list[Sample]:
 
 
 def shown(tokenizer: "PreTrainedTokenizerBase", sample: Sample, limit: int = 240) -> str:
-    """A sample as one line, with what is learned of it in « »; long stretches lose their middle.
+    """A sample as one line, with what is learned in « »; long stretches lose their middle.
 
     Args:
-      limit: characters of a stretch that are shown.
+      limit: characters shown of each stretch.
     Returns: the text, special tokens included, with line ends written as \\n.
     """
     turns = np.flatnonzero(np.diff(sample.loss_mask > 0)) + 1

@@ -1,8 +1,8 @@
 """A folder of data files: which of them are read for a split, and their rows as one sequence.
 
-Which split a file belongs to is told by a word in its name, or else in that of the nearest folder within the
-one that is read, as the Hugging Face hub does: `data/test-00000-of-00001.parquet` is of the test split. Files
-without such a word are of the train split.
+A word in a file's name tells its split, or else a word in the name of the nearest folder within the one that
+is read, as on the Hugging Face hub: `data/test-00000-of-00001.parquet` belongs to the test split. Files
+without such a word belong to the train split.
 """
 
 import re
@@ -15,7 +15,7 @@ from typing import NamedTuple, overload
 from jaxmoe.json_values import JsonObject
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".txt")
-# what the hub's own tools write beside the data
+# what the hub's own tools write next to the data
 _ABOUT = ("dataset_info.json", "dataset_infos.json", "state.json")
 _SPLITS = {
     "train": ("train", "training"),
@@ -46,7 +46,7 @@ def files_of(folder: Path, split: str) -> FolderFiles:
       folder: to look in.
       split: train, validation or test, or another of their usual names.
     Returns: the files to be read, and what else there is.
-    Raises: ValueError if the split has no such name, or there is no file of it.
+    Raises: ValueError for an unknown split, or one without files.
     """
     if split not in _SPLIT_OF:
         raise ValueError(f"{folder}: split of a folder must be one of {', '.join(_SPLITS)}; got {split!r}")

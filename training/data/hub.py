@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, through the package `datasets`, which is asked for only here."""
+"""Data sets from the Hugging Face hub, read by the package `datasets`, which is imported only here."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -13,7 +13,7 @@ class HubRows(Sequence[JsonObject]):
     """The rows of a table, each read and checked when it is asked for.
 
     Args:
-      table: of rows by number, as a `datasets.Dataset` is.
+      table: rows by number, such as a `datasets.Dataset`.
       label: what to call the data set in messages.
     """
 
@@ -60,6 +60,6 @@ def load_hub(repository: str, subset: str | None, split: str, label: str) -> Hub
         ) from None
     try:
         table = datasets.load_dataset(repository, subset, split=split, trust_remote_code=False)
-    except Exception as error:  # it raises many kinds, the hub's and the network's among them
+    except Exception as error:  # it raises many kinds, including the hub's and the network's
         raise ValueError(f"{label}: {' '.join(str(error).split())[:300]}") from None
     return HubRows(table, label)

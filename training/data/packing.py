@@ -1,7 +1,7 @@
-"""Samples into rows of fixed length: one a row by length buckets, several a row, or cut to fit.
+"""Packs samples into rows of fixed length: one per row by length buckets, several per row, or cut to fit.
 
-Each packer walks a Grain stream with random access and yields whole global batches; `get_state` is small
-plain JSON, from which `set_state` goes on exactly.
+Each packer walks a Grain stream with random access and yields whole global batches; `get_state` returns small
+plain JSON, from which `set_state` resumes exactly.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ class PackedBatches(Protocol):
         ...
 
     def set_state(self, state: JsonObject) -> None:
-        """Goes on from a place that `get_state` gave."""
+        """Resumes from a place that `get_state` returned."""
         ...
 
 
@@ -64,11 +64,11 @@ def _batch_of_split(rows: Sequence[Mapping[str, np.ndarray]], config: BatchConfi
 
 class _FirstFit:
     """Each sample goes into the first row with room for it. One that fits nowhere waits for the next batch;
-    when as many wait as there are rows (so that they surely fit there), the batch leaves.
+    when as many wait as there are rows (so that they surely fit there), the batch is handed out.
 
-    Grain's own packing takes several times as long for short samples. The state is the
-    next index of the stream and the indices of all samples that are placed or wait: the stream has random
-    access, so the samples themselves need no saving.
+    Grain's own packing takes several times as long for short samples. The state is the next index of the
+    stream and the indices of all samples placed or waiting: the stream has random access, so the samples
+    themselves need not be saved.
     """
 
     def __init__(self, stream: grain.MapDataset, config: BatchConfig, pad_id: int):
@@ -111,7 +111,8 @@ class _FirstFit:
 
 
 class _Bucketed:
-    """One sample a row, in the shortest row length that holds it; a batch leaves when its bucket is full.
+    """One sample per row, in the shortest row length that holds it; a batch is handed out when its bucket is
+    full.
 
     Its state is the next index of the stream and, for each bucket, the indices that wait in it.
     """
@@ -139,7 +140,7 @@ class _Bucketed:
 
     def _flush(self, length: int) -> Batch:
         found = (self._stream[i] for i in self._waiting[length])
-        samples = [sample for sample in found if sample is not None]  # none waits that holds nothing
+        samples = [sample for sample in found if sample is not None]  # all that wait are samples
         self._waiting[length] = []
         return rows_of(samples, self._config.batch_size, length, self._pad_id)
 
@@ -152,7 +153,7 @@ class _Bucketed:
 
 
 def bucket_of(tokens: int, lengths: Sequence[int]) -> int:
-    """The row length that a sample of so many tokens takes.
+    """The row length for a sample of this many tokens.
 
     Args:
       lengths: tokens that a row may have, ascending.
@@ -199,7 +200,7 @@ def rows_of(samples: Sequence[Sample], rows: int, length: int, pad_id: int) -> B
     Args:
       samples: at most `rows` of them, none longer than `length`.
       rows: of the batch; those left over are empty (segment_ids 0).
-      length: tokens a row.
+      length: tokens per row.
     Returns: a batch of tokens [rows, length], in the samples' order.
     """
     filled = [[sample] for sample in samples] + [[] for _ in range(rows - len(samples))]

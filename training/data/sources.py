@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
 # Sets up to this many rows are encoded before training starts; larger ones when they are read.
 ENCODE_AT_ONCE = 500_000
-# Of larger ones so many rows tell beforehand how much is cut.
+# This many rows of a larger one tell beforehand how much is cut.
 LOOKED_AT = 2_000
 
 Rows = Sequence[JsonObject]
 
 
 class SourceRows(NamedTuple):
-    """The rows of a data set, where each stands in its file, and what is to be said of how it was read."""
+    """The rows of a data set, where each is in its file, and a note on how it was read."""
 
     rows: Rows
     place: Callable[[int], str]
@@ -46,13 +46,15 @@ class SourceRows(NamedTuple):
 
 
 def read_source(source: SourceConfig, config: DataConfig) -> SourceRows:
-    """The rows of a source with their places, prepared by TFDS if they are not yet (text is read as it is).
+    """The rows of a source with their places, prepared by TFDS if they are not prepared yet (text is read as
+    it is).
 
     Args:
       source: the data set, and how many of its rows to take.
       config: gives the folder and the modules of TFDS data sets.
     Returns: the rows, and a function from a row's index to its place.
-    Raises: ValueError, with file and line, for what is no row; and for an empty or unknown source.
+    Raises: ValueError, with file and line, for anything that is not a row; and for an empty or unknown
+      source.
     """
     if source.hub is not None:
         hub = load_hub(source.hub, source.subset, source.split, source.label)
@@ -158,8 +160,7 @@ def _named_builder(source: SourceConfig, config: DataConfig) -> "DatasetBuilder"
 
 
 def identity(config: DataConfig) -> list[str]:
-    """What tells these sources from others: of files the hash of their content, of data sets of TFDS and the
-    hub their name."""
+    """What identifies these sources: the content hash of files, the name of data sets of TFDS and the hub."""
     from jaxmoe.datasets.instruction_files import content_hash
 
     known: list[str] = []
@@ -192,8 +193,8 @@ def make_tokenizer(config: DataConfig, base: str | None, folder: Path) -> "PreTr
 
     Args:
       config: with vocab_size a tokenizer is trained, unless the folder has one; with tokenizer it is loaded.
-      base: local folder or hub id, whose tokenizer is taken where the config names none.
-      folder: of a tokenizer that is trained here.
+      base: local folder or hub id, whose tokenizer is used if the config names none.
+      folder: where a tokenizer that is trained here is kept.
     Returns: the tokenizer.
     Raises: ValueError if neither the config nor a base gives one, or the base is missing.
     """
@@ -203,7 +204,7 @@ def make_tokenizer(config: DataConfig, base: str | None, folder: Path) -> "PreTr
             texts = (row_text(row) for source in used for row in read_rows(source, config))
             save_tokenizer(train_bpe(texts, config.vocab_size), folder)
         return load_tokenizer(folder)
-    # a base that is not there is said to be so before anything is looked for in it
+    # a missing base is reported before anything is looked for in it
     place = config.tokenizer or (None if base is None else local_folder(base))
     if place is None:
         raise ValueError(
@@ -216,9 +217,9 @@ class EncodedSource(NamedTuple):
     """A data set as samples (None: left out), and what became of its rows.
 
     Attributes:
-      tally: of all rows; where they are encoded when they are read, of the first `LOOKED_AT`, but with the
+      tally: of all rows; if they are encoded only when they are read, of the first `LOOKED_AT`, but with the
         formats of all.
-      note: what is to be said of how it was read.
+      note: a note on how it was read.
     """
 
     label: str
@@ -235,7 +236,7 @@ def encode_source(source: SourceConfig, config: DataConfig, encoder: Encoder) ->
       encoder: from `encoder_of`.
     Returns: the samples, and counts of what was cut or left out.
     Raises: ValueError, naming file and row, for a row that is refused (unless data.bad is skip); naming the
-      source, where nothing is left to learn from.
+      source, if nothing is left to learn from.
     """
     rows, place, note = read_source(source, config)
     tally = Tally()
@@ -258,9 +259,9 @@ def encode_source(source: SourceConfig, config: DataConfig, encoder: Encoder) ->
 def _check_kinds(
     rows: Rows, encoder: Encoder, tally: Tally, place: Callable[[int], str], config: DataConfig
 ) -> None:
-    """One conversation of each kind is encoded: what a template refuses is said now, not days later.
+    """Encodes one conversation of each kind, so that what a template refuses is reported now, not days later.
 
-    The formats that there are go into the tally.
+    The formats found go into the tally.
     """
     known = set()
     for index, row in enumerate(rows):
@@ -280,7 +281,7 @@ def encoder_of(config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> Enco
 
     Args:
       config: gives form, thinking and length.
-      tokenizer: its chat template decides where form is auto.
+      tokenizer: its chat template decides if form is auto.
     Returns: the encoder, its form resolved.
     """
     length = None if config.packing == "concat" else config.length
@@ -292,7 +293,7 @@ def encode_sources(
 ) -> list[Sequence[Sample | None]]:
     """Every source's samples, each within data.length: for evaluation, where a sample has a row of its own.
 
-    With packing=concat longer ones are split, as they are in training; else they are cut.
+    With packing=concat longer ones are split, as in training; otherwise they are cut.
 
     Args:
       sources: data sets, such as config.valid.
@@ -317,8 +318,8 @@ class Feed:
         self._pad = pad_id(tokenizer)
 
     def report(self) -> list[str]:
-        """What is said of the data when a run starts: how many rows and tokens there are and what is lost of
-        them, in which form instructions are put, and one sample with what is learned of it."""
+        """What a run reports about its data when it starts: how many rows and tokens there are, how many are
+        lost, the form of instructions, and one sample with what is learned of it."""
         said = []
         for source in self._encoded:
             of = f" (the first {LOOKED_AT:,} of {len(source.samples):,})" if _is_lazy(source) else ""
@@ -361,7 +362,7 @@ class Feed:
         )
 
     def count(self) -> int:
-        """Batches in data.epochs, by going through them once."""
+        """Batches in data.epochs, counted by going through them once."""
         return sum(1 for _ in self.batches())
 
 

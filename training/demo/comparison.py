@@ -1,4 +1,5 @@
-"""What each model of a demo kept and learned, as a table: a column a model, a row a kind of question."""
+"""What each model of a demo kept and learned, as a table: one column per model, one row per kind of
+question."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,14 +11,14 @@ from jaxmoe.json_values import JsonObject
 
 
 def as_row(score: Score) -> JsonObject:
-    """A score and its 95 % interval for results.json; without a value where nothing was asked."""
+    """A score and its 95 % interval for results.json; without a value if nothing was asked."""
     if not score.n:
         return {"value": None, "low": None, "high": None}
     return {"value": score.value, "low": score.low, "high": score.high}
 
 
 def task_rows(answered: KnowledgeResult) -> JsonObject:
-    """Exact match on the tasks, over all and by family, for results.json."""
+    """Exact match on the tasks, overall and by family, for results.json."""
     families = {name: as_row(scores["exact_match"]) for name, scores in answered.by_category.items()}
     return {"tasks": as_row(answered.scores["exact_match"]), "by family": families}
 
@@ -25,7 +26,7 @@ def task_rows(answered: KnowledgeResult) -> JsonObject:
 def comparison_table(
     rows: Mapping[str, JsonObject], kinds: Sequence[str], labels: Mapping[str, str], asked: str
 ) -> Table:
-    """The scores of all models beside each other.
+    """The scores of all models side by side.
 
     Args:
       rows: of results.json, by model.

@@ -48,7 +48,7 @@ ANSWER = 24  # tokens of an answer in the chat
 TASK_ANSWER = 16  # the longest right answer has fewer tokens
 LENGTHS = (12, 24, 48)  # tokens that facts are padded to; most have fewer than 12
 CHAT = ("What is the capital of Peru?", "Name a fruit that is yellow.")
-# What a stranger would type, in a process of its own that knows nothing of this project.
+# What a stranger would type, run in a process that knows nothing of this project.
 TRANSFORMERS = """\
 import sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -66,7 +66,7 @@ print(tokenizer.decode(new, skip_special_tokens=True))
 
 
 class FineTune(NamedTuple):
-    """A way to fine-tune: its column of the table, its config, and what is said while it runs."""
+    """A way to fine-tune: its column of the table, its config, and what is printed while it runs."""
 
     title: str
     stage: str
@@ -80,7 +80,7 @@ TITLES = {"base": "base", **{name: way.title for name, way in TUNED.items()}}
 
 
 def main(base: str, output: Path, stages: str, steps_scale: float, facts: int, tasks: int) -> JsonObject:
-    """Runs the journey; what is finished is not run again.
+    """Runs the journey; what is finished is not rerun.
 
     Args:
       base: named model, GGUF file, folder or hub id of a chat model.
@@ -90,7 +90,7 @@ def main(base: str, output: Path, stages: str, steps_scale: float, facts: int, t
       facts: how many held-out facts the base is asked.
       tasks: how many held-out tasks every model is asked.
     Returns: what is in results.json; empty if the run was stopped before its end.
-    Raises: ValueError if the base cannot be had or has no chat template.
+    Raises: ValueError if the base cannot be found or fetched, or has no chat template.
     """
     console, started = Console(markup=False, emoji=False, highlight=False), time.perf_counter()
     console.rule(f"1/{PARTS} a pretrained model: {base}")
@@ -146,11 +146,11 @@ class Asked(NamedTuple):
 
     @classmethod
     def of(cls, tokenizer: "PreTrainedTokenizerBase", facts: int, tasks: int) -> "Asked":
-        """So many of the held-out facts, spread evenly over all relations, and so many held-out tasks.
+        """This many of the held-out facts, spread evenly over all relations, and this many held-out tasks.
 
         Args:
           tokenizer: of all the models.
-          facts, tasks: numbers; more than there are takes all.
+          facts, tasks: how many; a number above all of them takes all.
         Returns: the questions.
         """
         held_out = closed_book_questions("test")
@@ -164,11 +164,11 @@ class Asked(NamedTuple):
         Args:
           lm: the base.
           name: of the base, for the file.
-          kept: file of the scores, read where it is there and of the same model and questions.
+          kept: file of the scores, read if it exists and is of the same model and questions.
         Returns: the scores with their 95 % intervals; under `known` the places of the facts.
         """
         scores = self._scores(lm, name, range(len(self.facts)), kept)
-        # what it knows is what the others are measured by
+        # the others are measured by what the base knows
         return {**scores, "known facts kept": {"value": 1.0, "low": 1.0, "high": 1.0}}
 
     def of_tuned(self, lm: LanguageModel, name: str, known: Sequence[int], kept: Path) -> JsonObject:
@@ -178,7 +178,7 @@ class Asked(NamedTuple):
           lm: the model.
           name: of its base and how long it was trained, for the file.
           known: places of the facts that the base knows; only they are asked.
-          kept: file of the scores, read where it is there and of the same model and questions.
+          kept: file of the scores, read if it exists and is of the same model and questions.
         Returns: the scores with their 95 % intervals.
         """
         return self._scores(lm, name, known, kept)
@@ -239,7 +239,7 @@ def expert_table(run: Path) -> Table | str:
     Args:
       run: folder with routing.jsonl.
     Returns: a row for each of three layers and each kind of task, averaged over the projections; a line of
-      text where the run recorded none.
+      text if the run recorded none.
     """
     records = read_lines(run / "routing.jsonl")
     if not records:

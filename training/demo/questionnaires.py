@@ -22,10 +22,10 @@ def questionnaire(
     folder: Path,
     config: str = "demo/scratch/behavior",
 ) -> Path:
-    """Asks every model what the config's section `behavior` says; the first is the base of the others.
+    """Asks every model the questions of the config's section `behavior`; the first is the base of the others.
 
-    Answers are kept in the folder, and what was answered there is not asked again. The models are given, so
-    the config's own base, beside and output are not read.
+    Answers are kept in the folder, and questions that are answered there are not asked again. The models are
+    given, so the config's own base, beside and output are not read.
 
     Args:
       models: by the name under which the report shows them.

@@ -1,7 +1,7 @@
 """The demo from scratch: a base trained on the spot, fine-tuned two ways; then code and questionnaires.
 
-Every stage is a command that can be run alone with its config (demo/scratch/base, ...); what is finished is
-not run again.
+Every stage is a command that can be run alone with its config (demo/scratch/base, ...); finished stages are
+not rerun.
 """
 
 import json
@@ -89,7 +89,7 @@ def main(folder: Path, stages: str, steps_scale: float, facts: int | None, tasks
     asked = f"{results['facts']} held-out facts, {results['tasks']} tasks"
     console.print(comparison_table(results["rows"], KINDS, LABELS, asked))
     console.rule(f"5/{PARTS} export to Hugging Face format, generate from the exports")
-    # with its own modelling code; those of base and full SFT are there already
+    # with its own modelling code; the exports of base and full SFT exist already
     export = folder / "loramoe-hf"
     if not export.exists():
         jaxmoe.save(models["loramoe"], export, "hf", tokenizer=tokenizer_of(folder))
@@ -143,7 +143,7 @@ def compare(models: dict[str, LanguageModel], folder: Path, known: int | None, c
     Args:
       models: by row.
       folder: of the demo; the base's tokenizer is in it.
-      known: facts to ask for; None is all that are held out.
+      known: facts to ask for; None takes all that are held out.
       count: of tasks.
     Returns: the numbers of facts and tasks, and the scores by model and kind of question.
     """
@@ -177,7 +177,7 @@ def code_scores(run: Path) -> JsonObject:
 
 
 def code_table(scores: JsonObject) -> Table:
-    """pass@1 before and after, a row a difficulty."""
+    """pass@1 before and after, one row per difficulty."""
     table = Table(title="held-out pass@1, %")
     table.add_column("")
     for moment in scores:

@@ -1,4 +1,4 @@
-"""A stage of a demo: a command with a config that is shipped, its folders and its length set by the demo."""
+"""A stage of a demo: a command with a shipped config, whose folders and length the demo sets."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ def run_stage(
 
     Args:
       stage: the command.
-      name: of its config and of its folder in the demo's.
+      name: of its config, and of its folder in the demo's folder.
       output: folder of the demo.
       stages: folder with a config for each stage, or the name of a shipped one.
       steps_scale: share of the steps to do, in (0, 1].

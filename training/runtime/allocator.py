@@ -1,7 +1,7 @@
 """The C library's allocator, told to keep the memory that it has.
 
-On a CPU every step takes its scratch memory anew. glibc gives large blocks back to the system at once, and
-each page that is touched again costs a page fault: a third of a small model's step.
+On a CPU every step allocates its scratch memory anew. glibc returns large blocks to the system at once, and
+each page that is touched again costs a page fault: in total, a third of a small model's step.
 """
 
 import ctypes
@@ -18,19 +18,21 @@ KEEP_BELOW = 2 * 2**30  # bytes
 
 
 def one_heap() -> None:
-    """All threads take from one heap, where they reuse each other's memory; before JAX starts its threads."""
+    """Makes all threads allocate from one heap, where they reuse each other's memory; call it before JAX
+    starts its threads."""
     _set(((ARENA_MAX, 1),))
 
 
 def keep_memory() -> None:
-    """From now on, freed memory is kept and used again; after the first step: compiling needs more for once.
+    """Keeps freed memory and reuses it from now on. Call it after the first step: compiling needs more, but
+    only once.
 
-    Settings of the user's own (MALLOC_* or GLIBC_TUNABLES in the environment) are left alone, and elsewhere
-    than on glibc there is nothing to do.
+    The user's own settings (MALLOC_* or GLIBC_TUNABLES in the environment) are left alone, and without glibc
+    there is nothing to do.
 
     A process that has needed `KEEP_BELOW` by then is left alone too. A large model's step spends its time on
-    arithmetic, and its few huge blocks find no gap of their size between those still in use, so that the heap
-    grows to twice what is needed: SmolLM2-135M peaks at 9.6 GB with memory kept and at 4.4 without, at 7.4
+    arithmetic, and its few huge blocks find no gap of their size between those still in use, so the heap
+    grows to twice what is needed. SmolLM2-135M peaks at 9.6 GB with memory kept and at 4.4 without, at 7.4
     and 7.2 seconds a step.
     """
     if _peak() >= KEEP_BELOW:
@@ -41,9 +43,9 @@ def keep_memory() -> None:
 
 
 def release_memory() -> None:
-    """Ends what `keep_memory` began, and gives back what is free: what comes next needs other sizes.
+    """Ends what `keep_memory` began and returns free memory to the system: what comes next needs other sizes.
 
-    Kept on, memory between blocks that are still in use would grow from stage to stage of a long process.
+    Otherwise memory between blocks still in use would grow from stage to stage of a long process.
     """
     library = _set(((MMAP_MAX, DEFAULT_MMAP_MAX), (TRIM_THRESHOLD, DEFAULT_TRIM)))
     if library is not None:
@@ -51,7 +53,7 @@ def release_memory() -> None:
 
 
 def _peak() -> int:
-    """Most memory that this process had at once, in bytes; getrusage would count its parent's too."""
+    """Peak memory of this process, in bytes; getrusage would count its parent's too."""
     status = Path("/proc/self/status")
     found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.exists() else None
     return int(found[1]) * 1024 if found else 0

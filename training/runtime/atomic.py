@@ -5,12 +5,12 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file beside its place, syncs it to the disk and moves it there.
+    """Writes a text file next to its final place, syncs it to the disk and moves it there.
 
     A reader finds the old content or the new one; a killed process leaves at most `NAME.part` behind.
 
     Args:
-      path: of the file; its folder is made if there is none.
+      path: of the file; its folder is created if there is none.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
@@ -20,7 +20,7 @@ def write_whole(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except OSError:  # half a file is of no use, and on a full disk in the way
+    except OSError:  # half a file is of no use, and takes up room on a full disk
         part.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: saved in the background, items apart, found again after a kill, restored on any mesh.
+"""Checkpoints of a run: saved in the background as separate items, found after a kill, restored on any mesh.
 
     RUN/checkpoints/{step}/trainable   the trained weights
                           /optimizer   optimizer state, counters, telemetry sums
@@ -33,7 +33,7 @@ from training.runtime import checksums
 # A full disk, a used-up quota, a limit on file size.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# Orbax logs the tracebacks of a failed save and raises it too: what is raised is enough.
+# Orbax both logs the tracebacks of a failed save and raises its error: the error is enough.
 _RAISED_TOO = ("Save Finalize thread", "_SignalingThread.run()")
 
 
@@ -65,7 +65,7 @@ class Saved(NamedTuple):
 
 
 class DiskFullError(ValueError):
-    """Nothing more can be written; what was saved before is whole."""
+    """Nothing more can be written; what was saved before is intact."""
 
 
 class Checkpoints:
@@ -73,9 +73,9 @@ class Checkpoints:
 
     Args:
       folder: RUN/checkpoints.
-      keep: newest checkpoints that stay.
-      read_only: leave everything as it is, damaged checkpoints too.
-    Raises: ValueError if there are checkpoints and none of them is whole.
+      keep: how many of the newest checkpoints to keep.
+      read_only: leave everything as it is, even damaged checkpoints.
+    Raises: ValueError if there are checkpoints but none is whole.
     """
 
     def __init__(self, folder: Path, keep: int = 2, *, read_only: bool = False):
@@ -92,11 +92,11 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def latest(self) -> int | None:
-        """Step of the newest checkpoint that was written to its end and is whole."""
+        """Step of the newest checkpoint that was fully written and is whole."""
         return max(self.steps(), default=None)
 
     def _complete(self) -> None:
-        """In Orbax's thread, when all of a checkpoint but its name is there."""
+        """Runs in Orbax's thread, when a checkpoint is complete except for its name."""
         if jax.process_index() == 0:
             checksums.write_pending(self.folder.parent)
 
@@ -105,12 +105,13 @@ class Checkpoints:
         return sorted(set(self._manager.all_steps()) - set(self._damaged))
 
     def save(self, step: int, saved: Saved) -> None:
-        """Copies the state from the devices and writes in the background; a step saved before is kept.
+        """Copies the state from the devices and writes it in the background; a step saved before is left as
+        it is.
 
         Args:
-          step: number under which the checkpoint is kept; for rounds of PPO, the round.
+          step: number under which the checkpoint is kept; for PPO, the round.
           saved: arrays on the mesh, and plain JSON.
-        Raises: DiskFullError, as a rule before anything is written, if the disk has too little room.
+        Raises: DiskFullError, usually before anything is written, if the disk has too little room.
         """
         if step in self._manager.all_steps():
             return
@@ -168,17 +169,17 @@ class Checkpoints:
         return Saved(*(restored[name] for name in Saved._fields))
 
     def preempted(self, step: int) -> bool:
-        """Whether the processes have agreed to stop after this step, since one of them was told to."""
+        """Whether the processes have agreed to stop after this step, because one of them was told to."""
         return self._manager.reached_preemption(step)
 
     def wait(self) -> None:
-        """Until everything begun is written."""
+        """Waits until everything begun is written."""
         with disk_full_explained(self.folder):
             self._manager.wait_until_finished()
             self._complete_sums()
 
     def close(self) -> None:
-        """Waits and lets go."""
+        """Waits, then closes."""
         with disk_full_explained(self.folder):
             self._manager.wait_until_finished()
             self._complete_sums()
@@ -203,7 +204,7 @@ def _find_damaged(run: Path, *, move: bool) -> list[int]:
         except ValueError as error:
             failure = str(error)
     if jax.process_count() > 1:
-        # the steps, and first how many; -1 where none is whole
+        # first the number of steps, or -1 if none is whole, then the steps
         told = np.full(64, 0, np.int64)
         told[0] = -1 if failure else len(found)
         told[1 : 1 + len(found[:63])] = found[:63]
@@ -290,10 +291,10 @@ logging.getLogger("absl").addFilter(_worth_logging)
 
 
 def quiet_late_callbacks() -> None:
-    """From now on, what TensorStore tells an event loop that Orbax has closed is dropped.
+    """From now on, drops what TensorStore reports to an event loop that Orbax has closed.
 
     After a failed save its C++ threads still report to the loop. The error has nowhere to go, and Python
-    prints a traceback that begins in the loop's own method, since no Python called it.
+    prints a traceback that begins in the loop's own method, as no Python code called it.
     """
     shown = sys.unraisablehook
 
@@ -307,9 +308,9 @@ def quiet_late_callbacks() -> None:
 
 
 def fingerprint(folder: Path) -> str:
-    """Tells one base checkpoint from another: sha256 over names, sizes and both ends of the weight files.
+    """Identifies a base checkpoint: sha256 over names, sizes and both ends of the weight files.
 
-    Reading 13 GB whole would hold up every start; weights that differ in the middle only are not told apart.
+    Reading 13 GB whole would hold up every start; weights that differ only in the middle are not told apart.
     """
     digest = hashlib.sha256()
     edge = 1 << 20

@@ -3,8 +3,8 @@
     RUN/checksums/{step}.sha256   of every file of RUN/checkpoints/{step}; `cd RUN && sha256sum -c` reads it
     RUN/damaged/{step}            a damaged checkpoint, moved out of the way
 
-The sums are written just before a checkpoint is committed. One that came without them, as from elsewhere, is
-taken if it is complete, with a line that says so.
+The sums are written just before a checkpoint is committed. A checkpoint that came without them, such as one
+from elsewhere, is accepted if it is complete, with a line that says so.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from training.runtime.atomic import write_whole
 
 # what every checkpoint has, with or without checksums
 PARTS = ("trainable/_METADATA", "optimizer/_METADATA", "data/metadata", "meta/metadata")
-# Orbax writes the time of the commit into this one last of all
+# Orbax writes the time of the commit into this one, last of all
 LAST = "_CHECKPOINT_METADATA"
 
 
@@ -37,9 +37,9 @@ def steps_of(run: Path) -> list[int]:
 
 
 def write_pending(run: Path) -> None:
-    """Writes the sums of checkpoints that are complete but for their name.
+    """Writes the sums of checkpoints that are complete except for their name.
 
-    Orbax writes `{step}.orbax-checkpoint-tmp`, calls this and renames it, so that every
+    Orbax writes `{step}.orbax-checkpoint-tmp`, calls this and then renames the folder, so that every
     committed checkpoint has sums.
     """
     for step, folder in _pending(run).items():
@@ -50,7 +50,7 @@ def write_pending(run: Path) -> None:
 
 def complete(run: Path) -> None:
     """Adds the sums of what Orbax writes at the commit itself, for committed checkpoints that have sums;
-    those of deleted checkpoints go."""
+    deletes the sums of deleted checkpoints."""
     for step in steps_of(run):
         path, folder = sums_file(run, step), run / "checkpoints" / str(step)
         text = path.read_text(encoding="utf-8") if path.is_file() else None
@@ -70,7 +70,7 @@ def _pending(run: Path) -> dict[int, Path]:
 
 
 def damage(run: Path, step: int) -> str | None:
-    """Looks for missing and changed files of a checkpoint; every file is read.
+    """Looks for missing and changed files of a checkpoint; reads every file.
 
     Args:
       run: the run's folder.

@@ -1,7 +1,7 @@
-"""One YAML file a run -> typed dataclasses, with dotted overrides on the command line.
+"""One YAML file per run -> typed dataclasses, with dotted overrides on the command line.
 
-A schema is a frozen dataclass whose fields are plain values, tuples or further such dataclasses. Each section
-is declared beside the code that reads it. This module knows none of them.
+A schema is a frozen dataclass whose fields are plain values, tuples or other such dataclasses. Each section
+is declared next to the code that reads it; this module knows none of them.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
 
 def load(schema: type[Schema], path: str | Path | None, overrides: Sequence[str] = ()) -> Schema:
-    """Reads a config file, applies overrides, checks everything.
+    """Reads a config file, applies overrides and checks everything.
 
     Args:
       schema: the dataclass to fill.
@@ -104,7 +104,7 @@ def parse(schema: type[Schema], values: JsonMapping, where: str = "the config") 
     Args:
       schema: the dataclass to fill.
       values: nested dictionaries, as from YAML.
-      where: the origin of the values, with which an error begins.
+      where: the origin of the values, named at the start of an error.
     Returns: an instance of the schema.
     Raises: ValueError, in one line, for an unknown key, a value of the wrong type or one that a section
       refuses; TypeError if the schema itself is at fault.
@@ -143,7 +143,8 @@ def _refuse_switches(annotation: object, value: object, location: list[str]) -> 
 
 
 def _leaves(annotation: object) -> set[object]:
-    """The types that an annotation allows, those inside unions, tuples and literals' own."""
+    """The types that an annotation allows, including those inside unions and tuples and those of literal
+    values."""
     if typing.get_origin(annotation) is typing.Literal:
         return {type(choice) for choice in typing.get_args(annotation)}
     inside = typing.get_args(annotation)
@@ -152,7 +153,7 @@ def _leaves(annotation: object) -> set[object]:
 
 def _explain(schema: type, error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
-    # pydantic adds the alternative of a union that it tried; those are no keys
+    # pydantic adds the alternative of a union that it tried; those are not keys
     *above, last = first["loc"] or ("",)
     unknown = first["type"] == "unexpected_keyword_argument"  # such a key may have any name
     location = [str(part)[:80] for part in above if not _is_alternative(part)]
@@ -274,7 +275,7 @@ def differences(old: JsonMapping, new: JsonMapping, prefix: str = "") -> dict[st
     Args:
       old, new: as `to_dict` gives them.
       prefix: put before each key, with its dot.
-    Returns: by dotted key whose values differ, the old and the new value; None where a side lacks the key.
+    Returns: the old and the new value by dotted key, for keys that differ; None where a side lacks the key.
     """
     out: dict[str, tuple[object, object]] = {}
     for key in dict.fromkeys([*old, *new]):

@@ -1,8 +1,8 @@
 """The keys of a config, read from the source of its dataclasses without importing them.
 
-The dataclasses live beside code that imports JAX and Grain, seconds away; --help should answer at once.
-Types, defaults and docs are as written there: a field's doc is its entry under `Attributes:`, or the comment
-behind it.
+The dataclasses live next to code that imports JAX and Grain, which takes seconds; --help should answer at
+once. Types, defaults and docs are as written there: a field's doc is its entry under `Attributes:`, or the
+comment after it.
 """
 
 import ast
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class ConfigKey(NamedTuple):
-    """One key of a config; a section has keys of its own behind it."""
+    """One key of a config; a section has keys of its own below it."""
 
     name: str
     type: str
@@ -36,7 +36,7 @@ def _module(name: str) -> tuple[str, ast.Module] | None:
 
 
 def _find(module: str, name: str) -> tuple[str, ast.ClassDef | ast.FunctionDef | ast.expr] | None:
-    """The class, function or type alias that a name means in a module of ours, followed through imports."""
+    """The class, function or type alias that a name means in one of our modules, followed through imports."""
     loaded = _module(module)
     if loaded is None:
         return None

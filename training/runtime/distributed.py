@@ -1,7 +1,7 @@
 """Processes, devices and the mesh: start them, and lay batches on them.
 
-Every process runs the same program. It feeds its own rows of a batch, and what is decided from outside (a
-signal) is agreed upon before anyone acts, since one host that does what the others do not hangs them all.
+Every process runs the same program and feeds its own rows of a batch. Processes agree on decisions from
+outside (a signal) before any of them acts, since one host that does what the others do not hangs them all.
 """
 
 import os
@@ -69,7 +69,8 @@ class DistributedConfig:
 
 
 def start(config: DistributedConfig) -> None:
-    """Starts JAX's distributed service if this run has several processes; before anything else touches JAX.
+    """Starts JAX's distributed service if this run has several processes; call it before anything else
+    touches JAX.
 
     The preemption service is on, so that a SIGTERM to one process lets all of them save the same step.
     """

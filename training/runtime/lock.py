@@ -1,9 +1,10 @@
 """One process at a time in a folder.
 
-The lock is the kernel's (flock) on FOLDER/.lock, and ends with the process that holds it, however that ends:
-a file that a killed process left behind locks nothing. On NFS the kernel passes flock on to the server; with
-the mount options `nolock` or `local_lock=all` it holds on one machine only, and two machines could then work
-in one folder. Where the file system cannot lock, one line says so and the work goes on without.
+The lock is a kernel lock (flock) on FOLDER/.lock. It ends with the process that holds it, however that
+process ends: a file that a killed process left behind locks nothing. On NFS the kernel passes flock on to the
+server; with the mount options `nolock` or `local_lock=all` the lock holds on one machine only, and two
+machines could then work in one folder. If the file system cannot lock, one line says so and the work
+continues without a lock.
 """
 
 import errno
@@ -25,7 +26,7 @@ CANNOT = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Holds a folder while the block runs; makes it, and removes it again if the block leaves it empty.
+    """Locks a folder while the block runs; creates it, and removes it again if the block leaves it empty.
 
     Raises: ValueError, naming the process that holds it, if the folder is locked.
     """
@@ -36,7 +37,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            (folder / NAME).unlink(missing_ok=True)  # before it is let go, else another's would be removed
+            (folder / NAME).unlink(missing_ok=True)  # before unlocking, else another process's file would go
             os.close(number)
     finally:
         if new:
@@ -63,7 +64,7 @@ def _locked_file(folder: Path) -> int:
                 raise
             log.warning("%s cannot be locked (%s): start no second run there", folder, error.strerror)
             return number
-        # the holder before may have removed the file between our opening and our locking it
+        # the previous holder may have removed the file after we opened it and before we locked it
         with suppress(FileNotFoundError):
             if os.fstat(number).st_ino == path.stat().st_ino:
                 _sign(number)
@@ -72,7 +73,7 @@ def _locked_file(folder: Path) -> int:
 
 
 def _sign(number: int) -> None:
-    """Says in the file who holds it; on a full disk the lock holds without a name."""
+    """Writes into the file who holds it; on a full disk the lock holds without a name."""
     with suppress(OSError):
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         os.ftruncate(number, 0)

@@ -1,7 +1,7 @@
 """When one process of a run is lost, the others end with one line that says so.
 
-JAX ends them from C++, with a stack trace of a hundred lines that names no cause. Its text goes through a
-small process that passes on everything else. What Python writes does not take that way.
+JAX ends them from C++, with a stack trace of a hundred lines that names no cause. What C++ writes goes
+through a small process that passes on everything else; what Python writes does not.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ FAILED = re.compile(
 )
 
 _FATAL = "JAX distributed service detected fatal errors"
-# Lines of the coordination service are held back: a fatal one follows, or what Python says of the loss.
+# Lines of the coordination service are held back: a fatal one follows, or Python's report of the loss.
 _FILTER = """
 import re, signal, sys
 for number in (signal.SIGINT, signal.SIGTERM):
@@ -39,7 +39,8 @@ _readers: list[subprocess.Popen[bytes]] = []  # the small process, once it runs
 
 
 def report_in_one_line() -> None:
-    """From now on, what C++ writes to standard error is filtered; before JAX's distributed service starts."""
+    """Filters what C++ writes to standard error from now on; call it before JAX's distributed service
+    starts."""
     sys.stderr.flush()
     terminal = os.dup(2)
     command = [sys.executable, "-S", "-E", "-c", _FILTER, LOST, _FATAL]
@@ -53,7 +54,8 @@ def report_in_one_line() -> None:
 
 
 def say_lost() -> bool:
-    """Says LOST, unless C++ has led to it already: the small process says it once. False without one."""
+    """Has the small process say LOST, unless what C++ wrote has made it do so; False if there is no such
+    process."""
     if not _readers:
         return False
     os.write(2, f"{_FATAL}\n".encode())

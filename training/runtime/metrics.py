@@ -58,7 +58,7 @@ class WatchConfig:
 
 
 class JsonLines:
-    """A file of one JSON object a line, each with a `step`; it keeps what it has up to step `resume_at`."""
+    """A file with one JSON object per line, each with a `step`; records up to step `resume_at` are kept."""
 
     def __init__(self, path: Path, resume_at: int):
         kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= resume_at]
@@ -95,7 +95,7 @@ def chosen_sinks(config: WatchConfig, run: TrackedRun) -> dict[str, Sink]:
     Args:
       config: TensorBoard if asked for, Weights & Biases with a project, MLflow with an experiment.
       run: whose numbers they are.
-    Returns: by the name that is said of them.
+    Returns: sinks by the name shown to users.
     Raises: ValueError if a package is missing or a service refuses.
     """
     sinks: dict[str, Sink] = {}
@@ -112,8 +112,8 @@ class Recorder:
     """Writes metrics and shows progress; on every process but the first it does nothing.
 
     Args:
-      resume_at: step from which the run goes on, 0 for a new one.
-      steps: steps of the whole run, for the time that remains.
+      resume_at: step from which the run resumes, 0 for a new one.
+      steps: steps of the whole run, for the time remaining.
       settings: the run's resolved config, for the sinks.
     """
 
@@ -132,7 +132,7 @@ class Recorder:
         self._last_time, self._tokens = time.perf_counter(), 0.0
         if not main:
             return
-        # first of all: a sink that fails says so there
+        # first, as a sink that fails is reported there
         self._display = ProgressDisplay(config.progress)
         self._shown = self._display.task(title, steps, resume_at, "compiling")
         sinks = chosen_sinks(config, TrackedRun(folder, settings or {}, resume_at))
@@ -182,11 +182,11 @@ class Recorder:
         self._shown(step, self._steps, status)
 
     def between_steps(self) -> None:
-        """The time since the last step was spent on something else than the next one."""
+        """Notes that the time since the last step was spent on something other than the next one."""
         self._last_time = time.perf_counter()
 
     def event(self, step: int, kind: str, values: JsonMapping) -> None:
-        """Other records of metrics.jsonl, such as a held-out loss.
+        """Writes another kind of record to metrics.jsonl, such as a held-out loss.
 
         Args:
           step: steps done so far.
@@ -199,7 +199,7 @@ class Recorder:
         self._sinks.scalars(step, {f"{kind}/{name}": value for name, value in values.items()})
 
     def routing(self, step: int, rows: list[JsonObject], summary: Mapping[str, float]) -> None:
-        """Routing telemetry since the last report; nothing is written if there are no rows.
+        """Writes the routing telemetry since the last report; nothing if there are no rows.
 
         Args:
           step: steps done so far.
@@ -212,6 +212,6 @@ class Recorder:
         self._sinks.scalars(step, {f"routing/{name}": value for name, value in summary.items()})
 
     def say(self, text: str) -> None:
-        """One line for the person watching."""
+        """Prints one line for the person watching."""
         if self._main:
             self._display.console.print(text, highlight=False, soft_wrap=True)

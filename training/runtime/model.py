@@ -1,4 +1,4 @@
-"""The model that a run trains: which weights are new, which are read, which are trained, where each lies."""
+"""The model that a run trains: which weights are new, read and trained, and where each is placed."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -44,7 +44,7 @@ class HeldAs(NamedTuple):
 
 
 def held_as(base_dtype: BaseDtype) -> HeldAs:
-    """What a base_dtype of a config stands for: beside quantized kernels everything is bfloat16.
+    """What a config's base_dtype stands for: next to quantized kernels everything is bfloat16.
 
     >>> held_as("nf4")
     HeldAs(dtype='bfloat16', quantized='nf4')
@@ -55,7 +55,7 @@ def held_as(base_dtype: BaseDtype) -> HeldAs:
 
 
 def check_base_dtype(adapter: AdapterKind, base_dtype: BaseDtype) -> None:
-    """Raises ValueError for a quantized base all of whose weights are trained.
+    """Raises ValueError if the base is quantized and all of its weights are to be trained.
 
     Args:
       adapter: of the run.
@@ -99,8 +99,9 @@ def adapter_experts(
       experts: settings for adapter=loramoe, and what adapter=lora takes from them.
       lora: settings for adapter=lora.
       model: shape of the base.
-    Returns: for loramoe the experts as configured, for lora one pair a projection without a router, for none
-      None. Beside a base of experts the default targets, the feed-forward, are its whole block of experts.
+    Returns: for loramoe the experts as configured, for lora one pair per projection without a router, for
+      none None. In a mixture-of-experts base the default targets, the feed-forward, are its whole block of
+      experts.
     """
     if model.moe is not None and experts.targets == MLP_PROJECTIONS:
         experts = dataclasses.replace(experts, targets=(EXPERT_BLOCK,))
@@ -147,18 +148,18 @@ def matched_rank(experts: ExpertConfig, model: ModelConfig) -> int:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What a run's model is made from: a base checkpoint or new weights, and the adapter beside them.
+    """What a run's model is made from: a base checkpoint or new weights, and an adapter.
 
     Attributes:
       base: checkpoint: a folder, .gguf file, named model or hub id; None makes new weights of the given
         shape.
-      shape: of new weights; beside a base, the shape that it must have.
+      shape: of new weights; with a base, the shape that it must have.
       adapter: loramoe trains the routed experts of `experts`, lora one pair without a router, none every
         weight.
       base_dtype: of the frozen base (`held_as`); with adapter none everything is float32.
       seed: of new weights.
       init_std: standard deviation of new weights.
-      resize_vocab: whether a base gets more rows of its embedding where the tokenizer has more tokens.
+      resize_vocab: whether to add rows to a base's embedding if the tokenizer has more tokens.
     """
 
     base: str | None
@@ -188,12 +189,12 @@ class TrainableModel(NamedTuple):
 
 
 def make_model(source: ModelSource, tokenizer: "PreTrainedTokenizerBase", mesh: Mesh) -> TrainableModel:
-    """The model that a run trains, as before its first step, on the mesh.
+    """The model that a run trains, as it is before the first step, on the mesh.
 
     Args:
       tokenizer: new weights get its special tokens; a base keeps its own.
     Returns: the model, which of its weights are trained, and its abstract structure.
-    Raises: ValueError if the base is missing or of another shape than the config promises, or the vocabulary
+    Raises: ValueError if the base is missing or its shape is not what the config promises, or the vocabulary
       does not hold the tokenizer's tokens.
     """
     if source.base is not None:
@@ -254,12 +255,12 @@ def new_model(
     base_dtype: BaseDtype = "float32",
     source: Path | None = None,
 ) -> TrainableModel:
-    """A model with random weights, made where they will lie: the same bits on every mesh.
+    """A model with random weights, created in place on the mesh: the same bits on every mesh.
 
-    With experts the rest is frozen, in `base_dtype`; without, everything is trained in float32.
+    With experts the rest is frozen, in `base_dtype`; without them everything is trained in float32.
 
     Args:
-      experts: beside the base; None for none.
+      experts: added to the base; None for none.
       std: standard deviation of new weights.
       source: folder whose tokenizer is exported with it.
     Returns: the model on the mesh.
@@ -297,15 +298,14 @@ def load_model(
     expected: ModelConfig | None = None,
     vocabulary: int = 0,
 ) -> TrainableModel:
-    """A base checkpoint with new experts, plain LoRA or nothing beside it, read straight into shards.
+    """A base checkpoint with new experts, plain LoRA or nothing added, read straight into shards.
 
     Args:
       base: folder, .gguf file, named model or hub id.
       experts, lora: settings; the adapter decides which are read.
       seed: of new experts.
       expected: the shape that the config promises, special tokens aside.
-      vocabulary: tokens that there must be rows for; those that the checkpoint lacks begin as the mean of its
-        rows.
+      vocabulary: tokens that must have rows; rows that the checkpoint lacks begin as the mean of its rows.
     Returns: the model on the mesh, with the base's fingerprint.
     Raises: ValueError if the checkpoint has another shape.
     """
@@ -354,7 +354,7 @@ def abstract_model(config: ModelConfig, experts: ExpertConfig | None, base_dtype
     """The structure that `load_model` fills: shapes, dtypes and axes without weights.
 
     Args:
-      experts: beside the base; None for none.
+      experts: added to the base; None for none.
       base_dtype: of the pretrained weights.
     Returns: a decoder whose parameters are ShapeDtypeStructs.
     """
@@ -372,7 +372,8 @@ def cast_base(model: Decoder, dtype: BaseDtype) -> None:
 
     Args:
       model: changed by the call.
-      dtype: of the pretrained weights afterwards; int8 and nf4 are of the kernels, the rest is bfloat16 then.
+      dtype: of the pretrained weights afterwards; int8 and nf4 apply to the kernels, and the rest is then
+        bfloat16.
     """
     held = held_as(dtype)
     for _, variable in nnx.iter_graph(model):
@@ -383,7 +384,8 @@ def cast_base(model: Decoder, dtype: BaseDtype) -> None:
 
 
 def report(model: TrainableModel) -> str:
-    """How many weights there are, how many of them are trained, and whether beside a base's own experts."""
+    """How many weights there are, how many are trained, and whether they are added to the base's own
+    experts."""
     trained, frozen = params.count(model.lm.weights.trainable), params.count(model.lm.weights.frozen)
     experts = model.lm.experts
     place = " beside the base's experts" if experts is not None and EXPERT_BLOCK in experts.targets else ""

@@ -1,4 +1,4 @@
-"""What a run reads from the hub is written down by its commit, so that the same bytes are read ever after."""
+"""Records the commit of what a run reads from the hub, so that the same bytes are read ever after."""
 
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -19,7 +19,7 @@ def pin(config: Config, folder: Path | None = None) -> Config:
     """A command's config with every hub id as owner/name@commit; names of local files stay as they are.
 
     Args:
-      folder: of a run to be resumed: a name that was written down with its commit there keeps it, unless the
+      folder: of a run to be resumed: a name recorded there with its commit keeps that commit, unless the
         config names a revision.
     Returns: a new config; the given one is left as it is.
     Raises: ValueError, in one line, if a repository cannot be fetched.

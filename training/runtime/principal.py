@@ -2,8 +2,8 @@
 
     W0 = U S Vᵀ;   scale · A B = U_r S_r V_rᵀ,   A = U_r √(S_r / scale),   B = √(S_r / scale) V_rᵀ
 
-The rest, W0 − scale · A B, is frozen in W0's place, so that the new model says what its base says. An adapter
-that is saved takes the rest along, as it belongs to no other base; merged, it leaves one kernel.
+The rest, W0 − scale · A B, is frozen in W0's place, so that the new model gives its base's outputs. A saved
+adapter takes the rest along, as it belongs to no other base; merged, it leaves one kernel.
 
 Not covered: routed experts, whose sum depends on the token; DoRA; a quantized base.
 

@@ -6,8 +6,8 @@
     RUN/metrics.jsonl ...
     RUN/.lock            held while a process works in the folder
 
-A folder is locked from `open_run` to the end of the run, and is the run's once it is claimed: until then
-nothing that the user gave is known to be right, and nothing of it is written.
+A folder is locked from `open_run` to the end of the run, and belongs to the run once it is claimed. Until
+then none of the user's input is known to be right, and none of it is written.
 """
 
 import json
@@ -85,7 +85,7 @@ class Finished(NamedTuple):
 
 
 class RunSettings(Protocol):
-    """What the run folder asks of a run's config; any dataclass with these keys."""
+    """What the run folder needs from a run's config; any dataclass with these keys."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]  # dataclasses' own annotation
 
@@ -98,7 +98,7 @@ class RunSettings(Protocol):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run's folder while the run has it.
+    """A run's folder while the run holds it.
 
     Attributes:
       settings: the resolved config as plain values.
@@ -111,7 +111,7 @@ class RunFolder:
     changed: bool
 
     def claim(self) -> None:
-        """Makes the folder this run's, once nothing can go wrong any more with what the user gave."""
+        """Claims the folder for this run, once nothing can go wrong any more with the user's input."""
         if distributed.is_main():
             record = {"command": self.command, "jaxmoe": version()}
             write_whole(self.path / "run.json", json.dumps(record, indent=2) + "\n")
@@ -171,13 +171,14 @@ def _told(well: bool) -> bool:
 
 
 def _check_content(folder: Path) -> None:
-    """Raises ValueError if the folder holds what no run has put there."""
+    """Raises ValueError if the folder holds anything that no run has put there."""
     if foreign := sorted(path.name for path in folder.iterdir() if not _is_ours(path.name)):
         raise ValueError(f"{folder} holds {foreign[0]}, which is of no run; choose another output=...")
 
 
 def _is_ours(name: str) -> bool:
-    """Also what killed processes and file systems leave: .export.k3fz, .nfs0000, config.yaml.part."""
+    """True also for what killed processes and file systems leave: .export.k3fz, .nfs0000,
+    config.yaml.part."""
     return name in OURS or name.startswith((".", "export-")) or name.endswith(".part")
 
 
@@ -213,7 +214,7 @@ def command_of(folder: Path) -> str:
 
 
 def _saved_config(folder: Path, schema: type[RunSettings]) -> JsonObject:
-    """The folder's config as plain values; keys that are newer than the run have their defaults."""
+    """The folder's config as plain values; keys newer than the run have their defaults."""
     values = configs.read(folder / "config.yaml")
     try:
         return configs.to_dict(configs.parse(schema, values))

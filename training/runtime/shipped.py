@@ -1,6 +1,6 @@
 """The configs that come with the package, found by short name: `sft/tiny` is configs/sft/tiny.yaml.
 
-In a checkout they lie beside the package, in an installed package inside it.
+In a checkout they are next to the package, in an installed package inside it.
 """
 
 import difflib
@@ -25,8 +25,8 @@ def find(name: str | Path) -> Path:
 
     Args:
       name: path of a YAML file, with or without .yaml; folder of a run, whose config.yaml it is; or short
-        name of a shipped config. A path goes before a name.
-    Raises: ValueError if there is none, with the names nearest to it.
+        name of a shipped config. A path takes precedence over a name.
+    Raises: ValueError if there is none, with the nearest names.
 
     >>> find("sft/tiny").name
     'tiny.yaml'

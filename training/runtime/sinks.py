@@ -1,8 +1,8 @@
 """Where the numbers of a run go besides its own files: TensorBoard, Weights & Biases, MLflow.
 
-A sink takes numbers by step and is closed. Its library is imported where it is chosen, and only there. A run
-that is resumed goes on in the same run of the service: `tracking.json` in the run folder holds its id.
-Not covered: files, pictures and models.
+A sink takes numbers by step until it is closed. Its library is imported only if the sink is chosen. A resumed
+run continues the same run of the service: `tracking.json` in the run folder holds its id. Not covered: files,
+pictures and models.
 """
 
 import json
@@ -20,7 +20,7 @@ from jaxmoe.json_values import JsonMapping
 from training.runtime.atomic import write_whole
 
 _NOT_IN_NAMES = re.compile(r"[^\w\-./: ]")
-# MLflow takes so many parameters and metrics in one call, and parameters of so many characters
+# what MLflow takes: parameters and metrics in one call, characters of a parameter
 PARAMS_AT_ONCE, METRICS_AT_ONCE, PARAM_LENGTH = 100, 500, 500
 
 
@@ -67,12 +67,12 @@ class Sink(Protocol):
 
         Args:
           step: steps done so far.
-          values: by name, with the kind before a stroke: train/loss.
+          values: by name, with the kind before a slash: train/loss.
         """
         ...
 
     def close(self, *, failed: bool) -> None:
-        """Sends what is left; nothing more comes.
+        """Sends what is left; nothing more follows.
 
         Args:
           failed: whether the run ended with an error.
@@ -82,12 +82,12 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """What a sink is told of a run.
+    """What a sink is told about a run.
 
     Attributes:
       folder: of the run.
-      settings: the resolved config; it holds no keys of services.
-      resume_at: step from which the run goes on, 0 for a new one.
+      settings: the resolved config; it holds no keys to services.
+      resume_at: step from which the run resumes, 0 for a new one.
     """
 
     folder: Path
@@ -135,9 +135,9 @@ class TensorBoardSink:
 
 
 class WandbSink:
-    """A run of Weights & Biases; after a resume, steps since the checkpoint stand there twice.
+    """A run of Weights & Biases; after a resume, steps since the checkpoint appear there twice.
 
-    It prints nothing, reads no git state and watches no machine.
+    It prints nothing, reads no git state and does not monitor the machine.
     """
 
     def __init__(self, run: TrackedRun, config: WandbConfig):
@@ -164,7 +164,7 @@ class WandbSink:
                 f"watch.wandb: Weights & Biases cannot be reached or refuses ({_line(error)}); run "
                 "`wandb login`, or set watch.wandb.mode=offline"
             ) from error
-        # steps of ours, so that a resumed run may go back to its checkpoint
+        # our own steps, so that a resumed run may go back to its checkpoint
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
@@ -216,7 +216,7 @@ class MlflowSink:
 
         Args:
           step: steps done so far.
-          values: by name; what MLflow does not take in a name becomes `_`.
+          values: by name; characters that MLflow does not take in a name become `_`.
         """
         now = int(time.time() * 1000)
         metrics = [
@@ -266,10 +266,10 @@ def _line(error: Exception) -> str:
 
 
 class Sinks:
-    """All sinks of a run. One that fails is dropped, and said once: no run ends for a dashboard.
+    """All sinks of a run. One that fails is dropped and reported once: no run ends because of a dashboard.
 
     Args:
-      sinks: by the name that is said.
+      sinks: by the name shown to users.
       say: takes a line for the person watching.
     """
 

@@ -1,8 +1,9 @@
 """YAML as plain values: nothing is read in two ways, and a small file stays small.
 
-PyYAML reads YAML 1.1, which takes 010 for 8, 1:30 for 90, `off` for false, 2001-01-01 for a date and 1e-4 for
-a text. Here numbers, true, false and null are those of YAML 1.2, all else is text, and a number with a
-leading zero, which the two read differently, is refused. An alias gives a copy, not one object in two places.
+PyYAML reads YAML 1.1, which takes 010 as 8, 1:30 as 90, `off` as false, 2001-01-01 as a date and 1e-4 as
+text. Here numbers, true, false and null are those of YAML 1.2 and everything else is text. A number with a
+leading zero, which the two versions read differently, is refused. An alias gives a copy, not one object in
+two places.
 """
 
 import contextlib
@@ -43,7 +44,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would read as something else than text, beside what YAML 1.1 would."""
+    """Quotes what `_Loader` would read as something other than text, besides what YAML 1.1 would."""
 
 
 for _name, (_pattern, _first) in _RESOLVERS.items():
@@ -113,7 +114,8 @@ def parse(text: str) -> Any:  # whatever a YAML text may hold; readers check it
 
 
 def _open_brackets(text: str) -> int:
-    """The most brackets that are open at a time, those within texts too; PyYAML is slow to fail on them."""
+    """The most brackets that are open at a time, including those within texts; PyYAML is slow to fail on
+    them."""
     depth = most = 0
     for bracket in re.findall(r"[\[\]{}]", text):
         depth = depth + 1 if bracket in "[{" else max(depth - 1, 0)
@@ -132,7 +134,7 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
         if not known[id(node)]:
             raise ValueError("an alias stands for something that it is a part of")
         return known[id(node)]
-    known[id(node)] = 0  # until it is known: whoever meets it inside is a part of itself
+    known[id(node)] = 0  # until it is known: a node that meets itself inside contains itself
     inside: list[yaml.Node] = []
     if isinstance(node, yaml.MappingNode):
         inside = [part for pair in node.value for part in pair]
