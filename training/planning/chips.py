@@ -1,4 +1,4 @@
-"""Published figures of accelerators, and the devices of a slice that need not be there.
+"""Published figures of accelerators, and the devices of a slice that need not be attached.
 
 Peaks are dense, without sparsity. Sources: Google Cloud's TPU system architecture pages (v4, v5e, v5p, v6e);
 NVIDIA's data sheets (A100 80GB SXM, H100 SXM, H200 SXM).
@@ -19,11 +19,11 @@ class Chip:
     """One accelerator.
 
     Attributes:
-      peak_flops: bfloat16 products and sums a second.
+      peak_flops: bfloat16 multiplications and additions per second.
       memory_bytes: high-bandwidth memory.
-      memory_bandwidth: bytes a second.
-      link_bandwidth: bytes a second that a chip can send to its neighbours, all links of one direction
-      together.
+      memory_bandwidth: bytes per second.
+      link_bandwidth: bytes per second that a chip can send to its neighbours, all links of one direction
+        together.
     """
 
     name: str
@@ -54,7 +54,8 @@ class Topology:
 
     Attributes:
       chip: None for plain CPUs, which have no published figures.
-      compiled_for: "tpu" where the TPU compiler makes the executable; else "cpu", whose temporaries stand in.
+      compiled_for: "tpu" if the TPU compiler makes the executable; else "cpu", whose temporaries are used
+        instead.
     """
 
     text: str
@@ -83,8 +84,8 @@ def parse(text: str) -> Topology:
 
 
 def devices(topology: Topology) -> "list[jax.Device]":
-    """The slice's devices: described by the TPU compiler, or as many CPU devices; before anything touches
-    JAX.
+    """The slice's devices: described by the TPU compiler, or as many CPU devices; call it before anything
+    touches JAX.
 
     Raises: ValueError if the TPU compiler is not installed or refuses the shape.
     """

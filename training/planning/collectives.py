@@ -23,11 +23,11 @@ def sent_bytes(hlo: str, devices: int) -> dict[str, float]:
 
     A ring over n devices sends (n − 1)/n of the result to gather it, of the operand to scatter its sum, and
     twice that to reduce everywhere. n is read from each operation's groups. An operation that the compiler
-    split into a start and an end stands twice under one channel, and counts once.
+    split into a start and an end appears twice under one channel and counts once.
 
     Args:
       hlo: text of a compiled program.
-      devices: that run it; n where an operation names no groups.
+      devices: that run it; n if an operation names no groups.
     Returns: bytes by kind, such as all-gather, in alphabetical order.
     """
     program = _read(hlo, devices)

@@ -16,7 +16,7 @@ class Flops(NamedTuple):
 
     Attributes:
       model: forward and backward, each done once: what model FLOPs utilisation (MFU) counts.
-      recomputed: what the backward pass does again, because it is cheaper than to remember.
+      recomputed: what the backward pass does again, because that is cheaper than keeping it.
     """
 
     model: float
@@ -24,7 +24,7 @@ class Flops(NamedTuple):
 
 
 def weights_used(config: ModelConfig) -> int:
-    """Weights of a layer that a token meets: of a mixture of experts those of the experts that it uses."""
+    """Weights of a layer that a token meets: in a mixture of experts, those of the experts that it uses."""
     shapes = projection_sizes(config)
     moe = config.moe
     if moe is None:
@@ -43,10 +43,10 @@ def step_flops(
     Backward passes of frozen products cost one product (to the input), of trained ones two.
 
     Args:
-      experts: beside the base; None for none.
+      experts: added to the base; None for none.
       train: whether all weights are trained or the experts alone.
       batch: rows of the global batch.
-      remat: what the backward pass computes again.
+      remat: what the backward pass recomputes.
     Returns: floating-point operations on all devices together.
     """
     tokens, layers = batch * length, config.num_layers

@@ -1,4 +1,4 @@
-"""Planning of generation: the decoding program compiled for a slice that need not be there."""
+"""Planning of generation: the decoding program compiled for a slice that need not be attached."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -27,7 +27,8 @@ class DecodePlan(NamedTuple):
 
     Attributes:
       memory: bytes by kind; "cache" is the keys and values of all rows, a part of the program's temporaries.
-      step_s: least time of one token a row, every weight and the cache being read once; None without figures.
+      step_s: least time of one token per row, with every weight and the cache read once; None without
+        figures.
     """
 
     rows: int
@@ -58,13 +59,13 @@ def make_decode_plan(
 
     Args:
       decoder: abstract, with shapes and dtypes of its weights.
-      topology: gives the chip's memory and bandwidth, where they are published.
+      topology: gives the chip's memory and bandwidth, if they are published.
       mesh: over the slice's devices.
       rows: sequences generated at once, over the whole mesh.
       length: tokens of a row, prompt and answer.
       dtype: of products and of the cache.
       compiler_options: of XLA.
-    Returns: bytes on one chip by kind, and the least seconds of a token.
+    Returns: bytes on one chip by kind, and the least seconds per token.
     """
     parts = params.split(decoder)
     places = params.shardings(decoder, mesh)

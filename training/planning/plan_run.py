@@ -34,7 +34,7 @@ def plan_run(
 ) -> StepPlan | None:
     """Plans a run and prints what it found.
 
-    Of a PPO run its generation is planned, which most of its time goes into; its learning step is not.
+    For a PPO run generation is planned, which takes most of its time; its learning step is not.
 
     Args:
       name: of a shipped config, YAML file or run folder.
@@ -42,9 +42,9 @@ def plan_run(
       topology_text: as training.planning.chips.parse reads it.
       save: file for the plan as JSON; None writes none.
       decode: plan generation with the run's model too.
-      command: which the config is for; None finds out.
+      command: which the config is for; None infers it.
     Returns: the plan of the train step; None for PPO.
-    Raises: ValueError for a config, command or topology that is not one.
+    Raises: ValueError for an invalid config, command or topology.
     """
     topology = chips.parse(topology_text)
     devices = chips.devices(topology)
@@ -96,7 +96,7 @@ def _plan_rollouts(
     devices: "list[jax.Device]",
     save: Path | None,
 ) -> None:
-    """The rollouts of a PPO run: a row a sample, its prompt and its response at their longest."""
+    """The rollouts of a PPO run: one row per sample, its prompt and response at their longest."""
     config = configs.load(PPORunConfig, name, overrides)
     generation = plan_generation(
         config.source,
@@ -121,8 +121,8 @@ def command_for(
 ) -> tuple[str, str | None]:
     """The command that a config is for, and why, where neither the user nor a run folder says so.
 
-    A run folder records it, and shipped configs lie in folders of its name. Else the keys tell: fine-tuning
-    names an adapter or a base.
+    A run folder records it, and shipped configs are in folders of that name. Otherwise the keys tell:
+    fine-tuning names an adapter or a base.
 
     Args:
       name: YAML file, run folder or name of a shipped config.

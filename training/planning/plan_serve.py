@@ -1,13 +1,13 @@
 """Planning of a server: how many slots fit a slice, and how fast they decode at most; by arithmetic alone.
 
 A chip holds its share of the weights and of the slots' keys and values; a tenth of its memory is left to the
-programs. A decoding step reads the weights once and what is in the slots, and multiplies each slot's token
-with the weights that it uses:
+programs. A decoding step reads the weights and the contents of the slots once, and multiplies each slot's
+token by the weights that it uses:
 
     t(n) = max((W + n · c · k) / bandwidth, 2 · P · n / peak)        tokens/s = n / t(n)
 
 for n slots with c positions each, k bytes a position and P weights a token. Not counted: what the chips send
-each other, reading prompts, sampling, and dequantizing kernels; so the rates are bounds from above.
+each other, reading prompts, sampling, and dequantizing kernels. So the rates are upper bounds.
 """
 
 import json
@@ -63,7 +63,7 @@ class ServePlan(NamedTuple):
       slot: bytes of a slot's keys and values on one chip; position: of one of its positions.
       flops: operations of one token.
       context: positions in a slot, on average.
-      wanted: slots of the config.
+      wanted: slots in the config.
     """
 
     chip: Chip
@@ -79,14 +79,14 @@ class ServePlan(NamedTuple):
 
     @property
     def slots(self) -> int:
-        """Slots that fit, over all chips; 0 where the weights alone do not."""
+        """Slots that fit, over all chips; 0 if the weights alone do not."""
         room = self.chip.memory_bytes * (1 - LEFT) - self.weights_held
         return max(0, int(room // self.slot)) * self.spread.ways
 
     def step_s(self, slots: int) -> float:
         """Least seconds of a decoding step with so many texts in progress."""
         own = -(-slots // self.spread.ways)
-        # a weight that lies spread over fsdp is gathered, and then read whole; an expert's tokens come to it
+        # a weight spread over fsdp is gathered and then read whole; an expert's tokens are sent to it
         whole = self.weights - self.group + self.group / self.spread.expert
         read = whole / self.spread.tensor + own * self.context * self.position
         products = own * self.flops / self.spread.tensor
@@ -111,9 +111,9 @@ def plan_serve(
 
     Args:
       shape: of the base.
-      experts: beside it; None for none.
+      experts: added to it; None for none.
       chip: of which the slice is made.
-      spread: of its chips over the mesh.
+      spread: how its chips are spread over the mesh.
       engine: slots, and the longest text in them; texts are taken to be half as long on average.
       dtype: of weights, products and the cache.
       base_dtype: of the kernels of attention and feed-forward; None holds them in dtype.
@@ -132,7 +132,7 @@ def plan_serve(
     heads_held = heads // spread.tensor if heads % spread.tensor == 0 else heads
     position = 2 * shape.num_layers * heads_held * shape.head_dim * size
     context = max(engine.max_length // 2, 1)
-    # a text of twice the average: its causal half is what a token of average place sees
+    # a text of twice the average length: its causal half is what a token at an average position sees
     flops = step_flops(shape, experts, "all", batch=1, length=2 * context, remat="none").model
     return ServePlan(
         chip,
@@ -212,7 +212,7 @@ def _spread(mesh: MeshConfig, count: int, shape: ModelConfig) -> Spread:
 
 
 def _counts(plan: ServePlan) -> list[int]:
-    """Texts in progress for which a rate is told: one, the config's slots, and all that fit."""
+    """Numbers of texts in progress for which a rate is shown: one, the config's slots, and all that fit."""
     return sorted({count for count in (1, plan.wanted, plan.slots) if 0 < count <= plan.slots})
 
 

@@ -1,4 +1,4 @@
-"""Planning of a training step: the real step compiled for a slice that need not be there.
+"""Planning of a training step: the real step compiled for a slice that need not be attached.
 
 The step, its shardings and its weights' shapes are the run's own; only the weights are abstract.
 """
@@ -47,7 +47,7 @@ SMALLER_BASE: dict[model.BaseDtype, dict[str, str]] = {
     "int8": _NF4,
     "nf4": {},
 }
-# of a run that lasts data.epochs: the learning rate's length changes nothing that is planned
+# for a run that lasts data.epochs: the length of the schedule changes nothing that is planned
 ANY_STEPS = 1000
 
 
@@ -80,12 +80,12 @@ class StepPlan(NamedTuple):
 
 
 def shape_of(source: ModelSource) -> ModelConfig:
-    """The model's shape: as the config tells it, else from the base's config.json."""
+    """The model's shape: as the config gives it, else from the base's config.json."""
     return model.read_shape(local_folder(str(source.base))) if source.shape is None else source.shape
 
 
 def experts_of(source: ModelSource, shape: ModelConfig) -> ExpertConfig | None:
-    """The experts beside the base.
+    """The experts added to the base.
 
     Args:
       source: gives the adapter and its settings.
@@ -108,7 +108,7 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device]) -> Mesh:
 
 
 def compiler_options(topology: Topology) -> dict[str, str] | None:
-    """For the compiler that makes the executable."""
+    """Options for the compiler that makes the executable."""
     return PLAIN_GATHERS if topology.compiled_for == "tpu" else None
 
 

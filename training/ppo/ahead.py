@@ -1,11 +1,11 @@
-"""A round's rollout sampled and graded beside the learning from the round before.
+"""Samples and grades a round's rollout while the policy learns from the round before.
 
     with Ahead() as ahead:
-        ahead.start(number, make)     # goes on in a thread of its own
+        ahead.start(number, make)     # runs in a thread of its own
         batch = ahead.take(number)    # waits for it
 
-JAX gives up Python's lock while a program runs, so that the two share the machine: what is gained is what one
-of them leaves idle (waiting for verdicts, work on the host).
+JAX releases Python's lock while a program runs, so the two share the machine. The gain is what one of them
+leaves idle (waiting for verdicts, work on the host).
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class Ahead:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Waits for a round in the making, which is dropped."""
+        """Waits for a round in the making and drops it."""
         assert self._pool is not None
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._pool, self._made = None, None

@@ -1,4 +1,4 @@
-"""pass@1 on the held-out problems, asked as whole tasks."""
+"""pass@1 on the held-out problems, posed as whole tasks."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -36,7 +36,7 @@ class SampleTasks(Protocol):
 
 
 class HeldOut:
-    """The problems that a policy is measured on, ready to be put.
+    """The problems that a policy is measured on, ready to be posed.
 
     Args:
       problems: all held-out ones; the settings' limit takes the first of them.
@@ -51,7 +51,7 @@ class HeldOut:
         tokenizer: "PreTrainedTokenizerBase",
         grader: Grader,
     ):
-        # the room of a rollout follows the canonical solution's length, which an exam must not tell
+        # the room of a rollout follows the canonical solution's length, which an exam must not reveal
         whole = replace(rollout, room=None)
         self._tasks = [make_task(p, None, whole, tokenizer) for p in problems[: config.limit]]
         self._config, self._grader = config, grader
@@ -66,8 +66,8 @@ class HeldOut:
 
         Args:
           sample: draws with the policy that is measured.
-        Returns: pass_at_1, standard_error, and both by difficulty as pass_at_1_DIFFICULTY; where episodes
-          have several turns, pass_at_1 after the last one, and pass_at_1_turn_T for each.
+        Returns: pass_at_1, standard_error, and both by difficulty as pass_at_1_DIFFICULTY; if episodes have
+          several turns, pass_at_1 after the last one, and pass_at_1_turn_T for each.
         """
         passed: list[np.ndarray] = []
         for first in range(0, len(self._tasks), self._at_once):

@@ -36,8 +36,8 @@ def make_agent(
 
     Args:
       body: of the critic; None for no critic.
-      use_reference: whether anything is held against the policy as it was before training.
-      renewed: whether the reference is renewed, and so has weights of its own from the start.
+      use_reference: whether anything compares the policy with what it was before training.
+      renewed: whether the reference is renewed, and so has its own weights from the start.
       temperature: of the policy that is trained.
     Returns: the agent, the weights that training never changes, and the critic's.
     """
@@ -148,7 +148,7 @@ def make_learning(
       algorithm: a name in rl.policy.algorithms.
       rollout: gives how many rows a round has, and the sampler's temperature.
       body: of the critic; None without one.
-      rounds: of the whole run, for schedules of the learning rate.
+      rounds: of the whole run, for learning-rate schedules.
     Returns: what the rounds are made with.
     Raises: ValueError if a round's rows cannot be cut into equal pieces.
     """

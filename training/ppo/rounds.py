@@ -1,8 +1,8 @@
 """The rounds of a PPO run: sample, grade while the device scores, learn, watch, save, stop.
 
 A round is a function of the state before it and of its number: which problems it takes, the sampler's key and
-the order of minibatches are drawn from (seed, round). So a run that is resumed from a checkpoint repeats
-exactly what an unbroken one would have done.
+the order of minibatches are drawn from (seed, round). So a run that resumes from a checkpoint does exactly
+what an uninterrupted one would have done.
 """
 
 import time
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 # Programs of each round that are written to samples.jsonl.
 SHOWN = 4
-ROLLOUT, MINIBATCHES, HELD_OUT = range(3)  # streams of random numbers; parts of the exam go on from the last
+ROLLOUT, MINIBATCHES, HELD_OUT = range(3)  # streams of random numbers; exam parts count on from the last
 FURTHER_BATCHES = 1 << 20  # likewise, of batches that a round samples besides its first
 
 
@@ -161,7 +161,7 @@ class Rounds:
         policy = jax.tree.map(jnp.copy, at.agent.policy)  # its own buffers are donated to the next step
         number = at.round + 1
         if number < self.schedule.rounds:
-            # the curriculum is read and changed in this thread alone
+            # the curriculum is read and changed only in this thread
             tasks = self._tasks(number, [])
             self.ahead.start(number, partial(self._graded, number, ROLLOUT, policy, tasks))
         return policy
@@ -179,7 +179,7 @@ class Rounds:
         return GradedBatch(sampled, grading.result(self.mask))
 
     def _reference(self, at: RoundState, agent: AgentState) -> params.Params | None:
-        """The reference of the next round: the policy where it is renewed now, else as it was."""
+        """The reference of the next round: the policy if it is renewed now, else the old one."""
         every = self.rl.kl.sync_every
         if not every or (at.round + 1) % every:
             return at.reference
@@ -188,7 +188,7 @@ class Rounds:
     def _experience(
         self, at: RoundState, weights: Weights
     ) -> tuple[GradedBatch, PolicyScores, dict[str, float]]:
-        """A round's rollout, graded and scored; where groups must differ, out of several batches."""
+        """A round's rollout, graded and scored; taken from several batches if groups must differ."""
         if at.sampler is not None:
             return self._experience_ahead(at, at.sampler, weights)
         most = self.rl.dynamic_sampling or 1
@@ -225,7 +225,7 @@ class Rounds:
     def _experience_ahead(
         self, at: RoundState, sampler: params.Params, weights: Weights
     ) -> tuple[GradedBatch, PolicyScores, dict[str, float]]:
-        """The rollout that was made beside the round before, or is made now; scored by the newest policy."""
+        """The rollout that was made during the round before, or is made now; scored by the newest policy."""
         began = time.perf_counter()
         batch = self.ahead.take(at.round)
         if batch is None:
@@ -327,7 +327,7 @@ class Rounds:
                 self.problems.curriculum.update(task.problem.id, samples.tolist())
 
     def _describe(self, sampled: Sampled, graded: Graded) -> dict[str, float]:
-        """What is to be told of a round besides its losses."""
+        """What is reported about a round besides its losses."""
         count = len(sampled.rows)
         found = np.bincount(graded.verdict_B, minlength=len(VERDICTS)) / count
         told = {f"share_{name}": float(share) for name, share in zip(VERDICTS, found, strict=True)}
@@ -358,7 +358,8 @@ class Rounds:
     def _show(
         self, at: RoundState, batch: GradedBatch, scores: PolicyScores, samples: Samples | None
     ) -> None:
-        """A few programs with their verdicts: of different problems, and of as many verdicts as there are."""
+        """A few programs with their verdicts: from different problems, with as many different verdicts as
+        there are."""
         if samples is None:
             return
         number, each = at.round + 1, self.rollout.samples
@@ -401,7 +402,7 @@ class Rounds:
     def _reward_parts(
         self, batch: GradedBatch, scores: PolicyScores, row: int, beta: float
     ) -> dict[str, float]:
-        """What a response's return is made of; the KL part where this process has the row's scores."""
+        """What a response's return is made of; the KL part only if this process has the row's scores."""
         rollout, outcomes = batch.sampled.rollout, batch.graded.outcomes
         clip = self.rl.reward_clip
         graded = float(np.asarray(outcomes.rewards_B)[row])
@@ -430,7 +431,7 @@ class Rounds:
         return parts
 
     def _evaluate(self, at: RoundState, recorder: Recorder) -> None:
-        """Measures and tells pass@1 on the held-out problems."""
+        """Measures and reports pass@1 on the held-out problems."""
         if not self.schedule.evaluate_every or not len(self.exam):
             return
         self.ahead.wait()  # for the sampler

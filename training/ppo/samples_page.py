@@ -1,8 +1,8 @@
 """samples.html of a PPO run: programs by round, their tokens colored by what the policy learns from.
 
-One file that opens without a network and runs no script. What stands on it is hostile text: it is escaped,
-control characters and marks that turn the direction of writing are spelled out, and the page forbids itself
-to load anything. It is written anew as rounds end and stays below `PAGE_BYTES`.
+One file that opens without a network and runs no script. Its contents are hostile text: they are escaped,
+control characters and marks that change the direction of writing are spelled out, and the page forbids itself
+to load anything. It is rewritten as rounds end and stays below `PAGE_BYTES`.
 """
 
 import re
@@ -28,7 +28,7 @@ PAGE_BYTES = 2_000_000
 MOST_CHARACTERS = 4000
 # rounds at the beginning that stay when later ones are left out
 FIRST_ROUNDS = 3
-# C0 and C1 controls but for tab and line feed, marks of direction, line separators, lone surrogates
+# C0 and C1 controls except tab and line feed, marks of direction, line separators, lone surrogates
 _INVISIBLE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
@@ -37,7 +37,7 @@ _INVISIBLE = re.compile(
 def token_segments(
     response: Response, response_mask_W: np.ndarray, policy_mask_W: np.ndarray
 ) -> list[tuple[str, str]]:
-    """The text of a response in pieces of one kind: learned, masked, or behind the program.
+    """The text of a response in pieces of one kind: learned, masked, or behind (after the program).
 
     Args:
       response: text and characters of each token.
@@ -87,7 +87,7 @@ def episode_segments(
 
 
 def visible(text: str) -> str:
-    """A text with what cannot be seen spelled out.
+    """A text with invisible characters spelled out.
 
     Args:
       text: any.
@@ -148,7 +148,7 @@ class SamplesPage:
     Args:
       path: of the file.
       title: of the run.
-      records: of rounds before, as samples.jsonl has them; those of versions without tokens are left out.
+      records: of earlier rounds, as samples.jsonl has them; those of versions without tokens are left out.
     """
 
     def __init__(self, path: Path, title: str, records: Iterable[JsonObject] = ()):
@@ -193,11 +193,11 @@ class SamplesPage:
 
 
 class Samples:
-    """samples.jsonl and the page of it.
+    """samples.jsonl and its page.
 
     Args:
-      file: the JSON lines; the page stands beside it.
-      resume_at: round from which the run goes on.
+      file: the JSON lines; the page is written next to it.
+      resume_at: round from which the run resumes.
     """
 
     def __init__(self, file: Path, resume_at: int):
@@ -209,7 +209,7 @@ class Samples:
 
         Args:
           number: of the round, from 1.
-          records: one a sample.
+          records: one per sample.
         """
         for record in records:
             self._lines.write(record)

@@ -19,8 +19,8 @@ class RoundState(NamedTuple):
     """Where a run stands, the curriculum aside: finished rounds, the agent, the KL coefficient.
 
     Attributes:
-      reference: the reference policy's weights where they are renewed (ppo.kl.sync_every); else None.
-      sampler: the policy's weights with which this round is sampled, where rounds are sampled ahead
+      reference: the reference policy's weights if they are renewed (ppo.kl.sync_every); else None.
+      sampler: the policy's weights with which this round is sampled, if rounds are sampled ahead
         (rollout.ahead); else None.
     """
 

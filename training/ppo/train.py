@@ -1,7 +1,7 @@
 """PPO on a code model from compiler feedback: the paper's four rows, and eight algorithms without a critic.
 
-curriculum=none mask=response is plain PPO; cccs and fgo add StepCoder's two parts, alone or together.
-`main` takes the config apart once; what it calls gets sections.
+curriculum=none mask=response is plain PPO; cccs and fgo add StepCoder's two parts, alone or together. `main`
+takes the config apart once; the functions it calls get sections.
 """
 
 import dataclasses
@@ -120,7 +120,7 @@ def claim(
     config: CheckpointConfig,
     seed: int,
 ) -> RunCheckpoints:
-    """Makes the folder this run's, with the time limits of its problems.
+    """Claims the folder for this run and saves the time limits of its problems there.
 
     Args:
       shardings: of what is saved.
@@ -163,7 +163,7 @@ def make_sampler(
 
 
 def what_to_expect(problems: ProblemSet, rl: RLConfig, rollout: RolloutConfig, rounds: int) -> list[str]:
-    """What was chosen by default or will happen unseen, a line each.
+    """What was chosen by default or will happen unseen, one line each.
 
     Args:
       rollout: with its form resolved.
@@ -207,7 +207,7 @@ def go(rounds: Rounds, start: RoundState, watch: WatchConfig, title: str, told: 
 
     Args:
       start: before the first round.
-      told: lines for the person watching, before the first round; of a resumed run the first alone.
+      told: lines for the person watching, before the first round; a resumed run shows only the first.
     Returns: the state after the last round, or after the one at which the run was stopped.
     """
     at = rounds.saving.restore(start, rounds.problems.curriculum)

@@ -1,4 +1,4 @@
-"""How answers look in OpenAI's words: choices, pieces of a stream, log-probabilities."""
+"""Answers in OpenAI's format: choices, pieces of a stream, log-probabilities."""
 
 import itertools
 import re
@@ -140,7 +140,7 @@ def mean_logprob(answer: FinishedChoice) -> float:
 
 
 def as_written(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
-    """Text of tokens, special ones too.
+    """Text of tokens, including special ones.
 
     Args:
       ids: tokens, decoded together.
@@ -236,9 +236,9 @@ def expert_weights(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[NewTok
 
     Args:
       tokens: of the answer, made with `Request.expert_weights`.
-    Returns: for each token its text, and under `weights` the share of each expert that the model uses: of the
-      step that chose the token, mean over layers and projections, 1 together. Empty for the base alone and
-      for experts without a router.
+    Returns: for each token its text, and under `weights` the share of each expert that the model uses: in the
+      step that chose the token, averaged over layers and projections, 1 in total. Empty for the base alone
+      and for experts without a router.
     """
     return [
         {"token": as_written(tokenizer, [one.token]), "weights": [round(w, 4) for w in one.experts]}

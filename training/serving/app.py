@@ -1,7 +1,7 @@
 """The HTTP side: OpenAI's routes over an engine worker, the key that guards them, and their errors.
 
-One request never ends another: what it asks is checked before the engine sees it, limits on body, prompt,
-queue and time are answered with an error of its own, and a client that is gone frees its slot.
+One request never ends another. Each is checked before the engine sees it, exceeding a limit on body, prompt,
+queue or time gets an error of its own, and a client that is gone frees its slot.
 """
 
 import hmac
@@ -96,7 +96,7 @@ class _Server:
     # -- what may come in
 
     def _guarded(self, route: str, handle: Handler) -> Handler:
-        """A route behind the key, whose faults are answers."""
+        """A route behind the key, whose faults become answers."""
 
         async def guarded(request: Request) -> Response:
             start = time.monotonic()
@@ -108,7 +108,7 @@ class _Server:
                 response = JSONResponse(error.body(), error.status, headers=headers)
             except ClientDisconnect:
                 response = Response(status_code=499)
-            except Exception as error:  # a fault of ours, which is the answer to this request alone
+            except Exception as error:  # a fault of ours: only this request gets it as its answer
                 traceback.print_exc()
                 response = JSONResponse(fault(Failed(error)).body(), 500)
             self._metrics.requests.labels(route, response.status_code).inc()
@@ -144,7 +144,7 @@ class _Server:
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
-    """404 and 405 as the other errors are."""
+    """404 and 405 in the form of the other errors."""
     assert isinstance(error, HTTPException)
     told = RequestError(f"{error.detail}: {request.method} {request.url.path:.100}")
     return JSONResponse(told.body(), error.status_code, headers=error.headers)

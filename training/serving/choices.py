@@ -1,7 +1,7 @@
 """The choices of one request while they are made: from the engine's thread to the event loop of the server.
 
-A client that is gone frees its slots, and so does one whose time is over: it gets what is there by then, or
-an error if that is nothing.
+A client that is gone frees its slots, and so does one whose time is up: it gets what exists by then, or an
+error if that is nothing.
 """
 
 import asyncio
@@ -58,16 +58,16 @@ class RunningChoice:
 
 
 class RunningChoices:
-    """Requests handed to the engine; make it in the event loop that waits for them.
+    """Requests handed to the engine; create it in the event loop that waits for them.
 
     Args:
       worker: drives the engine.
       model: whose tokens become text.
-      requests: one a choice.
+      requests: one per choice.
       stops: strings that end a text.
       seconds: longest time until the last token.
       prompt_only: no token was asked for (RunningChoice).
-      continues: a text goes on with its prompt, as a chat's answer does not.
+      continues: a text continues its prompt, which a chat's answer does not.
 
     Attributes:
       all: the choices, in order.
@@ -117,7 +117,7 @@ class RunningChoices:
     async def events(self) -> AsyncIterator[tuple[RunningChoice, str, Event]]:
         """What happens to the choices until all have ended; the time limit cancels what is left.
 
-        What has no token by then ends as a fault: an empty text would pass for an answer.
+        A choice without a token by then ends as a fault, as an empty text would pass for an answer.
         """
         left, deadline = len(self.all), time.monotonic() + self._seconds
         try:
@@ -181,7 +181,7 @@ class RunningChoices:
 
 
 def fault(event: Failed) -> RequestError:
-    """A fault as an answer: the client's own in full, ours without its insides."""
+    """A fault as an answer: the client's own in full, ours without internals."""
     if isinstance(event.error, RequestError):
         return event.error
     if isinstance(event.error, ValueError):

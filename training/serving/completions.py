@@ -69,12 +69,12 @@ class Completions:
             )
         base = EngineRequest(
             [],
-            max(asked.max_tokens, 1),  # the engine makes one at least
+            max(asked.max_tokens, 1),  # the engine makes at least one
             Sampling(asked.temperature, asked.top_k, asked.top_p),
             stop_tokens=self._model.stop_tokens,
             experts=experts,
             prompt_logprobs=asked.echo and asked.logprobs is not None,
-            # the answer needs the best to be known
+            # the answer names the likeliest tokens
             alternatives=asked.logprobs or 0,
         )
         requests = self._samples(base, prompts, samples, asked.seed)
@@ -103,7 +103,7 @@ class Completions:
         prompts: Sequence[list[int]],
         answers: Sequence[FinishedChoice],
     ) -> Response:
-        """The whole answer; log-probabilities of many tokens take long to write."""
+        """The whole answer; log-probabilities of many tokens take a long time to write."""
         samples = len(answers) // len(prompts)
         shown: list[JsonObject] = []
         for number, prompt in enumerate(prompts):
@@ -269,7 +269,7 @@ class Completions:
 
 
 class _Events(StreamingResponse):
-    """A stream that ends its choices when it ends, also where the client left before the first event."""
+    """A stream that ends its choices when it ends, even if the client left before the first event."""
 
     def __init__(self, events: AsyncIterator[str], choices: RunningChoices):
         super().__init__(events, media_type="text/event-stream")

@@ -1,4 +1,4 @@
-"""Text out of tokens as they come: whole characters only, and never past a stop string."""
+"""Text from tokens as they arrive: whole characters only, and never past a stop string."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,8 +18,8 @@ class Detokenizer:
 
     Args:
       stops: strings that end the text; neither they nor what follows is given out.
-      hidden: tokens that are no text, such as the end of a turn.
-      before: tokens of the text that the answer goes on with: alone, the first token may lose its blank.
+      hidden: tokens that are not text, such as the end of a turn.
+      before: tokens of the text that the answer continues: alone, the first token may lose its blank.
     """
 
     def __init__(
@@ -31,15 +31,15 @@ class Detokenizer:
     ):
         self._tokenizer, self._stops, self._hidden = tokenizer, tuple(stops), frozenset(hidden)
         self._ids = list(before[-_BEFORE:])
-        # the text of `_read` tokens is known; decoding starts at `_from`, some before it, as how a token is
-        # written may depend on those before
+        # the text of `_read` tokens is known; decoding starts at `_from`, a little earlier, as how a token is
+        # written may depend on those before it
         self._from, self._read = 0, len(self._ids)
         self._pending = ""
         self.text = ""
         self.stopped = False
 
     def add(self, token: int) -> str:
-        """What a token adds for certain; `stopped` tells whether a stop string ended the text."""
+        """The text that a token adds for certain; `stopped` tells whether a stop string ended the text."""
         if self.stopped or token in self._hidden:
             return ""
         self._ids.append(token)

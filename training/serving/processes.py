@@ -2,8 +2,8 @@
 
 Every process holds an engine over the same mesh and must run the same programs in the same order. What an
 engine does follows from what it is asked, so the first process tells the others, before each step, which
-requests came in and which ended. Where its caller ends a text by a callback, which the others do not have,
-the text ends at the beginning of the next step on all.
+requests came in and which ended. If its caller ends a text by a callback, which the others do not have, the
+text ends on all of them at the beginning of the next step.
 """
 
 import dataclasses
@@ -22,17 +22,17 @@ from jaxmoe.generation.requests import Completion, FinishReason, NewToken, Reque
 from jaxmoe.generation.sampling import Sampling
 from jaxmoe.json_values import JsonObject
 
-# An engine without requests is stepped so often: who hears nothing for long takes it for a fault.
+# An engine without requests is stepped this often: a process that hears nothing for long assumes a fault.
 IDLE_STEP_S = 1.0
-# bytes of a message that are sent with its length; a longer one is sent in a second piece
+# bytes of a message that are sent with its length; the rest of a longer one follows in a second piece
 _FIRST = 4096
 
 
 class _Message(TypedDict):
-    """What the first process tells before a step.
+    """What the first process tells the others before a step.
 
     Attributes:
-      new: an engine is made anew, after a fault.
+      new: whether to make a new engine, after a fault.
       end: nothing follows.
       requests: in the order in which they came.
       ended: numbers of requests, each with its reason.
@@ -105,10 +105,10 @@ def leading(
 def follow(make: Callable[[], Engine]) -> None:
     """Does what the first process's engine does, until it ends.
 
-    A step that fails here fails there too, and the first process then lets all make their engines anew.
+    A step that fails here fails there too, and the first process then has all of them make new engines.
 
     Args:
-      make: makes an engine as the first process's is.
+      make: makes an engine like the first process's.
     Raises: the fault of a step after which the first process goes on without new engines.
     """
     engine, fault = make(), None
@@ -131,12 +131,12 @@ def follow(make: Callable[[], Engine]) -> None:
             engine.step()
         except Exception as error:
             traceback.print_exc()
-            # its frames hold what the device holds, of which there may not be room for two
+            # its frames keep what is on the device, where there may be no room for two
             fault = error.with_traceback(None)
 
 
 def tell_the_end() -> None:
-    """Lets the other processes end, and waits until they have.
+    """Tells the other processes to end, and waits until they have.
 
     Called by the thread that steps the engine, after its last step; no program runs from then on.
     """
@@ -181,7 +181,7 @@ def _broadcast(content: bytes) -> bytes:
     length = int.from_bytes(first[:4].tobytes(), "big")
     if length <= _FIRST:
         return first[4 : 4 + length].tobytes()
-    # of few sizes, each of which is compiled once
+    # padded to one of few sizes, each of which is compiled once
     rest = np.zeros(1 << (length - _FIRST - 1).bit_length(), np.uint8)
     rest[: max(len(content) - _FIRST, 0)] = np.frombuffer(content[_FIRST:], np.uint8)
     rest = np.asarray(multihost_utils.broadcast_one_to_all(rest), np.uint8)

@@ -1,4 +1,4 @@
-"""What clients ask for, in OpenAI's words: checked, and what is not supported refused by name."""
+"""What clients ask for, in OpenAI's format: checked, with unsupported fields refused by name."""
 
 import reprlib
 from typing import Annotated, Literal, TypeVar, cast
@@ -20,7 +20,7 @@ MOST_STOPS = 4
 MOST_STOP_CHARACTERS = 1000
 MOST_MESSAGES = 4096
 MOST_KEYS = 16
-# each is looked for while a text is made
+# each is looked for while a text is generated
 Stop = Annotated[str, Field(max_length=MOST_STOP_CHARACTERS)]
 
 
@@ -53,7 +53,7 @@ class RequestError(Exception):
 
 
 class StreamOptions(BaseModel):
-    """What a stream tells besides its pieces."""
+    """What a stream reports besides its pieces."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     include_usage: bool = False
@@ -62,7 +62,7 @@ class StreamOptions(BaseModel):
 class _Asked(BaseModel):
     """What both kinds of request share."""
 
-    # an unknown field would be a wish that nobody fulfills
+    # an unknown field would ask for something that nobody provides
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     model: str
@@ -76,7 +76,7 @@ class _Asked(BaseModel):
     stop: Annotated[list[Stop], Field(max_length=MOST_STOPS), FailFast()] = []
     seed: int | None = None
     user: str | None = None
-    # accepted where they ask for nothing
+    # accepted if they ask for nothing
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
@@ -134,7 +134,7 @@ class TextRequest(_Asked):
     @field_validator("prompt", mode="plain")
     @classmethod
     def _of_one_kind(cls, value: object) -> object:
-        """By hand: pydantic tries every kind, and tells every wrong item of each."""
+        """Checked by hand: pydantic tries every kind, and reports every wrong item of each."""
         if isinstance(value, str):
             return value
         if not isinstance(value, list):
@@ -185,7 +185,7 @@ class ChatRequest(_Asked):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
     tools: Annotated[list[JsonObject], FailFast()] = []
-    # not OpenAI's: tell with each token which experts were at work
+    # not in OpenAI's API: report with each token which experts were at work
     expert_weights: bool = False
 
     @field_validator("messages")
@@ -214,7 +214,7 @@ class ChatRequest(_Asked):
 def _message(at: int, message: JsonMapping) -> JsonObject:
     """A message whose content is one text; templates read text alone.
 
-    Raises: RequestError for a message without role or content, and for parts that are no text.
+    Raises: RequestError for a message without role or content, and for parts that are not text.
     """
     content = message.get("content")
     if not isinstance(message.get("role"), str) or not isinstance(content, str | list):

@@ -1,4 +1,4 @@
-"""What /metrics tells, in Prometheus' format."""
+"""What /metrics reports, in Prometheus' format."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 

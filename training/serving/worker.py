@@ -1,8 +1,8 @@
 """One thread that drives an engine; requests come in, tokens go out as events.
 
 The thread is the only one that touches the engine. A fault in a step ends the requests that were in progress,
-each with its error, and the engine starts anew; a fault in one request ends that request alone. Where no
-engine can be made anew the thread ends, and with it every request, now and later.
+each with its error, and the engine starts anew; a fault in one request ends that request alone. If no new
+engine can be made, the thread ends, and with it every request, now and later.
 """
 
 import queue
@@ -21,7 +21,7 @@ class EngineEndedError(RuntimeError):
 
 
 class Failed(NamedTuple):
-    """A request that ended by a fault."""
+    """A request that ended with a fault."""
 
     error: Exception
 
@@ -34,8 +34,8 @@ class Ticket:
     """A request on its way.
 
     Attributes:
-      emit: called in the worker's thread with every event; the last is a Completion or Failed. What it
-        returns for a token ends the text where it is true.
+      emit: called in the worker's thread with every event; the last is a Completion or Failed. If it returns
+        a true value for a token, the text ends.
       id: the engine's number, once it has one.
     """
 
@@ -51,7 +51,7 @@ class EngineWorker:
     Args:
       make: makes the engine; called again after a fault.
       most_waiting: requests that may wait for a slot.
-      idle_step_s: an idle engine is stepped once in so many seconds; None leaves it alone.
+      idle_step_s: seconds between the steps of an idle engine; None leaves it alone.
       close: called in the thread at the end.
     """
 
@@ -94,12 +94,12 @@ class EngineWorker:
 
     @property
     def capacity(self) -> int:
-        """Requests that may be there at a time, in slots and waiting."""
+        """Most requests at a time, in slots and waiting."""
         return self._most_waiting + self.engine.config.slots
 
     @property
     def ended(self) -> str | None:
-        """Why requests are not taken any more; None while they are."""
+        """Why requests are no longer taken; None while they are."""
         return self._ended
 
     def submit(self, request: Request, emit: Callable[[Event], bool | None]) -> Ticket:
@@ -123,7 +123,7 @@ class EngineWorker:
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
-        """Ends a request as soon as may be; harmless if it has ended."""
+        """Ends a request as soon as possible; harmless if it has ended."""
         ticket.cancelled.set()
 
     # -- in the thread
@@ -147,7 +147,7 @@ class EngineWorker:
 
     def _start_anew(self, error: Exception) -> None:
         traceback.print_exc()
-        # its frames hold what the device holds, of which there may not be room for two
+        # its frames keep what is on the device, where there may be no room for two
         error.__traceback__ = error.__context__ = error.__cause__ = None
         self.engine.close()
         self._end_all(error)
@@ -160,7 +160,7 @@ class EngineWorker:
             self._end(ticket, Failed(error))
 
     def _refuse(self, why: str) -> None:
-        """Ends every request, also those that nobody took yet, and lets no more come in."""
+        """Ends every request, including those not yet taken, and takes no more."""
         with self._lock:
             self._ended = why
         error = EngineEndedError(why)

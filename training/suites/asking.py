@@ -1,4 +1,5 @@
-"""One set of questions put to a model under one template, in blocks, so that a killed evaluation resumes."""
+"""One set of questions put to a model under one template, in blocks, so that a killed evaluation can
+resume."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -19,13 +20,14 @@ from training.suites.journal import ItemJournal
 
 # questions in a block: enough to batch by length, few enough to lose little in a kill
 BLOCK = 64
-# solved examples by category of the question; under "" those of every other one
+# solved examples by category of the question; under "" those of all other categories
 Shots = dict[str, list[KnowledgeQuestion]]
 Record = TypeVar("Record", AnswerRecord, ChoiceRecord, ReasonedRecord)
 
 
 class Put(NamedTuple):
-    """How a block is put: the model, with examples as turns in a chat, and those that stand in the prompt."""
+    """How a block is posed: the model, with examples as turns in a chat, and the examples in the prompt
+    itself."""
 
     model: FormedTextModel
     shots: list[KnowledgeQuestion]
@@ -39,7 +41,7 @@ class Asking:
       model: in the form of the template.
       shots: solved examples.
       system: system prompt of a chat; None for none.
-      max_new_tokens: of an answer; reasoning_tokens: of reasoning and answer, and of GSM8K's.
+      max_new_tokens: of an answer; reasoning_tokens: of reasoning and answer, and for GSM8K.
       normalization: of closed-book answers.
       score_answers: also score the right answer's tokens.
       confidence: of intervals.
@@ -64,13 +66,13 @@ class Asking:
         reasoning: bool,
         progress: Progress,
     ) -> ItemSet:
-        """Asks what is not answered yet, and scores all of it.
+        """Asks what is not answered yet, and scores everything.
 
         Args:
           label: name of the set.
           questions: all of one kind.
-          template: how they are put.
-          reasoning: whether the model reasons before it answers; of GSM8K it always may.
+          template: how they are posed.
+          reasoning: whether the model reasons before it answers; for GSM8K it always may.
           progress: called with (done, total) as answers come.
         Returns: scores, and each question with its answer.
         """
@@ -139,9 +141,9 @@ class Asking:
         """The model for questions of a category; in a chat, system prompt and examples are turns before each.
 
         Args:
-          category: whose examples are taken; "" where all share theirs.
-          template: how examples are put.
-        Returns: the model, and the examples that stand in the prompt itself.
+          category: whose examples are taken; "" if all share theirs.
+          template: how examples are posed.
+        Returns: the model, and the examples in the prompt itself.
         """
         shots = self.shots.get(category, [])
         if self.model.form != "chat":

@@ -289,7 +289,7 @@ def ask(
     models: Iterable[tuple[str, Loaded | ServerConfig, Form]],
     folder: Path,
 ) -> ModelAnswers:
-    """Puts every question to every model, one model after the other.
+    """Asks every model every question, one model after the other.
 
     Args:
       models: name, the model or its server, and the form of its prompts; each is taken when its turn comes.

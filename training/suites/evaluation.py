@@ -1,4 +1,4 @@
-"""What the suites of an evaluation share: the loaded model, items with their scores."""
+"""What the suites of an evaluation share: the loaded model, and items with their scores."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -40,7 +40,7 @@ class ItemSet:
 
     Attributes:
       scores, by_category: means over items with their error.
-      more: what else results.json is to hold of the set.
+      more: what else results.json is to hold about the set.
     """
 
     name: str
@@ -64,16 +64,16 @@ class Subject(Protocol):
 
     @property
     def progress(self) -> bool:
-        """Whether to show how far the evaluation is."""
+        """Whether to show how far the evaluation has come."""
         ...
 
     @property
     def journal(self) -> ItemJournal | None:
-        """Where items are kept as they come; None keeps them in memory."""
+        """Where items are kept as they arrive; None keeps them in memory."""
         ...
 
     def identity(self) -> str:
-        """What tells the model from others."""
+        """What identifies the model."""
         ...
 
     def resolved(self, form: str, otherwise: str = "instruction") -> str:
@@ -81,7 +81,7 @@ class Subject(Protocol):
 
         Args:
           form: auto, or a form that the caller knows.
-          otherwise: what auto means where the model is no chat.
+          otherwise: what auto means if the model is not a chat model.
         Returns: chat or `otherwise` for auto, else `form`.
         """
         ...
@@ -92,10 +92,10 @@ class Subject(Protocol):
 
 
 class Loaded(NamedTuple):
-    """A model and how it is to be run.
+    """A model and how to run it.
 
     Attributes:
-      journal: where items are kept as they come; None keeps them in memory.
+      journal: where items are kept as they arrive; None keeps them in memory.
       decoding: how texts are decoded; see `engine_texts`.
       engine: that decodes them; None for batches.
     """
@@ -110,7 +110,7 @@ class Loaded(NamedTuple):
     engine: EngineTexts | None = None
 
     def ready(self) -> "Loaded":
-        """With the engine that `decoding` asks for, where it can be; all its text models share it."""
+        """With the engine that `decoding` asks for, if possible; all its text models share it."""
         window = min(self.max_length or self.lm.config.max_positions, self.lm.config.max_positions)
         return self._replace(engine=engine_texts(self.lm, self.decoding, self.batch_size, window))
 
@@ -123,7 +123,7 @@ class Loaded(NamedTuple):
         return weights_digest(self.lm)
 
     def resolved(self, form: str, otherwise: str = "instruction") -> str:
-        """By whether the tokenizer has a chat template.
+        """Decides by whether the tokenizer has a chat template.
 
         Args:
           form, otherwise: as of `resolve_form`.
@@ -154,7 +154,7 @@ class Behind(NamedTuple):
         return f"{self.server.model} at {self.server.url}"
 
     def resolved(self, form: str, otherwise: str = "instruction") -> str:
-        """By the server's route.
+        """Decides by the server's route.
 
         Args:
           form, otherwise: as of `ServerConfig.resolved`.

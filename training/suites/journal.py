@@ -1,9 +1,9 @@
-"""Items as they come, in a file of their own until the evaluation is done, so that a killed one resumes.
+"""Items as they arrive, in a file of their own until the evaluation is done, so that a killed one can resume.
 
-    OUTPUT/items.partial.jsonl   the settings in the first line, then an item a line
+    OUTPUT/items.partial.jsonl   the settings in the first line, then one item per line
 
-Items are asked in blocks, always the same ones, and a block of which one item is missing is asked again
-whole: so a resumed evaluation makes the very calls that were left, and ends with the same numbers.
+Items are asked in blocks that are always the same, and a block with an item missing is asked again as a
+whole. So a resumed evaluation makes exactly the calls that were left, and ends with the same numbers.
 """
 
 import hashlib
@@ -73,8 +73,8 @@ class ItemJournal:
         """Makes the file ready for new items.
 
         Args:
-          weights: tells the model under test from others (`weights_digest`).
-          asked: what it is asked; its `repr` tells it from anything else.
+          weights: identifies the model under test (`weights_digest`).
+          asked: what it is asked, identified by its `repr`.
         Raises: ValueError if the items are of other weights or questions.
         """
         digest = hashlib.sha256(repr(asked).encode("utf-8", "replace")).hexdigest()[:16]
@@ -105,7 +105,7 @@ class ItemJournal:
         return rows
 
     def add(self, lines: Iterable[Mapping[str, object]]) -> None:
-        """Keeps the items of a block; items that an earlier run left of it, or after it, are dropped."""
+        """Keeps the items of a block; drops items of this or later blocks that an earlier run left."""
         if self._file is None:
             return
         if self._kept < len(self._ends):
@@ -140,7 +140,7 @@ class ItemJournal:
 
     def _read(self) -> None:
         text = self._path.read_bytes()
-        whole = text[: text.rfind(b"\n") + 1]  # killed while it wrote a line
+        whole = text[: text.rfind(b"\n") + 1]  # a run may be killed while it writes a line
         place = 0
         for number, line in enumerate(whole.split(b"\n")[:-1]):
             place += len(line) + 1
@@ -189,7 +189,7 @@ def _binding(config: Mapping[str, object]) -> JsonObject:
 
 
 def _changed(old: Mapping[str, object], new: Mapping[str, object], prefix: str = "") -> Iterator[str]:
-    """What differs, in words; sections are gone into."""
+    """What differs, in words, section by section."""
     for name, value in new.items():
         before, key = old.get(name), f"{prefix}{name}".removeprefix("config.")
         if isinstance(value, Mapping) and isinstance(before, Mapping):
@@ -200,7 +200,7 @@ def _changed(old: Mapping[str, object], new: Mapping[str, object], prefix: str =
 
 
 def weights_digest(lm: LanguageModel) -> str:
-    """Tells a model from others by a row of every array of its weights.
+    """Identifies a model by a row of every array of its weights.
 
     Args:
       lm: any model.

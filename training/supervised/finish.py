@@ -14,7 +14,7 @@ from training.runtime.run_folder import Finished
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# in which format what was trained is exported
+# the format in which what was trained is exported
 FORMATS: dict[AdapterKind, Format] = {"loramoe": "loramoe", "lora": "peft", "none": "hf"}
 
 
@@ -24,7 +24,7 @@ def finish(
     """Exports a finished run to OUTPUT/export and draws its plots.
 
     Args:
-      format: of the export; None writes none. LoRA beside a block of experts is written as loramoe, not peft.
+      format: of the export; None writes none. LoRA on a block of experts is written as loramoe, not peft.
       plots: draw the run's curves into OUTPUT/plots.
     """
     if format == "peft" and _beside_block(done.lm):

@@ -21,7 +21,7 @@ from training.supervised.step import StepMetrics, TrainState, TrainStep, leaf_na
 
 
 class ResumableBatches(Iterator[Batch], Protocol):
-    """What the loop asks of the data."""
+    """What the loop needs from the data."""
 
     def state(self) -> JsonObject:
         """The place after the last batch that was handed out, as plain JSON."""
@@ -55,7 +55,7 @@ class Loop:
     Attributes:
       step_fn: from `training.supervised.step.make_train_step`.
       place: puts this process's rows on the mesh.
-      meta: what a checkpoint says of the run.
+      meta: what a checkpoint records about the run.
       layer_experts: by projection, experts in each layer, for telemetry.
       validate: held-out metrics, called with the state before the first step and every `valid_every` steps.
     """
@@ -87,7 +87,7 @@ class Loop:
         step, pending = first, None
         more = True
         if first == 0 and self.validate:
-            # what the training is measured from
+            # what training starts from
             self.recorder.event(0, "valid", self.validate(state))
             self.recorder.between_steps()
         with StopRequest(self.checkpoints.preempted) as stop:
@@ -102,7 +102,7 @@ class Loop:
                     jax.block_until_ready(metrics)
                     keep_memory()
                 step += 1
-                # the device is at work on this step while the host looks at the one before
+                # the device works on this step while the host looks at the one before
                 self._finish(pending, state)
                 pending = _Pending(step, metrics, before)
                 if self._due(step, steps):
@@ -151,7 +151,7 @@ class Loop:
         self.checkpoints.save(step, Saved(state.trainable, optimizer, data, self.meta | {"step": step}))
 
     def _finish(self, pending: _Pending | None, state: TrainState) -> None:
-        """Fetches and records a step's metrics; stops the run where they are not finite."""
+        """Fetches and records a step's metrics; stops the run if they are not finite."""
         if pending is None:
             return
         metrics = fetch(pending.metrics)

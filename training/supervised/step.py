@@ -258,7 +258,7 @@ def make_train_step(
     Args:
       model: for its structure alone; may be abstract.
       definition: of the model, from `params.split`.
-      learning_rate: only to report it; the optimizer has its own.
+      learning_rate: only for reporting; the optimizer has its own.
       state_shardings, frozen_shardings: where the step's arguments lie.
       seed: dropout of step t draws from fold_in(key(seed), t), whatever came before.
     Returns: (state, frozen, batch, step) -> (new state, metrics); the old state's memory is reused.
@@ -305,7 +305,7 @@ def make_train_step(
 def state_shardings(
     model: Decoder, optimizer: optax.GradientTransformation, mesh: Mesh, train: params.Train
 ) -> TrainState:
-    """Where every part of the state lies.
+    """Where every part of the state is placed.
 
     Args:
       model: for its structure alone; may be abstract.
@@ -327,7 +327,7 @@ def init_state(
     optimizer: optax.GradientTransformation,
     shardings: TrainState,
 ) -> TrainState:
-    """The state before the first step; every array is made where it will lie.
+    """The state before the first step; every array is created in its place on the mesh.
 
     Args:
       trainable: weights, already on the mesh.

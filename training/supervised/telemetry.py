@@ -1,4 +1,4 @@
-"""What the routers do, by layer, projection, expert and task type: summed on the device, read every so often.
+"""What the routers do, by layer, projection, expert and task type: summed on the device, read at intervals.
 
 Letters: K task kinds (`TASKS`), else as in jaxmoe.model.shapes.
 """

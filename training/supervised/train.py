@@ -52,7 +52,7 @@ def run_tokenizer(folder: Path, data: DataConfig, base: str | None) -> "PreTrain
     Args:
       folder: of the run.
       data: says which tokenizer, or what to train it on.
-      base: whose tokenizer is taken where the config names none; None for a new model.
+      base: whose tokenizer is used if the config names none; None for a new model.
     Returns: the tokenizer, the same on every process.
     """
     kept = folder / "tokenizer"
@@ -218,7 +218,7 @@ def starting_state(
     }
     shardings = {"optimizer": parts.shardings.optimizer, "routing": parts.shardings.routing}
     weights = structure(trainable, parts.shardings.trainable)
-    for leaf in jax.tree.leaves(trainable):  # new weights, in the way of the saved ones
+    for leaf in jax.tree.leaves(trainable):  # new weights, which would take the room of the saved ones
         leaf.delete()
     saved = checkpoints.restore(step, weights, structure(like, shardings))
     batches.restore(saved.data)
