@@ -101,7 +101,7 @@ def open_model(
     Args:
       run: a run's folder; None takes the base.
       step: of the run's checkpoint; None takes the newest.
-      base: folder, .gguf file, named model or hub id, read where there is no run.
+      base: folder, .gguf file, named model or hub id, read if there is no run.
       adapter: local folder or hub id; None for the base alone.
       dtype: of a base's weights; a run's weights keep the dtype of the run.
       base_dtype: of a base's kernels, if they are to be quantized.

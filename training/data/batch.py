@@ -1,6 +1,6 @@
 """What a batch is: its arrays, the samples it is made of, the settings that shape it.
 
-Shapes: B rows of the global batch (or one process's share), T tokens, S segments (samples) a row.
+Shapes: B rows of the global batch (or one process's share), T tokens, S segments (samples) per row.
 """
 
 from dataclasses import dataclass

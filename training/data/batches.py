@@ -6,7 +6,7 @@ step, the batches do not depend on the number of processes, and one small JSON v
 on another topology. The price is that each process tokenises the whole stream, in a background thread, at
 about half a million tokens a second.
 
-Shapes: B rows of the global batch (or this process's share), T tokens, S segments (samples) a row.
+Shapes: B rows of the global batch (or this process's share), T tokens, S segments (samples) per row.
 """
 
 import copy

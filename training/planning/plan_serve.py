@@ -84,7 +84,7 @@ class ServePlan(NamedTuple):
         return max(0, int(room // self.slot)) * self.spread.ways
 
     def step_s(self, slots: int) -> float:
-        """Least seconds of a decoding step with so many texts in progress."""
+        """Least seconds of a decoding step with this many texts in progress."""
         own = -(-slots // self.spread.ways)
         # a weight spread over fsdp is gathered and then read whole; an expert's tokens are sent to it
         whole = self.weights - self.group + self.group / self.spread.expert
@@ -196,7 +196,7 @@ def _experts(adapter: str | None, adapters: Mapping[str, str], shape: ModelConfi
 
 
 def _spread(mesh: MeshConfig, count: int, shape: ModelConfig) -> Spread:
-    """The axes over so many chips; -1 takes what the others leave."""
+    """The axes over this many chips; -1 takes what the others leave."""
     sizes = [mesh.data, mesh.fsdp, mesh.tensor, mesh.expert]
     if sizes.count(-1) == 1:
         known = -sizes[0] * sizes[1] * sizes[2] * sizes[3]

@@ -308,7 +308,7 @@ def embedded_rows(config: EmbeddedConfig) -> list[Row]:
     Args:
       config: which, how many, with how many tests, from which seed.
     Returns: APPS+ rows.
-    Raises: ValueError if there are not so many.
+    Raises: ValueError if there are fewer.
     """
     from jaxmoe.datasets import programs, small_functions
 

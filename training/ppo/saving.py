@@ -16,7 +16,7 @@ from training.runtime.run_folder import RunFolder
 
 
 class RoundState(NamedTuple):
-    """Where a run stands, the curriculum aside: finished rounds, the agent, the KL coefficient.
+    """Where a run stands, apart from the curriculum: finished rounds, the agent, the KL coefficient.
 
     Attributes:
       reference: the reference policy's weights if they are renewed (ppo.kl.sync_every); else None.

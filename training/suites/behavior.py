@@ -346,7 +346,7 @@ def _folders(config: BehaviorConfig, folder: Path) -> list[Path]:
 
 
 def _precision(study: FaithfulnessStudy) -> list[str]:
-    """How precise verdicts can be with so many persons, in lines."""
+    """How precise verdicts can be with this many persons, in lines."""
     count = len(study.design.personas)
     table = expected_precision(study.instruments, count, study.thresholds, confidence=study.confidence)
     return told(table, count, confidence=study.confidence)
@@ -424,7 +424,7 @@ def card(study: FaithfulnessStudy, config: BehaviorConfig) -> dict[str, object]:
 
 
 def bases_told(asked: ModelAnswers) -> dict[str, object]:
-    """Bases and revisions of local models, a row of the run card; nothing where all are behind servers."""
+    """Bases and revisions of local models, a row of the run card; nothing if all are behind servers."""
     told = asked.bases
     if not told:
         return {}
@@ -434,7 +434,7 @@ def bases_told(asked: ModelAnswers) -> dict[str, object]:
 
 
 def _servers(config: BehaviorConfig) -> dict[str, object]:
-    """Which models are behind servers, and who judges; nothing where all are local and nobody does."""
+    """Which models are behind servers, and which judges; nothing if all are local and none does."""
     places = {config.name: config.server} | {other.name: other.server for other in config.beside}
     known = [f"{name}: {one.model} at {one.url}" for name, one in places.items() if one is not None]
     judge = config.judge

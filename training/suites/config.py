@@ -35,7 +35,7 @@ class EvalConfig:
         pays off for large models whose answers differ greatly in length. Greedy texts are the same either
         way, sampled ones differ.
       max_length: tokens of prompt and response together; null is the model's limit.
-      confidence: of the intervals.
+      confidence: confidence level of the intervals.
       against: output folder of another evaluation of the same items, to compare with.
       overwrite: replace results that are already in the output folder.
       progress: show progress: a bar on a terminal, elsewhere one line a minute.

@@ -48,7 +48,7 @@ class QuestionSource:
       embedded: facts of this split instead of a file.
       relations: kinds of embedded facts; empty takes all.
       choices: choices per embedded fact, as multiple choice; 0 asks for the answer.
-      split: of a TFDS folder; null takes its only one.
+      split: split of a TFDS folder; null takes its only one.
       limit: take only this many questions, from the first; null takes all.
       normalization: of answers; the published figures of TriviaQA use triviaqa, the others squad.
       shots: solved examples before each question; in a chat, turns of user and assistant.
