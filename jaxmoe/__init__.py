@@ -3,7 +3,7 @@
     load            a checkpoint, with an adapter or new experts, as a LanguageModel
     save            a LanguageModel as an adapter or a whole model that other programs load
     LanguageModel   logits, balance loss and generation
-    ModelConfig, ExpertConfig, BalanceConfig    what a model, its experts and their balancing losses are
+    ModelConfig, ExpertConfig, BalanceConfig    describe a model, its experts and their balancing losses
 
 A model with random weights needs no checkpoint:
 
@@ -25,8 +25,8 @@ A model with random weights needs no checkpoint:
 >>> lm.generate([[5, 6, 7]], max_new_tokens=4).tokens.shape
 (1, 7)
 
-Saved whole, it loads again, here and in transformers (`trust_remote_code=True`); its adapter alone is saved
-with `format="loramoe"` and loaded with `jaxmoe.load(base, adapter)`:
+A model saved whole loads again, here and in transformers (`trust_remote_code=True`). Its adapter alone is
+saved with `format="loramoe"` and loaded with `jaxmoe.load(base, adapter)`:
 
 >>> with tempfile.TemporaryDirectory() as folder:
 ...     saved = jaxmoe.save(lm, folder, format="hf")
@@ -68,7 +68,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Imports what is asked for when it is asked for, so that `import jaxmoe` costs nothing."""
+    """Imports a name when it is first asked for, so that `import jaxmoe` costs nothing."""
     if name not in _HOMES:
         raise AttributeError(f"module 'jaxmoe' has no attribute {name!r}")
     return getattr(importlib.import_module(f"jaxmoe.{_HOMES[name]}"), name)

@@ -62,9 +62,9 @@ def save(
 
     Formats: "loramoe", the original's adapter folder (.bin and safetensors); "peft", plain LoRA; "moe-peft";
     "hf", a model that transformers loads: full weights, or with experts a folder for
-    `AutoModelForCausalLM.from_pretrained(out_dir, trust_remote_code=True)`. Tokenizer, chat template and
-    generation config of the base come along. A quantized base is written as the values that it stands for, in
-    the model's dtype.
+    `AutoModelForCausalLM.from_pretrained(out_dir, trust_remote_code=True)`. The base's tokenizer, chat
+    template and generation config are included. A quantized base is written dequantized, in the model's
+    dtype.
 
     Args:
       tokenizer: written instead of the base's ("hf" only).
@@ -97,7 +97,7 @@ def save(
 
 
 def base_name(source: Path | None) -> str:
-    """How an adapter names its base: the hub id of a downloaded one, else the path of folder or file."""
+    """How an adapter names its base: the hub id of a downloaded one, else the path of its folder or file."""
     if source is None:
         return ""
     if file := file_behind(source):
@@ -136,11 +136,11 @@ def extract_adapter(lm: LanguageModel) -> Adapter:
 def merged(lm: LanguageModel) -> LanguageModel:
     """Plain LoRA added to the weights: W = W0 + scale · Σᵢ Aᵢ Bᵢ, in float32, stored in the weights' dtype.
 
-    Of a quantized W0 the values that it stands for are taken, and the sum is stored in the model's dtype.
-    With DoRA each column of that is brought to its magnitude.
+    A quantized W0 is dequantized first, and the sum is stored in the model's dtype. With DoRA each column of
+    the sum is rescaled to its magnitude.
 
     Raises: ValueError if the model has no experts, or has a router: what routed experts add depends on the
-      token, so no single weight matrix does the same.
+      token, so no single weight matrix can do the same.
     """
     if lm.experts is None:
         raise ValueError("there is no adapter to merge")
@@ -213,7 +213,7 @@ def _write_model(
 
 
 def _entry_points(family: type[HfConfig]) -> dict[str, object]:
-    """What config.json says of the classes in the modelling file: what servers load, and what generates."""
+    """Config.json's entries for the classes in the modeling file: what servers load, and what generates."""
     name = f"{family.CLASS_PREFIX}LoraMoe"
     classes = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
     return {
@@ -224,7 +224,7 @@ def _entry_points(family: type[HfConfig]) -> dict[str, object]:
 
 
 def modeling_file(family: type[HfConfig]) -> str:
-    """The modelling file for a family: the one for Llama with the family's names."""
+    """The modeling file for a family: the one for Llama with the family's names."""
     text = MODELING_FILE.read_text(encoding="utf-8")
     text = text.replace(f"{EXPORT_KEY}_llama", f"{EXPORT_KEY}_{family.MODEL_TYPE}")
     for kind in ("Config", "Model"):
@@ -240,8 +240,8 @@ def _host_tensor(name: str, array: np.ndarray) -> CheckpointTensor:
 def _write_generation_config(
     lm: LanguageModel, folder: Path, tokenizer: "PreTrainedTokenizerBase | None"
 ) -> None:
-    """The base's own, else one with the model's special tokens; with every token that ends an answer, so that
-    other programs stop where ours do."""
+    """Writes the base's own, or else one with the model's special tokens; both list every token that ends an
+    answer, so that other programs stop where ours do."""
     base = None if lm.source is None else lm.source / "generation_config.json"
     settings: dict[str, object]
     if base is not None and base.is_file():

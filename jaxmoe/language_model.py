@@ -41,7 +41,7 @@ class CausalOutput(NamedTuple):
 
 
 def layer_experts(model: Decoder) -> dict[str, tuple[int, ...]]:
-    """By projection with a router, how many experts each layer has."""
+    """How many experts each layer has, for each projection with a router."""
     return {
         name: linear.experts.counts
         for name, linear in projections(model.blocks)
@@ -68,22 +68,22 @@ def check_ids(tokens_BT: np.ndarray, mask_BT: np.ndarray, vocab_size: int) -> No
 
 
 def positions_from_mask(mask_BT: Int[Array, "B T"]) -> Int[Array, "B T"]:
-    """Text positions: the first real token is 0, padding before it too; padding after the text counts on.
+    """Text positions: the first real token and any padding before it are 0; padding after the text counts on.
 
-    So right-padded rows have positions 0, 1, .. T-1, as where Hugging Face's models are given none.
+    So right-padded rows have positions 0, 1, .. T-1, as in Hugging Face's models when none are given.
     """
     first_B = jnp.argmax(mask_BT > 0, axis=1)
     return jnp.maximum(jnp.arange(mask_BT.shape[1])[None, :] - first_B[:, None], 0)
 
 
 class Generation(NamedTuple):
-    """Prompts with their continuations; P prompts times G samples make B rows, a prompt's samples together.
+    """Prompts with their continuations; P prompts times G samples make B rows, a prompt's samples adjacent.
 
     Attributes:
-      tokens: [B, T + N] int32, the prompt as given, then the new tokens (N of the longest row), then padding.
+      tokens: [B, T + N] int32: the prompt as given, the new tokens (N in the longest row), then padding.
       logprobs: [B, N] log-probability of each new token under the model as it is (temperature 1, whole
-        vocabulary, whatever the sampling); 0 after a row's end.
-      lengths: [B] new tokens of each row, its stop token included.
+        vocabulary, regardless of the sampling); 0 after a row's end.
+      lengths: [B] number of new tokens in each row, its stop token included.
     """
 
     tokens: np.ndarray
@@ -96,11 +96,11 @@ class LanguageModel:
     """A causal language model with or without LoRA experts, its weights placed on a mesh.
 
     Attributes:
-      weights: definition, trainable and frozen part (`jaxmoe.model.params`).
+      weights: the definition, the trainable part and the frozen part (`jaxmoe.model.params`).
       dtype: of activations and products.
-      source: folder of the base checkpoint, whose tokenizer and generation config are exported again.
-      replaced: names in the checkpoint of base weights that are not the checkpoint's, because an adapter
-        brought others or the vocabulary was resized; an adapter that is saved takes them along.
+      source: folder of the base checkpoint; its tokenizer and generation config are included in exports.
+      replaced: checkpoint names of the base weights that differ from the checkpoint, because an adapter
+        replaced them or the vocabulary was resized; a saved adapter includes them.
     """
 
     config: ModelConfig
@@ -161,8 +161,8 @@ class LanguageModel:
           max_new_tokens: a number, or one for each prompt.
           temperature, top_k, top_p: see `Sampling`; 0 is greedy and needs no key.
           key: the same key and prompts give the same tokens; another key gives others.
-          samples_per_prompt: G continuations of each prompt, which is read once; rows p·G .. p·G + G - 1 are
-            its.
+          samples_per_prompt: G continuations of each prompt, which is read once; those of prompt p are rows
+            p·G .. p·G + G - 1.
           stop_tokens: None takes the model's (`LanguageModel.stop_tokens`), () never stops early.
           experts: False generates with the base model alone.
         Returns: prompts with their continuations, log-probabilities and lengths.
@@ -209,7 +209,7 @@ class LanguageModel:
         train: params.Train = "experts",
         seed: int = 0,
     ) -> "LanguageModel":
-        """A model with random weights, to try things out.
+        """A model with random weights, for trying things out.
 
         Args:
           config: its shape.
@@ -241,7 +241,7 @@ def _forward(definition, dtype, balance, trainable, frozen, tokens_BT, mask_BT, 
     counted = jnp.ones_like(mask_BT) if balance.count_padding else mask_BT
     samples_BTZ = counted[..., None].astype(jnp.float32)
     call = ExpertCall(samples_BTZ=None if task_types_B is None else samples_BTZ)
-    # every query may look, padding keys are never seen: as the original's padded batches
+    # every query attends, padding keys are never attended to: as in the original's padded batches
     attention = AttentionMask(jnp.ones_like(mask_BT), mask_BT)
     out = model(tokens_BT, positions_from_mask(mask_BT), attention, dtype=dtype, call=call)
     loss = jnp.zeros(())
@@ -255,10 +255,10 @@ def _forward(definition, dtype, balance, trainable, frozen, tokens_BT, mask_BT, 
 def _ids_and_mask(
     input_ids: ArrayLike, attention_mask: ArrayLike | None, vocab_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both as int32 [B, T]; a ValueError for shapes that disagree and for what is no token id."""
+    """Both as int32 [B, T]; raises ValueError if the shapes disagree or an entry is not a token id."""
     try:
         given = np.asarray(input_ids)
-    except ValueError as error:  # numpy's of rows that differ
+    except ValueError as error:  # numpy's, for rows of different lengths
         raise ValueError(
             "input_ids must be rows of one length: pad shorter ones on the left and give attention_mask "
             "(tokenizer(texts, padding=True, padding_side='left'))"
@@ -285,7 +285,7 @@ def _check_prompts(tokens: np.ndarray, mask: np.ndarray, samples: int) -> None:
 def _padded(
     mesh: Mesh, tokens: np.ndarray, mask: np.ndarray, limits: np.ndarray, samples: int
 ) -> PromptBatch:
-    """Prompts and limits on the mesh, filled up to bucketed sizes; rows that fill up may generate nothing."""
+    """Prompts and limits on the mesh, padded to bucketed sizes; padding rows may generate nothing."""
     ways = batch_ways(mesh)
     more = ways * bucket(-(-len(tokens) // ways)) - len(tokens)
     left = bucket(tokens.shape[1], 16) - tokens.shape[1]

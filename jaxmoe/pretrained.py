@@ -64,11 +64,11 @@ def load(
       train: which part of the weights becomes `weights.trainable`.
       seed: of the new experts.
       resize_vocab: number of tokens, at least the base's, for a tokenizer with more tokens than the base
-        knows; new rows of the embedding and the head are the old ones' mean.
-      revision: commit, branch or tag of a base on the hub; `base_revision(lm)` is the commit that was taken.
-      base_dtype: int8 or nf4 hold the kernels of attention and feed-forward quantized; they are quantized
-        matrix by matrix while they are read, and dequantized in each product. Everything else, and None, is
-        held in `dtype`.
+        knows; new rows of the embedding and the head are the mean of the old ones.
+      revision: commit, branch or tag of a base on the hub; `base_revision(lm)` tells which commit was taken.
+      base_dtype: int8 or nf4 hold the kernels of attention and feed-forward quantized: they are quantized
+        matrix by matrix as they are read, and dequantized in each product. Everything else is held in
+        `dtype`; so are these kernels if it is None.
     Returns: the model, its weights on the mesh.
     Raises: ValueError for a missing or foreign checkpoint, and for damaged, missing, unexpected or wrongly
       shaped tensors, listing them.
@@ -117,10 +117,10 @@ def load(
 
 
 class SharedBase(NamedTuple):
-    """A base with several adapters beside it.
+    """A base with several adapters.
 
     Attributes:
-      runs: by name, which of the experts are an adapter's (`jaxmoe.adapters.stack`).
+      runs: which of the experts belong to each adapter, by name (`jaxmoe.adapters.stack`).
     """
 
     lm: LanguageModel
@@ -134,7 +134,7 @@ def load_adapters(
     mesh: Mesh | None = None,
     base_dtype: QuantizedDtype | None = None,
 ) -> SharedBase:
-    """One base with several adapters, of which every request of an engine may use its own.
+    """Loads one base with several adapters; each request to an engine may use its own.
 
     Args:
       base_dir: folder or hub id of the base.
@@ -142,8 +142,8 @@ def load_adapters(
       dtype: of the frozen weights and of the computation, as for `load`.
       mesh: where the weights go; one device if not given.
       base_dtype: int8 or nf4, as for `load`.
-    Returns: the model with all adapters' experts side by side, and which of them are whose.
-    Raises: ValueError as `load` does, and for an adapter that cannot stand beside others.
+    Returns: the model with all adapters' experts side by side, and which of them belong to which adapter.
+    Raises: ValueError as `load` does, and for an adapter that cannot be combined with others.
     """
     config = read_model_config(local_folder(base_dir))
     read = {name: read_adapter(_adapter_folder(folder), config) for name, folder in adapters.items()}
@@ -156,19 +156,19 @@ def _adapter_folder(adapter: str | Path) -> Path:
 
 
 def read_model_config(folder: Path) -> ModelConfig:
-    """The shape of the checkpoint in a folder, also of an exported LoRAMoE model's base.
+    """The shape of the checkpoint in a folder, or of the base of an exported LoRAMoE model.
 
     Args:
       folder: with a config.json.
-    Raises: ValueError, in one line, for a file that is missing or malformed, or of a model that is not known
-      here.
+    Raises: ValueError, in one line, for a file that is missing or malformed, or that describes an unknown
+      model.
     """
     path = folder / "config.json"
     return config_from_hf(base_config(read_json(path)), path)
 
 
 def base_revision(lm: LanguageModel) -> str | None:
-    """The commit of a base that came from the hub, by its snapshot folder; None for other bases."""
+    """The commit of a base from the hub, according to its snapshot folder; None for other bases."""
     if lm.source is None or lm.source.parent.name != "snapshots":
         return None
     return lm.source.name
@@ -198,7 +198,7 @@ def assemble(
       train: which part of the weights is trainable.
       seed: of new experts.
       where: the base's folder, for error messages.
-      quantized: how kernels are held; None as floats.
+      quantized: how kernels are quantized; None holds them as floats.
     Returns: the weights, split into trainable and frozen.
     Raises: ValueError for an expert target that matches nothing, for a mesh whose axis expert does not divide
       the base's experts, and for missing, unexpected or wrongly shaped tensors, listing them.
@@ -236,7 +236,7 @@ def assemble(
 
 
 def _start_magnitudes(flat: dict[str, jax.Array], experts: ExpertConfig, config: ModelConfig) -> None:
-    """Gives new DoRA magnitudes their start: the lengths of the kernels' columns, so that nothing changes."""
+    """Sets new DoRA magnitudes to the lengths of the kernels' columns, so that at first nothing changes."""
     for projection in config.projections:
         path = tree_path(projection)
         if (magnitude := flat.get(f"{path}.magnitude")) is not None:
@@ -252,7 +252,7 @@ def draw_experts(
     seed: int,
     kinds: type[nnx.Variable] | EllipsisType = ...,
 ) -> dict[str, jax.Array]:
-    """New experts by path, the same as `params.build` draws; the base is not drawn with them.
+    """New experts by path, the same as `params.build` draws, without drawing the base.
 
     Args:
       config: shape of the base.

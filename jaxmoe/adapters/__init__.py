@@ -1,1 +1,1 @@
-"""Adapter folders in and out, one file a format."""
+"""Reading and writing adapter folders, one file per format."""

@@ -1,8 +1,8 @@
-"""What an adapter changes in the base model's own weights, beside the experts that it adds.
+"""What an adapter changes in the base model's own weights, besides adding experts.
 
 PEFT folders may bring whole modules (modules_to_save, a resized vocabulary, biases), LoRA on the embedding
-and the head, and new rows for single tokens. All of these are other weights in the same places, so they are
-applied where the checkpoint is read, slice by slice; the model that results has plain weights there.
+and the head, and new rows for single tokens. Each of these puts other weights in the same place, so they are
+applied slice by slice as the checkpoint is read; the resulting model has plain weights there.
 """
 
 import dataclasses
@@ -21,7 +21,8 @@ class LowRank(NamedTuple):
     """A LoRA pair on a whole weight W [out, in]: W + scale · B A.
 
     Attributes:
-      magnitude: of DoRA: each row of the sum is scaled to this length; None leaves the rows as they are.
+      magnitude: for DoRA, the length to which each row of the sum is scaled; None leaves the rows as they
+        are.
     """
 
     a_RI: np.ndarray
@@ -31,7 +32,7 @@ class LowRank(NamedTuple):
 
 
 class TokenRows(NamedTuple):
-    """Single rows of a weight that stand in place of the base's."""
+    """Single rows of a weight that replace the base's."""
 
     tokens: tuple[int, ...]
     rows_ND: np.ndarray
@@ -41,13 +42,13 @@ class TokenRows(NamedTuple):
 class BaseChanges:
     """Changes of base weights, by their names in the checkpoint.
 
-    With a tied head, a change of the embedding's weight itself changes the head too, one of a copy does not:
-    the head is then no longer tied.
+    With a tied head, a change of the embedding's own weight also changes the head. A change of a copy does
+    not, and the head is then no longer tied.
 
     Attributes:
-      replaced: tensors in place of the base's own; of the embedding and the head they may have another number
-        of rows.
-      copied: the same, of a copy of the embedding or the head.
+      replaced: tensors that replace the base's own; those of the embedding and the head may have a different
+        number of rows.
+      copied: the same, for a copy of the embedding or the head.
       low_rank: LoRA on the embedding or the head.
       tokens: single rows of the embedding or the head.
     """
@@ -78,8 +79,8 @@ def apply_changes(
     Args:
       stored: the base's tensors by name, without a head that is tied.
       where: the adapter, for error messages.
-    Returns: the tensors, and the model with the vocabulary that they have, its head untied if it has to be.
-    Raises: ValueError, naming them, for tensors that the base lacks or that have another shape there.
+    Returns: the tensors, and the model with their vocabulary, its head untied if it has to be.
+    Raises: ValueError, naming them, for tensors that the base lacks or holds in another shape.
     """
     tensors = dict(stored)
     _replace_others(changes, tensors, model, where)
@@ -122,7 +123,7 @@ def _replace_others(
 def _vocabulary(
     changes: BaseChanges, tensors: Mapping[str, StoredTensor], model: ModelConfig, where: object
 ) -> tuple[StoredTensor, StoredTensor | None]:
-    """The embedding, and the head unless it is still tied to it: itself first, then its copy, then LoRA."""
+    """The embedding, and the head unless still tied to it: itself changed first, then its copy, then LoRA."""
     embedding = changes.replaced.get(EMBEDDING, tensors[EMBEDDING])
     head = changes.replaced.get(HEAD, tensors.get(HEAD))
     if model.tie_embeddings:
@@ -191,17 +192,15 @@ def _with_rows(base: StoredTensor, tokens: TokenRows, where: object) -> StoredTe
 
 
 def resized(stored: Mapping[str, StoredTensor], model: ModelConfig, vocab_size: int) -> Changed:
-    """The checkpoint with room for more tokens: new rows of the embedding and the head are the old rows'
-    mean.
+    """The checkpoint with room for more tokens: new rows of embedding and head are the mean of the old ones.
 
-    A new token then starts as the average word, which hardly changes what the model says of the others.
+    A new token then starts as the average word, which hardly changes the model's predictions for the others.
 
     Args:
       stored: the base's tensors by name; without a head that is tied.
       model: its shape as it is now.
       vocab_size: rows wanted.
-    Returns: the tensors, and the model with that vocabulary; nothing is read but the old rows, for their
-      mean.
+    Returns: the tensors, and the model with that vocabulary; only the old rows are read, for their mean.
     Raises: ValueError if that is fewer than there are.
     Reference: Hewitt 2021, "Initializing new word embeddings for pretrained language models".
     """

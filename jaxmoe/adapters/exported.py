@@ -1,12 +1,12 @@
-"""Experts inside an exported model: a section of its config.json, and tensors beside the base's.
+"""Experts inside an exported model: a section of its config.json, and tensors alongside the base's.
 
     model.layers.{l}.{module}.base_layer.weight      [out, in]   the projection itself
     model.layers.{l}.{module}.mixture.lora_a.weight  [E·R, in]   every expert's A; [R, in] if they share one
     model.layers.{l}.{module}.mixture.lora_b.weight  [out, E·R]  every expert's B
-    model.layers.{l}.{module}.mixture.router.weight  [E, in]     unless every expert always counts in full
+    model.layers.{l}.{module}.mixture.router.weight  [E, in]     absent if every expert always counts in full
 
-Each is the weight of a linear layer, so that programs which know how to spread, quantise or replace linear
-layers do the same with experts. `jaxmoe/weights/hf/modeling_loramoe.py` reads them in transformers.
+Each is the weight of a linear layer, so programs that can shard, quantize or replace linear layers do the
+same with experts. `jaxmoe/weights/hf/modeling_loramoe.py` reads them in transformers.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class _Section:
 
 
 def base_config(json_config: Mapping[str, object]) -> dict[str, object]:
-    """The base model's config.json, where it is that of an exported LoRAMoE model; others as they are."""
+    """The base model's config.json, given that of an exported LoRAMoE model; other configs unchanged."""
     if EXPORT_KEY not in json_config:
         return dict(json_config)
     ours = (EXPORT_KEY, "auto_map", "architectures")
@@ -88,12 +88,12 @@ def read_exported(
 
 
 def exported_section(adapter: Adapter, model: ModelConfig) -> dict[str, object]:
-    """What config.json says of the experts: to transformers by module, and to `jaxmoe.load` as configured.
+    """The section of config.json on the experts: by module for transformers, as configured for `jaxmoe.load`.
 
     Args:
       adapter: the experts that are exported.
       model: the base's shape; it settles counts and ranks that vary by layer.
-    Returns: what stands under `EXPORT_KEY` in config.json; `modules` has number, rank and scale of the
+    Returns: the value of `EXPORT_KEY` in config.json; `modules` has number, rank and scale of the
       experts by module.
     Raises: ValueError for a target that matches nothing, or per-layer settings of another length.
     """
@@ -121,10 +121,10 @@ def exported_tensors(adapter: Adapter) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def exported_names(names: Iterable[str], adapter: Adapter) -> list[str]:
-    """What tensors of the base are called in the exported model.
+    """The names that the base's tensors have in the exported model.
 
     Projections that have experts in some layer lie one level deeper, in all layers: plans for tensor
-    parallelism know no single layers.
+    parallelism cannot name single layers.
 
     Args:
       names: of the base's tensors in its own checkpoint.

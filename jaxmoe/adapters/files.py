@@ -1,4 +1,4 @@
-"""Adapter folders: which format one has, read and written. A format is a file, and a line in `FORMATS`."""
+"""Adapter folders: which format one has, reading, writing. A format is a file, and a line in `FORMATS`."""
 
 import json
 import logging
@@ -26,16 +26,15 @@ log = logging.getLogger(__name__)
 
 
 def read_adapter(folder: str | Path, model: ModelConfig) -> Adapter:
-    """Reads an adapter folder of any known format, told apart by adapter_config.json.
+    """Reads an adapter folder of any known format, recognized by its adapter_config.json.
 
     Args:
-      folder: with adapter_config.json and adapter_model.safetensors or .bin; or one that holds such a folder,
-        as PEFT writes an adapter with a name of its own.
+      folder: with adapter_config.json and adapter_model.safetensors or .bin; or one that contains such a
+        folder, as PEFT writes a named adapter.
       model: the base model that the adapter is for.
     Returns: the adapter, its tensors in float32.
-    Raises: ValueError, in one line, for a missing or malformed config, a kind of adapter that is not known
-      here, settings that change what the adapter computes in ways not known here, and tensors that do not
-      fit.
+    Raises: ValueError, in one line, for a missing or malformed config, an unknown kind of adapter, unknown
+      settings that change what the adapter computes, and tensors that do not fit.
     """
     found = adapter_folder(Path(folder))
     config = read_json(found / CONFIG_FILE)
@@ -59,7 +58,7 @@ def read_adapter(folder: str | Path, model: ModelConfig) -> Adapter:
 def adapter_folder(folder: Path) -> Path:
     """The folder with adapter_config.json: this one, or the only one in it that has one.
 
-    Raises: ValueError if there is none, or several with names of their own.
+    Raises: ValueError if there is none, or several named ones.
     """
     if not folder.is_dir():
         raise ValueError(f"there is no adapter folder {folder}")
@@ -81,7 +80,7 @@ def write_adapter(
     """Writes adapter_config.json and the tensors: as safetensors, and as .bin for what reads only that.
 
     Args:
-      folder: that is there.
+      folder: an existing one.
       base: name or path of the base model, for base_model_name_or_path.
     Raises: ValueError for settings that the format cannot express.
     """

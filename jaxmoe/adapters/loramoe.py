@@ -1,8 +1,7 @@
-"""The original LoRAMoE's adapter folder, extended where its settings end.
+"""The original LoRAMoE's adapter folder, extended with settings that it lacks.
 
-Settings that the original lacks stand in a section `jaxmoe` of adapter_config.json, under a peft_type that
-the original refuses. Weights of the base that differ from its checkpoint lie beside the experts by their own
-names.
+Such settings are in a section `jaxmoe` of adapter_config.json, under a peft_type that the original refuses.
+Weights of the base that differ from its checkpoint are stored with the experts, under their own names.
 """
 
 import dataclasses
@@ -41,7 +40,7 @@ SECTION = "jaxmoe"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Settings:
-    """What the original's adapter_config.json says of the experts."""
+    """What the original's adapter_config.json says about the experts."""
 
     lora_nums: int
     r: int
@@ -63,7 +62,7 @@ _FIXED: dict[str, object] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Section:
-    """Our own section: everything that the experts are, and which base weights lie beside them."""
+    """Our own section: all settings of the experts, and which base weights are stored with them."""
 
     experts: dict[str, object]
     balance: dict[str, object]
@@ -100,7 +99,7 @@ def _read(folder: AdapterFolder, model: ModelConfig) -> Adapter:
 
 
 def _take_base_weights(folder: AdapterFolder, own: _Section) -> tuple[AdapterFolder, BaseChanges]:
-    """The folder without the base's weights, and those."""
+    """The folder without the base's weights, and those weights."""
     tensors = dict(folder.tensors)
     named = {*own.replaced, *own.copied}
     if lacking := sorted(name for name in named if f"{PREFIX}{name}" not in tensors):

@@ -23,13 +23,13 @@ from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.model.config import MLP_PROJECTIONS, PROJECTIONS, ExpertConfig, ModelConfig
 
 LAYOUT = Layout("loramoe.", "experts.{}.lora_A.weight", "experts.{}.lora_B.weight", "moe_gate.weight")
-# MoE-PEFT asserts lora_dropout > 0, so this stands for none; nothing is dropped at this rate.
+# MoE-PEFT asserts lora_dropout > 0, so this value means none; at this rate nothing is dropped.
 NO_DROPOUT = 1e-9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Settings:
-    """What adapter_config.json says of the experts."""
+    """What adapter_config.json says about the experts."""
 
     num_experts: int
     r: int
@@ -39,7 +39,7 @@ class _Settings:
     use_rslora: bool = False
 
 
-# Of what the new weights began as, and of whose they are.
+# Keys that say how the new weights were initialized, and whose they are.
 _NO_EFFECT = ("lora_init", "router_init_range", "name", "task_name")
 _FIXED: dict[str, object] = {"bias": "none", "use_dora": False, "routing_strategy": "loramoe"}
 

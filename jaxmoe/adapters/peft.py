@@ -1,7 +1,7 @@
-"""PEFT's LoRA folder: which modules it adapts, with which ranks, and which weights of the base it brings.
+"""PEFT's LoRA folder: which modules it adapts, with which ranks, and which base weights it brings along.
 
-Beside pairs on projections it may hold LoRA on the embedding and the head, DoRA's magnitudes, whole modules
-(modules_to_save, biases, a vocabulary that was resized) and rows for single tokens. What else an
+Besides pairs on projections it may hold LoRA on the embedding and the head, DoRA's magnitudes, whole modules
+(modules_to_save, biases, a vocabulary that was resized) and rows for single tokens. Anything else that an
 adapter_config.json can ask for is refused by name: variants whose files look alike compute something else.
 """
 
@@ -49,19 +49,19 @@ from jaxmoe.weights.weight_files import StoredTensor
 PREFIX = "base_model.model."
 LAYOUT = Layout(f"{PREFIX}model.", "lora_A.weight", "lora_B.weight", magnitude="lora_magnitude_vector")
 EMBEDDING_MODULE, HEAD_MODULE = EMBEDDING.removesuffix(".weight"), HEAD.removesuffix(".weight")
-# Starts of A and B that leave the base's weights alone; PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA change them.
+# Initializations of A and B that keep the base's weights; PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA change them.
 PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica")
 
 Value = TypeVar("Value", int, float)
 Names = str | tuple[str, ...]
 Rank = Annotated[int, Field(ge=1)]
-# far beyond any in use; the quotient of two such still fits float32
+# far above any in use; the quotient of two such values still fits float32
 Alpha = Annotated[float, Field(ge=MOST_ALPHA**-1, le=MOST_ALPHA)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Settings:
-    """What adapter_config.json says of the modules that are adapted."""
+    """What adapter_config.json says about the modules that are adapted."""
 
     r: Rank
     lora_alpha: Alpha
@@ -81,7 +81,7 @@ class _Settings:
     ensure_weight_tying: bool | None = False
 
 
-# What changes how an adapter began or was trained, or describes options that other keys turn on.
+# Keys that change how an adapter began or was trained, or describe options that other keys turn on.
 _NO_EFFECT = (
     "auto_mapping",
     "corda_config",
@@ -123,7 +123,7 @@ class _Targets:
 
 
 def _named(names: Names | None, module: str) -> bool:
-    """PEFT's rule: a string is a regular expression or "all-linear", a list holds ends of names."""
+    """PEFT's rule: a string is a regular expression or "all-linear", a list holds suffixes of names."""
     if isinstance(names, str):
         if names == "all-linear":
             return module not in (EMBEDDING_MODULE, HEAD_MODULE)
@@ -140,7 +140,7 @@ def _pattern(patterns: Mapping[str, Value] | None, module: str, default: Value) 
 
 
 def _read(folder: AdapterFolder, model: ModelConfig) -> Adapter:
-    """Modules may differ in rank and alpha: a layer takes its largest rank, B what its scale then lacks."""
+    """Modules may differ in rank and alpha: a layer takes its largest rank, and B makes up for the scale."""
     read = _settings(folder)
     targets = _Targets(read)
     specs = _projections(targets, model)
@@ -221,7 +221,7 @@ def _targets_of(names: Mapping[str, ModuleSpec], model: ModelConfig) -> tuple[st
 def _take_base_changes(
     folder: AdapterFolder, targets: _Targets, model: ModelConfig
 ) -> tuple[AdapterFolder, BaseChanges]:
-    """The folder without what it changes in the base's weights, and those changes."""
+    """The folder without its changes to the base's weights, and those changes."""
     read, tensors = targets.read, dict(folder.tensors)
 
     def take(module: str, part: str) -> np.ndarray:
@@ -256,7 +256,7 @@ def _take_base_changes(
 
 
 def _trained_tokens(folder: AdapterFolder, read: _Settings) -> dict[str, tuple[int, ...]]:
-    """By module, the tokens whose rows were trained alone."""
+    """By module, the tokens whose rows alone were trained."""
     given = read.trainable_token_indices or {}
     given = given if isinstance(given, dict) else {"embed_tokens": given}
     by_module: dict[str, tuple[int, ...]] = {}
@@ -274,7 +274,7 @@ def _trained_tokens(folder: AdapterFolder, read: _Settings) -> dict[str, tuple[i
 def _whole_tensors(
     tensors: dict[str, StoredTensor], read: _Settings
 ) -> tuple[dict[str, StoredTensor], dict[str, StoredTensor]]:
-    """Takes out whole weights of the base: (those in place of its own, those of copies)."""
+    """Takes out whole weights of the base: (replacements for its own, those of copies)."""
     replaced: dict[str, StoredTensor] = {}
     copied: dict[str, StoredTensor] = {}
     for full in sorted(tensors):

@@ -35,7 +35,7 @@ class ModuleExperts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
-    """Experts with what is needed to use and to go on training them.
+    """Experts, with what is needed to use them and to continue training them.
 
     Attributes:
       modules: by name, such as "layers.0.mlp.up_proj".
@@ -64,7 +64,7 @@ def module_name(layer: int, projection: str) -> str:
     Args:
       layer: counted from 0.
       projection: such as "up_proj".
-    Returns: the name, by which `Adapter.modules` are listed.
+    Returns: the name, a key of `Adapter.modules`.
     """
     return f"layers.{layer}.{part_of(projection)}.{projection}"
 
@@ -170,7 +170,7 @@ def pack(adapter: Adapter, model: ModelConfig) -> dict[str, np.ndarray]:
 def unpack(
     flat: Mapping[str, Weight], config: ExpertConfig, balance: BalanceConfig, model: ModelConfig
 ) -> Adapter:
-    """The opposite of `pack`; reads the experts' arrays to the host (on several hosts all must call it).
+    """The inverse of `pack`; reads the experts' arrays to the host (on several hosts all must call it).
 
     Args:
       flat: parameters by path; those of the base are not read.
@@ -205,7 +205,7 @@ def unpack(
 
 
 def start_experts_from(adapter: Adapter, given: Sequence[Adapter], model: ModelConfig) -> Adapter:
-    """Experts that begin as given LoRA adapters: expert i as `given[i mod len(given)]`.
+    """Experts initialized from given LoRA adapters: expert i from `given[i mod len(given)]`.
 
     An expert then adds what its adapter adds, weighted by the router: B is rescaled so that scale · B A is
     the adapter's. Where an adapter has a smaller rank, the other ranks keep their fresh A and B = 0; where it

@@ -1,6 +1,6 @@
-"""Several adapters of one base as one, so that every row of a batch may use its own.
+"""Several adapters of one base combined into one, so that every row of a batch may use its own.
 
-Their experts stand side by side, each adapter a run of them. A row that may use one run only
+Their experts are side by side; each adapter is a run of them. A row restricted to one run
 (`ExpertCall.experts_BE`) gets a softmax over that run: what the adapter alone would give. Plain LoRA is a run
 of one expert, whose weight is then 1.
 """
@@ -35,7 +35,7 @@ def stack_adapters(adapters: Mapping[str, Adapter], model: ModelConfig) -> Stack
       model: the base's shape.
     Returns: one adapter with the experts of all; scales are folded into B.
     Raises: ValueError, naming it, for an adapter that changes the base itself, has DoRA, chooses experts by
-      top-k or top-p, or has other numbers of experts in other layers.
+      top-k or top-p, or has different numbers of experts in different layers.
     """
     runs: dict[str, tuple[int, int]] = {}
     parts: dict[str, dict[str, ModuleExperts]] = {}

@@ -1,4 +1,4 @@
-"""What the formats of adapter folders share: a JSON config beside a flat dictionary of tensors.
+"""What the formats of adapter folders share: a JSON config and a flat dictionary of tensors.
 
 A `Layout` says how a format names its tensors. Missing, unexpected and wrongly shaped tensors are errors that
 list them; so are settings that are not understood.
@@ -21,7 +21,7 @@ ORIGIN_KEYS = frozenset({"base_model_name_or_path", "inference_mode", "peft_type
 
 
 class AdapterFolder(NamedTuple):
-    """An adapter as it lies on disk.
+    """An adapter as stored on disk.
 
     Attributes:
       path: of the folder, for error messages.
@@ -35,7 +35,7 @@ class AdapterFolder(NamedTuple):
 
     @property
     def config_path(self) -> Path:
-        """Of adapter_config.json, for error messages."""
+        """Path of adapter_config.json, for error messages."""
         return self.path / CONFIG_FILE
 
 
@@ -82,12 +82,12 @@ class Layout(NamedTuple):
 def check_settings(folder: AdapterFolder, understood: Iterable[str], fixed: Mapping[str, object]) -> None:
     """Makes sure that nothing in adapter_config.json asks for what this code does not do.
 
-    A key that is neither understood nor fixed may stand there if its value says no (null, false, "", [] or
-    {}), as programs write out options of theirs that are off.
+    A key that is neither understood nor fixed is allowed if its value means no (null, false, "", [] or {}),
+    because programs write out their options even when they are off.
 
     Args:
       understood: keys that the caller reads, or that change nothing.
-      fixed: keys of which only this value is supported; null, false, [] and {} count as the same.
+      fixed: keys for which only this value is supported; null, false, [] and {} count as the same.
     Raises: ValueError, in one line, naming the first such key and its value.
     """
     known = {*understood, *ORIGIN_KEYS}
@@ -104,7 +104,7 @@ def check_settings(folder: AdapterFolder, understood: Iterable[str], fixed: Mapp
 
 
 def check_count(folder: AdapterFolder, experts: Iterable[int]) -> None:
-    """Raises ValueError if there are fewer tensors than experts: a number that no file of this size means.
+    """Raises ValueError if there are fewer tensors than experts: no file of this size means that many.
 
     Args:
       folder: the adapter that is about to be read.
@@ -180,7 +180,7 @@ def module_tensors(
 
 
 def modules_to_tensors(layout: Layout, adapter: Adapter) -> dict[str, np.ndarray]:
-    """The opposite of `read_modules`; within a layer gate, down, up, as the original writes them.
+    """The inverse of `read_modules`; within a layer gate, down, up, as the original writes them.
 
     Args:
       layout: how the format names its tensors.
@@ -208,7 +208,7 @@ def modules_to_tensors(layout: Layout, adapter: Adapter) -> dict[str, np.ndarray
 
 
 def in_order(targets: Iterable[str]) -> tuple[str, ...]:
-    """Projections by name in their order in a block, then what else is targeted."""
+    """Projections by name in their order in a block, then any other targets."""
     given = tuple(targets)
     return tuple(p for p in PROJECTIONS if p in given) + tuple(t for t in given if t not in PROJECTIONS)
 

@@ -1,1 +1,1 @@
-"""Choosing and caching tokens: sampling, key/value cache, the decoding loop."""
+"""Choosing and caching tokens: sampling, key/value cache, decoding loop."""

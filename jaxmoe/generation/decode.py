@@ -2,9 +2,9 @@
 
 `decode` is the pure function, for use inside other jitted functions. `generate` serves a loaded model: it
 pads to bucketed lengths, so that few programs are ever compiled, and cuts the result to what was generated.
-`begin` and `advance` are its two halves, for a caller that looks at the text between stretches of tokens.
+`begin` and `advance` are its two halves, for a caller that inspects the text between stretches of tokens.
 
-Letters of this file: P prompts, G samples a prompt (B = P·G rows), S slots of a prompt, W for more.
+Letters of this file: P prompts, G samples per prompt (B = P·G rows), S slots of a prompt, W for new tokens.
 """
 
 import dataclasses
@@ -28,13 +28,13 @@ from jaxmoe.model.transformer import Decoder
 
 @dataclasses.dataclass(frozen=True)
 class DecodeConfig:
-    """What a compiled decoding loop is made for.
+    """What a compiled decoding loop is compiled for.
 
     Attributes:
       slots: room for new tokens, at least the largest limit.
       samples: continuations of each prompt.
       stop_tokens: a row ends with the first of these; the token itself is kept.
-      pad_token: stands after a row's end.
+      pad_token: fills the row after its end.
       unrolled: see `kv_cache.start`.
       enabled: False generates with the base model, without its experts.
       score_sampler: also take the log-probability with which each token was drawn.
@@ -66,13 +66,13 @@ class PromptBatch(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """New tokens of B = P·G rows, a prompt's samples together.
+    """New tokens of B = P·G rows, a prompt's samples adjacent.
 
     Attributes:
       tokens_BW: `pad_token` after a row's end.
       logprobs_BW: log-probability of each token under the model as it is, at temperature 1 over the whole
-        vocabulary, whatever the sampling; 0 after a row's end.
-      lengths_B: new tokens of each row, its stop token included.
+        vocabulary, regardless of the sampling; 0 after a row's end.
+      lengths_B: number of new tokens in each row, its stop token included.
       sampler_logprobs_BW: log-probability with which each token was drawn (after temperature, top-k, top-p);
         None unless `score_sampler`.
     """
@@ -90,7 +90,7 @@ class Decoding(NamedTuple):
       decoded: what has been generated so far.
       ended_B: rows that get no more tokens. A caller may end rows between two stretches.
       limits_B: most new tokens of each row.
-      last_B: the token that is to be read next.
+      last_B: the token to be read next.
       prompt_end_B: position of the last prompt token.
       cache: of the tokens read; `cache.length` + 1 tokens have been chosen.
     """
@@ -113,13 +113,13 @@ def decode(
 ) -> Decoded:
     """Continues prompts; pure, to be called under jit with `params.merge`d weights.
 
-    Each prompt is read once and its cache shared by its samples. The loop ends when every row has.
+    Each prompt is read once and its cache shared by its samples. The loop ends when every row has ended.
 
     Args:
       model: merged within the trace.
       config: slots, samples, sampling and stop tokens.
       mesh: None on one device.
-      prompts: to be continued, and how far.
+      prompts: what to continue, and how far.
       key: may be None if sampling is greedy.
     Returns: tokens, their number and log-probabilities, by row.
     """
@@ -135,15 +135,14 @@ def begin(
     key: Array | None,
     mesh: Mesh | None = None,
 ) -> Decoding:
-    """Reads the prompts and chooses the first token of each row; arguments as of `decode`.
+    """Reads the prompts and chooses the first token of each row; arguments as for `decode`.
 
     Args:
-      model, prompts, config, key, mesh: as of `decode`.
-    Returns: the state from which `advance` goes on.
+      model, prompts, config, key, mesh: as for `decode`.
     """
     call = ExpertCall(enabled=config.enabled)
     tokens_PS, mask_PS, limits_B = prompts
-    # a row that fills up has no token: all its positions are 0, so that it is never the longest
+    # a padding row has no token: all its positions are 0, so that it is never the longest
     positions_PS = jnp.maximum(jnp.cumsum(mask_PS > 0, axis=1, dtype=mask_PS.dtype) - 1, 0)
     mask = AttentionMask(mask_PS, mask_PS)
     read = model(tokens_PS, positions_PS, mask, dtype=config.dtype, call=call, keep=True, mesh=mesh)
@@ -174,12 +173,12 @@ def advance(
     until: Int[Array, ""] | int,
     mesh: Mesh | None = None,
 ) -> Decoding:
-    """Chooses tokens until every row has ended, or has `until` of them; the tokens do not depend on `until`.
+    """Chooses tokens until every row has ended or has `until` of them; the tokens do not depend on `until`.
 
     Args:
-      model, config, key, mesh: as of `begin`.
-      state: of `begin`, or of an earlier call.
-      until: tokens, at most `config.slots`.
+      model, config, key, mesh: as for `begin`.
+      state: from `begin`, or from an earlier call.
+      until: number of tokens, at most `config.slots`.
     Returns: the state after those tokens.
     """
     call = ExpertCall(enabled=config.enabled, mesh=mesh)
@@ -232,11 +231,11 @@ def _choose(
 
 
 def bucket(length: int, smallest: int = 1) -> int:
-    """The least of 1, 2, 3, 4, 6, 8, 12, 16, .. not below `length` or `smallest`: two sizes an octave.
+    """The smallest of 1, 2, 3, 4, 6, 8, 12, 16, .. not below `length` or `smallest`: two sizes per octave.
 
     Args:
       length: in tokens or rows.
-      smallest: size below which none is made.
+      smallest: lower bound of the result.
     Returns: the size, so that few programs are compiled.
     """
     power = 1 << (max(length, 1) - 1).bit_length()
@@ -250,7 +249,7 @@ def check_growth(model: ModelConfig, prompt: int, new: int) -> None:
       model: the decoder's shape.
       prompt: tokens of the longest prompt.
       new: most tokens that follow; the last of them is not read.
-    Raises: ValueError where that is so.
+    Raises: ValueError if the texts would do so.
     """
     for rope in model.ropes:
         original = rope.original_max_position_embeddings
@@ -271,12 +270,11 @@ def run(
     config: DecodeConfig,
     mesh: Mesh,
 ) -> Decoded:
-    """`decode` as a program of its own; the result is whole on every device, also of other processes.
+    """`decode` as a program of its own; the result is whole on every device, also those of other processes.
 
     Args:
       weights: the model taken apart, see `params.split`.
-      prompts, key, config, mesh: as of `decode`.
-    Returns: what `decode` gives.
+      prompts, key, config, mesh: as for `decode`.
     """
     model = params.merge(weights)
     result = decode(model, prompts, config, key=key, mesh=mesh)
@@ -296,8 +294,7 @@ def run_begin(
 
     Args:
       weights: the model taken apart, see `params.split`.
-      prompts, key, config, mesh: as of `decode`.
-    Returns: what `begin` gives.
+      prompts, key, config, mesh: as for `decode`.
     """
     model = params.merge(weights)
     state = begin(model, prompts, config, key=key, mesh=mesh)
@@ -318,7 +315,7 @@ def run_until(
 
     Args:
       weights: the model taken apart, see `params.split`.
-      state, key, until, config, mesh: as of `advance`.
+      state, key, until, config, mesh: as for `advance`.
     Returns: what `advance` gives.
     """
     model = params.merge(weights)
@@ -326,12 +323,12 @@ def run_until(
 
 
 def _whole(state: Decoding, mesh: Mesh) -> Decoding:
-    """What a caller reads is whole on every device; the cache stays spread."""
+    """What a caller reads is whole on every device; the cache stays sharded."""
     everywhere = params.replicated(mesh)
     decoded, ended_B = jax.lax.with_sharding_constraint((state.decoded, state.ended_B), everywhere)
     return state._replace(decoded=decoded, ended_B=ended_B)
 
 
 def unroll_layers(mesh: Mesh) -> bool:
-    """Whether decoding is quicker with the layers unrolled: where a scan has to copy each layer's weights."""
+    """Whether decoding is faster with the layers unrolled: where a scan has to copy each layer's weights."""
     return mesh.devices.flat[0].platform == "cpu"

@@ -1,15 +1,15 @@
-"""Continuous batching: requests of any length decode side by side, and a finished one is replaced at once.
+"""Continuous batching: requests of any length decode side by side; a finished one is replaced at once.
 
     engine = Engine(lm, EngineConfig(slots=8))
     ids = [engine.submit(Request(prompt, max_new_tokens=64)) for prompt in prompts]
     done = engine.run()                      # {id: Completion}
 
-A slot holds one text. Prompts are read chunk by chunk, a few chunks between two decoding steps and one prompt
-at a time, so that texts in progress never wait long for a long prompt. The last token of a prompt is read by
-the decoding step, which so makes the first new token as every other.
+A slot holds one text. Prompts are read chunk by chunk, one prompt at a time and a few chunks between two
+decoding steps, so that texts in progress never wait long for a long prompt. The last token of a prompt is
+read by the decoding step, which thus makes the first new token like every other.
 
 The engine decides what is read and decoded next. `PrefixCache` knows what each slot holds, so that a common
-beginning is read once; `ModelRunner` runs the programs on the device. One thread drives an engine.
+prefix is read once; `ModelRunner` runs the programs on the device. An engine is driven by one thread.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from jaxmoe.generation.requests import MOST_ALTERNATIVES, Completion, FinishReas
 from jaxmoe.generation.row_sampling import RowSampling
 from jaxmoe.model import params
 
-# tokens below which a program of its own for short parts of prompts saves nothing
+# below this number of tokens, a separate program for short parts of prompts saves nothing
 _LEAST_CHUNK = 16
 _MOST_TEMPERATURE = 1e6
 
@@ -39,11 +39,11 @@ class EngineConfig:
       slots: texts in progress at a time.
       max_length: longest text, prompt and answer together, in tokens.
       chunk: prompt tokens that are read at once.
-      chunks: that are read at most between two decoding steps: more fill empty slots sooner, and let those
-        who are in progress wait longer.
+      chunks: the most chunks read between two decoding steps: more of them fill empty slots sooner but make
+        the texts in progress wait longer.
       sizes: lengths that the cache may have besides the largest, which is max_length and a chunk; it grows to
         the next one when a text needs it, and shrinks when none does.
-      prefix_reuse: take over the keys and values of a slot whose text begins alike.
+      prefix_reuse: take over the keys and values of a slot whose text begins the same way.
     """
 
     slots: int = 8
@@ -59,7 +59,7 @@ class EngineConfig:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)} (engine.{name})")
 
     def chunk_of(self, tokens: int) -> int:
-        """Length of the program that reads so many tokens of a prompt: a whole chunk, or a quarter of one.
+        """Length of the program that reads this many tokens of a prompt: a whole chunk, or a quarter of one.
 
         >>> EngineConfig(chunk=128).chunk_of(20), EngineConfig(chunk=128).chunk_of(33)
         (32, 128)
@@ -102,12 +102,12 @@ class _Text:
 
     @property
     def most(self) -> int:
-        """Positions that the text may need."""
+        """Positions that the text may need at most."""
         return len(self.prompt) + self.request.max_new_tokens
 
     @property
     def last(self) -> int:
-        """The token that is to be read next once the prompt is."""
+        """The token to be read next once the prompt has been read."""
         return self.new[-1].token if self.new else int(self.prompt[-1])
 
 
@@ -117,7 +117,7 @@ class Engine:
     Args:
       lm: the model.
       config: slots and lengths.
-      adapters: by name, the run of experts that is an adapter (`jaxmoe.adapters.stack`).
+      adapters: the run of experts that belongs to each adapter, by name (`jaxmoe.adapters.stack`).
     Raises: ValueError for a model whose rotary embedding depends on the longest text of a batch.
     """
 
@@ -129,7 +129,7 @@ class Engine:
     ):
         self.config = config or EngineConfig()
         self._adapters = dict(adapters or {})
-        # one column for all experts, or one for each where a row may use some
+        # one column for all experts, or one for each if a row may use only some
         self._columns = max((stop for _, stop in self._adapters.values()), default=1)
         if turning := next((rope.rope_type for rope in lm.config.ropes if rope.depends_on_length), None):
             raise ValueError(
@@ -191,11 +191,11 @@ class Engine:
             )
 
     def cancel(self, id: int, reason: FinishReason = "cancelled") -> None:
-        """Ends a request at the next step, before another token; one that is not there any more is let pass.
+        """Ends a request at the next step, before another token; one that is already gone is ignored.
 
         Args:
           id: of the request.
-          reason: that its completion gives.
+          reason: given in its completion.
         """
         self._cancelled[id] = reason
 
@@ -212,7 +212,7 @@ class Engine:
         return done
 
     def run_one(self, request: Request) -> Completion:
-        """One request to its end, beside whatever else is in progress."""
+        """Runs one request to its end, alongside whatever else is in progress."""
         id = self.submit(request)
         while not (done := self.step()).get(id):
             pass
@@ -235,7 +235,7 @@ class Engine:
         del self._runner
 
     def forget(self) -> None:
-        """Takes nothing over from earlier texts: what follows is placed and read as in a new engine."""
+        """Reuses nothing from earlier texts: later requests are placed and read as in a new engine."""
         self._prefixes.forget()
 
     # -- the loop
@@ -293,7 +293,7 @@ class Engine:
         self._reading = (slot, text)
 
     def _read(self) -> None:
-        """Reads the next chunk of the prompt at hand; a prompt that is read joins the texts in progress."""
+        """Reads the next chunk of the current prompt; once fully read, it joins the texts in progress."""
         assert self._reading is not None
         slot, text = self._reading
         end = len(text.prompt) - 1
@@ -346,7 +346,7 @@ class Engine:
         return done
 
     def _slots_to_run(self) -> list[int]:
-        """Those with a text, ascending, and some that are free to make up the number of rows."""
+        """Slots with a text, ascending, and some free ones to make up the number of rows."""
         count = self._runner.rows_for(len(self._active))
         free = [slot for slot in range(self.config.slots) if slot not in self._active]
         return sorted([*self._active, *free[: count - len(self._active)]])
@@ -366,7 +366,7 @@ class Engine:
             tokens[row], positions[row], drawn[row] = text.last, text.length, len(text.new)
             settings = request.sampling
             temperature[row] = 0 if settings.is_greedy else settings.temperature
-            # of a limit beyond the vocabulary nothing is left out, and it need not fit 32 bits
+            # a limit beyond the vocabulary leaves nothing out, and it need not fit 32 bits
             top_k[row], top_p[row] = min(settings.top_k, self._vocabulary), settings.top_p
             seed[row] = np.int64(request.seed).astype(np.int32)
             experts[row] = self._allowed(request.experts)
@@ -383,13 +383,13 @@ class Engine:
         return (columns >= start) & (columns < stop)
 
     def _reported(self, request: Request) -> slice:
-        """The experts whose weights a request is told: those that it uses."""
+        """The experts whose weights are reported to a request: those that it uses."""
         if not request.expert_weights or request.experts is False:
             return slice(0)
         return slice(None) if request.experts is True else slice(*self._adapters[str(request.experts)])
 
     def _hold(self, slot: int, text: _Text) -> None:
-        """Notes what is in a slot and when it was last of use."""
+        """Records what is in a slot and when it was last of use."""
         whole = np.concatenate([text.prompt, np.asarray([one.token for one in text.new], np.int32)])
         self._prefixes.hold(slot, whole[: text.length], text.request.experts)
 
@@ -399,12 +399,12 @@ class Engine:
 
     def _completion(self, text: _Text, reason: FinishReason) -> Completion:
         self.statistics.finished += 1
-        # a prompt that was not read to its end has not all of them
+        # a prompt that was not read to its end does not have all of them
         asked = text.request.prompt_logprobs and (reason != "cancelled" or text.new)
         return Completion(text.new, reason, text.scored if asked else None, text.reused)
 
     def _fit(self, new: _Text) -> None:
-        """Gives the cache the least length that holds the texts in progress and a new one."""
+        """Gives the cache the smallest length that holds the texts in progress and a new one."""
         # the last chunk of a prompt is written whole
         read = len(new.prompt) + self.config.chunk
         needed = max([read, new.most, *(text.most for text in self._active.values())])

@@ -1,7 +1,7 @@
 """The compiled programs of an engine: a decoding step, a chunk of a prompt, a copy of a slot, another length.
 
-Those of the cache are compiled once for each length of it, a decoding step for each number of rows too. The
-cache is donated to all but `resized`, so that it is held once.
+Those that use the cache are compiled once for each of its lengths; a decoding step also once for each number
+of rows. The cache is donated to all but `resized`, so that it is held once.
 """
 
 from functools import partial
@@ -29,10 +29,10 @@ from jaxmoe.model.transposed import TransposedKernel
 
 
 class StepRows(NamedTuple):
-    """What a decoding step is told of each slot; free slots have a position beyond the cache.
+    """What a decoding step is told about each slot; free slots have a position beyond the cache.
 
     Attributes:
-      slots_B: which slots these are, all different; None for all in their order.
+      slots_B: which slots these are, all different; None for all of them in order.
     """
 
     tokens_B: Int[Array, " B"]
@@ -47,7 +47,7 @@ class PromptChunk(NamedTuple):
     """A part of a prompt, on its way into a slot.
 
     Attributes:
-      tokens_C: padded behind its end.
+      tokens_C: padded at the end.
       targets_C: the token after each.
       start: position of the first.
       slot: number of the slot.
@@ -62,7 +62,7 @@ class PromptChunk(NamedTuple):
 
 
 class Alternatives(NamedTuple):
-    """The K likeliest tokens in each place, likeliest first."""
+    """The K likeliest tokens at each position, likeliest first."""
 
     tokens_BK: Int[Array, "B K"]
     logprobs_BK: Float[Array, "B K"]
@@ -72,7 +72,7 @@ class Alternatives(NamedTuple):
 
         Args:
           row: of the batch.
-          count: of alternatives, at most as many as were kept.
+          count: number of alternatives, at most as many as were kept.
         Returns: token ids and log-probabilities in nats, the likeliest first.
         """
         ids, logprobs = self.tokens_BK[row, :count], self.logprobs_BK[row, :count]
@@ -94,11 +94,11 @@ class StepResult(NamedTuple):
 def empty_cache(
     config: ModelConfig, slots: int, length: int, dtype: DTypeLike, *, unrolled: bool, mesh: Mesh
 ) -> SlotCache:
-    """`slot_cache.empty_cache` as a program of its own, spread over the mesh.
+    """`slot_cache.empty_cache` as a program of its own, sharded over the mesh.
 
     Args:
       config, slots, length, dtype, unrolled: as there.
-      mesh: as of all programs that change the cache.
+      mesh: as for all programs that change the cache.
     Returns: the cache.
     """
     return placed(slot_cache.empty_cache(config, slots, length, dtype, unrolled=unrolled), mesh)
@@ -106,12 +106,12 @@ def empty_cache(
 
 @partial(jax.jit, static_argnames=("unrolled", "transposed"))
 def layers(weights: params.ModelParams, *, unrolled: bool, transposed: bool = False) -> Blocks:
-    """The layers' weights; unrolled, they are copied out of their stacks, once and not at every step.
+    """The layers' weights; unrolled, they are copied out of their stacks once instead of at every step.
 
     Args:
       weights: the model taken apart, see `params.split`.
-      unrolled: as of the cache.
-      transposed: the kernels too are copied as `jaxmoe.model.transposed` has them; quantized ones stay.
+      unrolled: as for the cache.
+      transposed: the kernels too are copied, in the layout of `jaxmoe.model.transposed`; quantized ones stay.
     Returns: for `decode_step` and `read_chunk`.
     """
     blocks = kv_cache.blocks(params.merge(weights), unrolled=unrolled)
@@ -149,16 +149,15 @@ def decode_step(
     """Reads the next token of every slot, or of some, and chooses the one after it.
 
     Args:
-      weights: the model taken apart, see `params.split`; what stands outside its blocks is read.
-      blocks: the model's, of `layers`, unrolled as the cache is.
+      weights: the model taken apart, see `params.split`; only what lies outside its blocks is read.
+      blocks: the model's, from `layers`, unrolled as the cache is.
       rows: what is in the slots.
       cache: donated.
-      alternatives: likeliest tokens to report in each place.
-      expert_weights: also tell each expert's share of the routing weights.
+      alternatives: number of likeliest tokens to report at each position.
+      expert_weights: also return each expert's share of the routing weights.
       score_draws: also take the log-probability with which each token was drawn.
       dtype: of activations and products.
-      mesh: over which the cache is spread; what is chosen is whole on each of its devices.
-    Returns: the tokens, their log-probabilities, and the cache with what was read.
+      mesh: over which the cache is sharded; what is chosen is whole on each of its devices.
     """
     model = params.merge(weights)
     counted_BTZ = jnp.ones((len(rows.tokens_B), 1, 1)) if expert_weights else None
@@ -167,7 +166,7 @@ def decode_step(
         model, blocks, rows.tokens_B, rows.positions_B, cache, slots_B=rows.slots_B, dtype=dtype, call=call
     )
     head = model.output_head(read.hidden_BD.dtype)
-    # an embedding lies as the transpose of a head's kernel
+    # an embedding is stored as the transpose of a head's kernel
     few = model.head is None and mesh.size == 1 and unroll_layers(mesh)
     logits_BV = head.few_logits(read.hidden_BD) if few else head.logits(read.hidden_BD[:, None])[:, 0]
     chosen = row_sampling.choose(logits_BV, rows.sampling, rows.drawn_B, score_draws=score_draws)
@@ -204,14 +203,14 @@ def read_chunk(
     """Reads a chunk of a prompt.
 
     Args:
-      weights: the model taken apart, see `params.split`; what stands outside its blocks is read.
-      blocks: the model's, of `layers`, unrolled as the cache is.
+      weights: the model taken apart, see `params.split`; only what lies outside its blocks is read.
+      blocks: the model's, from `layers`, unrolled as the cache is.
       chunk: with the slot where the prompt is.
       cache: donated.
       scored: also take the log-probability of each target.
-      alternatives: likeliest tokens to report in each place, if scored.
+      alternatives: number of likeliest tokens to report at each position, if scored.
       dtype: of activations and products.
-      mesh: over which the cache is spread.
+      mesh: over which the cache is sharded.
     Returns: log-probabilities and alternatives if scored, else None; and the cache with what was read.
     """
     model = params.merge(weights)
@@ -235,7 +234,7 @@ def copy_slot(cache: SlotCache, source: Int[Array, ""], target: Int[Array, ""], 
     Args:
       cache: with both slots.
       source, target: their numbers.
-      mesh: over which the cache is spread.
+      mesh: over which the cache is sharded.
     Returns: the cache with the copy.
     """
     return placed(slot_cache.copy_slot(cache, source, target), mesh)
@@ -248,7 +247,7 @@ def resized(cache: SlotCache, length: int, *, mesh: Mesh) -> SlotCache:
     Args:
       cache: of any length.
       length: positions of each slot.
-      mesh: over which the cache is spread.
+      mesh: over which the cache is sharded.
     Returns: a new cache.
     """
     return placed(slot_cache.resized(cache, length), mesh)

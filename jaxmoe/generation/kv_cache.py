@@ -3,7 +3,7 @@
 A prompt's keys and values are computed once, held once, and read by all G samples that continue it. Each
 sample writes its own tokens to slots of its own.
 
-Letters of this file: P prompts, G samples a prompt (B = P·G rows, those of a prompt together), S slots of a
+Letters of this file: P prompts, G samples per prompt (B = P·G rows, those of a prompt adjacent), S slots of a
 prompt, W slots for new tokens.
 """
 
@@ -26,12 +26,13 @@ from jaxmoe.model.transformer import Decoder, KeyValues
 class KVCache(NamedTuple):
     """What decoding has seen: prompts, and the tokens written since.
 
-    Unrolled, `prompt` and `new` are tuples with one entry a layer; scanned, single ones with a leading [L].
-    Slots go before the size of a head but after the heads, [.., M, S, H]: so the products need no transposes.
+    Unrolled, `prompt` and `new` are tuples with one entry per layer; scanned, single ones with a leading [L].
+    The slot axis comes after the heads but before the size of a head, [.., M, S, H], so that the products
+    need no transposes.
 
     Attributes:
       prompt: KeyValues [P, M, S, H].
-      new: KeyValues [B, M, W, H]; slots from `length` on hold anything.
+      new: KeyValues [B, M, W, H]; slots from `length` on may hold anything.
       prompt_mask_PS: 1 where a prompt's slot holds a token.
       length: tokens written by every sample so far.
     """
@@ -51,14 +52,14 @@ def start(
     unrolled: bool,
     mesh: Mesh | None = None,
 ) -> KVCache:
-    """The cache of prompts that the decoder has just read.
+    """The cache for prompts that the decoder has just read.
 
     Args:
       prompt_mask_PS: 1 for real tokens.
       kept: keys and values [L, P, S, M, H] from `Decoder(..., keep=True)`.
       samples: continuations of each prompt.
       slots: room for new tokens.
-      unrolled: one buffer a layer, never copied, quickest on CPU; else stacked buffers for a scan over the
+      unrolled: one buffer per layer, never copied, fastest on CPU; else stacked buffers for a scan over the
         layers, which compiles faster and reads the stacked weights where they are.
       mesh: rows are split over data and fsdp, heads over tensor where it divides them.
     Returns: the cache, its new tokens' part empty.
@@ -85,19 +86,18 @@ def _place(x: Array, mesh: Mesh | None) -> Array:
 
 
 class Blocks(NamedTuple):
-    """The decoder's blocks, ready for steps: one state a layer, or (scanned) one with a leading [L]."""
+    """The decoder's blocks, ready for steps: one state per layer, or (scanned) one with a leading [L]."""
 
     definition: nnx.GraphDef
     states: PyTree
 
 
 def blocks(model: Decoder, *, unrolled: bool) -> Blocks:
-    """Call it before the loop over steps: inside, a layer's weights would be copied at every step.
+    """To be called before the loop over steps: inside it, a layer's weights would be copied at every step.
 
     Args:
-      model: whose layers are to be run one step at a time.
-      unrolled: as of the cache.
-    Returns: the layers' weights, one entry a layer or stacked.
+      model: its layers are to be run one step at a time.
+      unrolled: as for the cache.
     """
     definition, stacked = nnx.split(model.blocks)
     if not unrolled:
@@ -116,13 +116,13 @@ def step(
     dtype: DTypeLike = jnp.float32,
     call: ExpertCall = ExpertCall(),  # noqa: B008 - an immutable tuple
 ) -> tuple[Float[Array, "B D"], KVCache]:
-    """Reads one token a row: its final hidden state, and the cache with its keys and values.
+    """Reads one token per row and returns its final hidden state, and the cache with its keys and values.
 
     Args:
       model: merged within the trace.
-      blocks: of `blocks`.
+      blocks: from `blocks`.
       tokens_B: the last token of each row.
-      positions_B: where it stands in its text.
+      positions_B: its position in its text.
       cache: of the tokens before.
       dtype: of activations and products.
       call: of the experts.
@@ -192,7 +192,7 @@ def _visible(
 
 
 def _update(buffers: KeyValues, token: KeyValues, where: tuple[Int[Array, ""] | int, ...]) -> KeyValues:
-    start = [jnp.asarray(place, jnp.int32) for place in where]  # of one type, also in 64 bits
+    start = [jnp.asarray(place, jnp.int32) for place in where]  # of one type, also in 64-bit mode
     return KeyValues(
         *(jax.lax.dynamic_update_slice(b, t, start) for b, t in zip(buffers, token, strict=True))
     )

@@ -1,6 +1,6 @@
-"""The device side of an engine: a model's weights, the cache of its slots, and the programs run on them.
+"""The device side of an engine: a model's weights, the cache of its slots, and the programs that use them.
 
-What goes in and comes out lies in the host's memory.
+Inputs and outputs are in the host's memory.
 """
 
 from typing import NamedTuple, Protocol
@@ -22,7 +22,7 @@ _LEAST_ROWS = 8
 
 
 class Served(Protocol):
-    """What an engine needs of a model; `jaxmoe.LanguageModel` is one."""
+    """What an engine needs from a model; `jaxmoe.LanguageModel` is one."""
 
     @property
     def config(self) -> ModelConfig:
@@ -41,7 +41,7 @@ class Served(Protocol):
 
     @property
     def dtype(self) -> DTypeLike:
-        """Of activations and products."""
+        """The dtype of activations and products."""
         ...
 
 
@@ -50,7 +50,7 @@ class Scored(NamedTuple):
 
     Attributes:
       logprobs_N: in nats.
-      alternatives: the likeliest tokens in their places; None if none were asked for.
+      alternatives: the likeliest tokens at their positions; None if none were asked for.
       experts_NE: each expert's share of the routing weights; None if not asked for, or without routers.
       drawn_logprobs_N: of the draws; None if they were not asked for.
     """
@@ -66,8 +66,8 @@ class Scored(NamedTuple):
         Args:
           id: of the token.
           place: among the N.
-          alternatives: to report beside it.
-          experts: whose shares are reported.
+          alternatives: how many to report with it.
+          experts: those whose shares are reported.
         Returns: the token with its log-probability.
         """
         beside = self.alternatives.of(place, alternatives) if self.alternatives else ()
@@ -82,8 +82,9 @@ class ModelRunner:
     Args:
       lm: the model.
       slots: texts at a time.
-      length: positions of each slot at first.
-      unrolled: one buffer a layer, quickest on CPU, or stacked ones; None takes what the platform is best at.
+      length: initial number of positions of each slot.
+      unrolled: one buffer per layer, fastest on CPU, or stacked ones; None takes what suits the platform
+        best.
     """
 
     def __init__(self, lm: Served, slots: int, length: int, *, unrolled: bool | None = None):
@@ -99,12 +100,12 @@ class ModelRunner:
         self._blocks = self._layers(lm.weights)
 
     def take(self, weights: params.ModelParams) -> None:
-        """Runs on with other weights of the same shapes.
+        """Continues with other weights of the same shapes.
 
         Args:
-          weights: in place of those that are there.
+          weights: replace the current ones.
         """
-        del self._weights, self._blocks  # before room is needed for others
+        del self._weights, self._blocks  # before room is needed for the new ones
         self._weights = weights
         self._blocks = self._layers(weights)
 
@@ -117,7 +118,7 @@ class ModelRunner:
         return slot_cache.length_of(self._cache)
 
     def rows_for(self, texts: int) -> int:
-        """Rows of the quickest step for so many texts, at most all slots."""
+        """Rows of the fastest step for this many texts, at most all slots."""
         return next(count for count in self._row_numbers if count >= texts)
 
     def resize(self, length: int) -> None:
@@ -146,9 +147,9 @@ class ModelRunner:
 
         Args:
           rows: what is in the slots, as many as `rows_for` says.
-          alternatives: the most that any of them asks for.
-          expert_weights: also tell each expert's share of the routing weights.
-          score_draws: whether any of them asks with which probability it was drawn.
+          alternatives: the largest number that any of them asks for.
+          expert_weights: also return each expert's share of the routing weights.
+          score_draws: whether any of them asks for the probability with which it was drawn.
         Returns: the tokens [B], and how likely they were.
         """
         result = engine_programs.decode_step(
@@ -171,8 +172,8 @@ class ModelRunner:
 
         Args:
           chunk: with the slot where the prompt is.
-          scored: also take the log-probabilities of the tokens after each.
-          alternatives: tokens to report in each place, if scored.
+          scored: also take the log-probability of each token's successor.
+          alternatives: number of tokens to report at each position, if scored.
         Returns: how likely those tokens were; None unless scored.
         """
         found, self._cache = engine_programs.read_chunk(
@@ -191,8 +192,8 @@ class ModelRunner:
 def row_numbers(slots: int) -> tuple[int, ...]:
     """Numbers of rows for which a decoding step is compiled: 8, 16, 32, .. and all slots.
 
-    A step of 8 rows is two to three times as quick as one of 32, and fewer gain little. From 8 rows on a row
-    comes out to the last bit as in a larger step.
+    A step of 8 rows is two to three times as fast as one of 32, and fewer rows gain little. With 8 rows or
+    more, a row comes out bit for bit as in a larger step.
 
     Args:
       slots: of the engine.
@@ -210,5 +211,5 @@ def row_numbers(slots: int) -> tuple[int, ...]:
 
 
 def _compiled_for(alternatives: int) -> int:
-    """None, one or all: three programs serve every wish."""
+    """None, one or all: three programs serve every request."""
     return alternatives if alternatives <= 1 else MOST_ALTERNATIVES

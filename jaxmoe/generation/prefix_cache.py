@@ -1,7 +1,8 @@
 """Which tokens' keys and values each slot holds, and which slot a new text should take.
 
-What a slot has read stays there until another text needs the slot: a text that begins like it takes over its
-keys and values instead of reading them again. Only the record is kept here; the keys and values are not.
+What a slot has read stays there until another text needs the slot: a text with the same prefix takes over its
+keys and values instead of reading the tokens again. Only the record is kept here; the keys and values are
+not.
 """
 
 import itertools
@@ -19,7 +20,7 @@ class Held(NamedTuple):
 
     Attributes:
       tokens: whose keys and values it holds, int32.
-      experts: with which they were read; others would have made other keys and values.
+      experts: with which they were read; others would have produced other keys and values.
     """
 
     tokens: np.ndarray
@@ -31,8 +32,8 @@ class Placement(NamedTuple):
 
     Attributes:
       slot: a free one.
-      source: the slot that holds its beginning; None where no slot does.
-      shared: tokens of that beginning.
+      source: the slot that holds its prefix; None if no slot does.
+      shared: number of tokens in that prefix.
     """
 
     slot: int
@@ -52,13 +53,13 @@ class PrefixCache:
         self.forget()
 
     def forget(self) -> None:
-        """Takes all slots for empty and unused, as at first: what they hold is of no use any more."""
+        """Treats all slots as empty and unused, as at first: what they hold is no longer of use."""
         self._used = [0] * self._slots
         self._clock = itertools.count(1)
         self._held = [Held(np.zeros(0, np.int32), True)] * self._slots
 
     def hold(self, slot: int, tokens: np.ndarray, experts: bool | str) -> None:
-        """Notes what is in a slot, and that it was of use now.
+        """Records what is in a slot, and that it was of use now.
 
         Args:
           slot: its number.
@@ -69,33 +70,34 @@ class PrefixCache:
         self._used[slot] = next(self._clock)
 
     def cut(self, length: int) -> None:
-        """Notes that the slots have `length` positions now."""
+        """Records that the slots have `length` positions now."""
         self._held = [held._replace(tokens=held.tokens[:length]) for held in self._held]
 
     def oldest(self, free: Collection[int]) -> Placement:
-        """The free slot that was of no use for longest, nothing shared."""
+        """The free slot that has been of no use for longest; nothing is shared."""
         return Placement(min(free, key=lambda slot: self._used[slot]), None, 0)
 
     def place(self, tokens: np.ndarray, experts: bool | str, free: Collection[int]) -> Placement:
-        """A free slot for a text, and whose beginning it shares.
+        """A free slot for a text, and the slot whose prefix it shares.
 
         Args:
-          tokens: of the text, as far as they may be taken over.
+          tokens: of the text, as many as may be taken over.
           experts: with which it is read.
           free: slots that no text uses; at least one.
-        Returns: the slot, and the slot to copy from; they are the same where what is in it is taken as it is.
+        Returns: the slot, and the slot to copy from; they are the same if the slot's content is used in
+          place.
         """
         shared = [_shared(held.tokens, tokens) if held.experts == experts else 0 for held in self._held]
         best = max(range(self._slots), key=lambda slot: (shared[slot], slot in free))
         if shared[best] < LEAST_SHARED:
             return self.oldest(free)
-        # a slot that holds nothing else is taken as it is; a copy leaves another's text to later requests
+        # a slot that holds nothing else is used in place; a copy leaves another's text to later requests
         taken = best in free and shared[best] == len(self._held[best].tokens)
         return Placement(best if taken else self.oldest(free).slot, best, shared[best])
 
 
 def _shared(held: np.ndarray, prompt: np.ndarray) -> int:
-    """How many tokens two texts begin with in common."""
+    """Length of the prefix that two texts share."""
     most = min(len(held), len(prompt))
     different = np.flatnonzero(held[:most] != prompt[:most])
     return int(different[0]) if len(different) else most

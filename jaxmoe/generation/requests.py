@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from jaxmoe.generation.sampling import GREEDY, Sampling
 
 FinishReason = Literal["stop", "length", "cancelled"]
-# alternatives to a token that may be asked for
+# most alternatives to a token that may be asked for
 MOST_ALTERNATIVES = 20
 
 
@@ -16,7 +16,8 @@ class NewToken(NamedTuple):
 
     Attributes:
       logprob: under the model as it is (temperature 1, whole vocabulary).
-      alternatives: the likeliest tokens in its place with theirs, as many as were asked for.
+      alternatives: the likeliest tokens at its position with their log-probabilities, as many as were asked
+        for.
       experts: each expert's share of the routing weights in the step that chose the token, mean over layers
         and projections; () unless asked for, or without routers.
       drawn_logprob: of the draw, after temperature, top-k and top-p; None unless asked for.
@@ -35,16 +36,16 @@ class Request:
 
     Attributes:
       prompt: token ids; at least one.
-      max_new_tokens: most new tokens.
+      max_new_tokens: the largest number of new tokens.
       sampling: temperature, top-k and top-p.
       seed: of the random numbers; the same seed and prompt give the same tokens, whatever else is decoded.
       stop_tokens: the text ends with the first of these, which is kept.
       experts: True uses all, False the base model alone, a name one of several adapters side by side.
       prompt_logprobs: also the log-probability of each prompt token after the first.
-      alternatives: likeliest tokens to report beside each token.
-      expert_weights: report with each new token which experts were at work.
+      alternatives: number of likeliest tokens to report with each token.
+      expert_weights: report each expert's share of the routing weights with each new token.
       score_draws: also the log-probability with which each token was drawn.
-      on_token: called with every new token; True from it ends the text there.
+      on_token: called with every new token; returning True ends the text there.
     """
 
     prompt: Sequence[int]
@@ -66,9 +67,9 @@ class Completion(NamedTuple):
     Attributes:
       new: new tokens, a stop token included.
       reason: stop (a stop token, or on_token), length, cancelled.
-      prompt: prompt tokens 1, 2, ..; None unless their log-probabilities were asked for, and where it was
-        cancelled before its first new token.
-      reused: prompt tokens whose keys and values were there already.
+      prompt: prompt tokens 1, 2, ..; None unless their log-probabilities were asked for, and for a request
+        that was cancelled before its first new token.
+      reused: number of prompt tokens whose keys and values were already there.
     """
 
     new: list[NewToken]

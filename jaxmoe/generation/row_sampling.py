@@ -1,8 +1,8 @@
-"""The next token of rows that each have settings and a random stream of their own.
+"""The next token of rows that each have their own settings and random stream.
 
-`jaxmoe.generation.sampling` draws for a batch under one setting, from one key. Here temperature, top-k, top-p
-and seed are numbers of a row, so that one compiled program serves any mixture, and what a row gets does not
-depend on its neighbors.
+`jaxmoe.generation.sampling` draws for a batch under one setting, from one key. Here each row has its own
+temperature, top-k, top-p and seed, so that one compiled program serves any mixture, and what a row gets does
+not depend on its neighbors.
 
 Letters of this file: Y blocks of the vocabulary, X places in a block.
 """
@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jaxmoe.generation.sampling import blocks_of, greedy, log_probability, nucleus_mass
 from jaxmoe.model.shapes import Array, Bool, Float, Int
 
-# Refused draws after which a row takes its likeliest token. A draw is refused with a probability of at most
-# 1 − p and cuts the rest in half on average, so this is never reached but for a nucleus of one token.
+# Number of refused draws after which a row takes its likeliest token. A draw is refused with a probability of
+# at most 1 − p and cuts the rest in half on average, so only a nucleus of one token ever reaches this.
 _ATTEMPTS = 64
 
 

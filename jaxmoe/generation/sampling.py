@@ -1,7 +1,7 @@
 """Choosing the next token: greedy, temperature, top-k, top-p, as pure functions of the logits.
 
-No function sorts the vocabulary. A nucleus is sampled by rejection: draw a token, keep it if the mass of the
-strictly likelier ones is below p; otherwise nothing as unlikely as it can be in the nucleus, so draw again
+No function sorts the vocabulary. A nucleus is sampled by rejection: draw a token and keep it if the mass of
+the strictly likelier ones is below p; otherwise nothing that unlikely can be in the nucleus, so draw again
 among the likelier. Each pass is one masked sum over the vocabulary, and a refused draw cuts away half of the
 mass outside the nucleus on average, so two or three passes are usual (FlashInfer samples by the same idea).
 
@@ -78,10 +78,10 @@ def sample(logits_BV: Float[Array, "B V"], settings: Sampling, *, key: Array | N
 
 def greedy(logits_BV: Float[Array, "B V"]) -> Int[Array, " B"]:
     """The likeliest token; of equal logits the lower index wins."""
-    # XLA's argmax is a loop over numbers one by one on a CPU, five times as long as these two passes
+    # XLA's argmax on a CPU is a loop over single numbers, five times as slow as these two passes
     most_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
     vocabulary = logits_BV.shape[-1]
-    below_BV = logits_BV < most_B1  # of a NaN nothing is, and the first token is taken
+    below_BV = logits_BV < most_B1  # nothing is below a NaN, and the first token is taken
     return jnp.min(jnp.where(below_BV, vocabulary, jnp.arange(vocabulary, dtype=jnp.int32)), axis=-1)
 
 
@@ -114,7 +114,7 @@ def nucleus(sorted_BC: Float[Array, "B C"], p: float) -> Bool[Array, "B C"]:
     Returns: True for those in it.
     """
     before_BC = jnp.cumsum(sorted_BC, axis=-1) - sorted_BC
-    # a run of equal probabilities has the mass before its first
+    # equal probabilities all have the mass before the first of them
     first_BC = jnp.concatenate(
         [jnp.ones_like(before_BC[:, :1], bool), sorted_BC[:, 1:] < sorted_BC[:, :-1]], axis=-1
     )
@@ -177,8 +177,8 @@ def sampled_log_probability(
 
         log q(v) = l_v − log Σ_{u kept} exp l_u,   l = logits / temperature
 
-    Where `log_probability` speaks of the model, this speaks of the sampler: their difference is what
-    importance weights correct. The nucleus is found by bisection, without a sort.
+    `log_probability` describes the model, this the sampler; importance weights correct their difference. The
+    nucleus is found by bisection, without a sort.
 
     Args:
       tokens_B: drawn with the same settings; for any other token the number means nothing.
@@ -210,7 +210,7 @@ def nucleus_mass(weights_BXY: Float[Array, "B X Y"], limit_B: Float[Array, " B"]
     """Mass of the nucleus: sums in the order in which `top_p` takes them.
 
     A token of weight w is kept if the weights above w sum to less than the limit. So the nucleus is all
-    weights from the smallest threshold on above which that holds; positive floats are ordered as their bits.
+    weights from the smallest threshold for which that holds; positive floats are ordered like their bits.
 
     Args:
       weights_BXY: of `blocks_of`, relative to the likeliest token.
@@ -239,7 +239,7 @@ def nucleus_mass(weights_BXY: Float[Array, "B X Y"], limit_B: Float[Array, " B"]
 def blocks_of(logits_BV: Float[Array, "B V"]) -> Float[Array, "B X Y"]:
     """exp(logit - largest), token v at [v // Y, v % Y]; padded with 0.
 
-    A draw of a block Y and then of a place X in it needs about 2·√V random numbers instead of V.
+    Drawing a block Y and then a place X in it needs about 2·√V random numbers instead of V.
     """
     vocabulary = logits_BV.shape[-1]
     places = 2 ** max(round(math.log2(vocabulary) / 2), 0)

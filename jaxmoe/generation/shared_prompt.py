@@ -1,10 +1,10 @@
 """The training forward over responses to shared prompts: each prompt is computed once for all its samples.
 
-A row holds a prompt and its G responses side by side, [S + G·W] slots. Projections do not mind; attention
+A row holds a prompt and its G responses side by side, [S + G·W] slots. Projections are unaffected; attention
 lets each response see its prompt and itself, never its siblings. With G = 16 and prompts as long as responses
-that is about half the work of 16 separate rows, forward and backward, and the same values within rounding.
+that is about half the work of 16 separate rows, forward and backward, with the same values up to rounding.
 
-Letters of this file: P prompts, G samples a prompt (B = P·G), S slots of a prompt, W slots of a response.
+Letters of this file: P prompts, G samples per prompt (B = P·G), S slots of a prompt, W slots of a response.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def response_states(
     remat: Remat = "none",
     scan_layers: bool = True,
 ) -> Float[Array, "B W D"]:
-    """Final hidden states before each response token: what predicts it, and what a critic reads.
+    """Final hidden states before each response token: those that predict it, and that a critic reads.
 
     Args:
       model: merged within the trace.
@@ -41,11 +41,11 @@ def response_states(
       dtype: of activations and products.
       call: of the experts.
       mesh: None on one device.
-      remat: what the backward pass computes again.
+      remat: what the backward pass recomputes.
       scan_layers: compile one block and scan it.
       prompts_PS: padded on the left, so that the last slot is real.
-      responses_BW: a prompt's samples together, padded on the right.
-    Returns: of the position before each response token.
+      responses_BW: a prompt's samples adjacent, padded on the right.
+      Returns: the state at the position before each response token.
     """
     prompts, slots = prompts_PS.shape
     rows, length = responses_BW.shape
@@ -55,7 +55,7 @@ def response_states(
     prompt_positions = jnp.maximum(jnp.arange(slots)[None] - first_P[:, None], 0)
     own = jnp.tile(jnp.arange(1, length + 1), samples)[None]
     positions = jnp.concatenate([prompt_positions, prompt_positions[:, -1:] + own], axis=1)
-    if samples == 1:  # an ordinary row: every kernel can do it
+    if samples == 1:  # an ordinary row: every kernel supports it
         segments = jnp.concatenate([(prompt_mask_PS > 0).astype(jnp.int32), jnp.ones_like(responses_BW)], 1)
         mask: AttentionMask | Attend = AttentionMask(segments, segments)
     else:
@@ -75,7 +75,7 @@ class Packing(NamedTuple):
 
     Attributes:
       segments: which of a block's responses a slot belongs to, from 1 on; 0 for none.
-      positions: place of a slot in its response, from 1 on.
+      positions: position of a slot in its response, from 1 on.
     """
 
     segments: Int[Array, "P G W"]
@@ -92,14 +92,14 @@ def packed_states(
     dtype: DTypeLike = jnp.float32,
     mesh: Mesh | None = None,
 ) -> Float[Array, "P G*W+1 D"]:
-    """Final hidden states of a prompt's last token and of each token of the responses to it, lying packed.
+    """Final hidden states of a prompt's last token and of each token of the packed responses to it.
 
     Args:
       model: merged within the trace.
       prompts_PS: padded on the left, so that the last slot is real.
       prompt_mask_PS: 1 for real tokens.
-      tokens_PGW: short responses one after the other in G blocks; none lies in two of them.
-      packing: what the slots of the blocks are.
+      tokens_PGW: short responses one after the other in G blocks; none is split between two blocks.
+      packing: describes the slots of the blocks.
       dtype: of activations and products.
       mesh: None on one device.
     Returns: the prompt's last state, then those of the slots.

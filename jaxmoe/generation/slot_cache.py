@@ -1,9 +1,9 @@
 """Keys and values of texts of different lengths, each in a slot, and the decoder's steps over them.
 
-`kv_cache` serves a batch that starts and ends together. Here every slot stands at its own position: it is
-filled chunk by chunk (`read_chunk`), then grows by a token a step beside the others (`read_tokens`), and its
-content can be handed to another slot (`copy_slot`). All shapes are fixed by the cache, so that a few compiled
-programs serve any mixture of requests.
+`kv_cache` serves a batch that starts and ends together. Here every slot is at its own position: it is filled
+chunk by chunk (`read_chunk`), then grows by one token per step together with the others (`read_tokens`), and
+its content can be copied to another slot (`copy_slot`). All shapes are fixed by the cache, so that a few
+compiled programs serve any mixture of requests.
 
 Letters of this file: B slots, S positions of a slot, C tokens of a chunk.
 """
@@ -28,7 +28,7 @@ from jaxmoe.model.transformer import Decoder, KeyValues
 
 
 class SlotValues(NamedTuple):
-    """Rotated keys, and values, of S positions; keys stand as the product with a few queries is quickest."""
+    """Rotated keys, and values, of S positions; keys are laid out for fast products with few queries."""
 
     key_BMHS: Float[Array, "B M H S"]
     value_BMSH: Float[Array, "B M S H"]
@@ -48,7 +48,7 @@ class ReadTokens(NamedTuple):
     experts_BE: Float[Array, "B E"] | None
 
 
-# One SlotValues a layer (unrolled), or a single one with a leading [L] (scanned)
+# One SlotValues per layer (unrolled), or a single one with a leading [L] (scanned)
 SlotCache = tuple[SlotValues, ...] | SlotValues
 
 
@@ -62,7 +62,7 @@ def empty_cache(
       dtype: of keys and values.
       slots: texts at a time.
       length: positions of each.
-      unrolled: one buffer a layer, quickest on CPU; else stacked ones for a scan over the layers.
+      unrolled: one buffer per layer, fastest on CPU; else stacked ones for a scan over the layers.
     Returns: the cache.
     """
     rows, size, layers = (slots, config.num_kv_heads), config.head_dim, config.num_layers
@@ -75,14 +75,14 @@ def empty_cache(
 
 
 def placed(cache: SlotCache, mesh: Mesh) -> SlotCache:
-    """The cache spread over a mesh: slots over data and fsdp, heads over tensor, where they divide.
+    """The cache sharded over a mesh: slots over data and fsdp, heads over tensor, where they divide.
 
-    Every program ends with it: left to itself, XLA chooses where a result lies, and the next program would
-    be compiled anew for another place.
+    Every program ends with it: otherwise XLA chooses where a result is placed, and the next program would be
+    compiled again for another placement.
 
     Args:
       cache: anywhere.
-      mesh: to spread over.
+      mesh: to shard it over.
     Returns: the same content.
     """
 
@@ -154,9 +154,9 @@ def read_tokens(
     """Reads one token in every slot, or in some.
 
     Args:
-      positions_B: where each slot's token stands; one at S or beyond writes nothing (a free slot).
-      slots_B: numbers of the slots, all different; None for all in their order.
-      call: of the experts; with `samples_BTZ` ones [B, 1, 1] their shares are told.
+      positions_B: the position of each slot's token; one at S or beyond writes nothing (a free slot).
+      slots_B: numbers of the slots, all different; None for all of them in order.
+      call: of the experts; with `samples_BTZ` ones [B, 1, 1] their shares are returned.
     Returns: final hidden states, the cache with the tokens' keys and values, and the experts' shares.
     """
     rows_B = jnp.arange(tokens_B.shape[0]) if slots_B is None else slots_B
@@ -176,7 +176,7 @@ def read_tokens(
     hidden_BTD, cache, sums_BE = _run(
         model, blocks, tokens_B[:, None], positions_B[:, None], cache, write, here, dtype, call
     )
-    if sums_BE is not None:  # a row that uses the base alone has none
+    if sums_BE is not None:  # a row that uses only the base has none
         sums_BE = sums_BE / jnp.maximum(sums_BE.sum(-1, keepdims=True), jnp.finfo(jnp.float32).tiny)
     return ReadTokens(hidden_BTD[:, 0], cache, sums_BE)
 
@@ -192,18 +192,18 @@ def read_chunk(
     dtype: DTypeLike = jnp.float32,
     call: ExpertCall = ExpertCall(),  # noqa: B008 - an immutable tuple
 ) -> tuple[Float[Array, "C D"], SlotCache]:
-    """Reads C tokens of one slot's prompt, which stand from `start` on; S must be at least start + C.
+    """Reads C tokens of one slot's prompt, which begin at `start`; S must be at least start + C.
 
-    A chunk that is not full is padded behind its end: what it writes there is written over by what comes
-    next, and nothing before that sees it.
+    A chunk that is not full is padded at the end: what it writes there is overwritten by what comes next, and
+    nothing before that sees it.
 
     Args:
       model: merged within the trace.
-      blocks: of `kv_cache.blocks`.
+      blocks: from `kv_cache.blocks`.
       tokens_C: a part of the prompt.
       start: position of its first token.
       slot: number of the slot.
-      cache: changed at that slot alone.
+      cache: changed in that slot only.
       dtype: of activations and products.
       call: of the experts.
 
@@ -242,7 +242,7 @@ def _run(
 ) -> tuple[Float[Array, "B T D"], SlotCache, Float[Array, "B E"] | None]:
     """The decoder over T tokens of some slots; their keys and values are written, then attended to.
 
-    Last comes the sum of the experts' weights over layers, projections and counted tokens.
+    The last result is the sum of the experts' weights over layers, projections and counted tokens.
     """
     config = model.config
     turns = rotations(config, positions_BT, dtype)
@@ -288,8 +288,8 @@ def _run(
 
 
 def _expert_weights(collected: Statistics) -> Float[Array, "B E"] | None:
-    """A layer's routing weights, summed over its projections; these may have experts in other layers alone,
-    and so fewer columns."""
+    """A layer's routing weights, summed over its projections; these may have experts only in other layers,
+    and thus fewer columns."""
     sums = [one.weight_BZE.sum(1) for one in collected.values()]
     if not sums:
         return None

@@ -1,4 +1,4 @@
-"""What a model is: frozen descriptions of the decoder and of its LoRA experts.
+"""The configuration of a model: frozen descriptions of the decoder and of its LoRA experts.
 
 `jaxmoe.families` reads a `ModelConfig` from a Hugging Face config and writes it back.
 """
@@ -11,12 +11,12 @@ import regex
 
 from jaxmoe.json_values import shown
 
-# alpha beyond it, or below its inverse, would make scales that float32 does not hold
+# alpha above it, or below its inverse, would give scales that float32 cannot hold
 MOST_ALPHA = 1e12
 ATTENTION_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 PROJECTIONS = (*ATTENTION_PROJECTIONS, *MLP_PROJECTIONS)
-# all experts of a mixture-of-experts base in one layer: LoRA experts stand beside them as a whole
+# all experts of a mixture-of-experts base in one layer: LoRA experts are attached to the block as a whole
 EXPERT_BLOCK = "experts"
 
 RopeKind = Literal["default", "linear", "dynamic", "llama3", "yarn", "longrope", "none"]
@@ -30,7 +30,7 @@ Routing = Literal["dense", "top_k", "top_p", "none"]
 class RopeConfig:
     """Rotary position embedding and its context extension; fields as in Hugging Face's `rope_parameters`.
 
-    rope_type "none" turns nothing: a layer without positions (NoPE).
+    rope_type "none" rotates nothing: a layer without positions (NoPE).
     """
 
     rope_type: RopeKind = "default"
@@ -78,10 +78,10 @@ class MoeConfig:
       num_experts: in each layer.
       experts_per_token: that a token uses.
       expert_size: width of each.
-      normalize: the weights of a token's experts are brought to a sum of 1.
+      normalize: whether the weights of a token's experts are scaled to sum to 1.
       shared_size: width of an expert that every token uses, behind a sigmoid gate; 0 for none.
-      bias: the router and the experts have biases.
-      clamped: of the experts; None for the model's activation times up.
+      bias: whether the router and the experts have biases.
+      clamped: the experts' clamped activation; None for the model's activation times up.
     """
 
     num_experts: int
@@ -108,13 +108,13 @@ class ModelConfig:
       rope: the rotary embedding of layers for which `layer_ropes` names no other.
       windows: each layer's sliding attention window in positions, 0 for unlimited; empty for none.
       layer_ropes: each layer's rotary embedding, where they differ; empty where all have `rope`.
-      norms: what is normalised, the input of attention and feed-forward, their output, or both.
+      norms: what is normalized: the input of attention and feed-forward, their output, or both.
       norm: root mean square, or LayerNorm without a bias.
-      parallel: attention and feed-forward read the same normed input, and both are added.
-      joint_qk_norm: with `qk_norm`, all heads of queries (and of keys) are normalised together.
-      headwise_qk_norm: with `qk_norm`, each head is normalised with a weight of its own.
-      rope_interleaved: neighboring numbers of a head turn together, not those half a head apart.
-      residual_scale, logit_scale: multiply what a part adds to the stream, and the logits.
+      parallel: attention and feed-forward read the same normed input, and the outputs of both are added.
+      joint_qk_norm: with `qk_norm`, all heads of the queries (and of the keys) are normalized together.
+      headwise_qk_norm: with `qk_norm`, each head is normalized with a weight of its own.
+      rope_interleaved: neighboring elements of a head rotate together, not those half a head apart.
+      residual_scale, logit_scale: factors on what each part adds to the residual stream, and on the logits.
       norm_offset: added to every norm's weight (Gemma stores w − 1).
       activation: of the feed-forward's gate.
       embedding_scale: multiplies the embeddings.
@@ -208,19 +208,19 @@ class ExpertConfig:
     Attributes:
       num_experts: one number, or one for each layer (0: none in that layer).
       rank: of each expert's pair; one number, or one for each layer.
-      alpha: the update counts alpha / rank.
-      scaling: rank divides alpha by the rank, sqrt_rank by its root (rsLoRA).
+      alpha: the update is multiplied by alpha / rank.
+      scaling: rank divides alpha by the rank, sqrt_rank by its square root (rsLoRA).
       targets: projection names, or regular expressions over `layers.{l}.self_attn.{name}` and
         `layers.{l}.mlp.{name}`; `experts` is the whole block of experts of a mixture-of-experts base.
-      routing: dense mixes all experts by a softmax, top_k and top_p some; none adds all with weight 1: with
-        one expert, plain LoRA.
-      top_k: experts that a token chooses; for routing top_k.
-      top_p: probability that the chosen experts hold at least; for routing top_p.
+      routing: dense mixes all experts by a softmax, top_k and top_p only some; none adds all with weight 1,
+        which with one expert is plain LoRA.
+      top_k: number of experts that a token chooses; for routing top_k.
+      top_p: probability that the chosen experts must at least add up to; for routing top_p.
       dropout: share of the experts' inputs that is dropped in training; the router sees all.
       dropout_mask: one mask shared by the experts of a projection, or one drawn for each expert as the
         paper's code does.
       shared_a: one A for all experts of a projection (HydraLoRA).
-      dora: weight-decomposed LoRA (arXiv:2402.09353): each column of W0 + scale · A B is brought to a length
+      dora: weight-decomposed LoRA (arXiv:2402.09353): each column of W0 + scale · A B is rescaled to a length
         of its own, which is trained too; for one expert without a router.
     """
 
@@ -278,7 +278,7 @@ class ExpertConfig:
         return _per_layer(self.rank, num_layers, "rank")
 
     def layers_with(self, projection: str, num_layers: int) -> tuple[bool, ...]:
-        """Which layers' `projection` carries experts: it matches a target and the layer has any.
+        """In which layers `projection` carries experts: it matches a target and the layer has any.
 
         Args:
           projection: such as "up_proj".
@@ -317,7 +317,7 @@ class ExpertConfig:
 
 
 def part_of(projection: str) -> Literal["mlp", "self_attn"]:
-    """The part of a layer in which a projection is.
+    """The part of a layer that holds a projection.
 
     >>> part_of("up_proj"), part_of("q_proj")
     ('mlp', 'self_attn')
@@ -326,15 +326,15 @@ def part_of(projection: str) -> Literal["mlp", "self_attn"]:
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether a regular expression matches all of a module's name.
+    """Whether a regular expression matches the whole of a module's name.
 
     Args:
       pattern: of Python's `re`, from an adapter's config.
       name: a module's, such as "layers.0.mlp.up_proj".
     Returns: whether all of the name matches.
 
-    Raises: ValueError for a malformed expression, and for one that has not decided within seconds: adapter
-      files of strangers bring such expressions.
+    Raises: ValueError for a malformed expression, and for one that does not finish within a time limit:
+      strangers' adapter files may contain such expressions.
     """
     try:
         return regex.fullmatch(pattern, name, timeout=0.5) is not None

@@ -25,12 +25,12 @@ Path = tuple[str, ...]
 
 
 class WeightName(NamedTuple):
-    """What a parameter of the tree is called in a checkpoint.
+    """The name that a parameter of the tree has in a checkpoint.
 
     Attributes:
       path: in the parameter tree, joined by dots.
       name: in the checkpoint; {} stands for the layer, and a second one for the expert.
-      transposed: the checkpoint stores it [out, in].
+      transposed: whether the checkpoint stores it [out, in].
     """
 
     path: str
@@ -39,7 +39,7 @@ class WeightName(NamedTuple):
 
     @property
     def stacked(self) -> int:
-        """Leading axes (layer, expert) that the tree stacks where the checkpoint has a tensor for each."""
+        """Leading axes (layer, expert) that the tree stacks and the checkpoint has as separate tensors."""
         return self.name.count("{}")
 
     def checkpoint_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -95,7 +95,7 @@ WeightTable = Mapping[str, WeightName]
 
 
 def weight_table(model: ModelConfig) -> dict[str, WeightName]:
-    """Every base parameter that a model of this family may have, by path, in a checkpoint's order."""
+    """Every base parameter that a model of this family may have, by path, in the order of a checkpoint."""
     own = family_of(model.family).WEIGHT_NAMES
     return {n.path: n._replace(name=own.get(n.path, n.name)) for n in LLAMA_NAMES}
 
@@ -141,7 +141,7 @@ def checkpoint_shapes(
 def without_tied_head(
     stored: Mapping[str, StoredTensor], model: ModelConfig, where: object
 ) -> dict[str, StoredTensor]:
-    """A checkpoint's tensors without the head, where that is tied to the embedding and stored all the same.
+    """A checkpoint's tensors without the head, if that is tied to the embedding but stored all the same.
 
     Args:
       stored: the tensors by name.
@@ -170,7 +170,7 @@ def check_checkpoint(
 ) -> None:
     """Raises ValueError, listing them, for missing, unexpected or wrongly shaped tensors.
 
-    Rotary frequencies, which old checkpoints carry beside their weights, are let pass.
+    Rotary frequencies, which old checkpoints store with their weights, are ignored.
 
     Args:
       stored: the tensors by name.
@@ -190,7 +190,7 @@ def shard_reader(
     """A function that reads any part [L, in, out] of a parameter from the checkpoint, slice by slice.
 
     Args:
-      weight: what the parameter is called in the checkpoint, and whether it is transposed there.
+      weight: the parameter's name in the checkpoint, and whether it is transposed there.
       stored: the tensors by name.
       shape: of the whole parameter in the tree, with the layer axis if it is stacked.
       dtype: of the result.
@@ -229,7 +229,7 @@ def load_base(
 
     Args:
       table: the family's names by path (`weight_table`).
-      stored: the tensors by name, checked before (`check_checkpoint`).
+      stored: the tensors by name, already checked (`check_checkpoint`).
       shapes, shardings, dtypes: by path; paths outside the table (experts) are left out. A kernel that is to
         be quantized has a QuantizedKernel of shardings.
       quantized: how; None if no kernel is.
@@ -285,8 +285,9 @@ def checkpoint_tensors(
     Args:
       table: the family's names by path (`weight_table`).
       flat: parameters by path; paths outside the table (experts) are left out.
-      dtype: in which a quantized kernel is given, as the values that it stands for; others keep theirs.
-    Returns: the tensors in a checkpoint's order: the embedding first, the last norm and the head at the end.
+      dtype: of a quantized kernel, which is given dequantized; others keep theirs.
+    Returns: the tensors in the order of a checkpoint: the embedding first, the last norm and the head at the
+      end.
     """
     present = [(weight, flat[weight.path]) for weight in table.values() if weight.path in flat]
     stacked = [(weight, value) for weight, value in present if weight.stacked]

@@ -16,7 +16,7 @@ from jaxmoe.weights.convert import CheckpointTensor
 from jaxmoe.weights.weight_files import write_safetensors
 
 MAX_SHARD_BYTES = 5 * 10**9
-# What an export wrote: a later export may replace exactly that.
+# Lists what an export wrote: a later export may replace exactly that.
 MARKER = "jaxmoe_export.json"
 
 
@@ -24,8 +24,8 @@ MARKER = "jaxmoe_export.json"
 def export_folder(target: str | Path, kind: str) -> Iterator[Path | None]:
     """A folder to write to, which takes the target's name when the block ends and vanishes if it fails.
 
-    Only process 0 writes: the others get None, but must run the block too, since reading sharded arrays takes
-    them all.
+    Only process 0 writes: the others get None but must run the block too, because reading sharded arrays
+    takes all of them.
 
     Args:
       target: the folder's path; an earlier export there is replaced at the end.

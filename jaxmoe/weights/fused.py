@@ -1,8 +1,8 @@
 """Tensors of a checkpoint that hold several of a model's weights, one below the other.
 
-Phi-3 stores q, k and v as one; transformers holds a layer's experts as one while it runs, and GPT-OSS stores
-them so. Reading, a fused tensor is seen as its parts, of which each slice is read by itself; writing, parts
-are joined.
+Phi-3 stores q, k and v as one; transformers holds a layer's experts as one at run time, and GPT-OSS stores
+them that way. On reading, a fused tensor is seen as its parts, each slice of which is read by itself; on
+writing, the parts are joined.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -64,7 +64,7 @@ def _experts(one: Fused, expected: Mapping[str, tuple[int, ...]], layer: int) ->
 
 
 class _Rows(NamedTuple):
-    """Which rows of a fused matrix are a part's: `start`, start + step, ..; transposed, which columns."""
+    """Which rows of a fused matrix belong to a part: `start`, start + step, ..; transposed, which columns."""
 
     start: int
     step: int
@@ -74,7 +74,7 @@ class _Rows(NamedTuple):
 def _part(whole: StoredTensor, expert: int | None, rows: _Rows, shape: tuple[int, ...]) -> StoredTensor:
     def read(index: tuple[slice, ...]) -> np.ndarray:
         first, last, _ = index[0].indices(shape[0])
-        # files are read in runs: where rows take turns, the others' come along
+        # files are read in contiguous runs: where rows alternate, the others' are read along
         begin, end = (rows.start + row * rows.step for row in (first, last))
         inner = (slice(begin, max(begin, end - rows.step + 1)), *index[1:])
         inner = inner[::-1] if rows.transposed else inner
@@ -87,7 +87,7 @@ def _part(whole: StoredTensor, expert: int | None, rows: _Rows, shape: tuple[int
 def joined(
     tensors: Iterable[CheckpointTensor], fused: Sequence[Fused], layers: int
 ) -> list[CheckpointTensor]:
-    """The opposite of `split_fused`, for writing: each fused tensor in the place of its first part.
+    """The inverse of `split_fused`, for writing: each fused tensor in the place of its first part.
 
     Args:
       tensors: in a checkpoint's order.

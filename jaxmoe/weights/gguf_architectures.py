@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from jaxmoe.json_values import JsonMapping, JsonObject
 
-Fields = dict[str, Any]  # numbers, text, and lists of both, each of the type that the file says
-# beside an architecture's own fields stand: the names of all tensors, and the values of those that hold
-# LongRoPE's factors
+Fields = dict[str, Any]  # numbers, text, and lists of both, each of the type that the file declares
+# besides an architecture's own fields: the names of all tensors, and the values of those that hold LongRoPE's
+# factors
 TENSORS = "tensor names"
 FACTORS = ("rope_factors_long", "rope_factors_short")
 
@@ -34,8 +34,8 @@ class Architecture(NamedTuple):
       model_type: of config.json.
       interleaved: rows of a rotary head are stored as (pair, half), Hugging Face's as (half, pair).
       norm_offset: what the file has added to every norm's weight.
-      partial: rope.dimension_count may say that only a part of each head turns.
-      keys: from the architecture's own fields and the config so far, the further keys of config.json.
+      partial: rope.dimension_count may say that only a part of each head is rotated.
+      keys: the remaining keys of config.json, from the architecture's own fields and the config so far.
     """
 
     model_type: str
@@ -74,7 +74,7 @@ def _mixtral(own: Fields, config: JsonMapping) -> JsonObject:
 
 
 def _qwen_moe(own: Fields, normalize: bool) -> JsonObject:
-    # llama.cpp brings the weights of a token's experts to a sum of 1 for Qwen3 alone
+    # llama.cpp normalizes the weights of a token's experts to a sum of 1 for Qwen3 only
     keys = {"moe_intermediate_size": own["expert_feed_forward_length"], "norm_topk_prob": normalize}
     return {**_experts(own, "num_experts"), **keys}
 
@@ -91,14 +91,14 @@ def _qwen3moe(own: Fields, config: JsonMapping) -> JsonObject:
 
 
 def _layer_types(own: Fields, layers: int, every: int) -> list[str]:
-    """Each layer's kind of attention: that of every so many sees everything, unless the file says more."""
+    """Each layer's kind of attention: every `every`-th sees everything, unless the file says more."""
     pattern = own.get("attention.sliding_window_pattern", every)
     slides = pattern if isinstance(pattern, list) else [bool((i + 1) % pattern) for i in range(layers)]
     return ["sliding_attention" if slide else "full_attention" for slide in slides]
 
 
 def _gemma(own: Fields, config: JsonMapping, layers_27b: int, every: int) -> JsonObject:
-    # llama.cpp knows by its layers which size scales queries by D / N instead of H
+    # llama.cpp decides by the number of layers which size scales queries by D / N instead of H
     large = config["num_hidden_layers"] == layers_27b
     scalar = config["hidden_size"] // config["num_attention_heads"] if large else config["head_dim"]
     return {
@@ -117,7 +117,7 @@ def _gemma2(own: Fields, config: JsonMapping) -> JsonObject:
 
 
 def _gemma3(own: Fields, config: JsonMapping) -> JsonObject:
-    # the scaling is of layers that see everything
+    # the scaling applies to layers that see everything
     local = {"rope_type": "default", "rope_theta": own.get("rope.freq_base_swa", 10000.0)}
     cap = own.get("final_logit_softcapping")
     return {
@@ -152,7 +152,7 @@ def _phi3(own: Fields, config: JsonMapping) -> JsonObject:
 
 
 def _gpt_oss(own: Fields, config: JsonMapping) -> JsonObject:
-    # trained with exact limits of YaRN, which the file cannot say
+    # trained with exact limits of YaRN, which the file cannot express
     rope = config["rope_parameters"] | {"truncate": False}
     return {
         **_experts(own, "num_local_experts"),
@@ -172,7 +172,7 @@ ARCHITECTURES = {
     "qwen2moe": Architecture("qwen2_moe", keys=_qwen2moe),
     "qwen3moe": Architecture("qwen3_moe", keys=_qwen3moe),
     "olmo2": Architecture("olmo2"),
-    # llama.cpp knows no other interval of layers without positions than 4
+    # llama.cpp supports no interval of layers without positions other than 4
     "smollm3": Architecture("smollm3", interleaved=True),
     "granite": Architecture("granite", interleaved=True, keys=_granite),
     "command-r": Architecture("cohere", keys=_cohere),

@@ -1,7 +1,7 @@
 """GGUF files (llama.cpp): the model's config, tensors and tokenizer data as Hugging Face names them.
 
-Architectures of `ARCHITECTURES` are read, the rest is refused by name. Tensors are dequantized when they are
-read, one at a time, so that a file of 4 bits a weight never stands whole in memory.
+Architectures in `ARCHITECTURES` are read, all others are refused by name. Tensors are dequantized when they
+are read, one at a time, so that a file with 4 bits per weight is never held whole in memory.
 """
 
 import struct
@@ -21,7 +21,7 @@ from jaxmoe.weights.weight_files import StoredTensor
 if TYPE_CHECKING:
     from gguf import ReaderTensor
 
-# those that are tested bit for bit; llama.cpp has more, for three bits a weight and fewer
+# the types that are tested bit for bit; llama.cpp has more, for three bits per weight and fewer
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "MXFP4")
 
 NORM_EPSILON = "attention.layer_norm_rms_epsilon"
@@ -48,8 +48,8 @@ class GGUF(NamedTuple):
 def read_gguf(path: str | Path) -> GGUF:
     """Opens a GGUF file; tensors are read and dequantized when they are asked for.
 
-    Raises: ValueError for a file that is no GGUF file, is truncated, or holds an architecture, a rotary
-      scaling, a quantization or a tensor that is not supported, naming it.
+    Raises: ValueError, naming it, for a file that is no GGUF file, is truncated, or holds an architecture, a
+      rotary scaling, a quantization or a tensor that is not supported.
     """
     path = Path(path)
     fields, stored = _open(path)
@@ -112,9 +112,9 @@ def _expert(whole: StoredTensor, number: int) -> StoredTensor:
 
 
 def _hf_names(architecture: str, model: ModelConfig) -> dict[str, str]:
-    """Tensors' names in a Hugging Face checkpoint by those in the file; llama.cpp's own table says which.
+    """Tensors' names in a Hugging Face checkpoint by those in the file, from llama.cpp's own table.
 
-    EXPERT stands in the names of tensors that stack a layer's experts.
+    EXPERT is part of the names of tensors that stack a layer's experts.
     """
     import gguf
 
@@ -123,7 +123,7 @@ def _hf_names(architecture: str, model: ModelConfig) -> dict[str, str]:
     found: dict[str, str] = {}
     family = family_of(model.family)
     written = [weight.name for weight in weight_table(model).values()]
-    if family.FUSED_FILES:  # last, since the file calls up and gate with up the same
+    if family.FUSED_FILES:  # last, since the file uses the same name for up and gate with up
         written += [one.name for one in family.FUSED if one.parts[0].count("{}") == 1]
     for weight in written:
         for layer in range(model.num_layers if "{}" in weight else 1):
@@ -131,7 +131,7 @@ def _hf_names(architecture: str, model: ModelConfig) -> dict[str, str]:
             if part not in ("weight", "bias"):  # attention sinks
                 found[f"{table.get_name(f'{module}.{part}')}.weight"] = f"{module}.{part}"
                 continue
-            # experts are stacked, in Mixtral's case under a name that its converter makes up
+            # experts are stacked; in Mixtral's case under a name that its converter makes up
             asked = module.replace(f".{EXPERT}", "").replace(
                 "block_sparse_moe.experts", "feed_forward.experts"
             )
@@ -143,7 +143,7 @@ def _hf_names(architecture: str, model: ModelConfig) -> dict[str, str]:
 
 def _open(path: Path) -> tuple[Fields, list["ReaderTensor"]]:
     """All fields by name, and the tensors as the gguf package describes them."""
-    import gguf  # only those who have such files need it
+    import gguf  # only needed for such files
 
     try:
         with path.open("rb") as file:
@@ -205,7 +205,7 @@ def _config(architecture: str, own: Fields, fields: Fields, path: Path) -> JsonO
 
 
 def _yarn(own: Fields, context: float, path: Path) -> JsonObject:
-    """What the file says of YaRN beyond its factor."""
+    """What the file says about YaRN beyond its factor."""
     for name, plain in (("yarn_ext_factor", 1.0), ("yarn_log_multiplier", 0.0)):
         if (value := own.get(f"rope.scaling.{name}", plain)) not in (plain, -1.0):  # -1: not set
             raise ValueError(f"rope.scaling.{name} must be {plain:g}; got {value} in {path}")
@@ -233,10 +233,10 @@ def _stored(
     last: dict[str, np.ndarray],
     row: bool,
 ) -> StoredTensor:
-    """A tensor to read; `last` keeps the one dequantized last, whose shards are read one after the other.
+    """A tensor to read; `last` keeps the one dequantized last, since its shards are read one after another.
 
     Args:
-      row: the file has a vector where the checkpoint has a matrix of one row.
+      row: whether the file has a vector where the checkpoint has a matrix of one row.
     """
     kind = tensor.tensor_type.name
     if kind not in TYPES:

@@ -1,7 +1,7 @@
-"""A GGUF file as a checkpoint folder: config, tokenizer, chat template, and a note where the weights are.
+"""A GGUF file as a checkpoint folder: config, tokenizer, chat template, and a note of where the weights are.
 
-The folder lies in the cache and holds no weights: those are dequantized out of the GGUF file whenever they
-are read. So whatever takes a Hugging Face folder takes a GGUF file, and export writes its tokenizer and
+The folder lies in the cache and holds no weights: those are dequantized from the GGUF file whenever they are
+read. So anything that takes a Hugging Face folder takes a GGUF file, and export writes its tokenizer and
 template.
 """
 
@@ -17,7 +17,7 @@ from jaxmoe.weights.gguf_tokenizer import build_tokenizer
 
 # In a folder whose weights are those of a GGUF file: {"file": where it is, "bytes": its size}
 NOTE = "gguf.json"
-# raised when what is written changes, so that older folders are made anew
+# raised when the written content changes, so that older folders are rebuilt
 _LAYOUT = 2
 _HASHED_BYTES = 1 << 20
 
@@ -37,13 +37,13 @@ def gguf_folder(file: str | Path, cache: Path) -> Path:
     if not note.is_file() or json.loads(note.read_text(encoding="utf-8"))["file"] != str(path):
         folder.mkdir(parents=True, exist_ok=True)
         _write(read_gguf(path), folder)
-        # last: a folder with its note is whole
+        # last: a folder with its note is complete
         note.write_text(json.dumps({"file": str(path), "bytes": path.stat().st_size}), encoding="utf-8")
     return folder
 
 
 def _fingerprint(path: Path) -> str:
-    """Of the size and both ends of the file: the beginning holds every field, the end the last weights."""
+    """Hash of the file's size and both ends: the beginning holds every field, the end the last weights."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -96,7 +96,7 @@ def _build(model: GGUF) -> PreTrainedTokenizerFast:
 
 
 def file_behind(folder: Path) -> Path | None:
-    """The GGUF file that a folder stands for, there or not; None if it has weights of its own."""
+    """The GGUF file that a folder stands for, whether or not it exists; None if it has weights of its own."""
     note = folder / NOTE
     return Path(json.loads(note.read_text(encoding="utf-8"))["file"]) if note.is_file() else None
 

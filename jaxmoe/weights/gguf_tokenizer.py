@@ -1,8 +1,8 @@
 """A fast tokenizer from the tokenizer fields of a GGUF file.
 
 Two kinds are built: byte-level BPE ("gpt2", with the pre-tokenizer that the file names) and SentencePiece BPE
-with byte fallback ("llama"). A pre-tokenizer that is not in the table is refused: a wrong one splits words
-elsewhere than in training, and nothing would say so.
+with byte fallback ("llama"). A pre-tokenizer that is not in the table is refused: a wrong one would split
+words differently than in training, and nothing would report it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,12 +23,12 @@ _CL100K = rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}{{1,3}}|{_REST}"
 
 
 def _cased(end: str) -> str:
-    """Words cut where small letters turn to capitals."""
+    """Words split where small letters turn to capitals."""
     before = r"[^\r\n\p{L}\p{N}]?"
     return f"{before}{_UPPER}*{_LOWER}+{end}|{before}{_UPPER}+{_LOWER}*{end}"
 
 
-# One regular expression that cuts the text, of the published tokenizer.json files
+# One regular expression that splits the text, from the published tokenizer.json files
 SPLITS = {
     "llama3": _CL100K,
     "cl100k": _CL100K,
@@ -69,9 +69,10 @@ def build_tokenizer(fields: Fields, *, gemma: bool = False) -> Tokenizer:
 
     Args:
       fields: without the prefix `tokenizer.`: ggml.model, ggml.pre, ggml.tokens, ggml.merges, ...
-      gemma: a Gemma's: its tokens of several spaces are stored as spaces, and merge in the order of tokens.
-    Returns: the tokenizer, as the file's model was trained with.
-    Raises: ValueError for an unknown kind or pre-tokenizer, and for lists that do not belong together.
+      gemma: whether it is a Gemma's: its tokens of several spaces are stored as spaces, and merge in the
+        order of tokens.
+      Returns: the tokenizer with which the file's model was trained.
+      Raises: ValueError for an unknown kind or pre-tokenizer, and for lists that do not belong together.
     """
     kind = fields.get("ggml.model")
     tokens = fields.get("ggml.tokens")
@@ -116,7 +117,7 @@ def _byte_level(fields: Fields, tokens: Sequence[str]) -> Tokenizer:
     if any(len(pair) != 2 for pair in merges):
         raise ValueError("tokenizer.ggml.merges must hold pairs of tokens with a space between them")
     rule = PRE_TOKENIZERS[name]
-    # Llama 3 and Tekken take a word that is a token as it is, whatever its merges would make of it
+    # Llama 3 and Tekken keep a word that is a token, whatever its merges would make of it
     whole = rule in ("llama3", "tekken")
     vocabulary = {token: number for number, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=whole))
@@ -156,8 +157,8 @@ def _sentence_piece(fields: Fields, tokens: Sequence[str]) -> Tokenizer:
 def _merges(vocabulary: Mapping[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
     """The merges of a SentencePiece vocabulary, best first: every split of a token into two tokens.
 
-    A piece's score is minus its rank in training; of several splits of one piece those whose parts came first
-    are tried first.
+    A piece's score is minus its rank in training; if one piece has several splits, those whose parts came
+    first are tried first.
     """
     pairs = []
     for token, number in vocabulary.items():

@@ -1,4 +1,4 @@
-"""Experts in MXFP4, as GPT-OSS is released: dequantized where they are read, an expert at a time.
+"""Experts in MXFP4, the format in which GPT-OSS is released: dequantized as they are read, one at a time.
 
     NAME_blocks [E, O, I / 32, 16]   two numbers a byte, low bits first: sign, exponent (2), mantissa (1)
     NAME_scales [E, O, I / 32]       s + 127; w = 2^s · number
@@ -22,11 +22,11 @@ BIAS = 127
 
 
 def dequantized(stored: Mapping[str, StoredTensor], where: object) -> dict[str, StoredTensor]:
-    """A checkpoint's tensors, those in MXFP4 as the matrices [E, I, O] that they stand for, in bfloat16.
+    """A checkpoint's tensors, with those in MXFP4 as the matrices [E, I, O] that they encode, in bfloat16.
 
     Args:
       stored: the tensors by name; nothing is read.
-      where: the folder, for the log, which tells what is dequantized.
+      where: the folder, for the log, which reports what is dequantized.
     Returns: a new dictionary. Pairs whose shapes do not fit stay as they are, to be refused by name.
     """
     found = dict(stored)

@@ -1,9 +1,8 @@
 """The pickles that torch.save writes for tensors, read without Python's unpickler.
 
-Python's unpickler can call anything that a file names, takes 2 GiB for one that numbers a memo entry 2^29,
+Python's unpickler can call anything that a file names, takes 2 GiB for a file that numbers a memo entry 2^29,
 and never ends on forty nested pairs. This reader knows the opcodes that a dictionary of tensors needs, in
-protocols 2 to 5, calls nothing that its caller does not offer, and stops at bounds that no such dictionary
-meets.
+protocols 2 to 5, calls only what its caller offers, and stops at bounds that no such dictionary reaches.
 """
 
 from collections.abc import Callable
@@ -37,7 +36,7 @@ class _Mark:
 
 
 class _Tuple(tuple[object, ...]):
-    """A tuple that knows how deeply tuples are nested in it, itself counted."""
+    """A tuple that knows how deeply tuples are nested in it, itself included."""
 
     depth: int
 
@@ -151,7 +150,7 @@ class _Reader:
         self.stack.append(self.offered.name(module, name))
 
     def drop_state(self) -> None:
-        """The metadata that a module's state dict carries; nothing else has a state."""
+        """Drops the metadata that a module's state dict carries; nothing else has a state."""
         state, target = self.pop(), self.top()
         if not isinstance(target, dict) or not isinstance(state, dict):
             raise PickleError("it tries to change what the reader gave it")

@@ -1,4 +1,4 @@
-"""Weights put where they belong: each device's part is read for itself, and quantized while it is read."""
+"""Places weights on devices: each device's part is read separately, and quantized as it is read."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +17,7 @@ _quantize = jax.jit(quantize, static_argnames="dtype")
 def place(
     shape: tuple[int, ...], sharding: jax.sharding.Sharding, read: Callable[[Index], np.ndarray]
 ) -> jax.Array:
-    """A sharded array from a function of the index; devices that hold the same part share one reading.
+    """A sharded array from a function of the index; devices that hold the same part share one read.
 
     Args:
       shape: of the whole array.
@@ -43,7 +43,7 @@ def place_quantized(
     read: Callable[[Index], np.ndarray],
     dtype: QuantizedDtype,
 ) -> QuantizedKernel:
-    """A sharded quantized kernel; while it is read, one matrix at a time is there as floats.
+    """A sharded quantized kernel; during reading, only one matrix at a time is held as floats.
 
     Args:
       shape: of the whole kernel, [.., I, O].
@@ -60,7 +60,7 @@ def place_quantized(
         sizes = getattr(like, leaf).shape
         *lead, inputs, outputs = (slice(*i.indices(size)) for i, size in zip(index, sizes, strict=True))
         key = tuple((i.start, i.stop) for i in (*lead, outputs))
-        if key not in found:  # values and scales are cut out of one reading
+        if key not in found:  # values and scales are cut out of one read
             found[key] = _read_columns(lead, slice(0, shape[-2]), outputs, read, dtype)
         return getattr(found[key], leaf)[..., inputs, :]
 

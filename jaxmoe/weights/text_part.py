@@ -1,4 +1,4 @@
-"""The tensors of checkpoints that hold more than a language model: those of their text part."""
+"""The tensors of the text part in checkpoints that hold more than a language model."""
 
 import logging
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from jaxmoe.weights.weight_files import StoredTensor
 
 log = logging.getLogger(__name__)
 
-# what stands before the text part's names, in released files and in those of transformers 5
+# prefixes of the text part's names, in released files and in those of transformers 5
 PREFIXES = {
     "language_model.model.": "model.",
     "language_model.lm_head.": "lm_head.",
@@ -19,7 +19,7 @@ PREFIXES = {
 def text_tensors(
     stored: Mapping[str, StoredTensor], json_config: Mapping[str, object], where: object
 ) -> dict[str, StoredTensor]:
-    """The tensors of a checkpoint's text part, by the names of a language model; what is left out is logged.
+    """The tensors of a checkpoint's text part, by a language model's names; what is left out is logged.
 
     Args:
       stored: all tensors by name; none is read.

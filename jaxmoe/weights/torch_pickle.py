@@ -1,10 +1,10 @@
 """torch.save files of plain tensor dictionaries, read and written without torch.
 
 Such a file is an uncompressed zip: `<root>/data.pkl`, a pickle whose tensors refer to storages by persistent
-id, and `<root>/data/<key>`, one storage each. A pickle can call anything it can name, so reading goes through
-a reader of our own (`jaxmoe.weights.pickle_values`) that knows the few names a dictionary of tensors needs
+id, and `<root>/data/<key>`, one storage each. A pickle can call anything it can name, so the files are read
+by a reader of our own (`jaxmoe.weights.pickle_values`) that knows the few names a dictionary of tensors needs
 and nothing else. Not covered: files from before torch 1.6, big-endian files, whole pickled modules, sparse
-and quantised tensors, tensors that repeat their values (stride 0).
+and quantized tensors, tensors that repeat their values (stride 0).
 """
 
 import math
@@ -35,7 +35,7 @@ STORAGES: dict[str, np.dtype] = {
 MAX_PICKLE_BYTES = 1 << 24  # names and shapes only; 16 MiB is some 100,000 tensors
 
 
-# What a damaged file may end in: our own findings, and zipfile's of many kinds.
+# Errors that a damaged file may raise: our own, and many kinds of zipfile's.
 _DAMAGE = (
     PickleError,
     OSError,
@@ -155,7 +155,7 @@ def _named(module: str, name: str) -> object:
 
 
 def _called(function: object, arguments: tuple[object, ...]) -> object:
-    """The only calls there are: a new dictionary, and a tensor from its storage."""
+    """The only calls allowed: a new dictionary, and a tensor from its storage."""
     if function is _ORDERED_DICT and not arguments:
         return {}
     if function is not _REBUILD or len(arguments) < 4:
@@ -205,7 +205,7 @@ def _open_storage(path: Path, member: zipfile.ZipInfo, dtype: np.dtype, count: i
 
 
 def _state_dict_pickle(tensors: list[tuple[str, str, tuple[int, ...]]]) -> bytes:
-    """Protocol 2, written out by hand: Python's pickler would need torch's functions to name them.
+    """Protocol 2, written by hand: Python's pickler would need torch's functions in order to name them.
 
     Args:
       tensors: name, storage type and shape; the storages are keyed by position.

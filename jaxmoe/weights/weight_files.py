@@ -18,7 +18,7 @@ SAFETENSORS_DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-# a tensor in MXFP4 is stored as two of bytes (`jaxmoe.weights.mxfp4`)
+# a tensor in MXFP4 is stored as two byte tensors (`jaxmoe.weights.mxfp4`)
 MXFP4_PARTS = ("_blocks", "_scales")
 
 
@@ -51,8 +51,8 @@ def open_weights(
     Args:
       folder: of a checkpoint or an adapter.
       stem: name of the files without their ending.
-      bin_stem: name of .bin files where it differs ("pytorch_model" beside "model").
-    Returns: the tensors by name; their values are read when they are asked for.
+      bin_stem: name of .bin files where it differs ("pytorch_model" instead of "model").
+      Returns: the tensors by name; their values are read when they are asked for.
     Raises: ValueError for missing, truncated or unreadable files, naming them.
     """
     folder = Path(folder)
@@ -66,7 +66,7 @@ def open_weights(
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a file as transformers and PEFT do, marked as torch's; on its way, arrays become contiguous.
+    """Writes a file as transformers and PEFT do, marked as torch's; arrays are made contiguous on the way.
 
     Args:
       path: of the file, replaced if it exists.
@@ -100,7 +100,7 @@ def compare_shapes(
     """Raises ValueError, listing names with both shapes, if tensors do not have the shapes expected.
 
     Args:
-      found: shapes by name, of all that are expected at least.
+      found: shapes by name, at least of all that are expected.
       expected: shapes by name.
       where: the folder, for the error message.
     """
@@ -110,12 +110,12 @@ def compare_shapes(
 
 
 def some(names: list[str], separator: str = ", ", most: int = 12) -> str:
-    """A list for an error message, cut where it would fill the screen.
+    """A list for an error message, cut off before it fills the screen.
 
     Args:
       names: in the order in which they are to be shown.
       separator: between two of them.
-      most: how many are shown, each to 200 characters; the others are counted.
+      most: how many are shown, each up to 200 characters; the others are counted.
     Returns: the text, such as "a, b and 3 more".
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
@@ -139,7 +139,7 @@ def same_values(first: StoredTensor, second: StoredTensor, rows: int = 4096) -> 
 
 
 def _is_plain_name(name: str) -> bool:
-    """Whether a text names a file of a folder, and no way elsewhere."""
+    """Whether a text names a file in a folder, rather than a path elsewhere."""
     possible = 0 < len(name.encode(errors="surrogatepass")) < 256 and not {"\\", "\0"} & set(name)
     return possible and name == Path(name).name and name not in (".", "..")
 
@@ -149,7 +149,7 @@ def _open_shards(index: Path) -> dict[str, StoredTensor]:
     if not isinstance(where, dict) or not all(isinstance(file, str) for file in where.values()):
         raise ValueError(f"{index} is no weight index: it has no weight_map from tensors to files")
     files = sorted({str(file) for file in where.values()})
-    # a name is of a file beside the index, never a way to one elsewhere
+    # a name must be that of a file next to the index, never a path to one elsewhere
     if outside := [f for f in files if not _is_plain_name(f)]:
         raise ValueError(
             f"{index} must name files that lie beside it; got {some([repr(f[:80]) for f in outside], most=3)}"
@@ -175,7 +175,7 @@ def _open_file(path: Path) -> dict[str, StoredTensor]:
 
 
 class _View(Protocol):
-    """What safetensors hands out for a tensor: it reads the part that it is asked for."""
+    """What safetensors returns for a tensor: it reads the part that it is asked for."""
 
     def get_dtype(self) -> str: ...
 

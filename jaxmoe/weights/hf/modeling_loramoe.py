@@ -1,13 +1,13 @@
-"""Llama with routed LoRA experts beside its projections, for transformers 5 and what serves with its models.
+"""Llama with routed LoRA experts beside its projections, for transformers 5 and servers that use its models.
 
-Lies beside exported weights, for `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`. It
-needs torch and transformers only. Attention, cache and generation are those of the base family: just the
+Stored with exported weights, for `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`. It
+needs torch and transformers only. Attention, cache and generation are those of the base family: only the
 projections that carry experts are replaced, by
 
     o = W0 x + scale · Σᵢ ωᵢ Bᵢ Aᵢ x,   ω = route(W_g x)
 
-vLLM and SGLang build `AutoModel` and put linear layers of their own in place of every `nn.Linear`. So the
-experts are linear layers in a module that is none itself, and `base_model_tp_plan` says how each is split
+vLLM and SGLang build `AutoModel` and replace every `nn.Linear` with linear layers of their own. So the
+experts are linear layers in a module that is not one itself, and `base_model_tp_plan` says how each is split
 over devices.
 
 For inference: experts have no dropout here, and the balancing losses of training are not computed.
@@ -103,8 +103,8 @@ FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj
 class FusedLinear(nn.Linear):
     """Several projections in one, and the experts beside some of them.
 
-    `parts` holds, for each projection in turn, the module with its experts (which the layer has, by the
-    projection's name) and the width of its output.
+    `parts` holds, for each projection in turn, the module with its experts (an attribute of the layer, under
+    the projection's name) and the width of its output.
     """
 
     parts: tuple[tuple[nn.Module, int], ...]
@@ -120,10 +120,10 @@ class FusedLinear(nn.Linear):
 
 
 def add_to_fused(parent: nn.Module, fused: str, settings: dict, modules: dict[str, dict], config) -> None:
-    """Puts experts beside parts of a fused layer; they are named as beside single projections.
+    """Puts experts beside parts of a fused layer; they are named as if beside single projections.
 
     Args:
-      parent: the part of a layer that has the fused one.
+      parent: the part of a layer that contains the fused one.
       fused: its name.
       settings: the config's `loramoe` section.
       modules: sizes of the experts by projection.
@@ -151,8 +151,8 @@ _CLASSES: dict[tuple[type, tuple[str, ...]], type] = {}
 def _class_of_its_own(parent: nn.Module, names: tuple[str, ...]) -> type:
     """A subclass for modules with experts at these projections.
 
-    Serving programs look at one module of a class and fuse the projections of all, those of another model in
-    the same process too: a block with experts must not be of the class of one without.
+    Serving programs look at one module of a class and fuse the projections of all, including those of another
+    model in the same process: a block with experts must not share the class of one without.
     """
     key = (type(parent), names)
     if key not in _CLASSES:
@@ -200,12 +200,12 @@ def add_experts(decoder: LlamaModel, config) -> None:
 
 
 def tensor_parallel_plan(config, base: dict[str, str]) -> dict[str, str]:
-    """How layers are split over devices: the base's plan, with the experts split where their projection is.
+    """How layers are split over devices: the base's plan, with experts split where their projection is.
 
     Where the projection splits its output, so does B, and A and the router are on every device; where it
     splits its input, A and the router do too, and B is on every device. Experts come first: servers take the
-    first entry whose name a module's begins with. "replicated_with_grad_allreduce" is what replicated layers
-    are called in transformers; servers take it for "replicate".
+    first entry that a module's name begins with. "replicated_with_grad_allreduce" is what replicated layers
+    are called in transformers; servers read it as "replicate".
 
     Args:
       config: whose `loramoe` section lists the modules with experts.
