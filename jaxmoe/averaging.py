@@ -1,10 +1,10 @@
-"""Models between a base and what training made of it (WiSE-FT).
+"""Models between a base and its trained version (WiSE-FT).
 
     w(α) = w₀ + α (w − w₀)           every weight
-    W0 + α · scale · Σᵢ ωᵢ Bᵢ Aᵢ     adapters: their update counts α times, their routers stay
+    W0 + α · scale · Σᵢ ωᵢ Bᵢ Aᵢ     adapters: their update is scaled by α, their routers stay
 
-Between the two lies often a model that keeps more of the base and does the new task nearly as well, and no
-training is needed to look for it.
+Between the two there is often a model that keeps more of the base and does the new task nearly as well, and
+finding it needs no training.
 
 Reference: Wortsman et al. 2022, arXiv:2109.01903.
 """
@@ -22,12 +22,12 @@ def averaged(lm: LanguageModel, alpha: float, base: LanguageModel | None = None)
 
     Args:
       lm: the trained model.
-      alpha: α; 0 is the base, 1 the trained model. Beyond 1 extrapolates.
-      base: what `lm` was before it was trained, its weights split into the same parts; not needed with
-        experts, whose base is frozen beside them.
+      alpha: α; 0 is the base, 1 the trained model. Values above 1 extrapolate.
+      base: what `lm` was before training, its weights split into the same parts; not needed with experts,
+        whose base is frozen beside them.
     Returns: a model of the same form, on the same mesh.
-    Raises: ValueError without a base where every weight was trained, for one of another shape, and for DoRA,
-      whose update is no sum.
+    Raises: ValueError without a base if every weight was trained, for a base of another shape, and for DoRA,
+      whose update is not a sum.
 
     >>> import jaxmoe
     >>> config = jaxmoe.ModelConfig(64, 16, 32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8)
@@ -51,7 +51,7 @@ def averaged(lm: LanguageModel, alpha: float, base: LanguageModel | None = None)
 
 
 def _scaled(alpha: float):
-    """B times α, all else as it is."""
+    """B times α, everything else unchanged."""
 
     def one(path, weight):
         names = jax.tree_util.keystr(path, simple=True, separator=".").split(".")

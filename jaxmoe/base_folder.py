@@ -13,7 +13,7 @@ HUB_FILES = (*SMALL_FILES, "*.safetensors")
 
 
 def is_gguf(base: str | Path) -> bool:
-    """Whether a base is a GGUF file, by its ending, or a named model, which is one."""
+    """Whether a base is a GGUF file (by its suffix) or a named model, which is one."""
     return str(base) in NAMED_MODELS or (Path(base).suffix == ".gguf" and not Path(base).is_dir())
 
 
@@ -25,14 +25,14 @@ def _folder_of_gguf(base: str | Path) -> Path:
 
 
 def local_folder(base_dir: str | Path, revision: str | None = None) -> Path:
-    """The checkpoint folder that a base's name stands for, fetched once where it is not here.
+    """The checkpoint folder that a base's name stands for, fetched once if it is not here.
 
     Args:
       base_dir: a folder, a GGUF file, a named model or a hub id (owner/name, or owner/name@revision).
       revision: commit, branch or tag on the hub; the main branch if not given.
-    Returns: a folder with config.json and tokenizer; of a GGUF file it notes where the weights are; of the
-      hub it is named by its commit.
-    Raises: ValueError if it is none of these, or cannot be fetched, and for a revision of what is no hub id.
+    Returns: a folder with config.json and tokenizer; that of a GGUF file notes where the weights are, that of
+      a repository on the hub is named by its commit.
+    Raises: ValueError if it is none of these or cannot be fetched, and for a revision if it is no hub id.
     """
     folder = Path(base_dir)
     if folder.is_dir() or is_gguf(base_dir):
@@ -55,13 +55,13 @@ def is_hub_id(name: str | Path) -> bool:
 
 
 def pinned(name: str, before: str | None = None, *, weights: bool = True) -> str:
-    """A name that stands for the same bytes from now on: of a hub id, owner/name@commit.
+    """A name that stands for the same bytes from now on: owner/name@commit for a hub id.
 
     Args:
       name: as `local_folder` takes it.
-      before: what the name was pinned to; it stays so, unless the name has a revision of its own.
-      weights: whether they are wanted too, and fetched.
-    Returns: the name with its commit; of a folder, GGUF file or named model the name as it is.
+      before: what the name was pinned to; this is kept, unless the name has a revision of its own.
+      weights: whether to fetch the weights too.
+    Returns: the name with its commit; the name of a folder, GGUF file or named model is unchanged.
     Raises: ValueError, in one line, if the repository cannot be fetched.
 
     >>> pinned("smollm2-135m-instruct")
@@ -94,7 +94,7 @@ def hub_folder(hub_id: str, revision: str | None = None, *, weights: bool = True
     try:
         folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(patterns)))
         if weights and not list(folder.glob("*.safetensors*")):
-            patterns = [*HUB_FILES, "*.bin"]  # of the same commit: a branch may have moved on in between
+            patterns = [*HUB_FILES, "*.bin"]  # of the same commit: a branch may have moved in between
             folder = Path(snapshot_download(hub_id, revision=folder.name, allow_patterns=patterns))
     except Exception as error:  # the hub's client raises many kinds
         reason = str(error).strip().split("\n")[0] or type(error).__name__

@@ -1,18 +1,18 @@
-"""Where the project keeps what it fetched or prepared and can make again."""
+"""Where the project keeps files that it fetched or prepared and can make again."""
 
 import os
 from pathlib import Path
 
 
 def cache_folder(*parts: str) -> Path:
-    """A folder below the project's cache, made if it is not there.
+    """A folder below the project's cache, created if it does not exist.
 
-    JAXMOE_CACHE names the cache; without it, it is `jaxmoe` in XDG_CACHE_HOME, which is ~/.cache by default.
+    JAXMOE_CACHE names the cache; without it, the cache is `jaxmoe` in XDG_CACHE_HOME, by default ~/.cache.
 
     Args:
       parts: folders below it, such as "data".
     Returns: the folder.
-    Raises: OSError if it cannot be made.
+    Raises: OSError if it cannot be created.
 
     >>> import os, tempfile
     >>> os.environ["JAXMOE_CACHE"] = tempfile.mkdtemp()

@@ -7,23 +7,23 @@ from pathlib import Path
 
 # Deflate packs zeros 1,030 to 1; problems and questions pack 3 to 1, generated tests up to 50 to 1.
 MAX_RATIO = 200
-SMALL_BYTES = 64 << 20  # whatever a file unpacks to below this is taken
+SMALL_BYTES = 64 << 20  # a file that unpacks to less than this is always accepted
 MAX_BYTES = 16 << 30
 
 
 class GzipFileError(ValueError):
-    """A gzip file that is damaged, or unpacks to more than is read."""
+    """A gzip file that is damaged, or unpacks to more than will be read."""
 
 
 def open_gzip(path: Path) -> io.BufferedReader:
-    """Opens a gzip file for reading bytes, of which there may be so many:
+    """Opens a gzip file for reading bytes, at most:
 
         min(16 GiB, max(64 MiB, 200 · the file's size))
 
     Args:
       path: of the file.
-    Returns: a stream; reading from it raises GzipFileError, in one line that names the file, where the limit
-      is passed or the file is damaged or cut short.
+    Returns: a stream; reading from it raises GzipFileError, in one line that names the file, if the limit is
+      exceeded or the file is damaged or cut short.
     Raises: OSError if there is no such file.
     """
     return io.BufferedReader(_Bounded(path), 1 << 16)

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from jaxmoe.json_values import cut, is_object, shown
 
 Schema = TypeVar("Schema")
-# The largest that are honestly met are weight indexes of some 10 MB.
+# The largest real ones are weight indexes of some 10 MB.
 MAX_JSON_BYTES = 1 << 25
 
 
@@ -42,7 +42,7 @@ def read_json(path: Path) -> dict[str, object]:
         raise ValueError(f"{path} is nested too deeply") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON: {_one_line(error)}") from error
-    except ValueError as error:  # valid JSON, but what Python takes too long to convert
+    except ValueError as error:  # valid JSON that Python takes too long to convert
         limit = sys.get_int_max_str_digits()
         raise ValueError(
             f"{path} is not valid JSON here: an integer has more than {limit:,} digits"
@@ -64,8 +64,8 @@ def parse(
     Args:
       schema: dataclass whose fields are converted as pydantic does: lists to tuples, 8.0 to 8 and "8" to 8.
       values: the object, by key; fields with a default may be missing.
-      where: what the values come from, for the error message.
-      extra: whether keys that the schema lacks are ignored or errors.
+      where: the source of the values, for the error message.
+      extra: whether keys that the schema lacks are ignored or are errors.
     Returns: an instance of `schema`.
     Raises: ValueError, in one line, for a missing key, a value of the wrong type, or one that the dataclass
       refuses.
@@ -88,7 +88,7 @@ def parse(
 
 @functools.cache
 def _adapter(schema: type[Schema]) -> TypeAdapter[Schema]:
-    return TypeAdapter(schema)  # which takes milliseconds to make
+    return TypeAdapter(schema)  # takes milliseconds to create
 
 
 def _one_line(message: object) -> str:

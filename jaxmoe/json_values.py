@@ -7,12 +7,12 @@ is an error where it is used, or is refused where it is checked (`jaxmoe.json_fi
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-JsonObject = dict[str, Any]  # a union of all that JSON may hold would need a cast at each use
-JsonMapping = Mapping[str, Any]  # the same, only read
+JsonObject = dict[str, Any]  # a union of all JSON types would need a cast at each use
+JsonMapping = Mapping[str, Any]  # the same, read-only
 
 
 def shown(value: object, most: int = 80) -> str:
-    """A value of a foreign file, as an error message shows it: Python's form, cut where it is long.
+    """A value from a foreign file, as shown in an error message: Python's repr, cut if it is long.
 
     Args:
       value: of any kind and size.
@@ -23,7 +23,7 @@ def shown(value: object, most: int = 80) -> str:
 
 
 def cut(text: str, most: int = 80) -> str:
-    """Text of a foreign file, such as a key, for an error message.
+    """Text from a foreign file, such as a key, for an error message.
 
     Args:
       text: of any length.
@@ -34,5 +34,5 @@ def cut(text: str, most: int = 80) -> str:
 
 
 def is_object(value: object) -> TypeGuard[dict[str, object]]:
-    """Whether a value that was read from JSON is an object: its keys are text then."""
+    """Whether a value that was read from JSON is an object: its keys are then text."""
     return isinstance(value, dict)

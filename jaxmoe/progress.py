@@ -1,4 +1,4 @@
-"""One progress display for every command: a bar on a terminal, a line a minute where the output is a file."""
+"""One progress display for every command: a bar on a terminal, a line per minute if the output is a file."""
 
 import time
 from types import TracebackType
@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def say(text: str) -> None:
-    """Tells the person at the terminal something, on the standard error output.
+    """Prints a message for the person at the terminal, on standard error.
 
     Args:
       text: a line or several, printed as they are.
@@ -23,14 +23,14 @@ SECONDS_BETWEEN_LINES = 60.0
 
 
 class ProgressDisplay:
-    """What is being done, and how far it is, on the standard error output.
+    """Shows what is being done, and how far it is, on standard error.
 
-    On a terminal each task is a bar. Elsewhere a task is told of in whole lines: its first news, then a line
-    a minute, and its end.
+    On a terminal each task is a bar. Elsewhere a task is reported in whole lines: its first progress, then
+    one line per minute, and its end.
 
     Args:
       shown: False shows nothing at all.
-      console: where to write; None takes the standard error output.
+      console: where to write; None uses standard error.
 
     Example:
       >>> import io
@@ -59,14 +59,14 @@ class ProgressDisplay:
         )
 
     def task(self, title: str, total: int | None = None, done: int = 0, status: str = "") -> "ProgressTask":
-        """A task to be told of.
+        """Adds a task to the display.
 
         Args:
           title: what is done.
-          total: of its parts; None if that is not known yet.
-          done: parts of it that are done already.
+          total: number of its parts; None if not known yet.
+          done: parts that are already done.
           status: further words.
-        Returns: to be called with (done, total), and status where there is any.
+          Returns: the task, to be called with (done, total), and status if there is any.
         """
         return ProgressTask(self, title, total, done, status)
 
@@ -89,11 +89,11 @@ class ProgressTask:
         self._bar = display.bars.add_task(title, total=total, completed=done, status=status)
 
     def __call__(self, done: int, total: int, status: str = "") -> None:
-        """Tells how far the task is.
+        """Reports how far the task is.
 
         Args:
           done: parts that are done.
-          total: of its parts.
+          total: number of its parts.
           status: further words.
         """
         display, now = self._display, time.monotonic()
@@ -102,12 +102,12 @@ class ProgressTask:
             self._told = now
             left = self._left(done, total, now)
             line = "  ".join(filter(None, (f"{self._title}: {done}/{total}", status, left)))
-            # a line of any length stays one line, and is read at once
+            # a line of any length stays on one line, and is written at once
             display.console.print(line, highlight=False, soft_wrap=True)
             display.console.file.flush()
 
     def _left(self, done: int, total: int, now: float) -> str:
-        """The time that remains at the speed so far, where that is a minute or more."""
+        """The remaining time at the speed so far, if it is a minute or more."""
         new = done - self._begun_at
         seconds = (now - self._begun) / new * (total - done) if new > 0 else 0.0
         return f"{seconds / 60:.0f} min left" if seconds >= 60 else ""

@@ -2,8 +2,8 @@
 
 Four forms of a training row are encoded here: plain text (every token is a target), a prompt with its
 completion (which is the target), a LoRAMoE instruction row (the output is the target) and a list of chat
-messages (what the assistant said is the target). Tokenizers are Hugging Face fast tokenizers throughout, so
-that a checkpoint brings its own; `train_bpe` makes the small byte-level one of the embedded base model.
+messages (what the assistant said is the target). Tokenizers are always Hugging Face fast tokenizers, so that
+a checkpoint brings its own; `train_bpe` makes the small byte-level one of the embedded base model.
 """
 
 import re
@@ -57,11 +57,11 @@ class Encoded(NamedTuple):
 def train_bpe(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
     """Train a byte-level BPE with end-of-sequence, padding and role tokens, and a chat template.
 
-    A space is put before every text, so that a word has the same tokens at the start of an answer as in
-    the middle of a sentence: what was learned of " Paris" serves where "Paris" alone is asked for.
+    A space is put before every text, so that a word has the same tokens at the start of an answer as in the
+    middle of a sentence: what was learned of " Paris" then also applies where only "Paris" is asked for.
 
     Args:
-      texts: the training text, one document an item.
+      texts: the training text, one document per item.
       vocab_size: number of ids, special tokens and the 256 bytes included.
     Returns: the tokenizer, which pads on the left.
     Raises: ValueError if the vocabulary cannot hold the bytes and special tokens, or there is no text.
@@ -91,7 +91,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast
         yield from map(tokenizable, iterator)
 
     core.train_from_iterator(documents(), trainer)
-    from transformers import PreTrainedTokenizerFast  # takes seconds, and imports torch where it is there
+    from transformers import PreTrainedTokenizerFast  # takes seconds, and imports torch if it is installed
 
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
@@ -104,7 +104,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast
 
 
 def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
-    """Load the tokenizer of a folder, hub id, GGUF file or named model; without a pad token, eos pads.
+    """Load the tokenizer of a folder, hub id, GGUF file or named model; if it has no pad token, eos pads.
 
     Raises: ValueError if there is no tokenizer there, or it has no end-of-sequence token.
     """
@@ -132,7 +132,7 @@ def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", path: str | Path) -> No
     """Write tokenizer.json, tokenizer_config.json and the chat template into a folder.
 
     Args:
-      path: of the folder, made if it is missing; its files of these names are replaced.
+      path: of the folder, created if missing; its files of these names are replaced.
     """
     tokenizer.save_pretrained(str(path))
 
@@ -141,7 +141,7 @@ def plain_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """Ids of a text that starts a sequence: with the tokenizer's own bos if it has one, never an eos.
 
     Args:
-      tokenizer: which may add a bos or an eos of its own accord.
+      tokenizer: it may add a bos or an eos of its own accord.
       text: lone surrogates in it are replaced.
     Returns: the ids, not cut to any length.
     """
@@ -155,7 +155,7 @@ def encode_text(tokenizer: "PreTrainedTokenizerBase", text: str) -> Encoded:
     Args:
       tokenizer: with an end-of-sequence token.
       text: one document.
-    Returns: ids [T] and a mask that is 1 everywhere but at position 0.
+    Returns: ids [T] and a mask that is 1 everywhere except at position 0.
     """
     ids = np.asarray([*plain_ids(tokenizer, text), tokenizer.eos_token_id], np.int32)
     return _targets(ids, np.ones(len(ids), np.float32))
@@ -164,14 +164,14 @@ def encode_text(tokenizer: "PreTrainedTokenizerBase", text: str) -> Encoded:
 def encode_prompt(tokenizer: "PreTrainedTokenizerBase", instruction: str, extra_input: str = "") -> list[int]:
     """Prompt of the LoRAMoE format: `instruction["\\n" + input]`, then the end-of-sequence token.
 
-    The original separates prompt and answer by `</s>`, which is Llama's end of sequence; other
-    tokenizers take their own.
+    The original separates prompt and answer by `</s>`, which is Llama's end of sequence; other tokenizers use
+    their own.
 
     Args:
       tokenizer: with an end-of-sequence token.
       instruction: what is asked.
-      extra_input: what it is asked of; "" if there is none.
-    Returns: the ids behind which the answer begins.
+      extra_input: what the question is about; "" if there is none.
+      Returns: the ids after which the answer begins.
     """
     return [*plain_ids(tokenizer, instruction_text(instruction, extra_input)), _eos(tokenizer)]
 
@@ -185,13 +185,13 @@ def encode_instruction(
 ) -> Encoded:
     """Encode a LoRAMoE row: prompt + eos + output + eos; output and last eos are the targets.
 
-    Where the row is longer than `max_length`, the prompt gives way first, from its start (the question
-    stands at its end), then the output from its end.
+    If the row is longer than `max_length`, the prompt is cut first, from its start (the question is at its
+    end), then the output from its end.
 
     Args:
       tokenizer: with an end-of-sequence token.
       instruction: what is asked.
-      extra_input: what it is asked of; "" if there is none.
+      extra_input: what the question is about; "" if there is none.
       output: the answer to learn.
       max_length: tokens that the result may have; None for any number.
     Returns: ids [T], mask [T], and the number of tokens that were cut.
@@ -207,14 +207,14 @@ def encode_completion(
 ) -> Encoded:
     """Encode a text that begins with a prompt: prompt + completion + eos; completion and eos are the targets.
 
-    Both are encoded as one text, so that its tokens are those of the text; one that holds the end of the
+    Both are encoded as one text, so that its tokens are those of the text; a token that spans the end of the
     prompt and the start of the completion is a target. A row that is too long is cut as in
     `encode_instruction`.
 
     Args:
       tokenizer: a fast one, with an end-of-sequence token.
       prompt: how the text begins; "" makes all of it a target.
-      completion: how it goes on, blanks at its start included.
+      completion: how it continues, blanks at its start included.
       max_length: tokens that the result may have; None for any number.
     Returns: ids [T], mask [T], and the number of tokens that were cut.
     Raises: ValueError if max_length leaves no room for a token of prompt and one of completion.
@@ -224,7 +224,7 @@ def encode_completion(
     if ids and ids[-1] == tokenizer.eos_token_id:
         ids = ids[:-1]
     ends = np.asarray(encoded["offset_mapping"], np.int64).reshape(-1, 2)[: len(ids), 1]
-    # a bos ends at 0, and so does not lie behind the prompt
+    # a bos ends at 0, and so is not after the prompt
     start = int(np.argmax(ends > len(prompt))) if (ends > len(prompt)).any() else len(ids)
     return _asked_and_answered(tokenizer, ids[:start], [*ids[start:], _eos(tokenizer)], max_length)
 
@@ -232,7 +232,7 @@ def encode_completion(
 def _asked_and_answered(
     tokenizer: "PreTrainedTokenizerBase", prompt: list[int], target: list[int], max_length: int | None
 ) -> Encoded:
-    """One row; where it is too long, the prompt loses its start, then the target its end."""
+    """One row; if it is too long, the prompt loses its start, then the target its end."""
     whole = len(prompt) + len(target)
     if max_length is not None:
         if max_length < 2:
@@ -242,7 +242,7 @@ def _asked_and_answered(
         target = target[: max_length - 1]
         kept = max_length - len(target)
         if len(prompt) > kept:
-            # a leading bos stays: attention leans on it
+            # a leading bos stays: attention relies on it
             bos = prompt[:1] if prompt[0] == tokenizer.bos_token_id and kept > 1 else []
             prompt = [*bos, *prompt[len(prompt) - kept + len(bos) :]]
     mask = np.zeros(len(prompt) + len(target), np.float32)
@@ -260,10 +260,10 @@ def encode_chat_prompt(
     """Ids of a conversation up to where the assistant is to speak, by the tokenizer's chat template.
 
     Args:
-      messages: dicts with role and content, and what else the template reads.
+      messages: dicts with role and content, and whatever else the template reads.
       thinking: with drop, the template is asked for an answer without thinking.
       tools: JSON schemas of functions that the model may call.
-    Returns: the ids, with no bos or eos but the template's own.
+    Returns: the ids, with no bos or eos except the template's own.
     Raises: ValueError if there is no chat template, or it refuses the conversation.
     """
     text = chat_template(tokenizer, thinking).render(messages, tools, answering=True)
@@ -280,19 +280,19 @@ def encode_chat(
 ) -> Encoded:
     """Encode a conversation by the tokenizer's chat template; what the assistant said is the target.
 
-    A turn's targets are the tokens from where the generation prompt ends to the end of the turn, whatever
-    they are (jaxmoe.text.answer_spans). Where the template marks what is to be learned with
-    `{% generation %}`, it is that, and the end of the turn, which many such blocks leave out.
+    A turn's targets are the tokens from the end of the generation prompt to the end of the turn, whatever
+    they are (jaxmoe.text.answer_spans). If the template marks what is to be learned with `{% generation %}`,
+    the targets are that and the end of the turn, which many such blocks leave out.
 
     Args:
-      messages: dicts with role and content, and what else the template reads; an answer with weight 0 is not
-        learned.
+      messages: dicts with role and content, and whatever else the template reads; an answer with weight 0 is
+        not learned.
       thinking: what becomes of the assistant's thinking (jaxmoe.text.thinking).
       tools: JSON schemas of functions that the model may call.
-      turns: of the assistant that are learned: all, or the last alone.
+      turns: which of the assistant's turns are learned: all, or only the last.
     Returns: ids, and 1 for each token that the assistant says.
     Raises: ValueError if there is no chat template, no assistant message, the template refuses the
-      conversation, or the assistant's turns cannot be told in what it renders.
+      conversation, or the assistant's turns cannot be located in the rendered text.
     """
     if not any(message["role"] == "assistant" for message in messages):
         raise ValueError("a chat row needs at least one assistant message; got none, so nothing to learn")
@@ -304,7 +304,7 @@ def encode_chat(
     spans = rendered.spans[-1:] if turns == "last" else rendered.spans
     learned = [span for span in spans if messages[span.turn].get("weight", 1) != 0]
     for span in learned:
-        # a token over the start belongs to the answer; one over the end would show what comes next
+        # a token across the start belongs to the answer; one across the end would reveal what comes next
         mask |= (ends > span.start) & (ends <= span.stop) & (ends > begins)
     marked = template.marked(messages, tools)
     if marked is not None:
@@ -333,9 +333,9 @@ def encode_row(
     Args:
       row: messages (and tools), or instruction, input and output, or prompt and completion, or text.
       max_length: tokens that the result may have; None for any number.
-      form: of instruction rows: chat puts them by the chat template, instruction in the LoRAMoE form.
+      form: of instruction rows: chat formats them by the chat template, instruction in the LoRAMoE form.
       thinking: what becomes of an assistant's thinking (jaxmoe.text.thinking).
-      turns: of a chat that are learned: all of the assistant's, or the last alone.
+      turns: which turns of a chat are learned: all of the assistant's, or only the last.
     Returns: ids [T], mask [T], and the number of tokens that were cut.
     Raises: ValueError if the row has none of these keys, and as `encode_chat` does.
     """
@@ -364,11 +364,11 @@ def encode_row(
 
 
 def instruction_text(instruction: str, extra_input: str = "") -> str:
-    """What is asked: `instruction["\\n" + input]`.
+    """The question: `instruction["\\n" + input]`.
 
     Args:
       instruction: what is asked.
-      extra_input: what it is asked of; "" adds nothing.
+      extra_input: what the question is about; "" adds nothing.
     Returns: the text of a user's turn, or of a prompt before its end token.
     """
     return f"{instruction}\n{extra_input}" if extra_input else instruction
@@ -377,7 +377,7 @@ def instruction_text(instruction: str, extra_input: str = "") -> str:
 def decode_answer(
     tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int] | np.ndarray, ends: Sequence[int] | None = None
 ) -> str:
-    """Text of generated ids up to the first end token, its blanks as they are.
+    """Text of generated ids up to the first end token, with its blanks as they are.
 
     Args:
       tokenizer: the one that the model was given.
@@ -396,8 +396,8 @@ def _targets(ids: np.ndarray, mask: np.ndarray, cut: int = 0) -> Encoded:
 
 
 def pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """The token that fills up rows; `load_tokenizer` sees to it that there is one."""
-    return cast("int", tokenizer.pad_token_id)  # annotated wider than what it is
+    """The token that pads rows; `load_tokenizer` ensures that there is one."""
+    return cast("int", tokenizer.pad_token_id)  # annotated more widely than it is
 
 
 def _eos(tokenizer: "PreTrainedTokenizerBase") -> int:
@@ -405,7 +405,7 @@ def _eos(tokenizer: "PreTrainedTokenizerBase") -> int:
 
 
 def _marked_and_end(marked: np.ndarray, stops: list[int], begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """What a template marks with `{% generation %}`, and what stands behind it up to the end of each turn."""
+    """What a template marks with `{% generation %}`, and what follows it up to the end of each turn."""
     if not marked.any() or marked.all():
         raise ValueError(
             f"the chat template marks {'every token' if marked.any() else 'no token'} as the assistant's; "

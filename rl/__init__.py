@@ -1,6 +1,6 @@
-"""Reinforcement learning for code: problems with tests, a sandbox that runs programs, what it says of them.
+"""Reinforcement learning for code: problems with tests, a sandbox that runs programs, and their feedback.
 
-What other programs import; all else is inside and may move.
+The names that other programs import; everything else is internal and may move.
 
 >>> import rl
 >>> double = rl.Problem("double", "Double n.", fn_name="f", inputs=[[3]], outputs=[6])
@@ -66,7 +66,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Imports what is asked for when it is: the sandbox's server imports this package and must stay small."""
+    """Imports a name when it is asked for: the sandbox's server imports this package and must stay small."""
     if name not in _HOMES:
         raise AttributeError(f"module 'rl' has no attribute {name!r}")
     return getattr(importlib.import_module(f"rl.{_HOMES[name]}"), name)

@@ -12,7 +12,7 @@ MASKED = -1e30
 
 
 def soft_cap(x: Float[Array, "*S"], cap: float | None) -> Float[Array, "*S"]:
-    """c · tanh(x / c): within ±c, and x itself where that is small (Gemma 2, arXiv:2408.00118, section 2).
+    """c · tanh(x / c): within ±c, and close to x where x is small (Gemma 2, arXiv:2408.00118, section 2).
 
     Args:
       x: scores.
@@ -28,8 +28,8 @@ def soft_cap(x: Float[Array, "*S"], cap: float | None) -> Float[Array, "*S"]:
 def softmax(scores: Float[Array, "*B S"], sink: Float[Array, "*B"] | None = None) -> Float[Array, "*B S"]:
     """exp sᵢ / (Σⱼ exp sⱼ + exp sink), over the last axis; without a sink the usual softmax.
 
-    A sink takes a share of the attention and gives nothing for it, so that a head may look at nothing
-    (Xiao et al. 2023, arXiv:2309.17453; GPT-OSS learns a logit a head).
+    A sink takes a share of the attention and contributes nothing, so that a head may attend to nothing (Xiao
+    et al. 2023, arXiv:2309.17453; GPT-OSS learns one logit per head).
 
     Args:
       scores: of the keys.
@@ -50,12 +50,12 @@ def softmax(scores: Float[Array, "*B S"], sink: Float[Array, "*B"] | None = None
 def grouped_sinks(
     sinks_N: Float[Array, " N"] | None, kv_heads: int, before: int, between: int, behind: int
 ) -> Array | None:
-    """A head's sink, as it stands beside scores [.., M, .., N / M, ..].
+    """A head's sink, shaped to go with scores [.., M, .., N / M, ..].
 
     Args:
       sinks_N: None without sinks.
       kv_heads: M.
-      before, between, behind: axes of the scores before M, between M and N / M, and behind, but the last.
+      before, between, behind: axes of the scores before M, between M and N / M, and after, except the last.
     Returns: the same numbers, with axes of size 1 in the other places.
     """
     if sinks_N is None:
@@ -101,11 +101,11 @@ def attend(
     `jax.nn.dot_product_attention`. (B and M stay two axes: the TPU compiler crashes on their product.)
 
     Args:
-      query_BTNH, key_BSMH, value_BSMH: with their positions turned in already.
+      query_BTNH, key_BSMH, value_BSMH: with the rotary embedding already applied.
       mask_BTS: True where query t sees key s.
       cap: of the scores (`soft_cap`).
       sinks_N: of the heads (`softmax`).
-    Returns: for each query the mixed values.
+    Returns: the mixed values for each query.
     """
     batch, length, heads, size = query_BTNH.shape
     kv_heads = key_BSMH.shape[2]
@@ -132,17 +132,17 @@ def attend_cached(
     cap: float | None = None,
     sinks_N: Float[Array, " N"] | None = None,
 ) -> Float[Array, "B T N H"]:
-    """`attend` for one query a row (T = 1), whose keys and values are in two places: its prompt's, its own.
+    """`attend` for one query per row (T = 1), with keys and values in two places: its prompt's and its own.
 
     Rows are in runs of B / P that continue the same prompt: their queries meet its keys in one product, so a
-    prompt is read once however many samples continue it.
+    prompt is read once, however many samples continue it.
 
     Args:
-      query_BTNH: one query a row, T = 1.
+      query_BTNH: one query per row, T = 1.
       prompt: keys and values of the P prompts.
       new: keys and values of each row's own tokens.
       visible_PS: True where a prompt's slot is seen.
-      visible_W: True where a slot of the own tokens is seen.
+      visible_W: True where one of the row's own slots is seen.
       cap: of the scores (`soft_cap`).
       sinks_N: of the heads (`softmax`).
     Returns: the values mixed.

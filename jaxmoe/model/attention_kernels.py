@@ -1,7 +1,7 @@
-"""The same attention by the chip's fastest kernel: splash on TPU, cuDNN's flash on GPU, else plain XLA.
+"""The same attention with the chip's fastest kernel: splash on TPU, cuDNN's flash on GPU, else plain XLA.
 
-The platform is that of the mesh's devices, never of this process: so a program for a TPU slice is compiled
-with the TPU's kernel on a machine that has none. Results equal `attention.attend` within rounding wherever a
+The platform is that of the mesh's devices, never of this process: a program for a TPU slice is compiled with
+the TPU's kernel even on a machine without a TPU. Results equal `attention.attend` up to rounding wherever a
 query sees any key; a query that sees none (padding) gets some finite value, not always the same.
 """
 
@@ -22,7 +22,7 @@ from jaxmoe.model.shapes import Array, Float, Int
 Kernel = Literal["xla", "splash", "cudnn"]
 KernelChoice = Literal["auto", "xla", "splash", "cudnn"]
 
-# Splash works on blocks of at least this many slots; longer blocks are quicker where they divide the length.
+# Splash works on blocks of at least this many slots; longer blocks are faster where they divide the length.
 LANES = 128
 BLOCKS = (512, 256, LANES)
 CUDNN_DTYPES = ("bfloat16", "float16")
@@ -48,7 +48,7 @@ def choose(
 ) -> Kernel:
     """The kernel to use; "auto" takes the fastest that can run these shapes.
 
-    "splash" runs on any platform, off TPU in Pallas's interpreter, which is slow and meant for tests.
+    "splash" runs on any platform; off TPU it uses Pallas's interpreter, which is slow and meant for tests.
 
     Args:
       wanted: a kernel by name, or "auto".
@@ -59,8 +59,8 @@ def choose(
       cap: of the scores; None for none.
       sinks: whether heads have a sink.
     Returns: the kernel's name.
-    Raises: ValueError for an unknown name, or for cudnn with a cap, sinks, a dtype or head size that it
-      lacks.
+    Raises: ValueError for an unknown name, or for cudnn with a cap, sinks, a dtype or a head size that it
+      does not support.
     """
     if wanted not in get_args(KernelChoice):
         raise ValueError(f"attention must be one of {', '.join(get_args(KernelChoice))}; got {wanted!r}")
@@ -83,7 +83,7 @@ def choose(
     platform = platform_of(mesh)
     if platform == "tpu" and length >= LANES:
         return "splash"
-    # cuDNN differentiates masked attention of even lengths only
+    # cuDNN differentiates masked attention only for even lengths
     if platform == "gpu" and fits_cudnn and length % 2 == 0:
         return "cudnn"
     return "xla"
@@ -112,7 +112,7 @@ def by_layer(
       mesh: None on one device.
       windows: each layer's window, 0 for unlimited. Kernels take it as a constant, so layers that differ are
         branches of a switch.
-      cap: of the scores (`soft_cap`); splash and xla have it.
+      cap: of the scores (`soft_cap`); splash and xla support it.
     Returns: a function (l, query, key, value, sinks) -> out.
     """
     distinct = sorted(set(windows))
@@ -157,11 +157,11 @@ def cudnn(
       sinks_N: must be None, the kernel has none.
       mask: which keys a query sees.
       window: positions back that a query sees, 0 for all.
-      mesh: the kernel needs none; taken since all kernels are called alike.
+      mesh: unused by this kernel; accepted because all kernels are called alike.
       cap: must be None, the kernel has none.
     Returns: the values mixed.
     """
-    assert cap is None  # `choose` sees to both
+    assert cap is None  # `choose` ensures both
     assert sinks_N is None
     return jax.nn.dot_product_attention(
         query_BTNH,
@@ -184,9 +184,9 @@ def splash(
     mesh: Mesh | None,
     cap: float | None = None,
 ) -> Float[Array, "B T N H"]:
-    """Pallas's splash attention: blocks that no query of theirs sees are never visited.
+    """Pallas's splash attention: blocks that none of their queries see are never visited.
 
-    The length is filled up to a multiple of 128. On a mesh each device runs the kernel on its rows and heads.
+    The length is padded to a multiple of 128. On a mesh each device runs the kernel on its rows and heads.
 
     Args:
       query_BTNH, key_BTMH, value_BTMH: rotated.
@@ -226,7 +226,7 @@ def _splash_local(arguments: tuple[Array, ...], window: int, cap: float | None, 
     query, key, value = (
         jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))).swapaxes(1, 2) for x in (query, key, value)
     )
-    # keys that fill up lie after every real query: causality hides them
+    # padding keys lie after every real query: causality hides them
     segments = kernels.SegmentIds(*(jnp.pad(x, ((0, 0), (0, more))) for x in segments))
     shape = (length + more, length + more)
     visible = masks.LocalMask(shape, (window - 1, 0), offset=0) if window else masks.CausalMask(shape)

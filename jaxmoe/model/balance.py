@@ -28,8 +28,8 @@ class BalanceConfig:
       matched_gets_more: the constraint as described drives the experts of a sample's own type *down*, to a
         share of (1 − δ)/2, since it evens out I∘Q. True swaps 1 + δ and 1 − δ, so that they get more.
       count_padding: sum the routing weights over padding too, as the authors' code does.
-      group_size: samples over which one variance is taken; None = the whole batch over the whole mesh. The
-        authors' code takes each device's micro-batch.
+      group_size: number of samples over which one variance is taken; None = the whole batch over the whole
+        mesh. The authors' code takes each device's micro-batch.
       z_weight: weight of the router z-loss, mean (log Σ exp logits)² (ST-MoE, arXiv:2202.08906).
       switch_weight: weight of the Switch balance loss, E Σᵢ fᵢ Pᵢ (arXiv:2101.03961, eq. 4).
     """
@@ -104,7 +104,7 @@ def localized_balancing(
 
 
 def switch_balance(statistics: RouterStatistics, experts: Float[Array, ""]) -> Float[Array, ""]:
-    """E Σᵢ fᵢ Pᵢ: fᵢ the share of choices that fell on expert i, Pᵢ its mean probability; 1 when even.
+    """E Σᵢ fᵢ Pᵢ: fᵢ the share of choices that went to expert i, Pᵢ its mean probability; 1 when even.
 
     Args:
       statistics: one projection's sums.
@@ -142,7 +142,7 @@ def balance_loss(
       statistics: by projection, every array with a leading [L].
       tokens_BZ: tokens that each sample counted; samples with none are left out.
       layer_experts: by projection, the number of experts in each layer.
-    Returns: the sum, and each term apart.
+    Returns: the sum, and each term separately.
     """
     localized = z = switch = jnp.zeros(())
     routers = sum(sum(c > 0 for c in layer_experts[name]) for name in statistics)

@@ -17,10 +17,10 @@ Mixer = Callable[[Array, Array, Array, Array | None], tuple[Array, PyTree]]
 
 
 class Block(nnx.Module):
-    """x + attention(norm x), then x + feed_forward(norm x); the norms also, or instead, behind both parts.
+    """x + attention(norm x), then x + feed_forward(norm x); the norms also, or instead, after both parts.
 
-    Before attention and feed-forward stand `input_norm` and `post_norm`, behind them `attention_norm` and
-    `mlp_norm`. A parallel block has `input_norm` alone.
+    `input_norm` and `post_norm` come before attention and feed-forward, `attention_norm` and `mlp_norm` after
+    them. A parallel block has only `input_norm`.
     """
 
     def __init__(self, config: ModelConfig, std: float, *, rngs: nnx.Rngs):

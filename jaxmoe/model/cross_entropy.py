@@ -16,7 +16,7 @@ from jaxmoe.model.transformer import Head
 
 
 class TokenScores(NamedTuple):
-    """What the head says of given next tokens."""
+    """The head's scores of given next tokens."""
 
     logprob_BT: Float[Array, "B T"]
     entropy_BT: Float[Array, "B T"]
@@ -32,8 +32,8 @@ def token_scores(
 ) -> TokenScores:
     """log p(target) and entropy from hidden states, in chunks, so that [B, T, V] never exists at once.
 
-    The backward pass computes each chunk's logits again. Chunks cut every row, so that a batch split over
-    devices stays split.
+    The backward pass recomputes each chunk's logits. Chunks cut every row, so that a batch sharded over
+    devices stays sharded.
 
     Args:
       hidden_BTD: final hidden states.
@@ -58,7 +58,7 @@ def token_scores(
 
 
 def _chunks(values_BT: Array, chunk: int) -> Array:
-    """[B, T, ..] as [count, B, X, ..], the last chunk filled up with 0."""
+    """[B, T, ..] as [count, B, X, ..], the last chunk padded with 0."""
     batch, length, *rest = values_BT.shape
     chunk = min(chunk, length)
     count = -(-length // chunk)
@@ -95,8 +95,8 @@ def cross_entropy(
       tokens_BT: token ids; token t is predicted from position t − 1.
       chunk: positions of each row whose logits exist at once.
       loss_mask_BT: 1 where token t counts as a target; position 0 has no predecessor and never counts.
-      most_targets: no row has more of them; logits are then computed at so many positions of each row only.
-        The sum is NaN where a row has more after all.
+      most_targets: upper bound on the targets of a row; logits are then computed at only so many positions of
+        each row. The sum is NaN if a row has more after all.
     Returns: the sum in nats, and the number of targets.
     """
     targets_BT = next_token_targets(tokens_BT)
@@ -119,11 +119,11 @@ def summed_loss(
     *,
     chunk: int = 128,
 ) -> Float[Array, ""]:
-    """Σ weight · −log p(target), in chunks; the forward pass computes the gradient of each chunk at once.
+    """Σ weight · −log p(target), in chunks; the forward pass already computes each chunk's gradient.
 
-    The gradient of a sum needs nothing that comes later, so a chunk's logits are computed once, where
-    `token_scores`, whose caller gives every position a weight of its own afterwards, computes them twice. It
-    can be differentiated once, in reverse; targets and weights are constants.
+    The gradient of a sum needs nothing that comes later, so a chunk's logits are computed once.
+    `token_scores`, whose caller weights every position afterwards, computes them twice. This function can be
+    differentiated once, in reverse; targets and weights are constants.
 
     Args:
       hidden_BTD: final hidden states.
@@ -132,7 +132,7 @@ def summed_loss(
       weight_BT: of each position.
       chunk: positions of each row in a chunk; a device with b rows holds 4·b·chunk·V bytes of logits.
     Returns: the sum in nats, float32.
-    Reference: Liger Kernel (arXiv:2410.10989) joins them in the same way.
+    Reference: Liger Kernel (arXiv:2410.10989) fuses them in the same way.
     """
     total = jax.custom_vjp(partial(_sum_of_chunks, head))
     total.defvjp(partial(_sum_and_gradient, head), _scaled_gradient, symbolic_zeros=True)

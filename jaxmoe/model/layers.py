@@ -27,7 +27,7 @@ class BaseParam(nnx.Param):
 
 
 class KernelParam(BaseParam):
-    """The matrix of a projection in attention or feed-forward: what a quantized base holds quantized."""
+    """The matrix of a projection in attention or feed-forward: these are the weights that get quantized."""
 
 
 def rms_norm(
@@ -39,7 +39,7 @@ def rms_norm(
       x: any leading axes.
       weight: w.
       eps: ε, added to the mean of squares.
-      offset: added to the weight; the product is then taken in float32, as Gemma's is.
+      offset: added to the weight; the product is then taken in float32, as in Gemma.
     Returns: of x's shape and dtype.
     """
     wide = x.astype(jnp.float32)
@@ -55,7 +55,7 @@ def layer_norm(x: Float[Array, "... D"], weight: Float[Array, "*N D"], eps: floa
 
     Args:
       x: any leading axes.
-      weight: w; with an axis of heads where each has its own.
+      weight: w; with an axis of heads if each has its own.
       eps: ε, added to the variance.
     Returns: of x's shape and dtype.
     """
@@ -67,10 +67,10 @@ def layer_norm(x: Float[Array, "... D"], weight: Float[Array, "*N D"], eps: floa
 
 
 class DecoderNorm(nnx.Module):
-    """One weight vector a layer, as the config says; `layers=None` makes a single one.
+    """One weight vector per layer, as the config says; `layers=None` makes a single one.
 
     Args:
-      heads: each has a weight vector of its own; None for one that all share.
+      heads: number of heads that each have their own weight vector; None for one that all share.
     """
 
     def __init__(
@@ -101,12 +101,12 @@ def rope_frequencies(
     Args:
       config: base θ and scaling.
       head_dim: H.
-      max_positions: that the model was trained for.
-      length: number of positions in use; matters to "dynamic" and "longrope" only.
-    Returns: θ in radians a position, and the factor.
+      max_positions: the length that the model was trained for.
+      length: number of positions in use; matters only to "dynamic" and "longrope".
+      Returns: θ in radians per position, and the factor.
     Reference: RoFormer (arXiv:2104.09864); YaRN (arXiv:2309.00071); Llama 3.1 as released.
     """
-    head_dim = int(head_dim * config.partial_rotary_factor)  # of a head, so much turns
+    head_dim = int(head_dim * config.partial_rotary_factor)  # only so much of a head is rotated
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / head_dim
     plain = (1.0 / np.float32(config.rope_theta) ** exponents).astype(np.float32)
     match config.rope_type:
@@ -139,7 +139,7 @@ def _llama3(config: RopeConfig, plain: np.ndarray) -> np.ndarray:
 
 
 def _longrope(config: RopeConfig, exponents: np.ndarray, length: Int[Array, ""] | int) -> tuple[Array, float]:
-    """Factors of their own for texts within and beyond the original length (LongRoPE, arXiv:2402.13753)."""
+    """Separate factors for texts within and beyond the original length (LongRoPE, arXiv:2402.13753)."""
     original = config.original_max_position_embeddings
     assert original is not None
     powers = np.float32(config.rope_theta) ** exponents
@@ -191,7 +191,7 @@ Turns = Callable[[Int[Array, ""] | int], Rotation]
 
 
 def rotations(config: ModelConfig, positions_BT: Int[Array, "B T"], dtype: DTypeLike) -> Turns:
-    """Each layer's rotation; what layers share is computed once.
+    """Each layer's rotation; rotations that layers share are computed once.
 
     Args:
       config: with the ropes of its layers.
@@ -211,7 +211,7 @@ def rotations(config: ModelConfig, positions_BT: Int[Array, "B T"], dtype: DType
 def rotation(
     config: ModelConfig, rope: RopeConfig, positions_BT: Int[Array, "B T"], dtype: DTypeLike
 ) -> Rotation:
-    """Angles m θᵢ for text positions m; both halves of a head turn by the same angles.
+    """Angles m θᵢ for text positions m; both halves of a head rotate by the same angles.
 
     Args:
       config: with H and the trained length.
@@ -238,9 +238,10 @@ def rotate(
 
     Args:
       x_BTNH: queries or keys.
-      turn: of `rotation`.
-      interleaved: x₁ and x₂ are the even and the odd numbers of a head, as Cohere's.
-    Returns: of x's shape and dtype; where cos and sin are shorter than a head, its rest stays as it is.
+      turn: from `rotation`.
+      interleaved: x₁ and x₂ are the even and the odd elements of a head, as in Cohere's models.
+      Returns: of x's shape and dtype; where cos and sin are shorter than a head, the rest of the head is
+        unchanged.
     """
     size = turn.cos_BTH.shape[-1]
     if size < x_BTNH.shape[-1]:
@@ -283,8 +284,7 @@ class Linear(nnx.Module):
         return out if self.bias is None else out + self.bias[...][None, None, :].astype(x_BTI.dtype)
 
     def combine(self, out_BTO: Array, delta_BTO: Array) -> Array:
-        """The frozen part's output with the experts'; with DoRA both are scaled by output, but not
-        the bias.
+        """The frozen part's output plus the experts'; with DoRA both are scaled by output, except the bias.
 
         Args:
           out_BTO: W0 x, with the bias if there is one.
@@ -326,7 +326,7 @@ def project(x_BTI: Array, linears: dict[str, Linear], call: ExpertCall) -> tuple
 
 
 class Attention(nnx.Module):
-    """Grouped-query attention with rotary positions; queries and keys may be normalised by head."""
+    """Grouped-query attention with rotary positions; queries and keys may be normalized by head."""
 
     def __init__(self, config: ModelConfig, std: float, *, rngs: nnx.Rngs):
         d, h, layers = config.hidden_size, config.head_dim, config.num_layers
@@ -381,7 +381,7 @@ class Attention(nnx.Module):
         """Joins the heads again.
 
         Args:
-          mixed_BTNH: what attention gave.
+          mixed_BTNH: the result of attention.
           call: of the experts.
         Returns: [B, T, D], and the router's statistics.
         """

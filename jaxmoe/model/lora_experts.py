@@ -25,7 +25,7 @@ from jaxmoe.model.shapes import Array, Bool, Float, Weight
 
 
 class ExpertParam(nnx.Param):
-    """A weight of the adapter: what training changes unless everything is trained."""
+    """A weight of the adapter: what training changes, unless everything is trained."""
 
 
 class ExpertConstant(nnx.Variable):
@@ -42,12 +42,12 @@ class ExpertCall:
     """How one forward pass uses the experts.
 
     Attributes:
-      enabled: False leaves the base model alone (PPO's reference policy).
+      enabled: False leaves only the base model (PPO's reference policy).
       samples_BTZ: 1 where token t counts for sample z in the router's statistics; None collects none.
-      dropout_key: draws dropout masks; None is no dropout.
+      dropout_key: draws dropout masks; None means no dropout.
       experts_BE: 1 for the experts that a row may use, [B, 1] for all or none of them; a row without any uses
-        the base alone. None is all experts in every row.
-      mesh: over whose axis expert a base's own experts are spread; None on one device.
+        only the base. None means all experts in every row.
+      mesh: over whose axis expert a base's own experts are sharded; None on one device.
     """
 
     enabled: bool = True
@@ -68,10 +68,10 @@ class LoraExperts(nnx.Module):
         a [L, I, E, R]   (E = 1 if shared)     b [L, E, R, O]     router [L, I, E]     magnitude [L, O]
 
     Layers with fewer experts or a smaller rank are padded: a padded rank has A = B = 0 and so stays 0, a
-    padded expert's logit is `router.ABSENT`. B starts at 0, so that a new adapter changes nothing; A and
-    the router start Kaiming uniform with a = √5, that is uniform within ±1/√I. With DoRA the magnitudes start
-    as the lengths of the frozen kernel's columns (0 where no kernel is given, or only its shape), and are 0
-    in layers without experts.
+    padded expert's logit is `router.ABSENT`. B starts at 0, so that a new adapter changes nothing; A and the
+    router start Kaiming uniform with a = √5, that is, uniform within ±1/√I. With DoRA the magnitudes start as
+    the lengths of the frozen kernel's columns (0 where no kernel is given, or only its shape), and are 0 in
+    layers without experts.
     """
 
     def __init__(
@@ -158,13 +158,13 @@ def apply_experts(
 ) -> list[ExpertOutput]:
     """Runs the experts of projections that share their input, in one layer (no leading L here).
 
-    With dropout the experts see dropout(x), the router sees x, as in the paper's code.
+    With dropout the experts see dropout(x) while the router sees x, as in the paper's code.
 
     Args:
       x_BTI: what the projections read.
       group: the experts of each projection.
       call: which experts a row may use, what the statistics count, the dropout key.
-    Returns: one entry a projection: the sum of its experts, and its router's statistics.
+    Returns: one entry per projection: the sum of its experts, and its router's statistics.
     """
     dropped = [_dropout(x_BTI, experts, call, i) for i, experts in enumerate(group)]
     # one [I, n] product for every router, and every A that sees the undropped x
@@ -193,7 +193,7 @@ def _finish(experts: LoraExperts, logits_BTE: Array | None, low: Array, call: Ex
     if present is not None:
         logits_BTE = jnp.where(present, logits_BTE.astype(jnp.float32), router.ABSENT)
     weight_BTE = router.route(logits_BTE, experts.config)
-    if present is not None:  # a layer without any expert has equal weights: make them 0
+    if present is not None:  # a layer without any expert has equal weights: zero them
         weight_BTE = weight_BTE * present.astype(jnp.float32)
     weight_BTE = weight_BTE.astype(low.dtype)
     collected = None
@@ -241,14 +241,14 @@ def _low_rank(x_dropped: Array, a_IER: Array) -> Array:
 
 
 def dora_factor(experts: LoraExperts, kernel_IO: Float[Array, "I O"]) -> Float[Array, " O"]:
-    """What weight-decomposed LoRA multiplies each output by, in one layer: mₒ / ‖(W0 + scale · A B)ₒ‖.
+    """The factor of weight-decomposed LoRA on each output, in one layer: mₒ / ‖(W0 + scale · A B)ₒ‖.
 
     No gradient flows through the norm, as in the paper. 1 in a layer without experts.
 
     Args:
       experts: of one projection in one layer, with `magnitude`.
       kernel_IO: W0.
-    Returns: one factor an output.
+    Returns: one factor per output.
     Reference: Liu et al. 2024, arXiv:2402.09353, section 4.3.
     """
     assert experts.magnitude is not None

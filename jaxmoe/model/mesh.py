@@ -1,6 +1,6 @@
 """The mesh's axes, and over which of them the rows of a batch are split.
 
-A mesh of fewer axes (a user's own, say) is as one in which the missing axes have one device.
+A mesh with fewer axes (a user's own, say) acts as if each missing axis had one device.
 """
 
 import math
@@ -35,7 +35,7 @@ def batch_ways(mesh: Mesh) -> int:
 
 
 def even_rows(mesh: Mesh, least: int) -> int:
-    """The fewest rows, at least so many, that the mesh splits evenly.
+    """The fewest rows, at least `least`, that the mesh splits evenly.
 
     Args:
       mesh: any.
@@ -47,11 +47,11 @@ def even_rows(mesh: Mesh, least: int) -> int:
 
 
 def row_axes(mesh: Mesh, rows: int) -> tuple[str, ...] | None:
-    """The axes that split so many rows.
+    """The axes that split this many rows.
 
     Args:
       mesh: any.
       rows: of a batch.
-    Returns: their names; None where they do not divide the rows, and every device has all.
+    Returns: their names; None if they do not divide the rows, so that every device has all of them.
     """
     return None if rows % batch_ways(mesh) else batch_axes(mesh)

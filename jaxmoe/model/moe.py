@@ -4,8 +4,8 @@
 
 Rows are sorted by expert and meet the experts' weights in grouped products (`jax.lax.ragged_dot`), never in a
 loop over tokens. XLA's CPU backend computes such a product for every expert and masks it: correct, but E / K
-times the work. On a mesh the experts are split like other weights, rows over fsdp and columns over tensor;
-and where the mesh has an axis expert, each of its devices holds some of the experts (`_spread_outputs`).
+times the work. On a mesh the experts are split like other weights, rows over fsdp and columns over tensor; if
+the mesh has an axis expert, each of its devices holds some of the experts (`_spread_outputs`).
 
 Letters of this file: X rows (tokens of a batch), G experts of the base, K those that a token uses.
 """
@@ -41,7 +41,7 @@ def choose(logits_XG: Float[Array, "X G"], config: MoeConfig) -> ExpertChoice:
 
     Args:
       logits_XG: of the router.
-      config: K, and whether the weights are brought to a sum of 1.
+      config: K, and whether the weights are normalized to sum to 1.
     Returns: float32 weights and the experts' numbers.
     """
     likely_XG = jax.nn.softmax(logits_XG.astype(jnp.float32), axis=-1)
@@ -52,7 +52,7 @@ def choose(logits_XG: Float[Array, "X G"], config: MoeConfig) -> ExpertChoice:
 
 
 def clamped_swiglu(gate: Array, up: Array, config: ClampedSwiglu) -> Array:
-    """(clip(up, ±limit) + 1) · g · σ(alpha g) with g = min(gate, limit), as GPT-OSS was released.
+    """(clip(up, ±limit) + 1) · g · σ(alpha g) with g = min(gate, limit), as in the release of GPT-OSS.
 
     Args:
       gate, up: of an expert.
@@ -67,7 +67,7 @@ def clamped_swiglu(gate: Array, up: Array, config: ClampedSwiglu) -> Array:
 class ExpertGroup(nnx.Module):
     """The G experts of the base, in all layers: gate and up [L, G, D, F], down [L, G, F, D], perhaps biases.
 
-    LoRA experts may stand beside the group as a whole, as beside a projection D -> D.
+    LoRA experts may be attached to the group as a whole, as to a projection D -> D.
     """
 
     def __init__(self, config: ModelConfig, moe: MoeConfig, std: float, *, rngs: nnx.Rngs):
@@ -101,7 +101,7 @@ class ExpertGroup(nnx.Module):
         Args:
           x_BTD: what the experts read.
           choice: of each of the B T rows.
-          mesh: over whose axis expert the experts are spread; None on one device.
+          mesh: over whose axis expert the experts are sharded; None on one device.
         Returns: the experts' sum.
         """
         kernels = ExpertKernels(*(None if w is None else w[...] for w in self._weights()))
@@ -142,13 +142,13 @@ def _outputs(
     flat = choice.expert_XK.reshape(-1)
     if first is not None:
         flat = flat - first
-        flat = jnp.where((flat >= 0) & (flat < count), flat, count)  # those of others are sorted to the end
+        flat = jnp.where((flat >= 0) & (flat < count), flat, count)  # other experts' are sorted to the end
     order = jnp.argsort(flat)
     expert_Y = flat[order]
     sizes = (flat[:, None] == jnp.arange(count)[None]).sum(0, dtype=jnp.int32)
 
     def held(rows_YI: Array) -> Array:
-        # what a grouped product gives for rows beyond its groups is left open
+        # the result of a grouped product for rows beyond its groups is undefined
         return rows_YI if first is None else jnp.where((expert_Y < count)[:, None], rows_YI, 0)
 
     def product(x_YI: Array, kernel: Weight, bias: Array | None) -> Array:
@@ -170,7 +170,7 @@ def _spread_outputs(
     gated: Callable[[Array, Array], Array],
     mesh: Mesh,
 ) -> Array:
-    """The same where each device along the axis expert holds G / n of the experts.
+    """The same when each device along the axis expert holds G / n of the experts.
 
     The devices along the axis gather each other's rows, compute what their own experts add to all of them,
     and scatter the sums: exact, whatever the router chooses. Along tensor the experts' widths are split.
@@ -187,7 +187,8 @@ def _spread_outputs(
             gather = partial(jax.lax.all_gather, axis_name="expert", axis=0, tiled=True)
             x_BTD, choice = gather(x_BTD), ExpertChoice(*map(gather, choice))
         else:
-            # indexing by what differs between devices would give each device's own gradient as that of all
+            # indexing by something that differs between devices would give each device's own gradient as that
+            # of all
             x_BTD = jax.lax.pcast(x_BTD, "expert", to="varying")
         if tensor is not None and kernels.down_bias_GD is not None:  # the sum over tensor has it once
             once = (jax.lax.axis_index(tensor) == 0).astype(kernels.down_bias_GD.dtype)

@@ -57,7 +57,7 @@ def split(model: nnx.Module, train: Train = "experts") -> ModelParams:
 
 
 def merge(params: ModelParams) -> Decoder:
-    """The model again; inside a jitted function this costs nothing at run time."""
+    """Puts the model together again; inside a jitted function this costs nothing at run time."""
     return nnx.merge(params.definition, params.trainable, params.frozen)
 
 
@@ -69,7 +69,7 @@ def make_mesh(
     *,
     devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """A mesh of data x fsdp x expert x tensor devices, with automatic axes; -1 for one takes what is left.
+    """A mesh of data x fsdp x expert x tensor devices, with automatic axes; one may be -1 for what is left.
 
     Args:
       data: copies of the model that each see a part of the batch.
@@ -106,7 +106,7 @@ def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: M
       axes: logical name of each axis; None for one that is never split.
       shape: of the array.
       mesh: whose axes divide it.
-    Returns: one entry an axis.
+    Returns: one entry per axis.
     """
     chosen: list[str | None] = []
     for name, size in zip(axes, shape, strict=True):
@@ -121,13 +121,13 @@ def check_expert_axis(config: ModelConfig, mesh: Mesh) -> None:
 
     Args:
       config: of the base.
-      mesh: on which it is to lie.
+      mesh: on which it is to be placed.
     """
     check_expert_ways(config, devices_along(mesh, "expert"))
 
 
 def check_expert_ways(config: ModelConfig, ways: int) -> None:
-    """Raises ValueError if so many devices cannot share the base's experts.
+    """Raises ValueError if this many devices cannot share the base's experts.
 
     Args:
       config: of the base.
@@ -145,7 +145,7 @@ def shardings(model: nnx.Module, mesh: Mesh, train: Train = "experts") -> tuple[
     Args:
       model: an abstract one is enough.
       mesh: to split over.
-      train: as of `split`.
+      train: as for `split`.
     Returns: trainable and frozen part.
     """
 
@@ -169,7 +169,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same everywhere."""
+    """The same on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -199,9 +199,9 @@ def abstract(
     Args:
       config: the model's shape.
       experts: beside its projections; None for none.
-      quantized: how the projections' kernels are held; None as floats.
+      quantized: how the projections' kernels are quantized; None holds them as floats.
     Returns: the model without values.
-    Raises: ValueError for kernels of a shape that cannot be quantized so.
+    Raises: ValueError for kernels whose shape cannot be quantized that way.
     """
 
     def make() -> Decoder:
@@ -219,7 +219,7 @@ def quantize_kernels(model: nnx.Module, dtype: QuantizedDtype) -> None:
     Args:
       model: changed by the call.
       dtype: int8 or nf4.
-    Raises: ValueError for kernels of a shape that cannot be quantized so.
+    Raises: ValueError for kernels whose shape cannot be quantized that way.
     """
     for _, variable in nnx.iter_graph(model):
         if isinstance(variable, KernelParam):
@@ -227,15 +227,15 @@ def quantize_kernels(model: nnx.Module, dtype: QuantizedDtype) -> None:
 
 
 def count(params: PyTree) -> int:
-    """Number of weights in a pytree; scales of quantized ones do not count."""
+    """Number of weights in a pytree; the scales of quantized ones do not count."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params, is_leaf=is_quantized))
 
 
 def storage_bytes(params: PyTree) -> int:
-    """Memory that the arrays of a pytree take, each counted once however many devices hold it.
+    """Memory that the arrays of a pytree take, each counted once, however many devices hold it.
 
     Args:
       params: arrays, or their shapes and dtypes.
-    Returns: bytes; of a quantized kernel those of its values and its scales.
+    Returns: bytes; for a quantized kernel those of its values and its scales.
     """
     return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))

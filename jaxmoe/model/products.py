@@ -1,6 +1,6 @@
 """Products of activations with frozen weights, which may be quantized.
 
-Left to itself, differentiation would keep every dequantized kernel for the backward pass: a float copy of the
+By default, differentiation would keep every dequantized kernel for the backward pass: a float copy of the
 model. So a quantized product keeps the quantized kernel, and its backward pass dequantizes it again.
 """
 

@@ -1,11 +1,11 @@
 """Frozen kernels held in fewer bits than a float, and dequantized where they are used.
 
-    int8   w ≈ s · q, |q| ≤ 127 whole; one scale s for each output              8 bits
+    int8   w ≈ s · q, q an integer, |q| ≤ 127; one scale s for each output      8 bits
     nf4    w ≈ s · c[q], c the 16 values of NormalFloat4; one s for 64 inputs   4 + 32 / 64 bits
 
-s is the largest |w| that shares it (of int8, that / 127), in float32; q is the nearest. Two values of nf4
-share a byte: of a block of B inputs the first half lies in the low four bits, the second in the high ones, so
-that a kernel can be split between blocks.
+s is the largest |w| among those that share it (for int8, that / 127), in float32; q is the nearest. Two
+values of nf4 share a byte: the first half of a block of B inputs is in the low four bits, the second in the
+high ones, so that a kernel can be split between blocks.
 Reference: Dettmers et al. 2023, arXiv:2305.14314, section 3 and appendix E.
 """
 
@@ -23,9 +23,9 @@ from jaxmoe.model.shapes import Array, Float, Weight
 
 QuantizedDtype = Literal["int8", "nf4"]
 QUANTIZED: tuple[QuantizedDtype, ...] = get_args(QuantizedDtype)
-# inputs of nf4 that share a scale
+# number of inputs that share a scale in nf4
 BLOCK = 64
-# with shorter ones the scales would take more room than the values
+# with shorter blocks the scales would take more room than the values
 SHORTEST_BLOCK = 8
 # quantiles of the normal distribution, scaled to [-1, 1], with an exact 0 (appendix E)
 NORMAL_FLOAT_4 = (
@@ -51,7 +51,7 @@ NORMAL_FLOAT_4 = (
 @partial(jax.tree_util.register_dataclass, data_fields=["values", "scales"], meta_fields=["quantized_dtype"])
 @dataclasses.dataclass(frozen=True)
 class QuantizedKernel:
-    """A kernel [.., I, O] as values and scales: two leaves of the tree, sharded and sliced as others are.
+    """A kernel [.., I, O] as values and scales: two leaves of the tree, sharded and sliced like any others.
 
     Attributes:
       values: int8 [.., I, O]; for nf4 uint8 [.., I / 2, O].
@@ -65,16 +65,16 @@ class QuantizedKernel:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the kernel that it stands for."""
+        """Shape of the kernel that it represents."""
         *lead, inputs, outputs = self.values.shape
         return (*lead, inputs * (2 if self.quantized_dtype == "nf4" else 1), outputs)
 
     def __getitem__(self, place: object) -> "QuantizedKernel":
-        """The kernel at a place of the leading axes; `...` is the whole."""
+        """The kernel at an index of the leading axes; `...` is the whole."""
         return jax.tree.map(lambda leaf: leaf[place], self)
 
     def dequantize(self) -> Float[Array, "... I O"]:
-        """The values that it stands for, float32."""
+        """The values that it represents, in float32."""
         if self.quantized_dtype == "int8":
             return self.values.astype(jnp.float32) * self.scales
         *lead, blocks, outputs = self.scales.shape
@@ -120,7 +120,7 @@ def _divided(kernel: Array, scales: Array) -> Array:
 
 
 def _nearest_code(share: Array) -> Array:
-    """Place of the nearest NormalFloat4 value: how many midpoints of neighbors lie below."""
+    """Index of the nearest NormalFloat4 value: how many midpoints between neighbors lie below."""
     values = np.asarray(NORMAL_FLOAT_4)
     code = jnp.zeros(share.shape, jnp.uint8)
     for midpoint in ((values[1:] + values[:-1]) / 2).astype(np.float32):
@@ -147,7 +147,7 @@ def block_of(inputs: int) -> int:
 
 
 def as_array(kernel: Weight, dtype: DTypeLike) -> Array:
-    """A kernel in compute dtype; a quantized one is dequantized, in float32.
+    """A kernel in compute dtype; a quantized one is dequantized in float32.
 
     Args:
       kernel: an array or a quantized kernel.

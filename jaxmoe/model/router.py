@@ -1,6 +1,6 @@
-"""Token -> expert weights, and what a router did, summed for each sample.
+"""Token -> expert weights, and statistics of a router, summed for each sample.
 
-The sums are all that the balancing losses and the routing telemetry need, so no [.., T, E] array leaves a
+The balancing losses and the routing telemetry need nothing but these sums, so no [.., T, E] array leaves a
 layer.
 """
 

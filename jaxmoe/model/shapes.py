@@ -15,10 +15,10 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 if TYPE_CHECKING:
-    PyTree = Any  # arrays in dictionaries, tuples and records of any nesting; jaxtyping's name is no type
+    PyTree = Any  # arrays in dictionaries, tuples and records of any nesting; jaxtyping's name is not a type
 else:
     from jaxtyping import PyTree
 
 __all__ = ["Array", "Bool", "Float", "Int", "PyTree", "Weight"]
 
-Weight = Any  # a jax.Array, a numpy array, or a QuantizedKernel, which shares no base class with them
+Weight = Any  # a jax.Array, a numpy array, or a QuantizedKernel, which has no base class in common with them

@@ -1,6 +1,6 @@
 """The decoder: embedding, scanned blocks, final norm, head.
 
-`Decoder` defines the model; training and serving run it as a pure function: split it once into a graph
+`Decoder` defines the model. Training and serving run it as a pure function: split it once into a graph
 definition and plain dictionaries (`jaxmoe.model.params`), merge inside the jitted function, call.
 """
 
@@ -29,7 +29,7 @@ Remat = Literal["none", "dots", "full"]
 
 
 class KeyValues(NamedTuple):
-    """Rotated keys, and values, of S slots; of all layers with a leading [L]."""
+    """Rotated keys, and values, of S slots; with a leading [L] for all layers."""
 
     key_BSMH: Float[Array, "B S M H"]
     value_BSMH: Float[Array, "B S M H"]
@@ -47,7 +47,7 @@ class Head(NamedTuple):
         return self._scaled(product(hidden_BTD, self.kernel_DV, jnp.float32))
 
     def few_logits(self, hidden_BD: Float[Array, "B D"]) -> Float[Array, "B V"]:
-        """`logits` of one token a row, the quickest way on a CPU where the kernel is a tied embedding.
+        """`logits` of one token per row, by the fastest way on a CPU if the kernel is a tied embedding.
 
         Args:
           hidden_BD: final hidden states.
@@ -104,14 +104,14 @@ class Decoder(nnx.Module):
 
         Args:
           positions_BT: position in the text, for the rotary embedding.
-          mask: who sees whom; or a function that mixes, in place of `attention`'s kernels.
+          mask: who sees whom; or a function that mixes, replacing `attention`'s kernels.
           dtype: of activations and products.
-          keep: return every layer's keys and values, from which decoding goes on.
+          keep: return every layer's keys and values, from which decoding continues.
           attention: the kernel; "auto" takes the fastest for the mesh's platform (see `attention_kernels`).
           remat: what the backward pass recomputes: nothing, all but matrix products, or whole blocks.
-          mesh: where this will run; none is a single device of the default backend. Activations are kept
-            split by rows, so that weights are gathered layer by layer (FSDP); left to itself, XLA may split
-            the model width and add up activations of the whole batch instead.
+          mesh: where this will run; None is a single device of the default backend. Activations are kept
+            split by rows, so that weights are gathered layer by layer (FSDP); otherwise XLA may split the
+            model width and add up activations of the whole batch instead.
         """
         config, count = self.config, self.config.num_layers
         turns = rotations(config, positions_BT, dtype)
@@ -158,8 +158,7 @@ class Decoder(nnx.Module):
         return rows if scale == 1.0 else rows * jnp.asarray(scale, dtype)
 
     def output_head(self, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None) -> Head:
-        """The output projection; the embedding's transpose if tied. On a mesh it is gathered over fsdp
-        once.
+        """The output projection; the embedding's transpose if tied. On a mesh it is gathered once over fsdp.
 
         Args:
           dtype: of the kernel.

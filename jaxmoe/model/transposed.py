@@ -1,8 +1,8 @@
 """A kernel stored with its outputs first, for products of few rows on a CPU.
 
 XLA's CPU backend copies the right-hand side of a product into blocks before it multiplies. With few rows that
-copy is dear beside the product; as the left-hand side a kernel is read where it lies, a sixth to a quarter
-faster between 2 and 32 rows and no slower at 128.
+copy is expensive compared with the product; as the left-hand side a kernel is read in place, a sixth to a
+quarter faster between 2 and 32 rows and no slower at 128.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ class TransposedKernel:
 def transposed_product(
     x_XI: Float[Array, "X I"], kernel_OI: Float[Array, "O I"], dtype: DTypeLike | None = None
 ) -> Float[Array, "X O"]:
-    """x @ kernel of a transposed kernel, the kernel as left-hand side.
+    """x @ kernel for a transposed kernel, with the kernel as left-hand side.
 
     Args:
       x_XI: rows.
@@ -52,5 +52,5 @@ def transposed_product(
     """
     along = (((1,), (1,)), ((), ()))
     out_OX = jax.lax.dot_general(kernel_OI, x_XI, along, preferred_element_type=dtype)
-    # without it XLA turns the product round again
+    # without it XLA swaps the operands back
     return jax.lax.optimization_barrier(out_OX).T

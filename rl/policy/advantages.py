@@ -1,6 +1,6 @@
-"""How much better than expected: generalized advantages, group baselines; whitening is a step of its own.
+"""Advantages: generalized estimates and group baselines; whitening is a separate step.
 
-Letters of this file: P prompts, G samples a prompt (B = P·G rows), W slots of a response.
+Letters of this file: P prompts, G samples per prompt (B = P·G rows), W slots of a response.
 """
 
 import dataclasses
@@ -31,16 +31,16 @@ class RoundAdvantages(NamedTuple):
 
 
 class RoundSignals(NamedTuple):
-    """What the advantages of a round are made of.
+    """What the advantages of a round are computed from.
 
     Attributes:
       rewards_B: of the whole program, in reward units.
-      penalty_BW: what is taken off the reward at each sampled token: β KL, where it is placed there, minus
+      penalty_BW: what is subtracted from the reward at each sampled token: β KL, if it is placed there, minus
         the rewards of an episode's earlier programs.
       values_BW: the critic's value of the state before each token; zeros without a critic.
       final_B: value of the state after the last token; 0 where the episode ends there.
       mask_BW: 1 for sampled tokens that count; a row of zeros is left out.
-      samples: G, rows of a prompt, which stand together.
+      samples: G, the rows of a prompt, which are adjacent.
     """
 
     rewards_B: Float[Array, " B"]
@@ -64,11 +64,11 @@ def gae(
 
         δₜ = rₜ + γ vₜ₊₁ − vₜ;   Aₜ = δₜ + γλ Aₜ₊₁;   targetₜ = Aₜ + vₜ
 
-    t + 1 is the next position whose mask is 1: masked ones are stepped over, whether they lie at the end or
+    t + 1 is the next position whose mask is 1: masked positions are skipped, whether at the end or in
     between. Nothing is normalized.
 
     Args:
-      rewards_T: reward after token t, in reward units; those of masked positions do not count.
+      rewards_T: reward after token t, in reward units; rewards of masked positions do not count.
       values_T: the critic's value of the state before token t.
       mask_T: 1 where the token was sampled by the policy.
       discount: γ.
@@ -107,10 +107,10 @@ def whiten(
     """(x − μ) / √(σ² + ε), mean and unbiased variance over the entries whose mask is 1; 0 elsewhere.
 
     Under jit the statistics are those of the whole array, over all devices. Fewer than two entries, or equal
-    ones, come out as 0.
+    ones, give 0.
 
     Args:
-      shift: False keeps the mean: only the scale changes.
+      shift: False keeps the mean, so that only the scale changes.
     Returns: an array of the same shape.
     Reference: implementation detail 7 of Engstrom et al. 2020, arXiv:2005.12729 (there by batch).
     """
@@ -130,7 +130,7 @@ def group_advantage(
     normalize: bool = True,
     eps: float = 1e-6,
 ) -> Float[Array, "P G"]:
-    """Advantage of each sample over the others of its prompt; exactly 0 where all rewards are equal.
+    """Advantage of each sample over the others of its prompt; exactly 0 if all rewards are equal.
 
         grpo: (rᵢ − mean r) / (σ + ε), σ the unbiased standard deviation; without `normalize` rᵢ − mean r
         rloo: rᵢ − the mean of the others
@@ -138,7 +138,7 @@ def group_advantage(
     Args:
       rewards_PG: in reward units.
       counts_PG: 1 for samples that count, 0 for those that are left out; these get 0, and so does a sample
-        that is left alone. None counts all.
+        that is the only one left. None counts all.
       normalize: for grpo.
     Returns: [P, G].
     Raises: ValueError for groups of one sample, which have no baseline.
@@ -172,7 +172,7 @@ def gae_of_round(signals: RoundSignals, config: RLConfig) -> RoundAdvantages:
 
     Args:
       config: gives γ and λ.
-    Returns: of every token [B, W], not normalized.
+    Returns: the advantages and targets of every token [B, W], not normalized.
     Reference: Schulman et al. 2016, arXiv:1506.02438; the penalty, Ziegler et al. 2019, arXiv:1909.08593.
     """
     rewards_BW = token_rewards(signals.rewards_B, signals.mask_BW, signals.penalty_BW, 1.0)
@@ -198,7 +198,7 @@ def reinforce_of_round(signals: RoundSignals, config: RLConfig) -> RoundAdvantag
 
     Args:
       config: gives γ.
-    Returns: of every token [B, W], not normalized.
+    Returns: the advantages and targets of every token [B, W], not normalized.
     Reference: Hu et al. 2025, arXiv:2501.03262.
     """
     bare = signals._replace(
@@ -215,7 +215,7 @@ def centered_of_round(signals: RoundSignals, config: RLConfig) -> RoundAdvantage
 
     Args:
       config: not used.
-    Returns: of every token [B, W], not normalized.
+    Returns: the advantages and targets of every token [B, W], not normalized.
     Reference: Liu et al. 2025 (Dr. GRPO), arXiv:2503.20783; Hu et al. 2025, arXiv:2501.03262.
     """
     del config
@@ -227,7 +227,7 @@ def grpo_of_round(signals: RoundSignals, config: RLConfig) -> RoundAdvantages:
 
     Args:
       config: `normalize_groups` divides by the group's standard deviation.
-    Returns: of every token [B, W], not normalized.
+    Returns: the advantages and targets of every token [B, W], not normalized.
     """
     return _group_of_round(signals, "grpo", normalize=own(config.normalize_groups, "normalize_groups"))
 
@@ -237,7 +237,7 @@ def rloo_of_round(signals: RoundSignals, config: RLConfig) -> RoundAdvantages:
 
     Args:
       config: not used: RLOO has no settings of its own.
-    Returns: of every token [B, W], not normalized.
+    Returns: the advantages and targets of every token [B, W], not normalized.
     """
     del config
     return _group_of_round(signals, "rloo", normalize=False)

@@ -1,8 +1,8 @@
 """Policy, reference and critic over shared weights, and the scores that each gives to a rollout.
 
-Three models, one backbone: where adapters are trained, the policy is the frozen base with its experts, the
+Three models, one backbone: if adapters are trained, the policy is the frozen base with its experts, the
 reference the same arrays without them, and the critic the same arrays again, bare or with experts of its own.
-Where every weight is trained, reference and critic are models of their own.
+If every weight is trained, reference and critic are separate models.
 
 Log-probabilities here are those of the policy that is trained: logits divided by the agent's temperature,
 over the whole vocabulary. With the sampler's temperature and no nucleus that is the sampled distribution.
@@ -56,7 +56,7 @@ class ForwardConfig:
 
 
 class Weights(NamedTuple):
-    """What training never changes, copies or donates.
+    """Weights that training never changes, copies or donates.
 
     Attributes:
       frozen: the base; empty where every weight is trained.
@@ -72,8 +72,8 @@ class Agent:
     """The structure of policy and critic.
 
     Attributes:
-      definition: of the decoder, with experts where adapters are trained.
-      mesh: over which rows and weights are spread.
+      definition: of the decoder, with experts if adapters are trained.
+      mesh: over which rows and weights are sharded.
       head: of the value head; None without a critic.
       body: where the critic's hidden states come from.
       use_reference: False leaves the reference out; its log-probabilities are then the policy's.
@@ -91,7 +91,7 @@ class Agent:
 
     @property
     def dtype(self) -> DTypeLike:
-        """Of activations."""
+        """The dtype of activations."""
         return jnp.float32 if self.forward.precision == "float32" else jnp.bfloat16
 
     def states(
@@ -100,7 +100,7 @@ class Agent:
         """Hidden states before each response token.
 
         Args:
-          experts: False leaves them out: the base alone.
+          experts: False leaves them out: only the base.
         Returns: [B, W, D] in the activations' dtype.
         """
         model = params.merge(params.ModelParams(self.definition, trainable, frozen))
@@ -142,7 +142,7 @@ class Agent:
         """The critic's values of the states before each response token.
 
         Args:
-          features_BWD: the reference's states, which a critic with a frozen body reads; else not used.
+          features_BWD: the reference's states, which a critic with a frozen body reads; otherwise unused.
         Returns: [B, W], in reward units.
         """
         if self.body == "frozen":
@@ -157,10 +157,10 @@ class Agent:
     def score(
         self, policy: params.Params, critic: CriticParams | None, weights: Weights, rollout: Rollout
     ) -> PolicyScores:
-        """All that is to be known of a rollout before it is learned from.
+        """Everything that must be known about a rollout before learning from it.
 
         Args:
-          critic: None without one.
+          critic: None if there is none.
         Returns: PolicyScores of [B, W].
         """
         states = self.states(policy, weights.frozen, rollout)
@@ -180,15 +180,15 @@ class Agent:
 
 
 def samples_together(prompts: int, samples: int, pieces: int, ways: int) -> int:
-    """The most samples of a prompt that can be computed together, if the rows are cut into equal pieces.
+    """The most samples of a prompt that can be computed together if the rows are cut into equal pieces.
 
     Args:
       prompts: of a round.
       samples: of a prompt.
       pieces: minibatches x micro-batches.
-      ways: devices over which the rows of a piece are spread.
+      ways: number of devices over which the rows of a piece are sharded.
     Returns: a divisor of `samples`.
-    Raises: ValueError if the rows cannot be cut like that.
+    Raises: ValueError if the rows cannot be cut that way.
     """
     fitting = [
         g
@@ -243,13 +243,13 @@ def make_score(
 ) -> Callable[[params.Params, params.Params | None, Weights, Rollout], PolicyScores]:
     """The jitted function (policy, critic, weights, rollout) -> PolicyScores.
 
-    It goes through pieces of the shape in which the rollout will be learned from: the old log-probabilities
-    come from the training forward, never from the sampler's.
+    It goes through pieces of the same shape as in learning: the old log-probabilities come from the training
+    forward, never from the sampler's.
 
     Args:
-      pieces: into which the rows are cut.
+      pieces: number of pieces into which the rows are cut.
       samples: of a prompt computed together, see `samples_together`.
-    Returns: the function; rows come back in the rollout's order.
+      Returns: the function; rows are returned in the rollout's order.
     """
 
     def score(policy, critic, weights: Weights, rollout: Rollout) -> PolicyScores:

@@ -1,9 +1,9 @@
 """The algorithms: each is an advantage function and a policy loss. A new one is a function and a line here.
 
-An advantage function takes what a round is known by (`rl.policy.advantages.RoundSignals`) and the settings;
-a policy loss takes log-probabilities, advantages and the settings, token by token. `settled` fills in what a
-config leaves to the algorithm, and refuses the settings of others. docs/concepts/algorithms.md has the
-formulas.
+An advantage function takes the signals of a round (`rl.policy.advantages.RoundSignals`) and the settings; a
+policy loss takes log-probabilities, advantages and the settings, token by token. `settled` fills in what a
+config leaves to the algorithm, and refuses the settings of other algorithms. docs/concepts/algorithms.md has
+the formulas.
 """
 
 import dataclasses
@@ -26,9 +26,9 @@ class Algorithm(NamedTuple):
     Attributes:
       advantages: (round, settings) -> advantage and value target of every token, not normalized.
       loss: (log π, log π_old, advantage, mask, settings) -> loss of every token, of one shape.
-      own: the settings that not all algorithms use and this one does, each with its value where a config
-        leaves it out.
-      kl: likewise of ppo.kl.coefficient.
+      own: the settings that this algorithm uses but not all do, each with its value for configs that leave it
+        out.
+      kl: likewise for ppo.kl.coefficient.
       critic: whether a value function is trained; without one, values are 0.
     """
 
@@ -45,11 +45,11 @@ class Algorithm(NamedTuple):
 
     @property
     def compares(self) -> bool:
-        """Whether the samples of a prompt are compared, so that there must be several."""
+        """Whether the samples of a prompt are compared, so that there must be several of them."""
         return "dynamic_sampling" in self.own
 
 
-# What all use, with values that differ.
+# Settings that all algorithms use, with values that differ.
 _ALL: OwnSettings = {"aggregation": "token_mean", "truncated": "grade", "overlong_buffer": 0.0}
 _CLIP: OwnSettings = _ALL | {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": None}
 _WHITENED: OwnSettings = {"normalize_advantages": True}
@@ -77,12 +77,12 @@ ALGORITHMS = {
 
 
 def algorithm_named(name: str) -> Algorithm:
-    """The algorithm of a name.
+    """The algorithm with this name.
 
     Args:
       name: a key of ALGORITHMS.
     Returns: its advantage function, loss and settings.
-    Raises: ValueError for a name that is not registered, with the nearest one.
+    Raises: ValueError for a name that is not registered, suggesting the nearest one.
 
     >>> algorithm_named("grpo").critic
     False
@@ -95,12 +95,12 @@ def algorithm_named(name: str) -> Algorithm:
 
 
 def settled(name: str, config: RLConfig) -> RLConfig:
-    """The settings as an algorithm takes them: null replaced by its own values.
+    """The settings as an algorithm uses them: null replaced by its own values.
 
     Args:
       name: of the algorithm.
       config: what was asked for; settled settings come back as they are.
-    Returns: settings without nulls that stand for the algorithm's own.
+    Returns: settings in which no null stands for the algorithm's own value.
     Raises: ValueError for a setting that the algorithm does not use, or that its other settings leave unused.
 
     >>> made = settled("dapo", RLConfig())

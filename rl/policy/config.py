@@ -1,6 +1,6 @@
 """Settings of the learner: what is learned from a round of rollouts, and how.
 
-Plain dataclasses, so that a command can read them from a file and a program can make them by hand.
+Plain dataclasses, so that a command can read them from a file and a program can construct them.
 """
 
 from dataclasses import dataclass, field
@@ -19,12 +19,12 @@ class KLConfig:
     """The penalty that keeps the policy near its reference.
 
     Attributes:
-      coefficient: β at the start; 0 without a target leaves the reference out; null is the algorithm's own.
-      estimator: of KL(π ‖ π_ref) at a token, see rl.policy.losses.kl_estimate; null takes k1 in the reward
-        and k2 in the loss. k1 in the loss is refused: the expectation of its gradient is 0.
-      place: reward takes β KL off each token's reward, loss adds it to the policy's loss.
-      target: KL of a response in nats, summed over its tokens, that β is adapted to; null keeps β.
-      horizon: responses over which β may change by a fifth.
+      coefficient: initial β; 0 without a target leaves the reference out; null is the algorithm's own.
+      estimator: of KL(π ‖ π_ref) at a token, see rl.policy.losses.kl_estimate; null uses k1 in the reward and
+        k2 in the loss. k1 in the loss is refused: the expectation of its gradient is 0.
+      place: reward subtracts β KL from each token's reward, loss adds it to the policy's loss.
+      target: KL of a response in nats, summed over its tokens, to which β is adapted; null keeps β.
+      horizon: number of responses over which β may change by a fifth.
       sync_every: rounds after which the policy becomes the reference; 0 keeps the first one.
     """
 
@@ -49,7 +49,7 @@ class KLConfig:
                 "ppo.kl.estimator must be k2 or k3 with ppo.kl.place=loss; got k1, whose gradient is 0 on "
                 "average (leave it out, or set ppo.kl.place=reward)"
             )
-        if self.estimator is None:  # what is saved with a run says what was used
+        if self.estimator is None:  # the settings saved with a run say which one was used
             object.__setattr__(self, "estimator", self.chosen)
 
     @property
@@ -59,7 +59,7 @@ class KLConfig:
 
     @property
     def chosen(self) -> KLEstimator:
-        """The estimator: the one that was asked for, or the place's own."""
+        """The estimator that was asked for, or else the default of the place."""
         return self.estimator or ("k1" if self.place == "reward" else "k2")
 
 
@@ -68,40 +68,41 @@ class RLConfig:
     """What is learned from a round of rollouts, and how.
 
     Where null is the algorithm's own, `rl.policy.algorithms.settled` fills it in. A setting that the
-    algorithm does not use is refused by name; each says which use it, where not all do.
+    algorithm does not use is refused by name; settings that not all algorithms use list those that do.
 
     Attributes:
       epochs: passes over each round.
-      minibatches: optimizer steps an epoch.
-      accumulate: micro-batches a step.
+      minibatches: optimizer steps per epoch.
+      accumulate: micro-batches per step.
       discount: γ of the returns, in [0, 1] (ppo, reinforce++).
       gae_lambda: λ of generalized advantage estimation, in [0, 1] (ppo).
-      normalize_advantages: advantages to mean 0 and variance 1 over the round (ppo, reinforce++ and its
+      normalize_advantages: scale advantages to mean 0 and variance 1 over the round (ppo, reinforce++ and its
         baseline form).
       normalize_groups: divide by the standard deviation of a prompt's rewards (grpo, dapo, gspo, cispo); null
         is the algorithm's own.
       clip_low, clip_high: the ratio π / π_old stays within 1 − low and 1 + high; null is the algorithm's own.
-      dual_clip: where the advantage is negative, the largest ratio that still has a gradient; null for no
-        such bound (not gspo, cispo).
+      dual_clip: if the advantage is negative, the largest ratio that still has a gradient; null for no such
+        bound (not gspo, cispo).
       value_clip: how far a value may move from its old one, in reward units; null does not clip (ppo).
-      reward_clip: rewards are cut to ± this; null does not.
-      aggregation: how tokens are weighed, see rl.policy.losses.token_weights; null is the algorithm's own.
-      constant: tokens, for aggregation=constant; null takes the room for a response.
+      reward_clip: rewards are clipped to ± this; null does not.
+      aggregation: how tokens are weighted, see rl.policy.losses.token_weights; null is the algorithm's own.
+      constant: number of tokens, for aggregation=constant; null uses the room for a response.
       entropy: weight of the entropy bonus.
-      temperature: of the policy that is trained: its logits are divided by it; null takes the sampler's, so
+      temperature: of the policy that is trained: its logits are divided by it; null uses the sampler's, so
         that sampler and learner are one distribution.
-      importance: where they are not one, each token's loss is multiplied by π_learner / π_sampler, of the
-        token or of the whole response; out of bounds it is set to the bound (truncate) or to 0 (mask).
+      importance: if they are not one, each token's loss is multiplied by π_learner / π_sampler, of the token
+        or of the whole response; out of bounds it is set to the bound (truncate) or to 0 (mask).
       importance_cap: its upper bound; null leaves the loss as it is.
       importance_floor: its lower bound; null for none.
-      truncated: a response that reaches its limit is graded as it is (grade), or its return goes on with the
-        critic's value of what it had written (bootstrap, ppo only), or nothing is learned from it (drop);
+      truncated: a response that reaches its limit is graded as it is (grade), or its return continues with
+        the critic's value of what it had written (bootstrap, ppo only), or nothing is learned from it (drop);
         null is the algorithm's own.
-      overlong_buffer: the last share of a response's limit, in which the reward falls; 0 is none, null the
+      overlong_buffer: the last share of a response's limit, over which the reward falls; 0 is none, null the
         algorithm's own.
       overlong_penalty: reward units that are lost at the limit itself.
-      dynamic_sampling: batches of prompts that a round may sample until all its groups of samples differ in
-        reward; 1 learns from the first as it is, null is the algorithm's own (those that compare samples).
+      dynamic_sampling: the most batches of prompts that a round may sample until all its groups of samples
+        differ in reward; 1 learns from the first as it is, null is the algorithm's own (for those that
+        compare samples).
     """
 
     epochs: int = 1
@@ -166,7 +167,7 @@ class RLConfig:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether anything is held against the reference."""
+        """Whether anything is compared with the reference."""
         return self.kl.start > 0 or self.kl.target is not None
 
     @property
@@ -189,7 +190,7 @@ _POSITIVE = (
 
 
 def own(value: Value | None, name: str) -> Value:
-    """A setting whose null is the algorithm's own, once it is settled.
+    """A setting whose null stands for the algorithm's own value, once it is settled.
 
     Args:
       name: in the `ppo` section of a config, for the message.

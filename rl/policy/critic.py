@@ -1,8 +1,8 @@
 """The critic: how good a state is, read from hidden states by one linear head that starts at zero.
 
 The hidden states come from the policy's frozen backbone as it is (`body="frozen"`), from the same backbone
-with experts of the critic's own (`body="experts"`), or from a whole model of its own (`body="full"`). In the
-first two the backbone is the very same arrays as the policy's.
+with the critic's own experts (`body="experts"`), or from a separate model (`body="full"`). In the first two
+cases the backbone is the very same arrays as the policy's.
 """
 
 from typing import Literal, NamedTuple
@@ -51,14 +51,14 @@ def new_head(width: int) -> tuple[nnx.GraphDef[ValueHead], Params]:
 
 
 def new_critic(width: int, body: Body, trainable: Params) -> tuple[nnx.GraphDef[ValueHead], CriticParams]:
-    """A critic beside a policy; the value is 0 everywhere before the first step.
+    """A critic for a policy; the value is 0 everywhere before the first step.
 
     Args:
       width: D of the hidden states.
       body: where they come from.
-      trainable: the policy's trained weights, of which the body starts as a copy: its experts for "experts",
+      trainable: the policy's trained weights, which the body starts as a copy of: its experts for "experts",
         all its weights for "full".
-    Returns: the head's graph definition, and the weights; copies lie in buffers of their own.
+      Returns: the head's graph definition, and the weights; copies are in buffers of their own.
     """
     definition, head = new_head(width)
     copied = None if body == "frozen" else jax.tree.map(jnp.copy, trainable)

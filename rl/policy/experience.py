@@ -27,11 +27,11 @@ def prepare(
 
     Args:
       algorithm: a name in rl.policy.algorithms.
-      rollout: with all samples of a prompt together, which the group baselines compare.
-      beta: KL coefficient, reward units a nat.
+      rollout: with all samples of a prompt adjacent, because the group baselines compare them.
+      beta: KL coefficient, in reward units per nat.
     Returns: the experience, and metrics: means over the round; `kl` and `sampler_gap` are sums over a
       response, in nats.
-    Raises: ValueError for settings that do not go with the algorithm, see rl.policy.algorithms.settled.
+    Raises: ValueError for settings that do not fit the algorithm, see rl.policy.algorithms.settled.
     """
     chosen, config = algorithm_named(algorithm), settled(algorithm, config)
     sampled_BW = rollout.response_mask_BW
@@ -51,7 +51,7 @@ def prepare(
     earlier_BW = jnp.zeros_like(sampled_BW) if outcomes.earlier_BW is None else outcomes.earlier_BW
     if config.reward_clip is not None:
         earlier_BW = jnp.clip(earlier_BW, -config.reward_clip, config.reward_clip)
-    penalty_BW = penalty_BW - earlier_BW  # what is taken off the reward at a token
+    penalty_BW = penalty_BW - earlier_BW  # what is subtracted from the reward at a token
     signals = RoundSignals(rewards_B, penalty_BW, scores.values_BW, final_B, mask_BW, rollout.samples)
     made = chosen.advantages(signals, config)
     normalizes = chosen.normalizes and config.normalize_advantages
@@ -75,12 +75,12 @@ def prepare(
 
 
 def value_after(values_BW: Float[Array, "B W"], mask_BW: Float[Array, "B W"]) -> Float[Array, " B"]:
-    """The value of the state after each row's last token, which stands in the slot behind it.
+    """The value of the state after each row's last token, found in the slot after it.
 
     Args:
       values_BW: of the states before each slot.
-      mask_BW: 1 for sampled tokens. A row that fills all W slots has no slot behind: the value before its
-        last token stands in (Learner.learn refuses such rows).
+      mask_BW: 1 for sampled tokens. A row that fills all W slots has no slot after it: the value before its
+        last token is used instead (Learner.learn refuses such rows).
     Returns: [B], in reward units.
     """
     slots = mask_BW.shape[1]
@@ -90,7 +90,7 @@ def value_after(values_BW: Float[Array, "B W"], mask_BW: Float[Array, "B W"]) ->
 
 
 def _overlong(config: RLConfig, outcomes: Outcomes, sampled_BW: Array) -> Array:
-    """What long responses lose of their reward; 0 without a buffer."""
+    """How much reward long responses lose; 0 without a buffer."""
     if not config.overlong_buffer:
         return jnp.zeros_like(sampled_BW[:, 0])
     if outcomes.limits_B is None:
@@ -103,7 +103,7 @@ def _overlong(config: RLConfig, outcomes: Outcomes, sampled_BW: Array) -> Array:
 
 
 def _sampler_gap(config: RLConfig, rollout: Rollout, scores: PolicyScores) -> tuple[Array, RoundMetrics]:
-    """Importance weights of the sampled tokens, and how far sampler and learner are apart."""
+    """Importance weights of the sampled tokens, and how far apart sampler and learner are."""
     mask_BW = rollout.response_mask_BW
     if rollout.sampler_logprobs_BW is None:
         return jnp.ones_like(mask_BW), {}

@@ -1,4 +1,4 @@
-"""Importance weights: what a token's loss counts where another distribution than the learner's sampled it."""
+"""Importance weights: the weight of a token's loss if it was not sampled by the learner's distribution."""
 
 from typing import NamedTuple
 
@@ -32,10 +32,10 @@ def importance_weights(
         token     wₜ = π(t) / π_sampler(t)               sequence  w = Πₜ π(t) / π_sampler(t), at every token
         truncate  w is cut to [floor, C]                 mask      w is 0 outside [floor, C]
 
-    E over the sampler of weight · f is E over π of f, where π_sampler covers π and no weight is bounded; the
-    bounds limit the variance. By token the weights leave out what led to the token: biased, and calm. Tokens
-    outside a sampler's nucleus never come up: no weight brings them back. A masked token still counts in the
-    denominators of the loss. Log-ratios are clamped to ±20 nats.
+    E over the sampler of weight · f is E over π of f, if π_sampler covers π and no weight is bounded; the
+    bounds limit the variance. Token weights leave out what led to the token: biased, but with low variance.
+    Tokens outside a sampler's nucleus never come up: no weight brings them back. A masked token still counts
+    in the denominators of the loss. Log-ratios are clamped to ±20 nats.
 
     Args:
       logprob_BW: log π of the policy before the update, in nats.
@@ -58,7 +58,7 @@ def importance_weights(
     if cap is None:
         return ImportanceWeights(jnp.ones_like(logprob_BW), jnp.zeros_like(logprob_BW))
     here = mask_BW > 0
-    # chosen before subtracting, so that nothing that stands in a masked place spreads
+    # selected before subtracting, so that nothing in a masked position spreads
     difference_BW = jnp.where(here, logprob_BW, 0.0) - jnp.where(here, sampler_BW, 0.0)
     if mode.startswith("sequence"):
         difference_BW = jnp.broadcast_to(difference_BW.sum(axis=1, keepdims=True), difference_BW.shape)

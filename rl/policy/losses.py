@@ -1,8 +1,8 @@
 """The losses of PPO, token by token, and how they are summed into one number.
 
-Every loss is a pure function of arrays of one shape and returns that shape; `token_weights` says what each
-token counts, so that Σ weight · loss is the loss of a batch, however it is cut into micro-batches. Whatever
-stands in a masked position, even NaN or infinity, changes neither a loss nor a gradient.
+Every loss is a pure function of arrays of one shape and returns that shape; `token_weights` gives the weight
+of each token, so that Σ weight · loss is the loss of a batch, however it is cut into micro-batches. Whatever
+is in a masked position, even NaN or infinity, changes neither a loss nor a gradient.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from rl.policy.config import Aggregation, KLEstimator, RLConfig, own
 
 Tokens = Float[Array, "..."]
 
-# Bounds in nats, those of verl: exp stays finite in float32, and one token cannot outweigh a batch.
+# Bounds in nats, as in verl: exp stays finite in float32, and one token cannot outweigh a batch.
 LOG_RATIO_BOUND = 20.0
 K3_BOUND = SEQUENCE_BOUND = 10.0
 # Where the adaptive KL coefficient starts to grow from 0: it is multiplied, and 0 would stay 0.
@@ -47,7 +47,7 @@ def clipped_surrogate(
     Args:
       logprob, old_logprob: in nats, of one shape with `advantage` and `mask`.
       mask: 1 where the policy learns; elsewhere the loss is 0 and the ratio 1.
-    Returns: Surrogate of that shape; `clipped` is 1 where the gradient is 0 for the clip's sake.
+    Returns: Surrogate of that shape; `clipped` is 1 where clipping makes the gradient 0.
     Reference: Schulman et al. 2017, arXiv:1707.06347, eq. 7; two-sided ε: arXiv:2503.14476; dual clip:
       Ye et al. 2020, arXiv:1912.09729, eq. 5. Clamp and dual clip as verl's compute_policy_loss.
 
@@ -77,7 +77,7 @@ def _bounded(
 def ppo_loss(
     logprob: Tokens, old_logprob: Tokens, advantage: Tokens, mask: Tokens, config: RLConfig
 ) -> Surrogate:
-    """`clipped_surrogate` with the bounds of the settings; the policy loss of all but gspo and cispo.
+    """`clipped_surrogate` with the bounds from the settings; the policy loss of all but gspo and cispo.
 
     Args:
       config: gives clip_low, clip_high and dual_clip.
@@ -106,8 +106,8 @@ def gspo_loss(
         sᵢ = exp( Σₜ mask · (log π − log π_old) / Σₜ mask );   at token t: sg[sᵢ] · π / sg[π]
 
     The value is that of sᵢ at every token, the gradient that of the token's own log-probability: with equal
-    advantages in a response and aggregation=sequence_mean, the gradient of −min(sᵢ A, clip(sᵢ) A). With a
-    mask of executed tokens, sᵢ is the ratio of these.
+    advantages in a response and aggregation=sequence_mean, the gradient of −min(sᵢ A, clip(sᵢ) A). With an
+    executed-token mask, sᵢ is the ratio of the executed tokens.
 
     Args:
       logprob_BW, old_BW: in nats.
@@ -151,7 +151,7 @@ def clipped_value_loss(
 ) -> Surrogate:
     """½ max((v − R)², (v_old + clip(v − v_old, ±ε) − R)²); without `clip` ½ (v − R)².
 
-    The larger of the two: a value that ran away from its old one still feels the pull back.
+    The larger of the two: a value that has moved far from its old one is still pulled back.
 
     Args:
       value, old_value, target: in reward units, of one shape with `mask`.
@@ -202,7 +202,7 @@ def kl_estimate(logprob: Tokens, reference: Tokens, mask: Tokens, estimator: KLE
 
 
 def _difference(logprob: Tokens, other: Tokens, mask: Tokens) -> Tokens:
-    # chosen before subtracting: a where() after it would let NaN into the gradient
+    # selected before subtracting: a where() after it would let NaN into the gradient
     here = mask > 0
     return jnp.where(here, logprob, 0.0) - jnp.where(here, other, 0.0)
 
@@ -214,7 +214,7 @@ def _log_ratio(logprob: Tokens, other: Tokens, mask: Tokens) -> Tokens:
 def token_weights(
     mask_BW: Float[Array, "B W"], aggregation: Aggregation, *, constant: float | None = None
 ) -> Float[Array, "B W"]:
-    """What each token counts in a loss; rows without any token count nothing, and divide nothing.
+    """The weight of each token in a loss; rows without any token count nowhere, not even in a denominator.
 
         token_mean     mask / (all tokens)                      long responses count more
         sequence_mean  mask / (tokens of the row) / (rows)      every response counts the same
@@ -270,11 +270,10 @@ def overlong_penalty(
 ) -> Float[Array, " B"]:
     """min(0, (1 − b) L − |y|) / (b L) · penalty, L the limit: 0 up to the last share b of it, −penalty at it.
 
-    Args:
-      lengths_B: tokens of each response.
-      limits_B: most tokens that each may have.
-      buffer: b, in (0, 1].
-      penalty: reward units that are lost at the limit.
+    lengths_B: tokens of each response.
+    limits_B: the most tokens that each may have.
+    buffer: b, in (0, 1].
+    penalty: reward units that are lost at the limit.
     Returns: what is added to the reward [B], in reward units.
     Reference: Yu et al. 2025 (DAPO), arXiv:2503.14476, eq. 13; there b L is 4,096 tokens of 20,480.
 
@@ -293,7 +292,7 @@ def next_coefficient(
     """β after a batch: β + max(β, 0.01) · clip(KL / target − 1, ±0.2) · responses / horizon, at least 0.
 
     From 0.01 on this is Ziegler et al.'s β (1 + …); below, the steps are those at 0.01, so that a β of 0 can
-    grow, and one that is not needed can go back to 0.
+    grow, and one that is not needed can return to 0.
 
     Args:
       coefficient: β, reward units a nat.
@@ -320,7 +319,7 @@ def masked_mean(x: Tokens, mask: Tokens) -> Float[Array, ""]:
     """Mean of the entries whose mask is 1; 0 if there are none.
 
     Args:
-      x: of one shape with `mask`; what stands where the mask is 0 does not matter.
+      x: of one shape with `mask`; its values where the mask is 0 do not matter.
     Returns: a number.
     """
     return jnp.where(mask > 0, x, 0.0).sum() / jnp.maximum(mask.sum(), 1.0)

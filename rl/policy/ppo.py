@@ -2,9 +2,9 @@
 
     rollout, scores, outcomes --prepare--> Experience --update, epochs x minibatches--> state, metrics
 
-Policy and critic have optimizers of their own. Everything is jitted over the mesh; the frozen weights are an
-argument that is never copied, differentiated or donated. Which advantages and which loss are used is a line
-of rl.policy.algorithms; all the rest is shared.
+Policy and critic have separate optimizers. Everything is jitted over the mesh; the frozen weights are an
+argument that is never copied, differentiated or donated. A line in rl.policy.algorithms selects the
+advantages and the loss; everything else is shared.
 """
 
 import math
@@ -25,11 +25,11 @@ from rl.policy.critic import CriticParams
 from rl.policy.experience import RoundMetrics, prepare
 from rl.policy.trajectory import Experience, Outcomes, PolicyScores, Rollout, finer, take
 
-LARGEST = ("ratio_error", "rescoring_error")  # of which a step reports the largest, not the mean
+LARGEST = ("ratio_error", "rescoring_error")  # for these a step reports the largest, not the mean
 
 
 class AgentState(NamedTuple):
-    """All on the device that learning changes.
+    """Everything on the device that learning changes.
 
     Attributes:
       policy: its trainable weights.
@@ -46,8 +46,8 @@ class AgentState(NamedTuple):
 
 
 class _Counts(NamedTuple):
-    """What each token of a minibatch counts: in the policy's loss, in the KL penalty, in the value loss, in
-    means over the policy's tokens."""
+    """The weight of each token of a minibatch: in the policy's loss, in the KL penalty, in the value loss,
+    and in means over the policy's tokens."""
 
     policy_BW: Array
     kl_BW: Array
@@ -69,7 +69,7 @@ def _policy_loss(
     rollout, mask = part.rollout, part.policy_mask_BW
     states = agent.states(policy, weights.frozen, rollout)
     scores = agent.token_scores(policy, weights.frozen, states, rollout)
-    # the policy that sampled is still the one that learns: its old log-probabilities are these very ones
+    # the policy that sampled is still the one that learns: these are its old log-probabilities
     old_BW = jnp.where(fresh, jax.lax.stop_gradient(scores.logprob_BT), part.scores.logprobs_BW)
     surrogate = algorithm.loss(scores.logprob_BT, old_BW, part.advantages_BW, mask, config)
     loss = (counts.policy_BW * part.importance_BW * surrogate.loss).sum()
@@ -125,9 +125,9 @@ def update(
 
         loss = Σ w_policy · importance · surrogate − entropy · Σ w_policy · H + β Σ w_kl · importance · KL
 
-    the last term where the penalty is placed in the loss. w_kl are the weights of `aggregation` too, over all
-    sampled tokens. Token weights are those of the whole minibatch, so that micro-batches add up to the same
-    gradient.
+    with the last term only if the penalty is placed in the loss. w_kl are the weights of `aggregation` too,
+    over all sampled tokens. Token weights are those of the whole minibatch, so that micro-batches add up to
+    the same gradient.
 
     Args:
       algorithm: a name in rl.policy.algorithms.
@@ -135,7 +135,7 @@ def update(
       batch: a minibatch, see rl.policy.trajectory.take.
       beta: KL coefficient.
       fresh: whether this is a round's first step. The policy is then the one that sampled, and its old
-        log-probabilities are taken from this forward itself: the ratio is exactly 1.
+        log-probabilities are taken from this same forward pass: the ratio is exactly 1.
     Returns: the new state, and metrics of the step.
     """
     chosen, config = algorithm_named(algorithm), settled(algorithm, config)
@@ -203,7 +203,7 @@ def _step(
 
 
 class Learner:
-    """The jitted functions of one agent: build once, call every round.
+    """The jitted functions of one agent: build it once, call it every round.
 
     Args:
       algorithm: a name in rl.policy.algorithms.
@@ -251,12 +251,12 @@ class Learner:
         """A round's epochs x minibatches; the state is donated.
 
         Args:
-          beta: KL coefficient, reward units a nat.
+          beta: KL coefficient, in reward units per nat.
           rng: orders the prompts of each epoch.
         Returns: the new state, and metrics on the device: means over the steps; `first_ratio_error` is the
           largest |ratio − 1| of the first step, `first_rescoring_error` the largest difference between its
           log-probabilities and the ones scored during grading: rounding, unless something is wrong.
-        Raises: ValueError if a return is to be bootstrapped from a slot that is not there.
+        Raises: ValueError if a return is to be bootstrapped from a slot that does not exist.
         """
         if self.config.truncated == "bootstrap" and outcomes.truncated_B is not None:
             full_B = np.asarray(rollout.response_mask_BW)[:, -1] * np.asarray(outcomes.truncated_B)

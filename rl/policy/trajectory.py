@@ -1,6 +1,6 @@
-"""What a batch of rollouts is: prompts, sampled tokens, their scores and rewards, and what is learned.
+"""The contents of a batch of rollouts: prompts, sampled tokens, scores and rewards, and what is learned.
 
-Letters of this file: P prompts, G samples a prompt (B = P·G rows, a prompt's samples together), S slots of
+Letters of this file: P prompts, G samples per prompt (B = P·G rows, a prompt's samples adjacent), S slots of
 a prompt, W slots of a response. Prompts are padded on the left, responses on the right. A value or
 log-probability at slot w of a response belongs to the token there: it is computed from the state before it.
 """
@@ -17,13 +17,13 @@ class Rollout(NamedTuple):
     """Tokens that the policy sampled, and which of them count.
 
     Attributes:
-      prompts_PS: prompt tokens; with the curriculum they end in a piece of the canonical solution.
+      prompts_PS: prompt tokens; with the curriculum they end with a part of the canonical solution.
       prompt_mask_PS: 1 for real tokens.
       responses_BW: sampled tokens, the stop token included.
-      response_mask_BW: 1 for sampled tokens. Values, returns and the KL penalty count these. Between the
-        answers of an episode stands what the policy was told: it is read, and is 0 here.
-      sampler_logprobs_BW: log-probability with which each was drawn, in nats; None if that is not known, and
-        then sampler and learner are taken for one distribution.
+      response_mask_BW: 1 for sampled tokens. Values, returns and the KL penalty count these. What the policy
+        was told between the answers of an episode is read too, but is 0 here.
+      sampler_logprobs_BW: log-probability with which each was drawn, in nats; None if it is not known;
+        sampler and learner are then assumed to be one distribution.
     """
 
     prompts_PS: Int[Array, "P S"]
@@ -34,21 +34,21 @@ class Rollout(NamedTuple):
 
     @property
     def samples(self) -> int:
-        """G, responses a prompt."""
+        """G, responses per prompt."""
         return self.responses_BW.shape[0] // self.prompts_PS.shape[0]
 
 
 class Outcomes(NamedTuple):
-    """What the environment said.
+    """The environment's feedback.
 
     Attributes:
       rewards_B: of the whole program.
       policy_mask_BW: 1 where the policy is to learn from a token: the response, and with executed-token masks
         the executed part of it.
       truncated_B: 1 where the response was cut off by its limit; None if none was.
-      limits_B: most tokens that each response could have; for ppo.overlong_buffer alone.
-      earlier_BW: rewards of an episode's earlier programs, each at the last token of its answer; None where
-        only the last one counts.
+      limits_B: the most tokens that each response could have; for ppo.overlong_buffer only.
+      earlier_BW: rewards of an episode's earlier programs, each at the last token of its answer; None if only
+        the last one counts.
     """
 
     rewards_B: Float[Array, " B"]
@@ -59,7 +59,7 @@ class Outcomes(NamedTuple):
 
 
 class PolicyScores(NamedTuple):
-    """What policy, reference and critic say of each response token.
+    """Scores of each response token by policy, reference and critic.
 
     Attributes:
       logprobs_BW: under the policy before the update, by the training forward at the learner's temperature,
@@ -77,7 +77,7 @@ class PolicyScores(NamedTuple):
 
 
 class Experience(NamedTuple):
-    """All that an update learns from: a rollout, the old scores, and where the losses are to go.
+    """Everything that an update learns from: a rollout, the old scores, and inputs of the losses.
 
     Attributes:
       rollout: its response mask is 0 in rows that are left out.
@@ -96,10 +96,10 @@ class Experience(NamedTuple):
 
 
 def finer(rollout: Rollout, samples: int) -> Rollout:
-    """The same rows with fewer samples a prompt: each prompt is repeated G / samples times.
+    """The same rows with fewer samples per prompt: each prompt is repeated G / samples times.
 
     Args:
-      samples: of a prompt, in the result.
+      samples: number per prompt, in the result.
     Returns: the rollout with P · G / samples prompts; its B rows are unchanged.
     Raises: ValueError if `samples` does not divide G.
     """
