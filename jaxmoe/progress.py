@@ -66,7 +66,7 @@ class ProgressDisplay:
           total: number of its parts; None if not known yet.
           done: parts that are already done.
           status: further words.
-          Returns: the task, to be called with (done, total), and status if there is any.
+        Returns: the task, to be called with (done, total), and status if there is any.
         """
         return ProgressTask(self, title, total, done, status)
 

@@ -171,7 +171,7 @@ def encode_prompt(tokenizer: "PreTrainedTokenizerBase", instruction: str, extra_
       tokenizer: with an end-of-sequence token.
       instruction: what is asked.
       extra_input: what the question is about; "" if there is none.
-      Returns: the ids after which the answer begins.
+    Returns: the ids after which the answer begins.
     """
     return [*plain_ids(tokenizer, instruction_text(instruction, extra_input)), _eos(tokenizer)]
 

@@ -45,7 +45,7 @@ def response_states(
       scan_layers: compile one block and scan it.
       prompts_PS: padded on the left, so that the last slot is real.
       responses_BW: a prompt's samples adjacent, padded on the right.
-      Returns: the state at the position before each response token.
+    Returns: the state at the position before each response token.
     """
     prompts, slots = prompts_PS.shape
     rows, length = responses_BW.shape

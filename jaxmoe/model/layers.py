@@ -103,7 +103,7 @@ def rope_frequencies(
       head_dim: H.
       max_positions: the length that the model was trained for.
       length: number of positions in use; matters only to "dynamic" and "longrope".
-      Returns: θ in radians per position, and the factor.
+    Returns: θ in radians per position, and the factor.
     Reference: RoFormer (arXiv:2104.09864); YaRN (arXiv:2309.00071); Llama 3.1 as released.
     """
     head_dim = int(head_dim * config.partial_rotary_factor)  # only so much of a head is rotated
@@ -240,8 +240,8 @@ def rotate(
       x_BTNH: queries or keys.
       turn: from `rotation`.
       interleaved: x₁ and x₂ are the even and the odd elements of a head, as in Cohere's models.
-      Returns: of x's shape and dtype; where cos and sin are shorter than a head, the rest of the head is
-        unchanged.
+    Returns: of x's shape and dtype; where cos and sin are shorter than a head, the rest of the head is
+      unchanged.
     """
     size = turn.cos_BTH.shape[-1]
     if size < x_BTNH.shape[-1]:

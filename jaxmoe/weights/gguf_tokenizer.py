@@ -71,8 +71,8 @@ def build_tokenizer(fields: Fields, *, gemma: bool = False) -> Tokenizer:
       fields: without the prefix `tokenizer.`: ggml.model, ggml.pre, ggml.tokens, ggml.merges, ...
       gemma: whether it is a Gemma's: its tokens of several spaces are stored as spaces, and merge in the
         order of tokens.
-      Returns: the tokenizer with which the file's model was trained.
-      Raises: ValueError for an unknown kind or pre-tokenizer, and for lists that do not belong together.
+    Returns: the tokenizer with which the file's model was trained.
+    Raises: ValueError for an unknown kind or pre-tokenizer, and for lists that do not belong together.
     """
     kind = fields.get("ggml.model")
     tokens = fields.get("ggml.tokens")

@@ -52,7 +52,7 @@ def open_weights(
       folder: of a checkpoint or an adapter.
       stem: name of the files without their ending.
       bin_stem: name of .bin files where it differs ("pytorch_model" instead of "model").
-      Returns: the tensors by name; their values are read when they are asked for.
+    Returns: the tensors by name; their values are read when they are asked for.
     Raises: ValueError for missing, truncated or unreadable files, naming them.
     """
     folder = Path(folder)

@@ -1,11 +1,11 @@
-"""Tests written as code (HumanEval, MBPP): what of them the program computes, and what is computed apart.
+"""Tests written as code (HumanEval, MBPP): which part the program computes, and which is computed apart.
 
     assert abs(f(3) - 2.5) < 1e-6     the program: f(3)     apart: abs(_0 - 2.5) < 1e-6, _0 plain data
 
-The program never sees what is expected, and no code of its own runs where the comparison is made. What only
-the program can compute is its own calls, with their arguments; all else, methods and comprehensions, library
-calls and constants, is computed apart (rl.sandbox.judge_service). Where a call cannot be taken out, since it
-depends on a variable of the test's, the whole test runs apart and its calls are carried over one by one.
+The program never sees what is expected, and none of its own code runs where the comparison is made. Only the
+program can compute its own calls, with their arguments; everything else (methods and comprehensions, library
+calls and constants) is computed apart (rl.sandbox.judge_service). If a call cannot be taken out, because it
+depends on a variable of the test, the whole test runs apart and its calls are forwarded one by one.
 """
 
 import ast
@@ -25,10 +25,11 @@ class AssertTest(NamedTuple):
     """A test, taken apart.
 
     Attributes:
-      parts: expressions for the program; None where the test runs apart and makes its calls itself.
-      condition: over the values `_0`, `_1`, ... of the parts; what `assert` says of it decides.
-      equals: where the condition is `_0 == literal`, the literal in a tuple; else None.
-      weak: some comparison has the program's answers on both sides, so that a wrong one can hold.
+      parts: expressions for the program; None if the test runs apart and makes its calls itself.
+      condition: over the values `_0`, `_1`, ... of the parts; whether it holds, as `assert` would test it,
+        decides.
+      equals: if the condition is `_0 == literal`, the literal in a tuple; else None.
+      weak: some comparison has the program's answers on both sides, so that it can hold for a wrong one.
     """
 
     parts: tuple[str, ...] | None
@@ -43,7 +44,7 @@ class _Lift(ast.NodeTransformer):
     def __init__(self, function: str | None, known: frozenset[str]):
         self._function, self._known = function, known
         self.parts: list[str] = []
-        self.stuck = False  # something of the program's could not be taken out
+        self.stuck = False  # something of the program could not be taken out
         self._bound: list[set[str]] = []
 
     def visit(self, node: ast.AST) -> ast.AST:
@@ -65,7 +66,7 @@ class _Lift(ast.NodeTransformer):
         )
 
     def _call_of_function(self, node: ast.AST) -> ast.AST:
-        """Of a chain such as f(3).strip(), the part f(3): what the tested function returns is plain data."""
+        """In a chain such as f(3).strip(), the part f(3): what the tested function returns is plain data."""
         while not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
             inner = node.func if isinstance(node, ast.Call) else getattr(node, "value", None)
             if inner is None:
@@ -129,10 +130,10 @@ def parse(source: str, function: str | None = None, setup: str = "") -> AssertTe
 
     Args:
       source: one assert statement; any other statements run apart as a whole.
-      function: the program's function under test, whatever else has its name.
+      function: the program's function under test, even if something else has its name.
       setup: what runs before the test.
-    Returns: the program's calls and the condition over their values; without them where the test must run
-      apart as a whole, as one does that cannot be read.
+    Returns: the program's calls and the condition over their values; no calls if the test must run apart as a
+      whole, as one that cannot be read does.
     """
     try:
         body = parse_source(source.strip()).body
@@ -177,13 +178,13 @@ def _equals(condition: ast.AST) -> tuple[Any] | None:
 def split_check(test: str, entry_point: str) -> tuple[str, tuple[str, ...]]:
     """HumanEval's test program as (setup, tests).
 
-    Where `check(candidate)` is a list of asserts, they are the tests, and the rest of the program is setup;
-    else the whole program is the setup and there is one test, the call of `check`.
+    If `check(candidate)` is a list of asserts, they are the tests, and the rest of the program is setup;
+    otherwise the whole program is the setup and there is one test, the call of `check`.
 
     Args:
       test: source that defines `check(candidate)`.
       entry_point: name of the function under test.
-    Returns: the source of the setup, and the tests, none twice and none that never calls the program.
+    Returns: the source of the setup, and the tests, without duplicates and tests that never call the program.
     Raises: SyntaxError, ValueError, RecursionError or MemoryError if the program cannot be read; ValueError
       if it has no function `check`.
     """
@@ -208,11 +209,11 @@ def _is_constant(statement: ast.stmt) -> bool:
 
 
 def called_function(tests: Iterable[str], code: str) -> str | None:
-    """The function of the program's that the tests call; None if the program defines none of them.
+    """The function of the program that the tests call; None if the program defines none of them.
 
     Args:
       tests: sources of the tests.
-      code: a program that they fit, such as the canonical solution; where it cannot be read, the first
+      code: a program that fits the tests, such as the canonical solution; if it cannot be read, the first
         function called that is not built in is taken.
     Returns: its name.
     Raises: what `parse_source` raises for a test that cannot be read.

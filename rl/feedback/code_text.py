@@ -12,22 +12,22 @@ FENCE_LINE = re.compile(r"^[ \t]*(?:```|~~~)", re.MULTILINE)
 
 
 def block_comment(statement: str) -> str:
-    """A problem's statement as a comment of languages like C, whose end it cannot hold."""
+    """A problem's statement as a comment in languages like C, whose end marker it must not contain."""
     return f"/*\n{statement.replace('*/', '* /')}\n*/"
 
 
 @dataclass(frozen=True)
 class CodeText:
-    """What prompts need to know of a language.
+    """What prompts need to know about a language.
 
-    As it is here, fences alone tell code from prose: enough for any language. One whose text can be told
-    without fences says more (`rl.feedback.python_answers`).
+    In this base class only fences tell code from prose: enough for any language. A language whose text can be
+    recognized without fences overrides more (`rl.feedback.python_answers`).
 
     Attributes:
       title: the language's name in a sentence.
-      tags: what models write behind a fence of a block in it; "" for nothing.
+      tags: what models write after the fence that opens a block in it; "" for nothing.
       comment: makes a comment of a problem's statement, one that the statement cannot end itself.
-      grammar: tells a curriculum where conditionals stand; Python parses itself.
+      grammar: tells a curriculum where conditionals are; Python parses itself.
     """
 
     title: str
@@ -36,27 +36,27 @@ class CodeText:
     grammar: Grammar | None = None
 
     def is_prose(self, line: str) -> bool:
-        """Whether a line is none of a program."""
+        """Whether a line is not part of a program."""
         return False
 
     def is_program(self, text: str, name: str | None) -> bool:
-        """Whether a text begins as code and holds what is asked for.
+        """Whether a text begins as code and contains what is asked for.
 
         Args:
           text: of a response, up to its first fence.
-          name: of the function or class that the tests use; None where the program as a whole is run.
-        Returns: False where that cannot be told.
+          name: of the function or class that the tests use; None if the program as a whole is run.
+        Returns: False if that cannot be told.
         """
         return False
 
     def begins_again(self, response: str, given: str, name: str | None) -> bool:
-        """Whether a model that was to go on with code wrote the whole program again.
+        """Whether a model that was to continue code wrote the whole program again.
 
         Args:
           response: what the model wrote.
-          given: the code that it was to go on with.
-          name: as of `is_program`.
-        Returns: False where that cannot be told.
+          given: the code that it was to continue.
+          name: as for `is_program`.
+        Returns: False if that cannot be told.
         """
         return False
 
@@ -74,12 +74,12 @@ class CodeText:
         return method is not None and at_the_margin(code, "Solution")
 
     def end_of_program(self, text: str, given: int, name: str | None) -> int:
-        """Where a program ends that a model goes on with: before a fence.
+        """Where a program ends that a model continues: before a fence.
 
         Args:
           text: the code that was given and the response.
           given: characters of it that were given.
-          name: as of `is_program`.
+          name: as for `is_program`.
         Returns: characters of the text.
         """
         closed = FENCE_LINE.search(text, given)
@@ -90,7 +90,7 @@ class CodeText:
 
         Args:
           text: the answer.
-          name: as of `is_program`.
+          name: as for `is_program`.
         Returns: start and end, in characters.
         """
         return 0, len(text)
@@ -100,19 +100,19 @@ class CodeText:
 
         Args:
           starter: the code that was given.
-          name: as of `is_program`.
+          name: as for `is_program`.
           code: the program.
         Returns: lines of code.
         """
         return ""
 
     def completed(self, code: str, starter: str, name: str | None) -> tuple[str, str]:
-        """A program taken out of an answer, with what it lacks of the starter code.
+        """A program taken out of an answer, with the parts of the starter code that it lacks.
 
         Args:
           code: as the model wrote it.
           starter: the code that was given.
-          name: as of `is_program`.
-        Returns: what stands before the code, and the code as it stands behind that.
+          name: as for `is_program`.
+        Returns: what goes before the code, and the code as it follows that.
         """
         return "", code

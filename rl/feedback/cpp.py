@@ -1,10 +1,9 @@
 """C++ programs: compiled by g++ inside the sandbox, run on standard input, executed lines by gcov.
 
-Compilers read what a program tells them to (#include, .incbin), so they too run isolated: they see the
-tool chain and one scratch folder. The program is linked statically, passed on as bytes and started from
-memory: it can open no file at all. Its line counters are copied to shared memory every 50 ms, at exit and
-on fatal signals, so that they survive a kill (rl/feedback/cpp_coverage.py). Problems must be of the stdin
-kind.
+Compilers read what a program tells them to (#include, .incbin), so they run isolated too: they see the tool
+chain and one scratch folder. The program is linked statically, passed on as bytes and started from memory: it
+can open no file at all. Its line counters are copied to shared memory every 50 ms, at exit and on fatal
+signals, so that they survive a kill (rl/feedback/cpp_coverage.py). Problems must be of the stdin kind.
 """
 
 import math
@@ -50,7 +49,7 @@ CPP = CodeText("C++", ("cpp", "c++", "cc", "cxx", ""), block_comment, _GRAMMAR)
 
 
 class CppLanguage:
-    """The Language of C++ programs. Raises: ToolsError where there is no g++ or gcov."""
+    """The Language of C++ programs. Raises: ToolsError if there is no g++ or gcov."""
 
     def __init__(self):
         missing = [tool for tool in ("g++", "gcov") if shutil.which(tool) is None]
@@ -61,7 +60,7 @@ class CppLanguage:
         self._judge = OutputJudge()
         self._folder: tempfile.TemporaryDirectory | None = None
         self._has_runtime = False
-        # by chance, so that no program can name them
+        # random, so that no program can name them
         self._section, self._name, self._decoys = (f"p{secrets.token_hex(8)}" for _ in range(3))
 
     def close(self) -> None:
@@ -97,7 +96,7 @@ class CppLanguage:
           settings: limits, tracing and comparison.
         Returns: results in the order of the tests, and the lines that ran; the compiler's message if there is
           no program.
-        Raises: ValueError for a problem of another kind; SandboxError where the tool chain does not work;
+        Raises: ValueError for a problem of another kind; SandboxError if the tool chain does not work;
           WorkerDiedError if a server ended meanwhile.
         """
         if problem.kind != "stdin":
@@ -187,7 +186,7 @@ class CppLanguage:
     def _run_all(
         self, binary: bytes, problem: Problem, program: str, settings: Settings, *, forged: bool
     ) -> Runs:
-        # sealed: else one test could leave a message in it for the next
+        # sealed: otherwise one test could leave a message in it for the next
         executable, records = memory_file(binary, sealed=True), set[bytes]()
 
         def run(given: str) -> Outcome:
@@ -205,7 +204,7 @@ class CppLanguage:
             forged = forged or counts is None
             for line, count in (counts or {}).items():
                 lines[line] = lines.get(line, 0) + count
-        # a program that marks its own text has none that counts
+        # if a program marks its own text, none of it counts
         spans = () if forged else line_spans(program, lines)
         traced = settings.trace and (lines or forged)
         executed = Executed(spans, ran, problem.test_count) if traced else None

@@ -1,15 +1,15 @@
-"""Which lines of a C++ program ran: counters of g++, which lie in the program's own memory.
+"""Which lines of a C++ program ran: counters of g++, which are in the program's own memory.
 
-What a program could do to them is made hard, and found out where it is done:
+Tampering by a program is made hard, and detected if it happens:
 
     names      a program that moves its lines (#line), writes assembler, names a section or symbol by a
-               string, or speaks of gcov is taken to mark its own text; its file has a name by chance
-    decoys     functions that nothing calls stand before and behind it: whoever writes to all the counters
-               he can find writes to theirs
+               string, or mentions gcov is taken to mark its own text; its file has a random name
+    decoys     functions that nothing calls stand before and behind it: a program that writes to all the
+               counters it can find also writes to theirs
     sense      no count is negative, and nothing runs in a function that was never entered
 
-A program that marks its own text has none that counts. Unlike Python's flags these counters cannot be made
-safe: a program written to find its own among them, with the decoys left alone, would succeed.
+If a program marks its own text, none of it counts. Unlike Python's flags these counters cannot be made safe:
+a program written to find its own among them, and to leave the decoys alone, would succeed.
 """
 
 import json
@@ -33,9 +33,9 @@ _TELLING = re.compile(
 
 
 def flags(section: str) -> tuple[str, ...]:
-    """The compiler's options for a program. `section`: a name by chance, of the table of its counters."""
+    """The compiler's options for a program. `section`: a random name, for the table of its counters."""
     return (
-        # atomic: else a loop would keep its counters in registers until it ends, and a kill would lose them
+        # atomic: otherwise a loop would keep its counters in registers to its end, and a kill would lose them
         "-fprofile-update=atomic",
         "-fprofile-arcs",
         "-ftest-coverage",
@@ -99,12 +99,11 @@ __attribute__((constructor(101))) void start() {{
 
 
 def with_decoys(preprocessed: str, name: str) -> str:
-    """A preprocessed program between functions that nothing calls, in a file of this name.
+    """A preprocessed program between functions that nothing calls, in a file with this name.
 
     Args:
       preprocessed: what the preprocessor made of the program, with its line markers.
-      name: of the file and, with a number behind it, of the functions; random, so that no program can know
-        it.
+      name: of the file and, with a number appended, of the functions; random, so that no program can know it.
     Returns: the text to compile.
     """
 
@@ -119,13 +118,13 @@ def with_decoys(preprocessed: str, name: str) -> str:
 
 
 def marks_itself(program: str, preprocessed: str, file: str) -> bool:
-    """Whether a program does what lets it mark its own lines.
+    """Whether a program does something that lets it mark its own lines.
 
     Args:
       program: its text.
       preprocessed: what the preprocessor made of it.
       file: the name under which it was preprocessed.
-    Returns: True also for programs that only look like it; none of their lines count then.
+    Returns: True also for programs that only look like it; none of their lines then count.
     """
     text = _LITERALS.sub(_without, program.replace("\\\n", ""))
     if _LINE_DIRECTIVE.search(text):
@@ -145,7 +144,7 @@ def _without(literal: re.Match[str]) -> str:
 
 
 def line_counts(report: bytes, file: str, decoys: str) -> dict[int, int] | None:
-    """How often each line with code ran, by gcov's JSON; None where somebody else wrote to the counters.
+    """How often each line with code ran, from gcov's JSON; None if something else wrote to the counters.
 
     Args:
       report: what gcov printed.

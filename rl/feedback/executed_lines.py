@@ -17,7 +17,7 @@ def line_spans(program: str, counts: dict[int, int]) -> tuple[tuple[int, int], .
     spans: list[tuple[int, int]] = []
     start = position = 0
     last = max(counts, default=0)
-    # a compiler counts line feeds; splitlines would count form feeds and U+2028 in strings too
+    # a compiler counts line feeds; splitlines would also count form feeds and U+2028 in strings
     for number, line in enumerate(re.findall(r"[^\n]*\n|[^\n]+", program), start=1):
         position += len(line)
         if number not in counts and number < last:

@@ -1,4 +1,4 @@
-"""What grades programs, wherever they run: a pool of this machine, or pools of others."""
+"""The interface for grading programs, wherever they run: in a pool on this machine, or in pools on others."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ class Grader(ABC):
 
     @abstractmethod
     def submit(self, problem: Problem, program: str) -> "Future[CompilerFeedback]":
-        """Like grade, at once with a future: the caller goes on while the program is graded.
+        """Like grade, but returns a future at once: the caller continues while the program is graded.
 
         Args:
           problem: with at least one test.
@@ -30,7 +30,7 @@ class Grader(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Ends what runs programs; those not yet graded are dropped."""
+        """Ends the processes that run programs; programs not yet graded are dropped."""
 
     def grade(self, problem: Problem, program: str) -> CompilerFeedback:
         """Runs a program on the tests of a problem and waits for the verdict.

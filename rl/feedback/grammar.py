@@ -1,4 +1,4 @@
-"""Where conditionals stand in the syntax tree of a language that tree-sitter parses."""
+"""Where the conditionals are in the syntax tree of a language that tree-sitter parses."""
 
 import importlib
 from collections.abc import Iterator, Mapping
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tree_sitter import Node, Tree
 
-# a statement stands here without braces around it
+# a statement can be here without braces around it
 _UNBRACED = ("consequence", "body", "alternative")
 
 
@@ -17,7 +17,7 @@ class Grammar:
     """The names of a grammar's nodes.
 
     Attributes:
-      module: the Python module that holds the grammar; its package has hyphens for underscores.
+      module: the Python module that holds the grammar; its package has hyphens instead of underscores.
       conditionals: the nodes of each kind of conditional: if, for, while, try, match, ternary.
       blocks: the nodes whose children are statements.
     """
@@ -27,7 +27,7 @@ class Grammar:
     blocks: tuple[str, ...]
 
     def parse(self, source: bytes) -> "Tree":
-        """The syntax tree of a program. Raises: ValueError where the parser is not installed."""
+        """The syntax tree of a program. Raises: ValueError if the parser is not installed."""
         try:
             tree_sitter = importlib.import_module("tree_sitter")
             language = tree_sitter.Language(importlib.import_module(self.module).language())
@@ -39,9 +39,9 @@ class Grammar:
         return tree_sitter.Parser(language).parse(source)
 
     def statements_with(self, kinds: tuple[str, ...], program: str) -> list[int]:
-        """Where the statements begin that are, or hold, a conditional; an `else if` begins at its `else`.
+        """Where the statements begin that are or contain a conditional; an `else if` begins at its `else`.
 
-        What tree-sitter cannot make out is passed over: macros look like errors to it.
+        What tree-sitter cannot parse is passed over: macros look like errors to it.
 
         Args:
           kinds: of conditionals; those that the language lacks do not occur.
@@ -59,7 +59,7 @@ class Grammar:
         return [len(source[:start].decode()) for start in sorted(found)]
 
     def _start(self, node: "Node") -> int | None:
-        """The first byte of the statement that a node stands in; None outside of any."""
+        """The first byte of the statement that contains a node; None outside of any."""
         branching = {name for kind in ("if", "for", "while") for name in self.conditionals[kind]}
         while (parent := node.parent) is not None:
             if parent.type in self.blocks:
@@ -75,7 +75,7 @@ class Grammar:
 
 
 def _below(root: "Node") -> Iterator["Node"]:
-    """The nodes of a tree that are in no part that cannot be parsed."""
+    """The nodes of a tree that are not in a part that cannot be parsed."""
     pending = [root]
     while pending:
         node = pending.pop()

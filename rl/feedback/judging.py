@@ -1,7 +1,7 @@
 """From what a program did to the result of a test: how its process ended, what it printed, what it returned.
 
-Small answers are compared in this, the trusted process. Large ones, and those that code of the problem's
-judges, go to the sandbox's judge (rl.sandbox.judge_service).
+Small answers are compared in this, the trusted process. Large ones, and those judged by the problem's own
+code, go to the sandbox's judge (rl.sandbox.judge_service).
 """
 
 import json
@@ -21,27 +21,27 @@ AskJudge = Callable[[dict[str, Any], bytes], dict[str, Any]]
 
 
 def in_one_line(said: object, most: int = 400) -> str:
-    """What a program or a file says, fit to be written anywhere.
+    """What a program or a file says, made safe to write anywhere.
 
     Args:
-      most: characters of the result.
-    Returns: one line; control characters and half surrogate pairs stand as escapes.
+      most: maximum number of characters in the result.
+    Returns: one line; control characters and lone surrogates are escaped.
     """
     text = " ".join(str(said)[:4000].split())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)[:most]
 
 
 def shown(value: object) -> str:
-    """The beginning of a value in words."""
+    """The beginning of a value as text."""
     try:
         text = repr(value)
-    except ValueError:  # an int of more digits than Python writes
+    except ValueError:  # an int with more digits than Python writes
         return "a number of many digits"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def printed(output: bytes, expected: str, rule: CompareRule) -> TestResult:
-    """The result of a test whose program printed this and ended well.
+    """The result of a test whose program printed this and ended normally.
 
     Args:
       output: what the program wrote; bytes that are not UTF-8 are replaced.
@@ -58,15 +58,15 @@ def printed(output: bytes, expected: str, rule: CompareRule) -> TestResult:
 def judge_printed(
     problem: Problem, number: int, output: bytes, rule: CompareRule, ask: AskJudge
 ) -> TestResult:
-    """The result of a test that ended well, by the judge where its text is long or the problem has a checker.
+    """The result of a test that ended normally, from the judge for a long text or a problem with a checker.
 
     Args:
       problem: of the stdin kind.
       number: of the test, from 0.
       output: what the program wrote.
-      rule: how the text is compared; not used by a checker.
-      ask: puts a question and an answer to the judge, and gives its reply.
-    Returns: the result; a judge that is lost or a checker that fails is no pass.
+      rule: how the text is compared; a checker does not use it.
+      ask: puts a question and an answer to the judge, and returns its reply.
+    Returns: the result; a lost judge or a failing checker does not give a pass.
     """
     expected = problem.outputs[number]
     if problem.checker:
@@ -103,9 +103,9 @@ def judge_result(problem: Problem, number: int, reply: dict[str, Any]) -> TestRe
     Args:
       problem: with the test.
       number: of the test, from 0.
-      reply: {"right", "why"}, with "raised" where the program raised; {"fault"}, or {"lost"} where no judge
+      reply: {"right", "why"}, with "raised" if the program raised; {"fault"}, or {"lost"} if no judge
         answered.
-    Returns: a timeout if the judge did not finish in time, a runtime error where the program or the problem's
+    Returns: a timeout if the judge did not finish in time, a runtime error if the program or the problem's
       own code failed, else pass or fail.
     """
     if "lost" in reply:

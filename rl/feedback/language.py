@@ -1,8 +1,8 @@
 """Compile, run, test, trace: from a program to CompilerFeedback, for any language.
 
-A language is one file with a class that has `run_tests`; rl/feedback/python.py and rl/feedback/cpp.py
-are the two there are. What a program prints or returns is compared here and there with the expected
-values, in the trusted process, never in the sandbox.
+A language is one file with a class that has `run_tests`; rl/feedback/python.py and rl/feedback/cpp.py are the
+two that exist. What a program prints or returns is compared with the expected values here and there, in the
+trusted process, never in the sandbox.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from rl.sandbox.comparison import Compare, CompareRule
 class Limits:
     """What each test of a program may use.
 
-    time_s: seconds, by the clock and of CPU. memory_bytes: beyond the bare interpreter's.
+    time_s: seconds, both wall-clock and CPU. memory_bytes: beyond the bare interpreter's.
     output_bytes: printed or returned. threads: besides the first; programs cannot fork at all.
-    timeouts: after this many tests out of time a program is given up, and its other tests count as
-    timeouts. compile_s: seconds to parse and compile.
+    timeouts: after this many tests out of time a program is given up, and its other tests count as timeouts.
+      compile_s: seconds to parse and compile.
     """
 
     time_s: float = 2.0
@@ -40,9 +40,9 @@ Trace = bool | Literal["portable"]
 
 
 class TestResult(NamedTuple):
-    """How one test went. wall_s: seconds by the clock; 0 where the test was not run by itself."""
+    """How one test went. wall_s: seconds by the clock; 0 if the test was not run by itself."""
 
-    __test__ = False  # not a test class, whatever pytest thinks of its name
+    __test__ = False  # not a test class, whatever pytest makes of its name
 
     verdict: Verdict
     message: str = ""
@@ -52,8 +52,8 @@ class TestResult(NamedTuple):
 class Executed(NamedTuple):
     """Which characters of a program ran in any of its tests: sorted, disjoint [start, end).
 
-    Fewer tests than there are may have run (early stop, a program given up): then text outside the
-    spans was not necessarily dead. `rl.stepcoder.executed_tokens.mask` has a setting for that.
+    Fewer tests than there are may have run (early stop, a program given up): text outside the spans is then
+    not necessarily dead. `rl.stepcoder.executed_tokens.mask` has a setting for that.
     """
 
     spans: tuple[tuple[int, int], ...]
@@ -62,7 +62,7 @@ class Executed(NamedTuple):
 
 
 class Runs(NamedTuple):
-    """What a language reports of a program: `error` is the compiler's message, None if it compiled."""
+    """What a language reports about a program: `error` is the compiler's message, None if it compiled."""
 
     error: str | None
     tests: tuple[TestResult, ...] = ()
@@ -77,8 +77,8 @@ class Settings(NamedTuple):
     Attributes:
       trace: record what runs; "portable": as on Python 3.11.
       compare: how answers are compared (rl.sandbox.comparison); None as each problem says.
-      tolerance: largest relative error of a number, and a thousand times the largest absolute one, where a
-        problem does not say otherwise.
+      tolerance: largest relative error of a number, and a thousand times the largest absolute one, unless a
+        problem says otherwise.
     """
 
     limits: Limits
@@ -95,7 +95,7 @@ class Settings(NamedTuple):
 
 
 class Language(Protocol):
-    """What a further language has to provide. It owns the fork servers that it needs; one thread uses it."""
+    """What a language has to provide. It owns the fork servers that it needs; one thread uses it."""
 
     def run_tests(self, problem: Problem, program: str, settings: Settings) -> Runs:
         """Compiles the program and runs it on the problem's tests, in order; never raises for its faults.
@@ -105,7 +105,7 @@ class Language(Protocol):
           program: the source.
           settings: limits, tracing and comparison.
         Returns: the results in order; fewer than there are tests if `stop_at_first_failure` is set; an error
-          and no results for what does not compile.
+          and no results for a program that does not compile.
         Raises: WorkerDiedError if a server ended meanwhile: the program may be run again after close().
         """
         ...
@@ -119,9 +119,9 @@ class Language(Protocol):
 class CompilerFeedback:
     """The verdict on a program, with what led to it.
 
-    verdict: pass; else the first of compile_error, (runtime_error, timeout or output_limit in any
-    test), fail. executed: None where nothing compiled or nothing was traced. weak: a test compares
-    the program's answers with each other, so that wrong ones can pass.
+    verdict: pass; else the first of compile_error, (runtime_error, timeout or output_limit in any test),
+      fail. executed: None if nothing compiled or nothing was traced. weak: a test compares the program's
+      answers with each other, so that wrong ones can pass.
     """
 
     verdict: Verdict
@@ -139,7 +139,7 @@ class CompilerFeedback:
 
 
 def overall(tests: tuple[TestResult, ...]) -> TestResult:
-    """The test that decides: the first that ended badly, else the first that failed, else a pass."""
+    """The test that decides: the first that ended abnormally, else the first that failed, else a pass."""
     worst = [t for t in tests if t.verdict not in ("pass", "fail")] or [
         t for t in tests if t.verdict == "fail"
     ]

@@ -1,4 +1,4 @@
-"""The languages of programs: one file and one line here each."""
+"""The languages of programs: one file and one line here for each."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from rl.feedback.toolchains import go, java, javascript, rust
 
 
 class LanguageEntry(NamedTuple):
-    """What there is to say of a language.
+    """What must be known about a language.
 
     Attributes:
       make: starts what runs its programs, given the packages that they may import.

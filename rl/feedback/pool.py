@@ -4,8 +4,8 @@
         feedback = pool.grade(problem, program)
         feedback.verdict, feedback.reward, feedback.executed
 
-No privileges are needed, and those of root are dropped. `python -m rl.sandbox --check` says which layers
-this machine has; where a required one is missing, Pool() raises SandboxError. Linux only.
+No privileges are needed, and those of root are dropped. `python -m rl.sandbox --check` lists the layers that
+this machine has; if a required one is missing, Pool() raises SandboxError. Linux only.
 """
 
 import queue
@@ -30,20 +30,20 @@ _ATTEMPTS = 6
 
 
 class Pool(Grader):
-    """Workers of this machine that grade programs side by side.
+    """Workers on this machine that grade programs side by side.
 
     Args:
-      workers: fork servers, each with one program at a time; about one a core.
+      workers: number of fork servers, each with one program at a time; about one per core.
       limits: what each test may use.
       reward: four_way (the paper's), pass_ratio or binary.
       trace: record which code ran (feedback.executed): by instruction on Python 3.12 and later, by statement
         before; "portable": by statement everywhere.
-      stop_at_first_failure: leave the tests after the first that does not pass.
-      packages: installed packages that programs may import besides the standard library, each by the name
-        that is imported, together with what it imports itself.
+      stop_at_first_failure: skip the tests after the first that does not pass.
+      packages: installed packages that programs may import besides the standard library, each by its import
+        name, together with what it imports itself.
       compare: strict, python or numeric (rl.sandbox.comparison) for all problems; None as each problem says.
-      tolerance: largest relative error of a number, and a thousand times the largest absolute one, where a
-        problem does not say otherwise.
+      tolerance: largest relative error of a number, and a thousand times the largest absolute one, unless a
+        problem says otherwise.
     `layers` says which layers of isolation are in force.
 
     Raises: SandboxError if a required layer is missing here; ValueError for impossible arguments.
@@ -102,7 +102,7 @@ class Pool(Grader):
         Args:
           problem: with at least one test.
           program: the source, in the problem's language.
-          settings: of this program, instead of the pool's.
+          settings: for this program, instead of the pool's.
           reward: likewise.
         Returns: a future, whose `result()` returns or raises what `grade` does.
         """

@@ -1,4 +1,4 @@
-"""Code problems: one record for all data sets, what is wrong with one, splits and fingerprints.
+"""Code problems: one record for all data sets, faults in problems, splits and fingerprints.
 
 Files are read by rl.feedback.readers; `python -m rl.feedback.verify PATH` runs every canonical solution in
 the sandbox and lists those that do not pass.
@@ -18,7 +18,8 @@ from rl.sandbox.execution_trace import parse
 
 ProblemKind = Literal["call", "stdin", "assert"]
 _ENTRY = re.compile(r"\s*def\s+(\w+)\s*\(\s*\)\s*(->[^:]*)?:")
-# what changes neither what is asked nor how it is graded; time limits are measured, and saved with a run
+# fields that change neither what is asked nor how it is graded; time limits are measured, and saved with a
+# run
 _NOT_IN_FINGERPRINT = ("difficulty", "source", "license", "time_s")
 _UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 _TEXTS = (
@@ -41,18 +42,17 @@ _LONG_NUMBER = "integer string conversion"
 class Problem:
     """One programming problem with its tests.
 
-    A test is inputs[i] -> outputs[i]: an argument list and the value returned where there is an `fn_name`,
-    else the text on standard input and the text printed. Assert-style problems (HumanEval, MBPP) have
-    `asserts`
+    A test is inputs[i] -> outputs[i]: an argument list and the returned value if there is an `fn_name`, else
+    the text on standard input and the printed text. Assert-style problems (HumanEval, MBPP) have `asserts`
     instead: code that uses `fn_name` (or calls it `candidate`), run after `setup`.
 
     Attributes:
       prompt: the statement.
-      starter_code: what a completion goes on with.
+      starter_code: what a completion continues.
       canonical_solution: a whole program that passes.
-      fn_name: the function that the tests call; None where the program reads and prints.
-      class_name: the class whose method it is; `Solution` is found without.
-      asserts: each an assert statement, or other statements that raise where the program is wrong.
+      fn_name: the function that the tests call; None if the program reads and prints.
+      class_name: the class whose method it is; `Solution` is found without it.
+      asserts: each an assert statement, or other statements that raise if the program is wrong.
       time_s: limit of each test, in seconds (see rl.feedback.pool.reference_time_limits); the pool's caps it.
       language: a key of rl.feedback.languages.LANGUAGES.
       compare: strict, python or numeric (rl.sandbox.comparison); readers set what the data set's own grader
@@ -61,8 +61,8 @@ class Problem:
       checker: Python source of `check(given, answer, expected) -> bool`, for problems with several right
         answers: the input, what was returned or printed, and the output of the file. It runs apart from the
         program, in the sandbox.
-      preamble: import statements that the problem's site puts before each program; what of it a program uses
-        without importing it is imported for it.
+      preamble: import statements that the problem's site puts before each program; names from it that a
+        program uses without importing them are imported for it.
     """
 
     id: str
@@ -149,7 +149,7 @@ def _wrong_type(problem: Problem) -> str | None:
 
 
 def _unreadable_code(problem: Problem) -> str | None:
-    """What of a problem's code is no Python. A literal too long for this process is none of its faults."""
+    """What of a problem's code is not Python. A literal too long for this process is not a fault of it."""
     sources = {"preamble": problem.preamble, "setup": problem.setup, "checker": problem.checker}
     sources |= {f"test {i}": source for i, source in enumerate(problem.asserts)}
     if problem.language == "python":
@@ -173,7 +173,7 @@ def _functions(tree: ast.Module) -> set[str]:
 def split_problems(
     problems: Sequence[Problem], held_out: float, *, salt: str = ""
 ) -> tuple[list[Problem], list[Problem]]:
-    """(training, held-out) problems; which side one falls on depends on its id and the salt alone.
+    """(training, held-out) problems; which side one falls on depends only on its id and the salt.
 
     Args:
       held_out: share of the problems that is held out, in [0, 1].
@@ -200,12 +200,12 @@ def split_problems(
 
 
 def fingerprint(problems: Iterable[Problem]) -> str:
-    """A hash of all that is asked and how it is graded: statements, solutions, tests, names, comparison.
+    """A hash of what is asked and how it is graded: statements, solutions, tests, names, comparison.
 
-    Not of difficulty, source and license, nor of time limits, which are measured on each machine.
+    It leaves out difficulty, source and license, and time limits, which are measured on each machine.
 
     Args:
-      problems: in an order that counts.
+      problems: their order matters.
     Returns: SHA-256 in hexadecimal.
     Raises: TypeError for a problem that holds what no file can.
 

@@ -1,15 +1,15 @@
-"""How a coding problem is put to a model, and how the program is taken out of its answer.
+"""How a coding problem is put to a model, and how the program is extracted from its answer.
 
 The one way for reinforcement learning and evaluation, so that what is trained is what is measured:
 
-    completion         the model goes on with code: the problem's starter code, with the statement before it
-                       as a docstring where the code does not hold it
+    completion         the model continues code: the problem's starter code, preceded by the statement as a
+                       docstring if the code does not contain it
     instruction, chat  the model is asked for a program and answers with text and code; the two differ only in
                        how the text is turned into tokens
 
-The code that is given (the starter code, or with the curriculum the beginning of the canonical solution)
-loses its trailing white space: a tokenizer joins line breaks to the indentation after them, so a prompt that
-ended in one would end in a token that running text does not have there.
+The given code (the starter code, or with the curriculum the beginning of the canonical solution) loses its
+trailing white space: a tokenizer joins line breaks to the indentation after them, so a prompt that ended in
+one would end in a token that running text does not have there.
 
 Not covered: repair of programs that do not compile, conversations of several turns.
 """
@@ -36,7 +36,7 @@ class CodePrompt(NamedTuple):
 
     Attributes:
       text: the beginning of the code (completion), or what the user says.
-      opening: with what the answer begins; "" where the model writes it from the start.
+      opening: how the answer begins; "" if the model writes it from the start.
       given: the code with which the program begins, the end of `text` or of `opening`.
     """
 
@@ -46,13 +46,13 @@ class CodePrompt(NamedTuple):
 
 
 class Extracted(NamedTuple):
-    """The program that an answer amounts to.
+    """The program extracted from an answer.
 
     Attributes:
       program: the whole program, as it is graded.
       start, end: the characters of the response that belong to it. What comes after `end` is not part of it,
-        and no part of what a policy is rewarded for.
-      shift: position in `program` minus position in the response, of these characters; None where their
+        nor of what a policy is rewarded for.
+      shift: position in `program` minus position in the response, for these characters; None if their
         indentation was changed, so that there is no such number.
     """
 
@@ -102,24 +102,24 @@ def _question(problem: Problem) -> str:
 
 
 def stop_strings(form: PromptForm) -> tuple[str, ...]:
-    """What ends a response early, in every form: text that no answer goes on after.
+    """What ends a response early, in every form: text after which no answer continues.
 
-    Few, since a stop string is blind to where it stands: `def`, `if __name__` and three quotes all occur in
-    the middle of right programs, and a fence may open a block. Where a program ends, `extract` says.
+    Few, because a stop string is blind to context: `def`, `if __name__` and three quotes all occur in the
+    middle of right programs, and a fence may open a block. `extract` decides where a program ends.
     """
     _check_form(form)
     return ("\n<|", "\n</code>", "\n[/INST]")
 
 
 def extract(problem: Problem, response: str, form: PromptForm, *, given: str | None = None) -> Extracted:
-    """Takes the program out of a response, in time linear in its length; runs and parses nothing.
+    """Extracts the program from a response, in time linear in its length; runs and parses nothing.
 
-    Code that goes on from what was given ends before a fence, and, once the function that is asked for is
-    there (or the program prints), before prose, a new docstring, `assert`, `print`, or a function that the
-    program does not use. `if __name__` guards, docstrings and helper functions stay.
-    Of an answer in words the program is a code block: the last whole one that defines what is asked for, else
-    one that was cut off, else the longest; without fences its lines of code. What it lacks of the starter
-    code is put before it.
+    Code that continues what was given ends before a fence, and, once the requested function is there (or the
+    program prints), before prose, a new docstring, `assert`, `print`, or a function that the program does not
+    use. `if __name__` guards, docstrings and helper functions stay.
+    In an answer in words the program is a code block: the last whole one that defines what is asked for, else
+    one that was cut off, else the longest; without fences it is the lines of code. The parts of the starter
+    code that it lacks are put before it.
 
     Args:
       problem: as it was put.
@@ -149,7 +149,7 @@ def _continued(problem: Problem, response: str, given: str, missing: str = "") -
 
 
 def _answers_in_words(problem: Problem, response: str, given: str) -> bool:
-    """Whether a model that was to go on with code answered in words, or opened a block, instead."""
+    """Whether a model that was to continue code answered in words instead, or opened a block."""
     first = _first_line(response)
     if (given and not response.startswith("\n")) or not first.strip() or first[0].isspace():
         return False
@@ -159,7 +159,7 @@ def _answers_in_words(problem: Problem, response: str, given: str) -> bool:
 
 
 def _is_closing(problem: Problem, response: str, given: str) -> bool:
-    """Whether a fence right behind what was given ends a program that was complete already."""
+    """Whether a fence right after what was given ends a program that was already complete."""
     name = _wanted(problem)
     return (
         _first_line(response).strip() == FENCE
@@ -181,13 +181,13 @@ def _answered(problem: Problem, response: str, given: str) -> Extracted:
 
 
 def _code_of(problem: Problem, response: str) -> tuple[int, int, bool]:
-    """Where the code of an answer in words lies, and whether all of it is indented, as in a list."""
+    """Where the code of an answer in words is, and whether all of it is indented, as in a list."""
     name, text = _wanted(problem), _text_of(problem)
     found = [b for b in _BLOCK.finditer(response) if b["tag"].lower() in text.tags]
     blocks = [(*b.span("code"), bool(b["indent"])) for b in found]
     first = FENCE_LINE.search(response)
     if first and text.is_program(response[: first.start()], name):
-        return 0, first.start(), False  # a program, and only then the first fence
+        return 0, first.start(), False  # a program, and only after it the first fence
     if blocks:
         wanted = [b for b in blocks if name and text.defines(textwrap.dedent(response[b[0] : b[1]]), name)]
         # one that was cut off by the limit does not replace a whole program before it
@@ -202,12 +202,12 @@ def _text_of(problem: Problem) -> CodeText:
 
 
 def _wanted(problem: Problem) -> str | None:
-    """The function or class that the tests use; None where the program as a whole is run."""
+    """The function or class that the tests use; None if the program as a whole is run."""
     return problem.class_name or problem.fn_name or problem.entry
 
 
 def _holds(starter: str, problem: Problem) -> bool:
-    """Whether code already holds the statement, as in HumanEval."""
+    """Whether code already contains the statement, as in HumanEval."""
     return bool(starter.strip()) and problem.prompt.strip() in starter
 
 

@@ -1,9 +1,9 @@
-"""Python programs: call-based, stdin and assert-style tests run in the sandbox, answers judged apart from it.
+"""Python programs: call-based, stdin and assert-style tests run in the sandbox, answers judged outside it.
 
-All calls of a program share a process, until one of them kills it; each stdin test has its own. The
-program is parsed, traced and compiled once, by the sandbox's compile service; its code object goes
-through here as opaque bytes. Small answers are compared here; large ones, and all that takes code of the
-problem's to judge, by the sandbox's judge, whose time and memory are limited.
+All calls of a program share a process, until one of them kills it; each stdin test has its own. The sandbox's
+compile service parses, traces and compiles the program once; its code object passes through here as opaque
+bytes. Small answers are compared here; large ones, and all that need the problem's own code, are judged by
+the sandbox's judge, whose time and memory are limited.
 """
 
 import json
@@ -27,8 +27,8 @@ from rl.sandbox.isolation import KernelLimits
 from rl.sandbox.jobs import Frame, Job, Outcome, Then, memory_file
 from rl.sandbox.worker import Worker
 
-_SMALL_ANSWER = 4096  # bytes of JSON that no value makes dear to compare
-_MOST_PENDING = 4  # answers that wait for the judge, as a multiple of the largest that is allowed
+_SMALL_ANSWER = 4096  # bytes of JSON that are cheap to compare, whatever the value
+_MOST_PENDING = 4  # bound on the answers that wait for the judge, as a multiple of the largest allowed one
 _CALLING_TEST = 5.0  # a test that makes many calls gets this times the limit of one
 # what the sites of such problems import at the least: the names in the functions' annotations
 _TYPING = "from typing import *"
@@ -103,13 +103,13 @@ class _Run:
         return self.error is not None or stopped or len(self.results) >= self.problem.test_count
 
     def runs(self) -> Runs:
-        """What came of it."""
+        """The results so far, in full."""
         if self.error is not None:
             return Runs(self.error, cpu_s=self.cpu_s)
         executed = None
         if self.settings.trace:
             flags, forged = self.ran
-            # a program that marks its own text has none that counts
+            # if a program marks its own text, none of it counts
             spans = () if forged or not flags else executed_regions(self.regions, flags)
             executed = Executed(spans, len(self.results) - self.skipped, self.problem.test_count)
         weak = any(test.weak for test in self.asserts)
@@ -125,7 +125,7 @@ class _Run:
             "source": self.program,
             "trace": self.trace_form(),
             "entry": problem.entry,
-            # what runs apart, runs its set-up there
+            # tests that run apart need their set-up run there
             "setup": problem.setup if any(parts) else "",
             "expressions": parts,
             "preamble": problem.preamble or (_TYPING if problem.kind == "call" else ""),
@@ -150,7 +150,7 @@ class _Run:
         return "instructions" if finer else "statements"
 
     def step(self) -> None:
-        """Runs one process: for stdin on the next test, else on all that are left."""
+        """Runs one process: for stdin on the next test, otherwise on all that are left."""
         problem, limits, index = self.problem, self.settings.limits, len(self.results)
         self.loaded, self.ended, self.calling, self.stopped = False, None, False, False
         is_stdin = problem.kind == "stdin"
@@ -168,7 +168,7 @@ class _Run:
         try:
             if is_stdin and index == 0:
                 self.worker.start_program(request, self.flags, kernel)
-            self.clock = time.monotonic()  # what is made ready once is no time of a test
+            self.clock = time.monotonic()  # what is prepared once does not count as a test's time
             outcome = self.worker.run(job, self.on_frame)
         finally:
             os.close(stdin)
@@ -209,7 +209,7 @@ class _Run:
             os.pwrite(self.flags, bytes(len(flags)), 0)
 
     def request(self) -> bytes:
-        """What the sandboxed side is told: inputs, never outputs."""
+        """What is sent to the sandboxed side: inputs, never outputs."""
         problem, kind = self.problem, self.problem.kind
         content = {
             "mode": kind,
@@ -225,7 +225,7 @@ class _Run:
         return _COUNT.pack(len(text)) + text
 
     def on_frame(self, frame: Frame) -> Then:
-        """Takes in a frame. It may be forged, but can only be an answer, or the end."""
+        """Processes a frame. It may be forged, but can only be an answer, or the end."""
         kind, number, _ = frame
         if kind == b"L" and not self.loaded:
             self.loaded = True
@@ -244,7 +244,7 @@ class _Run:
         raise ValueError("a frame out of turn")
 
     def stop(self) -> Then:
-        """Ends the process, for no fault of the next test."""
+        """Ends the process, through no fault of the next test."""
         self.stopped = True
         return Then.STOP
 
@@ -253,25 +253,25 @@ class _Run:
         return self.problem.kind == "assert" and self.asserts[number].parts is None
 
     def is_full(self) -> bool:
-        """Whether as much waits for the judge as may be held."""
+        """Whether as much is waiting for the judge as may be held."""
         most = _MOST_PENDING * self.settings.limits.output_bytes
         return sum(map(len, self.pending.values())) > most
 
     def add(self, result: TestResult) -> None:
-        """Notes the result of the next test; gives up on a program that keeps running out of time."""
+        """Records the result of the next test; gives up on a program that keeps running out of time."""
         now = time.monotonic()
         self.results.append(result._replace(wall_s=now - self.clock))
         self.clock = now
         self.count_timeout(result)
 
     def count_timeout(self, result: TestResult) -> None:
-        """Counts a test that ran out of time; after too many, the tests that are left count as such too."""
+        """Counts a test that ran out of time; after too many, the remaining tests count as such too."""
         self.timeouts += result.verdict == "timeout"
         if self.timeouts >= self.settings.limits.timeouts and not self.finished:
             self.skip_rest(TestResult("timeout", f"not run: {self.timeouts} tests ran out of time"))
 
     def skip_rest(self, result: TestResult) -> None:
-        """Gives the tests that are left a result without running them."""
+        """Gives the remaining tests a result without running them."""
         self.skipped = self.problem.test_count - len(self.results)
         self.results += [result] * self.skipped
 
@@ -289,7 +289,7 @@ class _Run:
             self.add(TestResult("fail", "not judged yet"))
 
     def compare(self, number: int, body: bytes) -> TestResult | None:
-        """The result of a test with a small answer; None if judging it takes code of the problem's."""
+        """The result of a test with a small answer; None if judging it needs the problem's own code."""
         problem = self.problem
         if problem.checker:
             return None
@@ -318,7 +318,7 @@ class _Run:
         return TestResult("fail", f"got {shown(value)}, expected {shown(expected)}")
 
     def judge_pending(self) -> None:
-        """Has the judge say of the answers that wait for it, between two processes, which are right."""
+        """Has the judge decide, between two processes, which of the waiting answers are right."""
         for number, body in self.pending.items():
             if self.timeouts >= self.settings.limits.timeouts:
                 self.results[number] = TestResult("timeout", "not judged: others ran out of time")
@@ -391,11 +391,11 @@ class _Run:
         return Then.NEXT
 
     def conclude(self, outcome: Outcome, index: int) -> None:
-        """Draws what follows from the end of a process that left tests without a result."""
+        """Works out the results of tests that had none when their process ended."""
         if self.problem.kind == "stdin":
             self.add(self.judge_output(outcome, index))
         elif not self.stopped:
-            # the next test ended it; where the module itself failed, it would do so in front of every test
+            # the next test ended it; if the module itself failed, it would fail before every test
             self.add(bad_end(outcome, self.ended))
             if not self.loaded and not self.finished:
                 self.skip_rest(self.results[-1])

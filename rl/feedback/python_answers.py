@@ -8,24 +8,24 @@ from rl.feedback.python_text import defines as at_the_margin
 
 
 def docstring(statement: str) -> str:
-    """A problem's statement as a docstring, whose quotes it cannot hold."""
+    """A problem's statement as a docstring, whose closing quotes it must not contain."""
     quotes = '"""' if '"""' not in statement else "'''"
     return f"{quotes}\n{statement.replace(quotes, ' '.join(quotes))}\n{quotes}"
 
 
 class PythonText(CodeText):
-    """Python, whose statements can be told from prose (`rl.feedback.python_text`); methods as of CodeText."""
+    """Python, whose statements can be told from prose (`rl.feedback.python_text`); methods as in CodeText."""
 
     def is_prose(self, line: str) -> bool:
-        """Whether a line is none of a program."""
+        """Whether a line is not part of a program."""
         return layout(line).parts[0].kind == "prose"
 
     def is_program(self, text: str, name: str | None) -> bool:
-        """Whether a text begins as code and holds what is asked for.
+        """Whether a text begins as code and contains what is asked for.
 
         Args:
           text: of a response, up to its first fence.
-          name: of the function or class that the tests use; None where the program as a whole is run.
+          name: of the function or class that the tests use; None if the program as a whole is run.
         Returns: whether it is a program.
         """
         return layout(text).parts[0].kind not in ("prose", "comment") and (
@@ -37,9 +37,9 @@ class PythonText(CodeText):
 
         Args:
           response: what the model wrote.
-          given: the code that it was to go on with.
-          name: as of `is_program`.
-        Returns: whether the response is a program of its own.
+          given: the code that it was to continue.
+          name: as for `is_program`.
+        Returns: whether the response is a complete program.
         """
         first = response.lstrip("\n").partition("\n")[0]
         if not given.endswith(":") or not first or first[0].isspace():
@@ -47,17 +47,17 @@ class PythonText(CodeText):
         return name is not None and self.defines(response, name)
 
     def end_of_program(self, text: str, given: int, name: str | None) -> int:
-        """Where the program ends in a text whose first `given` characters are code of ours.
+        """Where the program ends in a text whose first `given` characters are our code.
 
         Args:
           text: the code that was given and the response.
           given: characters of it that were given.
-          name: as of `is_program`.
+          name: as for `is_program`.
         Returns: characters of the text.
         """
         parts, unfinished = layout(text)
         first = {part.name: i for i, part in reversed([*enumerate(parts)]) if part.name}
-        seen: set[str] = {"print", "write"}  # names of what writes the output
+        seen: set[str] = {"print", "write"}  # names that write the output
         complete = bool(name) and given > 0 and self.defines(text[:given], name)
         needed = -1  # the last part that defines something which the program uses
         for i, part in enumerate(parts):
@@ -78,11 +78,11 @@ class PythonText(CodeText):
         return len(text)
 
     def code_in_prose(self, text: str, name: str | None) -> tuple[int, int]:
-        """The run of code lines in an answer without fences; all of it where nothing looks like code.
+        """The run of code lines in an answer without fences; all of it if nothing looks like code.
 
         Args:
           text: the answer.
-          name: as of `is_program`.
+          name: as for `is_program`.
         Returns: start and end, in characters.
         """
         parts = layout(text).parts
@@ -106,7 +106,7 @@ class PythonText(CodeText):
 
         Args:
           starter: the code that was given.
-          name: as of `is_program`.
+          name: as for `is_program`.
           code: the program.
         Returns: lines of code.
         """
@@ -120,13 +120,13 @@ class PythonText(CodeText):
         return "".join(f"{text}\n" for text in lacking)
 
     def completed(self, code: str, starter: str, name: str | None) -> tuple[str, str]:
-        """A program taken out of an answer, with what it lacks of the starter code.
+        """A program taken out of an answer, with the parts of the starter code that it lacks.
 
         Args:
-          code: as the model wrote it; only the body, it may be, of the function that the starter code begins.
+          code: as the model wrote it; possibly only the body of the function that the starter code begins.
           starter: the code that was given.
-          name: as of `is_program`.
-        Returns: what stands before the code, and the code, moved right where it is a body at the margin.
+          name: as for `is_program`.
+        Returns: what goes before the code, and the code, indented if it is a body at the margin.
         """
         if not name or not starter:
             return "", code
@@ -136,14 +136,14 @@ class PythonText(CodeText):
 
 
 def _is_beyond(part: CodePart, code: str, name: str | None) -> bool:
-    """Whether a statement behind a complete program, which does not need it, is none of its own."""
+    """Whether a statement after a complete program, which does not need it, is not part of it."""
     if part.kind == "string" or code.startswith("assert"):
         return True
     return name is not None and (part.kind == "definition" or re.match(r"print\b", code) is not None)
 
 
 def _indented(body: str) -> str:
-    """A function's body, moved right if it stands at the margin."""
+    """A function's body, indented if it is at the margin."""
     lines = body.split("\n")
     if all(not line.strip() or line.startswith((" ", "\t")) for line in lines):
         return body

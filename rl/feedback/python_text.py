@@ -1,7 +1,7 @@
-"""Where the top-level statements of Python text lie, and what each of them is, without parsing it.
+"""Where the top-level statements of Python text are, and what each of them is, without parsing it.
 
-What a model writes is often cut off, wrong, or followed by prose. A parser says no more of such text than
-that it is invalid, and may take very long over a hostile one; this reads any text in linear time.
+What a model writes is often cut off, wrong, or followed by prose. A parser only reports that such text is
+invalid, and may take very long on hostile text; this module reads any text in linear time.
 """
 
 import re
@@ -25,7 +25,7 @@ _NAME = re.compile(
 _TRIPLE_END = {quotes: re.compile(rf"(?:\\[\s\S]|[^\\])*?{quotes}") for quotes in ('"""', "'''")}
 _QUOTE_END = {quote: re.compile(rf"(?:\\[\s\S]|[^\\\n{quote}])*{quote}?") for quote in "\"'"}
 
-# cannot stand inside brackets: one was never closed
+# cannot occur inside brackets: one was never closed
 _CLEAR_START = re.compile(r"(?:async +def|def|class|import|from|if +__name__)\b|@\w|```|~~~")
 _CONTINUES = re.compile(r"(?:elif|else|except|finally)\b|[)\]},]|[ \t\f\r]|\n|\Z")
 _DEFINITION = re.compile(r"(?:(?:async +)?def|class) +(\w+)\s*(?:[(:\[]|\Z)|@[\w(]")
@@ -48,8 +48,8 @@ class CodePart(NamedTuple):
 
     Attributes:
       start, end: its characters; parts follow each other without gaps.
-      code: where the statement itself begins, behind comments.
-      kind: what it is; prose is what no Python statement begins like.
+      code: where the statement itself begins, after comments.
+      kind: what it is; prose is anything that does not begin like a Python statement.
       name: what a definition defines, else "".
     """
 
@@ -70,7 +70,7 @@ class CodeLayout(NamedTuple):
 def layout(text: str) -> CodeLayout:
     """The top-level statements of a text, in time linear in its length.
 
-    Lines inside strings and brackets, indented lines, and clauses such as `else:` go on with their statement.
+    Lines inside strings and brackets, indented lines, and clauses such as `else:` continue their statement.
 
     >>> [part.kind for part in layout("import re\\n\\ndef f(x):\\n    return x\\nThat is all.").parts]
     ['import', 'definition', 'prose']
@@ -80,7 +80,7 @@ def layout(text: str) -> CodeLayout:
 
 
 def _margins(text: str) -> tuple[list[int], bool]:
-    """Where lines begin that stand in no string or bracket; whether one is open at the end."""
+    """Where lines begin that are not inside a string or bracket; whether one is open at the end."""
     margins, depth, at = [0], 0, 0
     while token := _TOKEN.search(text, at):
         at = token.end()
@@ -154,7 +154,7 @@ def _kind(text: str, at: int) -> tuple[CodePartKind, str]:
 
 
 def names_in(text: str) -> set[str]:
-    """The names that code mentions: outside comments and strings, or in an f-string.
+    """The names that code mentions outside comments and strings, or in an f-string.
 
     >>> sorted(names_in("print(f'{twice(x)}', 'no')  # not this"))
     ['print', 'twice', 'x']

@@ -26,7 +26,7 @@ def verdict_reward(verdict: Verdict, passed: int, total: int, scheme: Scheme = "
 
     Args:
       verdict: of the program as a whole.
-      passed, total: tests that it passed, and that there are.
+      passed, total: number of tests that it passed, and of all tests.
       scheme: four_way, pass_ratio or binary.
     Returns: the reward, in [−1, 1].
     Raises: ValueError for an unknown scheme.

@@ -12,7 +12,7 @@ from rl.sandbox.worker import Worker
 
 
 class OutputJudge:
-    """The sandbox's judge of outputs that are not compared in this process; started when it is needed."""
+    """The sandbox's judge for outputs that are not compared in this process; started when it is needed."""
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
@@ -24,13 +24,13 @@ class OutputJudge:
         self._worker = None
 
     def ask(self, question: dict[str, Any], output: bytes, settings: Settings) -> dict[str, Any]:
-        """What the judge says of an output.
+        """The judge's verdict on an output.
 
         Args:
-          question: as of `rl.sandbox.judge_service`.
+          question: as in `rl.sandbox.judge_service`.
           output: what the program printed.
           settings: the limits of the judge's process.
-        Returns: the reply, as of `rl.sandbox.judge_service`.
+        Returns: the reply, as in `rl.sandbox.judge_service`.
         """
         if self._worker is None:
             self._worker = Worker("program")
@@ -51,7 +51,7 @@ def run_stdin_tests(
       settings: limits and comparison.
       run: runs the program once on an input.
       judge: compares what is not compared here.
-    Returns: the results in order, how many tests were run, and the CPU seconds of all.
+    Returns: the results in order, how many tests were run, and the CPU seconds of all of them.
     """
     results: list[TestResult] = []
     ran, cpu_s, rule = 0, 0.0, settings.rule_for(problem)

@@ -1,10 +1,10 @@
-"""Programs that tools of this machine compile and run (`rl.feedback.toolchain`), all of them isolated.
+"""Programs compiled and run by tools of this machine (`rl.feedback.toolchain`), all of them isolated.
 
-A compiler sees the tool chain and one scratch folder, which it may write to. A program sees the interpreter
-or virtual machine that it needs and its own folder; it can start no process, and write to one file that is
-there already and is emptied between tests: the record of what ran. Where any test of a program left no
-record (killed, out of time), it is not known what ran: `Runs.executed` is None then, and no token is masked.
-Whoever writes a record of his own marks his own text, as a C++ program can (rl/feedback/cpp_coverage.py): it
+A compiler sees the tool chain and one scratch folder, which it may write to. A program sees its own folder
+and the interpreter or virtual machine that it needs; it can start no process, and can write only to one
+existing file, which is emptied between tests: the record of what ran. If any test of a program left no record
+(killed, out of time), it is not known what ran: `Runs.executed` is then None, and no token is masked. A
+program that writes its own record marks its own text, as a C++ program can (rl/feedback/cpp_coverage.py): it
 gains tokens in its loss, never a verdict.
 """
 
@@ -33,11 +33,11 @@ _TOOL_LIMITS = KernelLimits(memory_bytes=8 << 30, cpu_s=120, threads=64, file_by
 _RECORD_BYTES = 8 << 20
 _TOOL_SLOWER = 3.0  # a compiler gets this times Limits.compile_s
 _FIRST = Settings(Limits(compile_s=120.0), trace=True)  # some compile their standard library
-_UNTOLD: set[str] = set()  # languages of which it was said that nothing tells what ran
+_UNTOLD: set[str] = set()  # languages for which it has been reported that nothing tells what ran
 
 
 class ToolLanguage:
-    """The Language of a toolchain. Raises: ToolsError where the machine lacks its tools."""
+    """The Language of a toolchain. Raises: ToolsError if the machine lacks its tools."""
 
     def __init__(self, chain: Toolchain):
         lacking = [tool for tool in chain.tools if shutil.which(tool) is None]
@@ -93,7 +93,7 @@ class ToolLanguage:
           settings: limits, tracing and comparison.
         Returns: results in the order of the tests, and what ran; the compiler's message if there is no
           program.
-        Raises: ValueError for a problem of another kind; ToolsError where the tools do not work;
+        Raises: ValueError for a problem of another kind; ToolsError if the tools do not work;
           WorkerDiedError if a server ended meanwhile.
         """
         title = self._chain.text.title
@@ -175,7 +175,7 @@ class ToolLanguage:
 
     @property
     def chain(self) -> Toolchain:
-        """What there is to say of the language."""
+        """The description of the language."""
         return self._chain
 
 
@@ -234,7 +234,7 @@ class _Place:
             os.close(nothing)
 
     def compile(self, program: str) -> str | None:
-        """Writes the program's files and compiles it; the compiler's message if it refuses."""
+        """Writes the program's files and compiles it; returns the compiler's message if it refuses."""
         self.write(self._names.source, program.encode(errors="surrogatepass"))
         for name, text in self._steps.files.items():
             self.write(name, self._filled(text).encode())
@@ -274,7 +274,7 @@ class _Place:
             os.close(nothing)
 
     def _filled(self, text: str) -> str:
-        """A text with its places filled; other braces stay."""
+        """A text with its placeholders filled in; other braces stay."""
         for place, value in self._values.items():
             text = text.replace(place, value)
         return text
@@ -285,7 +285,7 @@ class _Place:
 
 
 def _read(path: Path) -> bytes:
-    """What a file holds that a program or a tool wrote; b"" for what is no plain file."""
+    """The contents of a file that a program or a tool wrote; b"" if it is not a plain file."""
     with contextlib.suppress(OSError):
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb") as file:

@@ -1,11 +1,11 @@
-"""What there is to say of a language whose programs the tools of this machine compile, run and trace.
+"""The description of a language whose programs the tools of this machine compile, run and trace.
 
-A language of this kind is one file in rl/feedback/toolchains with a `Toolchain`, and a line of
+A language of this kind is one file in rl/feedback/toolchains with a `Toolchain`, and a line in
 `rl.feedback.languages`; `rl.feedback.tool_language` does the rest.
 
-Commands may hold {source}, {main} (of `SourceNames`), {folder} (of the program), {scratch} (of the language,
-kept between programs), {record} (the file that a traced program writes), {memory_mb}, and the names of the
-toolchain's environment.
+Commands may contain {source}, {main} (of `SourceNames`), {folder} (of the program), {scratch} (of the
+language, kept between programs), {record} (the file that a traced program writes), {memory_mb}, and the names
+in the toolchain's environment.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ Spans = tuple[tuple[int, int], ...]
 
 
 class SourceNames(NamedTuple):
-    """The name of the file that a program is written to, and what is named to run it."""
+    """The name of the file that a program is written to, and the name by which it is run."""
 
     source: str
     main: str = ""
@@ -32,8 +32,8 @@ class Steps:
 
     Attributes:
       run: the command; its first word is a tool, or begins with {folder}.
-      compile: the command that compiles it, or only checks it; none where `run` tells syntax errors apart.
-      environment: of both commands, beside PATH, HOME and TMPDIR.
+      compile: the command that compiles it, or only checks it; none if `run` reports syntax errors as such.
+      environment: of both commands, besides PATH, HOME and TMPDIR.
       files: further files in the program's folder, by name.
     """
 
@@ -44,11 +44,11 @@ class Steps:
 
 
 class Coverage(Protocol):
-    """How it is found out which parts of a program ran.
+    """How to find out which parts of a program ran.
 
     Attributes:
-      steps: how a program is compiled and run, instead of as the toolchain says.
-      knows_failures: whether what it records of a program that failed is all that ran.
+      steps: how a program is compiled and run, replacing the toolchain's.
+      knows_failures: whether what it records about a program that failed is everything that ran.
     """
 
     steps: Steps
@@ -59,7 +59,7 @@ class Coverage(Protocol):
         ...
 
     def reads(self) -> tuple[str, ...]:
-        """Files and folders that its tools and programs read, beside the toolchain's."""
+        """Files and folders that its tools and programs read, besides the toolchain's."""
         ...
 
     def prepare(self, scratch: Path) -> None:
@@ -72,9 +72,9 @@ class Coverage(Protocol):
         Args:
           program: its text.
           names: under which it was compiled.
-          records: what its tests wrote, each beyond doubt complete; anything in them may be forged.
+          records: what its tests wrote, each certainly complete; anything in them may be forged.
           tools: runs a tool in the program's folder.
-        Returns: sorted, disjoint [start, end); None where the records cannot be read.
+        Returns: sorted, disjoint [start, end); None if the records cannot be read.
         """
         ...
 
@@ -86,13 +86,13 @@ class Tools(Protocol):
         """Writes a file into the program's folder.
 
         Args:
-          name: may have folders, which are made.
+          name: may contain folders, which are created.
           content: of the file.
         """
         ...
 
     def read(self, name: str) -> bytes:
-        """What a file in the program's folder holds; b"" for what is no plain file."""
+        """The contents of a file in the program's folder; b"" if it is not a plain file."""
         ...
 
     def use(self, *command: str) -> Outcome:
@@ -112,9 +112,9 @@ class Toolchain:
       empty: a program that does nothing; it shows whether the tools work, and fills their caches.
       reads: files and folders outside of /usr/bin and the shared libraries that tools and programs read.
       environment: of all commands, found on this machine.
-      address_space: bytes that a program maps without using them, beside what it is allowed.
-      start_s: seconds that an empty program takes to start on a slow machine; added to each limit of time.
-      coverage: None where the language's tools cannot tell which lines ran.
+      address_space: bytes that a program maps without using them, on top of what it is allowed.
+      start_s: seconds that an empty program takes to start on a slow machine; added to each time limit.
+      coverage: None if the language's tools cannot tell which lines ran.
     """
 
     text: CodeText

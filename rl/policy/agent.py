@@ -249,7 +249,7 @@ def make_score(
     Args:
       pieces: number of pieces into which the rows are cut.
       samples: of a prompt computed together, see `samples_together`.
-      Returns: the function; rows are returned in the rollout's order.
+    Returns: the function; rows are returned in the rollout's order.
     """
 
     def score(policy, critic, weights: Weights, rollout: Rollout) -> PolicyScores:

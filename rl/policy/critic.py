@@ -58,7 +58,7 @@ def new_critic(width: int, body: Body, trainable: Params) -> tuple[nnx.GraphDef[
       body: where they come from.
       trainable: the policy's trained weights, which the body starts as a copy of: its experts for "experts",
         all its weights for "full".
-      Returns: the head's graph definition, and the weights; copies are in buffers of their own.
+    Returns: the head's graph definition, and the weights; copies are in buffers of their own.
     """
     definition, head = new_head(width)
     copied = None if body == "frozen" else jax.tree.map(jnp.copy, trainable)

@@ -1,4 +1,4 @@
-"""python -m rl.sandbox --check: which layers of isolation this machine has.
+"""python -m rl.sandbox --check: lists the layers of isolation that this machine has.
 
 python -m rl.sandbox serve: grades programs for other machines.
 """
@@ -39,7 +39,7 @@ def _check() -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    """Serves until it is interrupted; 0 unless it cannot start."""
+    """Serves until interrupted; 0 unless it cannot start."""
     try:
         from rl.hosts.serve import serve
     except ImportError as error:
@@ -62,7 +62,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Reads the command line and does what it says; 0 if that worked."""
+    """Reads the command line and runs what it asks for; 0 if that worked."""
     parser = argparse.ArgumentParser(prog="python -m rl.sandbox", description=__doc__)
     parser.add_argument("--check", action="store_true", help="list the isolation layers")
     commands = parser.add_subparsers(dest="command", metavar="serve")

@@ -1,15 +1,15 @@
-"""When an answer is the expected one: a returned value, or a printed text. Standard library only.
+"""When an answer counts as the expected one: a returned value, or a printed text. Standard library only.
 
-    strict    type for type: bool, int, float and str never stand for one another; text line by line, blanks
-              at the ends of lines and empty lines at the end aside; only a word expected with a decimal
+    strict    type for type: bool, int, float and str never equal one another; text line by line, apart from
+              blanks at the ends of lines and empty lines at the end; only a word expected with a decimal
               point or exponent may differ, as floats may
     python    Python's own ==: 2.0 is 2, True is 1, Decimal(2) is 2, exactly; text as in strict, word for
               word, but blanks around lines and empty lines do not count
     numeric   as python, but numbers may differ by the tolerance, and so may words that are numbers (6.0 for
               6) unless both are whole
 
-In all of them a tuple is a list, since JSON files cannot tell; a set is none. Where the keys of an expected
-dict are strings, they may be JSON's spelling of other keys. NaN equals NaN.
+In all of them a tuple equals a list, since JSON files cannot tell them apart; a set does not. If the keys of
+an expected dict are strings, they may be JSON's spelling of other keys. NaN equals NaN.
 """
 
 import json
@@ -23,7 +23,7 @@ _SPELLED = (type(None), bool, int, float)
 
 
 class CompareRule(NamedTuple):
-    """How answers are compared. relative, absolute: either error of a number that is small enough is."""
+    """How answers are compared. relative, absolute: only one of the two errors has to be small."""
 
     compare: Compare = "numeric"
     relative: float = 1e-6
@@ -37,7 +37,7 @@ def same(expected: object, actual: object, rule: CompareRule) -> bool:
       expected: from a problem's file.
       actual: plain data (rl.sandbox.values.decode).
       rule: strictness and tolerances.
-    Returns: False for values that are no plain data (`Opaque`), whatever is expected.
+    Returns: False for values that are not plain data (`Opaque`), whatever is expected.
     Raises: RecursionError for values nested too deep.
 
     >>> same([2, 0.3], (2.0, 0.1 + 0.2), CompareRule("numeric")), same(2, 2.0, CompareRule("strict"))
@@ -63,7 +63,7 @@ def is_expected(expected: object, actual: object, rule: CompareRule) -> bool:
       expected: from a problem's file.
       actual: plain data (rl.sandbox.values.decode).
       rule: strictness and tolerances.
-    Returns: True if either form of what is expected is the same as `actual`.
+    Returns: True if either form of the expected value is the same as `actual`.
     Raises: what `same` raises.
     """
     if same(expected, actual, rule):
@@ -82,11 +82,11 @@ def _same_sequences(expected: list | tuple, actual: object, rule: CompareRule) -
 
 
 def _is_number(value: object) -> bool:
-    # Decimal and Fraction by name, since their modules are not loaded for the many programs without them
+    # Decimal and Fraction by name, because their modules are not loaded for the many programs without them
     return isinstance(value, (int, float, complex)) or type(value).__name__ in ("Decimal", "Fraction")
 
 
-# numbers of any kind, a class of the program's own among them
+# numbers of any kind, including classes of the program's own
 def _same_numbers(expected: Any, actual: Any, rule: CompareRule) -> bool:
     try:
         if expected == actual:
@@ -94,12 +94,12 @@ def _same_numbers(expected: Any, actual: Any, rule: CompareRule) -> bool:
         if rule.compare == "python":
             return expected != expected and actual != actual
         if isinstance(expected, int) and isinstance(actual, int):
-            return False  # whole numbers have no error
+            return False  # integers have no error
         if isinstance(expected, complex) or isinstance(actual, complex):
             return abs(expected - actual) <= max(rule.absolute, rule.relative * abs(expected))
         one, other = float(expected), float(actual)
     except (OverflowError, ValueError, TypeError, ArithmeticError):
-        return False  # a number beyond the floats, a signalling NaN
+        return False  # a number beyond the range of floats, a signalling NaN
     if math.isnan(one) or math.isnan(other):
         return math.isnan(one) and math.isnan(other)
     return math.isclose(one, other, rel_tol=rule.relative, abs_tol=rule.absolute)
@@ -166,7 +166,7 @@ def _same_word(expected: str, actual: str, rule: CompareRule) -> bool:
         return rule.compare == "numeric" and _digits(expected) == _digits(actual)
     if rule.compare == "strict" and whole:
         return False
-    # float() reads words that no program means as numbers: "infinity", "1_000", digits of other scripts
+    # float() accepts words that no program means as numbers: "infinity", "1_000", digits of other scripts
     if not (_looks_numeric(expected) and _looks_numeric(actual)):
         return False
     return _same_numbers(float(expected), float(actual), rule)

@@ -1,8 +1,9 @@
-"""Inside the sandbox: turns sources into traced code objects, one after the other, running none of them.
+"""Inside the sandbox: turns sources into traced code objects, one after another, running none of them.
 
-One such process a fork server stays alive: its heap is warm and its own, where a fresh fork of the server
-would copy hundreds of pages to parse its first line. Nothing of a program runs here, so what it says of a
-program, that it compiles and which flags mean which text, cannot be forged. Standard library only.
+A fork server keeps one such process alive: its heap is warm and its own, whereas a fresh fork of the server
+would copy hundreds of pages to parse its first line. Nothing of a program runs here, so what this process
+reports about a program (that it compiles, and which flags stand for which text) cannot be forged. Standard
+library only.
 """
 
 import ast
@@ -49,11 +50,11 @@ class Compiled(NamedTuple):
     """A compiled program.
 
     Attributes:
-      code: its markers write into the constant `place`, which is to be replaced by memory for the flags.
+      code: its markers write into the constant `place`, which must be replaced by memory for the flags.
       regions: [start, end, flag] of its pieces.
-      instructions: where the interpreter itself is to report what runs, the flag of each instruction of each
+      instructions: if the interpreter itself is to report what runs, the flag of each instruction of each
         code object.
-      flags: how many bytes the flags take.
+      flags: number of bytes that the flags take.
     """
 
     code: types.CodeType
@@ -69,9 +70,9 @@ def compile_program(source: str, *, trace: str, entry: str | None, place: str = 
       source: the whole text; a byte order mark at its start is skipped.
       trace: "" (none), "statements", or "instructions" (Python ≥ 3.12).
       entry: a function to call at the end, for programs that do not call it themselves; None adds no call.
-      place: the constant that stands for the flags until memory is put there; for "statements".
+      place: the constant that stands for the flags until it is replaced by memory; for "statements".
     Returns: the code with its regions and flags.
-    Raises: SyntaxError, ValueError, RecursionError, MemoryError for what is no program.
+    Raises: SyntaxError, ValueError, RecursionError, MemoryError for what is not a program.
     """
     shift = len(source) - len(source.removeprefix(BOM))
     source = source[shift:]
@@ -85,7 +86,7 @@ def compile_program(source: str, *, trace: str, entry: str | None, place: str = 
     if trace == "statements":
         execution_trace.instrument(tree, place, positions)
     if entry is not None:
-        _append_entry_call(tree, entry)  # not the program's own text, so after the regions
+        _append_entry_call(tree, entry)  # not part of the program's own text, so after the regions
     code = compile(tree, "<program>", "exec")
     flags: list[list[int]] = []
     if trace == "instructions":
@@ -99,7 +100,7 @@ def compile_program(source: str, *, trace: str, entry: str | None, place: str = 
 
 
 def names_of(code: types.CodeType) -> set[str]:
-    """The names that code and the code in it look up."""
+    """The names that code, and the code in it, looks up."""
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -108,7 +109,7 @@ def names_of(code: types.CodeType) -> set[str]:
 
 
 def imported_names(preamble: str) -> dict[str, tuple[str, str | None]]:
-    """What import statements bind: name -> (module, attribute); `from x import *` by what x exports."""
+    """What import statements bind: name -> (module, attribute); for `from x import *` whatever x exports."""
     found: dict[str, tuple[str, str | None]] = {}
     for statement in ast.parse(preamble).body:
         if isinstance(statement, ast.Import):
@@ -125,7 +126,7 @@ def imported_names(preamble: str) -> dict[str, tuple[str, str | None]]:
 
 
 class Compiler:
-    """Compiles requests; keeps what the many programs for one problem have in common."""
+    """Compiles requests; keeps what the programs for one problem have in common."""
 
     def __init__(self) -> None:
         self._tests: dict[str, tuple[types.CodeType, list]] = {}
@@ -166,7 +167,7 @@ class Compiler:
         return self._tests[key]
 
     def _imports(self, preamble: str, code: types.CodeType) -> list[tuple[str, str, str | None]]:
-        """Of the preamble's imports, those that the program could mean."""
+        """The preamble's imports that the program could refer to."""
         if not preamble:
             return []
         if preamble not in self._preambles:

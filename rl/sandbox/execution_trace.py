@@ -1,15 +1,15 @@
-"""Which parts of a program ran, by statement span and column, at little more than its plain speed.
+"""Which parts of a program ran, by statement span and column, at little less than its plain speed.
 
-The portable form rewrites the syntax tree: before each statement goes `FLAGS[i] = 1`, where FLAGS is memory
-shared with the grader, so that the flags survive a kill; it is a constant of the code, so that no name of the
-program's is taken. The source text is cut into one region a statement, and the regions cover it exactly:
+The portable form rewrites the syntax tree: `FLAGS[i] = 1` is put before each statement, where FLAGS is memory
+shared with the grader, so that the flags survive a kill. FLAGS is a constant of the code, so no name of the
+program's is taken. The source text is cut into one region per statement, and the regions cover it exactly:
 
     leading blanks, comments and `else:`, `except:`, `case:` headers belong to the statement after them,
     a trailing comment and the end of the line to the statement before,
     the header of a compound statement (decorators and `def` line too) ends at its colon.
 
-A flag says that its statement was reached. Flags lie scattered among as many more bytes as nothing sets: a
-program that writes over them gives itself away. Standard library only: this runs inside the sandbox.
+A flag says that its statement was reached. Flags are scattered among as many more bytes that nothing sets: a
+program that overwrites them gives itself away. Standard library only: this runs inside the sandbox.
 """
 
 import ast
@@ -28,7 +28,7 @@ _SUITES = ("body", "orelse", "finalbody")
 
 
 def parse(source: str) -> ast.Module:
-    """ast.parse, silent about matters of style such as unknown escapes. Raises: what ast.parse raises."""
+    """ast.parse, silent about style warnings such as unknown escapes. Raises: what ast.parse raises."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ast.parse(source)
@@ -85,7 +85,7 @@ def statements(node: ast.AST) -> Iterator[ast.stmt]:
         current = pending.pop()
         if current is not node:
             yield current  # pyright: ignore[reportReturnType]
-        # not recursive, since a long chain of elifs is a deep tree
+        # not recursive, because a long chain of elifs is a deep tree
         pending += reversed([statement for suite in suites(current) for statement in suite])
 
 
@@ -102,7 +102,7 @@ def _header_parts(statement: ast.stmt) -> Iterator[ast.AST]:
 
 
 def _own_end(statement: ast.stmt, source: str, offsets: SourceOffsets) -> int:
-    """Where the text that belongs to the statement itself ends: not its suites, but its trailing comment."""
+    """Where the statement's own text ends: without its suites, but with its trailing comment."""
     if next(suites(statement), None) is None:
         end = offsets.end_of(statement)
     else:
@@ -146,12 +146,12 @@ def _prologue(suite: list[ast.stmt], owner: ast.AST) -> int:
 
 
 def scattered(count: int) -> list[int]:
-    """Where the flags lie, one in each four bytes, at places that a program cannot guess."""
+    """Where the flags are, one in every four bytes, at places that a program cannot guess."""
     return [_BYTES_A_FLAG * i + byte % _BYTES_A_FLAG for i, byte in enumerate(os.urandom(count))]
 
 
 def flags_size(count: int) -> int:
-    """How many bytes so many flags take."""
+    """How many bytes this many flags take."""
     return max(1, _BYTES_A_FLAG * count)
 
 
@@ -168,7 +168,7 @@ def instrument(tree: ast.Module, place: str, positions: Sequence[int]) -> None:
     """Puts the markers into the tree, in place.
 
     Args:
-      place: the constant that is to be replaced by the memory of the flags.
+      place: the constant that will be replaced by the memory of the flags.
       positions: of the flag of each statement, in the order of the text.
     """
     numbers = {
@@ -185,12 +185,12 @@ def instrument(tree: ast.Module, place: str, positions: Sequence[int]) -> None:
 
 
 def were_forged(table: list[list[int]], flags: bytes) -> bool:
-    """Whether anything but the markers has written to the flags.
+    """Whether anything other than the markers has written to the flags.
 
     Args:
       table: [start, end, position of the flag] of each region.
-      flags: the shared memory after the run, one byte a position.
-    Returns: True if a byte is neither 0 nor 1, or one is set that is no region's.
+      flags: the shared memory after the run, one byte per position.
+    Returns: True if a byte is neither 0 nor 1, or if one is set that belongs to no region.
     """
     own = {number for _, _, number in table}
     return flags.count(1) + flags.count(0) != len(flags) or flags.count(1) != sum(flags[i] for i in own)
@@ -221,8 +221,8 @@ def overlaps(regions_ran: tuple[tuple[int, int], ...], start: int, end: int) -> 
     Args:
       regions_ran: [start, end) in characters, as `executed_regions` gives them.
       start: first character.
-      end: behind the last character.
-    Returns: False where the two only touch.
+      end: just after the last character.
+    Returns: False if the two only touch.
     """
     i = bisect_left(regions_ran, (end,))
     return i > 0 and regions_ran[i - 1][1] > start

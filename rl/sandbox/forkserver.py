@@ -1,17 +1,16 @@
 """A warm, isolated interpreter that forks one process for each program.
 
 It is started by rl/sandbox/worker.py with a clean environment and one socket. As process 1 of its own pid
-namespace (where the kernel allows) it cannot be signalled by what it starts. It passes descriptors on
-without reading them, so that no program's memory, forked from it, holds another's text or answers. A
-program with many tests on standard input gets a server of its own (rl/sandbox/program_server.py).
+namespace (where the kernel allows) it cannot be signalled by what it starts. It passes descriptors on without
+reading them, so that no program, being forked from it, holds another's text or answers in memory. A program
+with many tests on standard input gets a server of its own (rl/sandbox/program_server.py).
 
 Messages (SOCK_SEQPACKET). First in, as JSON: the configuration; out, as JSON: the layers. Then in, marshalled
-(that touches the fewest pages): a job with its descriptors, {"service": name, "limits", "modules"} with
-those of a service that is to be started anew, {"program": limits} with those of a program's own server,
-{"stop": name}, b"kill", b"process" or b"alive?"; out: REPORT of how a job ended, or a descriptor of its
-process.
+(which touches the fewest pages): a job with its descriptors, {"service": name, "limits", "modules"} with
+those of a service that is to be restarted, {"program": limits} with those of a program's own server, {"stop":
+name}, b"kill", b"process" or b"alive?"; out: REPORT of how a job ended, or a descriptor of its process.
 
-Kept small: every page that it or its child touches is copied by each fork. Descriptors come as 0, 1, 2, ..
+Kept small: every page that it or its child touches is copied by each fork. Descriptors arrive as 0, 1, 2, ..
 (the server keeps those free), so that a child need not move them.
 """
 
@@ -36,7 +35,7 @@ _DESCRIPTORS_SPACE = socket.CMSG_SPACE(8 * 4)
 _MESSAGE_BYTES = 1 << 18
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 # os.fork would run hooks in each child that reseed `random` and touch a hundred pages. The server has one
-# thread and keeps the interpreter's lock (PyDLL), so that plain fork(2) leaves the child in order.
+# thread and keeps the interpreter's lock (PyDLL), so a child of plain fork(2) is in a sound state.
 _fork = ctypes.PyDLL(None).fork
 
 
@@ -57,7 +56,7 @@ def _address_space() -> int:
 
 
 def _load(sources: dict[str, str]) -> Callable[[socket.socket], None]:
-    """Makes modules of ours from their text, as our files are out of sight here; the last one's `serve`."""
+    """Makes modules of ours from their text, because our files are hidden here; the last one's `serve`."""
     module = types.ModuleType("")
     for name, source in sources.items():
         module = types.ModuleType(name)
@@ -91,7 +90,7 @@ class Server:
                 self._control.send(b"yes")
                 continue
             if message in (b"kill", b"process"):
-                continue  # for a job that ended by itself in the meantime
+                continue  # for a job that has ended by itself in the meantime
             job = marshal.loads(message)
             count = len(descriptors[0][2]) // 4 if descriptors else 0
             if "service" in job:
@@ -163,7 +162,7 @@ class Server:
         program_server.serve(limit, enter if self._isolated.layers["pid"] else enter_alone, _fork)
 
     def _stop(self, name: str) -> None:
-        """Ends a service, whatever it is busy with, or a program's server with the program."""
+        """Ends a service, whatever it is doing, or a program's server along with the program."""
         child = self._services.pop(name, None)
         if child is None:
             return
@@ -173,7 +172,7 @@ class Server:
             return
         os.killpg(child, signal.SIGKILL)
         try:
-            while True:  # a program that its server left comes to this process
+            while True:  # a program orphaned by its server becomes a child of this process
                 os.waitpid(-child, 0)
         except ChildProcessError:
             return
@@ -185,7 +184,7 @@ class Server:
         self._control.send(program_server.report(status, usage))
 
     def _reap(self, child: int) -> tuple[int, resource.struct_rusage]:
-        """Waits for a job's process, kills and reaps what it left; its status and rusage."""
+        """Waits for a job's process, kills and reaps what it left behind; returns its status and rusage."""
         _, status, usage = os.wait4(child, 0)
         if self._profile == "tool":  # the others cannot fork
             try:
@@ -201,7 +200,7 @@ class Server:
 
 
 def _out_of_the_way(control: socket.socket) -> socket.socket:
-    """The socket at a number where it leaves the first ones to the descriptors that come."""
+    """The socket at a number that leaves the first ones free for the descriptors that come."""
     os.dup2(control.detach(), CONTROL_FD, inheritable=False)
     os.closerange(0, CONTROL_FD)
     os.closerange(CONTROL_FD + 1, 1024)

@@ -1,10 +1,10 @@
 """Which parts of a program ran, by instruction: finer and faster than marking statements; Python ≥ 3.12.
 
-sys.monitoring reports each instruction once, then never again. Its position in the source says which
-region ran, and regions are finer than statements (rl/sandbox/execution_trace.py): the arms of a conditional
+sys.monitoring reports each instruction once, then never again. Its position in the source says which region
+ran, and regions are finer than statements (rl/sandbox/execution_trace.py): the arms of a conditional
 expression, the later operands of `and` and `or`, bodies of lambdas, elements and conditions of
-comprehensions, and messages of asserts each count by themselves. Statements for which there is no
-instruction (a docstring, `global`) go with their neighbour. Standard library only: runs in the sandbox.
+comprehensions, and messages of asserts each count separately. Statements without an instruction (a docstring,
+`global`) go with their neighbor. Standard library only: runs in the sandbox.
 """
 
 import ast
@@ -48,7 +48,7 @@ def fine_regions(source: str, tree: ast.Module) -> list[list[int]]:
     spans = [(start, end, flag) for flag, (start, end) in enumerate(own)]
     for flag, arm in enumerate(_arms(tree), start=len(own)):
         spans.append((offsets.start_of(arm), offsets.end_of(arm), flag))
-    # Arms nest, so that of those over a character the one that starts last, then ends first, is innermost.
+    # Arms nest, so of those that cover a character the one that starts last, then ends first, is innermost.
     cuts = sorted({cut for start, end, _ in spans for cut in (start, end)})
     opening = sorted(spans, key=lambda span: (span[0], -span[1]))
     pieces: list[list[int]] = []

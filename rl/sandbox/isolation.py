@@ -8,8 +8,8 @@
     rlimits          memory, CPU time, threads, file sizes                     always
     user, pid, net, ipc, mounts   a second layer under each of the above        where the kernel allows
 
-The fork server enters all but two of them itself, once; rlimits and seccomp, under which it could
-not do its work, are put on by each program before its first instruction.
+The fork server itself enters all but two of them, once. It could not do its work under rlimits and seccomp;
+each program puts those on before its first instruction.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ _NAMESPACES = {"pid": linux.CLONE_NEWPID, "net": linux.CLONE_NEWNET, "ipc": linu
 
 
 class KernelLimits(NamedTuple):
-    """What the kernel holds one program to."""
+    """The limits to which the kernel holds one program."""
 
     memory_bytes: int
     cpu_s: int
@@ -39,10 +39,10 @@ class KernelLimits(NamedTuple):
 
 
 class IsolationPlan(NamedTuple):
-    """What a fork server is to put up: computed in the trusted process, carried over as JSON.
+    """What a fork server is to set up: computed in the trusted process, carried over as JSON.
 
     shown: a private root (rl/sandbox/readable_files.py); grants: Landlock's (path, rights); filter: seccomp's
-    program, empty if there is none for this machine; must_read: a folder without which nothing runs.
+      program, empty if there is none for this machine; must_read: a folder without which nothing runs.
     """
 
     shown: list[tuple[str, str]]
@@ -80,7 +80,7 @@ def works(action: Callable[[], object]) -> str:
 
 
 def _enter_user_namespace(flags: int, proc: int | None = None) -> None:
-    """Enters a user namespace that knows this user alone. `proc`: a descriptor of /proc, if it is hidden."""
+    """Enters a user namespace that knows only this user. `proc`: a descriptor of /proc, if it is hidden."""
     user, group = os.getuid(), os.getgid()
     linux.unshare(linux.CLONE_NEWUSER | flags)
     for name, text in (
@@ -94,7 +94,7 @@ def _enter_user_namespace(flags: int, proc: int | None = None) -> None:
 
 
 def private_root(plan: list[tuple[str, str]]) -> None:
-    """Replaces the root of this mount namespace by one that holds only what the plan shows, read-only."""
+    """Replaces the root of this mount namespace with one that holds only what the plan shows, read-only."""
     linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
     linux.mount("tmpfs", "/tmp", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=16m")
     os.mkdir("/tmp/.old")
@@ -129,7 +129,7 @@ def _become_unprivileged() -> None:
     os.setgroups([])
     os.setresgid(UNPRIVILEGED_ID, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
     os.setresuid(UNPRIVILEGED_ID, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
-    # Cleared by the change of user; without it /proc/self belongs to root.
+    # Cleared by the change of user; otherwise /proc/self belongs to root.
     linux.prctl(linux.PR_SET_DUMPABLE, 1)
 
 
@@ -141,7 +141,7 @@ def _enter_namespaces(flags: int, *, as_root: bool) -> None:
 
 
 def _available_namespaces(plan: list[tuple[str, str]], *, as_root: bool) -> tuple[int, bool, dict[str, str]]:
-    """The namespace flags that work here, whether a private root does, and why others do not."""
+    """The namespace flags that work here, whether a private root does, and why the others do not."""
 
     def attempt(flags: int, *, root: bool) -> str:
         def enter():
@@ -163,10 +163,10 @@ def _available_namespaces(plan: list[tuple[str, str]], *, as_root: bool) -> tupl
 
 
 def enter_server(plan: IsolationPlan) -> Isolated:
-    """Takes this process behind every per-server layer that the machine has.
+    """Puts this process behind every per-server layer that the machine has.
 
-    A pid namespace holds for children only: fork once more before running anything. Never raises for
-    a missing layer: `Isolated.layers` and `reasons` say what is there, and the caller decides.
+    A pid namespace applies to children only: fork once more before running anything. Never raises for a
+    missing layer: `Isolated.layers` and `reasons` say what is there, and the caller decides.
     """
     as_root = os.geteuid() == 0
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
@@ -214,7 +214,7 @@ def enter_server(plan: IsolationPlan) -> Isolated:
 
 
 def _leave_root(pid_namespace: int, reasons: dict[str, str], proc: int, must_read: str) -> None:
-    """Becomes a user that owns nothing, in a user namespace of its own (which counts its threads apart)."""
+    """Becomes a user that owns nothing, in its own user namespace (which counts its threads separately)."""
 
     def read_as_nobody() -> None:
         _become_unprivileged()
@@ -224,7 +224,7 @@ def _leave_root(pid_namespace: int, reasons: dict[str, str], proc: int, must_rea
     reasons["user"] = unreadable or works(lambda: (_become_unprivileged(), _enter_user_namespace(0, proc)))
     linux.unshare(pid_namespace)
     if unreadable:
-        # Root by name still, but without capabilities: else no module could be imported any more.
+        # Still root by name, but without capabilities: otherwise no module could be imported any more.
         reasons["unprivileged"] = f"uid 0 kept, since uid {UNPRIVILEGED_ID} cannot read Python: {unreadable}"
         return
     _become_unprivileged()
@@ -233,7 +233,7 @@ def _leave_root(pid_namespace: int, reasons: dict[str, str], proc: int, must_rea
 
 
 def enter_program(isolated: Isolated, limits: Sequence[int], address_space: int) -> None:
-    """Takes this process behind the per-program layers, for ever. Call it after the fork.
+    """Puts this process behind the per-program layers, permanently. Call it after the fork.
 
     Args:
       limits: KernelLimits, or its fields.
@@ -244,7 +244,7 @@ def enter_program(isolated: Isolated, limits: Sequence[int], address_space: int)
 
 
 def limit_resources(isolated: Isolated, limits: Sequence[int], address_space: int) -> None:
-    """What a process can take on before it forks programs: limits of memory, files and threads.
+    """The limits that a process can set before it forks programs: memory, files and threads.
 
     Args:
       isolated: the layers that this process has entered.
@@ -260,14 +260,15 @@ def limit_resources(isolated: Isolated, limits: Sequence[int], address_space: in
 
 
 def last_step(isolated: Isolated, limits: Sequence[int]) -> Callable[[], None]:
-    """What limits a process's CPU time and its system calls: left to each program's own.
+    """The limits of CPU time and system calls, which each program sets for itself.
 
-    It is called after a fork, where each object that it touches costs a page: so it holds all it needs.
+    It is called after a fork, where each object that it touches costs a page, so it already holds all it
+    needs.
 
     Args:
       isolated: the layers that this process has entered, and the filter of system calls.
       limits: KernelLimits, or its fields.
-    Returns: a function that puts the limits on for ever; it raises OSError if the kernel refuses.
+    Returns: a function that sets the limits permanently; it raises OSError if the kernel refuses.
     """
     setrlimit, which, cpu = resource.setrlimit, resource.RLIMIT_CPU, (limits[1], limits[1])
     prctl, arguments = linux.seccomp_call(isolated.filter)

@@ -1,8 +1,8 @@
 """One job of a fork server, watched from the trusted side: frames, output, time.
 
-Time limits hold on a loaded machine too: the clock of a job stands still while the job is ready to run and
-waits for a core. The kernel tells for how long that was (/proc/PID/task/*/schedstat); a job that sleeps gains
-nothing by it. Where the kernel does not tell, limits are those of the clock on the wall.
+Time limits hold on a loaded machine too: the clock of a job stops while the job is ready to run but waits for
+a core. The kernel tells how long that was (/proc/PID/task/*/schedstat); a job gains nothing by sleeping. If
+the kernel does not tell, limits apply to wall-clock time.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ from rl.sandbox.program_server import REPORT
 
 _STRETCH = 10.0  # no job gets more than this times its limit
 _SAMPLE_S = 0.05
-_QUICK_MS = 5  # most jobs are over by then, and are looked at once
+_QUICK_MS = 5  # most jobs have ended by then, and are checked only once
 _FRAME_EXTRA = 4096  # for error messages, where answers are limited to less
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _PID = re.compile(rb"^Pid:\s+(\d+)", re.MULTILINE)
 
 
 class Then(Enum):
-    """What is to happen after a frame: the job goes on, on the same clock; on a new one; is ended."""
+    """What happens after a frame: the job goes on, on the same clock or on a new one, or is ended."""
 
     GO_ON = "go on"
     NEXT = "next"
@@ -39,7 +39,7 @@ class Then(Enum):
 
 
 class WorkerDiedError(RuntimeError):
-    """The fork server ended in the middle of a job."""
+    """The fork server ended during a job."""
 
 
 class Frame(NamedTuple):
@@ -56,9 +56,9 @@ class Outcome:
 
     Attributes:
       status: exit code, or minus the signal that killed it.
-      max_rss: of resident memory, in bytes.
+      max_rss: peak resident memory, in bytes.
       output_exceeded: it printed, or sent, more than its limit.
-      garbled: what it sent were no frames.
+      garbled: what it sent were not frames.
     """
 
     output: bytes = b""
@@ -75,9 +75,9 @@ class Job(NamedTuple):
 
     Attributes:
       time_s: seconds from one frame to the next.
-      output_bytes: printed between frames, or sent in one.
+      output_bytes: limit on what is printed between frames, or sent in one.
       show_errors: standard error counts as output.
-      calls: descriptors over which it is sent calls: the read end of a pipe, and a file.
+      calls: descriptors over which calls are sent to it: the read end of a pipe, and a file.
     """
 
     limits: KernelLimits
@@ -98,7 +98,7 @@ def memory_file(content: bytes, *, sealed: bool = False) -> int:
 
     Args:
       content: what the file holds at first.
-      sealed: nobody can change it any more, so that it is no memory between the processes that get it.
+      sealed: nobody can change it any more, so that the processes that get it cannot use it to pass on data.
     Returns: the descriptor, which the caller closes; programs that are executed do not inherit it.
     """
     fd = os.memfd_create("job", os.MFD_CLOEXEC | (os.MFD_ALLOW_SEALING if sealed else 0))
@@ -117,7 +117,7 @@ class _Frames:
         self._most_bytes = most_bytes + _FRAME_EXTRA
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """The frames that this data completes. Raises: ValueError for one longer than honest ones are."""
+        """The frames that this data completes. Raises: ValueError for one that is longer than honest ones."""
         buffer = self._buffer + data if self._buffer else data
         start = 0
         while len(buffer) - start >= HEADER.size:
@@ -134,8 +134,8 @@ class _Frames:
 
 
 class _Clock:
-    """Decides when a job has had its time, which runs while it could run: on a core, or by its own choice
-    not.
+    """Decides when a job has used up its time, which counts only while it could run: on a core, or off it by
+    its own choice.
     """
 
     def __init__(self, limit_s: float, waited_s: float):
@@ -143,7 +143,7 @@ class _Clock:
         self.next_look = self.started + limit_s
 
     def is_over(self, waited_s: float) -> bool:
-        """Whether the job is to be ended, given for how long it has waited for a core in its life."""
+        """Whether to end the job, given how long it has waited for a core in its life."""
         now = time.monotonic()
         elapsed = now - self.started
         had = elapsed - max(0.0, waited_s - self._waited_s)
@@ -152,11 +152,11 @@ class _Clock:
 
 
 def waited_s(process: int) -> float:
-    """For how long a process was ready to run and had no core: of its threads, the one that waited longest.
+    """How long a process was ready to run but had no core: of its threads, the one that waited longest.
 
     Args:
       process: a pidfd.
-    Returns: seconds; 0 where the kernel does not tell.
+    Returns: seconds; 0 if the kernel does not tell.
     """
     try:
         with open(f"/proc/self/fdinfo/{process}", "rb") as file:
@@ -191,7 +191,7 @@ class Watch:
         self._killed = self._asked = self._stopped = False
 
     def to_the_end(self) -> Outcome:
-        """Returns when the job is over and all it left is gone. Raises: WorkerDiedError."""
+        """Returns when the job is over and everything it left behind is gone. Raises: WorkerDiedError."""
         if not self._job.calls and self._ends_quickly():
             return self._collected()
         poll = select.poll()
@@ -213,13 +213,13 @@ class Watch:
                     return self._collected()
 
     def _ends_quickly(self) -> bool:
-        """Waits a moment for the end alone: waking up for each answer would cost more than the answers do."""
+        """Briefly waits for the end alone: waking up for each answer would cost more than the answers do."""
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         return bool(poll.poll(_QUICK_MS)) and self._take()
 
     def _collected(self) -> Outcome:
-        self._killed = True  # the job is over: a kill for what is left to read would meet the next one
+        self._killed = True  # the job is over: a kill for what remains to be read would hit the next one
         while self._read_frames():
             pass
         while self._read_output():
@@ -237,7 +237,7 @@ class Watch:
             self._send(b"kill")
 
     def _take(self) -> bool:
-        """Handles a message of the server's; whether it is the last."""
+        """Handles a message from the server; whether it is the last."""
         try:
             text, processes, _, _ = socket.recv_fds(self._control, 1 << 16, 1)
         except OSError as error:

@@ -1,9 +1,9 @@
-"""Inside the sandbox: says whether answers are right, where that runs a problem's code or may take long.
+"""Inside the sandbox: judges answers where that runs a problem's code or may take long.
 
-No code of a program's runs here, and no program sees what is expected: answers come as plain data, and a test
-that calls the program's functions gets stand-ins whose calls are carried over to the program's own process.
-Hostile answers (keys that collide, formats of a billion blanks, endless digits) cost this process its
-limits of time and memory, not the grader. Standard library only.
+No code of a program runs here, and no program sees what is expected: answers come as plain data, and a test
+that calls the program's functions gets stand-ins whose calls are forwarded to the program's own process.
+Hostile answers (colliding keys, formats of a billion blanks, endless digits) cost this process its limits of
+time and memory, not the grader's. Standard library only.
 
 Requests, with the JSON of the answer as bytes; each is answered by {"right", "why"} or {"fault"}:
     same       a returned value: rule, expected
@@ -30,7 +30,7 @@ from typing import Any
 from rl.sandbox import messages, values
 from rl.sandbox.comparison import CompareRule, is_expected, same_output
 
-# What the tests of published problems use without importing it: their programs happen to import it.
+# Names that the tests of published problems use without importing them: their programs happen to.
 _MODULES = (
     *("bisect", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq"),
     *("itertools", "json", "math", "numpy", "operator", "random", "re", "statistics", "string", "sys"),
@@ -47,11 +47,11 @@ _CACHED = 256
 
 
 class _GoneError(BaseException):
-    """The program ended in the middle of a call."""
+    """The program ended during a call."""
 
 
 def names_of(code: types.CodeType) -> set[str]:
-    """The names that code and the code in it look up."""
+    """The names that code, and the code in it, looks up."""
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -60,7 +60,7 @@ def names_of(code: types.CodeType) -> set[str]:
 
 
 def _read(blob: bytes) -> object:
-    """The value of an answer; what is no answer at all equals nothing."""
+    """The value of an answer; what is not an answer at all equals nothing."""
     try:
         return values.decode(json.loads(blob))
     except (KeyError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError):
@@ -74,16 +74,16 @@ class Judge:
         self._channel = channel
         self._codes: dict[tuple[str, str], types.CodeType] = {}
         self._setups: dict[str, list[types.CodeType]] = {}
-        self._raised: Exception | None = None  # what the program raised last, and how it is told
+        self._raised: Exception | None = None  # what the program raised last, and how it is reported
         self._said = ""
 
     def answer(self, request: dict[str, Any], blob: bytes) -> dict[str, Any]:
-        """Whether an answer is right; a fault of the problem's own code is told apart.
+        """Whether an answer is right; a fault of the problem's own code is reported as such.
 
         Args:
           request: one of those that the module lists, without the answer.
           blob: the answer to judge: JSON, or the printed text for `output`.
-        Returns: {"right", "why"}, with "raised" where the program raised in a test.
+        Returns: {"right", "why"}, with "raised" if the program raised in a test.
         Raises: whatever the problem's own code does; `serve` reports that as {"fault"}.
         """
         kind = request["kind"]
@@ -116,7 +116,7 @@ class Judge:
 
     def _names_after(self, setup: str) -> dict[str, Any]:
         """The names that a problem's set-up makes, anew for each test. Statements that need the program's own
-        names are left out."""
+        names are skipped."""
         if setup not in self._setups:
             if len(self._setups) >= _CACHED:
                 self._setups.clear()
@@ -137,7 +137,7 @@ class Judge:
         return bool(names["check"](given, answer, expected))
 
     def _holds(self, request: dict[str, Any], answers: object) -> bool:
-        """Whether the condition is true; like an assert, one that raises is not."""
+        """Whether the condition is true; as with an assert, one that raises is not."""
         if not isinstance(answers, list) or values.has_opaque(answers):
             return False
         code = self._compiled(request["condition"], "eval")
@@ -200,12 +200,12 @@ class Judge:
 
 
 def _exception(kind: str, message: str) -> Exception:
-    """What the program raised: a built-in exception of that name, else a RuntimeError."""
+    """What the program raised: the built-in exception of that name, else a RuntimeError."""
     found = getattr(builtins, kind, None)
     if isinstance(found, type) and issubclass(found, Exception):
         try:
             return found(message)
-        except TypeError:  # UnicodeDecodeError and others that take more
+        except TypeError:  # UnicodeDecodeError and others that take more arguments
             pass
     return RuntimeError(message)
 

@@ -1,8 +1,8 @@
 """Landlock: which files an untrusted program may read.
 
-A rule set is put into force once, by the fork server when it starts, and inherited by all programs.
-Nothing may be written, and nothing executed unless a rule says so. What Landlock does not cover (chmod,
-sockets, metadata) is refused by seccomp (rl/sandbox/seccomp.py).
+A rule set is put into force once, by the fork server when it starts, and all programs inherit it. Nothing may
+be written, and nothing executed unless a rule says so. What Landlock does not cover (chmod, sockets,
+metadata) is refused by seccomp (rl/sandbox/seccomp.py).
 Reference: https://docs.kernel.org/userspace-api/landlock.html
 """
 
@@ -44,7 +44,7 @@ def ruleset(grants: Iterable[tuple[str, int]], abi: int) -> int:
     A path that does not exist, or cannot be reached, is left out: it stays forbidden.
 
     Args:
-      grants: a folder's rights hold for all below it; a file gets those of them that files have.
+      grants: a folder's rights apply to everything below it; a file gets those of them that apply to files.
       abi: Landlock's version in this kernel; rights that it does not know are left out.
     Returns: the descriptor, which the caller puts into force and closes.
     Raises: OSError if the kernel refuses a rule.

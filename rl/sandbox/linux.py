@@ -46,7 +46,7 @@ def _check(result: int, what: str) -> int:
 
 
 def _syscall(what: str, *arguments) -> int:
-    # long arguments: an int would be passed in 32 bits and leave the register's upper half undefined
+    # long arguments: an int would be passed as 32 bits and leave the register's upper half undefined
     converted = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
     return _check(_libc.syscall(*converted), what)
 
@@ -67,7 +67,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
-    """mount(2): puts a file system, or a folder already there, in place of a folder.
+    """mount(2): puts a file system, or an existing folder, in place of a folder.
 
     Args:
       source: what is mounted; any text for file systems without a device.
@@ -81,7 +81,7 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str | No
 
 
 def umount(target: str, flags: int = MNT_DETACH) -> None:
-    """umount2(2): takes a mount away.
+    """umount2(2): removes a mount.
 
     Args:
       target: where it is mounted.
@@ -91,7 +91,7 @@ def umount(target: str, flags: int = MNT_DETACH) -> None:
 
 
 def make_read_only(target: str) -> None:
-    """Makes a mount and those below it read-only and deaf to set-uid bits, for good."""
+    """Makes a mount and those below it read-only and without effect for set-uid bits, permanently."""
     attributes = struct.pack("=QQQQ", _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOSUID, 0, 0, 0)
     arguments = (_AT_FDCWD, target.encode(), _AT_RECURSIVE, attributes, len(attributes))
     _syscall(f"mount_setattr {target}", _SYS_MOUNT_SETATTR, *arguments)
@@ -139,7 +139,7 @@ def landlock_add_path(ruleset: int, access: int, path_fd: int) -> None:
 
 
 def landlock_restrict_self(ruleset: int) -> None:
-    """Puts the rule set into force for this thread and its descendants, for ever."""
+    """Puts the rule set into force for this thread and its descendants, permanently."""
     _syscall("landlock restrict", _SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0)
 
 
@@ -147,7 +147,7 @@ _filters: dict[bytes, tuple[ctypes.Array, ctypes.Array, tuple[ctypes.c_long, ...
 
 
 def prepare_seccomp(program: bytes) -> None:
-    """Makes ready what install_seccomp needs: once in the server, not in the pages of each program."""
+    """Prepares what install_seccomp needs: once in the server, not in the pages of each program."""
     buffer = ctypes.create_string_buffer(program, len(program))
     description = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
     holder = ctypes.create_string_buffer(description, len(description))

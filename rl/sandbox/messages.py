@@ -1,6 +1,6 @@
 """Messages between the trusted process and the services in the sandbox. Standard library only.
 
-A message, either way: uint32 length, JSON of that length, uint32 length, bytes of that length.
+A message, in either direction: uint32 length, JSON of that length, uint32 length, bytes of that length.
 """
 
 import json
@@ -14,7 +14,7 @@ def pack(header: dict[str, Any], blob: bytes = b"") -> bytes:
 
     Args:
       header: what JSON can hold.
-      blob: carried beside it as it is.
+      blob: carried alongside it, unchanged.
     Returns: both parts, each after its length.
     """
     text = json.dumps(header).encode()
@@ -25,7 +25,7 @@ def receive(channel: socket.socket, most_bytes: int = 1 << 31) -> tuple[dict[str
     """The next message.
 
     Args:
-      channel: a stream socket; its timeout holds for each read.
+      channel: a stream socket; its timeout applies to each read.
       most_bytes: longest part that is accepted.
     Returns: header and blob.
     Raises: EOFError at the end of the stream; ValueError for a part longer than `most_bytes`, or no JSON.

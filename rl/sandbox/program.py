@@ -1,8 +1,8 @@
 """Inside the sandbox: runs one compiled program on its tests and reports what it answered.
 
-Everything here runs in a process that the program owns once its first statement runs. What it sends is
-only answers: this side never knows what is expected. Standard library only, and little of it, since
-every page that this process touches is copied for it; what can be made ready is made in the server.
+Everything here runs in a process that the program owns once its first statement runs. It sends only answers:
+this side never knows what is expected. Standard library only, and little of it, because every page that this
+process touches is copied for it; everything that can be prepared is prepared in the server.
 
 Request: uint32 length, a marshalled dict of that length {mode (call, stdin, assert), name, class_name, tests,
 first, output_bytes, memory_bytes, trace}, then the compile service's marshalled (program, set-up,
@@ -35,7 +35,7 @@ HEADER = struct.Struct("=IcI")  # of a frame: its length after these bytes, its 
 _COUNT = struct.Struct("=I")
 _EXIT_0 = b'{"exit": 0}'
 _ENDED_WELL = HEADER.pack(len(_EXIT_0), b"D", 0) + _EXIT_0
-# What a program's tests import ahead, once, where it names them: slow or frequent, and safe to import early.
+# What a program's tests import ahead, once, if it names them: slow or frequent, and safe to import early.
 _AHEAD = frozenset(
     (
         *(
@@ -69,11 +69,11 @@ def _sender(write=os.write, dumps=json.dumps, pack=HEADER.pack, bytes_=memoryvie
 
 
 def with_flags(code: types.CodeType, place: str, flags: mmap.mmap | bytearray) -> types.CodeType:
-    """The code with its markers' place replaced by the memory of the flags, in no name's way.
+    """The code with its markers' place replaced by the memory of the flags; it uses no name of the program's.
 
     Args:
       code: a compiled program; code objects within it are changed too.
-      place: the constant that stands where the memory is to be.
+      place: the constant that stands where the memory belongs.
       flags: the memory, one byte a flag.
     Returns: new code; the one given stays as it was.
     """
@@ -89,7 +89,7 @@ def with_flags(code: types.CodeType, place: str, flags: mmap.mmap | bytearray) -
 
 
 def _report_instructions(code: types.CodeType, flags: mmap.mmap, instructions: list[list[int]]) -> None:
-    """Has the interpreter itself say which instructions run."""
+    """Has the interpreter itself report which instructions run."""
     monitoring = sys.monitoring  # pyright: ignore[reportAttributeAccessIssue]
     tool, once = monitoring.COVERAGE_ID, monitoring.DISABLE
     monitoring.use_tool_id(tool, "executed")
@@ -119,7 +119,7 @@ def _traced(code: types.CodeType, instructions: list[list[int]], place: str) -> 
 
 
 def describe(error: BaseException) -> dict[str, str]:
-    """Class, message and line of an exception in the program, in one short line that can be written."""
+    """Class, message and line of an exception in the program, in one short, printable line."""
     try:
         message = str(error)[:300]
     except BaseException:
@@ -159,7 +159,7 @@ class _Tests:
         self.most_bytes = request["output_bytes"]
 
     def answer(self, number: int, compute: Callable[[], Any]) -> None:
-        """Sends what a test's computation gives; an exception ends one test only."""
+        """Sends the result of a test's computation; an exception ends only that test."""
         try:
             value = compute()
             try:
@@ -224,7 +224,7 @@ def _prepare_asserts(name: str, setup: types.CodeType, names: dict) -> None:
 
 
 def _import_for(names: dict, imports: Iterable[tuple[str, str, str | None]]) -> None:
-    """Binds what the problem's site imports before each solution, as far as the program could mean it."""
+    """Binds what the problem's site imports before each solution, as far as the program could refer to it."""
     for name, module, attribute in imports:
         try:
             found = importlib.import_module(module)
@@ -234,10 +234,10 @@ def _import_for(names: dict, imports: Iterable[tuple[str, str, str | None]]) -> 
 
 
 def _run_to_the_end(code: types.CodeType, names: dict) -> int:
-    """Runs a program as `python program.py` would; returns its exit code, lets its exceptions out."""
+    """Runs a program as `python program.py` would; returns its exit code, lets its exceptions through."""
     try:
         exec(code, names)
-        # both only where there is something to do: they touch many pages
+        # both only if there is something to do: they touch many pages
         if len(threading._active) > 1 or threading._threading_atexits:  # pyright: ignore[reportAttributeAccessIssue]
             threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
         if atexit._ncallbacks():
@@ -259,7 +259,7 @@ def _names_in(code: types.CodeType) -> set[str]:
 
 
 class Program:
-    """A program with its tests, read from REQUEST_FD and connected to FLAGS_FD, which are closed then."""
+    """A program with its tests, read from REQUEST_FD and connected to FLAGS_FD; both are then closed."""
 
     def __init__(self) -> None:
         content = os.pread(REQUEST_FD, os.fstat(REQUEST_FD).st_size, 0)
@@ -281,11 +281,11 @@ class Program:
         self._tests = _Tests(request, self._names, self._send)
 
     def import_ahead(self) -> None:
-        """Imports what the program will, before it is forked; its own import statements find it then."""
+        """Imports what the program will import, before the fork; its own import statements then find it."""
         for name in sorted(_names_in(self._code) & _AHEAD):
             try:
                 importlib.import_module(name)
-            except Exception:  # the program will meet it, and within its own limits
+            except Exception:  # the program will hit it itself, within its own limits
                 continue
 
     def run(self, enter_sandbox: Callable[[], None]) -> None:

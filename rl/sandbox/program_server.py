@@ -1,9 +1,9 @@
-"""A fork server of one program: made ready once, it forks a process for each test on standard input.
+"""A fork server for one program: prepared once, it forks a process for each test on standard input.
 
 What a program's tests have in common (reading, unmarshalling, connecting the flags, importing well-known
-modules) is done here once, and no statement of the program runs in this process, so that a test finds nothing
-of the tests before it. The next test's process is forked and enters the sandbox while the grader is busy with
-the last one's answer; then it waits for its descriptors on a socket of its own, which it closes. Standard
+modules) is done here once. No statement of the program runs in this process, so a test finds nothing left by
+the tests before it. While the grader is busy with the last test's answer, the next test's process is forked
+and enters the sandbox; then it waits for its descriptors on a socket of its own, which it closes. Standard
 library only.
 """
 
@@ -18,11 +18,11 @@ from collections.abc import Callable
 
 from rl.sandbox import program
 
-CONTROL_FD, JOBS_FD = 40, 41  # rl.sandbox.seccomp lets a process read messages from the latter alone
-_STARTED_FD, _START_FD = 42, 43  # a pipe: a process tells that it has its test
+CONTROL_FD, JOBS_FD = 40, 41  # rl.sandbox.seccomp lets a process read messages only from the latter
+_STARTED_FD, _START_FD = 42, 43  # a pipe: a process reports that it has its test
 FAILED_TO_ENTER = 97
 READY = b"ready"  # the first message: the program is loaded
-REPORT = struct.Struct("=idq")  # how a job ended: status, CPU seconds, bytes of resident memory at most
+REPORT = struct.Struct("=idq")  # how a job ended: status, CPU seconds, bytes of peak resident memory
 _SENT_JOBS_FD = 6
 _DESCRIPTORS_SPACE = socket.CMSG_SPACE(4 * 4)
 
@@ -75,8 +75,8 @@ def serve(limit: Callable[[], None], enter: Callable[[], None], fork: Callable[[
     """Runs tests of one program until the grader closes its ends; never returns.
 
     Args:
-      limit: limits what this process and its children use; called when the program is loaded.
-      enter: takes a child behind the layers that are put on by each program.
+      limit: limits what this process and its children use; called once the program is loaded.
+      enter: puts a child behind the layers that each program enters by itself.
       fork: fork(2).
     """
     made = program.Program()
@@ -104,7 +104,7 @@ def serve(limit: Callable[[], None], enter: Callable[[], None], fork: Callable[[
     while True:
         pidfd = os.pidfd_open(child)
         if not _serve_until(_STARTED_FD, pidfd, control):
-            os._exit(FAILED_TO_ENTER)  # it had all its time, and never began: no fault of the program's
+            os._exit(FAILED_TO_ENTER)  # it had all its time and never began: not the program's fault
         os.read(_STARTED_FD, 1)
         following = next_test()
         _serve_until(pidfd, pidfd, control)
@@ -117,7 +117,7 @@ def serve(limit: Callable[[], None], enter: Callable[[], None], fork: Callable[[
 def _run_one(made: program.Program, jobs: socket.socket, enter: Callable[[], None]) -> None:
     """In the forked child: enters the sandbox, waits for its test, and runs it."""
     try:
-        os.closerange(0, JOBS_FD)  # the next test's descriptors are to be 0 to 3
+        os.closerange(0, JOBS_FD)  # the next test's descriptors must become 0 to 3
         os.close(_STARTED_FD)
         enter()
         message, *_ = jobs.recvmsg(16, _DESCRIPTORS_SPACE)

@@ -1,6 +1,6 @@
 """Which files an untrusted program may see: the standard library, shared libraries, named packages.
 
-Not the whole of site-packages: an installed data set with its answers may lie there.
+Not the whole of site-packages: an installed data set with its answers may be there.
 """
 
 import os
@@ -22,7 +22,7 @@ class ToolFiles(NamedTuple):
     Attributes:
       scratch: the folder that a tool may write to, and what it runs may read.
       reads: further files and folders that both may read and execute.
-      record: a file that is there already, all that a program may write to; None: it may write nothing.
+      record: an existing file, the only one that a program may write to; None: it may write nothing.
     """
 
     scratch: str
@@ -31,7 +31,7 @@ class ToolFiles(NamedTuple):
 
 
 class PackageFiles(NamedTuple):
-    """Where the packages that programs may import lie: `directory`/`entries`."""
+    """Where the packages are that programs may import: `directory`/`entries`."""
 
     directory: str
     entries: tuple[str, ...]
@@ -79,7 +79,7 @@ def _library_grants() -> list[tuple[str, int]]:
 
 
 def _program_grants(packages: list[PackageFiles]) -> list[tuple[str, int]]:
-    """Landlock grants (path, rights) for a Python program: nothing to write, nothing to execute."""
+    """Landlock grants (path, rights) for a Python program: it may write and execute nothing."""
     library = standard_library()
     grants = [(library, READ_DIR)]
     with os.scandir(library) as entries:
@@ -98,7 +98,7 @@ def _program_grants(packages: list[PackageFiles]) -> list[tuple[str, int]]:
 
 
 def _tool_grants(files: ToolFiles) -> list[tuple[str, int]]:
-    """Landlock grants for a compiler driver: the tool chain to execute, the scratch folder to write."""
+    """Landlock grants for a compiler driver: it may run the tool chain and write to the scratch folder."""
     everything_but_devices = (1 << 13) - 1 | REFER | TRUNCATE
     tool_chain = [
         (p, _READ | EXECUTE)
@@ -112,7 +112,7 @@ def _tool_grants(files: ToolFiles) -> list[tuple[str, int]]:
 
 
 def _runtime_grants(files: ToolFiles) -> list[tuple[str, int]]:
-    """Landlock grants for an interpreter that runs a program: nothing to write but the record."""
+    """Landlock grants for an interpreter that runs a program: it may write only the record."""
     loaders = [(path, rights | EXECUTE) for path, rights in _library_grants()]
     devices = [("/dev/null", READ_FILE | WRITE_FILE), ("/dev/urandom", READ_FILE), ("/dev/random", READ_FILE)]
     executed = [(path, _READ | EXECUTE) for path in (files.scratch, *files.reads)]
@@ -125,8 +125,8 @@ def grants(profile: str, packages: list[PackageFiles], files: ToolFiles | None) 
 
     Args:
       profile: "program" for Python, "tool" for compilers, "executable" for what they make, "runtime" for what
-        runs by way of an interpreter or needs files.
-      packages: what Python programs may import beside the standard library.
+        runs through an interpreter or needs files.
+      packages: what Python programs may import besides the standard library.
       files: what tools and runtimes see; others have none.
     Returns: pairs of a path and the rights below it, joined by |.
     """
@@ -143,7 +143,7 @@ def private_root_plan(
 
     Args:
       profile: "tool" also sees compilers and headers.
-      packages: installed packages to show beside the standard library.
+      packages: installed packages to show besides the standard library.
       files: what tools and runtimes see.
     Returns: the steps; later ones may hide or show parts of what earlier ones showed.
     """

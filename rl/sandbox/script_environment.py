@@ -1,7 +1,7 @@
-"""What a script finds around it that a sandboxed process lacks: streams, /dev/stdin, temporary files, stacks.
+"""What scripts expect and a sandboxed process lacks: streams, /dev/stdin, temporary files, stacks.
 
 Made once, in the fork server, and inherited by every program. Nothing here is a layer of isolation: a program
-that goes round it meets the kernel's. Standard library only.
+that gets around it faces the kernel's layers. Standard library only.
 """
 
 import builtins
@@ -17,7 +17,7 @@ from typing import IO, Any
 
 PROGRAM_FILE = "/program.py"
 _SCRATCH = "/tmp"
-# most of a thread's stack: Python's own calls take none of it, and its memory counts in full
+# most of a thread's stack: Python's own calls use none of it, and its memory counts in full
 _MOST_STACK = 64 << 20
 _STREAMS = {
     f"{folder}{name}": number
@@ -34,7 +34,7 @@ _asked_stack = [0]
 def prepare() -> None:
     """Makes this process an environment for scripts; for the fork server, before its first program."""
     _make_streams()
-    sys.set_int_max_str_digits(0)  # contests know no such limit; time is limited anyway
+    sys.set_int_max_str_digits(0)  # contests have no such limit; time is limited anyway
     builtins.open = io.open = _open
     os.open = _os_open
     threading.stack_size = _stack_size
@@ -48,7 +48,7 @@ def limit_stacks(memory_bytes: int) -> None:
 
 
 def _make_streams() -> None:
-    """sys.stdin, stdout and stderr over descriptors 0 to 2, whatever those will be; stdout as of a pipe."""
+    """sys.stdin, stdout and stderr over descriptors 0 to 2, whatever those will be; stdout as for a pipe."""
     saved = os.dup(1)
     reader, writer = os.pipe()
     os.dup2(writer, 1)
@@ -80,7 +80,7 @@ def _open(
     name = os.fspath(file) if isinstance(file, os.PathLike) else file
     if type(name) is str and name in _kept:
         return _kept[name].reopened(mode, encoding)
-    # whatever the program calls open with
+    # whatever arguments the program calls open with
     place: Any = os.dup(_STREAMS[name]) if type(name) is str and name in _STREAMS else file
     return _real_open(place, mode, buffering, encoding, errors, newline, closefd, opener)
 
@@ -94,7 +94,7 @@ def _os_open(
 
 
 def _stack_size(size: int = 0) -> int:
-    """threading.stack_size, which takes any size and reserves what a program's memory allows."""
+    """threading.stack_size, which accepts any size and reserves what a program's memory allows."""
     before = _asked_stack[0]
     _real_stack_size(min(size, _stack_limit[0]))
     _asked_stack[0] = size

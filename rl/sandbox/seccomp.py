@@ -1,11 +1,11 @@
 """seccomp: the system calls that an untrusted program may make, as an allow-list.
 
-Whatever is not listed fails with EPERM (clone3 with ENOSYS, so that the C library falls back to clone,
-whose flags can be read). So there is no fork, exec, signal, socket to the outside, file opened for
-writing, memfd, shared memory, ptrace, io_uring, mount, keyring, or call that a later kernel adds.
-Four profiles: PROGRAM (Python), EXECUTABLE (one that starts with an execve: compiled programs), RUNTIME (an
-executable that also opens files: an interpreter or virtual machine) and TOOL (a compiler driver: forks,
-executes, writes). Which files the last two see is decided by Landlock or a private root.
+Anything not listed fails with EPERM (clone3 with ENOSYS, so that the C library falls back to clone, whose
+flags can be read). So there is no fork, exec, signal, socket to the outside, file opened for writing, memfd,
+shared memory, ptrace, io_uring, mount, keyring, or call that a later kernel adds. Four profiles: PROGRAM
+(Python), EXECUTABLE (one that starts with an execve: compiled programs), RUNTIME (an executable that also
+opens files: an interpreter or virtual machine) and TOOL (a compiler driver: forks, executes, writes).
+Landlock or a private root decides which files the last two see.
 """
 
 import errno
@@ -213,7 +213,7 @@ def _no_bit_of(index: int, bits: int, error: int) -> list[bytes]:
 
 
 def _argument_checks() -> dict[str, list[bytes]]:
-    """What follows the number of each call that is allowed for some arguments only."""
+    """The checks that follow the number of each call that is allowed only for some arguments."""
     refuse, allow = _instruction(_RETURN, _refuse(errno.EPERM)), _instruction(_RETURN, _ALLOW)
     threads_only = [
         _argument(0),
@@ -222,7 +222,7 @@ def _argument_checks() -> dict[str, list[bytes]]:
         _instruction(_RETURN, _refuse(errno.EAGAIN)),
         allow,
     ]
-    # Datagram sockets could name a stranger's address in sendto.
+    # Datagram sockets could name an outside address in sendto.
     unix_stream_only = [
         _argument(0),
         _instruction(_JUMP_EQUAL, _AF_UNIX, 0, 3),
@@ -252,7 +252,7 @@ def supported() -> bool:
 
 
 def _decisions(profile: str, column: int) -> list[tuple[int, list[bytes]]]:
-    """(first number, code) of each interval of call numbers that share a decision, sorted, from 0."""
+    """(first number, code) of each interval of call numbers with the same decision, sorted, from 0."""
     further = {"program": {}, "executable": _EXECUTE, "runtime": _RUNTIME, "tool": _TOOL}
     plain = _PLAIN | further[profile]
     code = {numbers[column]: [_instruction(_RETURN, _ALLOW)] for numbers in plain.values()}
@@ -271,7 +271,7 @@ def _decisions(profile: str, column: int) -> list[tuple[int, list[bytes]]]:
 
 def _search(intervals: list[tuple[int, list[bytes]]]) -> list[bytes]:
     """Binary search for the interval of the loaded number. The kernel walks a filter once for each of its
-    calls when it is installed, so a linear list would cost a millisecond a program."""
+    calls when it is installed, so a linear list would cost a millisecond per program."""
     if len(intervals) == 1:
         return intervals[0][1]
     middle = len(intervals) // 2
@@ -282,7 +282,7 @@ def _search(intervals: list[tuple[int, list[bytes]]]) -> list[bytes]:
 def build(profile: str) -> bytes:
     """The BPF program of a profile: "program", "executable", "runtime" or "tool".
 
-    A call from another architecture's entry (32-bit, x32) kills the process: its numbers mean
+    A call through another architecture's entry (32-bit, x32) kills the process, because its numbers mean
     something else.
     """
     machine = platform.machine()

@@ -1,9 +1,9 @@
 """Plain Python values as JSON that keeps their types, from the untrusted side to the side that judges.
 
-None, bool, int, float, str and list stand for themselves; everything else is {"t": tag, "v": ...}. A value of
+None, bool, int, float, str and list represent themselves; everything else is {"t": tag, "v": ...}. A value of
 a subclass (IntEnum, namedtuple, numpy.float64) counts as the plain value that it holds, numpy scalars and
 arrays as numbers and lists, iterators as what they yield. Any other class becomes {"t": "other"}: it has no
-value here, so that no `__eq__` of the program's ever runs where answers are compared. Standard library only.
+value here, so that no `__eq__` of the program ever runs where answers are compared. Standard library only.
 """
 
 import collections
@@ -15,7 +15,7 @@ from typing import Any
 
 _LONG_INT_BITS = 4096  # beyond, decimal digits would cost quadratic time
 _MOST_ITEMS = 1_000_000  # of an iterator
-_MOST_EXPONENT = 10_000  # of a Decimal: int() of it must be a number that can be held
+_MOST_EXPONENT = 10_000  # of a Decimal: int() of it must be a number that fits in memory
 _NATIVE = frozenset((type(None), bool, float, str))
 _SEQUENCES: dict[type, str] = {
     tuple: "tuple",
@@ -46,7 +46,7 @@ _ITERATORS = (
     type(iter(set())),
     type(reversed([])),
 )
-# how a subclass gives up the plain value in it, whatever methods it has of its own
+# how to get the plain value out of a subclass, whatever methods of its own it has
 _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (int, int.__int__),
     (float, float.__float__),
@@ -79,7 +79,7 @@ class Opaque:
 
 
 class Yielded:
-    """What an iterator or a view yielded: can be gone through, and equals no list, as it was none."""
+    """What an iterator or a view yielded: can be iterated, but equals no list, as it was not one."""
 
     def __init__(self, items: Iterable[Any]):
         self.items = tuple(items)
@@ -97,8 +97,8 @@ class Yielded:
 def encode(value: Any) -> object:  # any value of a program
     """The JSON-able form of a value.
 
-    Raises: RecursionError for a value that contains itself; BufferError for an iterator without end;
-      whatever an iterator raises.
+    Raises: RecursionError for a value that contains itself; BufferError for an endless iterator; whatever an
+      iterator raises.
     """
     kind = type(value)
     if kind in _NATIVE:
@@ -125,7 +125,7 @@ def _encode_rare(kind: type, value: Any) -> object:
         if len(items) > _MOST_ITEMS:
             raise BufferError
         return {"t": "yielded", "v": [encode(item) for item in items]}
-    # classes of modules that the program has imported, or else there is no such value
+    # classes of modules that the program has imported; otherwise there is no such value
     numpy, decimal, fractions = (sys.modules.get(name) for name in ("numpy", "decimal", "fractions"))
     if numpy is not None and issubclass(kind, numpy.generic):
         item = value.item()

@@ -1,7 +1,7 @@
-"""One fork server seen from the trusted side: starts it, sends it jobs, watches over time and output.
+"""One fork server as the trusted side sees it: starts it, sends it jobs, watches time and output.
 
 A worker holds at most one job at a time and is used by one thread at a time. Whatever a job does, `run`
-returns an Outcome; only a sandbox that cannot be started raises.
+returns an Outcome; it raises only if a sandbox cannot be started.
 """
 
 import base64
@@ -41,7 +41,7 @@ _BOOT = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
     "from rl.sandbox.forkserver import main; main(int(sys.argv[2]))"
 )
-# Imports that solutions often make. More would cost every program more than it saves the few.
+# Imports that solutions often make. More would cost every program more than they save the few.
 PRELOAD = (
     "bisect",
     "collections",
@@ -65,7 +65,7 @@ def _texts(*modules: ModuleType) -> dict[str, str]:
     return {module.__name__: Path(str(module.__file__)).read_text() for module in modules}
 
 
-# What the services run, as text: the server loads none of it, to stay small.
+# What the services run, as text: the server loads none of it, in order to stay small.
 _SERVICES: dict[Service, dict[str, str]] = {
     "compiler": _texts(messages, execution_trace, instruction_trace, compile_service),
     "judge": _texts(messages, comparison, judge_service),
@@ -79,7 +79,7 @@ class SandboxError(RuntimeError):
 
 
 class ToolsError(SandboxError):
-    """The tools of a language are not here or do not work in the sandbox: trying again is of no use."""
+    """A language's tools are missing or do not work in the sandbox: retrying is of no use."""
 
 
 class Worker:
@@ -103,7 +103,7 @@ class Worker:
         self._has_job = False
         self._null = -1
         self._program: tuple[socket.socket, socket.socket] | None = None  # of its server: control, jobs
-        self.prepared: set[str] = set()  # set-ups that the judge has run since it was started
+        self.prepared: set[str] = set()  # set-ups that the judge has run since it started
         self.layers: dict[str, bool] = {}
         self.reasons: dict[str, str] = {}
         self.start()
@@ -204,18 +204,18 @@ class Worker:
         memory_bytes: int,
         time_s: float,
     ) -> tuple[dict[str, Any], bytes]:
-        """Has a service answer a request; {"lost": why} if it does not: then it is ended, and started anew.
+        """Has a service answer a request; {"lost": why} if it does not: it is then ended and started anew.
 
-        While a job runs, only a service that is there already can be asked (`ensure`).
+        While a job runs, only a service that is already running can be asked (`ensure`).
 
         Args:
           service: compiler or judge.
           request: what JSON can hold.
-          blob: sent beside it, as bytes.
+          blob: sent along with it, as bytes.
           memory_bytes: limit of the service, when it is started.
-          time_s: longest time for the answer, by the clock.
+          time_s: longest wall-clock time for the answer.
         Returns: header and blob of the service's reply.
-        Raises: WorkerDiedError if the server is gone, which says nothing of what it was asked.
+        Raises: WorkerDiedError if the server is gone, which says nothing about the request.
         """
         self.ensure(service, memory_bytes)
         channel = self._services[service]
@@ -235,7 +235,7 @@ class Worker:
         return {"lost": reason}, b""
 
     def ensure(self, service: Service, memory_bytes: int) -> None:
-        """Starts a service that is not there; one that is keeps the limit that it was started with.
+        """Starts a service that is not running; a running one keeps the limit that it was started with.
 
         Args:
           service: compiler or judge.
@@ -247,7 +247,7 @@ class Worker:
             self._start_service(service, memory_bytes)
 
     def _end_lost_services(self) -> None:
-        """Ends the services that did not answer, which may be busy still."""
+        """Ends the services that did not answer, which may still be busy."""
         assert self._control is not None, "the worker is closed"
         while self._lost:
             try:
@@ -277,7 +277,7 @@ class Worker:
             self.prepared.clear()
 
     def start_program(self, request: int, flags: int, limits: KernelLimits) -> None:
-        """Starts the server of a program whose tests on standard input follow, each by `run`.
+        """Starts the server for a program whose tests on standard input follow, each by `run`.
 
         Args:
           request: rl.sandbox.program's, of mode stdin.
@@ -347,13 +347,13 @@ class Worker:
     def run(self, job: Job, on_frame: Callable[[Frame], Then] = lambda frame: Then.GO_ON) -> Outcome:
         """Runs one job to its end, or until `on_frame` says stop.
 
-        A frame handler that raises ValueError calls the frame forged: the job ends as garbled.
+        If a frame handler raises ValueError, the frame is considered forged: the job ends as garbled.
 
         Args:
           job: limits and descriptors; the descriptors stay the caller's.
           on_frame: called for each frame as it comes in; says whether the job goes on, and on which clock.
         Returns: how it ended, and what it printed.
-        Raises: WorkerDiedError if the server ended meanwhile; run it again after close() and start().
+        Raises: WorkerDiedError if the server ended meanwhile; run the job again after close() and start().
         """
         assert self._control is not None, "the worker is closed"
         if self._lost:
@@ -393,7 +393,7 @@ class Worker:
 
 
 def _bubblewrap(shown: list[tuple[str, str]]) -> list[str]:
-    """The start of a command that shows its command a private root, /proc and what starts a server."""
+    """The start of a command line that shows its command a private root, /proc and what starts a server."""
     library = os.path.join(
         sysconfig.get_config_var("LIBDIR") or "", sysconfig.get_config_var("INSTSONAME") or ""
     )

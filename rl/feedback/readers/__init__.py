@@ -37,7 +37,7 @@ from rl.feedback.readers.row_format import RowFormat
 
 log = logging.getLogger(__name__)
 
-# The first whose fields a row has reads it.
+# A row is read by the first format whose fields it has.
 FORMATS: tuple[RowFormat, ...] = (
     humaneval.FORMAT,
     mbpp.FORMAT,
@@ -68,7 +68,7 @@ def problem_of_row(row: object, name: str) -> Problem:
 
     Args:
       row: as JSON gives it.
-      name: its id, where it has none itself.
+      name: its id, if it has none of its own.
     Returns: the problem, read by the first format whose fields the row has.
     Raises: ValueError for a row of no known format; what RowFormat.read raises for a bad one.
     """

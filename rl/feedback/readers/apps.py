@@ -1,8 +1,8 @@
 """APPS (Hendrycks et al. 2021, arXiv:2105.09938) and TACO, which has its fields: rows and folders.
 
 Their grader imports a preamble before each solution, compares values with ==, lists and tuples alike, and
-printed numbers with numpy.allclose; here the comparison is `numeric`. It also takes lines in any order, which
-is not done here.
+printed numbers with numpy.allclose; here the comparison is `numeric`. Their grader also accepts lines in any
+order, which is not done here.
 """
 
 from pathlib import Path

@@ -1,7 +1,8 @@
 """APPS+ (Dou et al. 2024, arXiv:2402.01391): APPS, cleaned; and, as its plainest form, the format of own
 problems.
 
-Compared, and given imports, as APPS is; the fields compare, tolerance, checker and preamble say otherwise.
+Compared, and given imports, as APPS is, unless the fields compare, tolerance, checker and preamble say
+otherwise.
 """
 
 from rl.feedback.problems import Problem

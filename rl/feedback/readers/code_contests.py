@@ -1,7 +1,7 @@
 """CodeContests (Li et al. 2022, arXiv:2203.07814): public, private and generated tests of programs that read
 and print. Compared as APPS is; its own grader compares words, and numbers within 1e-5.
 
-The canonical solution is the first one in Python 3, else in C++, else in Java; the problem then is in that
+The canonical solution is the first one in Python 3, else in C++, else in Java, which is then the problem's
 language.
 """
 
@@ -11,7 +11,7 @@ from rl.feedback.problems import Problem
 from rl.feedback.readers.row_format import Row, RowFormat, tests_of
 
 _KINDS = ("public_tests", "private_tests", "generated_tests")
-# as the data set numbers them; those that can be run here
+# as the data set numbers them; only those that can be run here
 _LANGUAGES = {3: "python", 2: "cpp", 4: "java"}
 
 
@@ -48,7 +48,7 @@ def _first_solution(solutions: dict[str, Any]) -> tuple[str, str]:
 
 
 def _seconds(limit: object) -> float | None:
-    """{"seconds", "nanos"}; None where the file names no limit."""
+    """{"seconds", "nanos"}; None if the file names no limit."""
     if not isinstance(limit, dict):
         return None
     return float(limit.get("seconds") or 0) + float(limit.get("nanos") or 0) / 1e9 or None

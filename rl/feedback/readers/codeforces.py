@@ -1,6 +1,6 @@
 """Codeforces problems as open-r1/codeforces publishes them: statement in parts, official tests, limits.
 
-Compared as APPS is. Problems with a checker program, or where programs talk to a judge, are refused by name.
+Compared as APPS is. Problems with a checker program, or whose programs talk to a judge, are refused by name.
 """
 
 from rl.feedback.problems import Problem

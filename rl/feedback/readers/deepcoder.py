@@ -26,7 +26,7 @@ def _read(row: Row, name: str) -> Problem:
 
 
 def _program_in(solution: str) -> str:
-    """A solution without the fence that PrimeIntellect's have around them."""
+    """A solution without the fence that PrimeIntellect's solutions have around them."""
     lines = solution.strip().split("\n")
     if lines[0].startswith("```") and lines[-1].strip() == "```":
         return "\n".join(lines[1:-1]) + "\n"

@@ -13,7 +13,7 @@ from rl.sandbox.execution_trace import parse
 
 
 def _given(solution: str, lines: int, entry_point: str) -> str:
-    """What the tests may use of a prompt of so many lines: imports, and functions before the one to write."""
+    """What tests may use of a prompt of this many lines: imports, and functions before the one to write."""
     kept: list[ast.stmt] = [
         statement
         for statement in parse(solution).body

@@ -1,6 +1,6 @@
 """KodCode (Xu et al. 2025, arXiv:2503.02951): tests are a file for pytest that imports `solution`.
 
-Each test function becomes one test, without its name; what stands beside them is the set-up. Python's own
+Each test function becomes one test, without its name; everything else in the file is the set-up. Python's own
 comparison, as the tests write it.
 """
 

@@ -16,14 +16,14 @@ def loaded(value: object) -> Any:  # JSON, checked by the reader of its format
 def tests_of_list(tests: object, function: str | None) -> Row:
     """Fields of a Problem from tests {"input", "output"[, "testtype" or "type"][, "fn_name" or "metadata"]}.
 
-    A test of type `functional` calls a function: its input holds one argument a line, as JSON, its output the
-    JSON of what is returned. All others give standard input and the text printed.
+    A test of type `functional` calls a function: its input holds one argument per line, as JSON, its output
+    the JSON of the returned value. All others give standard input and the printed text.
 
     Args:
       tests: the list.
       function: the function of functional tests that name none themselves.
-    Returns: `inputs` and `outputs`, and `fn_name` where the tests call a function.
-    Raises: TypeError, KeyError or ValueError for what is no such list, or mixes both types.
+    Returns: `inputs` and `outputs`, and `fn_name` if the tests call a function.
+    Raises: TypeError, KeyError or ValueError for anything else, or a list that mixes both types.
     """
     if not isinstance(tests, list) or not all(isinstance(test, dict) for test in tests):
         raise TypeError("the tests must be a list of objects with input and output")
@@ -54,7 +54,7 @@ def _function_of(test: Row) -> str | None:
 
 
 def _arguments(given: object) -> list[Any]:
-    """One argument a line; a list where the file has read the arguments already."""
+    """One argument per line; a list if the file has already parsed the arguments."""
     if isinstance(given, list):
         return given
     return [read_json(line) for line in text_of(given).split("\n") if line.strip()]

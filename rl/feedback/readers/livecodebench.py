@@ -1,7 +1,7 @@
 """LiveCodeBench (Jain et al. 2024, arXiv:2403.07974), code generation: public tests, then private ones.
 
 The private tests are JSON, or JSON in a pickle in zlib in base64; the pickle is read as data, without running
-anything of it. Compared, and given imports, as APPS is.
+any of it. Compared, and given imports, as APPS is.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""EvalPlus's release files: inputs without outputs, which the canonical solution gives.
+"""EvalPlus's release files: inputs without outputs; the canonical solution gives those.
 
 Reference: Liu et al. 2023, arXiv:2305.01210; evalplus/eval/__init__.py for how answers are compared.
 """
@@ -29,15 +29,15 @@ for arguments in {inputs!r}:
 
 
 def compared_with_solution(row: Row, solution: str, entry_point: str) -> tuple[str, ...]:
-    """A test each of the base inputs and the plus inputs of a row; none for rows without.
+    """One test each for the base inputs and the plus inputs of a row; none for rows without them.
 
     Args:
       row: with `base_input` and `plus_input`, each a list of argument lists; `atol` is the largest absolute
-        error of floats, 1e-6 where it is missing or 0.
+        error of floats, 1e-6 if it is missing or 0.
       solution: source of the whole canonical program.
       entry_point: name of the function under test.
     Returns: sources of at most two tests, each of which runs all inputs of its field.
-    Raises: TypeError for inputs that are no list of argument lists.
+    Raises: TypeError for inputs that are not a list of argument lists.
     """
     tests = []
     for field in ("base_input", "plus_input"):

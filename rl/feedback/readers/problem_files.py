@@ -1,6 +1,6 @@
 """Rows of problem files: JSON, JSON lines, either compressed by gzip, and Parquet.
 
-Bounded in memory by the file's own size, and what jaxmoe.gzip_files allows.
+Memory is bounded by the file's own size and what jaxmoe.gzip_files allows.
 """
 
 import io
@@ -19,16 +19,16 @@ _ROWS = 256  # of a Parquet file held at once
 
 
 def is_problem_file(path: Path) -> bool:
-    """Whether a file is read, by its name."""
+    """Whether a file is one of these, by its name."""
     return path.name.endswith(SUFFIXES)
 
 
 def rows_of(path: Path) -> Iterator[tuple[int, Any]]:
-    """(number, row) of a file: the items of one JSON list, one JSON object, or one a line.
+    """(number, row) of a file: the items of one JSON list, one JSON object, or one object per line.
 
-    Only a line feed ends a line: JSON text may hold any other separator.
+    Only a line feed ends a line: JSON text may contain any other separator.
 
-    Raises: ValueError naming the file, and the line, that is no JSON.
+    Raises: ValueError naming the file, and the line, that is not JSON.
     """
     if path.suffix == ".parquet":
         yield from enumerate(_rows_of_parquet(path))
@@ -69,7 +69,7 @@ def _reason(error: Exception) -> str:
 
 
 def _text_of(path: Path) -> str:
-    """The text of a file; bytes that are no UTF-8 survive as surrogates. Raises: ValueError for a gzip
+    """The text of a file; bytes that are not UTF-8 survive as surrogates. Raises: ValueError for a gzip
     file that is damaged, or a bomb.
     """
     if path.suffix != ".gz":

@@ -18,8 +18,8 @@ class RowFormat(NamedTuple):
       name: of the data set.
       fields: a row that has all of them is read as this format.
       read: the problem of a row, given a name for rows without an id. Raises: KeyError, ValueError,
-        TypeError, AttributeError, ArithmeticError, SyntaxError, RecursionError or MemoryError for a row
-        that is none.
+        TypeError, AttributeError, ArithmeticError, SyntaxError, RecursionError or MemoryError for a row that
+        is not one.
     """
 
     name: str
@@ -28,7 +28,7 @@ class RowFormat(NamedTuple):
 
 
 def read_json(text: str) -> Any:  # JSON, checked by the reader of its format
-    """json.loads for text with numbers of any length up to 100,000 digits.
+    """json.loads for text with numbers of up to 100,000 digits.
 
     Raises: ValueError; RecursionError for one nested too deep.
     """
@@ -36,7 +36,7 @@ def read_json(text: str) -> Any:  # JSON, checked by the reader of its format
         return json.loads(text)
     except json.JSONDecodeError:
         raise
-    except ValueError:  # a number of more digits than int() takes
+    except ValueError:  # a number with more digits than int() takes
         return json.loads(text, parse_int=long_int)
 
 
@@ -60,8 +60,8 @@ def text_of(value: object) -> str:
 def tests_of(data: Row) -> dict[str, Any]:
     """Fields of a Problem from {"inputs", "outputs"[, "fn_name"]}.
 
-    Where a first argument, or a value returned, is a dict whose keys are all whole numbers spelled as
-    strings, they are made numbers, as APPS's own grader does.
+    If a first argument, or a returned value, is a dict whose keys are all integers spelled as strings, they
+    are converted to numbers, as in APPS's own grader.
     """
     inputs, outputs = data["inputs"], data["outputs"]
     if not isinstance(inputs, list) or not isinstance(outputs, list):

@@ -24,7 +24,7 @@ def _read(row: Row, name: str) -> Problem:
 
 
 def _asked(messages: object) -> str:
-    """The last turn of the user. A system turn tells how to answer, which a run's own prompt does."""
+    """The last turn of the user. A system turn says how to answer, which a run's own prompt does."""
     if isinstance(messages, str):
         return messages
     if not isinstance(messages, list):

@@ -1,1 +1,1 @@
-"""One file a language: how its programs are compiled, run and traced."""
+"""One file per language: how its programs are compiled, run and traced."""

@@ -1,4 +1,4 @@
-"""Go: one file, linked statically; executed lines by the compiler's own coverage, from Go 1.23 on."""
+"""Go: one file, linked statically; executed lines from the compiler's own coverage, from Go 1.23 on."""
 
 import functools
 import glob
@@ -19,7 +19,7 @@ _GRAMMAR = Grammar(
     {
         "if": ("if_statement",),
         "for": ("for_statement",),
-        "while": (),  # a `for` of Go
+        "while": (),  # Go's `for`
         "match": ("expression_switch_statement", "type_switch_statement", "select_statement"),
     },
     blocks=("source_file", "block", "statement_list"),
@@ -35,7 +35,7 @@ _ENVIRONMENT = {
     "CGO_ENABLED": "0",
 }
 _LEAST = (1, 23)  # its internal/runtime/exithook
-# Written as one piece when the program ends by itself: a panic or a signal leaves none.
+# Written in one piece when the program ends by itself: a panic or a signal leaves none.
 _RECORD = """package main
 
 import (
@@ -73,7 +73,7 @@ _BLOCK = re.compile(rb"/main\.go:(\d+)\.\d+,(\d+)\.\d+ \d+ (\d+)")
 
 @functools.cache
 def _go(*words: str) -> str:
-    """What the go command says of itself; "" where there is none."""
+    """What the go command says about itself; "" if there is none."""
     if shutil.which("go") is None:
         return ""
     asked = subprocess.run(["go", *words], capture_output=True, text=True, timeout=60)
@@ -81,7 +81,7 @@ def _go(*words: str) -> str:
 
 
 def _root() -> tuple[str, ...]:
-    """Go's folder, and what Debian's links of it lead to."""
+    """Go's folder, and what Debian's links in it lead to."""
     root = _go("env", "GOROOT")
     return (root, *map(os.path.realpath, glob.glob(f"{root}/*"))) if root else ()
 
@@ -102,7 +102,7 @@ class GoCoverage:
             "program",
             ".",
         ),
-        # without any folder nothing is collected; with one that is not there, nothing is written but ours
+        # without any folder nothing is collected; with one that does not exist, only ours is written
         environment=_ENVIRONMENT | {"GOCOVERDIR": "/nowhere"},
         files={"record.go": _RECORD, "record.s": ""},
     )
@@ -129,7 +129,7 @@ class GoCoverage:
           names: not needed.
           records: descriptions of the program and its counters.
           tools: runs what reads them.
-        Returns: spans in order; None where the records cannot be read.
+        Returns: spans in order; None if the records cannot be read.
         """
         for number, record in enumerate(sorted(records)):
             meta, counters = _parts(record)
@@ -148,7 +148,7 @@ class GoCoverage:
 
 
 def _parts(record: bytes) -> tuple[bytes, bytes]:
-    """The description of the program and its counters; empty where the record is not whole."""
+    """The description of the program and its counters; empty if the record is incomplete."""
     if len(record) < _SIZES.size:
         return b"", b""
     meta, counters = _SIZES.unpack_from(record)

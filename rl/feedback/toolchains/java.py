@@ -1,4 +1,4 @@
-"""Java: javac and the JVM of a JDK; executed lines by JaCoCo where its jars are (Debian: libjacoco-java)."""
+"""Java: javac and the JVM of a JDK; executed lines by JaCoCo if its jars exist (Debian: libjacoco-java)."""
 
 import glob
 import os
@@ -87,7 +87,7 @@ def source_names(program: str) -> SourceNames:
 
     Args:
       program: one source file; it need not parse.
-    Returns: Main.java and Main where it does not tell.
+    Returns: Main.java and Main if the program does not tell.
 
     >>> source_names("package a; class B { class C {} static void main(String[] x) {} } public class D {}")
     SourceNames(source='D.java', main='a.B')
@@ -117,15 +117,15 @@ def _java_home() -> tuple[str, ...]:
 
 
 def _environment() -> dict[str, str]:
-    """The launcher looks for its library beside itself by way of /proc, which is not there."""
+    """The launcher looks for its library next to itself by way of /proc, which is not there."""
     home = _java_home()
     return {"LD_LIBRARY_PATH": f"{home[0]}/lib"} if home else {}
 
 
 class JacocoCoverage:
-    """Lines of which JaCoCo saw an instruction run (`rl.feedback.toolchain.Coverage`).
+    """Lines in which JaCoCo saw an instruction run (`rl.feedback.toolchain.Coverage`).
 
-    Its marks stand at the ends of pieces of code, so that it does not know how far one came that an exception
+    Its marks are at the ends of pieces of code, so it does not know how far a piece got that an exception
     left.
     """
 
@@ -136,7 +136,7 @@ class JacocoCoverage:
     )
 
     def missing(self) -> str:
-        """The jars that are not there."""
+        """The jars that are missing."""
         lacking = [name for name in (_AGENT, *_class_path()) if not os.path.exists(name)]
         return f"JaCoCo's jars are not all in {_JARS}: install libjacoco-java" if lacking else ""
 
@@ -157,7 +157,7 @@ class JacocoCoverage:
           names: not needed.
           records: JaCoCo's `exec` files.
           tools: runs what reads them.
-        Returns: spans in order; None where the records cannot be read.
+        Returns: spans in order; None if the records cannot be read.
         """
         path = ":".join(_class_path())
         tools.write("records", b"".join(sorted(records)))

@@ -37,7 +37,7 @@ _STANDARD_INPUT = """
   }
 }
 """
-# The record is written when the program ends, however it does so but by a signal.
+# The record is written when the program ends in any way except by a signal.
 _COVERAGE = """
 {
   const { Session } = require('node:inspector');
@@ -67,7 +67,7 @@ class V8Coverage:
     steps = _steps(_STANDARD_INPUT + _COVERAGE)
 
     def missing(self) -> str:
-        """Nothing: Node.js brings it."""
+        """Nothing: it is part of Node.js."""
         return ""
 
     def reads(self) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ class V8Coverage:
           names: not needed.
           records: V8's blocks as JSON.
           tools: not needed.
-        Returns: spans in order; None where the records cannot be read.
+        Returns: spans in order; None if the records cannot be read.
         """
         ran = bytearray(len(program.encode("utf-16-le", "surrogatepass")) // 2)
         for record in records:

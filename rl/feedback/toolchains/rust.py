@@ -1,6 +1,6 @@
 """Rust: one file, linked statically by a rustc that works without /proc (1.95 does, 1.63 not).
 
-Its lines are not traced: that takes an llvm-cov of the same LLVM as rustc's, which few machines have.
+Its lines are not traced: that takes an llvm-cov from the same LLVM as rustc's, which few machines have.
 """
 
 import functools
@@ -27,7 +27,7 @@ RUST = CodeText("Rust", ("rust", "rs", ""), block_comment, _GRAMMAR)
 
 @functools.cache
 def _root() -> str:
-    """Where the toolchain lies: `rustc` on the search path may be rustup's, which starts another one."""
+    """Where the toolchain is: `rustc` on the search path may be rustup's, which starts another one."""
     if shutil.which("rustc") is None:
         return ""
     asked = subprocess.run(["rustc", "--print", "sysroot"], capture_output=True, text=True, timeout=60)
@@ -35,7 +35,7 @@ def _root() -> str:
 
 
 def _environment() -> dict[str, str]:
-    """The linker is named whole: what `cc` links to is looked up in /etc, which tools do not see."""
+    """The linker by its full path: what `cc` links to is looked up in /etc, which tools do not see."""
     linker = os.path.realpath(shutil.which("cc") or "cc")
     return {"SYSROOT": _root(), "LD_LIBRARY_PATH": f"{_root()}/lib", "LINKER": linker}
 
