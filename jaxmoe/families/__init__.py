@@ -1,4 +1,4 @@
-"""Model families of Hugging Face: a file each, and a line in `FAMILIES`.
+"""Model families of Hugging Face: one file each, and a line in `FAMILIES`.
 
 A family is a dataclass of the keys in its config.json (`jaxmoe.families.hf_config`). It sets the switches of
 the decoder's block: biases, norms on the heads, windows. To add one, write its file and name its class below;
@@ -52,12 +52,12 @@ FAMILIES: dict[str, type[HfConfig]] = {
 
 
 def family_of(model_type: object, where: object = "config.json") -> type[HfConfig]:
-    """The family of that `model_type`.
+    """The family with this `model_type`.
 
     Args:
       where: what the name comes from, for the error message.
     Returns: the dataclass of its config.json.
-    Raises: ValueError, listing those that are known, for any other.
+    Raises: ValueError for any other, listing the known ones.
 
     >>> family_of("qwen2").CLASS_PREFIX
     'Qwen2'

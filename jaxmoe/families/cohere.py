@@ -1,4 +1,4 @@
-"""Command R of Cohere: attention beside the feed-forward, LayerNorm, neighboring numbers turn together."""
+"""Cohere's Command R: parallel attention and feed-forward, LayerNorm, adjacent elements rotate together."""
 
 import dataclasses
 from typing import Annotated, ClassVar
@@ -11,7 +11,7 @@ from jaxmoe.model.config import ModelConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cohere(HfConfig):
-    """One norm a layer, without a bias; the logits are scaled. Command R+ has norms on each head, too."""
+    """One norm per layer, without a bias; the logits are scaled. Command R+ also has norms on each head."""
 
     MODEL_TYPE: ClassVar[str] = "cohere"
     CLASS_PREFIX: ClassVar[str] = "Cohere"

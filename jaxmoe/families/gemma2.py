@@ -1,4 +1,4 @@
-"""Gemma 2: norms before and behind each part, soft caps, every second layer with a window."""
+"""Gemma 2: norms before and after each part, soft caps, a window in every second layer."""
 
 import dataclasses
 import math
@@ -26,7 +26,7 @@ Cap = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Gemma2(HfConfig):
     """What Gemma 2 and 3 share: norms that store w − 1, a GELU gate, embeddings times √D.
 
-    `query_pre_attn_scalar` stands in H's place in attention's 1/√H.
+    `query_pre_attn_scalar` replaces H in attention's 1/√H.
     """
 
     MODEL_TYPE: ClassVar[str] = "gemma2"
@@ -42,7 +42,7 @@ class Gemma2(HfConfig):
     num_attention_heads: Size = 8
     num_key_value_heads: Size | None = 4
     head_dim: Size | None = 256
-    hidden_activation: object = "gelu_pytorch_tanh"  # hidden_act stands in released files and counts nothing
+    hidden_activation: object = "gelu_pytorch_tanh"  # hidden_act is in released files but has no effect
     max_position_embeddings: Size = 8192
     tie_word_embeddings: bool = True
     attention_bias: bool = False
@@ -57,7 +57,7 @@ class Gemma2(HfConfig):
     pad_token_id: TokenId | None = 0
 
     def activation(self) -> Activation:
-        """Of the feed-forward's gate."""
+        """The activation of the feed-forward's gate."""
         return activation_of(self.hidden_activation, "hidden_activation")
 
     def kinds(self) -> tuple[LayerType, ...]:
@@ -69,7 +69,7 @@ class Gemma2(HfConfig):
         )
 
     def full_every(self) -> int:
-        """Every so many layers one sees everything, where the file names no kinds."""
+        """One in how many layers sees everything, if the file names no kinds."""
         return 2
 
     def to_model(self) -> ModelConfig:

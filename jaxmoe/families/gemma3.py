@@ -28,7 +28,7 @@ class Gemma3(Gemma2):
     sliding_window_pattern: Size = 6
     rope_theta: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 1e6
     rope_local_base_freq: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e4
-    attn_logit_softcapping: None = None  # transformers reads the key and does nothing with it
+    attn_logit_softcapping: None = None  # transformers reads the key but does nothing with it
     final_logit_softcapping: Cap | None = None
 
     def full_every(self) -> int:
@@ -50,7 +50,7 @@ class Gemma3(Gemma2):
         return rope_from_hf(given, theta, self.max_position_embeddings)
 
     def rope(self) -> RopeConfig:
-        """That of layers which see everything."""
+        """The rotary embedding of layers that see everything."""
         return self._rope(FULL)
 
     def to_model(self) -> ModelConfig:

@@ -12,7 +12,7 @@ from jaxmoe.model.config import ClampedSwiglu, ModelConfig, MoeConfig, RopeConfi
 
 MLP = "model.layers.{}.mlp"
 EXPERT = f"{MLP}.experts.{{}}"
-# of files that have no rotary settings
+# for files without rotary settings
 YARN = {
     "rope_type": "yarn",
     "factor": 32.0,
@@ -69,7 +69,7 @@ class GptOss(HfConfig):
     swiglu_limit: Positive = 7.0
 
     def rope(self) -> RopeConfig:
-        """YaRN, where the file does not say anything else."""
+        """YaRN, unless the file says otherwise."""
         given = self.rope_scaling or self.rope_parameters or YARN
         return rope_from_hf(given, self.rope_theta, self.max_position_embeddings)
 

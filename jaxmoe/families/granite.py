@@ -13,7 +13,7 @@ Multiplier = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Granite(Llama):
-    """`attention_multiplier` stands in the place of 1/√H; logits are divided by `logits_scaling`."""
+    """`attention_multiplier` replaces 1/√H; logits are divided by `logits_scaling`."""
 
     MODEL_TYPE: ClassVar[str] = "granite"
     CLASS_PREFIX: ClassVar[str] = "Granite"

@@ -19,7 +19,7 @@ Size = Annotated[int, Field(ge=1, le=1 << 31)]
 Layers = Annotated[int, Field(ge=1, le=1 << 12)]
 TokenId = Annotated[int, Field(ge=-1, lt=1 << 31)]
 LayerType = Literal["full_attention", "sliding_attention"]
-# how config.json calls the feed-forward's activation
+# config.json's names for the feed-forward's activation
 ACTIVATIONS: dict[Activation, str] = {"silu": "silu", "gelu_tanh": "gelu_pytorch_tanh"}
 
 
@@ -28,7 +28,7 @@ def activation_of(name: object, key: str = "hidden_act") -> Activation:
 
     Args:
       name: its value.
-      key: where it stands, for the error message.
+      key: its key, for the error message.
     Returns: its name in ModelConfig.
     Raises: ValueError for one that the decoder lacks.
     """
@@ -39,14 +39,14 @@ def activation_of(name: object, key: str = "hidden_act") -> Activation:
 
 
 class Fused(NamedTuple):
-    """A tensor that holds several of the names that the family has, joined along their outputs.
+    """A tensor that holds several of the family's named tensors, joined along their outputs.
 
     Attributes:
       name: {} stands for the layer.
       parts: the names that it holds, one below the other; a second {} stands for the expert, and all experts
         are then stacked.
-      interleaved: the parts' outputs take turns instead.
-      transposed: a matrix is stored [in, out].
+      interleaved: the parts' outputs alternate instead.
+      transposed: matrices are stored [in, out].
     """
 
     name: str
@@ -61,12 +61,12 @@ class HfConfig:
 
     Attributes:
       MODEL_TYPE: the value of `model_type` in config.json.
-      CLASS_PREFIX: how transformers' classes begin: Llama for LlamaForCausalLM.
-      BODY_PREFIX: the same for LlamaConfig and LlamaModel; CLASS_PREFIX where it is empty.
+      CLASS_PREFIX: prefix of transformers' classes: Llama for LlamaForCausalLM.
+      BODY_PREFIX: the same for LlamaConfig and LlamaModel; CLASS_PREFIX if it is empty.
       WEIGHT_NAMES: by path in the parameter tree, the name in the checkpoint, {} for the layer; only where it
         differs from Llama's (`jaxmoe.weights.convert`).
-      FUSED: tensors that hold several weights in transformers' running model.
-      FUSED_FILES: checkpoints hold them fused too.
+      FUSED: tensors that hold several weights in transformers' model at run time.
+      FUSED_FILES: whether checkpoints hold them fused too.
     """
 
     MODEL_TYPE: ClassVar[str]
@@ -96,7 +96,7 @@ class HfConfig:
     pad_token_id: TokenId | None = None
 
     def activation(self) -> Activation:
-        """Of the feed-forward's gate."""
+        """The activation of the feed-forward's gate."""
         return activation_of(self.hidden_act)
 
     def rope(self) -> RopeConfig:
@@ -109,7 +109,7 @@ class HfConfig:
                 f"partial_rotary_factor must be 1, all of a head is rotated here; got "
                 f"{self.partial_rotary_factor}"
             )
-        # as transformers: the older key wins where a file has both
+        # as in transformers: the older key wins if a file has both
         given = self.rope_scaling or self.rope_parameters or {}
         return rope_from_hf(given, self.rope_theta, self.max_position_embeddings)
 
@@ -182,16 +182,16 @@ def check_layer_types(kinds: Sequence[LayerType] | None, layers: int) -> None:
 
 
 def layer_types(model: ModelConfig) -> list[LayerType]:
-    """Each layer's kind of attention, as config.json says it."""
+    """Each layer's kind of attention, as config.json names it."""
     return ["sliding_attention" if window else "full_attention" for window in model.layer_windows]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WindowedConfig(HfConfig):
-    """A family in which some layers may look back only so far (Qwen2, Qwen3).
+    """A family in which some layers have a sliding window (Qwen2, Qwen3).
 
-    `layer_types` names each layer's kind of attention; where it is missing, layers from `max_window_layers`
-    on have the window.
+    `layer_types` names each layer's kind of attention; if it is missing, layers from `max_window_layers` on
+    have the window.
     """
 
     use_sliding_window: bool = False

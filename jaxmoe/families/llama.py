@@ -1,4 +1,4 @@
-"""Llama 1 to 3.x, and what is built like it: DeepSeek-Coder, SmolLM2, TinyLlama, Code Llama, Vicuna."""
+"""Llama 1 to 3.x, and models built like it: DeepSeek-Coder, SmolLM2, TinyLlama, Code Llama, Vicuna."""
 
 import dataclasses
 from typing import ClassVar
@@ -9,7 +9,7 @@ from jaxmoe.model.config import ModelConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Llama(HfConfig):
-    """Grouped attention and a gated feed-forward, each with biases by choice."""
+    """Grouped attention and a gated feed-forward, each with optional biases."""
 
     MODEL_TYPE: ClassVar[str] = "llama"
     CLASS_PREFIX: ClassVar[str] = "Llama"
@@ -20,7 +20,7 @@ class Llama(HfConfig):
     eos_token_id: TokenId | tuple[TokenId, ...] | None = 2
 
     def to_model(self) -> ModelConfig:
-        """The decoder, with biases where the file has them."""
+        """The decoder, with biases if the file has them."""
         bias = self.attention_bias
         return dataclasses.replace(super().to_model(), qkv_bias=bias, out_bias=bias, mlp_bias=self.mlp_bias)
 

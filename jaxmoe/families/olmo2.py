@@ -1,4 +1,4 @@
-"""OLMo 2: norms behind attention and feed-forward, and over all heads of queries and keys together."""
+"""OLMo 2: norms after attention and feed-forward, and over all heads of queries and keys together."""
 
 import dataclasses
 from typing import Annotated, ClassVar
@@ -11,7 +11,7 @@ from jaxmoe.model.config import ModelConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Olmo2(HfConfig):
-    """Nothing is normalised before a part; attention has biases by choice."""
+    """Nothing is normalized before a part; attention has optional biases."""
 
     MODEL_TYPE: ClassVar[str] = "olmo2"
     CLASS_PREFIX: ClassVar[str] = "Olmo2"

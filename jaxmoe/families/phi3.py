@@ -1,4 +1,4 @@
-"""Phi-3 and Phi-4: Llama's block in fused tensors; only a part of each head may turn; LongRoPE."""
+"""Phi-3 and Phi-4: Llama's block in fused tensors; only a part of each head may be rotated; LongRoPE."""
 
 import dataclasses
 from typing import Annotated, ClassVar, Literal
@@ -54,9 +54,10 @@ class Phi3(HfConfig):
     pad_token_id: TokenId | None = 32000
 
     def rope(self) -> RopeConfig:
-        """LongRoPE or none of it, of a part of each head.
+        """LongRoPE or no scaling, for a part of each head.
 
-        Raises: ValueError for other kinds of scaling, and for factors that do not fit the part that turns.
+        Raises: ValueError for other kinds of scaling, and for factors that do not fit the part that is
+          rotated.
         """
         given = {**(self.rope_scaling or self.rope_parameters or {})}
         partial = given.pop("partial_rotary_factor", None) or self.partial_rotary_factor or 1.0
@@ -72,7 +73,7 @@ class Phi3(HfConfig):
         for name in ("short_factor", "long_factor"):
             if len(getattr(read, name)) != turning:
                 raise ValueError(f"{name} must have {turning} entries; got {len(getattr(read, name))}")
-        original = self.original_max_position_embeddings  # as transformers: whatever rope_scaling has
+        original = self.original_max_position_embeddings  # as in transformers: whatever rope_scaling has
         return RopeConfig(
             rope_type="longrope",
             rope_theta=read.rope_theta or self.rope_theta or 1e4,

@@ -9,7 +9,7 @@ from jaxmoe.model.config import ModelConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Qwen2(WindowedConfig):
-    """Queries, keys and values always have a bias, nothing else has."""
+    """Queries, keys and values always have a bias; nothing else has one."""
 
     MODEL_TYPE: ClassVar[str] = "qwen2"
     CLASS_PREFIX: ClassVar[str] = "Qwen2"

@@ -1,4 +1,4 @@
-"""Qwen3: queries and keys are normalised by head."""
+"""Qwen3: queries and keys are normalized by head."""
 
 import dataclasses
 from typing import ClassVar
@@ -9,7 +9,7 @@ from jaxmoe.model.config import ModelConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Qwen3(WindowedConfig):
-    """An RMSNorm on each head's query and key; attention has biases by choice."""
+    """An RMSNorm on each head's query and key; attention has optional biases."""
 
     MODEL_TYPE: ClassVar[str] = "qwen3"
     CLASS_PREFIX: ClassVar[str] = "Qwen3"

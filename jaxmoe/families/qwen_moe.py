@@ -1,4 +1,4 @@
-"""Qwen2-MoE and Qwen3-MoE: the feed-forward is many experts, in Qwen2 beside one that every token uses."""
+"""Qwen2-MoE and Qwen3-MoE: the feed-forward is many experts, in Qwen2 plus one that every token uses."""
 
 import dataclasses
 from typing import Annotated, ClassVar
@@ -10,7 +10,7 @@ from jaxmoe.json_values import shown
 from jaxmoe.model.config import ModelConfig, MoeConfig
 
 MLP = "model.layers.{}.mlp"
-# as transformers holds a layer's experts while it runs; checkpoints hold them one by one
+# as transformers holds a layer's experts at run time; checkpoints hold them one by one
 EXPERTS = (
     Fused(
         f"{MLP}.experts.gate_up_proj",
@@ -46,7 +46,7 @@ class QwenMoe(HfConfig):
     def moe(self, shared_size: int = 0) -> MoeConfig:
         """The experts.
 
-        Raises: ValueError where some layers have none.
+        Raises: ValueError if some layers have none.
         """
         if self.decoder_sparse_step != 1:
             raise ValueError(
@@ -109,7 +109,7 @@ class Qwen2Moe(QwenMoe):
         model = super().to_model()
         check_layer_types(self.layer_types, model.num_layers)
         window = (self.use_sliding_window and self.sliding_window) or 0
-        # as transformers: every second one of the first layers, where the file names no kinds
+        # as in transformers: every second one of the first layers, if the file names no kinds
         kinds = self.layer_types or tuple(
             "sliding_attention" if layer % 2 == 0 and layer < self.max_window_layers else "full_attention"
             for layer in range(model.num_layers)
@@ -151,11 +151,11 @@ class Qwen3Moe(QwenMoe):
     moe_intermediate_size: Size = 768
 
     def experts(self) -> int:
-        """How many experts a layer has, by the newer key where a file has it."""
+        """How many experts a layer has, by the newer key if a file has it."""
         return self.num_local_experts or self.num_experts
 
     def to_model(self) -> ModelConfig:
-        """The decoder, with its experts; a window is that of all layers."""
+        """The decoder, with its experts; all layers have the same window."""
         model = super().to_model()
         window = (self.use_sliding_window and self.sliding_window) or 0
         return dataclasses.replace(

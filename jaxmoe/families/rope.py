@@ -10,7 +10,7 @@ from jaxmoe.json_files import parse
 from jaxmoe.model.config import RopeConfig, RopeKind
 
 DEFAULT_THETA = 10000.0
-# What each kind of scaling is described by, beside rope_type and rope_theta.
+# The settings of each kind of scaling, besides rope_type and rope_theta.
 KEYS: dict[RopeKind, tuple[str, ...]] = {
     "default": (),
     "none": (),
@@ -40,7 +40,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _RopeParameters:
-    """`rope_parameters` as transformers 5 writes them; null is the same as a key left out."""
+    """`rope_parameters` as transformers 5 writes them; null is the same as a missing key."""
 
     rope_type: Literal["default", "linear", "dynamic", "llama3", "yarn"] = "default"
     rope_theta: Positive | None = None
@@ -61,10 +61,10 @@ def rope_from_hf(parameters: Mapping[str, object], theta: float | None, max_posi
 
     Args:
       parameters: the object in config.json; empty for plain rotary embeddings.
-      theta: rope_theta beside it, as older files have it; counts where `parameters` has none.
-      max_positions: stands for the original context length where Llama 3's scaling or YaRN name none.
+      theta: a separate rope_theta, as in older files; it counts if `parameters` has none.
+      max_positions: used as the original context length if Llama 3's scaling or YaRN name none.
     Returns: the settings with all values that their kind needs; those of other kinds are dropped.
-    Raises: ValueError for a kind of scaling that the decoder lacks, and for settings that it cannot mean.
+    Raises: ValueError for a kind of scaling that the decoder lacks, and for settings that make no sense.
     """
     found = parameters.get("rope_type") or parameters.get("type") or "default"
     if parameters.get("partial_rotary_factor") not in (None, 1, 1.0):

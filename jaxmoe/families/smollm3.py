@@ -14,7 +14,7 @@ NOPE = RopeConfig(rope_type="none")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SmolLM3(Llama):
-    """`no_rope_layers` has a 1 for each layer that does turn its queries and keys."""
+    """`no_rope_layers` has a 1 for each layer that does rotate its queries and keys."""
 
     MODEL_TYPE: ClassVar[str] = "smollm3"
     CLASS_PREFIX: ClassVar[str] = "SmolLM3"

@@ -1,4 +1,4 @@
-"""The config of checkpoints that hold more than a language model: that of their text part."""
+"""The config of the text part in checkpoints that hold more than a language model."""
 
 from collections.abc import Mapping
 
@@ -10,13 +10,13 @@ ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def text_config(json_config: Mapping[str, object], where: object) -> dict[str, object]:
-    """The config of a checkpoint's text part; that of a language model as it is.
+    """The config of a checkpoint's text part; a language model's config unchanged.
 
     Args:
       json_config: the object in config.json.
       where: the file's name, for the error message.
     Returns: a new dictionary.
-    Raises: ValueError where `text_config` is missing or no object.
+    Raises: ValueError if `text_config` is missing or not an object.
     """
     kind = json_config.get("model_type")
     if not isinstance(kind, str) or kind not in TEXT_PARTS:
@@ -24,6 +24,6 @@ def text_config(json_config: Mapping[str, object], where: object) -> dict[str, o
     text = json_config.get("text_config")
     if not is_object(text):
         raise ValueError(f"{where}: text_config of a {kind} must be an object; got {shown(text)}")
-    # special tokens and tying may be said of the whole
+    # special tokens and tying may be given for the whole
     outer = {k: json_config[k] for k in (*ENDS, "tie_word_embeddings") if json_config.get(k) is not None}
     return {**outer, **text, "model_type": TEXT_PARTS[kind]}

@@ -139,6 +139,7 @@ def begin(
 
     Args:
       model, prompts, config, key, mesh: as for `decode`.
+    Returns: the state from which `advance` continues.
     """
     call = ExpertCall(enabled=config.enabled)
     tokens_PS, mask_PS, limits_B = prompts
@@ -275,6 +276,7 @@ def run(
     Args:
       weights: the model taken apart, see `params.split`.
       prompts, key, config, mesh: as for `decode`.
+    Returns: what `decode` gives.
     """
     model = params.merge(weights)
     result = decode(model, prompts, config, key=key, mesh=mesh)
@@ -295,6 +297,7 @@ def run_begin(
     Args:
       weights: the model taken apart, see `params.split`.
       prompts, key, config, mesh: as for `decode`.
+    Returns: what `begin` gives.
     """
     model = params.merge(weights)
     state = begin(model, prompts, config, key=key, mesh=mesh)

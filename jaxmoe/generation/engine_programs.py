@@ -158,6 +158,7 @@ def decode_step(
       score_draws: also take the log-probability with which each token was drawn.
       dtype: of activations and products.
       mesh: over which the cache is sharded; what is chosen is whole on each of its devices.
+    Returns: the tokens, their log-probabilities, and the cache with what was read.
     """
     model = params.merge(weights)
     counted_BTZ = jnp.ones((len(rows.tokens_B), 1, 1)) if expert_weights else None

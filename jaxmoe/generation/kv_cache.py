@@ -98,6 +98,7 @@ def blocks(model: Decoder, *, unrolled: bool) -> Blocks:
     Args:
       model: its layers are to be run one step at a time.
       unrolled: as for the cache.
+    Returns: the layers' weights, one entry per layer or stacked.
     """
     definition, stacked = nnx.split(model.blocks)
     if not unrolled:

@@ -1,1 +1,1 @@
-"""What stands around a text: chat templates, the form of a prompt, the tokens that end an answer."""
+"""The surroundings of a text: chat templates, the form of a prompt, the tokens that end an answer."""

@@ -1,10 +1,10 @@
 """Where in a rendered conversation the assistant speaks.
 
-A span begins where the assistant is to speak at inference (behind the header that the generation prompt
-ends in) and ends with the end of its turn. It is found by what the template does, not by what it looks like:
-an answer is replaced by a word of our own, and where that word stands in the text, the answer stood. The word
-has letters only, so no template trims or splits it, and special tokens within an answer cannot be taken for
-its end.
+A span begins where the assistant is to speak at inference (after the header that ends the generation prompt)
+and ends with the end of its turn. It is found by what the template does, not by what it looks like: an answer
+is replaced by a word of our own, and the answer was wherever that word appears in the text. The word consists
+of letters only, so that no template trims or splits it, and special tokens within an answer cannot be taken
+for its end.
 """
 
 from collections.abc import Sequence
@@ -27,8 +27,8 @@ class AnswerSpan(NamedTuple):
     Attributes:
       turn: index of its message.
       start: where it begins to speak.
-      stop: behind the end of the turn.
-      limit: where the template's render of this turn is over, line breaks behind its end included.
+      stop: just after the end of the turn.
+      limit: where the template's rendering of this turn is over, including line breaks after its end.
     """
 
     turn: int
@@ -49,11 +49,11 @@ def answer_spans(template: ChatTemplate, messages: Messages, tools: Tools = None
 
     Args:
       template: renders the conversation.
-      messages: the whole conversation; turns of the assistant may stand anywhere in it.
+      messages: the whole conversation; turns of the assistant may be anywhere in it.
       tools: JSON schemas of functions that the model may call.
     Returns: the text, and a span for each message of the assistant; none overlap.
-    Raises: ValueError, in one line, if the template refuses the conversation, or a turn cannot be told from
-      the text around it.
+    Raises: ValueError, in one line, if the template refuses the conversation, or a turn cannot be told apart
+      from the text around it.
     """
     text = template.render(messages, tools)
     spans: list[AnswerSpan] = []
@@ -99,7 +99,7 @@ class _Turn(NamedTuple):
         return len(prompt) + len(more) if self.text.startswith(prompt + more) else None
 
     def plain(self) -> AnswerSpan | None:
-        """The span where generation prompt, answer and end of turn follow one another, as mostly they do."""
+        """The span if generation prompt, answer and end of turn follow one another, as they mostly do."""
         around = self.template.around
         ending = around.last_ending if self.is_last else around.ending
         said = (self.message.get("content") or "").strip()
@@ -117,7 +117,7 @@ class _Turn(NamedTuple):
         return AnswerSpan(self.turn, start, stop, stop + len(behind) - len(behind.lstrip()))
 
     def replaced(self) -> AnswerSpan:
-        """The span found by putting a word of our own in the answer's stead."""
+        """The span found by putting a word of our own in place of the answer."""
         probed = [*self.messages]
         probed[self.turn] = _with_answer_replaced(self.message)
         before, behind = self.around_answer(probed)
@@ -134,7 +134,7 @@ class _Turn(NamedTuple):
         return AnswerSpan(self.turn, self.start(first), last + len(self.ending(own)), last + len(own))
 
     def around_answer(self, messages: Sequence[JsonMapping]) -> tuple[str, str]:
-        """The text before the word of our own and behind it."""
+        """The text before the word of our own, and after it."""
         before, found, behind = self.template.render(messages, self.tools).partition(ANSWER)
         if not found or ANSWER in behind:
             times = "more than once" if found else "not as it is"
@@ -142,11 +142,11 @@ class _Turn(NamedTuple):
         return before, behind
 
     def start(self, answer: int) -> int:
-        """Where the assistant begins to speak, given where its answer begins (thinking stands before it)."""
+        """Where the assistant begins to speak, given where its answer begins (thinking comes before it)."""
         prompt = self.prompted()
         if prompt is not None and self.floor <= prompt <= answer:
             return prompt
-        # the turns before are rendered in another way once there are more, but the header is the same
+        # the turns before are rendered differently once more follow, but the header is the same
         header = self.template.around.header + self.template.around.unprompted
         found = self.text.rfind(header, self.floor, answer) if header else -1
         if found >= 0:
@@ -154,24 +154,24 @@ class _Turn(NamedTuple):
         return answer - len(self.call_opening()) if self.message.get("tool_calls") else answer
 
     def call_opening(self) -> str:
-        """The text of a tool call before the function's name: what an answer in its stead does not have."""
+        """The text of a tool call before the function's name, which an ordinary answer does not have."""
         turns, spoken = self.messages[: self.turn], {"role": "assistant", "content": ANSWER}
         called, _ = self.around_answer([*turns, _with_answer_replaced(self.message)])
         answered, _ = self.around_answer([*turns, spoken])
         return called[self.template.shared(called, answered) :]
 
     def ending(self, own: str) -> str:
-        """The end of the turn, of the text between the answer and the next turn."""
+        """The end of the turn, within the text between the answer and the next turn."""
         if not self.message.get("tool_calls"):
             return self.template.turn_end(own)
-        # behind the name of the function, which was replaced, stands the rest of the call
+        # the rest of the call follows the name of the function, which was replaced
         end = self.template.around.last_ending.strip()
         before, found, _ = own.partition(end) if end else ("", "", "")
         return before + found if found else own.rstrip()
 
 
 def _with_answer_replaced(message: JsonMapping) -> JsonObject:
-    """The message with another answer: of what it says, its thinking stays; of a call, its arguments do."""
+    """The message with another answer: a text keeps its thinking, a call its arguments."""
     content, calls = message.get("content") or "", message.get("tool_calls")
     if calls:
         last, name = calls[-1], {"name": ANSWER}

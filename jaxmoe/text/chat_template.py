@@ -1,7 +1,7 @@
 """A tokenizer's chat template: conversations as text, and what the template puts around an answer.
 
 A template is a program that came with the checkpoint. What it does is learned by letting it render: a probe
-conversation tells the header before an answer and the end of a turn behind it.
+conversation reveals the header before an answer and the end of a turn after it.
 """
 
 import re
@@ -22,7 +22,7 @@ Tools = Sequence[JsonMapping] | None  # JSON schemas of the functions that the m
 _GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
 # letters that no template trims, splits or escapes
 PROBE = "QZXJKVWQ"
-# transformers keeps one compiled template for all tokenizers, and in it the spans of the text it is rendering
+# transformers keeps one compiled template for all tokenizers, including the spans of the text being rendered
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -30,12 +30,12 @@ class Surroundings(NamedTuple):
     """What a template puts around an answer.
 
     Attributes:
-      header: the end of the generation prompt, behind the user's turn; "" where `add_generation_prompt` adds
+      header: the end of the generation prompt, after the user's turn; "" if `add_generation_prompt` adds
         nothing.
-      unprompted: what stands between the generation prompt and the answer though the model is not to say it:
+      unprompted: text between the generation prompt and the answer that the model is nevertheless not to say:
         the header of templates that do not know `add_generation_prompt`.
-      ending: behind an answer that is followed by another turn.
-      last_ending: behind the last answer of a conversation.
+      ending: text after an answer that is followed by another turn.
+      last_ending: text after the last answer of a conversation.
     """
 
     header: str
@@ -74,11 +74,11 @@ class ChatTemplate:
         """The conversation as text; with `answering`, up to where the assistant is to speak.
 
         Args:
-          messages: dicts with role and content, and what else the template reads.
+          messages: dicts with role and content, and whatever else the template reads.
           tools: JSON schemas of functions that the model may call.
           answering: whether the text ends with the generation prompt.
         Returns: the text with its special tokens, not yet encoded.
-        Raises: ValueError, in one line, where the template refuses the conversation.
+        Raises: ValueError, in one line, if the template refuses the conversation.
         """
         if self._thinking == "drop":
             return self._rendered(thoughts.without(messages), tools, answering, **thoughts.DROPPED)
@@ -111,15 +111,15 @@ class ChatTemplate:
         return text
 
     def marked(self, messages: Messages, tools: Tools = None) -> Sequence[int] | None:
-        """1 for each token of the conversation that stands in a `{% generation %}` block of the template.
+        """1 for each token of the conversation inside a `{% generation %}` block of the template.
 
-        None where the template has no such block, or does not know of thinking that was put into its text.
+        None if the template has no such block, or does not know of thinking that was put into its text.
 
         Args:
-          messages: dicts with role and content, and what else the template reads.
+          messages: dicts with role and content, and whatever else the template reads.
           tools: JSON schemas of functions that the model may call.
         Returns: 0 or 1 for each token of the rendered conversation, or None.
-        Raises: ValueError, in one line, where the template refuses the conversation.
+        Raises: ValueError, in one line, if the template refuses the conversation.
         """
         template = self._untyped("get_chat_template")(tools=_listed(tools))
         assert isinstance(template, str)
@@ -151,7 +151,7 @@ class ChatTemplate:
 
     @cached_property
     def around(self) -> Surroundings:
-        """What the template puts around answers; empty texts where it cannot be told."""
+        """What the template puts around answers; empty texts if that cannot be determined."""
         asked = {"role": "user", "content": f"{PROBE}A"}
         more = {"role": "user", "content": f"{PROBE}C"}
         answer = {"role": "assistant", "content": f"{PROBE}B"}
@@ -172,7 +172,7 @@ class ChatTemplate:
         )
 
     def shared(self, one: str, other: str) -> int:
-        """Length of the common beginning of two texts; special and other added tokens are not cut.
+        """Length of the common prefix of two texts; special and other added tokens are not split.
 
         Args:
           one, other: rendered texts, in either order.
@@ -186,20 +186,20 @@ class ChatTemplate:
         return place
 
     def turn_end(self, tail: str) -> str:
-        """The end of a turn within the text behind its answer: up to the first special or other added token;
-        where there is none, the text without its last blanks, and blanks alone as they are."""
+        """The end of a turn within the text after its answer: up to the first special or other added token;
+        without one, the text without its trailing blanks, and blanks alone as they are."""
         marker = self._marker.search(tail)
         return tail[: marker.end()] if marker else tail.rstrip() or tail
 
     def end_ids(self) -> tuple[int, ...]:
-        """The tokens with which the template ends an answer; none where it does so in plain text."""
+        """The tokens with which the template ends an answer; none if it does so in plain text."""
         around = self.around
         markers = [m for end in (around.ending, around.last_ending) for m in self._marker.findall(end)]
         return tuple(dict.fromkeys(self._ids[marker] for marker in markers))
 
 
 def chat_template(tokenizer: "PreTrainedTokenizerBase", thinking: Thinking = "template") -> ChatTemplate:
-    """The tokenizer's chat template; what was learned of it is kept for the next call.
+    """The tokenizer's chat template; what was learned about it is kept for the next call.
 
     Args:
       tokenizer: a fast tokenizer.

@@ -1,4 +1,4 @@
-"""Token ids as text: what transformers returns has no type, and is one text for one list of ids."""
+"""Token ids as text: transformers' result has no declared type, and is one text for one list of ids."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
@@ -13,7 +13,7 @@ def decode(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], *, special_
     Args:
       tokenizer: a fast tokenizer.
       ids: of one text.
-      special_tokens: write them too; else they are left out.
+      special_tokens: write them too; otherwise they are left out.
     Returns: the text.
 
     >>> from jaxmoe.tokenizer import train_bpe

@@ -1,9 +1,9 @@
 """The form in which a prompt is put to a model.
 
-    text         the prompt is the beginning of a text, and the model goes on with it
+    text         the prompt is the beginning of a text, which the model continues
     instruction  the prompt, then the end-of-sequence token (the LoRAMoE form)
     chat         the prompt is a user's message in the tokenizer's chat template
-    auto         chat where the tokenizer has a chat template, else instruction
+    auto         chat if the tokenizer has a chat template, else instruction
 
 A model that was tuned with its own chat template hardly knows the LoRAMoE form: to SmolLM2-135M-Instruct
 the first token of an answer is 20.1 nats there, and 4.4 in its own form.
@@ -25,7 +25,7 @@ def resolve_form(tokenizer: "PreTrainedTokenizerBase", form: str, otherwise: str
     Args:
       tokenizer: of the model that is asked or trained.
       form: auto, or a form that the caller knows (text, instruction, chat, or completion for programs).
-      otherwise: what auto means where the tokenizer has no chat template.
+      otherwise: what auto means if the tokenizer has no chat template.
     Returns: chat or `otherwise` for auto, else `form`.
     Raises: ValueError for chat without a chat template.
 

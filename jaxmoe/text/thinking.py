@@ -1,7 +1,7 @@
 """The thinking before an answer: a text between <think> and </think>, or a `reasoning_content` of its own.
 
-Templates of thinking models leave it out of all answers but those to the last question. What is to become of
-it in training is a choice:
+Templates of thinking models leave it out of all answers except those to the last question. What happens to it
+in training is a choice:
 
     template  as the template renders it
     keep      it stays in every answer, and is learned
@@ -15,7 +15,7 @@ from typing import Literal
 from jaxmoe.json_values import JsonMapping, JsonObject
 
 Thinking = Literal["template", "keep", "drop"]
-# the names under which templates know the switch
+# the names by which templates know the switch
 DROPPED: Mapping[str, bool] = {"enable_thinking": False, "thinking": False}
 OPEN, CLOSE = "<think>", "</think>"
 _FIELDS = ("reasoning_content", "reasoning", "thinking")
@@ -52,10 +52,10 @@ def put_back(text: str, place: str, thought: str, answer: str) -> str | None:
 
     Args:
       text: the conversation, as the template rendered it.
-      place: what was rendered in the answer's stead, without thinking.
+      place: what was rendered in place of the answer, without thinking.
       thought: the thinking, without its tags.
-      answer: what was said behind it; "" where only a tool was called.
-    Returns: the text with the tagged thinking and the answer in the place; None also where the place occurs
+      answer: what was said after it; "" if only a tool was called.
+    Returns: the text with the tagged thinking and the answer in the place; None also if the place occurs
       twice.
     """
     before, found, behind = text.partition(place)
@@ -63,6 +63,6 @@ def put_back(text: str, place: str, thought: str, answer: str) -> str | None:
         return None
     # some templates write an empty thinking block in the place of a missing one
     before = _EMPTY.sub("", before)
-    if not answer:  # a line break would stand between an answer and the tool call behind it
+    if not answer:  # otherwise a line break would come between an answer and the tool call after it
         behind = behind.removeprefix("\n")
     return f"{before}{OPEN}\n{thought}\n{CLOSE}\n\n{answer}{behind}"

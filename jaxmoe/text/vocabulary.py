@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 def vocabulary_size(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """The rows that an embedding needs: the largest id and one, ids may have gaps.
+    """The rows that an embedding needs: the largest id plus one, since ids may have gaps.
 
     >>> from jaxmoe.tokenizer import train_bpe
     >>> vocabulary_size(train_bpe(["to be or not to be"], 270))
@@ -21,11 +21,11 @@ def check_vocabulary(
 ) -> None:
     """Refuses a tokenizer with tokens that the model does not have.
 
-    On a device such ids would silently read the last row of the embedding, and make the loss NaN as targets.
-    A larger embedding is no fault: many are padded to a round number.
+    On a device such ids would silently read the last row of the embedding, and as targets make the loss NaN.
+    A larger embedding is fine: many are padded to a round number.
 
     Args:
-      tokenizer: whose ids the model is to be given.
+      tokenizer: the one whose ids the model is to be given.
       vocab_size: rows of the model's embedding.
       remedy: what the user can do, for the message.
     Raises: ValueError with both numbers and the remedy.

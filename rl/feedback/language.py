@@ -20,7 +20,7 @@ class Limits:
     time_s: seconds, both wall-clock and CPU. memory_bytes: beyond the bare interpreter's.
     output_bytes: printed or returned. threads: besides the first; programs cannot fork at all.
     timeouts: after this many tests out of time a program is given up, and its other tests count as timeouts.
-      compile_s: seconds to parse and compile.
+    compile_s: seconds to parse and compile.
     """
 
     time_s: float = 2.0
@@ -120,8 +120,8 @@ class CompilerFeedback:
     """The verdict on a program, with what led to it.
 
     verdict: pass; else the first of compile_error, (runtime_error, timeout or output_limit in any test),
-      fail. executed: None if nothing compiled or nothing was traced. weak: a test compares the program's
-      answers with each other, so that wrong ones can pass.
+    fail. executed: None if nothing compiled or nothing was traced. weak: a test compares the program's
+    answers with each other, so that wrong ones can pass.
     """
 
     verdict: Verdict

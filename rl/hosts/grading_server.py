@@ -1,11 +1,11 @@
 """`python -m rl.sandbox serve`: grades programs for other machines over HTTP.
 
-    GET  /health    {"status": "ok"}, for everybody
+    GET  /health    {"status": "ok"}, without a token
     GET  /workers   {"workers": 8, "packages": ["numpy"]}
     POST /grade     a request of rl.hosts.wire -> its reply: 200 with feedback, 422 with a refusal
 
-Whoever has the token may run programs, though only in the sandbox: each is bounded by its own limits, which
-must lie below the server's, and the queue by its length (503).
+Anyone who has the token may run programs, though only in the sandbox: each is bounded by its own limits,
+which must not exceed the server's, and the queue by its length (503).
 """
 
 import asyncio
@@ -26,13 +26,13 @@ _MOST_BODY = 256 << 20
 
 
 class ServerRules(NamedTuple):
-    """Who may ask, and for how much.
+    """Who may send requests, and for how much.
 
     Attributes:
-      token: that requests must bear.
+      token: that requests must carry.
       most: the largest limits that a request may ask for.
       packages: that programs may import.
-      queue: programs that may wait for each worker.
+      queue: number of programs that may wait for each worker.
     """
 
     token: str
@@ -45,9 +45,9 @@ def grading_app(pool: Pool, workers: int, rules: ServerRules) -> Starlette:
     """The application.
 
     Args:
-      pool: grades; it is not closed here.
-      workers: programs that it grades at once.
-      rules: who may ask, and for how much.
+      pool: grades the programs; it is not closed here.
+      workers: number of programs that it grades at once.
+      rules: who may send requests, and for how much.
     Returns: an ASGI application.
     """
     server = _Server(pool, workers, rules)

@@ -16,12 +16,12 @@ _BUSY_S = 0.5
 
 
 class HttpServer:
-    """A server (`rl.hosts.remote.Host`). Redirects are not followed: the token stays with it.
+    """A server (`rl.hosts.remote.Host`). Redirects are not followed, so that only it gets the token.
 
     Args:
       address: http://HOST:PORT, or https.
       packages: that programs may import.
-    Raises: SandboxError for another address, or where there is no token.
+    Raises: SandboxError for any other address, or if there is no token.
     """
 
     def __init__(self, address: str, packages: tuple[str, ...]):
@@ -56,7 +56,7 @@ class HttpServer:
 
         Args:
           request: of `rl.hosts.wire`.
-          time_s: beyond which the server counts as lost; waiting for its queue counts too.
+          time_s: time after which the server counts as lost, including the wait in its queue.
         Returns: a reply of `rl.hosts.wire`.
         Raises: HostLostError.
         """
@@ -91,4 +91,4 @@ class HttpServer:
         return response.status, content
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Does nothing: no connection is kept open."""

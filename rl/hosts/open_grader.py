@@ -19,17 +19,17 @@ def open_grader(
     reward: Scheme = "four_way",
     packages: tuple[str, ...] = ("numpy",),
 ) -> Grader:
-    """Starts what grades programs.
+    """Starts a grader.
 
     Args:
-      hosts: nothing for this machine; "ray" for the nodes of the Ray cluster; else addresses of servers
+      hosts: empty for this machine; "ray" for the nodes of the Ray cluster; otherwise addresses of servers
         (`python -m rl.sandbox serve`), as http://HOST:PORT.
-      workers: programs at once, here or on each node; servers say themselves how many they take.
+      workers: programs at once, here or on each node; servers report how many they take.
       settings: how tests are run.
       reward: four_way, pass_ratio or binary.
       packages: that programs may import besides the standard library.
-    Returns: a pool here, or one of pools elsewhere.
-    Raises: SandboxError where no sandbox can be used.
+    Returns: a pool on this machine, or one of pools on others.
+    Raises: SandboxError if no sandbox can be used.
     """
     if not hosts:
         return Pool(

@@ -53,7 +53,7 @@ class RayNode:
         self._actor = None
 
     def open(self) -> int:
-        """Starts the actor; how many programs it takes at once. Raises: HostLostError."""
+        """Starts the actor; returns how many programs it takes at once. Raises: HostLostError."""
         self.close()
         scheduling = importlib.import_module("ray.util.scheduling_strategies")
         here = scheduling.NodeAffinitySchedulingStrategy(self._node, soft=False)
@@ -69,7 +69,7 @@ class RayNode:
 
         Args:
           request: of `rl.hosts.wire`.
-          time_s: beyond which the node counts as lost.
+          time_s: time after which the node counts as lost.
         Returns: a reply of `rl.hosts.wire`.
         Raises: HostLostError.
         """
@@ -100,7 +100,7 @@ def ray_nodes(workers: int, packages: tuple[str, ...]) -> list[RayNode]:
       workers: programs at once on each, at most its processors.
       packages: that programs may import.
     Returns: hosts, not yet opened.
-    Raises: SandboxError where Ray is not installed or no cluster answers.
+    Raises: SandboxError if Ray is not installed or no cluster answers.
     """
     try:
         ray = importlib.import_module("ray")

@@ -1,7 +1,7 @@
 """Pools on other machines as one grader: which host runs which program, and what happens when one is lost.
 
 A host takes as many programs at once as it has workers; the others wait here. A program whose host is lost
-goes to another one, and has one verdict whatever the lost one still does.
+goes to another one, and has one verdict, whatever the lost host still does.
 """
 
 import logging
@@ -20,51 +20,51 @@ from rl.hosts.wire import GradingRequest, Refusal, read_reply, write_request
 from rl.sandbox.worker import SandboxError, ToolsError
 
 _LOG = logging.getLogger(__name__)
-_MOST_LOSSES = 3  # hosts that one program may cost
-_AGAIN_S = 30.0  # until a lost host is asked again
+_MOST_LOSSES = 3  # hosts that may be lost over one program
+_AGAIN_S = 30.0  # until a lost host is tried again
 _PATIENCE_S = 120.0  # without any host
-_MOST_AT_ONCE = 256  # threads for each host; they wait where it has fewer workers
+_MOST_AT_ONCE = 256  # threads for each host; they wait if it has fewer workers
 
 
 class HostLostError(Exception):
-    """A host does not answer, or not as a host does; programs may be graded elsewhere."""
+    """A host does not answer, or not as a host should; programs may be graded elsewhere."""
 
 
 class Host(Protocol):
     """A machine that grades programs.
 
     Attributes:
-      name: under which the user knows it.
+      name: by which the user knows it.
     """
 
     name: str
 
     def open(self) -> int:
-        """Connects to it, again if it was lost; how many programs it takes at once.
+        """Connects, or reconnects if it was lost; returns how many programs it takes at once.
 
         Raises: HostLostError if it does not answer; ValueError, PermissionError if it never will.
         """
         ...
 
     def grade(self, request: bytes, time_s: float) -> bytes:
-        """Grades a program and waits.
+        """Grades a program and waits for the verdict.
 
         Args:
           request: of `rl.hosts.wire`.
-          time_s: beyond which the host counts as lost.
+          time_s: time after which the host counts as lost.
         Returns: a reply of `rl.hosts.wire`.
         Raises: HostLostError.
         """
         ...
 
     def close(self) -> None:
-        """Lets go of it."""
+        """Disconnects from it."""
         ...
 
 
 @dataclass
 class _Seat:
-    """A host, how many programs it takes and has, and since when it is lost."""
+    """A host, how many programs it takes and has, and since when it has been lost."""
 
     host: Host
     workers: int
@@ -80,7 +80,7 @@ class RemotePool(Grader):
     """Grades programs on other machines.
 
     Args:
-      hosts: that grade; at least one must answer.
+      hosts: those that grade; at least one must answer.
       settings: how tests are run.
       reward: four_way, pass_ratio or binary.
     Raises: SandboxError if no host answers.
@@ -120,7 +120,7 @@ class RemotePool(Grader):
         return self._threads.submit(self._grade, problem, program)
 
     def close(self) -> None:
-        """Lets go of the hosts; programs not yet sent are dropped."""
+        """Disconnects from the hosts; programs not yet sent are dropped."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._close_hosts()
 
@@ -145,7 +145,7 @@ class RemotePool(Grader):
         raise SandboxError(f"{len(lost)} hosts were lost over {problem.id}: {'; '.join(lost)}")
 
     def _take(self) -> _Seat:
-        """A place on a host; waits for one. Raises: SandboxError if all hosts stay lost."""
+        """Takes a place on a host; waits for one. Raises: SandboxError if all hosts stay lost."""
         given_up = time.monotonic() + _PATIENCE_S
         while True:
             self._reopen()
@@ -174,12 +174,12 @@ class RemotePool(Grader):
             seat.lost_at = time.monotonic()
 
     def _reopen(self) -> None:
-        """Asks for hosts that were lost a while ago."""
+        """Retries hosts that were lost a while ago."""
         with self._changed:
             now = time.monotonic()
             due = [s for s in self._seats if s.lost_at is not None and now - s.lost_at > _AGAIN_S]
             for seat in due:
-                seat.lost_at = now  # nobody else asks meanwhile
+                seat.lost_at = now  # no other thread retries it meanwhile
         for seat in due:
             try:
                 workers = seat.host.open()
@@ -192,9 +192,9 @@ class RemotePool(Grader):
 
 
 def _feedback(host: Host, form: bytes) -> CompilerFeedback:
-    """What a host replied.
+    """The feedback in a host's reply.
 
-    Raises: HostLostError where it is no host; ValueError, ToolsError if it refused.
+    Raises: HostLostError if it is not a host; ValueError, ToolsError if it refused.
     """
     try:
         reply = read_reply(form)
@@ -210,7 +210,7 @@ def _feedback(host: Host, form: bytes) -> CompilerFeedback:
 
 
 def reply_of(graded: "Future[CompilerFeedback]") -> CompilerFeedback | Refusal:
-    """What a host replies when its pool has graded a program: the feedback, or why there is none."""
+    """A host's reply once its pool has graded a program: the feedback, or why there is none."""
     try:
         return graded.result()
     except ValueError as error:

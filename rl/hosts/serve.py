@@ -12,16 +12,16 @@ from rl.hosts.http_servers import TOKEN_VARIABLE
 
 
 def serve(host: str, port: int, workers: int, most: Limits, packages: tuple[str, ...]) -> None:
-    """Grades programs for other machines until it is interrupted.
+    """Grades programs for other machines until interrupted.
 
-    The token is what the variable JAXMOE_SANDBOX_TOKEN holds, else a new one that is printed.
+    The token is the value of the variable JAXMOE_SANDBOX_TOKEN, or else a new one that is printed.
 
     Args:
       host, port: where it listens.
       workers: programs at once.
       most: the largest limits that a request may ask for.
       packages: that programs may import.
-    Raises: SandboxError where programs cannot be isolated; ValueError for impossible arguments.
+    Raises: SandboxError if programs cannot be isolated; ValueError for impossible arguments.
     """
     if not 0 <= port <= 65535:
         raise ValueError(f"port must lie in 0..65535; got {port}")

@@ -1,6 +1,6 @@
 """A program to grade and its feedback as JSON, for pools on other machines.
 
-Nothing is unpickled on either side: values of tests have the forms of `rl.sandbox.values`, and what comes in
+Nothing is unpickled on either side: values of tests have the forms of `rl.sandbox.values`, and incoming data
 is checked field by field.
 """
 
@@ -17,7 +17,7 @@ from rl.sandbox import values
 
 
 class GradingRequest(NamedTuple):
-    """What is graded, and how."""
+    """What to grade, and how."""
 
     problem: Problem
     program: str
@@ -62,9 +62,9 @@ def write_request(request: GradingRequest) -> bytes:
 
 
 def read_request(form: bytes) -> GradingRequest:
-    """The request that a JSON form holds.
+    """The request in a JSON form.
 
-    Raises: ValueError, in one line, for a form that is none or a problem that cannot be used.
+    Raises: ValueError, in one line, for a form that is not a request or a problem that cannot be used.
     """
     try:
         content = json.loads(form)
@@ -85,7 +85,7 @@ def write_reply(reply: CompilerFeedback | Refusal) -> bytes:
 
 
 def read_reply(form: bytes) -> CompilerFeedback | Refusal:
-    """The reply that a JSON form holds. Raises: ValueError, in one line, for a form that is none."""
+    """The reply in a JSON form. Raises: ValueError, in one line, for a form that is not a reply."""
     try:
         content = json.loads(form)
         if "refused" in content:

@@ -270,10 +270,11 @@ def overlong_penalty(
 ) -> Float[Array, " B"]:
     """min(0, (1 − b) L − |y|) / (b L) · penalty, L the limit: 0 up to the last share b of it, −penalty at it.
 
-    lengths_B: tokens of each response.
-    limits_B: the most tokens that each may have.
-    buffer: b, in (0, 1].
-    penalty: reward units that are lost at the limit.
+    Args:
+      lengths_B: tokens of each response.
+      limits_B: the most tokens that each may have.
+      buffer: b, in (0, 1].
+      penalty: reward units that are lost at the limit.
     Returns: what is added to the reward [B], in reward units.
     Reference: Yu et al. 2025 (DAPO), arXiv:2503.14476, eq. 13; there b L is 4,096 tokens of 20,480.
 

@@ -42,7 +42,7 @@ class IsolationPlan(NamedTuple):
     """What a fork server is to set up: computed in the trusted process, carried over as JSON.
 
     shown: a private root (rl/sandbox/readable_files.py); grants: Landlock's (path, rights); filter: seccomp's
-      program, empty if there is none for this machine; must_read: a folder without which nothing runs.
+    program, empty if there is none for this machine; must_read: a folder without which nothing runs.
     """
 
     shown: list[tuple[str, str]]

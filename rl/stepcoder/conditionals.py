@@ -31,17 +31,17 @@ def _own_expressions(statement: ast.stmt) -> Iterator[ast.AST]:
 
 
 def conditionals(solution: str, kinds: Sequence[str] = DEFAULT_KINDS, language: str = "python") -> list[int]:
-    """Where a completion may start: the character offset of each statement that is, or holds, a conditional.
+    """Where a completion may start: the character offset of each statement that is or contains a conditional.
 
-    A ternary counts as the statement that it stands in, once.
+    A ternary counts as the statement that contains it, once.
 
     Args:
       solution: the program's text.
       kinds: what counts: if, for, while, try, match (`switch` elsewhere), ternary.
       language: a key of rl.feedback.languages.LANGUAGES.
     Returns: offsets in characters, ascending.
-    Raises: ValueError for an unknown kind, a Python solution that does not parse, or where the parser of
-      another language is not installed.
+    Raises: ValueError for an unknown kind, a Python solution that does not parse, or if the parser of another
+      language is not installed.
 
     >>> conditionals("x = 1\\nif x:\\n    x = 2\\n")
     [6]
@@ -75,15 +75,15 @@ def prefixes(
 ) -> list[str]:
     """The part of the solution that is given at each stage, hardest (empty) first.
 
-    A prefix ends before the conditional's indentation, at the end of a line, so that the completion's
-    first token is one the tokenizer makes in running text too.
+    A prefix ends before the conditional's indentation, at the end of a line, so that the completion's first
+    token is one that the tokenizer also makes in running text.
 
     Args:
-      canonical_solution: the program's text; "" where there is none.
-      kinds: as of `conditionals`.
-      language: as of `conditionals`.
+      canonical_solution: the program's text; "" if there is none.
+      kinds: as for `conditionals`.
+      language: as for `conditionals`.
     Returns: ⌈√E⌉ prefixes, at least one.
-    Raises: ValueError as `conditionals`.
+    Raises: ValueError as `conditionals` does.
 
     >>> prefixes("".join(f"if x == {i}:\\n    x = 0\\n" for i in range(4)))[1].count("if")
     2

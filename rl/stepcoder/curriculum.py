@@ -1,15 +1,15 @@
-"""CCCS: a curriculum of code completion. How much of the canonical solution a rollout is given.
+"""CCCS: a curriculum of code completion, which decides how much of the canonical solution a rollout is given.
 
-A solution with E conditionals has ⌈√E⌉ stages. At stage c > 0 the policy continues the solution from
-its conditional number s·c (from 0, in the order of the text), s = ⌈E / ⌈√E⌉⌉; at stage 0 it writes the
-whole program. A problem starts at its last, easiest stage, and moves one down whenever its moving pass
-rate exceeds the threshold. After n rounds at a stage, xₙ being the share of samples that passed,
+A solution with E conditionals has ⌈√E⌉ stages. At stage c > 0 the policy continues the solution from its
+conditional number s·c (from 0, in the order of the text), s = ⌈E / ⌈√E⌉⌉; at stage 0 it writes the whole
+program. A problem starts at its last, easiest stage, and moves down by one whenever its moving pass rate
+exceeds the threshold. After n rounds at a stage, with xₙ the share of samples that passed,
 
     ρₙ = (1 − α) ρₙ₋₁ + α xₙ,   ρ₀ = 0;   pass rate = ρₙ / (1 − (1 − α)ⁿ)
 
-a weighted mean of x₁ .. xₙ, as Adam corrects its moments (arXiv:1412.6980, section 3): ρₙ itself lies below
-the threshold for rounds however many pass, and a problem of a large data set comes up only a few times.
-For the same reason problems that are not yet at the whole task come up more often.
+a weighted mean of x₁ .. xₙ, corrected like Adam's moments (arXiv:1412.6980, section 3): ρₙ itself would stay
+below the threshold for several rounds however many samples pass, and a problem of a large data set comes up
+only a few times. For the same reason problems that are not yet at the whole task come up more often.
 
 The paper leaves α, the threshold and what counts as a conditional open; they are settings here.
 Reference: Dou et al. 2024, arXiv:2402.01391, section 3.1.
@@ -29,7 +29,7 @@ from rl.stepcoder.conditionals import DEFAULT_KINDS, prefixes
 
 @dataclass
 class _Progress:
-    """Of a problem: its stage, the moving average and the rounds there, and when it is due again."""
+    """A problem's stage, its moving average and rounds there, and when it is due again."""
 
     stage: int
     average: float = 0.0
@@ -41,11 +41,11 @@ class Curriculum:
     """The stage of every problem, and which come next. Its state is plain JSON: save it with the run.
 
     Args:
-      problems: those with a canonical solution that parses get stages; the others are whole tasks.
+      problems: those whose canonical solution parses get stages; the others are whole tasks.
       smoothing: α, the weight of a round in the moving pass rate.
       threshold: the pass rate above which a problem moves on.
       leap: a pass rate of one round above which a problem moves on by two stages; None: never.
-      unfinished_weight: how often a problem above the whole task comes up, for each time that one at it does.
+      unfinished_weight: how often a problem above the whole task comes up for each time that one at it does.
       kinds: what counts as a conditional: if, for, while, try, match, ternary.
     Raises: ValueError for settings outside (0, 1] or [0, 1), or a weight below 1.
 
@@ -81,7 +81,7 @@ class Curriculum:
         self._progress = {name: _Progress(len(stages) - 1) for name, stages in self._prefixes.items()}
 
     def among(self, problem_ids: Iterable[str]) -> "Curriculum":
-        """The same curriculum of some of its problems, as it stands; changes to it leave this one alone."""
+        """The same curriculum for some of its problems, as it stands; changes to it leave this one alone."""
         part = copy.copy(self)
         chosen = list(problem_ids)
         part._prefixes = {name: self._prefixes[name] for name in chosen}
@@ -94,7 +94,7 @@ class Curriculum:
         return {name: len(parts) for name, parts in self._prefixes.items()}
 
     def stage(self, problem_id: str) -> int:
-        """The stage a problem is at; 0 is the whole task."""
+        """The stage that a problem is at; 0 is the whole task."""
         return self._progress[problem_id].stage
 
     def pass_rate(self, problem_id: str) -> float:
@@ -109,14 +109,15 @@ class Curriculum:
         return self._prefixes[problem_id][self.stage(problem_id)]
 
     def choose(self, size: int, *, round_number: int, seed: int) -> list[str]:
-        """Which problems a round takes: those that are due first, in random order where several are.
+        """Which problems a round takes: those due first, in random order among equals.
 
         A problem is due again 1 after its last round, one above the whole task 1 / `unfinished_weight` after.
-        So every problem comes once before one comes twice, and then the unfinished ones come more often. A
-        function of the state, the round and the seed alone, so that a resumed run repeats an unbroken one.
+        So every problem comes once before any comes twice, and then the unfinished ones come more often. The
+        choice depends only on the state, the round and the seed, so that a resumed run repeats an unbroken
+        one.
 
         Args:
-          size: problems of a round; none comes twice unless there are fewer.
+          size: problems per round; none comes twice unless there are fewer.
         Returns: ids.
         """
         names = list(self._progress)
@@ -134,11 +135,11 @@ class Curriculum:
         return 1.0 / self._weight if progress.stage > 0 else 1.0
 
     def update(self, problem_id: str, passed: Sequence[bool]) -> int:
-        """Takes in which samples of a round passed.
+        """Records which samples of a round passed.
 
         Args:
-          problem_id: of a problem that was asked in the round.
-          passed: one entry a sample.
+          problem_id: of a problem that was part of the round.
+          passed: one entry per sample.
 
         Returns: the stage from now on.
         Raises: ValueError for a round without samples.

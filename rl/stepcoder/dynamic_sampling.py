@@ -1,10 +1,10 @@
 """Dynamic sampling: a round learns from groups of samples whose rewards differ, as far as they can be found.
 
-Where all samples of a prompt get one reward, every comparison of them is 0 and the prompt teaches nothing. So
-further batches of prompts are sampled until there are enough others. Reference: Yu et al. 2025 (DAPO),
+If all samples of a prompt get the same reward, every comparison of them is 0 and the prompt teaches nothing.
+So further batches of prompts are sampled until there are enough others. Reference: Yu et al. 2025 (DAPO),
 arXiv:2503.14476, section 3.2.
 
-Letters of this file: P prompts of a round, G samples a prompt.
+Letters of this file: P prompts of a round, G samples per prompt.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def contrast(rewards_B: np.ndarray, samples: int) -> np.ndarray:
     """Which groups have rewards that differ.
 
     Args:
-      rewards_B: of the graded programs, a prompt's together.
+      rewards_B: of the graded programs, a prompt's adjacent.
       samples: G.
     Returns: bool [B / G].
 
@@ -41,12 +41,13 @@ def contrast(rewards_B: np.ndarray, samples: int) -> np.ndarray:
 
 
 def assemble(batches: Sequence[GradedBatch], prompts: int) -> GradedBatch:
-    """One round out of several batches: first the groups with contrast, in order, then others to fill it up.
+    """Builds one round from several batches: first the groups with contrast, in order, then others to fill up.
 
     Args:
-      batches: of one number of samples.
-      prompts: P, of the round; each batch has at least so many.
-    Returns: a round of P prompts; slots are as many as the widest batch has, times are those of all batches.
+      batches: all with the same number of samples.
+      prompts: P, of the round; each batch has at least this many.
+    Returns: a round of P prompts; it has as many slots as the widest batch, and its times are those of all
+      batches.
     """
     samples = batches[0].sampled.rollout.samples
     found = [contrast(np.asarray(b.graded.outcomes.rewards_B), samples) for b in batches]
@@ -100,7 +101,7 @@ def _turns(sampled: Sampled) -> list[list[Turn]]:
 def _take(arrays: Sequence[PyTree], places: Sequence[tuple[int, int]], *, left: bool = False) -> PyTree:
     """Rows (batch, row) of arrays that may differ in width, padded with zeros on the right or on the left.
 
-    The arrays are numpy's on the host, where the record of a round says jax.Array.
+    The arrays are numpy arrays on the host, although the record of a round declares jax.Array.
     """
     if arrays[0] is None:
         return None

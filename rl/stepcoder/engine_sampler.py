@@ -1,9 +1,9 @@
-"""Responses through the slots of an engine: one that ends makes room for the next, and is handed on at once.
+"""Responses through the slots of an engine: one that ends makes room for the next and is handed on at once.
 
 rl.stepcoder.sampler decodes all responses of a round together, until the longest ends. Here few rows are
 wasted whatever the lengths, and programs are graded while others are written; a step costs the host more. The
 random numbers of a response follow from the round's key and its own number, so they do not depend on what is
-decoded beside it. Every process decodes the same tokens: the engine's programs run over the mesh.
+decoded alongside it. Every process decodes the same tokens: the engine's programs run over the mesh.
 """
 
 import time
@@ -34,12 +34,12 @@ from rl.stepcoder.rollouts import OnRow, RolloutConfig, RolloutTask, Sampled, Sa
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# prompt tokens that are read at once, where prompts may be so long
+# prompt tokens that are read at once, if prompts may be that long
 CHUNK = 256
 
 
 class Policy(NamedTuple):
-    """What an engine needs of a model."""
+    """What an engine needs from a model."""
 
     config: ModelConfig
     weights: params.ModelParams
@@ -59,10 +59,10 @@ class EngineSampler:
 
     Args:
       definition: of the policy's decoder.
-      mesh: on which the weights lie.
+      mesh: on which the weights are placed.
       tokenizer: a fast one, of the policy.
       stop_tokens: a response ends with the first of these.
-      pad_token: stands where nothing does.
+      pad_token: fills empty positions.
       dtype: of activations.
     """
 
@@ -95,7 +95,7 @@ class EngineSampler:
         any_number: bool = False,
         on_row: OnRow | None = None,
     ) -> Sampled:
-        """`samples` responses to each task, a task's together; each prompt is read once.
+        """Draws `samples` responses to each task, a task's adjacent; each prompt is read once.
 
         Args:
           policy: trained part of the policy's weights.
@@ -106,8 +106,8 @@ class EngineSampler:
           key: of the random numbers.
           sampling: how tokens are drawn; not necessarily the config's.
           for_learning: also take the log-probabilities with which tokens were drawn.
-          spare_slot: leave a slot behind the longest response, for the value there.
-          any_number: of tasks come from call to call; of no matter here.
+          spare_slot: leave a slot after the longest response, for the value there.
+          any_number: whether the number of tasks varies between calls; irrelevant here.
           on_row: called with each response as soon as it ends, while others are still decoded.
         Returns: the rollout as arrays, and each response as text.
         """
@@ -159,7 +159,7 @@ class EngineSampler:
         if self._engine is not None and self._engine.config == shape:
             self._engine.update(weights)
         else:
-            self._engine = None  # before room is needed for another
+            self._engine = None  # before room is needed for a new one
             model = params.merge(weights).config
             self._engine = Engine(Policy(model, weights, self._mesh, self._dtype), shape)
         return self._engine
@@ -176,9 +176,9 @@ class EngineSampler:
         return EngineConfig(slots, max_length, chunk, chunks=slots, sizes=tuple(sizes))
 
     def _end_of(self, task: RolloutTask, form: PromptForm) -> Callable[[NewToken], bool] | None:
-        """Tells with each new token whether the response has gone past its program; None if it never shows.
+        """Tells at each new token whether the response has gone past its program; None if it never shows.
 
-        A look costs the host about a millisecond, so only a line that is not indented is a reason for one.
+        A check costs the host about a millisecond, so only a line that is not indented triggers one.
         """
         if form != "completion" and not task.prompt.given:
             return None
@@ -207,7 +207,7 @@ class EngineSampler:
         for_learning: bool,
         spare_slot: bool,
     ) -> Rollout:
-        """Prompts padded on the left, responses on the right as far as their answers go."""
+        """Prompts padded on the left, responses padded on the right after their answers."""
         prompt_slots = bucket(max(len(task.prompt.ids) for task in tasks), config.smallest_bucket)
         prompts = np.full((len(tasks), prompt_slots), self._pad, np.int32)
         prompt_mask = np.zeros((len(tasks), prompt_slots), np.int32)
@@ -223,11 +223,11 @@ class EngineSampler:
             mask[number, :length] = 1
             if for_learning:
                 logprobs[number, :length] = [new.drawn_logprob for new in one.done.new[:length]]
-        # numpy, where the record of a step says jax.Array
+        # numpy arrays, although the record of a step declares jax.Array
         host: PyTree = (prompts, prompt_mask, tokens, mask, logprobs if for_learning else None)
         return Rollout(*host)
 
     def _truncated(self, one: _Ended) -> bool:
-        """Whether a response neither stopped nor went past its program: its limit cut it off."""
+        """Whether a response was cut off by its limit: it neither stopped nor went past its program."""
         past = bool(one.row.response.text[one.row.extracted.end :].strip())
         return not (one.done.tokens[-1] in self._stop or past)

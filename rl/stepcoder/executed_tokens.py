@@ -23,16 +23,16 @@ def mask(
     """1 for each token of which any character ran in any test, else 0.
 
     Tokens outside the program (end of sequence, code fences, text around it) and tokens without
-    characters are kept. Nothing is masked where nothing compiled or nothing was traced.
+    characters are kept. Nothing is masked if nothing compiled or nothing was traced.
 
     Args:
       program: the text that was graded.
       executed: `feedback.executed`.
       offsets: [start, end) of each token in characters, as fast tokenizers give them.
-      shift: what to add to an offset to get a position in `program`: len(prefix) where the tokens are
-        those of a completion; minus the program's position where it was cut out of a response.
-      keep_if_incomplete: keep every token unless all tests have run. With early stop, code that only a
-        later test would reach counts as not executed otherwise.
+      shift: what to add to an offset to get a position in `program`: len(prefix) if the tokens are those of a
+        completion; minus the program's position if it was cut out of a response.
+      keep_if_incomplete: keep every token unless all tests have run. Otherwise, with early stop, code that
+        only a later test would reach counts as not executed.
     Returns: a list as long as `offsets`.
     """
     incomplete = executed is not None and executed.tests_run < executed.tests_total
@@ -51,10 +51,10 @@ Encoded = Mapping[str, Sequence[tuple[int, int]]]  # what a tokenizer returns, b
 
 
 def token_offsets(tokenizer: Callable[..., Encoded], text: str) -> list[tuple[int, int]]:
-    """The [start, end) of each token of a text, special tokens left out.
+    """The [start, end) of each token of a text, without special tokens.
 
     Args:
-      tokenizer: a fast one of transformers.
+      tokenizer: a fast one from transformers.
     Returns: offsets in characters.
     Raises: ValueError for a tokenizer that cannot tell (a "slow" one).
     """

@@ -1,7 +1,8 @@
 """How far a curriculum will get, by simulation: shown before a run starts, when it can still be changed.
 
-Every stage of every problem is passed at one rate. No policy does that, but it tells whether problems come up
-often enough: with thousands of problems and few rounds no pass rate brings one to its whole task.
+Every stage of every problem is passed at one rate. No real policy behaves like that, but the simulation tells
+whether problems come up often enough: with thousands of problems and few rounds, no pass rate brings one to
+its whole task.
 """
 
 from collections.abc import Sequence
@@ -11,16 +12,16 @@ import numpy as np
 
 from rl.stepcoder.curriculum import Curriculum
 
-# Problems that are simulated at most, with as much fewer rounds: shares do not depend on how many there are.
+# At most this many problems are simulated, with as many fewer rounds: shares do not depend on the number.
 MOST = 1000
 
 
 class StageCurve(NamedTuple):
-    """Of the problems with more than one stage, the share at the whole task on the way through a run.
+    """The share of the problems with more than one stage that are at the whole task, along a run.
 
     Attributes:
       pass_rate: of every sample, at every stage.
-      at: parts of the run's rounds, in (0, 1].
+      at: fractions of the run's rounds, in (0, 1].
       finished: share at the whole task after each of them.
     """
 
@@ -46,8 +47,8 @@ def expected_stages(
       prompts: problems of a round.
       samples: responses to each.
       pass_rate: in [0, 1].
-      at: ascending parts of the run.
-    Returns: the curve; all 1 where no problem has more than one stage.
+      at: ascending fractions of the run.
+    Returns: the curve; all 1 if no problem has more than one stage.
     """
     names = list(curriculum.stages)
     chosen = [names[i] for i in np.linspace(0, len(names) - 1, min(len(names), MOST)).astype(int)]
@@ -70,7 +71,7 @@ def describe(curriculum: Curriculum, *, rounds: int, prompts: int, samples: int)
     """One line on what to expect of a run, at three pass rates.
 
     Args:
-      rounds, prompts, samples: as of `expected_stages`.
+      rounds, prompts, samples: as for `expected_stages`.
     Returns: a line without a line break.
     """
     counts = list(curriculum.stages.values())

@@ -1,6 +1,6 @@
-"""Programs -> rewards and masks, while the device does something else or others are still sampled.
+"""Programs -> rewards and masks, while the device does something else or other programs are still sampled.
 
-Every process grades its own share of the rows; what the graders found is then put together on all.
+Every process grades its own share of the rows; the verdicts are then shared with all of them.
 """
 
 import time
@@ -27,10 +27,10 @@ class Graded(NamedTuple):
 
     Attributes:
       verdict_B: index into rl.feedback.rewards.VERDICTS.
-      feedback: by row, of the rows that this process graded.
-      latency_s: mean and largest time from handing in a program to its verdict, over this process's.
-      seconds: from handing in the first to having the last.
-      waited_s: of these, seconds in which nothing was done but wait for verdicts.
+      feedback: by row, for the rows that this process graded.
+      latency_s: mean and largest time from submitting a program to its verdict, over this process's programs.
+      seconds: from submitting the first to receiving the last.
+      waited_s: the part of these seconds spent only waiting for verdicts.
     """
 
     outcomes: Outcomes
@@ -47,13 +47,13 @@ class Graded(NamedTuple):
 
 
 class Grading:
-    """Programs on their way through the graders; the caller samples or uses the device meanwhile.
+    """Programs being graded; the caller samples or uses the device meanwhile.
 
     Equal programs for one problem are run once.
 
     Args:
       grader: of programs.
-      sampled: the rollout, where it is there already; else its rows are added as they come.
+      sampled: the rollout, if it already exists; otherwise its rows are added as they come.
     """
 
     def __init__(self, grader: Grader, sampled: Sampled | None = None):
@@ -66,7 +66,7 @@ class Grading:
             self.complete(sampled)
 
     def add(self, number: int, row: SampledRow) -> None:
-        """Hands a program in, if it is one of this process's.
+        """Submits a program, if it is one of this process's.
 
         Args:
           number: of the row in its rollout.
@@ -84,7 +84,7 @@ class Grading:
         self._futures[number] = self._known[name]
 
     def complete(self, sampled: Sampled) -> None:
-        """Takes the rollout whose rows these are, and hands in those that were not added before.
+        """Takes the rollout that these rows belong to, and submits those that were not added before.
 
         Args:
           sampled: the rollout.
@@ -95,9 +95,9 @@ class Grading:
                 self.add(number, row)
 
     def result(self, kind: MaskKind) -> Graded:
-        """Waits for the verdicts and makes rewards and policy masks of them.
+        """Waits for the verdicts and turns them into rewards and policy masks.
 
-        Nothing is learned from tokens behind the program.
+        Nothing is learned from tokens after the program.
 
         Args:
           kind: fgo leaves tokens that no test executed out of the policy's loss, response keeps them.
@@ -106,7 +106,7 @@ class Grading:
         assert self._sampled is not None
         called = time.perf_counter()
         mask = self._sampled.rollout.response_mask_BW
-        # numpy on the host, where a record of a step says jax.Array
+        # numpy arrays on the host, although the record of a step declares jax.Array
         rewards: Any = np.zeros(len(mask), np.float32)
         policy_mask: Any = np.zeros(mask.shape, np.float32)  # likewise
         verdicts = np.zeros(len(mask), np.int32)
@@ -137,12 +137,12 @@ class Grading:
 
 
 def _executed(row: SampledRow, feedback: CompilerFeedback) -> np.ndarray:
-    """1 for each token of the response that ran in a test, or stands outside the program."""
+    """1 for each token of the response that ran in a test, or lies outside the program."""
     _, response, found = row
     if found.shift is None:
         return np.ones(len(response.offsets), np.float32)
     ran = executed_mask(
         found.program, feedback.executed, response.offsets, shift=found.shift, keep_if_incomplete=True
     )
-    before = [end <= found.start for _, end in response.offsets]  # words in front of the program
+    before = [end <= found.start for _, end in response.offsets]  # words before the program
     return np.maximum(np.asarray(ran, np.float32), before)

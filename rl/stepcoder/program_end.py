@@ -1,7 +1,7 @@
-"""Where a response is over for the policy: behind its program.
+"""Where a response ends for the policy: after its program.
 
-What a model writes behind its program changes neither the verdict nor the reward. Sampling stops there, and
-no loss is taken on what was sampled beyond; a run records its share as `tail_share`.
+What a model writes after its program changes neither the verdict nor the reward. Sampling stops there, and no
+loss is taken on what was sampled beyond it; a run records its share as `tail_share`.
 """
 
 import re
@@ -11,12 +11,12 @@ from rl.feedback.prompts import PromptForm, extract
 from rl.stepcoder.prompts import Response
 
 _FENCE = re.compile(r"\s*(?:```|~~~)[^\n]*")
-# The program may turn out to use a definition that follows it; nothing else brings it back.
+# The program may turn out to use a definition that follows it; nothing else extends it again.
 _MAY_BELONG = re.compile(r"(?:async\s+)?def\b|class\b|@")
 
 
 def answer_end(text: str, program_end: int) -> int:
-    """Where the answer ends: behind the program and the fence that closes it.
+    """Where the answer ends: after the program and the fence that closes it.
 
     Args:
       text: of the response.
@@ -33,8 +33,8 @@ def answer_end(text: str, program_end: int) -> int:
 def answer_tokens(response: Response, program_end: int) -> int:
     """How many tokens of a response the policy is trained on: those of its program and before it.
 
-    All of them where nothing follows but the fence that closes the program and the end of the turn: these are
-    the decision that it is over. A token that is half program counts, and so does the first token of any
+    All of them if nothing follows except the fence that closes the program and the end of the turn: these are
+    the decision to stop. A token that is only partly program counts, and so does the first token of any
     response, which has to carry the reward.
 
     Args:
@@ -50,14 +50,14 @@ def answer_tokens(response: Response, program_end: int) -> int:
 def is_over(problem: Problem, text: str, form: PromptForm, given: str) -> bool:
     """Whether a response in progress has gone past its program, so that sampling can stop.
 
-    Decided by whole lines, and only where the response continues code: an answer in words may bring a better
-    block later. A function behind the program does not end it, for what follows may use it.
+    Decided by whole lines, and only if the response continues code: an answer in words may bring a better
+    block later. A function after the program does not end it, because what follows may use it.
 
     Args:
-      text: so far.
+      text: the response so far.
       form: in which the problem was put.
       given: the code with which the program begins.
-    Returns: False while the response may still go on with its program.
+    Returns: False while the response may still continue its program.
 
     >>> problem = Problem("double", "Double n.", "def f(n):", fn_name="f", inputs=[[3]], outputs=[6])
     >>> text = "\\n    return 2 * n\\n\\nprint(f(3))"

@@ -1,6 +1,6 @@
 """Problems as token ids, and sampled ids as text with the characters of each token.
 
-What a prompt says, and which program an answer amounts to: rl.feedback.prompts.
+For what a prompt says, and which program an answer amounts to, see rl.feedback.prompts.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -58,7 +58,7 @@ class ResponseDecoder:
     from encoding the text again.
 
     Args:
-      context: ids that are decoded with each token, since some tokenizers drop the space before the first.
+      context: ids that are decoded before each token, since some tokenizers drop the space before the first.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", context: int = 4):
@@ -74,7 +74,7 @@ class ResponseDecoder:
         return self._pieces[ids]
 
     def piece(self, token: int) -> str:
-        """The text of one token by itself; the blank before a word may be missing from it."""
+        """The text of one token by itself; it may lack the blank before a word."""
         return self._decode((token,))
 
     def text(self, prompt_ids: list[int], ids: list[int]) -> str:

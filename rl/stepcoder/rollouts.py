@@ -1,4 +1,4 @@
-"""What a rollout is asked and what it gives: settings, tasks, sampled rows, the order of problems.
+"""What a rollout consists of: settings, tasks, sampled rows, the order of problems.
 
 rl.stepcoder.sampler and rl.stepcoder.engine_sampler draw the responses, rl.stepcoder.grading grades them.
 """
@@ -27,28 +27,28 @@ class RolloutConfig:
     """How responses are sampled.
 
     Attributes:
-      prompts: problems a round.
+      prompts: problems per round.
       samples: responses to each.
       temperature: of the sampler; ppo.temperature null trains the policy at the same one.
-      top_p: of the sampler; below 1 it is not the distribution that is trained, and importance weights
-        correct what they can (ppo.importance_cap).
+      top_p: of the sampler; below 1 the sampled distribution is not the one that is trained, and importance
+        weights correct what they can (ppo.importance_cap).
       prompt_tokens: longest prompt; problems with longer ones are left out.
       response_tokens: longest response; for one that reaches it see ppo.truncated.
       room: tokens for a response, as a multiple of what is left of the canonical solution (and 16 more), at
-        most response_tokens; null gives each all of response_tokens.
-      smallest_bucket: lengths are padded to this or to one of two sizes an octave above, each of which is
+        most response_tokens; null gives each response all of response_tokens.
+      smallest_bucket: lengths are padded to this or to one of two sizes per octave above it, each of which is
         compiled once.
       decoding: batches decodes all responses of a round together until the longest ends; engine decodes
-        `slots` of them side by side, puts the next in the place of one that ends, and grades each at once.
+        `slots` of them side by side, replaces each one that ends with the next, and grades it at once.
       slots: of the engine.
       ahead: 1 samples and grades a round while the policy learns from the one before, with the weights from
-        before that learning; importance weights (ppo.importance_cap) correct what these are behind. On a mesh
-        of one device; a second copy of what is trained is held. 0 samples with the newest weights.
-      turns: most answers to a problem: a program that fails comes back with the compiler's message or the
-        first test that failed, and the policy writes another. More than 1 takes the chat form.
-      turn_reward: last learns from the reward of the last program alone, each adds those of the ones before.
-      show_expected: tell the right answer to the test that failed too, which trains on the tests.
-      told_tokens: most tokens that come back with a program.
+        before that learning; importance weights (ppo.importance_cap) correct for the difference. Only on a
+        mesh of one device; a second copy of what is trained is held. 0 samples with the newest weights.
+      turns: the most answers to a problem: a program that fails is returned with the compiler's message or
+        the first test that failed, and the policy writes another. More than 1 requires the chat form.
+      turn_reward: last learns only from the reward of the last program, each adds those of the ones before.
+      show_expected: also tell the right answer to the test that failed, which trains on the tests.
+      told_tokens: the most tokens of feedback that are returned with a program.
       form: completion puts problems as code to continue, chat by the tokenizer's chat template, instruction
         in the LoRAMoE form; auto takes chat where there is a template, else completion.
     """
@@ -101,14 +101,14 @@ class RolloutConfig:
 
     @property
     def prompt_form(self) -> PromptForm:
-        """The form, once `resolved`. Raises: ValueError while it is auto."""
+        """The form, once `resolved`. Raises: ValueError while it is still auto."""
         if self.form == "auto":
             raise ValueError("rollout.form is auto: resolve it for a tokenizer first (rollouts.resolved)")
         return self.form
 
 
 def resolved(config: RolloutConfig, tokenizer: "PreTrainedTokenizerBase") -> RolloutConfig:
-    """The settings with the form that auto stands for.
+    """The settings with auto replaced by the form that it stands for.
 
     Args:
       tokenizer: of the policy.
@@ -127,7 +127,7 @@ class RolloutTask(NamedTuple):
     """A problem as it is put in one round.
 
     Attributes:
-      limit: most tokens of a response.
+      limit: the most tokens of a response.
       stage: of the curriculum; 0 is the whole task.
     """
 
@@ -138,7 +138,7 @@ class RolloutTask(NamedTuple):
 
 
 class SampledRow(NamedTuple):
-    """One response: to what, its text, and the program in it."""
+    """One response: its task, its text, and the program in it."""
 
     task: RolloutTask
     response: Response
@@ -155,7 +155,7 @@ class Turn(NamedTuple):
     Attributes:
       row: what was asked and answered.
       start: slot of its first token in the episode's response.
-      told: to the policy before it; "" for the first.
+      told: what the policy was told before it; "" for the first.
       verdict: index into rl.feedback.rewards.VERDICTS.
       reward: of its program.
     """
@@ -171,11 +171,11 @@ class Sampled(NamedTuple):
     """A rollout with its texts.
 
     Attributes:
-      truncated_B: 1 where a response was cut off by its limit, before its program or its turn was over.
+      truncated_B: 1 if a response was cut off by its limit, before its program or its turn was over.
       rows: of each row of the rollout.
-      tail_tokens: tokens that were sampled behind the programs; they are no part of the rollout.
-      seconds: that sampling took.
-      turns: of each row, where an episode may have several; None where each is one answer.
+      tail_tokens: tokens that were sampled after the programs; they are not part of the rollout.
+      seconds: time that sampling took.
+      turns: of each row, if an episode may have several; None if each is one answer.
       wasted: share of the rows of decoding steps in which no response was decoded.
     """
 
@@ -189,7 +189,7 @@ class Sampled(NamedTuple):
 
 
 class DrawResponses(Protocol):
-    """What draws responses: rl.stepcoder.sampler.Sampler, or an EngineSampler."""
+    """Draws responses: rl.stepcoder.sampler.Sampler, or an EngineSampler."""
 
     def sample(
         self,
@@ -206,7 +206,7 @@ class DrawResponses(Protocol):
         any_number: bool = False,
         on_row: OnRow | None = None,
     ) -> Sampled:
-        """`samples` responses to each task, a task's together.
+        """Draws `samples` responses to each task, a task's adjacent.
 
         Args:
           policy: trained part of the policy's weights.
@@ -217,7 +217,7 @@ class DrawResponses(Protocol):
           key: of the random numbers.
           sampling: how tokens are drawn; not necessarily the config's.
           for_learning: also take the log-probabilities with which tokens were drawn.
-          spare_slot: leave a slot behind the longest response, for the value there.
+          spare_slot: leave a slot after the longest response, for the value there.
           any_number: whether other numbers of tasks are to be expected.
           on_row: called with each response once it has ended.
         Returns: the rollout as arrays, and each response as text.
@@ -226,9 +226,10 @@ class DrawResponses(Protocol):
 
 
 def problems_of_round(round_number: int, count: int, size: int, *, seed: int) -> list[int]:
-    """Which problems a round without a curriculum takes: an endless stream of shuffled passes, cut in rounds.
+    """Which problems a round without a curriculum takes: a stream of shuffled passes, cut into rounds.
 
-    A function of the round alone, so that a resumed run repeats an unbroken one. No problem comes twice in a
+    The result depends only on the round, so that a resumed run repeats an unbroken one. No problem comes
+    twice in a
     round unless there are fewer problems than `size`.
 
     Args:

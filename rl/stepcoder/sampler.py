@@ -34,7 +34,7 @@ from rl.stepcoder.rollouts import OnRow, RolloutConfig, RolloutTask, Sampled, Sa
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Tokens between two looks at whether programs are over. A look costs the host about a millisecond a row.
+# Tokens between two checks of whether programs are over. A check costs the host about a millisecond per row.
 STRETCH = 64
 
 
@@ -45,7 +45,7 @@ class Sampler:
       definition: of the policy's decoder.
       tokenizer: a fast one, of the policy.
       stop_tokens: a response ends with the first of these.
-      pad_token: stands where nothing does.
+      pad_token: fills empty positions.
       dtype: of activations.
     """
 
@@ -77,7 +77,7 @@ class Sampler:
         any_number: bool = False,
         on_row: OnRow | None = None,
     ) -> Sampled:
-        """`samples` responses to each task, a task's together; each prompt is read once.
+        """Draws `samples` responses to each task, a task's adjacent; each prompt is read once.
 
         Args:
           policy: trained part of the policy's weights.
@@ -88,8 +88,9 @@ class Sampler:
           key: of the random numbers.
           sampling: how tokens are drawn; not necessarily the config's.
           for_learning: also take the log-probabilities with which tokens were drawn.
-          spare_slot: leave a slot behind the longest response, for the value there.
-          any_number: of tasks come from call to call, so that they are filled up to one of a few sizes.
+          spare_slot: leave a slot after the longest response, for the value there.
+          any_number: whether the number of tasks varies between calls, so that it is padded to one of a few
+            sizes.
           on_row: called with each response, here when all have ended.
         Returns: the rollout as arrays, and each response as text.
         """
@@ -119,7 +120,7 @@ class Sampler:
         logprobs = None
         if done.sampler_logprobs_BW is not None:
             logprobs = _fitted(np.asarray(done.sampler_logprobs_BW)[:kept], width, 0.0) * mask
-        host: Any = (  # numpy, where the record of a step says jax.Array
+        host: Any = (  # numpy arrays, although the record of a step declares jax.Array
             prompts[: len(tasks)],
             prompt_mask[: len(tasks)],
             np.where(mask > 0, _fitted(tokens, width, self._pad), self._pad).astype(np.int32),
@@ -136,14 +137,14 @@ class Sampler:
     def _padded(
         self, tasks: list[RolloutTask], config: RolloutConfig, any_number: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Prompts [P, S], their masks and limits; P is filled up to what the mesh can split."""
+        """Prompts [P, S], their masks and limits; P is padded to a number that the mesh can split."""
         ways = batch_ways(self._mesh)
         fill = any_number or len(tasks) % ways
         count = ways * bucket(-(-len(tasks) // ways)) if fill else len(tasks)
         slots = bucket(max(len(task.prompt.ids) for task in tasks), config.smallest_bucket)
         prompts = np.full((count, slots), self._pad, np.int32)
         prompt_mask = np.zeros((count, slots), np.int32)
-        prompt_mask[:, -1] = 1  # rows that fill up read one padding token and write nothing
+        prompt_mask[:, -1] = 1  # padding rows read one padding token and write nothing
         for i, task in enumerate(tasks):
             prompts[i, slots - len(task.prompt.ids) :] = task.prompt.ids
             prompt_mask[i, slots - len(task.prompt.ids) :] = 1
@@ -160,7 +161,7 @@ class Sampler:
         tasks: list[RolloutTask],
         form: PromptForm,
     ) -> Decoded:
-        """Decodes in stretches where programs can be seen to be over, else in one go."""
+        """Decodes in stretches if programs can be recognized as over, otherwise in one go."""
         continued = form == "completion" or any(task.prompt.given for task in tasks)
         if decode.slots <= STRETCH or not continued:
             return jax.device_get(run(weights, prompts, key, config=decode, mesh=self._mesh))
@@ -211,13 +212,13 @@ class Sampler:
         return rows
 
     def _truncated(self, rows: list[SampledRow], tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """Rows that neither stopped nor went past their program: their limit cut them off."""
+        """Rows that were cut off by their limit: they neither stopped nor went past their program."""
         last = tokens[np.arange(len(rows)), np.maximum(lengths - 1, 0)]
         past = [bool(row.response.text[row.extracted.end :].strip()) for row in rows]
         return ~(np.isin(last, self._stop) | np.asarray(past))
 
 
 def _fitted(values: np.ndarray, width: int, fill: float) -> np.ndarray:
-    """Cut or padded on the right to a width."""
+    """Values cut to a width, or padded on the right."""
     missing = max(width - values.shape[1], 0)
     return np.pad(values, ((0, 0), (0, missing)), constant_values=fill)[:, :width]

@@ -1,9 +1,9 @@
-"""Several turns: a program that fails comes back with what went wrong, and the policy writes another.
+"""Several turns: a program that fails is returned with what went wrong, and the policy writes another.
 
-An episode is one response: the policy's first answer, what it is told, its next answer, and so on. What it is
-told is read by every later token but learned from by none: it is no part of the response mask. Values and
-advantages step over it (rl.policy.advantages.gae). A turn is sampled when all programs of the turn before are
-graded; what passed goes on no further.
+An episode is one response: the policy's first answer, what it is told, its next answer, and so on. Every
+later token reads what the policy is told, but none learns from it: it is not part of the response mask.
+Values and advantages skip it (rl.policy.advantages.gae). A turn is sampled when all programs of the turn
+before are graded; programs that passed get no further turn.
 """
 
 import json
@@ -31,21 +31,21 @@ from rl.stepcoder.rollouts import OnRow, RolloutConfig, RolloutTask, Sampled, Tu
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# The tasks of a turn (from 0), one answer to each or `samples`, as they are drawn for a round or an exam.
+# The tasks of a turn (from 0), with one answer or `samples` answers to each, drawn for a round or an exam.
 # Answers may be handed on as they end, and are all in the result.
 DrawTurn = Callable[[list[RolloutTask], int, int, OnRow], Sampled]
 _AGAIN = "Correct it and write the whole program again."
-_MARK = "\x02answer\x02"  # stands in a rendered conversation where an answer would
+_MARK = "\x02answer\x02"  # marks the place of an answer in a rendered conversation
 
 
 def told_of_failure(problem: Problem, feedback: CompilerFeedback, *, expected: bool = False) -> str:
-    """What the policy is told of a failed program: the compiler's message, or the first test that failed.
+    """What the policy is told about a failed program: the compiler's message, or the first test that failed.
 
     Args:
-      problem: that the program was to solve.
+      problem: the one that the program was to solve.
       feedback: of its program.
-      expected: whether the right answer to that test is told, which trains a policy on its tests.
-    Returns: a message of the user's.
+      expected: whether to tell the right answer to that test, which trains a policy on its tests.
+    Returns: the text of a user message.
 
     >>> from rl.feedback.language import TestResult
     >>> problem = Problem("double", "", fn_name="f", inputs=[[3]], outputs=[6])
@@ -70,7 +70,7 @@ def told_of_failure(problem: Problem, feedback: CompilerFeedback, *, expected: b
 
 
 def _case(problem: Problem, number: int, *, expected: bool) -> str:
-    """What a test puts to a program; an assertion holds its answer, and is told with it or not at all."""
+    """What a test asks of a program; an assertion contains its answer, and is told with it or not at all."""
     if problem.kind == "assert":
         return in_one_line(problem.asserts[number]) if expected else ""
     given = problem.inputs[number]
@@ -81,11 +81,11 @@ def _case(problem: Problem, number: int, *, expected: bool) -> str:
 
 
 class NextTurn:
-    """Writes what the policy is told as the tokenizer's chat template does.
+    """Renders what the policy is told as the tokenizer's chat template does.
 
     Args:
       tokenizer: with a chat template that only appends to a conversation.
-    Raises: ValueError for a template that changes what was said before.
+    Raises: ValueError for a template that changes earlier messages.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase"):
@@ -98,7 +98,7 @@ class NextTurn:
             )
 
     def _around(self, told: str) -> tuple[str, str]:
-        """How an answer ends, and what follows up to the next; two empty texts where it is not appended."""
+        """How an answer ends, and what follows up to the next; two empty texts if it is not appended."""
         asked = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]
         whole = self._template.render(asked)
         longer = self._template.render([*asked, {"role": "user", "content": told}], answering=True)
@@ -110,9 +110,10 @@ class NextTurn:
         """The tokens between an answer and the next one.
 
         Args:
-          answer: ids of the answer; a token with which the template ends it is not repeated.
-          told: to the policy.
-          most: ids of the result; the text is cut in its middle to fit.
+          answer: ids of the answer; if it ends in the token with which the template ends it, that is not
+            repeated.
+          told: what the policy is told.
+          most: maximum number of ids; the text is cut in its middle to fit.
         Returns: ids.
         Raises: ValueError if not even a few words fit.
         """
@@ -134,7 +135,7 @@ class NextTurn:
 
 
 class _Open(NamedTuple):
-    """An episode that goes on: its row, what the policy has read and written, and what it is told now."""
+    """An episode in progress: its row, what the policy has read and written, and what it is told now."""
 
     row: int
     ids: list[int]
@@ -163,7 +164,7 @@ def play(
       tokenizer: of the policy.
       config: of the rollout.
       kind: which tokens of an answer the policy learns from.
-      spare_slot: leave a slot behind the longest episode, for the value there.
+      spare_slot: leave a slot after the longest episode, for the value there.
     Returns: one row for each episode: rewards and verdicts are those of its last program.
     """
     first, graded = _graded(draw, grader, kind, tasks, samples, 0)
@@ -214,7 +215,7 @@ def _answer(sampled: Sampled, row: int) -> list[int]:
 
 
 def _shared(texts: dict[int, str]) -> dict[int, str]:
-    """The texts of all processes: each grades some of the rows, and all of them draw the same tokens."""
+    """The texts of all processes: each grades some of the rows, but all of them draw the same tokens."""
     if jax.process_count() == 1:
         return texts
     mine = np.frombuffer(json.dumps(texts).encode(), np.uint8)
@@ -227,7 +228,7 @@ def _shared(texts: dict[int, str]) -> dict[int, str]:
 
 
 def _join(parts: Sequence[_Part], config: RolloutConfig, *, spare_slot: bool) -> GradedBatch:
-    """One row for each episode, its turns behind each other."""
+    """One row for each episode, its turns one after another."""
     first = parts[0][0]
     count = len(first.rows)
     turns: list[list[Turn]] = [[] for _ in range(count)]
@@ -262,7 +263,7 @@ def _join(parts: Sequence[_Part], config: RolloutConfig, *, spare_slot: bool) ->
                 earlier[row, start + len(answer) - 1] = turn.reward
     last = [pieces[row][-1] for row in range(count)]
     prompts = (first.rollout.prompts_PS, first.rollout.prompt_mask_PS)
-    # numpy on the host, where the records of a round say jax.Array
+    # numpy arrays on the host, although the records of a round declare jax.Array
     responses: PyTree = (tokens, mask, logprobs if scored else None)
     sampled = Sampled(
         Rollout(*prompts, *responses),
@@ -307,7 +308,7 @@ def passed_by_turn(sampled: Sampled, turns: int) -> np.ndarray:
 
     Args:
       sampled: of `play`.
-      turns: T, most turns of an episode.
+      turns: T, the most turns of an episode.
     Returns: bool [T, B].
     """
     assert sampled.turns is not None
