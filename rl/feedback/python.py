@@ -1,4 +1,4 @@
-"""Python programs: call-based, stdin and assert-style tests run in the sandbox, answers judged outside it.
+"""Python programs: call-based, stdin and assert-style tests run in the sandbox, answers judged separately.
 
 All calls of a program share a process, until one of them kills it; each stdin test has its own. The sandbox's
 compile service parses, traces and compiles the program once; its code object passes through here as opaque

@@ -8,7 +8,7 @@ program's is taken. The source text is cut into one region per statement, and th
     a trailing comment and the end of the line to the statement before,
     the header of a compound statement (decorators and `def` line too) ends at its colon.
 
-A flag says that its statement was reached. Flags are scattered among as many more bytes that nothing sets: a
+A flag says that its statement was reached. Flags are scattered among further bytes that nothing sets: a
 program that overwrites them gives itself away. Standard library only: this runs inside the sandbox.
 """
 

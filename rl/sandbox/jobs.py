@@ -58,7 +58,7 @@ class Outcome:
       status: exit code, or minus the signal that killed it.
       max_rss: peak resident memory, in bytes.
       output_exceeded: it printed, or sent, more than its limit.
-      garbled: what it sent were not frames.
+      garbled: it sent something other than frames.
     """
 
     output: bytes = b""

@@ -1,4 +1,4 @@
-"""Inside the sandbox: judges answers where that runs a problem's code or may take long.
+"""Inside the sandbox: judges answers when doing so runs a problem's code or may take long.
 
 No code of a program runs here, and no program sees what is expected: answers come as plain data, and a test
 that calls the program's functions gets stand-ins whose calls are forwarded to the program's own process.

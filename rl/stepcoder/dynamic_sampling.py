@@ -41,7 +41,7 @@ def contrast(rewards_B: np.ndarray, samples: int) -> np.ndarray:
 
 
 def assemble(batches: Sequence[GradedBatch], prompts: int) -> GradedBatch:
-    """Builds one round from several batches: first the groups with contrast, in order, then others to fill up.
+    """Builds a round from several batches: first the groups with contrast, in order, then others to fill up.
 
     Args:
       batches: all with the same number of samples.

@@ -226,11 +226,10 @@ class DrawResponses(Protocol):
 
 
 def problems_of_round(round_number: int, count: int, size: int, *, seed: int) -> list[int]:
-    """Which problems a round without a curriculum takes: a stream of shuffled passes, cut into rounds.
+    """Which problems a round without a curriculum takes, from an endless stream of shuffled passes.
 
     The result depends only on the round, so that a resumed run repeats an unbroken one. No problem comes
-    twice in a
-    round unless there are fewer problems than `size`.
+    twice in a round unless there are fewer problems than `size`.
 
     Args:
       round_number: from 0.
