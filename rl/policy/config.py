@@ -76,7 +76,7 @@ class RLConfig:
       accumulate: micro-batches per step.
       discount: γ of the returns, in [0, 1] (ppo, reinforce++).
       gae_lambda: λ of generalized advantage estimation, in [0, 1] (ppo).
-      normalize_advantages: scale advantages to mean 0 and variance 1 over the round (ppo, reinforce++ and its
+      normalize_advantages: bring advantages to mean 0 and variance 1 over the round (ppo, reinforce++ and its
         baseline form).
       normalize_groups: divide by the standard deviation of a prompt's rewards (grpo, dapo, gspo, cispo); null
         is the algorithm's own.
