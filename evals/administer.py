@@ -1,7 +1,7 @@
 """python -m evals.administer: ask a respondent every question of a design, once, into a long table.
 
-Local models, models behind a server and simulated respondents do the same: questionnaires, behavioral tasks,
-scripted dialogues, verdicts and the report.
+Works the same for local models, models behind a server and simulated respondents: questionnaires, behavioral
+tasks, scripted dialogues, verdicts and the report.
 """
 
 import math
@@ -30,107 +30,115 @@ from jaxmoe.progress import ProgressDisplay, say
 
 # texts that the engine decodes side by side
 SLOTS = 32
-# what a line in a dialogue needs
+# enough for one line of a dialogue
 LINE_TOKENS = 60
 
-# a traceback shows no local variables: one of them may be a server's key
+# tracebacks must not show local variables: one of them may be a server's key
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
 
 @app.command()
 def main(
-    folder: Annotated[Path, typer.Argument(help="where answers go, and resume from")],
-    instrument: Annotated[list[str], typer.Option(help="shipped instruments, or paths; repeat the option")],
+    folder: Annotated[Path, typer.Argument(help="where answers are written, and resumed from")],
+    instrument: Annotated[list[str], typer.Option(help="shipped instrument, or path; repeat for several")],
     respondent: Annotated[
         str, typer.Option(help="a model folder or hub id, http(s)://.../v1, or null:NAME")
     ] = "null:faithful",
     model: Annotated[str, typer.Option(help="name of the model on the server")] = "",
-    name: Annotated[
-        str, typer.Option(help="of the respondent in tables; what it is called if left out")
-    ] = "",
+    name: Annotated[str, typer.Option(help="the respondent's name in tables; its own name if left out")] = "",
     answers: Annotated[
-        str, typer.Option(help="label or words (log-probabilities), or written; servers: written if left out")
+        str, typer.Option(help="label or words (log-probabilities), or written; servers default to written")
     ] = "",
-    route: Annotated[str, typer.Option(help="of a server's log-probabilities: chat or completions")] = "chat",
-    calibrated: Annotated[bool, typer.Option(help="divide by the options' bare probability")] = False,
-    form: Annotated[str, typer.Option(help="of a local model: text, instruction or chat")] = "text",
+    route: Annotated[
+        str, typer.Option(help="endpoint for a server's log-probabilities: chat or completions")
+    ] = "chat",
+    calibrated: Annotated[
+        bool, typer.Option(help="divide by the options' probability when nothing is asked")
+    ] = False,
+    form: Annotated[
+        str, typer.Option(help="prompt form for a local model: text, instruction or chat")
+    ] = "text",
     decoding: Annotated[
         str,
-        typer.Option(help="of a local model's writing: batches, or engine, faster where lengths differ much"),
+        typer.Option(help="how a local model writes: batches, or engine (faster where lengths vary widely)"),
     ] = "batches",
-    template: Annotated[list[str] | None, typer.Option(help="templates; all if left out")] = None,
+    template: Annotated[
+        list[str] | None, typer.Option(help="template; repeat for several; all if left out")
+    ] = None,
     option_order: Annotated[list[str] | None, typer.Option(help="forward, reversed, shuffled-N")] = None,
     item_order: Annotated[list[str] | None, typer.Option(help="forward, reversed, shuffled-N")] = None,
     item_wording: Annotated[
         list[str] | None,
         typer.Option(
-            help="published, or paraphrased too: without both, answers known by heart do not show; repeat "
-            "the option"
+            help="published or paraphrased; repeat for both: with one alone, memorized answers do not show"
         ),
     ] = None,
     personas: Annotated[
         str,
         typer.Option(
-            help="none, people, a number composed (up to 32), graded-N or twins-N (up to 512), or a JSON file"
+            help="none, people, a number of composed personas (up to 32), graded-N or twins-N (up to 512), "
+            "or a JSON file"
         ),
     ] = "none",
-    seeds: Annotated[int, typer.Option(help="repetitions with other seeds")] = 1,
+    seeds: Annotated[int, typer.Option(help="repetitions, each with its own seed")] = 1,
     items_per_prompt: Annotated[int, typer.Option(help="statements listed in each prompt")] = 1,
     task: Annotated[
-        list[str] | None, typer.Option(help="families of behavioral tasks, as conduct; repeat the option")
+        list[str] | None, typer.Option(help="family of behavioral tasks, such as conduct; repeat for several")
     ] = None,
-    task_count: Annotated[int, typer.Option(help="scenarios of each family")] = 6,
+    task_count: Annotated[int, typer.Option(help="scenarios per family")] = 6,
     write_dialogues: Annotated[
-        bool, typer.Option("--dialogues", help="also replies in scripted dialogues, rated by rules")
+        bool, typer.Option("--dialogues", help="also collect replies in scripted dialogues, rated by rules")
     ] = False,
     intentions: Annotated[
         bool,
         typer.Option(
             "--intentions",
-            help="also the behaviors that --instrument planned_behavior asks about, in the same and in "
-            "another conversation, into FOLDER/planned.csv",
+            help="also elicit the behaviors that --instrument planned_behavior asks about, in the same "
+            "conversation and in another; written to FOLDER/planned.csv",
         ),
     ] = False,
-    report: Annotated[bool, typer.Option("--report", help="verdicts and report in the folder")] = False,
+    report: Annotated[bool, typer.Option("--report", help="write verdicts and a report to FOLDER")] = False,
     plan: Annotated[
-        bool, typer.Option("--plan", help="only tell how many questions and how precise; ask nothing")
+        bool, typer.Option("--plan", help="only print how many questions and how precise; ask nothing")
     ] = False,
     width: Annotated[
-        float, typer.Option(help="interval width for which the persons needed are told")
+        float, typer.Option(help="interval width for which to print how many persons it takes")
     ] = WIDTH,
-    temperature: Annotated[float, typer.Option(help="of written answers")] = 1.0,
+    temperature: Annotated[float, typer.Option(help="sampling temperature of written answers")] = 1.0,
     max_new_tokens: Annotated[
-        int, typer.Option(help="of a written answer, thoughts included; reasoning models need thousands")
+        int, typer.Option(help="for a written answer, thoughts included; reasoning models need thousands")
     ] = 16,
     tokens_name: Annotated[
         str, typer.Option(help="max_tokens, or max_completion_tokens where the server wants that")
     ] = "max_tokens",
-    key_variable: Annotated[str, typer.Option(help="environment variable with the key")] = "OPENAI_API_KEY",
-    concurrency: Annotated[int, typer.Option(help="requests side by side")] = 8,
+    key_variable: Annotated[
+        str, typer.Option(help="environment variable that holds the key")
+    ] = "OPENAI_API_KEY",
+    concurrency: Annotated[int, typer.Option(help="concurrent requests")] = 8,
     cost_ceiling: Annotated[
         float | None,
-        typer.Option(help="most to spend for this folder, respondent and judge together, over all sessions"),
+        typer.Option(help="most to spend on this folder, respondent and judge together, over all sessions"),
     ] = None,
-    prompt_price: Annotated[float, typer.Option(help="of a million tokens")] = 0.0,
-    completion_price: Annotated[float, typer.Option(help="of a million tokens")] = 0.0,
+    prompt_price: Annotated[float, typer.Option(help="price of a million prompt tokens")] = 0.0,
+    completion_price: Annotated[float, typer.Option(help="price of a million completion tokens")] = 0.0,
     judge: Annotated[
         str, typer.Option(help="http(s)://.../v1 of a model that reads what rules cannot; none if left out")
     ] = "",
-    judge_model: Annotated[str, typer.Option(help="its name there")] = "",
+    judge_model: Annotated[str, typer.Option(help="the judge's name on its server")] = "",
     judge_key_variable: Annotated[
-        str, typer.Option(help="environment variable with the judge's key")
+        str, typer.Option(help="environment variable that holds the judge's key")
     ] = "OPENAI_API_KEY",
-    judge_prompt_price: Annotated[float, typer.Option(help="of a million tokens")] = 0.0,
-    judge_completion_price: Annotated[float, typer.Option(help="of a million tokens")] = 0.0,
+    judge_prompt_price: Annotated[float, typer.Option(help="the judge's price, as above")] = 0.0,
+    judge_completion_price: Annotated[float, typer.Option(help="the judge's price, as above")] = 0.0,
 ) -> None:
-    """Asks a respondent every question of a crossed design, into FOLDER/responses.parquet.
+    """Asks a respondent every question of a crossed design and writes FOLDER/responses.parquet.
     \f
     Args:
-      folder: where a killed administration left off, the next one goes on; another design is refused.
+      folder: an administration that was killed resumes here; a different design is refused.
       respondent: decides which options apply: model, route, tokens_name, key_variable, concurrency and prices
-        are of a server, form and calibrated of a local model.
+        to a server, form and calibrated to a local model.
       write_dialogues: not for simulated respondents, which do not write.
-      judge: reads written answers, and replies of intentions; where it fails they stay unread.
+      judge: reads written answers and the replies of intentions; those it cannot read stay unread.
     Raises: typer.Exit with status 2, after a line on stderr, for what is refused.
     """
     try:
@@ -246,7 +254,7 @@ def main(
 
 
 def _check_names(served: bool, model: str, judge: str, judge_model: str) -> None:
-    """Raises: ValueError for a server without the name of a model, or a name without a server."""
+    """Raises: ValueError for a server without a model name, or a model name without a server."""
     if served and not model:
         raise ValueError("give --model, the model's name on the server")
     if model and not served:
@@ -258,7 +266,7 @@ def _check_names(served: bool, model: str, judge: str, judge_model: str) -> None
 
 
 def _one_of(what: str, value: str, kind: object) -> Any:  # a type checker does not follow get_args
-    """The value, once it is known to be one of a Literal's."""
+    """The value, checked to be one of the Literal's."""
     known = get_args(kind)
     if value not in known:
         raise ValueError(f"{what} must be one of {', '.join(known)}; got {value!r}")
@@ -280,7 +288,7 @@ def _local(
     temperature: float,
     max_new_tokens: int,
 ) -> tuple[Respondent, dialogues.Writer]:
-    # jax only where there is a model
+    # jax is imported only where there is a model
     import jaxmoe
     from evals.models.engine_texts import Decoding, engine_texts
     from evals.models.local_model import LocalModel, base_and_revision

@@ -17,13 +17,13 @@ def main(
     file: Annotated[
         Path, typer.Argument(help="questionnaires.json, an administration session, TRAIT's rows, or bfi.json")
     ],
-    folder: Annotated[Path, typer.Argument(help="where the instruments go, a JSON file each")],
+    folder: Annotated[Path, typer.Argument(help="where the instruments are written, one JSON file each")],
 ) -> None:
     """Writes each questionnaire as an instrument, for --instrument of the other commands.
     \f
     Args:
-      file: recognized by what is in it.
-      folder: made if absent; files of the same name are written anew.
+      file: its format is recognized from its content.
+      folder: created if absent; files of the same name are overwritten.
     Raises: typer.Exit with status 2, after a line on stderr, for what is refused.
     """
     try:

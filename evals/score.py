@@ -1,6 +1,6 @@
 """python -m evals.score responses.csv --instrument ipip_neo_120: scores of answers from anywhere.
 
-Writes a table of scores (CSV, or Parquet by the name of the output) and prints a summary by scale.
+Writes a table of scores (CSV or Parquet, by the suffix of the output) and prints a summary by scale.
 """
 
 from pathlib import Path
@@ -22,8 +22,8 @@ def summary(scores: pd.DataFrame, answers: Answers, instrument: Instrument) -> T
 
     Args:
       scores: as `evals.questionnaires.score` returns them.
-      answers: what they were made from; alpha is of its keyed items.
-    Returns: a table to print, a row a scale, facets indented.
+      answers: what the scores were made from; alpha is computed on its keyed items.
+    Returns: a table to print, one row per scale, facets indented.
     """
     table = Table(title=f"{instrument.title}: {len(answers.table)} respondents")
     for column in ("scale", "n", "mean", "SD", "alpha", "95 % CI", "note"):
@@ -42,12 +42,16 @@ def summary(scores: pd.DataFrame, answers: Answers, instrument: Instrument) -> T
 
 def main(
     responses: Annotated[Path, typer.Argument(help="long (respondent, item, response) or wide table")],
-    instrument: Annotated[str, typer.Option(help="a shipped instrument, or the path of one")],
+    instrument: Annotated[str, typer.Option(help="shipped instrument, or path")],
     output: Annotated[Path | None, typer.Option(help="where the scores go (.csv or .parquet)")] = None,
     norm_group: Annotated[str | None, typer.Option(help="norms to compare with")] = None,
-    respondent: Annotated[list[str] | None, typer.Option(help="column(s) naming the respondent")] = None,
-    include: Annotated[list[str] | None, typer.Option(help="flagged items to keep")] = None,
-    min_answered: Annotated[float, typer.Option(help="least share of items answered")] = 0.5,
+    respondent: Annotated[
+        list[str] | None, typer.Option(help="column that names the respondent; repeat for several")
+    ] = None,
+    include: Annotated[
+        list[str] | None, typer.Option(help="flag whose items are kept; repeat for several")
+    ] = None,
+    min_answered: Annotated[float, typer.Option(help="least share of a scale's items answered")] = 0.5,
     ipsatize: Annotated[bool, typer.Option(help="subtract each respondent's own mean")] = False,
 ) -> None:
     """Scores questionnaire responses, collected here or elsewhere, human ones included.
@@ -55,8 +59,8 @@ def main(
     Args:
       output: if left out, scores go to stdout as CSV. The summary goes to stderr either way.
       respondent: "respondent" if left out; several columns together name one.
-      include: flags, as "self_harm", not ids.
-      min_answered: of a scale; below, its score is missing.
+      include: flags such as "self_harm", not item ids.
+      min_answered: of a scale; below this share, its score is missing.
     Raises: typer.Exit with status 2, after a line on stderr, for what is refused.
     """
     try:

@@ -1,4 +1,4 @@
-"""python -m evals.study: a report on answers that are there already, of one respondent or several."""
+"""python -m evals.study: a report on answers that already exist, from one respondent or several."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,26 +20,27 @@ def main(
     responses: Annotated[
         list[str],
         typer.Argument(
-            help="NAME=TABLE or TABLE, long or wide, or a folder of answers; the first is the base"
+            help="NAME=TABLE or TABLE (long or wide, or a folder of answers); the first is the base"
         ),
     ],
-    instrument: Annotated[list[str], typer.Option(help="shipped instruments, or paths; repeat the option")],
+    instrument: Annotated[list[str], typer.Option(help="shipped instrument, or path; repeat for several")],
     output: Annotated[Path, typer.Option(help="folder for report.html and the tables")],
     checkpoint: Annotated[
         list[str] | None,
-        typer.Option(help="STEP=TABLE of the same design at a step of training; repeat it, two at least"),
+        typer.Option(help="STEP=TABLE of the same design at a training step; give at least two"),
     ] = None,
     norm_group: Annotated[str | None, typer.Option(help="norms to compare profiles with")] = None,
     facets: Annotated[bool, typer.Option(help="also judge the narrower scales")] = False,
-    confidence: Annotated[float, typer.Option(help="of all intervals")] = 0.95,
+    confidence: Annotated[float, typer.Option(help="confidence level of all intervals")] = 0.95,
 ) -> None:
-    """Writes a report on answers of models or people, collected here or elsewhere.
+    """Writes a report on answers from models or people, collected here or elsewhere.
     \f
     Args:
-      responses: without a NAME, the file's name is taken, or the folder's of a file called responses. In a
-        folder the answers are responses.parquet, or behavior/responses.parquet of an evaluation.
-      checkpoint: each step is compared with the first one, as pairs where the same people were asked.
-      norm_group: of any of the instruments; the others show means.
+      responses: without a NAME, the file's name is used, or the folder's name if the file is called
+        responses. In a folder the answers are responses.parquet, or behavior/responses.parquet of an
+        evaluation.
+      checkpoint: each step is compared with the first, in pairs where the same people were asked.
+      norm_group: of any of the instruments; instruments without it show means.
     Raises: typer.Exit with status 2, after a line on stderr, for what is refused.
     """
     try:
@@ -59,7 +60,7 @@ def main(
                 )
             answers[name] = completed(read_responses(path), instruments[0], name)
         steps = _steps(checkpoint or [], instruments[0])
-        # simulated respondents answer a design of their own: style hardly depends on it
+        # simulated respondents answer a design of their own; style hardly depends on the design
         design = Design(
             wording.named_templates(["form", "terse"]),
             ("forward", "reversed"),
@@ -86,7 +87,7 @@ def main(
 
 
 def _table(path: Path) -> Path:
-    """A table, also by the folder in which an administration or an evaluation left it."""
+    """The path of a table, given itself or by the folder in which an administration or evaluation left it."""
     inside = [path / "responses.parquet", path / "behavior" / "responses.parquet"]
     found = [one for one in inside if one.is_file()]
     if path.is_dir() and not found:

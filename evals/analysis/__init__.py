@@ -1,1 +1,1 @@
-"""Analyses of a table of answers, of people or of models: what `python -m evals.psychometrics` does."""
+"""Analyses of a table of answers, from people or models: what `python -m evals.psychometrics` does."""

@@ -24,10 +24,10 @@ class AnswerTable:
 
     Attributes:
       raw: respondents x items, NaN where missing, before reversal.
-      scales: by name, 1 or −1 of each item.
+      scales: by name, 1 or −1 for each item.
       low, high: the least and the greatest answer on offer.
-      others: the columns that are no items, a row a respondent.
-      notes: what was taken by default or left out, a line each.
+      others: the columns that are not items, one row per respondent.
+      notes: what was assumed by default or left out, one line each.
     """
 
     raw: pd.DataFrame
@@ -73,7 +73,7 @@ class AnswerTable:
         return pd.Series(keyed.mean(axis=1).where(enough), index=keyed.index)
 
     def column(self, name: str) -> pd.Series:
-        """A column that is no item. Raises: ValueError, naming those there are."""
+        """A column that is not an item. Raises: ValueError that names those that exist."""
         if name not in self.others.columns:
             known = ", ".join(map(str, self.others.columns)) or "none"
             hint = f"; {name} is an item" if name in self.raw.columns else ""
@@ -90,7 +90,7 @@ def of_instrument(
       frame: long (respondent, item, response) or wide; other columns describe respondents.
       instrument: gives items, keys, scales and the range of answers.
       respondent: the columns that tell respondents apart.
-      facets: the narrower scales too.
+      facets: include the narrower scales.
     Returns: the table.
     Raises: ValueError as `evals.questionnaires.scoring.tabulate`, and for a table without any of its items.
     """
@@ -134,13 +134,13 @@ def of_columns(
     """Answers whose scales the user names.
 
     Args:
-      frame: wide, a row a respondent; or long (respondent, item, response).
-      items: which columns are items, as "q1,q2", "q*", "q1..q10" (in the order of the file), separated by
+      frame: wide, one row per respondent; or long (respondent, item, response).
+      items: which columns are items: "q1,q2", "q*" or "q1..q10" (in the order of the file), separated by
         commas; empty takes those of the scales, or every column of numbers.
-      scales: "NAME=q1,q2,-q3" each; a minus marks an item that is reversed.
+      scales: each as "NAME=q1,q2,-q3"; a minus marks a reversed item.
       answer_range: "1-5"; empty takes the least and the greatest answer that was given.
       missing: numbers that stand for no answer.
-      respondent: columns that tell respondents apart, no items.
+      respondent: columns that tell respondents apart; they are not items.
     Returns: the table; one scale of all items where none is named.
     Raises: ValueError for items or columns that are not there, text among answers, and answers out of range.
 
@@ -194,7 +194,7 @@ def _of_all(scales: Mapping[str, Mapping[str, int]]) -> dict[str, None]:
 
 
 def _wide(frame: pd.DataFrame, respondent: Sequence[str]) -> pd.DataFrame:
-    """A long table with a row a respondent; columns that say one thing of each respondent stay."""
+    """A long table turned wide, one row per respondent; columns constant within a respondent are kept."""
     keys = list(respondent)
     if absent := [key for key in keys if key not in frame.columns]:
         raise ValueError(f"the table has no column {absent[0]!r} to tell respondents apart (--respondent)")
@@ -214,7 +214,7 @@ def _wide(frame: pd.DataFrame, respondent: Sequence[str]) -> pd.DataFrame:
 def _others(
     frame: pd.DataFrame, keys: list[str], index: pd.Index, without: Collection[object]
 ) -> pd.DataFrame:
-    """Columns that are no items and say one thing of each respondent, a row a respondent."""
+    """Columns that are not items and are constant within a respondent, one row per respondent."""
     present = [key for key in keys if key in frame.columns]
     more = [name for name in frame.columns if name not in {*present, *without}]
     if not present:

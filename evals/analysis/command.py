@@ -25,7 +25,7 @@ from evals.questionnaires.response_table import read_responses
 from jaxmoe.progress import say
 
 Analysis = Callable[[AnswerTable, AnalysisSettings], list[ResultTable]]
-# name: the analysis, and what it answers in a line
+# by name: the analysis, and the question it answers, in one line
 ANALYSES: dict[str, tuple[Analysis, str]] = {
     "items": (scales.items, "Does each item go with its scale? Means, item-rest r, α without it."),
     "reliability": (
@@ -89,59 +89,70 @@ def main(
     analyses: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="ANALYSIS ..", help=f"one or several of those below; {', '.join(DEFAULT)} if left out"
+            metavar="ANALYSIS ..", help=f"one or more of those below; {', '.join(DEFAULT)} if left out"
         ),
     ] = None,
     instrument: Annotated[
         str,
         typer.Option(
-            help="shipped questionnaire or path: gives items, keys and scales", rich_help_panel=WHAT
+            help="shipped questionnaire, or path: gives items, keys and scales", rich_help_panel=WHAT
         ),
     ] = "",
     facets: Annotated[bool, typer.Option(help="its narrower scales too", rich_help_panel=WHAT)] = False,
     respondent: Annotated[
         list[str] | None,
         typer.Option(
-            help="column(s) that tell respondents apart; 'respondent' if left out", rich_help_panel=WHAT
+            help="column that tells respondents apart, repeatable; 'respondent' if left out",
+            rich_help_panel=WHAT,
         ),
     ] = None,
     missing: Annotated[
         list[float] | None,
-        typer.Option(help="number that stands for no answer, as -99", rich_help_panel=WHAT),
+        typer.Option(help="number that stands for no answer, such as -99", rich_help_panel=WHAT),
     ] = None,
     items: Annotated[
         str,
         typer.Option(
-            help="item columns: q1,q2 or 'q*' or q1..q10; all of numbers if left out", rich_help_panel=SCALES
+            help="item columns: q1,q2 or 'q*' or q1..q10; every column of numbers if left out",
+            rich_help_panel=SCALES,
         ),
     ] = "",
     scale: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME=q1,q2,-q3: a scale; a minus reverses an item; repeat it", rich_help_panel=SCALES
+            help="NAME=q1,q2,-q3: a scale; a minus reverses an item; repeat for several",
+            rich_help_panel=SCALES,
         ),
     ] = None,
     answer_range: Annotated[
         str,
         typer.Option(
-            "--range", help="least and greatest answer, as 1-5; as found if left out", rich_help_panel=SCALES
+            "--range",
+            help="least and greatest answer, such as 1-5; as found in the data if left out",
+            rich_help_panel=SCALES,
         ),
     ] = "",
     factors: Annotated[
-        int, typer.Option(min=0, help="of efa; 0 takes parallel analysis' number", rich_help_panel=FACTORS)
+        int,
+        typer.Option(
+            min=0, help="number for efa; 0 takes the number from parallel analysis", rich_help_panel=FACTORS
+        ),
     ] = 0,
     rotation: Annotated[
         str, typer.Option(help="oblimin, varimax or none", rich_help_panel=FACTORS)
     ] = "oblimin",
     correlations: Annotated[
-        str, typer.Option(help="of efa: pearson or polychoric", rich_help_panel=FACTORS)
+        str, typer.Option(help="for efa: pearson or polychoric", rich_help_panel=FACTORS)
     ] = "pearson",
     model: Annotated[
         str,
-        typer.Option(help="of cfa: 'calm =~ q1 + q2 + q3; kind =~ q4 + q5 + q6'", rich_help_panel=FACTORS),
+        typer.Option(help="for cfa: 'calm =~ q1 + q2 + q3; kind =~ q4 + q5 + q6'", rich_help_panel=FACTORS),
     ] = "",
     level: Annotated[
-        str, typer.Option(help="nominal, ordinal, interval or ratio (Krippendorff)", rich_help_panel=FACTORS)
+        str,
+        typer.Option(
+            help="for Krippendorff's α: nominal, ordinal, interval or ratio", rich_help_panel=FACTORS
+        ),
     ] = "ordinal",
     second: Annotated[
         Path | None,
@@ -157,26 +168,26 @@ def main(
     ] = None,
     sample: Annotated[
         int,
-        typer.Option(min=0, help="take so many of the people at random; 0 takes all", rich_help_panel=GROUPS),
+        typer.Option(min=0, help="draw this many people at random; 0 takes all", rich_help_panel=GROUPS),
     ] = 0,
     group: Annotated[
         str, typer.Option(help="column that tells two groups apart", rich_help_panel=GROUPS)
     ] = "",
     between: Annotated[
-        str, typer.Option(help="two of its values, A,B: A minus B", rich_help_panel=GROUPS)
+        str, typer.Option(help="two of that column's values, A,B: A minus B", rich_help_panel=GROUPS)
     ] = "",
     pair: Annotated[
         str, typer.Option(help="column that names the same person in both groups", rich_help_panel=GROUPS)
     ] = "",
     bound: Annotated[
         float,
-        typer.Option(min=0.001, help="less than so many SDs counts as no difference", rich_help_panel=GROUPS),
+        typer.Option(min=0.001, help="differences below this many SDs count as none", rich_help_panel=GROUPS),
     ] = 0.2,
     criterion: Annotated[
         list[str] | None,
-        typer.Option(help="column to correlate scores with; repeat it", rich_help_panel=GROUPS),
+        typer.Option(help="column to correlate scores with; repeat for several", rich_help_panel=GROUPS),
     ] = None,
-    ranks: Annotated[bool, typer.Option(help="Spearman's correlations", rich_help_panel=GROUPS)] = False,
+    ranks: Annotated[bool, typer.Option(help="use Spearman's correlations", rich_help_panel=GROUPS)] = False,
     desirability: Annotated[
         str, typer.Option(help="scale of socially desirable answers", rich_help_panel=GROUPS)
     ] = "",
@@ -186,27 +197,27 @@ def main(
     output: Annotated[
         Path | None,
         typer.Option(
-            help=".json, .md, or a folder for CSV files; Markdown on the screen if left out",
+            help=".json, .md, or a folder for CSV files; if left out, prints Markdown",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
-    as_json_: Annotated[
-        bool, typer.Option("--json", help="JSON on the screen", rich_help_panel=OUTPUT)
-    ] = False,
+    as_json_: Annotated[bool, typer.Option("--json", help="print JSON", rich_help_panel=OUTPUT)] = False,
     confidence: Annotated[
-        float, typer.Option(min=0.5, max=0.999, help="of intervals", rich_help_panel=OUTPUT)
+        float, typer.Option(min=0.5, max=0.999, help="level of intervals", rich_help_panel=OUTPUT)
     ] = 0.95,
-    bootstrap: Annotated[int, typer.Option(min=0, help="samples of persons", rich_help_panel=OUTPUT)] = 500,
-    seed: Annotated[int, typer.Option(help="of bootstraps and random data", rich_help_panel=OUTPUT)] = 0,
+    bootstrap: Annotated[
+        int, typer.Option(min=0, help="bootstrap samples of persons", rich_help_panel=OUTPUT)
+    ] = 500,
+    seed: Annotated[int, typer.Option(help="for bootstraps and random data", rich_help_panel=OUTPUT)] = 0,
 ) -> None:
     """Reliability, factors, item response, agreement and comparisons of a table of answers.
 
     Each row is a respondent and each column an item (or a long table: respondent, item, response). Columns of
-    numbers are items unless --items, --scale or --instrument say which.
+    numbers are items unless --items, --scale or --instrument says which.
     \f
     Args:
-      data: of people or of models; p_values takes a row a test.
-      analyses: run in this order, on the table as it was read once.
+      data: from people or models; p_values takes one row per test.
+      analyses: run in this order, on a table that is read once.
     Raises: typer.Exit with status 2, after a line on stderr, for what is refused.
     """
     try:

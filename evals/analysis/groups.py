@@ -35,8 +35,8 @@ def two_groups(table: AnswerTable, settings: AnalysisSettings) -> tuple[list[str
     Args:
       table: the answers.
       settings: group, and between where the column has more than two values.
-    Returns: the names (the second is the reference), and of each respondent the name, "" in neither.
-    Raises: ValueError without a group column, for values that are not there, and for groups of one.
+    Returns: the names (the second is the reference), and each respondent's group name, "" for neither.
+    Raises: ValueError without a group column, for values that do not occur, and for groups of one.
     """
     if not settings.group:
         raise ValueError("comparing groups needs --group, a column with two values")
@@ -55,13 +55,13 @@ def two_groups(table: AnswerTable, settings: AnalysisSettings) -> tuple[list[str
 
 
 def compared(table: AnswerTable, settings: AnalysisSettings) -> list[ResultTable]:
-    """Scale by scale, the first group against the second: difference, effect sizes, equivalence, spread.
+    """Compares the first group with the second on each scale: difference, effect sizes, equivalence, spread.
 
     Args:
       table: the answers.
       settings: group, between, pair, bound and confidence are used.
     Returns: one table; p values corrected over the scales after Holm and after Benjamini and Hochberg.
-    Raises: ValueError as `two_groups`, and for a person that is twice in a group.
+    Raises: ValueError as `two_groups`, and for a person who occurs twice in a group.
     """
     names, labels = two_groups(table, settings)
     rows = []
@@ -160,8 +160,8 @@ def criteria(table: AnswerTable, settings: AnalysisSettings) -> list[ResultTable
     Args:
       table: the answers.
       settings: criteria, ranks and confidence are used.
-    Returns: one table, a row a scale and criterion.
-    Raises: ValueError where no criterion is named, or it holds no numbers.
+    Returns: one table, one row per scale and criterion.
+    Raises: ValueError where no criterion is named, or one holds no numbers.
     """
     if not settings.criteria:
         raise ValueError("criterion needs --criterion, a column with numbers that is no item")
@@ -183,12 +183,12 @@ def criteria(table: AnswerTable, settings: AnalysisSettings) -> list[ResultTable
 
 
 def style(table: AnswerTable, settings: AnalysisSettings) -> list[ResultTable]:
-    """How respondents use the scale, whatever they are asked: indices of each, their means, and consistency.
+    """How respondents use the scale regardless of content: each one's indices, their means, and consistency.
 
     Args:
       table: the answers to all items.
       settings: confidence is used.
-    Returns: means, and a row a respondent.
+    Returns: means, and one row per respondent.
     """
     keys = table.items
     raw = table.raw[list(keys)]
@@ -226,13 +226,13 @@ def style(table: AnswerTable, settings: AnalysisSettings) -> list[ResultTable]:
 
 
 def desirability(table: AnswerTable, settings: AnalysisSettings) -> list[ResultTable]:
-    """How desirable answers are, and how far each other scale goes with that.
+    """How desirable answers are, and how far each of the other scales goes with that.
 
     Args:
       table: the answers.
       settings: desirability names the scale; confidence is used.
     Returns: the scale's mean as a share of its range, and correlations of the others with it.
-    Raises: ValueError where no scale, or an unknown one, is named.
+    Raises: ValueError where no scale or an unknown one is named.
     """
     wanted = settings.desirability
     if wanted not in table.scales:

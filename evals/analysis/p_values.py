@@ -11,10 +11,10 @@ def corrected(frame: pd.DataFrame, column: str) -> list[ResultTable]:
     """A table with its p values corrected after Holm and after Benjamini and Hochberg.
 
     Args:
-      frame: a row a test.
+      frame: one row per test.
       column: holds the p values.
     Returns: the table with two more columns.
-    Raises: ValueError for a column that is not there or holds anything but p values.
+    Raises: ValueError for a column that does not exist or holds anything but p values.
 
     Example:
       >>> found = corrected(pd.DataFrame({"p": [0.01, 0.02, 0.04]}), "p")[0].table

@@ -1,4 +1,4 @@
-"""Analyses against answers of people: norms, congruence of factors, items that work differently."""
+"""Comparisons with people's answers: norms, congruence of factors, items that work differently."""
 
 import math
 
@@ -16,10 +16,10 @@ QUANTILES = (5, 25, 50, 75, 95)
 
 
 def norms(table: AnswerTable, settings: AnalysisSettings) -> list[ResultTable]:
-    """Mean, SD and percentiles of each scale, of all respondents or of each group.
+    """Mean, SD and percentiles of each scale, over all respondents or within each group.
 
     Args:
-      table: the answers of people.
+      table: people's answers.
       settings: group is used.
     Returns: one table in the columns of an instrument's norms, with percentiles.
     """
@@ -62,9 +62,9 @@ def congruent(table: AnswerTable, settings: AnalysisSettings) -> list[ResultTabl
     """Tucker's congruence of the table's factors with people's, after rotation to people's.
 
     Args:
-      table: answers, of a model as a rule.
+      table: answers, usually a model's.
       settings: people, factors (0: as many as scales) and seed are used.
-    Returns: φ of each factor beside what chance reaches; loadings of both.
+    Returns: φ of each factor next to what chance reaches; loadings of both.
     Raises: ValueError without people's answers, or with one scale and no number of factors.
     """
     people = _people(table, settings, "congruence")
@@ -111,9 +111,9 @@ def biased(table: AnswerTable, settings: AnalysisSettings) -> list[ResultTable]:
     """Differential item functioning between the table and people, item by item within each scale.
 
     Args:
-      table: answers, of a model as a rule.
+      table: answers, usually a model's.
       settings: people is used.
-    Returns: one table, a row an item of a scale; p corrected over all items after Benjamini and Hochberg.
+    Returns: one table, one row per scale and item; p corrected over all items after Benjamini and Hochberg.
     Raises: ValueError without people's answers.
     """
     people = _people(table, settings, "dif")

@@ -18,11 +18,11 @@ class ResultTable:
     """A table of an analysis.
 
     Attributes:
-      name: a file's.
-      title: a reader's.
-      table: all columns are told; the index is not.
+      name: for files.
+      title: for readers.
+      table: all columns are shown; the index is not.
       note: how to read it, and what went wrong.
-      most_rows: longer ones are cut in Markdown, which people read.
+      most_rows: longer tables are cut in Markdown, which people read.
     """
 
     name: str
@@ -37,7 +37,7 @@ def markdown(results: Sequence[ResultTable]) -> str:
 
     Args:
       results: in the order shown.
-    Returns: Markdown with a heading, a note and a table each.
+    Returns: Markdown with a heading, a note and a table for each result.
     """
     return "\n".join(_section(one) for one in results)
 
@@ -80,7 +80,7 @@ def as_json(results: Sequence[ResultTable], card: Mapping[str, object]) -> str:
 
     Args:
       results: in the order written.
-      card: what was analysed, and how.
+      card: what was analyzed, and how.
     Returns: one JSON object: card, and tables by name with title, note and rows.
     """
     tables = {
@@ -97,13 +97,13 @@ def as_json(results: Sequence[ResultTable], card: Mapping[str, object]) -> str:
 
 
 def write(results: Sequence[ResultTable], output: Path, card: Mapping[str, object]) -> str:
-    """Writes results where the output's name says: one .json or .md file, or a folder of CSV files.
+    """Writes results in the form that the output's name asks for: a .json or .md file, or a folder of CSVs.
 
     Args:
       results: what to write.
       output: a .json or .md file, or a folder (no suffix).
-      card: goes into JSON, and into the folder as card.json.
-    Returns: what was written, in words.
+      card: goes into the JSON file, or into the folder as card.json.
+    Returns: a sentence that says what was written.
     Raises: ValueError for another suffix.
     """
     if output.suffix not in (".json", ".md", ""):

@@ -17,7 +17,7 @@ from evals.psychometrics.split_halves import split_half
 
 # what a scale for groups should reach (Nunnally 1978)
 WANTED_RELIABILITY = 0.8
-# of a table with a row a respondent, on the screen
+# rows shown of a table with one row per respondent
 FEW_ROWS = 8
 
 
@@ -27,12 +27,12 @@ def estimate_row(found: Estimate) -> dict[str, object]:
 
 
 def items(table: AnswerTable, settings: AnalysisSettings) -> list[ResultTable]:
-    """How each item goes with the rest of its scale.
+    """How well each item goes with the rest of its scale.
 
     Args:
       table: the answers.
       settings: confidence is used.
-    Returns: one table, a row an item of a scale, with its key and the share of missing answers.
+    Returns: one table, one row per scale and item, with its key and share of missing answers.
     """
     parts, notes = [], []
     for name, keys in table.scales.items():
@@ -59,7 +59,7 @@ def reliability(table: AnswerTable, settings: AnalysisSettings) -> list[ResultTa
     Args:
       table: the answers.
       settings: confidence, bootstrap and seed are used.
-    Returns: one table, a row a scale and statistic: value, low, high, n, reason.
+    Returns: one table, one row per scale and statistic: value, low, high, n, reason.
     """
     rows = []
     for name in table.scales:
@@ -179,12 +179,12 @@ def _first(table: pd.DataFrame, *names: str) -> pd.DataFrame:
 
 
 def agreement(table: AnswerTable, settings: AnalysisSettings) -> list[ResultTable]:
-    """How far columns that rate the same agree: six intraclass correlations and Krippendorff's α.
+    """How far columns that rate the same thing agree: six intraclass correlations and Krippendorff's α.
 
     Args:
-      table: of each scale, rows are what is rated, columns are raters, runs or occasions.
+      table: for each scale, rows are what is rated, columns are raters, runs or occasions.
       settings: level, confidence, bootstrap and seed are used.
-    Returns: one table, a row a scale and coefficient.
+    Returns: one table, one row per scale and coefficient.
     """
     rows = []
     for name in table.scales:
@@ -214,9 +214,9 @@ def retested(table: AnswerTable, settings: AnalysisSettings) -> list[ResultTable
     """Test-retest reliability of each scale: the same respondents in a second table.
 
     Args:
-      table: first answers.
-      settings: second holds the others, of the same scales; confidence is used.
-    Returns: one table, a row a scale and statistic.
+      table: the first answers.
+      settings: second holds the later answers, on the same scales; confidence is used.
+    Returns: one table, one row per scale and statistic.
     Raises: ValueError where there is no second table, or nobody is in both.
     """
     if settings.second is None:

@@ -1,4 +1,4 @@
-"""What a user may choose of the analyses."""
+"""What a user may choose about the analyses."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,23 +9,23 @@ from evals.psychometrics.agreement import Level
 
 @dataclass(frozen=True)
 class AnalysisSettings:
-    """Choices of the analyses; each says which it uses.
+    """Choices for the analyses; each analysis says which of them it uses.
 
     Attributes:
       confidence: of intervals, two-sided.
       bootstrap: samples of persons.
       seed: of bootstraps and random data.
-      factors: number for exploratory analyses; 0 takes parallel analysis' number.
+      factors: number for exploratory analyses; 0 takes the number from parallel analysis.
       rotation: oblimin, varimax or none.
       correlations: pearson or polychoric, for exploratory analyses.
-      model: confirmatory, in lines "factor =~ item + item"; empty takes the scales.
+      model: confirmatory, as lines "factor =~ item + item"; empty takes the scales.
       level: of measurement, for Krippendorff's α.
       group: column that tells two groups apart; between: which two of its values, the second the reference.
       pair: column that names the same person in both groups; empty compares different people.
-      bound: differences below so many SDs count as none, for equivalence tests.
+      bound: differences below this many SDs count as none, for equivalence tests.
       criteria: columns to correlate scores with; ranks: Spearman's.
       desirability: scale of socially desirable answers.
-      second: answers of another time.
+      second: answers from another time.
       people: people's answers to the same items.
     """
 

@@ -17,12 +17,12 @@ from evals.psychometrics.polychoric_correlations import polychoric
 
 
 def factor_number(table: AnswerTable, settings: AnalysisSettings) -> list[ResultTable]:
-    """Whether factors can be looked for, and how many: KMO, Bartlett, parallel analysis, Velicer's MAP.
+    """Whether the items can be factored, and into how many: KMO, Bartlett, parallel analysis, Velicer's MAP.
 
     Args:
       table: the answers to all items together.
       settings: seed is used.
-    Returns: verdicts; eigenvalues beside those of random data; KMO of each item.
+    Returns: verdicts; eigenvalues next to those of random data; KMO of each item.
     """
     keyed = table.all_keyed()
     adequacy, sphericity = kmo(keyed), bartlett(keyed)
@@ -104,14 +104,14 @@ def exploratory(table: AnswerTable, settings: AnalysisSettings) -> list[ResultTa
 
 
 def solution(keyed: pd.DataFrame, count: int, settings: AnalysisSettings) -> Efa:
-    """An exploratory solution of Pearson or polychoric correlations.
+    """An exploratory solution from Pearson or polychoric correlations.
 
     Args:
       keyed: respondents x items.
-      count: of factors.
+      count: number of factors.
       settings: rotation and correlations are used.
     Returns: as `evals.psychometrics.efa`.
-    Raises: ValueError for an unknown rotation, or more factors than the items can tell.
+    Raises: ValueError for an unknown rotation, or more factors than the items can identify.
     """
     rotation = cast(Literal["oblimin", "varimax", "none"], settings.rotation)
     if settings.correlations == "pearson":

@@ -1,8 +1,8 @@
 """Code: draw programs from a model, run them against the tests, unbiased pass@k with its sampling error.
 
-Grading is left to a pool of sandboxes (rl.feedback.pool.Pool), to which programs are only text. A model that
-tells each text when it has ended has it graded at once; else one chunk of problems is graded while the model
-writes the next.
+Grading is left to a pool of sandboxes (rl.feedback.pool.Pool), to which programs are only text. Programs of a
+model that reports each text as it ends are graded at once; otherwise one chunk of problems is graded while
+the model writes the next.
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ PASS = "pass"
 
 
 class Feedback(Protocol):
-    """What grading says of a program."""
+    """What grading says about a program."""
 
     @property
     def verdict(self) -> str:
@@ -40,7 +40,7 @@ class SampleStore(Protocol):
         """Samples of an earlier run.
 
         Args:
-          start: number of the first.
+          start: number of the first sample.
           count: how many.
         Returns: the samples in order; None if one of them is missing.
         """
@@ -76,7 +76,7 @@ class ProgramGrader(Protocol):
 
 @dataclass(frozen=True)
 class SampleRecord:
-    """One program and its verdict. Field names are those that other tools read from samples files.
+    """One program and its verdict. Fields are named as other tools expect them in samples files.
 
     Attributes:
       completion: what the model wrote; solution: the whole program that was run.
@@ -94,7 +94,7 @@ class SampleRecord:
 
 @dataclass(frozen=True)
 class CodingResult:
-    """pass@k by name ("pass@1"), the same by difficulty, how often each verdict fell, and every sample."""
+    """pass@k by name ("pass@1"), the same by difficulty, the count of each verdict, and every sample."""
 
     scores: dict[str, Score]
     by_difficulty: dict[str, dict[str, Score]]
@@ -102,7 +102,7 @@ class CodingResult:
     records: list[SampleRecord]
 
     def summary(self) -> JsonObject:
-        """Scores and verdicts alone, as plain dictionaries."""
+        """Scores and verdicts without the samples, as plain dictionaries."""
         return {
             "scores": {name: score._asdict() for name, score in self.scores.items()},
             "by_category": {
@@ -137,18 +137,18 @@ def evaluate(
     """Draws `samples` programs for every problem, grades them and estimates pass@k.
 
     Args:
-      model: that writes the programs.
+      model: writes the programs.
       problems: with their tests.
       grader: such as an `rl.Pool`.
       samples: programs for each problem.
-      max_new_tokens: of a program.
+      max_new_tokens: limit for a program.
       seed: of the draw.
       confidence: of the intervals, in (0, 1).
-      progress: told how many problems of how many are done.
-      store: of earlier samples, which are not drawn again; None keeps nothing.
+      progress: called with how many problems of how many are done.
+      store: keeps samples; earlier ones are not drawn again. None keeps nothing.
       form: completion for base models, instruction or chat for those that answer (rl.feedback.prompts).
-      ks: of pass@k; one above `samples` gives NaN with the reason.
-      temperature, top_p: of the draw; 0.2 and 0.95 as usual for pass@1, 0.8 for larger k.
+      ks: values of k for pass@k; one above `samples` gives NaN with the reason.
+      temperature, top_p: of the draw; 0.2 and 0.95 are usual for pass@1, temperature 0.8 for larger k.
       chunk: problems that are generated, then graded, at a time.
     Returns: pass@k, and a record for each program.
     Raises: ValueError without problems, for ids that repeat, samples below 1 or k below 1.
@@ -156,7 +156,7 @@ def evaluate(
     _check(problems, samples, ks)
     done, stop = 0, stop_strings(form)
     parts = [problems[start : start + chunk] for start in range(0, len(problems), chunk)]
-    # a thread of its own: sandboxes work while the device does
+    # a separate thread: sandboxes work while the device does
     with ThreadPoolExecutor(1) as grading:
         records: list[SampleRecord] = []
         graded: list[Future[list[SampleRecord]]] = []
@@ -171,7 +171,7 @@ def evaluate(
                 continue
             for future in graded:
                 if future.done():
-                    future.result()  # a pool that fails is heard of before more is generated
+                    future.result()  # so that a failing pool is noticed before more is generated
             prompts = [code_prompt(problem, form).text for problem in part]
             # another seed for each chunk: equal prompts in two chunks must not give equal samples
             drawn = seed * len(parts) + number
@@ -196,15 +196,15 @@ def evaluate(
 def summarise(
     records: Sequence[SampleRecord], ks: Sequence[int] = (1,), *, confidence: float = 0.95
 ) -> CodingResult:
-    """pass@k from graded samples, also from ones read back or made elsewhere.
+    """pass@k from graded samples, including samples read back or made elsewhere.
 
-    The mean over problems; its error is that of the problems as a sample of problems, the error of a
-    problem's own estimate included. Intervals are Wilson's where every problem's estimate is 0 or 1 (one
-    sample each), else bootstrap percentiles over problems.
+    The mean over problems. Its error treats the problems as a sample of problems and includes the error of
+    each problem's own estimate. Intervals are Wilson's where every problem's estimate is 0 or 1 (one sample
+    each), otherwise bootstrap percentiles over problems.
 
     Args:
       records: of any number of problems.
-      ks: of pass@k.
+      ks: values of k for pass@k.
       confidence: of the intervals, in (0, 1).
     Returns: pass@k with its error, over all and by difficulty.
     """
@@ -252,7 +252,7 @@ def _hand_in(
     place: int,
     response: str,
 ) -> None:
-    """Has the program of a sample graded, while others are written."""
+    """Hands in a sample's program for grading while others are written."""
     told[place] = grader.submit(asked[place], extract(asked[place], response, form).program)
 
 

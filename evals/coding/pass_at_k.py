@@ -12,8 +12,8 @@ def pass_at_k(samples: npt.ArrayLike, correct: npt.ArrayLike, k: int) -> np.ndar
 
         1 − C(n−c, k) / C(n, k) = 1 − Π_{j<k} (1 − c / (n − j))
 
-    the share of all subsets of k samples that hold a right one; 1 − (1 − c/n)^k is biased. Summed as
-    logarithms, so neither large binomials nor small differences occur.
+    is the share of all subsets of k samples that contain a correct one; 1 − (1 − c/n)^k is biased. Summed as
+    logarithms, so that neither large binomials nor small differences occur.
 
     Args:
       samples, correct: n and c of each problem, [P] or a number.
@@ -28,7 +28,7 @@ def pass_at_k(samples: npt.ArrayLike, correct: npt.ArrayLike, k: int) -> np.ndar
     if n.ndim != 1 or ((c < 0) | (c > n) | (n % 1 != 0) | (c % 1 != 0)).any():
         raise ValueError("pass@k needs whole numbers of samples and correct ones, 0 <= correct <= samples")
     left = np.maximum(n[:, None] - np.arange(k), 1)
-    # a subset must hold a right sample once fewer than k wrong ones are left: its factor is 0
+    # with fewer than k wrong samples every subset holds a correct one: its factor is 0
     share = np.minimum(c[:, None] / left, 1.0)
     with np.errstate(divide="ignore"):
         missed = np.log1p(-share).sum(axis=1)

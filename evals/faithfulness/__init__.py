@@ -1,4 +1,4 @@
-"""Whether a questionnaire's outcome is to be believed: criteria, verdicts, null study, report.
+"""Whether a questionnaire's outcome can be believed: criteria, verdicts, null study, report.
 
     >>> from evals.faithfulness import assess
     >>> from evals.questionnaires import Design, administer, composed_personas, load_instrument

@@ -1,7 +1,7 @@
 """Rows of a report's tables as sentences in the style of the American Psychological Association.
 
-Each sentence says what was estimated of whom, so that it can stand alone in a paper. Not covered: LaTeX, CSV
-(table_exports); the tables (report_tables).
+Each sentence says what was estimated and for whom, so that it can stand alone in a paper. Not covered: LaTeX,
+CSV (table_exports); the tables (report_tables).
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-# what a table calls a statistic, and what APA style does
+# what a table calls a statistic, and what APA style calls it
 SYMBOLS = {
     "alpha": "α",
     "omega_total": "ω",
@@ -26,7 +26,7 @@ SYMBOLS = {
 BOUNDED = re.compile(
     r"^(α|ω|λ6|split-half|ICC|G\b|share|reliability|(convergent |forward-reverse )?r\b(?!.*−))"
 )
-# columns that say of whom or what, with what is said before them
+# columns that say who or what a row is about, each with the words put before it
 PLACES = {
     "model": "",
     "instrument": "",
@@ -54,15 +54,15 @@ P_NAMES = {
 
 
 def apa(table: pd.DataFrame, confidence: float = 0.95) -> str:
-    """What stands in a table as sentences, a line for each row.
+    """The contents of a table as sentences, one line per row.
 
     Estimates are columns with bounds: value, estimate or r (named by the column statistic), or NAME with
     NAME_low and NAME_high. Tests carry t, df and p.
 
     Args:
-      table: as it stands in `Report.tables`.
+      table: one of `Report.tables`.
       confidence: of its intervals.
-    Returns: lines; what is undefined says why.
+    Returns: the lines; an undefined value comes with its reason.
     Reference: American Psychological Association 2020, Publication Manual, 7th edition, 6.36-6.44.
 
     Example:
@@ -119,7 +119,7 @@ def _estimates(row: Mapping, confidence: float) -> list[str]:
     if "sd" in row and not _missing(row["sd"]):
         told.append(f"SD = {_number(float(row['sd']), False)}")
     for key in row:
-        # a first step has no change to tell of
+        # a first step has no change to report
         if {f"{key}_low", f"{key}_high"} <= row.keys() and not (
             _missing(row[key]) and _missing(row.get(f"{key}_reason"))
         ):

@@ -1,4 +1,4 @@
-"""The colors of a report's drawings: of the page in light and dark, and of a drawing as a file of its own."""
+"""The colors of a report's drawings: on the page in light and dark, and in a drawing's own file."""
 
 from evals.faithfulness.charts import Chart
 
@@ -57,10 +57,10 @@ def variables(colors: dict[str, str]) -> str:
 
 
 def rules(scope: str = ".chart") -> str:
-    """The rules of drawings, each inside an element.
+    """The CSS rules for drawings, each scoped to an element.
 
     Args:
-      scope: a selector; empty for a drawing as a file.
+      scope: a selector; empty for a drawing in a file of its own.
     Returns: CSS that names colors as var(--name).
     """
     numbered = [f".m{n} {{ fill:var(--{c}); stroke:var(--{c}) }}" for n, c in enumerate(SERIES[:4])]
@@ -71,7 +71,7 @@ def rules(scope: str = ".chart") -> str:
         for n, (c, dashes) in enumerate(zip(SERIES, DASHES, strict=True))
     ]
     numbered += [f".p{n} {{ fill:var(--{c}) }}" for n, c in enumerate(PARTS)]
-    # what is hollow comes after the colors of series, or it would be filled
+    # hollow marks come after the colors of series, or they would be filled
     plain, hollow = DRAWING.split(".open.dot", 1)
     css = f"{plain}\n{chr(10).join(numbered)}\n.open.dot{hollow}"
     found = []

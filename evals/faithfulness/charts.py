@@ -1,8 +1,8 @@
 """Plots of a report as SVG: dots with intervals, bars, heat maps, lines.
 
-Every plot is a figure with a caption, and a description for those who do not see it; its numbers stand in a
-table beside it. Colors are CSS classes, so one drawing serves light and dark; what color tells, shape,
-dashes or words tell too. Not covered: the colors themselves, and drawings as files (chart_style).
+Every plot is a figure with a caption, and a description for those who do not see it; its numbers are also in
+a table. Colors are CSS classes, so one drawing serves light and dark; whatever color shows, shape, dashes or
+words show too. Not covered: the colors themselves, and drawings as files (chart_style).
 """
 
 import itertools
@@ -12,14 +12,14 @@ from html import escape
 from typing import NamedTuple
 
 ROW, LABEL, WIDTH = 26, 186, 520
-# of lines: the left edge, and the height
+# of line plots: the left edge, and the height
 LEFT, LINE_HEIGHT = 56, 280
 # between the dots of several series on one row
 BESIDE = 15
 
 
 class Dot(NamedTuple):
-    """A value with its interval on a row; dots of the same label that follow each other share the row.
+    """A value with its interval on a row; consecutive dots with the same label share the row.
 
     kind: "" filled; "open" and "null" are hollow. series: which color and shape.
     """
@@ -33,10 +33,10 @@ class Dot(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """A drawing: what it is called, its size, what it says in words, and its elements.
+    """A drawing: its title, its size, what it says in words, and its elements.
 
     Attributes:
-      width, height: in pixels, at which letters have their size.
+      width, height: in pixels, at which letters have their nominal size.
       elements: SVG, colored by classes.
     """
 
@@ -75,8 +75,8 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
     Args:
       low, high: ends of the range, low below high.
-      count: the range is cut into at most so many steps.
-    Returns: the multiples, ascending; ends of the range that are not round are not among them.
+      count: the range is cut into at most this many steps.
+    Returns: the multiples, ascending; ends of the range are included only if they are round.
     """
     span = (high - low) or 1.0
     raw = span / count
@@ -87,7 +87,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def _mark(x: float, y: float, series: int, kind: str = "") -> str:
-    """A circle, square, triangle or diamond around a place."""
+    """A circle, square, triangle or diamond centered on a point."""
     css = f'class="dot m{series % 4} {kind}"'
     shape = series % 4
     if shape == 0:
@@ -102,7 +102,7 @@ def _mark(x: float, y: float, series: int, kind: str = "") -> str:
 def _legend(
     names: Sequence[str], mark: Callable[[float, float, int], str], first: int = 0, y: float = 10
 ) -> list[str]:
-    """Names of series on one line, each after its mark; `first` is the number of the first of them."""
+    """Names of series on one line, each after its mark; `first` is the number of the first one."""
     body, x = [], 12.0
     for number, name in enumerate(names, first):
         body += [mark(x, y, number), _text(x + 10, y + 4, name)]
@@ -119,13 +119,13 @@ def dots(
     references: Sequence[float] = (),
     names: Sequence[str] = (),
 ) -> Chart:
-    """A row a label: a dot a value, a line for its interval, dashed lines for references.
+    """One row per label: a dot for each value, a line for its interval, dashed lines for references.
 
-    Undefined values say so.
+    Undefined values are marked as such.
 
     Args:
       rows: from top to bottom.
-      axis: what values are, written below them.
+      axis: what the values are, written below them.
       bounds: ends of the axis; what lies beyond is drawn at the end. If left out, all values, interval ends
         and references fit.
       references: values of the dashed lines.
@@ -161,7 +161,7 @@ def dots(
     for value in references:
         place = f'x1="{x(value):.1f}" x2="{x(value):.1f}" y1="{top + 4}" y2="{foot:.1f}"'
         body.append(f'<line {place} class="reference"/>')
-    # as near to the middle of the scale as the name's length allows
+    # as close to the middle of the scale as the name's length allows
     middle = min((LABEL + WIDTH - 24) / 2, WIDTH - 3.7 * len(axis))
     body += [*marks, _text(middle, foot + 32, axis, "middle", "axis")]
     if len(names) > 1:
@@ -175,10 +175,10 @@ def dots(
 
 
 def bars(rows: Mapping[str, Sequence[float]], names: Sequence[str], title: str) -> Chart:
-    """Shares of a whole, a bar a row, its parts in the order of their names, with their percentages.
+    """Shares of a whole, one bar per row, its parts in the order of their names, with their percentages.
 
     Args:
-      rows: shares (0 to 1, together 1) by the label of the row, one for each name.
+      rows: shares (0 to 1, summing to 1) by the label of the row, one for each name.
       names: of the parts, shown in the legend.
     Returns: the drawing.
     Raises: ValueError for a row with more or fewer shares than names.
@@ -187,7 +187,7 @@ def bars(rows: Mapping[str, Sequence[float]], names: Sequence[str], title: str) 
     def swatch(x: float, y: float, number: int) -> str:
         return f'<rect x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10" class="part p{number % 6}"/>'
 
-    # two lines of names: six of them are wider than the page
+    # two lines of names: six names on one line are wider than the page
     half = math.ceil(len(names) / 2)
     body = _legend(names[:half], swatch) + _legend(names[half:], swatch, half, 28)
     span = WIDTH - LABEL - 24
@@ -212,7 +212,7 @@ def heat_map(labels: Sequence[str], values: Sequence[Sequence[float]], title: st
     """A correlation matrix: blue negative, orange positive, each cell with its number.
 
     Args:
-      labels: of rows and columns alike; columns carry the number of the row.
+      labels: of both rows and columns; columns show the number of the row.
       values: [labels, labels], symmetric: only the lower triangle is drawn. NaN is shown as a dash.
     Returns: the drawing.
     """
@@ -255,14 +255,14 @@ def lines(
     *,
     references: Sequence[float] = (),
 ) -> Chart | None:
-    """Lines over steps, each named at its end; told apart by color, dashes, and a place beside the step.
+    """Lines over steps, each named at its end; told apart by color, dashes, and an offset from the step.
 
-    Lines that would lie on each other stand side by side: at each step the series have places next to each
-    other, so that marks and intervals are seen.
+    Lines that would overlap are drawn side by side: at each step every series has its own offset, so that all
+    marks and intervals are visible.
 
     Args:
       series: points by the name of the line, in the order drawn; NaN values are ignored.
-      axes: what steps are, written below them, and what values are, written into the caption.
+      axes: what the steps are, written below them, and what the values are, written into the caption.
       references: values of dashed lines.
     Returns: the drawing; None where no value is finite.
     """
@@ -291,7 +291,7 @@ def lines(
             body += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" class="f{color}"/>' for x, y in places]
             last.append((places[-1][1], places[-1][0], name, color))
     lowest = -math.inf
-    for y, _, name, color in sorted(last):  # names in the order of the ends, none over another
+    for y, _, name, color in sorted(last):  # names in the order of the line ends, without overlap
         lowest = max(y, lowest + 13)
         body.append(_text(WIDTH - frame.right + 14, lowest + 4, name, "start", f"t{color}"))
     said = "; ".join(f"{name}: " + ", ".join(_said(p) for p in line) for name, line in known.items() if line)
@@ -318,7 +318,7 @@ class _Frame(NamedTuple):
         return 0.06 * ((self.high - self.low) or 1.0)
 
     def x(self, step: float) -> float:
-        """Steps that double, as 1, 2, 4, 8, stand at equal distances; others by their size."""
+        """Steps that double (1, 2, 4, 8) are spaced equally; others in proportion."""
         first, last = self.steps[0], self.steps[-1]
         doubling = first > 0 and len(self.steps) > 2 and last / first >= 4
         measure = math.log if doubling else float
@@ -331,7 +331,7 @@ class _Frame(NamedTuple):
         return 10 + (self.high + self._pad - value) / span * (self.height - 56)
 
     def beside(self, number: int, count: int) -> float:
-        """How far from its step a series stands."""
+        """How far from its step a series is drawn."""
         places = [self.x(step) for step in self.steps]
         least = min((b - a for a, b in itertools.pairwise(places)), default=60.0)
         gap = min(7.0, 0.6 * least / max(count, 1))

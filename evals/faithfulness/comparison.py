@@ -1,7 +1,8 @@
-"""Models held against each other: a tuned one against its base, the checkpoints of a run against the first.
+"""Models compared: a tuned model with its base, the checkpoints of a run with the first.
 
-Scores are of the questions that both models answered. Drawn answers, as the verdicts' imputations are, would
-be differences that no model made: a paired test is sharp enough to find them.
+Scores are computed from the questions that both models answered. Drawn answers, such as the verdicts'
+imputations, would introduce differences that neither model made, and a paired test is sharp enough to find
+them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,33 +22,33 @@ from evals.questionnaires.design import FACETS, PUBLISHED, WORDING
 from evals.questionnaires.instrument import Instrument, Scale
 from evals.questionnaires.response_table import ResponseCube
 
-# a difference of less than so many SDs counts as none
+# a difference of fewer SDs than this counts as none
 EQUIVALENT = 0.2
-# of tests over a family of scales, after Holm's correction
+# significance level of tests over a family of scales, after Holm's correction
 LEVEL = 0.05
 BOUNDS = ("value", "low", "high")
-# an SD below this is rounding
+# an SD below this is rounding error
 FLAT = 1e-9
 
 
 def scores_of(
     models: Sequence[ResponseCube], scale: Scale, people: Sequence[pd.Index], *, shared: bool
 ) -> list[np.ndarray]:
-    """Every model's scores of one scale, without drawing answers that are missing.
+    """Every model's scores on one scale, without imputing missing answers.
 
-    A person is asked each of J items in C conditions. A question's mean is that over the persons who answered
-    it; a person's score is the mean of these means plus the person's mean distance from them: without gaps,
-    the mean of the answers. An item that less than half of the questions were answered on, in any model, does
-    not count in any.
+    A person is asked each of J items in C conditions. A question's mean is taken over the persons who
+    answered it; a person's score is the mean of these means plus the person's mean distance from them.
+    Without gaps that is the mean of the answers. An item with fewer than half of its questions answered, in
+    any model, does not count in any.
 
     Args:
       models: their answers to one instrument.
       scale: of the instrument.
-      people: of each model, whose scores are wanted.
+      people: for each model, the persons whose scores are wanted.
       shared: whether a question that a person left unanswered in one model counts in none; persons and
         conditions are then the same.
-    Returns: [persons] each, in the direction of the construct; NaN for persons who are not there, or who are
-      left with less than half of the questions (a quarter, where two models must share them).
+    Returns: [persons] for each model, in the direction of the construct; NaN for absent persons, and for
+      those left with less than half of the questions (a quarter, where two models must share them).
     """
     answers = [_answers(one, scale, who) for one, who in zip(models, people, strict=True)]
     known = [~np.isnan(one) for one in answers]
@@ -81,7 +82,7 @@ def _scores(answers_PCJ: np.ndarray, counts_PCJ: np.ndarray, least: float) -> np
 
 
 def _conditions(table: pd.DataFrame, instrument: Instrument) -> set[tuple[str, ...]]:
-    """All facets of the conditions in which an instrument was asked, those that do not vary too."""
+    """All facets of the conditions in which an instrument was asked, including those that do not vary."""
     mine = pd.DataFrame(table[table["instrument"] == instrument.name])
     mine = mine if WORDING in mine else mine.assign(**{WORDING: PUBLISHED})
     facets = pd.Index([facet for facet in FACETS if facet not in PERSON])
@@ -89,7 +90,7 @@ def _conditions(table: pd.DataFrame, instrument: Instrument) -> set[tuple[str, .
 
 
 def _in_order_of(first: ResponseCube, other: ResponseCube) -> ResponseCube:
-    """The other model's answers, its conditions, which are the same, in the first's order."""
+    """The other model's answers, with its conditions (which are the same) in the first model's order."""
     ours, theirs = (list(map(tuple, one.conditions.astype(str).to_numpy())) for one in (first, other))
     return replace(other, raw=other.raw[:, [theirs.index(condition) for condition in ours]])
 
@@ -100,16 +101,16 @@ def compared(
     """Tuned against base, scale by scale, over the persons that both were asked as and, where both were asked
     in the same conditions, over the questions that both answered (`scores_of`).
 
-    delta: mean of (tuned − base) over persons in SDs of people where there are norms, else of the base;
+    delta: mean of (tuned − base) over persons, in SDs of people where there are norms, else of the base;
     dispersion: SD of tuned over SD of base, below 1 where characteristics are restricted; both with intervals
     for pairs. t, df, p: paired t test (Welch's for groups), Holm-corrected in p_holm; p_equivalent: TOST of
     pairs within ± EQUIVALENT; dispersion_p: Pitman and Morgan's test, Holm-corrected over the scales in
-    dispersion_p_holm. claim: restricted or wider where that is below LEVEL, else none.
+    dispersion_p_holm. claim: restricted or wider where that p is below LEVEL, else none.
 
     Args:
       base, tuned: long tables of two models.
-      norm_group: whose SD is the unit.
-    Returns: a row a scale. Models asked as different persons are compared as groups (paired is false).
+      norm_group: the group whose SD is the unit.
+    Returns: one row per scale. Models asked as different persons are compared as groups (paired is false).
     """
     norms = {norm.scale: norm for norm in instrument.norms if norm.group == norm_group}
     first, second = (one for table in (base, tuned) for one in given(table, [instrument]))
@@ -163,7 +164,7 @@ def _pairs(old: np.ndarray, new: np.ndarray, unit: float) -> dict[str, object]:
 
 
 def _groups(old: np.ndarray, new: np.ndarray, unit: float) -> dict[str, object]:
-    """Different persons: two groups."""
+    """Compares different persons, as two groups."""
     found = welch(new, old)
     if (why := _no_unit(old, unit)) is not None:
         return _differences(*why)
@@ -174,7 +175,7 @@ def _groups(old: np.ndarray, new: np.ndarray, unit: float) -> dict[str, object]:
 
 
 def _no_unit(old: np.ndarray, unit: float) -> tuple[MeanTest, Estimate] | None:
-    """What stands for a comparison that has no unit, with the reason."""
+    """What is reported for a comparison that has no unit, with the reason."""
     if unit > FLAT:
         return None
     persons = int((~np.isnan(old)).sum())
@@ -184,7 +185,7 @@ def _no_unit(old: np.ndarray, unit: float) -> tuple[MeanTest, Estimate] | None:
 
 
 def _variances_differ(first: np.ndarray, second: np.ndarray) -> float:
-    """p of the F test of two groups' variances, two-sided; NaN where a group does not vary."""
+    """Two-sided p of the F test of two groups' variances; NaN where a group does not vary."""
     one, other = (values[~np.isnan(values)] for values in (first, second))
     if min(len(one), len(other)) < 2 or not min(one.var(ddof=1), other.var(ddof=1)) > FLAT**2:
         return np.nan
@@ -210,16 +211,16 @@ def _differences(
 def drift(
     checkpoints: Mapping[int, pd.DataFrame], instrument: Instrument, norm_group: str | None = None
 ) -> pd.DataFrame:
-    """Scores of each domain over the steps of a training run, each step against the first as pairs.
+    """Scores of each domain over the steps of a training run, each step paired with the first.
 
     Args:
       checkpoints: long tables by training step.
-      instrument: whose domains.
-      norm_group: whose SD is the unit of the drift; None for the first step's own.
-    Returns: a row a step and domain: step, construct, value (mean over persons), low, high, n, reason, sd
+      instrument: the one whose domains are scored.
+      norm_group: the group whose SD is the unit of the drift; None for the first step's own.
+    Returns: one row per step and domain: step, construct, value (mean over persons), low, high, n, reason, sd
       (over persons), flattering (how far the mean lies towards what flatters, 0 to 1, NaN for a scale that
-      cannot flatter), and of the steps after the first drift, dispersion with their bounds, t, df, p, p_holm,
-      claim as `compared` has them (drift is its delta), NaN in the first.
+      cannot flatter); for steps after the first, also drift and dispersion with their bounds, t, df, p,
+      p_holm and claim as in `compared` (drift is its delta), NaN at the first step.
     Raises: ValueError as `evals.questionnaires.response_table.cube`.
     """
     rows = []

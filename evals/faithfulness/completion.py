@@ -1,5 +1,5 @@
-"""Questions without a readable answer: imputed where that is sound, bounded where it is not, named where they
-depend on the item.
+"""Questions without a readable answer: imputed where that is sound, bounded where it is not, and reported
+where they depend on the item.
 
 Not covered: the imputation itself (evals.psychometrics.imputation).
 """
@@ -18,19 +18,20 @@ from evals.questionnaires.instrument import Item
 from evals.questionnaires.response_table import ResponseCube
 
 IMPUTATIONS = 5
-# an item that a smaller share of its questions was answered on is left out of its scale
+# an item with a smaller share of its questions answered is left out of its scale
 LEAST_ANSWERED = 0.5
-# an item whose refusals differ from those of the others by chance less often than this is named
+# an item is reported if chance alone would set its refusals apart from the others' less often than this
 NAMED_BELOW = 0.01
 
 
 class Completed(NamedTuple):
-    """One instrument's answers without gaps, as far as there is a way.
+    """One instrument's answers without gaps, as far as they can be filled.
 
     Attributes:
-      imputed: several copies, one where nothing is missing.
-      worst, best: every missing answer is the opposite of what the person's others suggest, or exactly that.
-      missing: share of missing answers by scale, of the items that are kept.
+      imputed: several copies; one where nothing is missing.
+      worst, best: every missing answer is the opposite of what the person's other answers suggest, or exactly
+        what they suggest.
+      missing: share of missing answers by scale, among the items that are kept.
       left_out: by scale, its items with too few answers, or with none in some condition.
     """
 
@@ -42,12 +43,12 @@ class Completed(NamedTuple):
 
 
 def completed(one: ResponseCube, seed: int = 0) -> Completed:
-    """Fills the gaps of every domain from the same person's answers to it.
+    """Fills the gaps in every domain from the same person's other answers to it.
 
     Args:
       one: the answers to one instrument, NaN where missing.
       seed: of the draws.
-    Returns: Completed; persons with fewer than half of a domain's answers stay incomplete there.
+    Returns: the completion; persons with fewer than half of a domain's answers stay incomplete there.
     """
     share = 1 - np.isnan(one.raw).mean(axis=(0, 1))
     never = np.isnan(one.raw).all(axis=0).any(axis=0)
@@ -87,13 +88,13 @@ def _missing(one: ResponseCube, scale: str) -> float:
 
 
 def _as_given(keyed: np.ndarray, one: ResponseCube, places: np.ndarray) -> np.ndarray:
-    """Keyed answers turned back to how they were given."""
+    """Keyed answers turned back into the form in which they were given."""
     flipped = one.instrument.low + one.instrument.high - keyed
     return np.where(one.keys[places] == -1, flipped, keyed)
 
 
 def _expected(keyed_PCJ: np.ndarray, sign: float) -> np.ndarray:
-    """Each missing answer is its item's mean plus or minus what the person's other answers suggest."""
+    """Sets each missing answer to its item's mean plus or minus what the person's other answers suggest."""
     parts = answer_variance(keyed_PCJ)
     means = np.nanmean(keyed_PCJ, axis=0)
     deviation = keyed_PCJ - means
@@ -106,9 +107,9 @@ def _expected(keyed_PCJ: np.ndarray, sign: float) -> np.ndarray:
 
 
 def refusals_by_item(cubes: Sequence[ResponseCube]) -> pd.DataFrame:
-    """The items that were left without an answer more often than the others of their instrument.
+    """The items that went unanswered more often than the other items of their instrument.
 
-    Of each item a one-sided binomial test against the share of all others, Holm-corrected over the
+    Each item gets a one-sided binomial test against the share of all others, Holm-corrected over the
     instrument's items.
 
     Returns: columns instrument, item, text, refused (share), others (their share), p_holm; only items with

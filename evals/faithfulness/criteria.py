@@ -1,4 +1,4 @@
-"""A check: an estimate with its interval against a threshold, and what it comes to.
+"""A check: an estimate with its interval against a threshold, and the verdict.
 
 Not covered: which checks there are (reproducibility, internal_consistency, external_consistency,
 generalizability, validity), and gathering them into verdicts (verdicts).
@@ -31,19 +31,19 @@ class Thresholds:
     Attributes:
       retest: least ICC(A,1) of a score over conditions.
       answer_retest: least ICC(A,1) of single answers over conditions.
-      careless: share of respondents whose answers do not come back must lie below.
+      careless: upper limit for the share of respondents whose answers do not recur.
       alpha: least Cronbach's α within a condition.
-      forward_reverse: r of true-keyed with false-keyed items as given must lie below.
-      convergent: least r of two instruments' scores of one construct.
-      discriminant: by how much that r must pass the largest |r| with another construct; the same against the
-        described traits.
-      halo: how far a score follows the other constructs' scores, beyond the description, must lie below.
+      forward_reverse: upper limit for r of true-keyed with false-keyed items as given.
+      convergent: least r of two instruments' scores on one construct.
+      discriminant: by how much that r must exceed the largest |r| with another construct; the same against
+        the described traits.
+      halo: upper limit for how far a score follows the other constructs' scores, beyond the description.
       generalizability: least G coefficient over items and conditions, of one condition each.
       behavior: least r of the score with behavior.
       criterion: least r of the score with the described or known trait, corrected for attenuation.
       beyond_description: least reliability of what scores say beyond the description.
-      missing: share of a scale's answers up to which missing ones are imputed; beyond, bounds decide.
-      least_respondents: below, a criterion stays undetermined, whatever the estimate.
+      missing: missing answers are imputed up to this share of a scale; beyond it, bounds decide.
+      least_respondents: with fewer, a criterion stays undetermined, whatever the estimate.
     """
 
     retest: float = 0.75
@@ -97,8 +97,8 @@ def judged(statistic: str, estimate: Estimate, threshold: float, setting: Settin
     Short is decided first, so that a tie (an estimate without spread on the threshold) is never faithful.
 
     Args:
-      statistic: those of BELOW must lie below the threshold, all others above.
-      estimate: with its interval; without one the check is undetermined.
+      statistic: those in BELOW must lie below the threshold, all others above.
+      estimate: with its interval; without an interval the check is undetermined.
     Returns: the check.
     """
     sign = -1 if statistic in BELOW else 1
@@ -123,9 +123,9 @@ def undetermined(statistic: str, why: str, threshold: float, n: int = 0) -> Chec
     Args:
       statistic: what would have been estimated.
       why: the reason, shown in tables and reports.
-      threshold: what the estimate would have been held against.
-      n: respondents there are.
-    Returns: the check, its estimate NaN.
+      threshold: what the estimate would have been compared with.
+      n: number of respondents.
+    Returns: the check, with a NaN estimate.
     """
     return Check(statistic, undefined(why, n), threshold, "undetermined")
 
@@ -133,15 +133,15 @@ def undetermined(statistic: str, why: str, threshold: float, n: int = 0) -> Chec
 def indistinct(scores_PC: np.ndarray, statistic: str, threshold: float, setting: Setting) -> Check | None:
     """The check where persons cannot be told apart at all; None where they can.
 
-    Several people described as different, and one score for all of them: whatever was measured, it was not
-    they. The statistic stays NaN. With a single person nothing can be said.
+    If several people described as different all get the same score, whatever was measured was not these
+    people. The statistic stays NaN. With a single person nothing can be said.
 
     Args:
       scores_PC: [persons, conditions]; persons with a missing score are left out.
-      statistic, threshold: what the check is called, and held against.
+      statistic, threshold: the check's name, and what it is compared with.
       setting: its least_respondents decides which verdict identical scores get.
-    Returns: not faithful from least_respondents persons on, undetermined of fewer or none; None where scores
-      of some condition vary.
+    Returns: not faithful for at least least_respondents persons, undetermined for fewer or none; None where
+      scores vary in some condition.
     """
     complete = complete_cases(scores_PC)
     n, least = len(complete), setting.thresholds.least_respondents
@@ -160,8 +160,9 @@ def indistinct(scores_PC: np.ndarray, statistic: str, threshold: float, setting:
 def mean_over_conditions(found: Sequence[Estimate]) -> Estimate:
     """The mean of a coefficient and of its bounds over conditions.
 
-    The same persons answer in each, so the mean is known no worse than one of them: the interval is
-    conservative. Conditions where it is undefined are left out and counted in the reason.
+    The same persons answer in each condition, so the mean is known at least as well as any one of its parts:
+    the interval is conservative. Conditions where the coefficient is undefined are left out and counted in
+    the reason.
     """
     usable = [e for e in found if e.defined and not math.isnan(e.low)]
     if not usable:
@@ -173,7 +174,7 @@ def mean_over_conditions(found: Sequence[Estimate]) -> Estimate:
 
 
 def construct_of(scale: Scale) -> str:
-    """What a scale measures; its own name where it does not say."""
+    """What a scale measures; the scale's name where it does not say."""
     return scale.measures or scale.name
 
 
@@ -182,9 +183,8 @@ def person_means(one: ResponseCube, scale: Scale, persons: pd.Index) -> np.ndarr
 
     Args:
       one: the instrument's answers.
-      persons: who is wanted, as in `ResponseCube.persons`; decides the order.
-    Returns: [persons], in the direction of the construct; NaN for a person who is not there or lacks an
-      answer.
+      persons: the persons wanted, as in `ResponseCube.persons`, in the order of the result.
+    Returns: [persons], in the direction of the construct; NaN for a person who is absent or lacks an answer.
     """
     mean = one.scores(scale).mean(axis=1)
     places = one.persons.get_indexer(persons)
@@ -192,11 +192,11 @@ def person_means(one: ResponseCube, scale: Scale, persons: pd.Index) -> np.ndarr
 
 
 def pooled(checks: Sequence[Check], setting: Setting) -> Check:
-    """One check of the same check on several imputed data sets.
+    """Pools the same check over several imputed data sets into one.
 
     The value is the mean; with W the half width towards a bound and B the variance of the values over M
-    imputations, the half width becomes √(W² + z² (1 + 1/M) B). Where any of them is undefined, that one
-    stands.
+    imputations, the half width becomes √(W² + z² (1 + 1/M) B). If any of them is undefined, that one is
+    returned.
 
     Args:
       checks: one for each imputation, at least two, all of the same statistic and threshold.
@@ -212,7 +212,7 @@ def pooled(checks: Sequence[Check], setting: Setting) -> Check:
 
 
 def pooled_estimate(found: Sequence[Estimate], confidence: float) -> Estimate:
-    """One estimate of the same estimate on several imputed data sets, as in `pooled`.
+    """Pools the same estimate over several imputed data sets into one, as in `pooled`.
 
     Args:
       found: one for each imputation; a single one stays as it is.

@@ -1,6 +1,6 @@
-"""Do tests of one construct agree, and more than tests of different ones?
+"""Do tests of one construct agree, and more than tests of different constructs?
 
-An item that two instruments share agrees with itself; it counts in the shorter instrument alone.
+An item that two instruments share agrees with itself, so it counts only in the shorter instrument.
 """
 
 import math
@@ -26,7 +26,7 @@ from evals.questionnaires.response_table import ResponseCube
 
 CONVERGENT, LEAD = "convergent r", "convergent r − largest heterotrait |r|"
 DRAWS = 1000
-# scales of what is left of them after shared items are taken out
+# a scale needs this many items after shared items are taken out
 LEAST_ITEMS = 2
 
 
@@ -35,13 +35,13 @@ def external_consistency(
 ) -> dict[tuple[str, str], list[Check]]:
     """Convergent and discriminant correlations, and halo, by instrument and scale.
 
-    Scores are means over conditions. A scale is held against the other instruments' scales of its construct;
+    Scores are means over conditions. A scale is compared with the other instruments' scales of its construct;
     the one that agrees least counts.
 
     Args:
       scales: every scale that is judged, with its instrument's answers, completed.
-      traits: what is described or known of the persons; halo is judged beyond it.
-    Returns: checks by names of instrument and scale.
+      traits: what is described or known about the persons; halo is judged beyond it.
+    Returns: checks by the names of instrument and scale.
     """
     shared = shared_items([one.instrument for one, _ in scales])
     found = {}
@@ -66,7 +66,7 @@ def external_consistency(
 
 
 def shared_items(instruments: Sequence[Instrument]) -> dict[str, frozenset[str]]:
-    """By instrument, the items that a shorter one (or an earlier one of its length) asks in the same words.
+    """By instrument, the items that a shorter one (or an earlier one of equal length) asks in the same words.
 
     Case, punctuation and a leading "I" make no difference.
     """
@@ -150,7 +150,7 @@ def lead(mine: np.ndarray, theirs: np.ndarray, others: np.ndarray, setting: Sett
     if n < 4 or (np.ptp(data, axis=0) <= 1e-12).any():
         return undefined(f"fewer than 4 respondents who vary (n = {n})", n)
     point = np.corrcoef(data.T)[0, 1:]
-    # the one that comes nearest is compared with in every sample: a maximum taken anew would be biased
+    # every sample is compared with the nearest one found here: a new maximum in each would be biased
     nearest = 1 + int(np.abs(point[1:]).argmax())
     sign = math.copysign(1.0, point[nearest])
     rng = np.random.default_rng(setting.seed)
@@ -167,8 +167,8 @@ def _halo(one: ResponseCube, scale: Scale, traits: PersonTraits, setting: Settin
     """How far a score follows what the instrument's other scores have in common, beyond the description.
 
     Both are residuals from the described traits; the common part is their first principal component. The
-    statistic is the standardized slope |b| sd(common)/sd(score): 0 for a trait of its own, near 1 where all
-    scores are one evaluation. None with fewer than 2 other scales.
+    statistic is the standardized slope |b| sd(common)/sd(score): 0 for a distinct trait, near 1 where all
+    scores are a single evaluation. None with fewer than 2 other scales.
 
     Reference: Thorndike 1920, Journal of Applied Psychology 4, 25-29.
     """

@@ -1,4 +1,4 @@
-"""Does the score hold for other items and conditions, and does it foretell behavior?"""
+"""Does the score hold for other items and conditions, and does it predict behavior?"""
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ def generalizability(
     Args:
       one: the instrument's answers, completed.
       behavior: persons x constructs; None where there were no tasks.
-    Returns: a check each.
+    Returns: one check for each.
     """
     limits = setting.thresholds
     statistic = "G of one condition"
@@ -47,12 +47,12 @@ def generalizability(
 def g_table(one: ResponseCube, scale: Scale) -> tuple[pd.DataFrame, list[str]]:
     """Keyed answers to a scale as a long table, for an analysis of variance components.
 
-    At most three varying facets are kept apart; of more, the first two are, and the rest make one facet,
-    occasion.
+    Up to three varying facets are kept apart; if there are more, the first two are, and the rest form one
+    facet, occasion.
 
     Args:
       one: the instrument's answers; persons with a missing answer to the scale are left out.
-    Returns: a row an answer (person, item, the facets, score), and the names of all facets, person first.
+    Returns: one row per answer (person, item, the facets, score), and the names of all facets, person first.
     """
     values = one.keyed[:, :, one.columns(scale.name)]
     values = values[~np.isnan(values).any(axis=(1, 2))]
@@ -73,7 +73,7 @@ def g_table(one: ResponseCube, scale: Scale) -> tuple[pd.DataFrame, list[str]]:
 def g_study(one: ResponseCube, scale: Scale, setting: Setting) -> Estimate:
     """The G coefficient of a scale: its items as they are, in one condition of each facet.
 
-    From variance components of persons x items x conditions, persons being what is measured.
+    Computed from variance components of persons x items x conditions, with persons as what is measured.
 
     Args:
       one: the instrument's answers; persons with a missing answer to the scale are left out.

@@ -25,8 +25,8 @@ KEYED_ONE_WAY = "all items are keyed one way: agreeing with everything would loo
 def internal_consistency(one: ResponseCube, scale: Scale, setting: Setting) -> list[Check]:
     """α within conditions, and r of forward with reversed items.
 
-    Items that are asked in published and in paraphrased words must agree in either: published items may be
-    known by heart.
+    Items asked in both published and paraphrased words must agree in each wording: a model may have memorized
+    published items.
 
     Args:
       one: the instrument's answers, completed.
@@ -56,7 +56,7 @@ def internal_consistency(one: ResponseCube, scale: Scale, setting: Setting) -> l
 
 
 def alpha_over_conditions(keyed_PCJ: np.ndarray, confidence: float = 0.95) -> Estimate:
-    """The mean of Cronbach's α over conditions; the α of verdicts and of the reliability table alike.
+    """The mean of Cronbach's α over conditions, used both in verdicts and in the reliability table.
 
     Args:
       keyed_PCJ: answers in the direction of the scale, [persons, conditions, items].

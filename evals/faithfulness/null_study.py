@@ -1,13 +1,13 @@
 """python -m evals.faithfulness.null_study: is every simulated respondent judged as it should be?
 
-Every respondent answers two questionnaires and conduct in situations as 64 described people, which are the
-personas that `evals.administer` asks by default, with each seed; counted are the constructs on which the
-conclusion is wrong. A graded respondent, a person whose answers are more or less noise, shows from which
-reliability on scores are believed (--curve).
+With each seed, every respondent answers two questionnaires and conduct in situations as 64 described people,
+which are the personas that `evals.administer` asks by default. The study counts the constructs on which the
+conclusion is wrong. A graded respondent, a person whose answers are more or less noise, shows how reliable
+scores must be before they are believed (--curve).
 
     python -m evals.faithfulness.null_study --seeds 100 --workers 2 --output null_study.json
 
-does both; what stands in the file is not done again.
+does both; what is already in the file is not done again.
 """
 
 import json
@@ -43,15 +43,15 @@ from jaxmoe.json_values import JsonObject
 
 INSTRUMENTS = ("ipip_50", "mini_ipip")
 PEOPLE = 64
-# reliabilities of the graded respondent
+# reliabilities at which the graded respondent is tried
 STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
 
 def design_for(rule: SimulatedRule, people: int = PEOPLE) -> Design:
-    """Two templates and two option orders, and what the rule needs to show itself.
+    """Two templates and two option orders, plus whatever makes the rule show.
 
     Args:
-      rule: its `needs` adds leading templates, or items in paraphrased words, or makes the people twins.
+      rule: its `needs` adds leading templates or paraphrased items, or makes the people twins.
       people: graded personas, 32 to 512; twins, 64 to 512.
     Returns: the design.
     Raises: ValueError for another number of people.
@@ -71,13 +71,13 @@ def conclusions(
     design: Design,
     thresholds: Thresholds = Thresholds(),  # noqa: B008 - frozen
 ) -> dict[str, FaithfulnessVerdict]:
-    """By construct, the worst verdict over all criteria, in the first instrument.
+    """The worst verdict over all criteria for each construct, in the first instrument.
 
     A construct is believed only where every criterion is met.
 
     Args:
       respondent: who answers.
-      instruments: what is asked, beside conduct in situations.
+      instruments: what is asked, besides conduct in situations.
       design: the conditions.
       thresholds: what counts as enough.
     Returns: a verdict for each construct.
@@ -88,22 +88,22 @@ def conclusions(
     return {str(name): worst(set(rows["verdict"])) for name, rows in first.groupby("construct")}
 
 
-# what maps a function over seeds: `map`, or that of a pool of processes
+# maps a function over seeds: `map`, or the map of a process pool
 Mapped = Callable[[Callable[[int], dict[str, FaithfulnessVerdict]], Sequence[int]], Iterator[dict]]
 
 
 def study(
     seeds: int, names: Sequence[str] = tuple(RULES), over_seeds: Mapped = map
 ) -> Iterator[dict[str, object]]:
-    """Conclusions over seeds: how many constructs got which, and the share that is wrong.
+    """Conclusions over seeds: how many constructs got each verdict, and what share is wrong.
 
-    The constructs of one seed are one cluster of Wilson's interval.
+    The constructs of one seed form one cluster for Wilson's interval.
 
     Args:
       seeds: repetitions of each respondent.
-      names: of RULES.
+      names: keys of RULES.
       over_seeds: maps over the seeds.
-    Returns: a row a respondent, as soon as it is known.
+    Returns: one row per respondent, as soon as it is known.
     """
     for name in names:
         rule = RULES[name]
@@ -140,9 +140,9 @@ def curve(
     Args:
       seeds: repetitions of each step.
       steps: reliabilities.
-      people: described people.
+      people: number of described people.
       over_seeds: maps over the seeds.
-    Returns: a row a step, as soon as it is known.
+    Returns: one row per step, as soon as it is known.
     """
     for step in steps:
         counts = dict.fromkeys(ORDER, 0)
@@ -162,10 +162,10 @@ def filed(path: Path, seeds: int, people: int = PEOPLE, over_seeds: Mapped = map
     """The study and the curve, kept in a file row by row.
 
     Args:
-      path: JSON with `respondents`, `curve`, date, version and command; what it holds of as many seeds is not
-        done again.
+      path: JSON with `respondents`, `curve`, date, version and command; rows it already holds for this number
+        of seeds are not computed again.
       seeds: repetitions of each.
-      people: described people of the curve.
+      people: number of described people for the curve.
       over_seeds: maps over the seeds.
     Returns: what the file holds.
     """
@@ -191,26 +191,28 @@ def _has(rows: Sequence[Mapping[str, object]], wanted: Mapping[str, object]) -> 
 
 def main(
     seeds: Annotated[int, typer.Option(help="repetitions of each respondent")] = 100,
-    respondent: Annotated[list[str] | None, typer.Option(help="only these")] = None,
-    graded_curve: Annotated[bool, typer.Option("--curve", help="the graded respondent instead")] = False,
-    people: Annotated[int, typer.Option(help="described people of the curve")] = PEOPLE,
-    output: Annotated[Path | None, typer.Option(help="study and curve, kept in this JSON file")] = None,
-    workers: Annotated[int, typer.Option(help="processes side by side")] = 1,
+    respondent: Annotated[list[str] | None, typer.Option(help="only this one; repeat for several")] = None,
+    graded_curve: Annotated[
+        bool, typer.Option("--curve", help="study the graded respondent instead")
+    ] = False,
+    people: Annotated[int, typer.Option(help="number of described people for the curve")] = PEOPLE,
+    output: Annotated[Path | None, typer.Option(help="run study and curve, kept in this JSON file")] = None,
+    workers: Annotated[int, typer.Option(help="parallel processes")] = 1,
 ) -> None:
-    """Prints how often each simulated respondent is judged wrongly, or the operating curve; a row a line.
+    """Prints how often each simulated respondent is misjudged, or the operating curve; one row per line.
     \f
     Args:
       respondent: names of `RULES`; all if left out. Ignored by the curve.
       graded_curve: the operating curve (`curve`) instead of the study (`study`).
       people: the study itself always asks 64.
-      output: everything, whatever respondent and graded_curve say; the same command resumes it.
+      output: runs everything, whatever respondent and graded_curve say; the same command resumes it.
     Raises: typer.BadParameter for a respondent that is not in `RULES`.
     """
     if unknown := sorted({*(respondent or ())} - RULES.keys()):
         raise typer.BadParameter(f"a simulated respondent is one of {', '.join(RULES)}; got {unknown[0]!r}")
     if output is not None and not output.parent.is_dir():
         raise typer.BadParameter(f"{output.parent} is no folder; make it, or choose another --output")
-    # a fork of a process in which jax runs may wait for ever
+    # a fork of a process in which jax runs may hang
     fresh = multiprocessing.get_context("spawn")
     with nullcontext() if workers == 1 else ProcessPoolExecutor(workers, mp_context=fresh) as pool:
         over_seeds: Mapped = map if pool is None else partial(pool.map, chunksize=4)

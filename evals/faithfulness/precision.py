@@ -1,7 +1,7 @@
-"""How precise verdicts can be with the persons of a design: told before anything is asked.
+"""How precise verdicts can be with the persons of a design, reported before anything is asked.
 
-Widths are those of 95 % intervals where an estimate lies on its threshold; without persons who
-differ there is nothing to tell. Not covered: the closed forms (evals.psychometrics.sample_size).
+Widths are those of 95 % intervals for an estimate that lies on its threshold; without persons who differ
+there is nothing to report. Not covered: the closed forms (evals.psychometrics.sample_size).
 """
 
 import math
@@ -31,16 +31,17 @@ def expected_precision(
     width: float = WIDTH,
     confidence: float = 0.95,
 ) -> pd.DataFrame:
-    """Interval widths with so many persons, and the persons that a wanted width takes.
+    """Interval widths with this many persons, and the number of persons that a wanted width takes.
 
     Args:
-      instruments: whose scales are judged; scales of as many items are one row.
-      persons: described people who are asked.
-      thresholds: where estimates are supposed to lie.
-      width: wanted, upper less lower bound.
+      instruments: their scales are judged; scales with the same number of items share a row.
+      persons: number of described people who are asked.
+      thresholds: where estimates are assumed to lie.
+      width: the wanted upper minus lower bound.
       confidence: of all intervals, two-sided.
-    Returns: a row a statistic: statistic, at (the threshold), items (0 where they make no difference), width
-      (with these persons, NaN where there is no interval), needed (persons; of ω and λ6: to be defined).
+    Returns: one row per statistic: statistic, at (the threshold), items (0 where they make no difference),
+      width (with these persons; NaN where there is no interval), needed (persons; for ω and λ6, to be
+      defined at all).
     Raises: ValueError as the functions of evals.psychometrics.sample_size.
     """
     rows: list[dict[str, object]] = []
@@ -65,12 +66,12 @@ def _row(statistic: str, at: float, items: int, width: float, needed: int) -> di
 
 
 def told(table: pd.DataFrame, persons: int, width: float = WIDTH, confidence: float = 0.95) -> list[str]:
-    """The same in sentences, a line each.
+    """The same in sentences, one per line.
 
     Args:
       table: as `expected_precision` returns it.
       persons, width, confidence: as given to it.
-    Returns: lines; one that says that nothing varies, of a single person.
+    Returns: the lines; for a single person, one line that says that nothing varies.
     """
     if persons < 2:
         return ["1 person: nothing varies between respondents, so no reliability or validity can be told"]

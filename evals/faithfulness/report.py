@@ -1,11 +1,11 @@
-"""One self-contained HTML page about behavior, its tables as CSV, LaTeX and APA text, its figures as SVG.
+"""One self-contained HTML page on behavior, with its tables as CSV, LaTeX and APA text, its figures as SVG.
 
     FOLDER/report.html              everything; opens without a network, in light and dark
-    FOLDER/tables/*.csv .tex .txt   each table alone: all digits, for LaTeX, and as APA sentences
+    FOLDER/tables/*.csv .tex .txt   each table alone: with all digits, for LaTeX, and as APA sentences
     FOLDER/figures/*.svg            each figure alone, with colors of its own
     FOLDER/tables.json              all tables, and the run card
 
-Not covered: what is in it (report_contents), how each section is put (report_sections).
+Not covered: what a report contains (report_contents), how each section is written (report_sections).
 """
 
 import base64
@@ -28,9 +28,9 @@ def write_report(report: Report, folder: Path) -> Path:
 
     Args:
       report: as `FaithfulnessStudy.report` makes it.
-      folder: where to; made if absent.
+      folder: where to write; created if absent.
     Returns: the page's path.
-    Raises: OSError where the folder cannot be written.
+    Raises: OSError if the folder cannot be written.
 
     Example:
       >>> import tempfile, pathlib
@@ -83,12 +83,12 @@ def _render(report: Report, parts: list[ReportSection]) -> str:
 
 
 def _packed(text: str) -> str:
-    """Text as gzip in base64, a fifth of its size: tables as files weigh as much as all else on a page."""
+    """Text as gzip in base64, a fifth of its size: exported tables weigh as much as the rest of the page."""
     return base64.b64encode(gzip.compress(text.encode("utf-8"), 9, mtime=0)).decode("ascii")
 
 
 def _figures(parts: list[ReportSection]) -> dict[str, str]:
-    """Every figure as an SVG file, by a name made of its title; of equal names the later are numbered."""
+    """Every figure as an SVG file, named after its title; repeated names are numbered."""
     found: dict[str, str] = {}
     for chart in (chart for part in parts for chart in part.charts):
         name = plain = re.sub(r"[^\w.()-]+", "_", chart.title)[:80]

@@ -1,4 +1,4 @@
-"""What a report on behavior is made of: tables by model and by instrument.
+"""The contents of a report on behavior: tables by model and by instrument.
 
 Not covered: computing them (study, report_tables), showing them (report_sections, report).
 """
@@ -17,14 +17,14 @@ from evals.faithfulness.verdicts import Assessment
 class Report:
     """What a report is made of; empty tables are left out.
 
-    Tables of several models have a first column, model.
+    Tables of several models have a first column named model.
 
     Attributes:
       card: the run card, in the order shown.
       assessments: by model, in the order shown; profiles: by instrument; correlations: by model.
-      style: a row a model, then a row a simulated respondent.
+      style: one row per model, then one per simulated respondent.
       comparisons: each other model against the reference, by instrument.
-      reference: what the model is called that others are compared with.
+      reference: name of the model that the others are compared with.
       confidence: of all intervals, two-sided.
     """
 
@@ -84,16 +84,16 @@ class Report:
 
 
 def file_name(name: str) -> str:
-    """A name that may be a file's."""
+    """The name with what a file name should not hold replaced."""
     return re.sub(r"[^\w.()-]+", "_", name)
 
 
 def combined(parts: Mapping[str, pd.DataFrame], column: str = "instrument") -> pd.DataFrame:
-    """Tables of several instruments (or models) under each other, which one in the first column.
+    """Stacks the tables of several instruments (or models), whose names go into the first column.
 
     Args:
       parts: tables by name; empty ones are left out.
-      column: what the first column is called.
+      column: name of the first column.
     Returns: one table; empty if all parts are.
     """
     rows = [table.assign(**{column: name}) for name, table in parts.items() if not table.empty]

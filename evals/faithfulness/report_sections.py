@@ -1,7 +1,7 @@
-"""The sections of a report on behavior: what is drawn, what stands in a table, what is said above it.
+"""The sections of a report on behavior: what is drawn, what goes into tables, what is said above them.
 
-Most of a page is folded; open is what answers the section's question at a glance. Not covered: the drawings
-(charts), the page (report).
+Most of a page is folded; only what answers the section's question at a glance is open. Not covered: the
+drawings (charts), the page (report).
 """
 
 import math
@@ -22,7 +22,7 @@ from evals.faithfulness.verdicts import CRITERIA
 MARKS = {"faithful": "✓ faithful", "not faithful": "✗ not faithful", "undetermined": "? undetermined"}
 # longer tables are folded
 OPEN_ROWS = 24
-# title, axis, bounds and reference of each index of response style
+# title, axis, bounds and references of each index of response style
 STYLES: dict[str, tuple[str, str, tuple[float, float] | None, list[float]]] = {
     "acquiescence": ("Acquiescence", "mean answer as a share of the range; 0.5 is neutral", (0, 1), [0.5]),
     "agreement_excess": (
@@ -42,7 +42,7 @@ STYLES: dict[str, tuple[str, str, tuple[float, float] | None, list[float]]] = {
     "position": ("Position bias", "distance of the places' shares from equal ones", (0, 1), [0]),
     "refused": ("Refusals", "share of questions without a readable answer", (0, 1), []),
 }
-# statistics of the checks in few words
+# short names for the checks' statistics
 SHORT = {
     "ICC(A,1) of single": "ICC of answers",
     "ICC": "ICC",
@@ -77,7 +77,7 @@ class ReportTable(NamedTuple):
     """A table as it is shown: its columns as (name, CSS class).
 
     Attributes:
-      file: which of `Report.tables` is saved by the buttons below it.
+      file: which of `Report.tables` the buttons below it save.
     """
 
     caption: str
@@ -160,7 +160,7 @@ def _thresholds(limits: Thresholds) -> str:
 
 
 def _glance(model: str, verdicts: pd.DataFrame) -> ReportTable:
-    """A row a scale, a column a criterion: the verdict, and below it the estimate that decided."""
+    """One row per scale, one column per criterion: the verdict, and below it the estimate that decided it."""
     rows = []
     for names, own in _each(verdicts, ["construct", "instrument", "scale"]):
         by = {str(row["criterion"]): row for row in own.to_dict("records")}
@@ -189,7 +189,7 @@ def _models(table: pd.DataFrame) -> list[str]:
 def _dots(
     table: pd.DataFrame, label: str, columns: tuple[str, str, str], kinds: bool = True
 ) -> tuple[list[Dot], list[str]]:
-    """A row of dots for each scale, a dot a model; facets only where there is one model."""
+    """A row of dots for each scale, one dot per model; facets only where there is a single model."""
     models = _models(table)
     if len(models) > 1:
         table = pd.DataFrame(table[~table["facet"].astype(bool)])
@@ -362,7 +362,7 @@ def _compared(report: Report) -> ReportSection:
 
 
 def _claims(table: pd.DataFrame, instrument: str, reference: str) -> list[str]:
-    """What may be said of restricted characteristics, a sentence a model."""
+    """What may be claimed about restricted characteristics, one sentence per model."""
     domains = pd.DataFrame(table[~table["facet"].astype(bool)])
     told = []
     for (model,), own in _each(domains.assign(model=domains.get("model", "this model")), ["model"]):
@@ -421,14 +421,14 @@ def _drift_claims(table: pd.DataFrame) -> list[str]:
 def shown(
     caption: str, table: pd.DataFrame, file: str = "", *, folded: bool = False, least_open: int = OPEN_ROWS
 ) -> list[ReportTable]:
-    """A table for the page, none if it is empty; long ones are folded.
+    """A table for the page, or none if it is empty; long tables are folded.
 
     Args:
-      table: as it is to be shown; a column `reason` with nothing in it is left out.
+      table: as it is to be shown; an empty column `reason` is left out.
       file: its name among `Report.tables`.
-      folded: folded however short it is.
-      least_open: more rows than this are folded.
-    Returns: a list with the table, or without any, to be joined with others.
+      folded: fold it, however short it is.
+      least_open: tables with more rows than this are folded.
+    Returns: a list that holds the table or is empty, to be joined with others.
     """
     if table.empty:
         return []

@@ -1,7 +1,7 @@
-"""The tables of a behavior report, from a long table of answers: each stands alone, as CSV or JSON.
+"""The tables of a behavior report, from a long table of answers; each stands alone, as CSV or JSON.
 
-Not covered: verdicts (faithfulness), models held against each other (comparison), behavioral effects
-(behavior_scores), how tables look (report).
+Not covered: verdicts (faithfulness), comparing models (comparison), behavioral effects (behavior_scores), how
+tables look (report).
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,12 +26,12 @@ from evals.questionnaires.scoring import score
 
 PERSON = ("persona",)
 STYLES = tuple(name for name in INDICES if name not in ("irv", "longstring"))
-# conditions of a score for which the D-study says what more of them would bring
+# numbers of conditions for which the D-study says how dependable a score would be
 D_SIZES = (1, 2, 4, 8)
 
 
 def cubes(table: pd.DataFrame, instruments: Sequence[Instrument]) -> list[ResponseCube]:
-    """Each instrument's answers, persons the described people; missing ones are imputed once.
+    """Each instrument's answers, with the described people as persons; missing answers are imputed once.
 
     Items that hardly anybody answered are left out of their scales.
 
@@ -45,7 +45,7 @@ def cubes(table: pd.DataFrame, instruments: Sequence[Instrument]) -> list[Respon
 
 
 def completions(table: pd.DataFrame, instruments: Sequence[Instrument]) -> list[Completed]:
-    """Each instrument's answers, persons the described people, with all imputations.
+    """Each instrument's answers, with the described people as persons and with all imputations.
 
     Args:
       table: a long table of one model, as `administer` returns it.
@@ -78,15 +78,15 @@ def as_columns(found: Estimate) -> dict[str, object]:
 
 
 def profile(table: pd.DataFrame, instrument: Instrument, norm_group: str | None = None) -> pd.DataFrame:
-    """Mean score of each scale over persons with a t interval; in T (50 + 10 z) where there is a norm group.
+    """Mean score of each scale over persons with a t interval; as T scores (50 + 10 z) with a norm group.
 
     A person's score is the mean over conditions.
 
     Args:
       table: a long table of one model.
       norm_group: one of the instrument's groups; None for means in the unit of the answers.
-    Returns: a row a scale, domains before their facets: scale, title, facet (whether it is one), metric (T or
-      mean), value, low, high, n (persons), reason, sd (over persons).
+    Returns: one row per scale, domains before their facets: scale, title, facet (whether it is one), metric
+      (T or mean), value, low, high, n (persons), reason, sd (over persons).
     Raises: ValueError as `evals.questionnaires.scoring.score`.
     """
     own = pd.DataFrame(table[table["instrument"] == instrument.name])
@@ -117,13 +117,13 @@ def profile(table: pd.DataFrame, instrument: Instrument, norm_group: str | None 
 
 
 def sd_of(values: np.ndarray) -> float:
-    """SD (n − 1) of those that are known; NaN of fewer than two."""
+    """SD (n − 1) of the known values; NaN for fewer than two."""
     known = values[~np.isnan(values)]
     return float(known.std(ddof=1)) if len(known) > 1 else np.nan
 
 
 def mean_of(values: np.ndarray) -> Estimate:
-    """The mean of those that are known, with its t interval."""
+    """The mean of the known values, with its t interval."""
     found = mean_estimate(values[~np.isnan(values)])
     return (
         found._replace(reason="no interval: the respondents do not vary")
@@ -133,7 +133,7 @@ def mean_of(values: np.ndarray) -> Estimate:
 
 
 def reliability(found: Completed, checks: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
-    """Of each scale, every statistic of `statistics.RELIABILITY`; α is the verdict's wherever there is one.
+    """Every statistic of `statistics.RELIABILITY` for each scale; α is the verdict's wherever there is one.
 
     Item coefficients are means over conditions, pooled over imputations as in the verdicts; n counts persons.
 
@@ -141,7 +141,7 @@ def reliability(found: Completed, checks: pd.DataFrame, confidence: float = 0.95
       found: one instrument's answers, completed.
       checks: of `Assessment.checks`.
       confidence: of the intervals that pooling widens, two-sided.
-    Returns: a row a scale and statistic: scale, title, facet, statistic, value, low, high, n, reason.
+    Returns: one row per scale and statistic: scale, title, facet, statistic, value, low, high, n, reason.
     """
     one = found.imputed[0]
     rows = []
@@ -165,7 +165,7 @@ def reliability(found: Completed, checks: pd.DataFrame, confidence: float = 0.95
 
 
 def components(one: ResponseCube) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Variance components of each domain, and G and Φ for 1, 2, 4, 8 conditions of each facet but items."""
+    """Variance components of each domain; G and Φ for 1, 2, 4, 8 conditions of each facet except items."""
     parts, studies = [], []
     for scale in one.instrument.domains:
         frame, facets = g_table(one, scale)
@@ -214,12 +214,12 @@ def traits_by_methods(found: Sequence[ResponseCube]) -> tuple[Mtmm | None, pd.Da
 
 
 def style(models: Mapping[str, pd.DataFrame], instruments: Sequence[Instrument]) -> pd.DataFrame:
-    """Response style of each model (null responders among them), means over respondents and instruments.
+    """Response style of each model (simulated respondents included), means over respondents and instruments.
 
     Args:
-      models: long tables by the name of the model, all of the same instruments.
-    Returns: a row a model: model, the indices, position (distance of the positions' shares from equal ones,
-      over questions with the most options), refused (share of questions without a readable answer).
+      models: long tables by the name of the model, all for the same instruments.
+    Returns: one row per model: model, the indices, position (distance of the positions' shares from equal
+      shares, over questions with the most options), refused (share of questions without a readable answer).
     Raises: ValueError as `evals.questionnaires.response_table.cube`.
     """
     rows = []

@@ -1,4 +1,4 @@
-"""Does the same test give the same score, the same question the same answer, from everybody who answers?
+"""Does the same test give the same score, and the same question the same answer, from every respondent?
 
 Conditions are whatever should not matter: templates, wordings, option orders, item orders, seeds.
 """
@@ -14,7 +14,7 @@ from evals.questionnaires.instrument import Scale
 from evals.questionnaires.response_table import ResponseCube
 
 DRAWS = 1000
-# ICC of one respondent's answers: by chance it is 0; who reads the question comes back to most answers
+# ICC of one respondent's answers: by chance it is 0; someone who reads the questions repeats most answers
 LEAST_CONSISTENCY, LEAST_ITEMS = 0.45, 3
 ONE_CONDITION = "asked in one condition only: add templates, option orders, item orders or seeds"
 
@@ -44,9 +44,9 @@ def reproducibility(one: ResponseCube, scale: Scale, setting: Setting) -> list[C
 
 
 def answer_icc(answers_PCJ: np.ndarray, setting: Setting) -> Estimate:
-    """ICC(A,1) of answers, each person's answer to each item a subject, over conditions.
+    """ICC(A,1) of answers over conditions; each person's answer to each item is a subject.
 
-    The interval is a percentile bootstrap over persons, since the answers of one are not independent.
+    The interval is a percentile bootstrap over persons, since one person's answers are not independent.
 
     Args:
       answers_PCJ: persons x conditions x items.
@@ -78,11 +78,11 @@ def answer_icc(answers_PCJ: np.ndarray, setting: Setting) -> Estimate:
 
 
 def careless_share(one: ResponseCube, scale: Scale, confidence: float) -> Estimate:
-    """The share of respondents whose answers to a scale do not come back, with Wilson's interval.
+    """The share of respondents whose answers to a scale do not recur, with Wilson's interval.
 
-    Careless is one whose answers are as good as random on the scale, and on the whole instrument too: a few
-    items alone tell little of one person, and the whole is no evidence against a scale that is answered with
-    care. One who gives a single answer throughout does not count: that is style.
+    A respondent is careless if the answers are as good as random both on the scale and on the whole
+    instrument: a few items alone say little about one person, and the whole is no evidence against a scale
+    that is answered with care. Giving a single answer throughout does not count: that is style.
 
     Args:
       one: the instrument's answers, completed.
@@ -102,7 +102,7 @@ def careless_share(one: ResponseCube, scale: Scale, confidence: float) -> Estima
 
 
 def _at_random(raw_PCJ: np.ndarray) -> np.ndarray:
-    """Of each person, whether the one-way ICC of items x conditions, as given, lies below LEAST_CONSISTENCY
+    """For each person, whether the one-way ICC of items x conditions, as given, lies below LEAST_CONSISTENCY
     with a one-sided error of 10 % (Shrout & Fleiss 1979); items with a gap are left out."""
     k = raw_PCJ.shape[1]
     means, within_items = raw_PCJ.mean(axis=1), raw_PCJ.var(axis=1, ddof=1)

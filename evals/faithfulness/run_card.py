@@ -1,6 +1,6 @@
-"""The run card: what has to be known to repeat a report, and to judge it.
+"""The run card: what a reader must know to repeat a report, and to judge it.
 
-Not covered: what models and questions there were (study, and whoever asks).
+Not covered: which models and questions there were (study, and whoever asks).
 """
 
 import importlib.metadata
@@ -20,7 +20,7 @@ from evals.models.api_spending import read_usage, total
 def provenance() -> dict[str, str]:
     """Date, version, commit, Python and command of this process.
 
-    Returns: values by label. The commit is that of the checkout which the package lies in, with "and changes"
+    Returns: values by label. The commit is that of the checkout that contains the package, with "and changes"
       where files differ from it; passwords in addresses are left out of the command.
     """
     version = importlib.metadata.version("jaxmoe")
@@ -32,7 +32,7 @@ def provenance() -> dict[str, str]:
 
 
 def _command(arguments: Sequence[str]) -> str:
-    # the interpreter's path is this machine's
+    # the interpreter's path is specific to this machine
     text = shlex.join([Path(arguments[0]).name, *arguments[1:]])
     return re.sub(r"(https?://)[^/@\s]+@", r"\1", text)
 
@@ -46,7 +46,7 @@ def _commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        # a package installed into another project's checkout is not of its commit
+        # a package installed into another project's checkout does not belong to its commit
         tracked = bool(git("ls-files", Path(__file__).name))
         commit = git("rev-parse", "--short=12", "HEAD")
         changed = bool(git("status", "--porcelain", "--untracked-files=no"))
@@ -66,12 +66,12 @@ def thresholds_told(limits: Thresholds) -> str:
 
 
 def cost_told(*folders: Path) -> str:
-    """What answers cost on servers, all folders together, from their usage.json; "no server" without one.
+    """What answers cost on servers, over all folders, from their usage.json; "no server" without one.
 
     Args:
-      folders: of answers, one a model.
-    Returns: the cost, requests and tokens in a line.
-    Raises: ValueError if a usage.json is no record of what was spent.
+      folders: of answers, one per model.
+    Returns: the cost, requests and tokens in one line.
+    Raises: ValueError if a usage.json is not a record of what was spent.
     """
     paid = [path for folder in folders if (path := folder / "usage.json").is_file()]
     if not paid:

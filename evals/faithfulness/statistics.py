@@ -1,6 +1,6 @@
-"""The statistics of each scale that a report shows: a row of the reliability table each.
+"""The statistics that a report shows for each scale, one row of the reliability table each.
 
-A new statistic is a file of evals.psychometrics, a line of its face, and a line of RELIABILITY here.
+A new statistic takes a file in evals.psychometrics, a line in its __init__, and a line in RELIABILITY here.
 Not covered: laying out the table (report_tables), showing it (report_sections).
 """
 
@@ -20,7 +20,7 @@ from evals.psychometrics.split_halves import split_half
 
 
 class ScaleAnswers(NamedTuple):
-    """What statistics of one scale are computed from, both in the direction of the scale.
+    """What the statistics of one scale are computed from, both in the direction of the scale.
 
     Attributes:
       items: persons x conditions x items.

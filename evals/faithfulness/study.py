@@ -1,7 +1,7 @@
-"""python -m evals.study: a report on answers that are there already, of one respondent or several.
+"""python -m evals.study: a report on answers that already exist, from one respondent or several.
 
-One design asked of one or several respondents, and everything that may be said of the answers: verdicts,
-profiles, reliability, response style beside simulated respondents, conduct, the first model against the
+One design put to one or more respondents, and everything that can be said about the answers: verdicts,
+profiles, reliability, response style next to simulated respondents, conduct, the first model against the
 others. Not covered: asking (administer), what the page looks like (report).
 """
 
@@ -25,13 +25,13 @@ from evals.questionnaires.response_table import ResponseCube
 
 @dataclass(frozen=True)
 class FaithfulnessStudy:
-    """Who is asked what, and by which standards the answers are judged.
+    """What is asked, and by which standards the answers are judged.
 
     Attributes:
       batteries: the instruments' items, and those of behavioral tasks where there are any.
       norm_group: people to compare profiles with; where an instrument has no such norms, means are shown.
       facets: also judge the narrower scales.
-      nulls: simulated respondents beside the models.
+      nulls: simulated respondents shown next to the models.
     """
 
     instruments: Sequence[Instrument]
@@ -54,11 +54,11 @@ class FaithfulnessStudy:
         checkpoints: Mapping[int, pd.DataFrame] | None = None,
         replies: Mapping[str, pd.DataFrame] | None = None,
     ) -> Report:
-        """Everything that the answers allow to say.
+        """Everything that can be said about the answers.
 
         Args:
           answers: a long table by the name of each respondent.
-          card: what stands in the run card before what is known here.
+          card: entries that come first in the run card, before those added here.
           base: answers to compare with; if absent, the first of several respondents is the base of the rest.
           base_name: what those answers are called.
           checkpoints: answers by training step, for the plot over steps.
@@ -210,7 +210,7 @@ class FaithfulnessStudy:
 
 
 def by_model(parts: Mapping[str, pd.DataFrame], *, always: bool = False) -> pd.DataFrame:
-    """Tables of several respondents under each other, named in the first column; one alone stays as it is.
+    """Stacks the tables of several respondents, named in the first column; a single one stays as it is.
 
     Args:
       parts: tables by the name of the respondent.
@@ -223,7 +223,7 @@ def by_model(parts: Mapping[str, pd.DataFrame], *, always: bool = False) -> pd.D
 
 
 def listed(value: object) -> str:
-    """A value of a run card; of a long list its length and its beginning."""
+    """A run card's value as text; a long list as its length and its beginning."""
     if not isinstance(value, list):
         return str(value)
     shown = ", ".join(map(str, value[:8]))
@@ -234,15 +234,15 @@ def completed(table: pd.DataFrame, instrument: Instrument, name: str) -> pd.Data
     """A long table with the columns of an administration, for answers that were collected elsewhere.
 
     Respondents (column respondent) are persons, asked once in one condition, unless the table says more. A
-    wide table (a row a respondent, a column an item) becomes long.
+    wide table (one row per respondent, one column per item) becomes long.
 
     Args:
-      table: of one model, or of people; left as it is.
-      instrument: whose items the columns of a wide table are, and whose answers those of a long one without a
-        column `instrument`.
+      table: from one model or from people; it is not changed.
+      instrument: the one whose items are the columns of a wide table, or that a long table without a column
+        `instrument` answers.
       name: of the model or people, for a table that does not say, and for the error.
     Returns: a copy with persona, instrument, model, position, refusal, n_options and all facets; a facet that
-      the table does not tell is "as given".
+      the table lacks is "as given".
     Raises: ValueError for a table that is neither long nor wide.
     """
     frame = table.copy()

@@ -1,4 +1,4 @@
-"""A table of a report as CSV, as LaTeX, and as the sentences that APA style asks for.
+"""A report's table as CSV, as LaTeX, and as the sentences that APA style asks for.
 
 Not covered: the sentences (apa_sentences), the tables (report_tables), how they look on the page
 (report_sections).
@@ -40,10 +40,10 @@ def exports(name: str, table: pd.DataFrame, confidence: float = 0.95) -> Exports
     """The table in all forms.
 
     Args:
-      name: of the table, its file's name.
-      table: as it stands in `Report.tables`.
+      name: of the table and its file.
+      table: one of `Report.tables`.
       confidence: of its intervals, named in the sentences.
-    Returns: CSV with all digits; LaTeX for booktabs with three; sentences, a line each.
+    Returns: CSV with all digits; LaTeX for booktabs with three decimals; sentences, one per line.
     """
     return Exports(table.to_csv(index=False), latex(name, table), apa(table, confidence))
 
@@ -52,8 +52,8 @@ def latex(name: str, table: pd.DataFrame) -> str:
     """A table for LaTeX's booktabs; numbers with three decimals, NaN as a dash.
 
     Args:
-      name: of the table, its label and caption.
-      table: as it stands in `Report.tables`.
+      name: of the table; also its label and caption.
+      table: one of `Report.tables`.
     Returns: a table environment; Greek letters and signs as mathematics.
     """
     shown = table.rename(columns=lambda column: str(column).replace("_", " "))

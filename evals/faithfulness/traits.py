@@ -1,4 +1,4 @@
-"""What is described or known of the persons who answer, and what their scores say beyond it."""
+"""What is described or known about the persons who answer, and what their scores say beyond it."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import pandas as pd
 
 from evals.questionnaires.administration import DESCRIBED
 
-# a trait of at most so many values is taken out value by value, whatever the shape of what follows from it
+# a trait with at most this many values is taken out value by value, whatever the shape of its effect
 LEVELS = 9
 
 
@@ -15,15 +15,15 @@ class PersonTraits(NamedTuple):
     """Persons x constructs, NaN where nothing is described.
 
     Attributes:
-      table: index the persons, columns the constructs.
-      described: whether the persons were told (personas), or the traits are known from elsewhere.
+      table: persons as index, constructs as columns.
+      described: whether personas describe the traits, or they are known from elsewhere.
     """
 
     table: pd.DataFrame
     described: bool
 
     def of(self, persons: pd.Index) -> pd.DataFrame:
-        """In the order of some persons, as a response cube has them (tuples)."""
+        """The traits in the order of the given persons, as a response cube has them (tuples)."""
         return self.table.reindex([who[0] if len(who) == 1 else who for who in persons])
 
 
@@ -48,9 +48,9 @@ class Beyond(NamedTuple):
     """What is left of columns after the description is taken out.
 
     Attributes:
-      residuals, complete: [n, k], of persons with all values; the columns' own values.
-      df: n less what the description takes.
-      reason: why there is nothing; empty otherwise.
+      residuals, complete: [n, k], for persons with all values; complete holds the columns' own values.
+      df: n minus the degrees of freedom that the description takes.
+      reason: why there is no result; empty otherwise.
     """
 
     residuals: np.ndarray
@@ -63,16 +63,16 @@ class Beyond(NamedTuple):
 def beyond_description(values_PK: np.ndarray, traits: pd.DataFrame, construct: str) -> Beyond:
     """Residuals of columns from the persons' described traits, by least squares.
 
-    Where most persons share their description with another (twins), each description enters by itself, and
-    nothing that follows from it in whatever way is left. Else the construct's own trait enters value by
-    value where it has few, so that no curve of it is left, and the others enter linearly: products of traits
-    stay. Traits that are not described of everybody are left out.
+    Where most persons share their description with another (twins), each description enters as its own
+    category, so that nothing that follows from it in any way is left. Otherwise the construct's own trait
+    enters value by value if it has few values, so that no curve of it is left, and the other traits enter
+    linearly: products of traits stay. Traits that are not described for everybody are left out.
 
     Args:
       values_PK: persons x columns.
-      traits: of the same persons, a column a construct.
-      construct: whose own trait it is.
-    Returns: Beyond.
+      traits: of the same persons, one column per construct.
+      construct: the one whose own trait it is.
+    Returns: residuals and degrees of freedom.
     """
     known = traits.loc[:, traits.notna().all()].to_numpy(np.float64)
     own = traits[construct].to_numpy(np.float64) if construct in traits.columns else None

@@ -1,7 +1,7 @@
-"""Does a score follow the trait that is described or known, and no other's; and does it say more than that?
+"""Does a score follow the trait that is described or known, and no other; and does it say more than that?
 
-This criterion is the project's own. Without a described or known trait nothing is said for a score: that the
-items agree, come back and agree with other tests is true of anything that answers by a rule of its own.
+This criterion is the project's own. Without a described or known trait nothing speaks for a score: anything
+that answers by a rule of its own gives items that agree, recur and agree with other tests.
 """
 
 import math
@@ -31,7 +31,7 @@ def validity(one: ResponseCube, scale: Scale, setting: Setting, traits: PersonTr
     Args:
       one: the instrument's answers, completed.
       traits: of the persons; None where nothing is described or known.
-    Returns: a check each.
+    Returns: one check for each.
     """
     limits, construct = setting.thresholds, construct_of(scale)
     kind = "described" if traits is None or traits.described else "known"
@@ -60,7 +60,7 @@ def validity(one: ResponseCube, scale: Scale, setting: Setting, traits: PersonTr
 
 
 def _with_trait(r: Estimate, items_PJ: np.ndarray, setting: Setting) -> Check:
-    """r with the trait against its threshold, which no correction by a reliability that may be 0 meets."""
+    """r with the trait against its threshold; a correction by a reliability that may be 0 cannot meet it."""
     alpha = cronbach_alpha(items_PJ, confidence=setting.confidence)
     check = judged(WITH_TRAIT, _corrected(r, alpha), setting.thresholds.criterion, setting)
     if check.verdict == "faithful" and not alpha.low > 0:
@@ -70,7 +70,7 @@ def _with_trait(r: Estimate, items_PJ: np.ndarray, setting: Setting) -> Check:
 
 
 def _corrected(r: Estimate, reliability: Estimate) -> Estimate:
-    """r of the true score; as it is where the items are not reliable at all."""
+    """r of the true score; uncorrected where the items are not reliable at all."""
     if not reliability.defined or reliability.value <= 0:
         return r._replace(reason="not corrected: the items do not agree")
     return disattenuate(r, min(reliability.value, 1.0), 1.0)
@@ -79,9 +79,10 @@ def _corrected(r: Estimate, reliability: Estimate) -> Estimate:
 def _beyond(items_PJ: np.ndarray, theirs: pd.DataFrame, construct: str, setting: Setting) -> Check:
     """α of what the items say beyond the description, with Feldt's interval at the degrees of freedom left.
 
-    A respondent that only repeats the description in other words has none: nothing but the description was
-    measured. Not covered: one that mixes described traits (their products), or answers in a steady style on
-    top of the description; to tell these from persons, persons of the same description are needed.
+    For a respondent that only repeats the description in other words there is none: nothing but the
+    description was measured. Not covered: one that mixes described traits (their products), or answers in a
+    steady style on top of the description; telling these from persons takes persons with the same
+    description.
     """
     limit = setting.thresholds.beyond_description
     found = beyond_description(items_PJ, theirs, construct)

@@ -1,16 +1,16 @@
-"""The criteria of RealBehavior as verdicts: is what a questionnaire reports of a model to be believed?
+"""The criteria of RealBehavior as verdicts: can what a questionnaire reports about a model be believed?
 
-Reproducibility, internal consistency, external consistency, generalizability, and this project's own,
-validity; each is a set of checks, a check an estimate with its interval against a threshold. Definitions and
-thresholds are this project's.
+The criteria are reproducibility, internal consistency, external consistency, generalizability, and this
+project's own, validity. Each is a set of checks; a check compares an estimate and its interval with a
+threshold. Definitions and thresholds are this project's.
 
-    faithful       every check of the criterion lies beyond its threshold with its whole interval
-    not faithful   some check lies short of it with its whole interval, or people who were described as
+    faithful       the whole interval of every check of the criterion lies beyond its threshold
+    not faithful   the whole interval of some check lies short of it, or people who were described as
                    different got the same scores
     undetermined   anything else: too few respondents, one instrument only, nothing to compare with
 
-A criterion is faithful only if all its checks are, so several checks need no correction of their level; over
-constructs none is made. There is no overall score.
+A criterion is faithful only if all its checks are, so multiple checks need no correction of their level; none
+is made over constructs. There is no overall score.
 """
 
 import math
@@ -62,7 +62,7 @@ class Assessment(NamedTuple):
       checks: a row for each check.
       respondents: what the n of these statistics counts.
       thresholds: those used.
-      refusals: items that were left without an answer more often than others.
+      refusals: items that went unanswered more often than others.
     """
 
     verdicts: pd.DataFrame
@@ -85,7 +85,7 @@ class Assessment(NamedTuple):
 
 
 def worst(verdicts: set[FaithfulnessVerdict]) -> FaithfulnessVerdict:
-    """Not faithful before undetermined before faithful; undetermined of nothing.
+    """Not faithful before undetermined before faithful; undetermined if there are none.
 
     Args:
       verdicts: of several checks, criteria or instruments.
@@ -117,16 +117,16 @@ def assess(
     """Verdicts for every construct that the instruments measure.
 
     Args:
-      long_table: of evals.questionnaires.administer, or any with its columns.
+      long_table: from evals.questionnaires.administer, or any with its columns.
       instrument: one or several; external consistency needs two that measure the same construct.
       behavior: persons (index: the values of `persons`) x constructs: what they did in behavioral tasks,
         in the direction of the construct.
       traits: persons x constructs: traits that are known from elsewhere (of simulated people, from peers). If
-        left out, those that the personas describe, which the table of `administer` holds. Without any,
-        validity is undetermined, and no construct is faithful outright.
+        left out, those that the personas describe, which `administer` writes into its table. Without any,
+        validity is undetermined, and no construct is faithful on all criteria.
       persons: the columns that tell respondents apart; the other facets are conditions that should not
         matter. With one person there is nothing to tell apart, and correlations are undefined.
-      facets: also the narrower scales inside the domains.
+      facets: also judge the narrower scales inside the domains.
       thresholds: what counts as enough.
       confidence: of all intervals, two-sided.
       seed: of bootstraps.
@@ -200,8 +200,8 @@ def _checks(
 
 
 def _too_few_items(filled: Sequence[Completed], limit: float) -> dict[tuple[str, str], str]:
-    """The scales of which too many items are left out, and what is said of them: what is left of such a scale
-    is another one, and bounds need some answers to every item."""
+    """The scales that lose too many items, and the reason reported for them: what is left of such a scale is
+    a different scale, and bounds need some answers to every item."""
     found = {}
     for one in filled:
         for scale, gone in one.left_out.items():
@@ -215,7 +215,7 @@ def _too_few_items(filled: Sequence[Completed], limit: float) -> dict[tuple[str,
 
 
 def _without(left_out: Sequence[str], checks: list[Check]) -> list[Check]:
-    """Checks that say which items they are not of, beside what they say already."""
+    """Adds to each check's reason the items that were left out."""
     why = f"without {_listed(left_out)} (too few answers, or none in some condition)"
     return [
         check._replace(reason="; ".join(filter(None, (check.reason or check.estimate.reason, why))))
@@ -236,7 +236,7 @@ def _judge(
     traits: PersonTraits | None,
     behavior: pd.DataFrame | None,
 ) -> Checks:
-    """Every check of every scale, of answers without gaps; scales in `apart` have none and match none."""
+    """Every check of every scale, from answers without gaps; scales in `apart` have none and match none."""
     pairs = [(one, scale) for one in cubes for scale in _scales(one, cubes, facets)]
     present = [(one, scale) for one, scale in pairs if (one.instrument.name, scale.name) not in apart]
     external = external_consistency(present, setting, traits)
@@ -277,7 +277,7 @@ def _pool(copies: Sequence[list[Check]], setting: Setting) -> list[Check]:
 
 
 def _bounded(worst_case: list[Check], best_case: list[Check], share: float, setting: Setting) -> list[Check]:
-    """Checks that hold for whatever the missing answers would have been; else undetermined."""
+    """Checks that hold whatever the missing answers would have been; otherwise undetermined."""
     best = {check.statistic: check for check in best_case}
     found = []
     for check in worst_case:
@@ -297,7 +297,7 @@ def _bounded(worst_case: list[Check], best_case: list[Check], share: float, sett
 
 
 def _scales(one: ResponseCube, cubes: Sequence[ResponseCube], facets: bool) -> list[Scale]:
-    """Domains, and the facets asked for or measured by another instrument too."""
+    """Domains, plus the facets asked for or also measured by another instrument."""
     elsewhere = {s.measures for other in cubes if other is not one for s in other.instrument.domains}
     chosen = [s for s in one.instrument.facets if facets or (s.measures and s.measures in elsewhere)]
     return [*one.instrument.domains, *chosen]
@@ -318,7 +318,7 @@ def _row(check: Check) -> dict[str, object]:
 
 
 def _verdicts(checks: pd.DataFrame) -> pd.DataFrame:
-    """The worst check of each criterion; among equals the one with the least margin."""
+    """The worst check of each criterion; among equally bad ones, the one with the least margin."""
     rank = [ORDER.index(verdict) for verdict in checks["verdict"].tolist()]
     margin = (checks["estimate"] - checks["threshold"]) * np.where(
         checks["statistic"].isin(criteria.BELOW), -1, 1

@@ -1,8 +1,8 @@
 """python -m evals.questionnaires.reading_accuracy ANSWERS.jsonl: how often written answers are read right.
 
-A line an answer: {"part", "labels", "words", "answer", "reads"}. `labels` and `words` are those of the
+One answer per line: {"part", "labels", "words", "answer", "reads"}. `labels` and `words` are those of the
 options as shown; `reads` is the label that a person gives the answer, null where it names no option; "item",
-where the answer repeats a statement, is the one that was asked. Printed for each part and for all: precision
+where the answer repeats a statement, is the one that was asked. Prints, for each part and for all, precision
 (of what is read, how much is right) and recall (of what a person reads, how much is read right).
 """
 
@@ -31,7 +31,7 @@ class LabelledAnswer(NamedTuple):
 
 
 class Accuracy(NamedTuple):
-    """Counts of answers: all, with a label of a person's, read, and read right."""
+    """Counts of answers: all, those that a person labelled, those read, and those read right."""
 
     answers: int
     readable: int
@@ -79,7 +79,7 @@ def read_label(one: LabelledAnswer) -> str | None:
 
 
 def accuracy(answers: Iterable[LabelledAnswer]) -> Accuracy:
-    """How the rules read some answers."""
+    """How accurately the rules read some answers."""
     pairs = [(one.reads, read_label(one)) for one in answers]
     return Accuracy(
         len(pairs),
@@ -89,8 +89,8 @@ def accuracy(answers: Iterable[LabelledAnswer]) -> Accuracy:
     )
 
 
-def main(answers: Annotated[Path, typer.Argument(help="a JSON line an answer")]) -> None:
-    """Prints a JSON line for each part, and one for all.
+def main(answers: Annotated[Path, typer.Argument(help="JSON Lines, one answer per line")]) -> None:
+    """Prints one JSON line for each part, and one for all.
     \f
     Raises: typer.Exit with status 2, after a line on stderr, for what is refused.
     """
