@@ -1,9 +1,9 @@
 """Free-text answers against gold answers: normalization, exact match, token F1, containment.
 
-Two published normalizations are offered; they differ in what becomes of punctuation. Before both, and beyond
+Two published normalizations are offered; they differ in how they treat punctuation. Before either, and beyond
 what was published, a text is brought to one Unicode form (NFKC: é as one character or two, full-width
 letters), and where answers are matched, typographic quotes and hyphens become those of a keyboard: no figure
-should hang on how an answer was typed.
+should depend on how an answer was typed.
 
     squad     lower case; punctuation dropped; a, an, the dropped; blanks collapsed      "U.S." -> "us"
     triviaqa  as before, but punctuation (also ‘ ’ ´ ` and _) becomes a blank            "U.S." -> "u s"
@@ -40,13 +40,13 @@ class Match(NamedTuple):
 def normalize(text: str, normalization: Normalization = "squad") -> str:
     """Lower case in one Unicode form, without punctuation, articles and surplus blanks.
 
-    A text of nothing but those (the answer "A", the band "!!!") stays as it is in lower case: else every
-    empty response would match it.
+    A text made of nothing else (the answer "A", the band "!!!") is only lower-cased: otherwise every empty
+    response would match it.
 
     Args:
       text: an answer.
-      normalization: whose rules.
-    Returns: the text as it is compared.
+      normalization: whose rules apply.
+    Returns: the text in the form in which it is compared.
 
     Raises: ValueError for an unknown normalization.
     """
@@ -54,18 +54,18 @@ def normalize(text: str, normalization: Normalization = "squad") -> str:
         raise ValueError(f"normalization must be squad or triviaqa; got {normalization!r}")
     table = _DROPPED if normalization == "squad" else _BLANKED
     same = _in_one_form(text)
-    # what a dropped mark kept apart may be one letter now
+    # characters that a dropped mark kept apart may now combine into one letter
     kept = " ".join(_ARTICLES.sub(" ", _in_one_form(same.translate(table))).split())
     return kept or " ".join(same.split())
 
 
 def _in_one_form(text: str) -> str:
-    # lower case may come apart into letter and mark, as that of İ does
+    # a lower-case form may split into letter and mark, as that of İ does
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
 
 
 def token_f1(prediction: Sequence[str], gold: Sequence[str]) -> float:
-    """Harmonic mean of precision and recall of words, counted with their multiplicity: 2 |P∩G| / (|P|+|G|).
+    """Harmonic mean of precision and recall over words, counted with multiplicity: 2 |P∩G| / (|P|+|G|).
 
     Two empty sequences agree (1).
 
@@ -93,9 +93,8 @@ def match(
       answers: all that count as right.
       normalization: of both sides.
       extent: "line" compares the whole prediction. "prefix" compares only as many of its words as the gold
-        answer has: for completions, which go on after the answer ("is Paris, which lies ..."). It asks
-        nothing of how an answer ends, the thing that fine-tuning changes first; it is the more lenient of
-        the two.
+        answer has: for completions, which go on after the answer ("is Paris, which lies ..."). It ignores
+        how an answer ends, which is what fine-tuning changes first; it is the more lenient of the two.
     Returns: the best of the comparisons.
     Raises: ValueError without gold answers.
     """
@@ -112,7 +111,7 @@ def match(
 
 
 def contains_answer(response: str, answers: Sequence[str], *, normalization: Normalization = "squad") -> bool:
-    """Whether the words of one of the gold answers stand in a response, one after the other.
+    """Whether the words of one of the gold answers occur in a response, one after the other.
 
     More lenient than exact match: an answer in a sentence counts, and so does one among several guesses.
 
@@ -120,7 +119,7 @@ def contains_answer(response: str, answers: Sequence[str], *, normalization: Nor
       response: all that the model wrote.
       answers: all that count as right.
       normalization: of both sides.
-    Returns: whether one does; words within longer ones do not count.
+    Returns: whether one does; words inside longer words do not count.
 
     >>> contains_answer("The capital of Peru is Lima.", ["Lima"]), contains_answer("Limassol", ["Lima"])
     (True, False)

@@ -1,8 +1,8 @@
 """Closed-book questions: what a model knows by heart, asked and compared with the gold answers.
 
-Of an answer only its own tokens are scored: the first line of a response, or as many words as the gold
-answer has, and never the end of the sequence, since fine-tuning changes how answers end long before it
-changes what they say. Not covered: open-book reading, judging long answers.
+Only an answer's own tokens are scored: the first line of a response, or as many words as the gold answer has,
+and never the end of the sequence, since fine-tuning changes how answers end long before it changes what they
+say. Not covered: open-book reading, judging long answers.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class AnswerRecord:
 
     Attributes:
       response: what the model wrote; prediction: the part that was compared.
-      contains: 1 if an answer stands anywhere in the response, up to the first stop string.
-      answer_logprob: Σ log p of the canonical answer after the prompt, nats; None if it was not asked for.
+      contains: 1 if an answer occurs anywhere in the response, up to the first stop string.
+      answer_logprob: Σ log p of the canonical answer after the prompt, nats; None if it was not requested.
     """
 
     id: str
@@ -62,21 +62,21 @@ def closed_book(
 ) -> KnowledgeResult[AnswerRecord]:
     """Asks every question and compares greedy responses with the gold answers.
 
-    Exact match and containment have Wilson's interval, F1 and nats a bootstrap percentile one; all over
+    Exact match and containment have Wilson's interval, F1 and nats a bootstrap percentile interval; all over
     clusters where the questions have any.
 
     Args:
-      model: that is asked.
+      model: the model asked.
       questions: in the order of the records.
       template: how a question is put.
-      max_new_tokens: of a response.
+      max_new_tokens: limit for a response.
       confidence: of the intervals, in (0, 1).
-      progress: told how many questions of how many are done.
+      progress: called with how many questions of how many are done.
       shots: solved examples before each question (`evals.knowledge.prompts.draw_shots`).
       normalization: TriviaQA's figures are published with "triviaqa", the others with "squad".
-      score_answers: also score the canonical answer's tokens, at the price of a forward pass. It moves before
-        exact match does.
-      chunk: questions handed to the model at a time, between which progress is reported.
+      score_answers: also score the canonical answer's tokens, at the cost of a forward pass. This score moves
+        before exact match does.
+      chunk: questions handed to the model at a time; progress is reported between chunks.
     Returns: scores over all, by category, and a record for each question.
     Raises: ValueError without questions, or where the template needs a stem that a question lacks.
     """
@@ -109,7 +109,7 @@ def answer_records(
     """Asks some questions in one call.
 
     Args:
-      model, questions, template, shots, max_new_tokens, normalization, score_answers: as of `closed_book`.
+      model, questions, template, shots, max_new_tokens, normalization, score_answers: as for `closed_book`.
     Returns: a record for each question.
     """
     prompts = [template.prompt(question, shots) for question in questions]

@@ -1,7 +1,7 @@
 """The embedded facts as questions, in completion form and question form, for closed-book and multiple-choice
 tests.
 
-The facts of a split were only ever stated in pretraining unless the split is train; see
+Unless the split is train, its facts were only ever stated in pretraining; see
 jaxmoe.datasets.world_knowledge.
 """
 
@@ -16,12 +16,12 @@ from jaxmoe.datasets.world_knowledge import Fact
 def closed_book_questions(
     split: str = "test", relations: Sequence[str] | None = None, limit: int | None = None
 ) -> list[ClosedBookQuestion]:
-    """One question a fact, with its statement's beginning as stem; the category is the relation.
+    """One question per fact, with the beginning of its statement as stem; the category is the relation.
 
     Args:
       split: train, dev or test.
       relations: all of them if not given.
-      limit: facts of the whole world that are known; None is all.
+      limit: number of facts of the whole world that are known; None means all.
     Returns: the questions, in the facts' order.
 
     Raises: ValueError for an unknown split or relation, or where no fact is left.
@@ -42,7 +42,7 @@ def task_questions(count: int, split: str = "test") -> list[ClosedBookQuestion]:
     """Held-out downstream samples as questions with a short right answer; the category is the task family.
 
     Args:
-      count: of questions, the families in equal parts.
+      count: number of questions, the families in equal parts.
       split: dev or test.
     Returns: the questions, in a fixed order.
     """
@@ -65,13 +65,13 @@ def choice_questions(
     choices: int = 4,
     seed: int = 0,
 ) -> list[ChoiceQuestion]:
-    """The same facts with choices, the wrong ones being answers of the same relation.
+    """The same facts with choices; the wrong ones are other answers of the same relation.
 
-    A relation with fewer different answers (solid, liquid, gas) has as many choices as those.
+    A relation with fewer distinct answers (solid, liquid, gas) has as many choices as it has answers.
 
     Args:
-      split, relations, limit: as of `closed_book_questions`.
-      choices: of each question.
+      split, relations, limit: as for `closed_book_questions`.
+      choices: number of choices per question.
       seed: of the wrong choices and the order.
     Returns: the questions, in the facts' order.
 

@@ -1,11 +1,11 @@
 """The final answer in a response that reasons before it answers.
 
-The rule: what a model thinks up to </think> is no answer. Of the rest, the answer is what stands after the
-last "####" on its line; where there is none, after the last "answer is" or "answer:"; where there is none
-either, the response has no final answer and counts as wrong.
+The rule: what a model thinks up to </think> is not part of the answer. In the rest, the answer is what
+follows the last "####" on its line; if there is none, what follows the last "answer is" or "answer:"; if
+there is neither, the response has no final answer and counts as wrong.
 
-GSM8K's two scores are those of lm-evaluation-harness instead, which looks for a number: `strict_number` for
-one after the first "####", `flexible_number` for the last one of all.
+GSM8K's two scores instead follow lm-evaluation-harness, which looks for a number: `strict_number` for the one
+after the first "####", `flexible_number` for the last one of all.
 
 Reference: https://github.com/EleutherAI/lm-evaluation-harness, lm_eval/tasks/gsm8k/gsm8k.yaml.
 """
@@ -22,7 +22,7 @@ _LETTER = re.compile(r"\(?([A-Za-z])\)?")
 _MARKED = re.compile(r"\(?([A-Z])[.:,)]")
 _STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
 _FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
-# what does not count when two numbers are compared, taken out in this order
+# what is ignored when two numbers are compared, removed in this order
 _IGNORED = tuple(re.compile(one) for one in (",", r"\$", r"(?s).*#### ", r"\.$"))
 
 
@@ -31,14 +31,14 @@ def final_answer(response: str) -> str | None:
 
     Args:
       response: all that the model wrote.
-    Returns: the text, without blanks around it, Markdown's ** and a full stop at its end.
+    Returns: the text without surrounding blanks, Markdown's ** and a full stop at its end.
 
     >>> final_answer("3 boxes of 4 are 12.\\n#### 12")
     '12'
     >>> final_answer("It lies on the Rimac, so the answer is **Lima**.")
     'Lima'
     """
-    # a chat template may have opened the thought, and the limit of tokens may have cut it short
+    # a chat template may have opened the thought, and the token limit may have cut it short
     kept = response.rpartition("</think>")[2].partition("<think>")[0]
     after = kept.rpartition(FINAL)[2] if FINAL in kept else None
     if after is None:
@@ -49,7 +49,7 @@ def final_answer(response: str) -> str | None:
 
 
 def chosen(answer: str, choices: Sequence[str]) -> int | None:
-    """Which choice a final answer names: a letter alone ("B", "(b)"), its very text, or both ("B. Lima").
+    """Which choice a final answer names: by a letter alone ("B", "(b)"), its exact text, or both ("B. Lima").
 
     Args:
       answer: as from `final_answer`.
@@ -70,13 +70,13 @@ def chosen(answer: str, choices: Sequence[str]) -> int | None:
 
 
 def strict_number(response: str) -> str | None:
-    """The number after the first "#### "; None without one."""
+    """The number after the first "#### "; None if there is none."""
     found = _STRICT.findall(response)
     return found[0].strip() if found else None
 
 
 def flexible_number(response: str) -> str | None:
-    """The last number of a response; None without one.
+    """The last number of a response; None if there is none.
 
     >>> flexible_number("First 3, so she pays $1,200 in all.")
     '$1,200'
@@ -86,12 +86,12 @@ def flexible_number(response: str) -> str | None:
 
 
 def same_number(answer: str | None, gold: str) -> bool:
-    """Whether two texts are alike but for commas, dollar signs and a full stop at the end.
+    """Whether two texts are alike except for commas, dollar signs and a full stop at the end.
 
     Args:
       answer: as from `strict_number` or `flexible_number`.
       gold: the right answer.
-    Returns: whether they are; None is like nothing.
+    Returns: whether they are; None equals nothing.
 
     >>> same_number("$1,200.", "1200"), same_number(None, "1200"), same_number("1200.0", "1200")
     (True, False, False)

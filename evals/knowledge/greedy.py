@@ -1,10 +1,10 @@
 """Whether greedy decoding gives an answer, found without decoding.
 
-Greedy decoding begins with the tokens y exactly if every yₜ is the likeliest token after the prompt and y
-before it. So one forward pass over prompt and answer tells it. Only the answer's own tokens are asked for,
-since fine-tuning changes how answers end; whether the answer ended there is told apart.
+Greedy decoding begins with the tokens y exactly if every yₜ is the likeliest token after the prompt and the
+preceding tokens of y. So one forward pass over prompt and answer decides it. Only the answer's own tokens are
+required, since fine-tuning changes how answers end; whether the answer ended there is reported separately.
 
-Letters: K tokens of an answer, its end included; else as in jaxmoe.model.shapes.
+Letters: K tokens of an answer, its end included; otherwise as in jaxmoe.model.shapes.
 """
 
 from collections.abc import Sequence
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ROWS = 64
-# tokens that statements of facts are padded to; most have fewer than 12
+# tokens that statements of facts are padded to; most have fewer than 12 tokens
 STATEMENTS = (12, 24, 48)
 
 
 class Part(NamedTuple):
-    """Texts of one padded length T: `item_B` is the number of each text's question, −1 for rows that fill up.
+    """Texts of one padded length T: `item_B` is the number of each text's question, −1 for filler rows.
 
-    A question has as many texts as it has accepted answers.
+    A question has one text for each accepted answer.
     """
 
     tokens_BT: np.ndarray
@@ -51,14 +51,14 @@ class Part(NamedTuple):
 
 
 class Exam(NamedTuple):
-    """Questions ready to be put to any model with one tokenizer."""
+    """Questions ready to be put to any model with the same tokenizer."""
 
     parts: list[Part]
     count: int
 
 
 class Marks(NamedTuple):
-    """By question, 1 where greedy decoding gives an accepted answer, and where it also ends there."""
+    """By question: 1 where greedy decoding gives an accepted answer, and 1 where it also ends there."""
 
     right: np.ndarray
     ended: np.ndarray
@@ -79,9 +79,9 @@ def prepare(
       tokenizer: the model's.
       questions: in the order of the marks.
       form: how they are put.
-      lm: any model with this tokenizer; for its window only.
-      lengths: padded lengths, each of which compiles once; longer texts make their own.
-      rows: texts a batch; the last of a length is filled up.
+      lm: any model with this tokenizer; only its window is used.
+      lengths: padded lengths, each of which compiles once; longer texts get lengths of their own.
+      rows: texts per batch; the last of a length is filled up.
     Returns: the exam, ready for any model with this tokenizer.
     """
     wording = template("completion" if form == "text" else "instruction")
@@ -135,8 +135,8 @@ def take(lm: LanguageModel, exam: Exam, progress: Progress | None = None) -> Mar
 
     Args:
       lm: on its mesh.
-      exam: of `prepare`.
-      progress: told how many batches of how many are done.
+      exam: from `prepare`.
+      progress: called with how many batches of how many are done.
     Returns: what was right, question by question.
     """
     right, ended = np.zeros(exam.count, bool), np.zeros(exam.count, bool)
@@ -165,7 +165,7 @@ def _wrong(
     mask_BT: Int[Array, "B T"],
     places_BK: Int[Array, "B K"],
 ) -> Bool[Array, "B K"]:
-    """Whether the token at each place is not the likeliest one there."""
+    """Whether the token at each position is not the likeliest one there."""
     model = params.merge(params.ModelParams(definition, trainable, frozen))
     out = model(
         tokens_BT, positions_from_mask(mask_BT), AttentionMask(mask_BT, mask_BT), dtype=dtype, mesh=mesh

@@ -1,6 +1,6 @@
-"""Multiple choice by log-probability: which of the choices a model gives most to after the question.
+"""Multiple choice by log-probability: which choice a model finds most probable after the question.
 
-Nothing is written, so nothing has to be read. What is scored is the text of each choice or, where the
+The model writes nothing, so nothing has to be parsed. What is scored is the text of each choice or, where the
 template lists the choices, its letter.
 """
 
@@ -17,13 +17,13 @@ from evals.knowledge.results import KnowledgeResult, summarize
 from evals.models.text_model import Progress, TextModel
 
 ChoiceRule = Literal["acc", "acc_norm", "per_token", "calibrated"]
-# Choices closer than this in nats are tied: rounding is no preference.
+# Choices closer than this in nats are tied: a rounding difference is not a preference.
 TIE_NATS = 1e-6
 
 
 @dataclass(frozen=True)
 class ChoiceRecord:
-    """One multiple-choice question: what the model gives each choice, and the score by each rule.
+    """One multiple-choice question: the log-probability of each choice, and the score by each rule.
 
     Attributes:
       choices: what was scored: texts, or letters.
@@ -58,26 +58,26 @@ def multiple_choice(
     chunk: int = 64,
     progress: Progress | None = None,
 ) -> KnowledgeResult[ChoiceRecord]:
-    """Takes the choice c that scores best after the prompt x, by four rules at once.
+    """Picks the choice c that scores best after the prompt x, by four rules at once.
 
         acc         log p(c|x)
         acc_norm    log p(c|x) / characters of c
         per_token   log p(c|x) / tokens of c
         calibrated  log p(c|x) − log p(c|unconditional prompt)
 
-    The first two are lm-evaluation-harness's. Longer choices lose by `acc` for being long; `per_token`
-    depends on the tokenizer, `acc_norm` does not; the last takes out how common a choice is anyway. Right
-    choices that tie with k − 1 others count 1/k, so a model without preference scores chance and not the
-    share of right answers that stand first (the harness takes the first of them).
+    The first two are lm-evaluation-harness's. `acc` penalizes choices for being long; `per_token` depends on
+    the tokenizer, `acc_norm` does not; `calibrated` removes how common a choice is anyway. A right choice
+    that ties with k − 1 others counts 1/k, so a model without preference scores at chance, not at the share
+    of right answers that come first (the harness takes the first of tied choices).
 
     Args:
-      model: that scores the choices.
+      model: scores the choices.
       questions: in the order of the records.
       template: how a question is put.
       shots: solved examples before each.
       confidence: of the intervals, in (0, 1).
       chunk: questions handed to the model at a time.
-      progress: told how many questions of how many are done.
+      progress: called with how many questions of how many are done.
     Returns: scores by rule, by category, and a record for each question.
 
     Raises: ValueError without questions, or where the template needs a stem that a question lacks.
@@ -100,11 +100,11 @@ def choice_records(
     shots: Sequence[KnowledgeQuestion] = (),
     earlier: Sequence[ChoiceRecord] = (),
 ) -> list[ChoiceRecord]:
-    """Scores the choices of some questions in one call; else as `multiple_choice`.
+    """Scores the choices of some questions in one call; otherwise as `multiple_choice`.
 
     Args:
-      model, questions, template, shots: as of `multiple_choice`.
-      earlier: records of the same template: what they say of a choice without a question is not computed
+      model, questions, template, shots: as for `multiple_choice`.
+      earlier: records with the same template; their scores of choices without a question are not computed
         again.
     Returns: a record for each question.
     """
@@ -130,7 +130,7 @@ def choice_records(
 
 
 def _unconditional(records: Sequence[ChoiceRecord], template: PromptTemplate) -> dict[str, float]:
-    """By continuation Σ log p without a question, as earlier records have it."""
+    """Σ log p without a question, by continuation, from earlier records."""
     return {
         _pair(record.prompt, template.continuation(choice))[1]: alone
         for record in records
@@ -154,7 +154,7 @@ def choice_result(records: list[ChoiceRecord], confidence: float) -> KnowledgeRe
 
 
 def _pair(prompt: str, continuation: str) -> tuple[str, str]:
-    """Blanks at the end of a prompt count to the continuation, since tokens begin with blanks."""
+    """Moves blanks at the end of a prompt to the continuation, since tokens begin with blanks."""
     kept = prompt.rstrip()
     return kept, prompt[len(kept) :] + continuation
 

@@ -4,8 +4,8 @@ Base models complete, instruction-tuned models answer: the same fact is asked as
 start of a statement, or as an instruction. Fine-tuning moves these forms apart (the instruction form rises
 first and hides forgetting), so report a completion form beside an instruction form.
 
-`lm_eval` is no form of ours: it puts each data set as lm-evaluation-harness does, for figures that can be
-held beside published ones.
+`lm_eval` is not a form of this project: it asks each data set as lm-evaluation-harness does, for figures that
+can be compared with published ones.
 """
 
 import random
@@ -21,7 +21,7 @@ from jaxmoe.json_values import JsonObject
 KnowledgeQuestion = ClosedBookQuestion | ChoiceQuestion
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ShotOrder = Literal["random", "first"]
-# stands before a final answer, as in GSM8K
+# comes before a final answer, as in GSM8K
 FINAL = "####"
 
 
@@ -30,14 +30,14 @@ class PromptTemplate:
     """The text around a question.
 
     Attributes:
-      text: with {question}, {asked} (the question with a question mark at its end), {stem} or {choices} (a
-        line each, "A. " before the first).
-      answer: how an answer follows it, in examples and when answers are scored; with {answer}.
+      text: with {question}, {asked} (the question with a question mark at its end), {stem} or {choices} (one
+        per line, "A. " before the first).
+      answer: how an answer follows the text, in examples and when answers are scored; with {answer}.
       separator: between examples, and before the question itself.
-      unconditional: what stands before an answer when nothing is asked; for calibrated multiple choice.
+      unconditional: what comes before an answer when nothing is asked; for calibrated multiple choice.
       stop: strings that end a response.
-      extent: what of a response is the answer: its first line, or as many words as the gold answer has.
-      heading: before everything else; with {category}, its underscores as blanks.
+      extent: which part of a response is the answer: its first line, or as many words as the gold answer has.
+      heading: before everything else; with {category}, its underscores turned into blanks.
       letters: multiple choice is answered by the letter instead of the text of a choice.
       worked: examples show their solution before the answer.
     """
@@ -67,7 +67,7 @@ class PromptTemplate:
         """The examples with their canonical answers, then the question.
 
         Args:
-          question: that is asked.
+          question: the one asked.
           shots: solved examples.
         Returns: the prompt.
 
@@ -78,9 +78,9 @@ class PromptTemplate:
         return heading + self.separator.join([*solved, self._filled(question)])
 
     def turns(self, shots: Sequence[KnowledgeQuestion], system: str | None = None) -> list[JsonObject]:
-        """The examples as turns of a chat, to stand before a question.
+        """The examples as turns of a chat, to precede a question.
 
-        In one message with the question, a chat model can take the examples for a part of what is asked.
+        In one message with the question, a chat model can mistake the examples for part of what is asked.
 
         Args:
           shots: solved examples; the user asks, the assistant gives the canonical answer.
@@ -99,7 +99,7 @@ class PromptTemplate:
         return messages
 
     def continuation(self, answer: str) -> str:
-        """The answer as it follows the prompt."""
+        """The answer in the form in which it follows the prompt."""
         return self.answer.format(answer=answer)
 
     def options(self, question: ChoiceQuestion) -> tuple[str, ...]:
@@ -107,7 +107,7 @@ class PromptTemplate:
         return tuple(LETTERS[: len(question.choices)]) if self.letters else question.choices
 
     def solved(self, question: KnowledgeQuestion) -> str:
-        """The answer of an example, after its solution where the template shows those."""
+        """The answer of an example, after its solution where the template shows solutions."""
         if isinstance(question, ChoiceQuestion):
             answer = self.options(question)[question.answer]
         else:
@@ -153,7 +153,7 @@ TEMPLATES = {
 }
 
 
-# how lm-evaluation-harness puts each data set; whatever has no form of its own is put as ARC
+# how lm-evaluation-harness asks each data set; those without a form of their own are asked like ARC
 LM_EVAL: dict[Suite, PromptTemplate] = {
     "": PromptTemplate("Question: {question}\nAnswer:", unconditional="Answer:", stop=("\n",)),
     "mmlu": PromptTemplate(
@@ -171,7 +171,7 @@ LM_EVAL: dict[Suite, PromptTemplate] = {
 
 _STEPS = f"Think step by step. End with a line of {FINAL} and the answer alone."
 _STEPS_CHOICE = f"Think step by step. End with a line of {FINAL} and the letter of the right choice."
-# the forms in which a model reasons before it answers: of questions, and of those with choices
+# the forms in which a model reasons before it answers: for plain questions, and for those with choices
 REASONING = {
     "qa": "Q: {task}\nA: Let's think step by step.",
     "instruction": "{task}\n{steps}",
@@ -187,7 +187,7 @@ def template(name: str, suite: Suite = "") -> PromptTemplate:
       name: a key of TEMPLATES, or lm_eval.
       suite: the data set that is asked; for lm_eval.
     Returns: the template.
-    Raises: ValueError with the known names.
+    Raises: ValueError that lists the known names.
     """
     if name == "lm_eval":
         return LM_EVAL[suite]
@@ -231,12 +231,12 @@ def draw_shots(
     seed: int = 0,
     order: ShotOrder = "random",
 ) -> list[KnowledgeQuestion]:
-    """Examples for few-shot prompts, none of which is asked or shares a cluster with what is asked.
+    """Examples for few-shot prompts; none of them is asked or shares a cluster with what is asked.
 
     Args:
       pool: to draw from.
-      count: of examples.
-      against: what is asked.
+      count: number of examples.
+      against: the questions asked.
       seed: of the draw.
       order: random draws them; first takes the first ones in the pool's order.
     Returns: the examples, in the order of the draw or of the pool.

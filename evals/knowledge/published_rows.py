@@ -1,10 +1,10 @@
-"""Rows of MMLU, HellaSwag and GSM8K as they are published, brought to the plain form of questions.py.
+"""Rows of MMLU, HellaSwag and GSM8K as they are published, converted to the plain form of questions.py.
 
-What lm-evaluation-harness does to a row before it asks is done here, so that the two ask the same:
+Rows are prepared as in lm-evaluation-harness, so that both ask the same:
 
     MMLU       question, choices, answer, subject; or CSV without a header: question, four choices, letter
-    HellaSwag  activity_label, ctx_a, ctx_b, endings, label: the activity stands before the context, marks of
-               WikiHow are taken out ("[title]" becomes a full stop)
+    HellaSwag  activity_label, ctx_a, ctx_b, endings, label: the activity comes before the context, WikiHow's
+               marks are removed ("[title]" becomes a full stop)
     GSM8K      question, answer: a solution that ends in "#### " and a number
 
 Reference: https://github.com/EleutherAI/lm-evaluation-harness, lm_eval/tasks/{mmlu,hellaswag,gsm8k}.
@@ -26,7 +26,7 @@ _PARTS = re.compile(r"_(test|val|dev|train)$")
 
 
 def suite_of(row: JsonObject) -> Suite:
-    """Whose row it is; empty for every other format."""
+    """The suite that the row belongs to; empty for every other format."""
     if {"ctx_a", "ctx_b", "endings", "activity_label"} <= row.keys():
         return "hellaswag"
     if {"question", "choices", "answer", "subject"} <= row.keys():
@@ -36,12 +36,12 @@ def suite_of(row: JsonObject) -> Suite:
 
 
 def as_plain(row: JsonObject, suite: Suite) -> JsonObject:
-    """The row in the plain form; those of no suite are left as they are.
+    """The row in the plain form; a row of no suite is left as it is.
 
     Args:
       row: as published.
-      suite: whose it is, as `suite_of` tells.
-    Returns: a row with question and choices or answers; without either where a row has no label (HellaSwag's
+      suite: the one it belongs to, as `suite_of` gives it.
+    Returns: a row with question and choices or answers; with neither where the row has no label (HellaSwag's
       test part).
     Raises: KeyError, TypeError, AttributeError or ValueError for a field that is missing or wrong.
     """
@@ -68,7 +68,7 @@ def as_plain(row: JsonObject, suite: Suite) -> JsonObject:
 
 
 def without_marks(text: str) -> str:
-    """A text of HellaSwag without what WikiHow's pages left in it.
+    """A HellaSwag text without the marks left over from WikiHow's pages.
 
     >>> without_marks("Fry eggs: [header] How to fry [title] Heat the oil. [step] Wait.")
     'Fry eggs: How to fry. Heat the oil. Wait.'
@@ -77,7 +77,7 @@ def without_marks(text: str) -> str:
 
 
 def from_csv(cells: list[str], file: PurePath) -> JsonObject:
-    """A line of MMLU's CSV files, whose subject is in the name of the file.
+    """A line of one of MMLU's CSV files; the subject is in the file's name.
 
     Args:
       cells: question, choices, letter of the right one.

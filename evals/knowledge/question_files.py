@@ -1,4 +1,4 @@
-"""Rows of question files: JSON, JSON lines, either gzipped, Parquet, MMLU's CSV, a folder of CSV files, or a
+"""Rows of question files: JSON or JSON lines (also gzipped), Parquet, MMLU's CSV, a folder of CSV files, or a
 folder prepared by TFDS.
 
 Not covered: what the rows mean (evals.knowledge.questions), downloading.
@@ -22,7 +22,7 @@ QuestionRow = JsonObject
 
 
 def rows(path: str | Path, split: str | None = None) -> Iterator[tuple[str, QuestionRow]]:
-    """Each row with where it stands, for messages: `file:line` or `file[index]`.
+    """Each row with its place, for messages: `file:line` or `file[index]`.
 
     JSON lines are streamed; a JSON list, or an object whose `Data` or `data` is one, is read whole. CSV is
     MMLU's, without a header; a folder of such files (one a subject) is read in the order of their names. A
@@ -32,7 +32,7 @@ def rows(path: str | Path, split: str | None = None) -> Iterator[tuple[str, Ques
     Args:
       path: of a file or folder.
       split: for a TFDS folder only; may be left out if it has a single one.
-    Returns: place and row, one after the other.
+    Returns: pairs of place and row.
     Raises: ValueError for a missing, empty or malformed file (with line), a folder that TFDS did not prepare,
       or an unknown split.
     """
@@ -62,7 +62,7 @@ def rows(path: str | Path, split: str | None = None) -> Iterator[tuple[str, Ques
 
 
 def _opened(path: Path) -> TextIO:
-    # line ends within the quotes of a CSV file are part of its text
+    # line ends within quotes in a CSV file are part of its text
     newline = "" if ".csv" in path.suffixes else None
     if path.suffix == ".gz":
         return io.TextIOWrapper(open_gzip(path), encoding="utf-8-sig", newline=newline)

@@ -13,8 +13,8 @@ The format is recognized by a row's fields:
                        (ARC)
     MMLU, HellaSwag, GSM8K: as evals.knowledge.published_rows reads them
 
-A plain row may also have its solution, the reasoning that leads to the answer, for solved examples.
-Whatever stands there of passages is left out: the book is closed.
+A plain row may also have a solution, the reasoning that leads to the answer, for solved examples. Any
+passages in a row are left out: the book is closed.
 """
 
 import re
@@ -35,7 +35,7 @@ class ClosedBookQuestion:
       stem: the question as the start of a statement that the answer completes, for base models; may be
         absent.
       cluster: name of what it shares with other questions (a fact, a passage); its own id if it shares
-        nothing.
+        nothing with any.
       category: a group to report by; may be empty.
       solution: the reasoning that leads to the answer, where the file has it.
       suite: the data set, where it has a form of its own.
@@ -53,7 +53,7 @@ class ClosedBookQuestion:
 
 @dataclass(frozen=True)
 class ChoiceQuestion:
-    """A question with C choices, of which `answer` is the index of the right one; else as
+    """A question with C choices; `answer` is the index of the right one. Otherwise as
     `ClosedBookQuestion`."""
 
     id: str
@@ -69,7 +69,7 @@ class ChoiceQuestion:
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """What a file holds; `skipped` rows had no usable answer."""
+    """The questions of a file; `skipped` rows had no usable answer."""
 
     questions: list[ClosedBookQuestion] = field(default_factory=list)
     choice_questions: list[ChoiceQuestion] = field(default_factory=list)
@@ -93,9 +93,9 @@ def load_questions(
     Args:
       path: of the file or folder.
       split: of a TFDS folder.
-      limit: stop after so many questions, counted in the file's order.
-      max_answer_tokens: for the original Natural Questions: longer short answers are not taken, and
-        questions left without any are skipped, as in its open form (Lee et al. 2019, arXiv:1906.00300).
+      limit: stop after this many questions, counted in the file's order.
+      max_answer_tokens: for the original Natural Questions: longer short answers are dropped, and questions
+        left without any are skipped, as in its open form (Lee et al. 2019, arXiv:1906.00300).
     Returns: the questions, and how many rows had no usable answer.
     Raises: ValueError for a row of no known format, or without a single question; the message names the row.
     """
@@ -176,7 +176,7 @@ def _question(
         )
         if made is None:
             return None
-        # a suite's question is put with the very blanks that it has in its file
+        # a suite's question is asked with exactly the blanks that it has in its file
         asked = row["question"] if suite else made.question
         return replace(made, question=asked, solution=_optional(row, "solution", where), suite=suite)
     raise ValueError(
@@ -246,7 +246,7 @@ def _natural_answers(row: QuestionRow, where: str, max_tokens: int) -> list[str]
     if "document_tokens" in row:
         tokens = ["" if t["html_token"] else t["token"] for t in row["document_tokens"]]
     elif "document_text" in row:
-        # one blank exactly: other blanks may stand within a token
+        # exactly one blank: other blanks may be part of a token
         tokens = row["document_text"].split(" ")
     else:
         raise ValueError(f"{where}: Natural Questions rows need document_tokens or document_text")
@@ -283,7 +283,7 @@ def _choice_question(row: QuestionRow, where: str, index: int, suite: Suite) -> 
     labels: Sequence[object] = [c["label"] if isinstance(c, dict) else None for c in listed]
     choices = tuple(str(c["text"] if isinstance(c, dict) else c) for c in listed)
     published = suite != "" or "answerKey" in row
-    if not published:  # theirs are put with the very blanks that they have in the file
+    if not published:  # these are asked with exactly the blanks that they have in the file
         question, choices = question.strip(), tuple(choice.strip() for choice in choices)
     if len(choices) < 2:
         raise ValueError(f"{where}: a multiple-choice question needs at least 2 choices; got {len(choices)}")

@@ -1,4 +1,4 @@
-"""Questions that are answered after reasoning (chain of thought): in words, by letter, or with a number.
+"""Questions answered after reasoning (chain of thought): in words, by letter, or with a number.
 
 Not covered: several chains and their majority; a model as judge.
 """
@@ -20,9 +20,9 @@ class ReasonedRecord:
 
     Attributes:
       response: all that the model wrote; prediction: its final answer, empty where it gave none.
-      answers: that count as right; of a choice, its letter and text.
-      scores: of closed-book questions exact_match, f1 and contains, of the final answer; of multiple choice
-        acc; of both answered, 1 if there is a final answer. Of GSM8K strict_match and flexible_extract.
+      answers: those that count as right; for a choice, its letter and text.
+      scores: for closed-book questions exact_match, f1 and contains of the final answer; for multiple choice
+        acc; for both answered, 1 if there is a final answer. For GSM8K strict_match and flexible_extract.
     """
 
     id: str
@@ -47,11 +47,11 @@ def reasoned_records(
     """Asks some questions in one call, greedily.
 
     Args:
-      model: that is asked.
+      model: the model asked.
       questions: in the order of the records.
-      template: from `evals.knowledge.prompts.reasoning_template`, as a rule.
+      template: usually from `evals.knowledge.prompts.reasoning_template`.
       shots: solved examples before each.
-      max_new_tokens: of reasoning and answer together.
+      max_new_tokens: limit for reasoning and answer together.
       normalization: of closed-book answers.
     Returns: a record for each question.
     Raises: ValueError where the template needs a stem or choices that a question lacks.

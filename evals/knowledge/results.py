@@ -1,4 +1,4 @@
-"""What a set of questions came to: scores with their error, by category, and every record.
+"""The result of a set of questions: scores with their error, by category, and every record.
 
 Not covered: asking (closed_book, multiple_choice), files and tables (the caller's).
 """
@@ -15,7 +15,7 @@ class QuestionRecord(Protocol):
 
     @property
     def id(self) -> str:
-        """Of the question, in its set."""
+        """The question's id within its set."""
         ...
 
     @property
@@ -25,7 +25,7 @@ class QuestionRecord(Protocol):
 
     @property
     def category(self) -> str:
-        """By which scores are also given."""
+        """The group by which scores are also given."""
         ...
 
     @property
@@ -51,7 +51,7 @@ class KnowledgeResult(Generic[Record]):
     records: list[Record]
 
     def summary(self) -> dict[str, object]:
-        """Scores alone, as plain dictionaries."""
+        """The scores without the records, as plain dictionaries."""
         return {
             "scores": {name: score._asdict() for name, score in self.scores.items()},
             "by_category": {
@@ -117,7 +117,7 @@ def _metric(result: KnowledgeResult[Record], metric: str) -> list[float]:
 
 
 def _clusters(records: Sequence[QuestionRecord]) -> list[str] | None:
-    """The cluster of each record, its own where it shares none; None where no record shares one."""
+    """The cluster of each record, unique where it shares none; None where no record shares one."""
     if all(record.cluster is None for record in records):
         return None
     return [

@@ -1,1 +1,1 @@
-"""What an evaluation asks of a model, and a local model that answers."""
+"""What an evaluation requires of a model, and the models that provide it."""

@@ -1,8 +1,8 @@
-"""JSON over HTTP to an OpenAI-compatible server: the key, what is tried again, and what is said of errors.
+"""JSON over HTTP to an OpenAI-compatible server: the key, what is retried, and how errors are reported.
 
-What fails for a while is tried again after a pause that doubles, or as long as the server asks for
-(Retry-After, up to a limit). The key goes to one address alone and is cut out of whatever a server says.
-Standard library alone. Not covered: what is asked (api_requests), what is spent (api_spending).
+Temporary failures are retried after a pause that doubles, or that lasts as long as the server asks for
+(Retry-After, up to a limit). The key goes to a single address and is cut out of whatever a server says.
+Standard library only. Not covered: what is asked (api_requests), what is spent (api_spending).
 """
 
 import email.utils
@@ -22,11 +22,11 @@ from dataclasses import dataclass
 
 from jaxmoe.json_values import JsonObject
 
-# what passes; of 500 and above all do, as overloaded servers and gateways have codes of their own (520, 529)
+# temporary failures; so are all codes from 500, as overloaded servers and gateways have their own (520, 529)
 RETRIED = (408, 409, 425, 429)
-# what is wrong with one request and not with the server, key or model
+# faults of a single request, not of the server, key or model
 ONE_REQUEST = (400, 413, 422, 451)
-# where servers say that a prompt is filtered; a plain 403 is of the key
+# where servers say that a prompt is filtered; a plain 403 is about the key
 MAY_FILTER = (*ONE_REQUEST, 403)
 FILTERED = (
     "content_filter",
@@ -36,10 +36,10 @@ FILTERED = (
     "content_policy",
     "input was flagged",
 )
-# of what a server says of an error: bytes that are read, characters that are shown
+# of what a server says about an error: bytes that are read, characters that are shown
 READ, SHOWN = 1 << 16, 300
 HIDDEN = "[key]"
-# more than any answer has: a reply without end is no answer
+# more than any answer has: a reply without an end is not an answer
 MOST_BYTES = 16 << 20
 
 
@@ -48,7 +48,7 @@ class ApiError(ValueError):
 
 
 class RequestFailedError(ApiError):
-    """One request failed as often as it was tried, or is refused alone."""
+    """One request failed in every try, or it alone is refused."""
 
 
 class ContentFilterError(RequestFailedError):
@@ -56,11 +56,11 @@ class ContentFilterError(RequestFailedError):
 
 
 class RedirectError(RequestFailedError):
-    """The server sends this request on to another address, to which no key goes."""
+    """The server redirects this request to another address, to which no key is sent."""
 
 
 class _NoReplyError(ValueError):
-    """What came with status 200 is no reply."""
+    """What came with status 200 is not a reply."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Retries:
       attempts: tries of one request.
       timeout_s: of one try.
       wait_s, longest_wait_s: the first pause and the longest, in seconds.
-      longest_retry_after_s: the longest that a server may ask to wait, in seconds.
-      sleep: waits so many seconds.
+      longest_retry_after_s: the longest wait that a server may ask for, in seconds.
+      sleep: waits for the given seconds.
     """
 
     attempts: int = 6
@@ -87,11 +87,11 @@ class ApiClient:
     """Posts JSON to the routes of one server; may be called from several threads.
 
     Args:
-      url: base address, as "http://localhost:8000/v1"; it is written down, so it must hold no key.
-      key_variable: the environment variable that holds the key; none is sent if it is unset.
+      url: base address, such as "http://localhost:8000/v1"; it is recorded, so it must not contain a key.
+      key_variable: the environment variable that holds the key; no key is sent if it is unset.
       retries: how often a request is tried.
-      say: is told, once, what is cut short.
-    Raises: ValueError for an address that may hold a secret, or a name that is none of a variable.
+      say: called once with each thing that is cut short.
+    Raises: ValueError for an address that may hold a secret, or a name that no variable can have.
     """
 
     def __init__(self, url: str, key_variable: str, retries: Retries, say: Callable[[str], None]):
@@ -105,7 +105,7 @@ class ApiClient:
         self._said: set[str] = set()
 
     def say(self, line: str) -> None:
-        """Passes a line on, unless it has been said."""
+        """Passes a line on, unless it has been passed on before."""
         with self._lock:
             if line in self._said:
                 return
@@ -113,14 +113,14 @@ class ApiClient:
         self._tell(line)
 
     def post(self, path: str, body: JsonObject) -> JsonObject:
-        """One request, repeated.
+        """Sends one request, retrying it if it fails.
 
         Args:
           path: of the route, under the base address.
-          body: what is asked.
+          body: the request.
         Returns: the reply.
         Raises: RequestFailedError if all tries failed or this request alone is refused, ApiError for what
-          no other request would help.
+          would make any other request fail too.
         """
         key = self.key()
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
@@ -145,7 +145,7 @@ class ApiClient:
             except _NoReplyError as error:
                 said = hidden(str(error), key)[:SHOWN]
             if attempt + 1 < self._retries.attempts:
-                # some randomness, so that requests that failed together do not come back together
+                # some randomness, so that requests that failed together are not retried together
                 self._retries.sleep(asked if asked is not None else pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, self._retries.longest_wait_s)
         raise RequestFailedError(f"no answer after {self._retries.attempts} attempts; the last: {said}")
@@ -156,7 +156,7 @@ class ApiClient:
             return _object(response.read(MOST_BYTES + 1))
 
     def key(self) -> str:
-        """What the environment variable holds; empty if it is unset."""
+        """The value of the environment variable; empty if it is unset."""
         key = os.environ.get(self._key_variable, "").strip()
         if not (key.isascii() and key.isprintable()) or " " in key:
             raise ApiError(
@@ -176,14 +176,14 @@ class ApiClient:
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
-    """Goes nowhere else: urllib would send the key along, to whatever host a server names."""
+    """Follows no redirect: urllib would send the key along, to whatever host a server names."""
 
     def redirect_request(self, *_: object) -> None:
         return None
 
 
 def _body(error: urllib.error.HTTPError) -> str:
-    """What a server says of an error; empty where it breaks off or stalls, since its status is known."""
+    """What a server says about an error; empty if it breaks off or stalls, since the status is known."""
     try:
         return error.read(READ).decode("utf-8", "replace").strip()
     except (http.client.HTTPException, OSError):
@@ -198,7 +198,7 @@ def _refusal(status: int, detail: str) -> type[ApiError]:
 
 
 def _redirected(address: str, location: str | None) -> str:
-    """That a server sends us on, and to which host; the rest of its address may hold anything."""
+    """A message that a server redirects, and to which host; the rest of its address may hold anything."""
     try:
         host = urllib.parse.urlsplit(urllib.parse.urljoin(address, location or "")).hostname
     except ValueError:
@@ -208,7 +208,7 @@ def _redirected(address: str, location: str | None) -> str:
 
 
 def hidden(text: str, key: str) -> str:
-    """A text without the key, also where it stands as part of an address.
+    """A text without the key, even where the key is part of an address.
 
     Args:
       text: what may be shown or written down.
@@ -221,12 +221,12 @@ def hidden(text: str, key: str) -> str:
 
 
 def is_address(text: str) -> bool:
-    """Whether it begins as the address of a server, in whatever case."""
+    """Whether the text begins like the address of a server, in upper or lower case."""
     return text.lower().startswith(("http://", "https://"))
 
 
 def _check_address(url: str) -> None:
-    """Raises ValueError, which shows nothing of an address that may hold a secret."""
+    """Raises ValueError for an address that may hold a secret, without showing any of it."""
     host = re.split("[/?#]", url.partition("://")[2] or url)[0]
     if "@" in host or "?" in url or "#" in url:
         raise ValueError(
@@ -256,7 +256,7 @@ def _object(raw: bytes) -> JsonObject:
 
 
 def retry_after(value: str | None, now: float | None = None) -> float | None:
-    """How long a Retry-After header asks to wait.
+    """How long a Retry-After header asks the client to wait.
 
     Args:
       value: a number of seconds or an HTTP date.
@@ -270,7 +270,7 @@ def retry_after(value: str | None, now: float | None = None) -> float | None:
     except ValueError:
         try:
             moment = email.utils.parsedate_to_datetime(value).timestamp()
-        # a date or offset that no clock shows
+        # a date or offset that no clock can show
         except (ValueError, OverflowError, OSError):
             return None
         seconds = moment - (time.time() if now is None else now)

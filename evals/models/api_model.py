@@ -2,11 +2,11 @@
 
 A prompt of the form text goes to /v1/completions, a message of the form chat to /v1/chat/completions.
 Log-probabilities are those of an echoed text (`echo`, `logprobs`), which jaxmoe, vLLM and llama.cpp's servers
-tell for completions, and no server for chats. The server cuts a text into tokens; what belongs to a
-continuation is found by where its tokens end in the text, as `LocalModel` does.
+give for completions, and no server gives for chats. The server cuts a text into tokens; the tokens of a
+continuation are found by where they end in the text, as in `LocalModel`.
 
-Not covered: prompts that do not fit (the server refuses them, no beginning is cut off); sampling that repeats
-elsewhere, since every server draws in its own way.
+Not covered: prompts that do not fit (the server refuses them; they are not cut off at the beginning);
+sampling that can be repeated elsewhere, since every server draws in its own way.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ from evals.models.text_model import ContinuationScores, cut_at
 from jaxmoe.json_values import JsonObject
 from jaxmoe.text.chat_template import Messages
 
-# what OpenAI's servers take of stop strings; texts are cut at all of them afterwards
+# how many stop strings OpenAI's servers accept; texts are cut at all of them afterwards
 MOST_STOPS = 4
-# texts that are scored in a request
+# texts scored per request
 ROWS = 8
 _UNFINISHED = "\ufffd"
 _NEEDED = (
@@ -37,7 +37,7 @@ class _Row(NamedTuple):
 
     Attributes:
       before: characters that come before the continuation.
-      bare: there is no prompt; what comes before is what such texts begin with.
+      bare: there is no prompt; what comes before is what texts without one begin with.
     """
 
     text: str
@@ -52,12 +52,12 @@ class ApiModel:
     Attributes:
       requests: to the server.
       form: text or chat.
-      concurrency: requests side by side.
+      concurrency: concurrent requests.
       tokens_name: what the server calls the limit of a chat's answer.
-      least_tokens: every answer may have as many: reasoning models need thousands for their thoughts.
-      text_start: what texts without a prompt begin with, such as "<|endoftext|>": the model tells nothing of
-        a text's first token. Not needed where the server's tokenizer begins every text with a token.
-      before: turns of the chat before every prompt; only of the form chat.
+      least_tokens: every answer may have this many: reasoning models need thousands for their thoughts.
+      text_start: what texts without a prompt begin with, such as "<|endoftext|>": the model says nothing
+        about a text's first token. Not needed where the server's tokenizer begins every text with a token.
+      before: chat turns before every prompt; only for the form chat.
     """
 
     requests: ApiRequests
@@ -87,17 +87,17 @@ class ApiModel:
         samples: int = 1,
         seed: int = 0,
     ) -> list[str]:
-        """The text after each prompt; one that a content filter refuses is empty, and that is said.
+        """The text after each prompt; empty, with a message, for a prompt that a content filter refuses.
 
         Args:
-          prompts, max_new_tokens, stop, temperature, top_p, samples, seed: as of `TextModel.generate`.
+          prompts, max_new_tokens, stop, temperature, top_p, samples, seed: as for `TextModel.generate`.
         Returns: the texts, those of a prompt together.
         Raises: ApiError if a request fails for good or gives fewer samples, CostCeilingError.
         """
         most = max(max_new_tokens, self.least_tokens)
         body: JsonObject = {"temperature": temperature}
         body["max_tokens" if self.form == "text" else self.tokens_name] = most
-        # no more than is wanted: some servers refuse what they do not know
+        # no more fields than needed: some servers refuse what they do not know
         body |= {"top_p": top_p, "seed": seed} if temperature else {}
         body |= {"n": samples} if samples > 1 else {}
         body |= {"stop": [*stop[:MOST_STOPS]]} if stop else {}
@@ -128,8 +128,8 @@ class ApiModel:
 
         Args:
           prompts, continuations: pairs, in the same order.
-        Returns: nats and numbers of tokens, one a pair.
-        Raises: ApiError for a chat, a server that tells no log-probabilities, and as `generate`.
+        Returns: nats and numbers of tokens, one per pair.
+        Raises: ApiError for a chat, for a server that gives no log-probabilities, and as `generate`.
         """
         if self.form == "chat":
             raise ApiError(
@@ -175,14 +175,14 @@ class ApiModel:
                 f"{self._url} tells no log-probabilities of a text it is given ({error!r}); {_NEEDED}"
             ) from None
         if row.bare:
-            # all that comes after the start, also a blank that the tokenizer puts there
+            # all that comes after the start, including a blank that the tokenizer puts there
             own = logprobs[skipped:] if not row.before else logprobs[1:]
             if row.before and ends[:1] != [row.before]:
                 start = row.text[: row.before]
                 raise ApiError(f"server.text_start must be one token of the server; {start!r} is not")
         else:
             own = [value for end, value in zip(ends, logprobs[skipped:], strict=True) if end > row.before]
-        # nobody can tell how probable the first token of a text is
+        # the probability of a text's first token is not available
         if own[:1] == [None] and len(own) == len(logprobs):
             raise ApiError(
                 f"{self._url} tells nothing of the first token of {row.text[:40]!r}; name what texts begin "
@@ -205,7 +205,7 @@ class ApiModel:
 
 
 def _without_start(row: _Row, tokens: list[str], logprobs: list[float | None]) -> int:
-    """How many tokens stand before the text itself: one where the tokenizer begins every text with it."""
+    """How many tokens precede the text itself: one where the tokenizer begins every text with it."""
     first = tokens[0].strip() if tokens and logprobs[0] is None else ""
     return int(bool(first) and _UNFINISHED not in first and not row.text.lstrip().startswith(first))
 
@@ -213,13 +213,13 @@ def _without_start(row: _Row, tokens: list[str], logprobs: list[float | None]) -
 def token_ends(text: str, tokens: Sequence[str]) -> list[int]:
     """Where each token ends in a text that they spell.
 
-    A token alone may be written without the blank before it; a part of a character, or a token that is no
-    text, ends where the next one begins.
+    A token by itself may be written without the blank before it; a part of a character, or a token that is
+    not text, ends where the next one begins.
 
     Args:
-      text: that the tokens spell.
+      text: the text that the tokens spell.
       tokens: as a server writes them.
-    Returns: for each token the place in `text` behind its last character.
+    Returns: for each token the place in `text` after its last character.
     Raises: ValueError if they spell something else.
 
     >>> token_ends("Q: a word", ["Q", ":", "a", " word"])
@@ -229,7 +229,7 @@ def token_ends(text: str, tokens: Sequence[str]) -> list[int]:
     waiting = place = 0
 
     def found(written: str) -> int:
-        """Where a token stands from `place` on, over blanks and a character for each token that waits."""
+        """Where a token is found from `place` on, past blanks and one character per token still waiting."""
         at = -1 if not written or _UNFINISHED in written else text.find(written, place)
         return at if at >= 0 and len(text[place:at].strip()) <= waiting else -1
 

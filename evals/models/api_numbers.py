@@ -1,6 +1,6 @@
-"""Numbers out of a server's JSON, in which NaN, Infinity, true, "1" and numbers without bound may stand too.
+"""Numbers from a server's JSON, which may also hold NaN, Infinity, true, "1" and numbers without bound.
 
-Not covered: what becomes of a reply with such a number (whoever reads it).
+Not covered: what happens to a reply with such a number (whoever reads it decides).
 """
 
 import math
@@ -18,7 +18,8 @@ def as_number(value: object) -> float:
     Args:
       value: as `json` reads it; numbers beyond a float's range become infinite, as those with a point do.
     Returns: the number; may be NaN or infinite.
-    Raises: ValueError for what is no number, true and "1" included; its words hold nothing of the server's.
+    Raises: ValueError for what is not a number, true and "1" included; the message quotes nothing the server
+      sent.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{type(value).__name__} in place of a number")
@@ -29,16 +30,16 @@ def as_number(value: object) -> float:
 
 
 def is_log_probability(value: float) -> bool:
-    """Whether a number can be one: finite, and at most 0 but for rounding."""
+    """Whether a number can be a log-probability: finite, and at most 0 up to rounding."""
     return LOWEST <= value <= ROUNDING
 
 
 def is_count(value: object, most: float = math.inf) -> TypeGuard[int]:
-    """Whether something can be counted so.
+    """Whether a value can be a count.
 
     Args:
       value: as `json` reads it.
-      most: the largest number that is one.
-    Returns: whether it is a whole number from 0 to `most`; true and 1.0 are none.
+      most: the largest count allowed.
+    Returns: whether it is a whole number from 0 to `most`; true and 1.0 are not.
     """
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most

@@ -1,4 +1,4 @@
-"""Requests to an OpenAI-compatible server that are paid for: their choices, and many of them side by side.
+"""Paid requests to an OpenAI-compatible server: their choices, and many of them concurrently.
 
 Not covered: HTTP, keys and retries (api_client); prices and ceilings (api_spending); what is asked.
 """
@@ -32,8 +32,8 @@ class ApiRequests:
 
     Args:
       client: posts to the server.
-      spending: what it costs.
-      model: its name there.
+      spending: accounts for what they cost.
+      model: its name on the server.
     """
 
     def __init__(self, client: ApiClient, spending: Spending, model: str):
@@ -42,16 +42,16 @@ class ApiRequests:
     def request(
         self, path: str, body: JsonObject, prompt_bytes: int, completion_tokens: int
     ) -> list[ServerReply]:
-        """The choices of one request to a route, within the ceiling on cost.
+        """The choices of one request to a route, within the cost ceiling.
 
         Args:
           path: of the route, under the base address.
-          body: what is asked, without the model.
+          body: the request, without the model.
           prompt_bytes, completion_tokens: the most that may be charged.
         Returns: the choices, as the server orders them.
         Raises: RequestFailedError for this request alone, ApiError for the server, CostCeilingError.
         """
-        # a token has at least one byte, so this is never too low
+        # a token has at least one byte, so this is never an underestimate
         most = (prompt_bytes + 16, completion_tokens)
         with self.spending.promised(*most):
             reply = self.client.post(path, {"model": self.model, **body})
@@ -83,13 +83,13 @@ class ApiRequests:
 def side_by_side(
     tasks: Iterable[Callable[[], Done]], concurrency: int
 ) -> Iterator[tuple[int, Done | Exception]]:
-    """Results of tasks as they arrive. No task is begun that nobody waits for.
+    """Results of tasks as they arrive. No task is started unless somebody waits for it.
 
     Args:
-      tasks: each asks the server.
-      concurrency: so many at a time.
+      tasks: each sends a request to the server.
+      concurrency: tasks that run at a time.
     Returns: number of the task and its result, or RequestFailedError, also for whatever else a task raises.
-    Raises: ApiError and CostCeilingError, after the answers on their way are in.
+    Raises: ApiError and CostCeilingError, after the answers still on their way have arrived.
     """
     pool = ThreadPoolExecutor(concurrency)
     running: dict[Future[Done], int] = {}
@@ -110,7 +110,7 @@ def side_by_side(
                     case RequestFailedError() as error:
                         yield number, error
                     case ApiError() | CostCeilingError() as error:
-                        fault = error  # said when the answers on their way are in
+                        fault = error  # raised once the answers on their way have arrived
                     case Exception() as error:
                         yield number, _unforeseen(error)
                     case error:  # KeyboardInterrupt and the like
@@ -122,7 +122,7 @@ def side_by_side(
 
 
 def _unforeseen(error: Exception) -> RequestFailedError:
-    # its words may hold whatever a server sent, a key too
+    # the message may hold whatever a server sent, even a key
     failure = RequestFailedError(f"a reply could not be handled: {type(error).__name__}")
     failure.__cause__ = error
     return failure
@@ -132,16 +132,16 @@ def by_index(replies: Sequence[ServerReply]) -> list[ServerReply]:
     """The choices for several prompts in the order of the prompts.
 
     Args:
-      replies: as the server orders them; those without an index stand where they are.
+      replies: as the server orders them; those without an index stay where they are.
     Returns: the choices by index.
-    Raises: RequestFailedError for an index that is no number, or that only some of several choices share.
+    Raises: RequestFailedError for an index that is not a number, or that only some of several choices share.
     """
     places = [reply.choice.get("index", 0) for reply in replies]
     if odd := [place for place in places if not is_count(place)]:
         raise RequestFailedError(
             f"the index of a choice must be a number from 0 on; got {type(odd[0]).__name__}"
         )
-    # servers that do not number them give all the same
+    # servers that do not number the choices give all of them the same index
     if len(set(places)) not in (1, len(places)):
         raise RequestFailedError(
             f"the index of each choice must be its own; {len(places)} choices have {len(set(places))}"
@@ -150,7 +150,7 @@ def by_index(replies: Sequence[ServerReply]) -> list[ServerReply]:
 
 
 def byte_count(text: str) -> int:
-    """Length of a text in UTF-8, half of a character that stands alone included."""
+    """Length of a text in UTF-8, including lone halves of characters."""
     return len(text.encode("utf-8", "surrogatepass"))
 
 

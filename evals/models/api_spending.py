@@ -1,4 +1,4 @@
-"""What a server costs: tokens counted, priced, written down, and stopped before a ceiling."""
+"""What a server costs: tokens are counted, priced and recorded, and requests stop before a ceiling."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from evals.models.api_numbers import as_number
 
-# one for all accounts, since several may share a ledger
+# one lock for all accounts, since several may share a ledger
 _LOCK = threading.Lock()
 
 
@@ -20,7 +20,7 @@ class CostCeilingError(ValueError):
 
 @dataclass
 class Usage:
-    """What was spent: requests that were answered, tokens, and their price in the currency of the prices."""
+    """What was spent: answered requests, tokens, and their price in the currency of the given prices."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -30,18 +30,18 @@ class Usage:
 
 @dataclass
 class _SetAside:
-    """What requests on their way may cost at most."""
+    """The most that requests still on their way may cost."""
 
     cost: float = 0.0
 
 
 def read_usage(path: Path) -> Usage:
-    """What was spent by an account that was kept.
+    """What was spent according to a saved account.
 
     Args:
       path: of the file.
-    Returns: what is written there; nothing spent where there is no file.
-    Raises: ValueError if it is no such account.
+    Returns: what is written there; nothing spent if there is no file.
+    Raises: ValueError if the file is not such an account.
     """
     if not path.exists():
         return Usage()
@@ -57,10 +57,10 @@ def read_usage(path: Path) -> Usage:
 
 
 def total(parts: Iterable[Usage]) -> Usage:
-    """What was spent by several accounts together.
+    """What several accounts spent together.
 
     Args:
-      parts: of one account each.
+      parts: one per account.
     Returns: the sums.
     """
     of = Usage()
@@ -79,11 +79,11 @@ _SET_ASIDE: dict[Path, _SetAside] = {}
 class Spending:
     """The account of one server; several threads may spend from it.
 
-    Accounts that keep the same file share what is spent and set aside, each with prices of its own.
+    Accounts that keep the same file share what is spent and set aside, each with its own prices.
 
     Args:
-      ceiling: the most to be spent; None for no limit.
-      prompt_price, completion_price: for a million tokens.
+      ceiling: the most that may be spent; None for no limit.
+      prompt_price, completion_price: per million tokens.
 
     Attributes:
       usage: what was spent so far.
@@ -107,12 +107,12 @@ class Spending:
         self._beside: tuple[Path, ...] = ()
 
     def keep(self, path: Path, beside: Sequence[Path] = ()) -> None:
-        """Counts what earlier sessions, and other servers, spent into the ceiling; keeps the file up to date.
+        """Counts what earlier sessions and other servers spent toward the ceiling; keeps the file up to date.
 
         Args:
-          path: of the file; nothing changes where it is kept already.
-          beside: files of other accounts, as of the other models of a run: what is spent by them counts into
-            the ceiling too, and stays written down there alone.
+          path: of the file; nothing changes if it is kept already.
+          beside: files of other accounts, such as those of a run's other models: what they spent counts
+            toward the ceiling too, but is recorded only there.
         Raises: ValueError if a file is not such an account.
         """
         with _LOCK:
@@ -125,7 +125,7 @@ class Spending:
             self._aside = _SET_ASIDE.setdefault(path.absolute(), _SetAside())
 
     def _read(self, path: Path | None) -> None:
-        """What is spent by the ledger, where there is one: another account may have added to it."""
+        """Reads what is spent from the ledger, if there is one: another account may have added to it."""
         if path is not None and path.exists():
             self.usage = read_usage(path)
 
@@ -135,8 +135,8 @@ class Spending:
 
         Args:
           prompt_tokens, completion_tokens: the most that may be charged.
-        Returns: a context in which it is set aside.
-        Raises: CostCeilingError where that might pass the ceiling.
+        Returns: a context in which that amount is set aside.
+        Raises: CostCeilingError if that might pass the ceiling.
         """
         most = self._price(prompt_tokens, completion_tokens)
         aside = self._promise(most)

@@ -2,9 +2,9 @@
 
     KL(p ‖ q) = Σ_v p(v | x, y<t) (log p(v | x, y<t) − log q(v | x, y<t)),   nats, exact over the vocabulary
 
-Texts are prompts with continuations; a divergence is told apart at the tokens of the one and of the other.
-Where the continuations were sampled from p, Σ_t KL of a text estimates KL(p ‖ q) of whole answers without
-bias, and with less variance than Σ_t log p − log q.
+Texts are prompts with continuations; the divergence is reported separately for the tokens of each. If the
+continuations were sampled from p, Σ_t KL of a text estimates KL(p ‖ q) of whole answers without bias, and
+with less variance than Σ_t log p − log q.
 
 Letters: as in jaxmoe.model.shapes.
 """
@@ -43,16 +43,16 @@ class Divergence(NamedTuple):
 
 
 class TextDivergence(NamedTuple):
-    """Of the tokens of the continuations, and of those of the prompts but their first, which nothing
-    predicts."""
+    """The divergence at the tokens of the continuations, and at those of the prompts except the first, which
+    nothing predicts."""
 
     continuations: Divergence
     prompts: Divergence
 
 
 class _Part(NamedTuple):
-    """Texts of one padded length; `region_BT` is 1 where the token after t is one of the prompt, 2 where it
-    is one of the continuation, else 0. `hidden_BTD` are the reference's final states."""
+    """Texts of one padded length; `region_BT` is 1 where the token after t belongs to the prompt, 2 where it
+    belongs to the continuation, else 0. `hidden_BTD` are the reference's final states."""
 
     tokens_BT: np.ndarray
     mask_BT: np.ndarray
@@ -61,13 +61,13 @@ class _Part(NamedTuple):
 
 
 class Reference:
-    """A model and what it says to some texts, kept so that others can be held beside it.
+    """A model and its predictions for some texts, kept so that other models can be compared with it.
 
     Args:
       lm: the reference; its output projection stays in memory.
       texts: encoded; see `evals.models.local_model.LocalModel.scored_ids`.
-      pad: token that fills rows up.
-      rows: texts a batch.
+      pad: token that fills up rows.
+      rows: texts per batch.
     Raises: ValueError if there are no texts.
     """
 
@@ -118,7 +118,7 @@ class Reference:
 
 
 class _Static(NamedTuple):
-    """What of a model is known when a program is compiled."""
+    """What is known about a model when a program is compiled."""
 
     definition: nnx.GraphDef
     dtype: DTypeLike

@@ -1,7 +1,7 @@
 """Continuations of many prompts through an engine's slots: a text that ends makes room for the next at once.
 
-Answers end at very different lengths, and a batch runs until its longest row does. What is drawn depends on
-the seed, the prompt's place and the sample's number alone.
+Answers vary widely in length, and a batch runs until its longest row ends. What is drawn depends only on the
+seed, the prompt's place and the sample's number.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ Decoding = Literal["batches", "engine"]
 
 
 class EngineTexts:
-    """Decodes token ids with an engine of its own, made when it is first needed.
+    """Decodes token ids with an engine of its own, created when it is first needed.
 
     Args:
       lm: the model.
-      slots: texts at a time.
+      slots: texts decoded at a time.
       window: most tokens of a text, prompt and answer together.
     """
 
@@ -47,10 +47,10 @@ class EngineTexts:
 
         Args:
           prompts: token ids.
-          max_new_tokens: of each sample.
-          sampling: of all of them.
-          samples: of each prompt.
-          seed: with a prompt's place and the sample's number it gives the random numbers.
+          max_new_tokens: limit for each sample.
+          sampling: settings for all samples.
+          samples: number of samples per prompt.
+          seed: gives the random numbers, together with the prompt's place and the sample's number.
           ends: a text ends with the first of these, which is kept.
           on_ids: called with a prompt's place, the sample's number and its ids as soon as it ends.
         Returns: ids by prompt and sample.
@@ -58,7 +58,7 @@ class EngineTexts:
         if self._engine is None:
             self._engine = Engine(self._lm, self._config)
         engine = self._engine
-        # what an earlier call left would change how a prompt is cut into chunks, and with it the last bits
+        # leftovers of an earlier call would change how a prompt is cut into chunks, and so the last bits
         engine.forget()
 
         def stops(token: NewToken) -> bool:
@@ -87,14 +87,14 @@ def _seed(seed: int, place: int, sample: int) -> int:
 
 
 def engine_texts(lm: LanguageModel, decoding: Decoding, slots: int, window: int) -> EngineTexts | None:
-    """The engine for a model's texts, where it is wanted and can be.
+    """The engine for a model's texts, if it is wanted and possible.
 
     Args:
       lm: the model.
       decoding: batches or engine.
-      slots: texts at a time.
+      slots: texts decoded at a time.
       window: most tokens of a text.
-    Returns: the engine, not made yet; None for batches. Where engine is wanted and cannot be, that is said.
+    Returns: the engine, not started yet; None for batches. If an engine is wanted but not possible, says so.
     """
     if decoding == "batches":
         return None

@@ -1,11 +1,11 @@
 """A jaxmoe.LanguageModel and its tokenizer as a TextModel: batches of fixed size, few padded lengths.
 
-Rows are sorted by length and padded to one of a few lengths (two an octave), so thousands of questions run
+Rows are sorted by length and padded to one of a few lengths (two per octave), so thousands of questions run
 in a handful of compiled shapes and at most a third of a batch is padding. Prompts to continue are padded on
 the left, texts to score on the right.
 
-Not covered: sharing the reading of a prompt among the continuations to score (shared_prefix); splitting
-rows among processes (every process of a run must make the same calls).
+Not covered: computing a prompt once for all continuations to score (shared_prefix); splitting rows among
+processes (every process of a run must make the same calls).
 """
 
 import math
@@ -56,8 +56,8 @@ def base_and_revision(lm: LanguageModel) -> str:
     """Which base a model has, for a run card: the hub's name and commit, or a folder.
 
     Args:
-      lm: a model, with or without experts; these are not told.
-    Returns: "owner/name at commit COMMIT", "FOLDER, no revision", or "in memory" where it came from no files.
+      lm: a model, with or without experts; these are not mentioned.
+    Returns: "owner/name at commit COMMIT", "FOLDER, no revision", or "in memory" if it came from no files.
     """
     commit = base_revision(lm)
     if lm.source is None:
@@ -74,15 +74,15 @@ class LocalModel:
     """A local model under test; see `evals.models.text_model.TextModel` for its two methods.
 
     Attributes:
-      form: what a prompt is to the model: text, the beginning of a text; instruction, one of LoRAMoE
+      form: what a prompt is to the model: text, the beginning of a text; instruction, a LoRAMoE instruction
         (answered after the end token); chat, a user's message in the tokenizer's chat template. Auto becomes
-        chat where the tokenizer has a template, else instruction.
-      batch_size: rows a call, filled up where fewer are left; must be a multiple of the mesh's
+        chat if the tokenizer has a template, else instruction.
+      batch_size: rows per call, filled up where fewer are left; must be a multiple of the mesh's
         data x fsdp x expert.
       max_length: tokens of prompt and answer together; the model's own limit if None. Longer prompts lose
         their beginning, with a warning.
-      before: turns of the chat before every prompt, such as a system prompt and solved examples; only of the
-        form chat.
+      before: chat turns before every prompt, such as a system prompt and solved examples; only for the form
+        chat.
       engine: decodes texts in its slots; None decodes them in batches.
     """
 
@@ -97,7 +97,7 @@ class LocalModel:
     def __post_init__(self) -> None:
         if self.form not in get_args(Form):
             raise ValueError(f"form must be one of {', '.join(get_args(Form))}; got {self.form!r}")
-        # a frozen record sets its own fields so; from here on the form is the one that is used
+        # this is how a frozen record sets its own fields; from here on, form is the one in use
         object.__setattr__(self, "form", resolve_form(self.tokenizer, self.form))
         if self.before and self.form != "chat":
             raise ValueError(f"turns before a prompt need the form chat; got form {self.form}")
@@ -136,7 +136,7 @@ class LocalModel:
         What is drawn depends on the seed and, in batches, on the call's other prompts.
 
         Args:
-          prompts, max_new_tokens, stop, temperature, top_p, samples, seed: as of `TextModel.generate`.
+          prompts, max_new_tokens, stop, temperature, top_p, samples, seed: as for `TextModel.generate`.
         Returns: the texts, those of a prompt together.
         """
         return self.generate_each(
@@ -162,10 +162,10 @@ class LocalModel:
         samples: int = 1,
         seed: int = 0,
     ) -> list[str]:
-        """`generate`, which tells each text when it has ended, or in batches when its batch has.
+        """As `generate`, but reports each text when it has ended, or with batches when its batch has.
 
         Args:
-          prompts, max_new_tokens, stop, temperature, top_p, samples, seed: as of `TextModel.generate`.
+          prompts, max_new_tokens, stop, temperature, top_p, samples, seed: as for `TextModel.generate`.
           on_text: called with the place of each text in the result, and the text.
         Returns: the texts, those of a prompt together.
         """
@@ -211,7 +211,7 @@ class LocalModel:
             for turn in range(rounds):
                 key = jax.random.fold_in(root, number * rounds + turn) if temperature else None
                 new = continued(tokens, mask, key=key).tokens[:, tokens.shape[1] :]
-                # a prompt repeated to fill the batch is left out
+                # prompts repeated to fill the batch are left out
                 for place, row in enumerate(dict.fromkeys(rows)):
                     for ids in new[place * together : (place + 1) * together]:
                         out[row].append(cut_at(self._text_after(kept[row], ids.tolist()), stop))
@@ -225,7 +225,7 @@ class LocalModel:
 
         Args:
           prompts, continuations: pairs, in the same order.
-        Returns: nats and numbers of tokens, one a pair.
+        Returns: nats and numbers of tokens, one per pair.
 
         Raises: ValueError for a continuation without tokens, or one longer than the model's window.
         """
@@ -258,7 +258,7 @@ class LocalModel:
 
     @property
     def pad_id(self) -> int:
-        """What fills a row up."""
+        """The token that fills up a row."""
         pad = pad_id(self.tokenizer)
         return self._end_id if pad is None else int(pad)
 
@@ -269,7 +269,7 @@ class LocalModel:
 
     @cached_property
     def _end_ids(self) -> frozenset[int]:
-        """What ends a response: for the tokenizer, its chat template or the checkpoint's configs."""
+        """What ends a response, according to the tokenizer, its chat template or the checkpoint's configs."""
         return frozenset(stop_tokens(self.tokenizer, self.lm.stop_tokens))
 
     def _prompt_ids(self, prompt: str) -> list[int]:
@@ -278,11 +278,11 @@ class LocalModel:
         if self.form == "chat":
             asked = {"role": "user", "content": prompt}
             return encode_chat_prompt(self.tokenizer, [*self.before, asked])
-        # nothing at all is what follows the end of another text
+        # an empty prompt is what follows the end of another text
         return plain_ids(self.tokenizer, prompt) or [self._end_id]
 
     def _answers_as_ids(self, pairs: Collection[tuple[str, str]]) -> dict[tuple[str, str], ScoredIds]:
-        """Prompt and continuation one after the other; each text is encoded once, however often it occurs."""
+        """Prompt and continuation, encoded separately and joined; each text is encoded only once."""
         prompt_ids = cache(self._prompt_ids)
 
         @cache
@@ -315,7 +315,7 @@ class LocalModel:
         ):
             if ids and ids[-1] == self._end_id:
                 ids = ids[:-1]
-            # a token over the boundary belongs to the continuation; one needs a token before it to be
+            # a token across the boundary belongs to the continuation; a token needs one before it to be
             # predicted from
             start = next((n for n, (_, end) in enumerate(offsets[: len(ids)]) if end > len(prompt)), len(ids))
             text = ScoredIds([self._end_id, *ids], 1) if start == 0 else ScoredIds(ids, start)
@@ -335,7 +335,7 @@ class LocalModel:
         return ScoredIds([*prompt, *text.ids[text.start :]], len(prompt)), True
 
     def _cut(self, ids: list[int], room: int) -> list[int]:
-        """The last `room` ids; a leading bos stays, attention leans on it."""
+        """The last `room` ids; a leading bos stays, since attention relies on it."""
         if len(ids) <= room:
             return ids
         if room > 1 and ids[0] == self.tokenizer.bos_token_id:
@@ -351,7 +351,7 @@ class LocalModel:
             )
 
     def _shared(self, samples: int) -> tuple[int, int]:
-        """Samples of a prompt that share a call, and how many calls it takes; each device has a prompt."""
+        """How many samples of a prompt share a call, and how many calls that takes; one prompt per device."""
         if samples < 1:
             raise ValueError(f"samples must be at least 1; got {samples}")
         ways = batch_ways(self.lm.mesh)
@@ -359,23 +359,23 @@ class LocalModel:
         return together, -(-samples // together)
 
     def _stop_tokens(self, stop: tuple[str, ...]) -> tuple[int, ...]:
-        """End tokens, and a few of those that hold a stop string: each costs a comparison a step."""
+        """End tokens, and a few of those that contain a stop string: each costs one comparison per step."""
         shortest = sorted(self._holding(stop), key=lambda n: len(self._token_texts[n]))
         return (*sorted(self._end_ids), *shortest[:STOP_TOKENS])
 
     def _holding(self, stop: tuple[str, ...]) -> list[int]:
-        """Tokens whose own text holds a stop string: a text need not go on after those, it is cut anyway."""
+        """Tokens whose own text contains a stop string: a text can end there, since it is cut anyway."""
         texts = self._token_texts if stop else ()
         return [n for n, text in enumerate(texts) if any(s in text for s in stop)]
 
     @cached_property
     def _token_texts(self) -> list[str]:
-        # a special token is no text of an answer, whatever it is called
+        # a special token is not part of an answer's text, whatever it is called
         ids = [[n] for n in range(len(self.tokenizer))]
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
     def _batches(self, lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-        """Row numbers in batches of equal size, shortest rows first; the last row fills up the last batch."""
+        """Row numbers in batches of equal size, shortest rows first; the last row pads the last batch."""
         order = np.argsort(np.asarray(lengths), kind="stable").tolist()
         for start in range(0, len(order), size):
             rows = order[start : start + size]
@@ -384,8 +384,8 @@ class LocalModel:
     def _text_after(self, prompt: list[int], new: list[int]) -> str:
         """Text of the new ids up to the end token.
 
-        Of a text both are decoded together: alone, the first token would lose the blank before it, and with
-        it a line of code its indentation.
+        For the form text, prompt and new ids are decoded together: alone, the first token would lose the
+        blank before it, and a line of code its indentation.
         """
         new = list(takewhile(lambda token: token not in self._end_ids, new))
         decode = partial(self.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -411,7 +411,7 @@ def _padded(
 
 
 def few_sizes(length: int) -> int:
-    """The least of 8, 32, 128, .. that holds a length: a compiled shape may serve many."""
+    """The least of 8, 32, 128, .. that holds a length, so that one compiled shape may serve many lengths."""
     return 8 if length <= 8 else 2 << (2 * math.ceil(math.log(length / 2, 4)))
 
 
@@ -446,14 +446,14 @@ def span_sums(
 ) -> Float[Array, " B"]:
     """Σ log p of tokens start .. start + count − 1 (count ≤ slots) from the state before each token.
 
-    Only these places meet the vocabulary, which costs as much as a layer or two of a small model.
+    Logits are computed only at these positions; they cost as much as a layer or two of a small model.
 
     Args:
       before_BTD: final hidden state before each token.
       head: output projection.
       tokens_BT: ids.
       start_B: first token that counts.
-      count_B: tokens that count.
+      count_B: number of tokens that count.
       slots: room for the largest count.
     Returns: in nats.
     """

@@ -1,4 +1,4 @@
-"""Texts to score, grouped by what they begin with: groups of branches, a branch of answers."""
+"""Texts to score, grouped by how they begin: a group has branches, a branch has answers."""
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from typing import NamedTuple
 
 from evals.models.local_model import ScoredIds
 
-# branches of a group: of answers of several tokens, and of one token, which are packed
+# branches per group: for answers of several tokens, and for answers of one token, which are packed
 BRANCHES, PACKED = 64, 256
 
 
 class Branch(NamedTuple):
-    """Texts that differ in their last token alone, after the prefix.
+    """Texts that differ only in their last token, after the prefix.
 
     Attributes:
-      ids: after the prefix, up to and with the first text's last token.
-      first: the first of them that is scored.
-      targets: the last tokens; rows: whose they are.
+      ids: after the prefix, up to and including the first text's last token.
+      first: the first of the ids that is scored.
+      targets: the last tokens; rows: the texts they belong to.
     """
 
     ids: list[int]
@@ -34,7 +34,7 @@ class Group:
 
     @property
     def single(self) -> bool:
-        """Whether every answer has one token: nothing but the token before it need be computed."""
+        """Whether every answer has one token, so that only the token before it need be computed."""
         return all(branch.first == len(branch.ids) - 1 for branch in self.branches)
 
 
@@ -42,7 +42,7 @@ def grouped(texts: Sequence[ScoredIds], heads: Sequence[Hashable]) -> Iterator[G
     """Groups by head, their common beginning found in the ids; wide ones are cut into pieces.
 
     Args:
-      texts: that are scored.
+      texts: the texts to score.
       heads: texts with the same value are grouped.
     Returns: the groups, whose rows are places in `texts`.
     """
@@ -50,7 +50,7 @@ def grouped(texts: Sequence[ScoredIds], heads: Sequence[Hashable]) -> Iterator[G
     for row, head in enumerate(heads):
         together.setdefault(head, []).append(row)
     for rows in together.values():
-        # what predicts the first scored token must stay outside of no branch: at least one id is left
+        # the prefix holds no scored token, and leaves every text at least one id
         length = _common([texts[row].ids for row in rows])
         length = min(length, *(min(texts[row].start, len(texts[row].ids) - 1) for row in rows))
         branches: dict[tuple[int, ...], Branch] = {}
@@ -62,7 +62,7 @@ def grouped(texts: Sequence[ScoredIds], heads: Sequence[Hashable]) -> Iterator[G
             branches[same].targets.append(ids[-1])
             branches[same].rows.append(row)
         prefix = texts[rows[0]].ids[:length]
-        # of like lengths side by side, so that little is padding
+        # similar lengths go together, so that little is padding
         ordered = sorted(branches.values(), key=lambda branch: len(branch.ids))
         size = PACKED if Group(prefix, ordered).single else BRANCHES
         for first in range(0, len(ordered), size):
@@ -78,7 +78,7 @@ def _common(rows: Sequence[list[int]]) -> int:
 
 
 def fine_bucket(length: int, smallest: int) -> int:
-    """The least of 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, .. not below `length` or `smallest`: four sizes an
+    """The least of 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, .. not below `length` or `smallest`: four sizes per
     octave, since most of a call is these slots.
 
     Args:

@@ -1,13 +1,13 @@
 """Log-probabilities of many answers to few prompts: what texts share is computed once.
 
-Texts are grouped by the token ids that they begin with, whatever the prompts were made of, so the values are
-those of separate rows within rounding. Answers of one token to the same question share everything but that
+Texts are grouped by the token ids that they begin with, however the prompts were built, so the values equal
+those of separate rows within rounding. One-token answers to the same question share everything but that
 token and cost one lookup each. A group is a row [S + G·W]: the prefix, then the branches side by side, which
 see the prefix and themselves (`jaxmoe.generation.shared_prompt`). Where all answers have one token the
-branches are packed: several in each of the G blocks, so that hardly a slot is padding.
+branches are packed, several into each of the G blocks, so that hardly a slot is padding.
 
-Letters of this file: P prefixes a call, S slots of a prefix, G branches or blocks a prefix, W slots of one, N
-branches a prefix, K answers that end a branch.
+Letters of this file: P prefixes per call, S slots of a prefix, G branches or blocks per prefix, W slots of
+one, N branches per prefix, K answers that end a branch.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -33,7 +33,7 @@ from jaxmoe.model.shapes import Array, Float, Int
 SHORTEST_PREFIX, SHORTEST_BRANCH, TARGETS = 32, 8, 8
 # slots of a block of packed branches
 BLOCK = 128
-# slots of all rows in a call; larger calls are slower on a CPU, whose cache they leave
+# slots of all rows in a call; larger calls are slower on a CPU, since they exceed its cache
 TOKENS, TOKENS_CPU = 16384, 4096
 
 
@@ -48,11 +48,11 @@ def logprob(
     """`LocalModel.logprob`, with shared beginnings computed once.
 
     Args:
-      model: that scores.
+      model: scores the texts.
       prompts, continuations: pairs, in the same order.
       heads: texts with the same value are grouped; None groups all of them.
       progress: called with the number of texts scored since the last call.
-    Returns: nats and numbers of tokens, one a pair.
+    Returns: nats and numbers of tokens, one per pair.
     Raises: ValueError as `LocalModel.logprob`.
     """
     texts = model.scored_ids(prompts, continuations)
@@ -90,7 +90,8 @@ def _shape(group: Group) -> _Shape:
 
 
 def _packed(lengths: Sequence[int], width: int) -> list[list[int]]:
-    """Which texts lie in each block: longest first, each in the first block with room; empty ones in none."""
+    """Which texts go into each block: longest first, each into the first block with room; empty ones into
+    none."""
     blocks: list[list[int]] = []
     room: list[int] = []
     for number in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
@@ -106,10 +107,10 @@ def _packed(lengths: Sequence[int], width: int) -> list[list[int]]:
 
 
 def _calls(model: LocalModel, groups: Iterator[Group]) -> Iterator[list[Group]]:
-    """Groups of one shape, as many as a call takes; the last ones of a shape are filled up.
+    """Groups of one shape, as many as a call takes; the last call of a shape is filled up.
 
-    Where half a call or more is left of a shape that was full before, the whole call is cheaper than another
-    compilation.
+    If half a call or more is left of a shape that has filled a call before, running a whole call is cheaper
+    than another compilation.
     """
     waiting: dict[_Shape, list[Group]] = {}
     compiled = set()
@@ -218,7 +219,7 @@ def _packed_scores(
     last_PN: Int[Array, "P N"],
     targets_PNK: Int[Array, "P N K"],
 ) -> Float[Array, "P N K"]:
-    """log p of each target after the slot that is the last of its branch."""
+    """log p of each target after the last slot of its branch."""
     model = params.merge(params.ModelParams(definition, trainable, frozen))
     packing = Packing(segments_PGW, positions_PGW)
     states_PXD = packed_states(model, prefix_PS, mask_PS, tokens_PGW, packing, dtype=dtype, mesh=mesh)

@@ -1,6 +1,6 @@
-"""What an evaluation asks of a model: continue texts, and say how probable given continuations are.
+"""What an evaluation requires of a model: to continue texts, and to say how probable given continuations are.
 
-Whatever has these two methods can be evaluated: a local model (evals.models.local_model), a server, a lookup
+Anything with these two methods can be evaluated: a local model (evals.models.local_model), a server, a lookup
 table in a test.
 """
 
@@ -11,7 +11,7 @@ from jaxmoe.text.chat_template import Messages
 
 # called with the place of a text in the result, and the text
 OnText = Callable[[int, str], None]
-# called with how many questions are done, and of how many
+# called with how many questions are done, and out of how many
 Progress = Callable[[int, int], None]
 
 
@@ -40,12 +40,12 @@ class TextModel(Protocol):
 
         Args:
           prompts: texts.
-          max_new_tokens: of each response.
+          max_new_tokens: limit for each response.
           stop: strings that end a response.
           top_p: mass of the nucleus from which tokens are drawn.
           seed: of the draw.
           temperature: 0 takes the most probable token.
-          samples: responses to each prompt, drawn independently; those of a prompt stand together.
+          samples: responses to each prompt, drawn independently; those of a prompt are adjacent.
         Returns: the texts, without their prompts.
         """
         ...
@@ -55,14 +55,14 @@ class TextModel(Protocol):
 
         Args:
           prompts, continuations: pairs, in the same order.
-        Returns: nats and numbers of tokens, one a pair.
+        Returns: nats and numbers of tokens, one per pair.
         """
         ...
 
 
 @runtime_checkable
 class TellingTextModel(TextModel, Protocol):
-    """A model that tells each text as soon as it is there, while it writes others."""
+    """A model that reports each text as soon as it is complete, while it writes others."""
 
     def generate_each(
         self,
@@ -95,7 +95,7 @@ class FormedTextModel(TextModel, Protocol):
         ...
 
     def with_turns(self, before: Messages) -> "FormedTextModel":
-        """The model with turns of a chat before every prompt, such as a system prompt and solved examples.
+        """The model with chat turns before every prompt, such as a system prompt and solved examples.
 
         Args:
           before: messages of role and content; the form must be chat.
@@ -110,7 +110,7 @@ def cut_at(text: str, stops: Sequence[str]) -> str:
     Args:
       text: of a response.
       stops: strings that end it.
-    Returns: all of it where none occurs.
+    Returns: the whole text if none occurs.
     """
     found = [at for stop in stops if (at := text.find(stop)) >= 0]
     return text[: min(found)] if found else text

@@ -1,4 +1,4 @@
-"""Questionnaires put to a respondent: instruments, wordings and personas, crossed designs, answers, scores.
+"""Questionnaires given to a respondent: instruments, wordings and personas, crossed designs, answers, scores.
 
 A questionnaire is data (`load_instrument`); a respondent is whoever answers questions (a local model, a model
 behind a server, a simulated one: evals.questionnaires.respondents); a design crosses templates, option orders
@@ -15,7 +15,7 @@ and personas; `administer` asks everything once, `score` turns answers into scor
     0  N+E+O+A+C+  3.75
     1  N+E+O-A+C-  4.50
 
-Not covered: whether scores are to be believed (evals.faithfulness), their statistics (evals.psychometrics).
+Not covered: whether scores can be believed (evals.faithfulness), their statistics (evals.psychometrics).
 """
 
 from evals.questionnaires.administration import administer

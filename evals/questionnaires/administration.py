@@ -1,10 +1,10 @@
 """python -m evals.administer: ask a respondent every question of a design, once, into a long table.
 
-    FOLDER/answers.jsonl      every answer as it came, a line each; a killed administration resumes from it
-    FOLDER/design.json        who is asked what; another design in the same folder is refused, but for a
-                              limit within which nothing was answered yet
-    FOLDER/responses.parquet  the long table, when all is answered
-    FOLDER/usage.json         what servers were paid for all of it, a judge's too, over all sessions
+    FOLDER/answers.jsonl      every answer as it came, one per line; a killed administration resumes from it
+    FOLDER/design.json        who is asked what; another design in the same folder is refused, except for a
+                              token limit within which nothing was answered yet
+    FOLDER/responses.parquet  the long table, once everything is answered
+    FOLDER/usage.json         what servers were paid for all of it, a judge's included, over all sessions
 
 Not covered: what is asked (administration), who answers (respondent), what it means (faithfulness).
 """
@@ -49,7 +49,7 @@ COLUMNS = (
     "probabilities",
     "read_by",
 )
-# columns with the traits of the personas: what scores are held against
+# columns with the traits of the personas: what scores are compared with
 DESCRIBED = "described_"
 # limits of earlier sessions, where the limit was raised since
 BEFORE = f"{LIMIT} before"
@@ -72,16 +72,16 @@ def administer(
 
     Args:
       respondent: who answers.
-      tests: an instrument or a battery, or several.
-      design: the conditions every item is asked in; one of each if left out.
+      tests: one or several instruments or batteries.
+      design: the conditions in which every item is asked; one of each if left out.
       folder: where answers are kept as they come, so that a killed administration resumes; None keeps them
         in memory.
       block: questions handed to the respondent at once.
       progress: called with (answered, of).
-    Returns: a row an answer with COLUMNS, and a column for each trait that the personas describe; response is
-      NaN and refusal says why where there is none.
+    Returns: one row per answer with COLUMNS, and a column for each trait that the personas describe; without
+      an answer, response is NaN and refusal says why.
     Raises: ValueError if the folder holds another administration, a battery's name occurs twice, several
-      seeds are asked of a respondent that repeats itself, or an instrument has open questions.
+      seeds are put to a respondent that repeats itself, or an instrument has open questions.
 
     Example:
       >>> from evals.questionnaires import administer, load_instrument, simulated_respondent
@@ -132,7 +132,7 @@ def administer(
 
 
 def _described(table: pd.DataFrame, design: Design) -> pd.DataFrame:
-    """With a column for each trait that the personas describe."""
+    """The table with a column for each trait that the personas describe."""
     names = dict.fromkeys(name for persona in design.personas for name in persona.traits)
     levels = {
         name: pd.Series({p.name: p.traits.get(name, math.nan) for p in design.personas}, dtype="float64")
@@ -164,7 +164,7 @@ def _fingerprint(respondent: Respondent, batteries: Sequence[Battery], design: D
 
 
 class AnswerRow(TypedDict):
-    """One answer as the journal has it; None where there is no value."""
+    """One answer as written in the journal; None where there is no value."""
 
     key: Sequence[str]
     response: float | None
@@ -179,14 +179,14 @@ class AnswerRow(TypedDict):
 
 
 class _Answers:
-    """Rows by key: those of an earlier run, and a line in the journal for each new one."""
+    """Rows by key: those of an earlier run, plus new ones, each also written to the journal."""
 
     def __init__(self, folder: Path | None, design: dict[str, object], *, raisable: bool):
         self.rows: dict[tuple[str, ...], AnswerRow] = {}
         self._folder, self._journal = folder, None
         self._tells_cuts = raisable
-        # the record with this session's limit, until the first answer within it: a server may refuse the
-        # limit, and nobody should have to keep to one within which nothing was answered
+        # the record with this session's limit is written only with the first answer within it: a server may
+        # refuse the limit, and nobody should be bound to one within which nothing was answered
         self._unwritten: dict[str, object] | None = None
         if folder is None:
             return
@@ -211,15 +211,15 @@ class _Answers:
             _write_design(written, design)
 
     def _read(self, path: Path, before: Sequence[object], limit: object) -> None:
-        """Rows that stay; `limit` is None where nobody tells what was cut off."""
+        """Reads the rows to keep; `limit` is None where the respondent does not report cuts."""
         if not path.exists():
             return
-        # rows without a record of cuts are of a time when a folder had one limit: its first
+        # rows without a record of cuts date from when a folder had a single limit: its first
         first = before[0] if before else limit
         maybe_cut: set[tuple[str, ...]] = set()
         text = path.read_bytes()
         whole = text[: text.rfind(b"\n") + 1]
-        if len(whole) < len(text):  # killed while it wrote a line
+        if len(whole) < len(text):  # killed while writing a line
             with path.open("r+b") as file:
                 file.truncate(len(whole))
         # splitlines would cut at U+2028
@@ -234,7 +234,7 @@ class _Answers:
                     f"{path}:{number} is damaged and holds no answer; delete the line, and its question is "
                     "asked again"
                 ) from error
-            if not again:  # what failed is, and what was cut off where more may be said now
+            if not again:  # ask again what failed, and what was cut off if the limit is higher now
                 self.rows[key] = row
             elif row["refusal"] != ERROR and "cut_at" not in row:
                 maybe_cut.add(key)
@@ -263,7 +263,7 @@ class _Answers:
             "n_options": len(question.choices),
             "expected": None if math.isnan(answer.expected) else answer.expected,
             "refusal": answer.refusal,
-            # a reply may hold half a character, which no file of text can
+            # a reply may hold half a character, which a text file cannot
             "text": answer.text.encode("utf-8", "replace").decode("utf-8"),
             "probabilities": list(answer.probabilities),
             "read_by": answer.read_by,
@@ -303,7 +303,7 @@ def _limits_before(design: dict[str, object]) -> list[object]:
 
 
 def _limits(design: dict[str, object]) -> list[object]:
-    """All limits within which answers were given, the first one first."""
+    """All limits within which answers were given, in order of first use."""
     latest = design.get(LIMIT)
     return [*_limits_before(design), *([] if latest is None else [latest])]
 
@@ -326,10 +326,10 @@ def limits_told(*folders: Path) -> dict[str, object]:
 
 
 def _cut_below(row: AnswerRow, first: object, limit: object) -> bool:
-    """Whether an answer was, or may have been, cut off before it said what is chosen, and may be longer now.
+    """Whether an answer was, or may have been, cut off before it named an option, and may be longer now.
 
-    Without a record of cuts, whole refusals cannot be told from others, and stay: asked once more, some would
-    turn into answers by chance.
+    Without a record of cuts, complete refusals cannot be told from cut ones, so they stay: asked again, some
+    would turn into answers by chance.
     """
     if not isinstance(limit, int):
         return False
@@ -348,7 +348,7 @@ def _refuse_other(old: dict[str, object], new: dict[str, object], folder: Path, 
         if name == LIMIT and raisable and name in old and there is None:
             continue
         if name == LIMIT and raisable and isinstance(there, int) and isinstance(here, int):
-            # what was read within fewer tokens would be so within more
+            # what was read within fewer tokens would be read the same within more
             if there < here:
                 continue
             remedy = f"take at least {there}, or {remedy}"
@@ -361,12 +361,12 @@ def long_table(model: str, rows: Iterable[AnswerRow]) -> pd.DataFrame:
     """The answers as a frame with COLUMNS.
 
     Args:
-      model: what the respondent is called, the same in every row.
+      model: the respondent's name, the same in every row.
       rows: as the journal holds them; the order is kept.
-    Returns: a row an answer; response and expected are NaN, and position −1, where there is none.
+    Returns: one row per answer; response and expected are NaN, and position −1, where there is none.
     """
     kept = [dict(zip(KEY, row["key"], strict=True)) | dict(row) for row in rows]
     frame = pd.DataFrame(kept, columns=pd.Index(COLUMNS)).assign(model=model)
-    # answers of before there were judges
+    # answers from before there were judges
     frame["read_by"] = frame["read_by"].fillna("").astype(str)
     return frame.astype({"response": "float64", "expected": "float64", "position": "int64"})

@@ -1,4 +1,4 @@
-"""What a model wrote, reduced to plain words: no thoughts, markup, LaTeX, nor other scripts' digits.
+"""What a model wrote, reduced to plain words: no thoughts, markup, LaTeX or other scripts' digits.
 
 Not covered: which option it names (reading).
 """
@@ -11,7 +11,7 @@ _THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>.*?(</\1>|\Z)", re.D
 # a chat template may open the thought itself, so that the text only closes it
 _CLOSED = re.compile(r"\A.*</(think|thinking|thought|reasoning)>", re.DOTALL | re.IGNORECASE)
 _TAG = re.compile(r"<(/?)([a-zA-Z][\w-]{0,40})([^<>\n]{0,80})>")
-# tags that stand without a closing one, those of chat templates among them
+# tags without a closing tag, including those of chat templates
 _SINGLE = re.compile(
     r"s|br|hr|p|li|\w*(?:_\w*|answer|response|output|assistant|user|model)|[be]os|pad|unk", re.IGNORECASE
 )
@@ -20,7 +20,7 @@ _LINE_MARKS = re.compile(r"^[ \t]*(?:#+|>+(?!\d)|[-*+•](?=\s))[ \t]*", re.MULT
 _QUOTES = re.compile(r"[\"“”„‟«»‹›「」『』]|(?<!\w)'|'(?!\w)")
 _EAST_ASIAN = re.compile(r"([぀-ヿ㐀-鿿가-힯])")
 _BLANKS = re.compile(r"\s{3,}")
-# begins the next item where a base model goes on with the questionnaire by itself
+# begins the next item when a base model continues the questionnaire by itself
 _NEXT_ITEM = re.compile(
     r"\n\s*(?:(?:next )?(?:statement|question|item|line|text|description|interviewer|user|human)"
     r"(?: \d+)?\s*:)",
@@ -29,7 +29,7 @@ _NEXT_ITEM = re.compile(
 
 
 def without_thoughts(text: str) -> str:
-    """The text without <think> blocks; one that never ends takes the rest with it.
+    """The text without <think> blocks; a block that never ends takes the rest with it.
 
     Example:
       >>> without_thoughts("<think>Maybe B.</think>C")
@@ -39,12 +39,12 @@ def without_thoughts(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    r"""Words and punctuation alone, in compatibility form, with ASCII digits; only the first item's answer.
+    r"""Only words and punctuation, in compatibility form, with ASCII digits; only the first item's answer.
 
     Args:
       text: what was written after the question.
-    Returns: the text without thoughts, tags, Markdown, LaTeX commands and quotation marks; what a base
-      model writes of further items is cut off.
+    Returns: the text without thoughts, tags, Markdown, LaTeX commands and quotation marks; further items
+      that a base model writes are cut off.
 
     Example:
       >>> plain("**Option**  \\boxed{\\text{B}}").split()
@@ -55,7 +55,7 @@ def plain(text: str) -> str:
     said = _TAG.sub(lambda tag: " " if _is_markup(tag, closed) else tag[0], said)
     said = "".join(_plain_character(c) for c in said)
     said = unicodedata.normalize("NFKC", said).replace("\r\n", "\n").replace("’", "'")
-    # no pattern has to look along a run of blanks again from each of them
+    # so that no pattern rescans a run of blanks from each of them
     said = _BLANKS.sub(lambda run: "\n" * min(run.group().count("\n"), 2) or " ", said)
     said = _LATEX.sub(" ", said)
     said = _LINE_MARKS.sub("", said)
@@ -67,7 +67,7 @@ def plain(text: str) -> str:
 
 
 def _is_markup(tag: re.Match[str], closed: Collection[str]) -> bool:
-    """Not of words that happen to be in angle brackets, which may be an option's: "E <Very Accurate>"."""
+    """False for words that happen to be in angle brackets and may be an option's: "E <Very Accurate>"."""
     _, name, rest = tag.groups()
     single = _SINGLE.fullmatch(name) is not None and not rest.strip()
     return single or name.casefold() in closed or rest.endswith("/") or "=" in rest
@@ -79,7 +79,7 @@ def _plain_character(character: str) -> str:
         # a raised or circled digit stands alone; those of a number stay together
         return str(digit) if kind == "Nd" else f" {digit} "
     if kind == "No":
-        # ½ after a whole number is a fraction, not a digit more
+        # ½ after a whole number is a fraction, not another digit
         return f" {unicodedata.normalize('NFKC', character)} "
     # joiners, marks of direction and of emoji, surrogates without their other half
     return "" if kind in ("Cf", "Cs", "Me") or character == "\ufe0f" else character

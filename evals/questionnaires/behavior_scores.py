@@ -1,4 +1,4 @@
-"""What behavioral tasks say: effects with their controls, and how far the self-report foretells conduct.
+"""What behavioral tasks show: effects with their controls, and how far self-report predicts conduct.
 
 An effect is the mean difference between two versions of the same scenarios, with a t interval over scenarios;
 answers are averaged over persons and conditions first. Not covered: the tasks (behaviors).
@@ -16,10 +16,10 @@ from evals.questionnaires import behaviors
 
 
 class Effect(NamedTuple):
-    """What a family measures: first − second version, or the mean of the first where second is empty.
+    """What a family measures: first − second version, or the mean of the first if second is empty.
 
-    control: version that shows whether scenarios were understood, and the mean that a respondent who
-    understands comes near.
+    control: the version that shows whether scenarios were understood, and the mean that a respondent who
+    understands them comes close to.
     """
 
     name: str
@@ -78,7 +78,7 @@ def effects(long_table: pd.DataFrame, *, confidence: float = 0.95) -> pd.DataFra
 
 
 def families(long_table: pd.DataFrame) -> set[str]:
-    """Which families of tasks a table has answers to."""
+    """The families of tasks that a table has answers to."""
     items = long_table.loc[long_table["instrument"] == behaviors.NAME, "item"]
     return {str(item).partition("/")[0] for item in items.unique()}
 
@@ -104,7 +104,7 @@ def mean_estimate(values: np.ndarray, confidence: float = 0.95) -> Estimate:
     Args:
       values: [n], one for each scenario or person, none missing.
       confidence: of the interval, two-sided.
-    Returns: mean ± t · SD/√n; without an interval where n < 2 or all values are the same, undefined of none.
+    Returns: mean ± t · SD/√n; no interval where n < 2 or all values are the same; undefined for n = 0.
     """
     n = len(values)
     if not n:
@@ -122,7 +122,7 @@ def conduct_scores(long_table: pd.DataFrame, person: str = "persona") -> pd.Data
     Args:
       long_table: answers to `behavioral_battery(["conduct"])`, as `administer` returns them.
       person: the column that tells persons apart.
-    Returns: a frame, index the persons, columns the constructs, 0 (little of it) to 3.
+    Returns: a frame with persons as index and constructs as columns, 0 (little of it) to 3.
     Raises: ValueError where no conduct in situations was asked.
 
     Example:
@@ -147,9 +147,9 @@ def self_report_correlations(
     Args:
       behavior: persons (index) x constructs, as `conduct_scores` returns it.
       self_report: persons (index) x constructs: scores in the direction of the construct. Persons who are in
-        one table alone are left out.
+        only one of the tables are left out.
       confidence: of the intervals, two-sided.
-    Returns: a row a construct: construct, value, low, high, n (persons), reason.
+    Returns: one row per construct: construct, value, low, high, n (persons), reason.
     """
     rows = []
     for construct in behavior.columns.intersection(self_report.columns):

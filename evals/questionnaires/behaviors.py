@@ -1,8 +1,9 @@
 """Behavioral tasks: does a respondent do what it reports, and does it show people's biases?
 
-Original, parametrized scenarios with controls, asked like items, so every respondent and design can take
-them. A bias is a difference between two versions of the same scenario; a control shows that the scenario was
-understood at all. Conduct in situations is in the direction of five constructs and tests the self-report.
+Original, parametrized scenarios with controls, asked like items, so that they work with every respondent and
+design. A bias is a difference between two versions of the same scenario; a control shows that the scenario
+was understood at all. Conduct in situations is scored in the direction of five constructs and tests the
+self-report.
 Not covered: replies in scripted dialogues (dialogues).
 """
 
@@ -26,7 +27,7 @@ class BehavioralTask(NamedTuple):
     """One scenario in one version.
 
     Attributes:
-      family: what it is about; case: the scenario's number; version: of the same case (gain, loss, control).
+      family: what it is about; case: the scenario's number; version: of that case (gain, loss, control).
       entry: how it is asked; option values are what is scored.
     """
 
@@ -58,12 +59,12 @@ def _task(
 def framing(count: int, seed: int = 0) -> list[BehavioralTask]:
     """The same sure thing and gamble as gains or as losses; value 1 is the gamble.
 
-    Control: a gamble that is worse in every case, so that taking it is no preference.
+    Control: a gamble that is worse in every case, so that taking it is not a preference.
 
     Args:
       count: scenarios.
-      seed: of what is saved, how many of it, and the odds.
-    Returns: three tasks a scenario, versions gain, loss and control.
+      seed: of what is saved, how much of it, and the odds.
+    Returns: three tasks per scenario, versions gain, loss and control.
     """
     rng = random.Random(f"framing {seed}")
     places = [
@@ -97,14 +98,14 @@ def framing(count: int, seed: int = 0) -> list[BehavioralTask]:
 
 
 def anchoring(count: int, seed: int = 0) -> list[BehavioralTask]:
-    """An estimate after a number that was drawn by lot, low or high; control: no number.
+    """An estimate after a low or high number drawn by lot; control: no number.
 
     Values are the estimate's place among the answers, 0 to 1.
 
     Args:
       count: scenarios; there are four, and asking for more gives four.
       seed: of the order of scenarios, and of the numbers drawn, which lie outside the answers.
-    Returns: three tasks a scenario, versions low, high and control.
+    Returns: three tasks per scenario, versions low, high and control.
     """
     rng = random.Random(f"anchoring {seed}")
     tasks = []
@@ -118,14 +119,14 @@ def anchoring(count: int, seed: int = 0) -> list[BehavioralTask]:
 
 
 def ultimatum(count: int, seed: int = 0) -> list[BehavioralTask]:
-    """Accept or refuse a share of a sum, on which both get nothing if it is refused; value 1 accepts.
+    """Accept or refuse a share of a sum; if it is refused, both get nothing; value 1 accepts.
 
-    Control: the share is the whole, so that nobody gains by a refusal.
+    Control: the share is the whole, so that nobody gains from a refusal.
 
     Args:
       count: scenarios.
       seed: of the sums, 20 to 300 coins.
-    Returns: five tasks a scenario, versions 10, 20, 30, 50 (percent offered) and control.
+    Returns: five tasks per scenario, versions 10, 20, 30, 50 (percent offered) and control.
     """
     rng = random.Random(f"ultimatum {seed}")
     tasks = []
@@ -149,7 +150,7 @@ def dictator(count: int, seed: int = 0) -> list[BehavioralTask]:
     Args:
       count: scenarios.
       seed: of the sums, 20 to 300 coins.
-    Returns: two tasks a scenario, versions version and control; in the first, giving
+    Returns: two tasks per scenario, versions version and control; in the first, giving
       counts as agreeable conduct.
     """
     rng = random.Random(f"dictator {seed}")
@@ -168,14 +169,14 @@ def dictator(count: int, seed: int = 0) -> list[BehavioralTask]:
 
 
 def reflection(count: int, seed: int = 0) -> list[BehavioralTask]:
-    """Problems whose first answer is wrong; value 1 is right, −1 the lure, 0 another mistake.
+    """Problems whose obvious answer is wrong; value 1 is right, −1 the lure, 0 another mistake.
 
     Control: the same numbers in a problem without a lure.
 
     Args:
-      count: scenarios; three kinds of problem take turns.
+      count: scenarios; three kinds of problem alternate.
       seed: of the numbers.
-    Returns: two tasks a scenario, versions lure and control.
+    Returns: two tasks per scenario, versions lure and control.
     """
     rng = random.Random(f"reflection {seed}")
     tasks = []
@@ -217,12 +218,12 @@ def reflection(count: int, seed: int = 0) -> list[BehavioralTask]:
 def false_belief(count: int, seed: int = 0) -> list[BehavioralTask]:
     """Where somebody will look for a thing that was moved; value 1 is right.
 
-    Version false: they were away; control (true belief): they watched, and the other place is right.
+    Version false: they were away; control (true belief): they watched, so the other place is right.
 
     Args:
       count: scenarios.
       seed: of people, things and places.
-    Returns: two tasks a scenario, versions false and control.
+    Returns: two tasks per scenario, versions false and control.
     """
     rng = random.Random(f"false belief {seed}")
     people, things = (
@@ -245,12 +246,12 @@ def false_belief(count: int, seed: int = 0) -> list[BehavioralTask]:
 
 
 def risk(count: int, seed: int = 0) -> list[BehavioralTask]:
-    """A sure sum against a gamble; value 1 gambles. Control: the gamble cannot win more than is sure.
+    """A sure sum against a gamble; value 1 gambles. Control: the gamble cannot win more than the sure sum.
 
     Args:
-      count: scenarios; the chance of winning takes turns among 20, 35, 50, 65 and 80 percent.
+      count: scenarios; the chance of winning cycles through 20, 35, 50, 65 and 80 percent.
       seed: of the prizes, 50 to 400 coins.
-    Returns: two tasks a scenario, versions even (same expectation, but for rounding) and control.
+    Returns: two tasks per scenario, versions even (same expectation, except for rounding) and control.
     """
     rng = random.Random(f"risk {seed}")
     tasks = []
@@ -268,12 +269,12 @@ def risk(count: int, seed: int = 0) -> list[BehavioralTask]:
 
 
 def sycophancy(count: int, seed: int = 0) -> list[BehavioralTask]:
-    """A fact asked by someone who believes what is wrong; value 1 is right. Control: they say nothing.
+    """A fact asked by someone who believes something wrong; value 1 is right. Control: they say nothing.
 
     Args:
       count: scenarios, at most as many as `data()` has facts.
       seed: of which facts are asked, in which order.
-    Returns: two tasks a scenario, versions pressed and control.
+    Returns: two tasks per scenario, versions pressed and control.
     """
     rng = random.Random(f"sycophancy {seed}")
     facts = data()["facts"]
@@ -322,11 +323,11 @@ FAMILIES: dict[str, Callable[[int, int], list[BehavioralTask]]] = {
 
 
 def battery(families: Sequence[str] = tuple(FAMILIES), count: int = 6, seed: int = 0) -> Battery:
-    """The tasks of some families as something to administer; count scenarios each, where there are so many.
+    """The tasks of some families as a battery to administer; count scenarios each, if there are that many.
 
     Args:
-      families: names of `FAMILIES`; conduct is what tests a self-report.
-      count: scenarios of each family.
+      families: keys of `FAMILIES`; conduct is the one that tests a self-report.
+      count: scenarios per family.
       seed: of their parameters.
     Returns: a Battery; items are named family/case/version.
     Raises: ValueError for an unknown family or a count below 1.

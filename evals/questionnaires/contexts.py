@@ -1,12 +1,12 @@
-"""What may stand around an option in a written answer, as patterns: denied, weighed, mocked, somebody else's.
+"""What may surround an option in a written answer, as patterns: denied, weighed, mocked, somebody else's.
 
-English, with the negations of some other languages, so that "nicht B" is not B. Not covered: which words are
-looked at for an option (reading).
+English, plus the negations of some other languages, so that "nicht B" is not B. Not covered: which words are
+searched for an option (reading).
 """
 
 import re
 
-# where a clause ends, so that "not" before it says nothing of what follows
+# where a clause ends, so that "not" before it says nothing about what follows
 CLAUSE = re.compile(
     r"[.;:!?\n,—–(]|\s-\s|\b(?:(?<!anything )(?<!all )but|however|though|although|because|since"
     r"|so(?! far)|yet|therefore|instead(?! of))\b",
@@ -36,9 +36,9 @@ ALL_BUT = re.compile(
     r"(?: the| option| for){0,2}[\s:(\[]*$",
     re.IGNORECASE,
 )
-# struck out or crossed, in the signs that are used for it
+# struck out or crossed, in the signs used for that
 STRUCK = re.compile(r"~(?=\S)[^~\n]*(?<=\S)~|(?:^|\s)!\w|[¬≠❌❎✗✘✖☒🚫👎]")
-# weighed and left, somebody else's, of another time, or a bound: named, but not meant
+# weighed and dropped, somebody else's, about another time, or a bound: named, but not meant
 WEIGHED = re.compile(
     r"\b(?:between|(?<!second )thought|at first|initially|tempted|considered|hesitat\w+|whether|asked"
     r"|was going to|torn"
@@ -60,7 +60,7 @@ BOUND_AFTER = re.compile(
     r"|most|least)\b|[-–] ?ish)",
     re.IGNORECASE,
 )
-# a condition that does not hold, "D, were I braver", but for one that the questionnaire makes hold
+# a condition that does not hold, "D, were I braver", except one that the questionnaire sets
 NOT_SO = re.compile(
     r"\b(?:(?:were|should|could) (?:i|it|things)|had (?:i|it not)"
     r"|(?<!as )if (?:i|it|things) (?:was|were|had|could))\b"
@@ -83,7 +83,7 @@ OTHERS = re.compile(
     r"(?: \w+ly| always| often)?\s*$",
     re.IGNORECASE | re.DOTALL,
 )
-# the sentence up to an option tells of others or of another time
+# the sentence up to an option is about others or another time
 ELSEWHERE = re.compile(
     rf"{NOT_SO.pattern}|"
     r"\b(?:according to(?! me\b| how i)|in the (?:eyes|opinion|view) of"
@@ -100,7 +100,7 @@ SENTENCE = re.compile(
     r"(?<!\be\.g)[.;!?\n](?!\d)|\b(?:but|now|nowadays|today|these days|however|though|whereas|while)\b",
     re.IGNORECASE,
 )
-# agreement with another thing than the statement, or a mark that is given to how it is put
+# agreement with something other than the statement, or a rating of how it is worded
 _ANOTHER_MATTER = (
     r"(?:with|to) (?:\w+ ){0,2}?(?:opposite|reverse|contrary|converse|inverse|negation|none|nothing|neither"
     r"|half|parts?)\b"
@@ -151,7 +151,7 @@ MOCKED = re.compile(
     re.IGNORECASE,
 )
 YES_OR_NO = re.compile(r"\b(?:yes|no)$", re.IGNORECASE)
-# the question's verb alone: "I do", "I am not", "it never is"
+# only the question's verb: "I do", "I am not", "it never is"
 REPEATED = re.compile(
     r"[\s,.;:!)—–-]*(?:but |except (?:that )?)?(?:i|it|that|this|we|they)"
     r"(?P<verb>(?:'[ms]|'ve|n't|'t|\s+(?:do|does|did|am|is|are"
@@ -171,10 +171,10 @@ CORRECTED = re.compile(
     r"|so|therefore|thus|hence|answer(?: is|\s*:))\b",
     re.IGNORECASE,
 )
-# the limit of tokens came in the middle of "B or C"
+# the token limit cut in the middle of "B or C"
 CUT_OFF = re.compile(r"\b(?:or|nor|to|between|not|either|and|/)\s*$", re.IGNORECASE)
 TENTATIVE = re.compile(r"\b(?:also|too|as well|sometimes|possibly|maybe|perhaps|otherwise)\b", re.IGNORECASE)
-# an own decision: what stands before it in the clause gives a reason at most
+# the writer's own decision: what precedes it in the clause gives a reason at most
 DECIDED = re.compile(
     r"(?:\bi(?:'d|'ll| would| will| do)?(?: \w+ly| just| have to| still)?"
     r" (?:choose|pick|say|go|go with|go for|select|answer|rate|put|settle on|opt for|give|mark|circle)"
@@ -185,7 +185,7 @@ DECIDED = re.compile(
     r"|(?:rating|score) of))*[\s(\[]*$",
     re.IGNORECASE,
 )
-# words that say nothing of their own around an option
+# words around an option that say nothing by themselves
 _FRAME_WORDS = """
     i i'd i'm i'll i've would will do say call describe describes rate choose pick go going went with it
     it's its is that that's this as me my mine answer a an the statement description myself to have has

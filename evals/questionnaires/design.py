@@ -1,6 +1,6 @@
 """The crossed design: item x template x option order x item order x persona x seed, as questions.
 
-Whatever has items with options can be administered: questionnaires, and behavioral tasks (behaviors).
+Anything that has items with options can be administered: questionnaires and behavioral tasks (behaviors).
 Not covered: asking and storing (administer).
 """
 
@@ -24,7 +24,7 @@ from evals.questionnaires.wording import (
     templates,
 )
 
-# what tells one answer of an administration from another; FACETS are the conditions among them
+# what distinguishes the answers of an administration; FACETS are the conditions among them
 FACETS = ("template", "option_order", "item_order", "persona", "seed", "item_wording")
 WORDING = FACETS[-1]
 PUBLISHED, PARAPHRASED = "published", "paraphrased"
@@ -52,13 +52,13 @@ class Battery:
 
 @dataclass(frozen=True)
 class Design:
-    """Which conditions every item is asked in; all are crossed.
+    """The conditions in which every item is asked; all are crossed.
 
     Attributes:
       option_orders, item_orders: forward, reversed, shuffled-N.
-      items_per_prompt: 1 asks every item alone and stateless; more lists as many statements in each prompt,
-        and still asks for one of them at a time. Item orders differ only then.
-      item_wordings: published, paraphrased; a test without paraphrases is asked in published words alone.
+      items_per_prompt: 1 asks every item alone and stateless; more lists that many statements in each prompt,
+        and still asks for one of them at a time. Only then do item orders differ.
+      item_wordings: published, paraphrased; a test without paraphrases is asked in published words only.
     """
 
     templates: tuple[Template, ...] = field(default_factory=lambda: tuple(templates().values())[:1])
@@ -96,7 +96,7 @@ class Design:
 
     @property
     def conditions(self) -> int:
-        """In how many conditions every item is asked, where it has all wordings."""
+        """The number of conditions in which every item with all wordings is asked."""
         sizes = (self.templates, self.option_orders, self.item_orders, self.personas, self.seeds)
         return math.prod(len(size) for size in sizes) * len(self.item_wordings)
 
@@ -118,12 +118,12 @@ class Design:
         return (PUBLISHED,)
 
     def size(self, asked: Battery) -> int:
-        """How many questions a battery comes to."""
+        """How many questions a battery amounts to."""
         kept = len(self.wordings_of(asked))
         return self.conditions // len(self.item_wordings) * kept * len(asked.entries)
 
     def describe(self) -> dict[str, object]:
-        """The design as plain values, for a run card and to tell whether an administration is the same."""
+        """The design as plain values, for a run card and to see whether an administration is the same."""
         return {
             "templates": [template.name for template in self.templates],
             "option_orders": list(self.option_orders),
@@ -136,11 +136,11 @@ class Design:
 
 
 def battery(instrument: Instrument) -> Battery:
-    """An instrument's items as something to administer.
+    """An instrument's items as a battery to administer.
 
     Args:
       instrument: with options to choose from.
-    Returns: a Battery; each item's options run from low to high, its own ones as they stand.
+    Returns: a Battery; options run from low to high, except that an item's own options keep their order.
     Raises: ValueError for open questions, which have no options to choose from.
 
     Example:

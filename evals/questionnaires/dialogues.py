@@ -1,6 +1,6 @@
-"""Scripted dialogues: a respondent writes the next line, rules (and a judge, if there is one) rate it.
+"""Scripted dialogues: a respondent writes the next line; rules (and a judge, if there is one) rate it.
 
-A rule counts phrases that show more or less of a construct. Rules are blunt: they see words, no irony. They
+A rule counts phrases that show more or less of a construct. Rules are blunt: they see words, not irony. They
 are the same for every model, which a judge is not.
 """
 
@@ -41,7 +41,7 @@ Judge = Callable[[str, str, str], float]
 
 
 class Reply(NamedTuple):
-    """A line in a dialogue, and how it was rated: −1 to 1, NaN where nothing in it tells."""
+    """A line in a dialogue, and its rating: −1 to 1, NaN where nothing in it tells."""
 
     persona: str
     construct: str
@@ -55,7 +55,7 @@ def rate(construct: str, reply: str) -> float:
     """(more − less)/(more + less) over the phrases found; NaN if none is. Only the first paragraph counts.
 
     Args:
-      construct: one that there are rules for (`data()["rules"]`).
+      construct: one that has rules (`data()["rules"]`).
       reply: what was written; case makes no difference.
     Returns: −1 (little of the construct) to 1 (much).
     Raises: KeyError for a construct without rules.
@@ -77,11 +77,11 @@ def hold(
     """Every persona's reply in every script, rated.
 
     Args:
-      writer: who replies; thoughts are taken out of its texts.
+      writer: who replies; thoughts are removed from its texts.
       personas: as whom it writes.
       seed: of the sampling.
-      judge: rates each reply too; the column judged is NaN without one.
-    Returns: a row a reply, with the fields of Reply.
+      judge: also rates each reply; without one, the column judged is NaN.
+    Returns: one row per reply, with the fields of Reply.
     """
     asked = [
         (persona, construct, number, script)
@@ -115,13 +115,13 @@ def kept(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """As `hold`, once: what was written before, in this session or an earlier one, is not written again.
+    """As `hold`, but what was written in this session or an earlier one is not written again.
 
     Args:
       writer, personas, seed: as those of `hold`.
       folder: where the replies are kept as they come, in replies.parquet.
       progress: called with (personas who have replied, of).
-    Returns: a row a reply, with the fields of Reply.
+    Returns: one row per reply, with the fields of Reply.
     """
     if isinstance(writer, Paid):
         writer.account(folder / "usage.json")
@@ -139,14 +139,14 @@ def keep_replies(
     written: Callable[[Sequence[Persona], int], pd.DataFrame],
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """The replies of all personas, of which those that a file has are not written again.
+    """The replies of all personas; those already in a file are not written again.
 
     Args:
       path: of the file, which grows by `BLOCK` personas at a time.
-      personas: as whom is written.
-      written: the replies of some personas, from the number of the first on, with a column persona.
+      personas: as whom to write.
+      written: writes the replies of some personas, given the number of the first; with a column persona.
       progress: called with (personas who have replied, of).
-    Returns: a row a reply, in the order in which they were written.
+    Returns: one row per reply, in the order in which they were written.
     """
     tables = [pd.read_parquet(path)] if path.is_file() else []
     there = set(tables[0]["persona"]) if tables else set()
@@ -175,7 +175,7 @@ def scores(replies: pd.DataFrame, column: str = "rated") -> pd.DataFrame:
     Args:
       replies: as `hold` returns them.
       column: rated (by rules) or judged.
-    Returns: index the personas, columns the constructs, −1 (little of it) to 1.
+    Returns: personas as index, constructs as columns, −1 (little of it) to 1.
     """
     table = replies.pivot_table(
         index="persona", columns="construct", values=column, aggfunc="mean", dropna=False

@@ -1,8 +1,8 @@
 """Descriptions of many people, each trait in one of nine degrees: qualified adjectives, and a biography.
 
-The form (qualified adjectives of five constructs, a biography that tells nothing of them) is that of
+The form (qualified adjectives for five constructs, a biography that reveals nothing about them) is that of
 Serapio-García et al. 2023, arXiv:2307.00184; adjectives, qualifiers and biographies are this project's.
-Not covered: people of few, opposite phrases (wording.composed_personas).
+Not covered: people described in a few opposite phrases (wording.composed_personas).
 """
 
 import json
@@ -19,7 +19,7 @@ AGES = (19, 78)
 
 
 class Description(NamedTuple):
-    """A name that tells the degrees, a text in the second person, and the traits it describes in SDs."""
+    """A name that shows the degrees, a text in the second person, and the traits it describes in SDs."""
 
     name: str
     text: str
@@ -44,16 +44,16 @@ class Parts(NamedTuple):
 def graded_descriptions(count: int, *, twins: bool = False) -> Iterator[Description]:
     """Different people whose traits spread evenly over nine degrees and hardly correlate.
 
-    Degrees and biographies are points of an unscrambled Sobol sequence, so the first n of any number of
-    people are the same; |r| of two described traits is below .15 from 32 people on, below .06 from 100 (of
+    Degrees and biographies are points of an unscrambled Sobol sequence, so the first n people are the same
+    whatever their number; |r| of two described traits is below .15 from 32 people on, below .06 from 100 (for
     twins, from twice as many).
 
     Args:
       count: how many.
-      twins: two of each, the same in their traits and told apart by their biographies: what differs between
-        them is nothing that was described of their traits.
+      twins: two of each, with the same traits and different biographies: their described traits cannot
+        explain a difference between them.
     Returns: descriptions; a trait lies between −2 and 2 in steps of 0.5 SD.
-    Raises: ValueError unless FEWEST <= count <= MOST; of twins twice FEWEST, and an even number.
+    Raises: ValueError unless FEWEST <= count <= MOST; for twins at least twice FEWEST, and an even number.
     Reference: Serapio-García et al. 2023, arXiv:2307.00184; Sobol 1967.
     """
     fewest = FEWEST * (1 + twins)
@@ -69,7 +69,7 @@ def graded_descriptions(count: int, *, twins: bool = False) -> Iterator[Descript
     # the first point is a corner of the cube
     used = points[1 : count + 1].tolist()
     for number, own in enumerate(used, 1):
-        # of twins, each degree comes from the point of the pair, the biography from each one's own
+        # for twins, the degrees come from the pair's point, the biography from each one's own
         point = [*used[(number - 1) // 2][: len(constructs)], *own[len(constructs) :]] if twins else own
         degrees = {name: int(x * (2 * STEPS + 1)) - STEPS for name, x in zip(constructs, point, strict=False)}
         sentences = [_biography(point[len(constructs) :], parts)]
@@ -86,7 +86,7 @@ def _biography(point: Sequence[float], parts: Parts) -> str:
 
 
 def _sentence(pairs: Sequence[tuple[str, str]], degree: int, parts: Parts) -> str:
-    """One construct, in all its adjectives and one degree: people differ in the degree alone."""
+    """One construct, in all its adjectives and one degree: people differ only in the degree."""
     if degree == 0:
         told = [f"neither {low} nor {high}" for low, high in pairs]
     else:

@@ -45,11 +45,11 @@ class Item(_Record):
     Attributes:
       key: 1 where agreeing means more of the trait, −1 where it means less.
       facet: the narrower scale inside the scale, if any.
-      paraphrase: the same in other words, for respondents who may know the published ones by heart.
-      flag: why an item is left out unless asked for by name (self_harm), if it is.
+      paraphrase: the same in other words, for respondents who may have memorized the published ones.
+      flag: why an item is left out unless asked for by name (self_harm); None if it is not.
       correct, lures: accepted right answers, and the intuitive wrong ones, of an open question.
-      options: the item's own answers, in the order shown, where they are not the instrument's, as in a
-        situation with things to do. Their values are the instrument's; several may have the same.
+      options: the item's own answers, in the order shown, if they are not the instrument's, such as the
+        actions to choose from in a situation. They use the instrument's values; several may share one.
     """
 
     id: str = Field(min_length=1)
@@ -73,9 +73,9 @@ class Scale(_Record):
     """A set of items with one score; a facet is a scale inside another (parent).
 
     Attributes:
-      measures: the construct, in the same word wherever another instrument measures it too.
+      measures: the construct, named by the same word wherever another instrument measures it too.
       direction: −1 where a high score means little of the construct (emotional stability, neuroticism).
-      desirable: 1 where a high score is flattering, −1 where a low one is, 0 where neither.
+      desirable: 1 where a high score is flattering, −1 where a low one is, 0 where neither is.
     """
 
     name: str = Field(min_length=1)
@@ -98,7 +98,7 @@ class Norm(_Record):
 
 
 class Instrument(_Record):
-    """A questionnaire, complete with where it comes from and what may be done with it."""
+    """A questionnaire, with its source and what may be done with it."""
 
     name: str = Field(min_length=1)
     title: str = Field(min_length=1)
@@ -171,12 +171,12 @@ class Instrument(_Record):
 
     @property
     def midpoint(self) -> float:
-        """The middle of the answer range, itself an answer where their number is odd."""
+        """The middle of the answer range; itself an answer if the number of answers is odd."""
         return (self.low + self.high) / 2
 
     @property
     def domains(self) -> tuple[Scale, ...]:
-        """The scales that are no facet of another."""
+        """The scales that are not facets of another."""
         return tuple(scale for scale in self.scales if scale.parent is None)
 
     @property
@@ -219,7 +219,7 @@ class Instrument(_Record):
 def shipped_instruments() -> tuple[str, ...]:
     """The names of the instruments that come with the package.
 
-    Returns: names that `load_instrument` takes, in the order of the alphabet.
+    Returns: names that `load_instrument` takes, in alphabetical order.
     Raises: nothing.
 
     Example:
@@ -231,11 +231,11 @@ def shipped_instruments() -> tuple[str, ...]:
 
 
 def load_instrument(name_or_path: str | Path, *, include: Collection[str] = ()) -> Instrument:
-    """Reads and checks an instrument: a shipped one by name, another by the path of its JSON file.
+    """Reads and checks an instrument: a shipped one by name, any other by the path of its JSON file.
 
     Args:
       name_or_path: "ipip_50", or a path; docs/instruments.md describes the file.
-      include: flags whose items are wanted too ("self_harm"); flagged items are left out otherwise.
+      include: flags whose items are also wanted ("self_harm"); flagged items are left out otherwise.
     Returns: the Instrument.
     Raises: ValueError that names the file, the entry and the remedy.
 
@@ -280,7 +280,7 @@ def _find(name_or_path: str | Path) -> tuple[Traversable, Traversable]:
 
 
 def _is_beside(folder: Traversable, name: str) -> bool:
-    # someone else's instrument must not make us read, and perhaps print, files of other folders
+    # someone else's instrument must not make us read, and perhaps print, files from other folders
     try:
         return Path(name).name == name and (folder / name).is_file()
     except OSError:  # the name is too long for a file
@@ -315,7 +315,7 @@ def _with_implied_facets(document: dict[str, object]) -> object:
     scales, items = document.get("scales"), document.get("items")
     if not isinstance(scales, list) or not isinstance(items, list):
         return scales
-    # what is no name is left to the check of types that follows
+    # anything that is not a name is left to the type check that follows
     parents = {s["name"]: s for s in scales if isinstance(s, dict) and isinstance(s.get("name"), str)}
     pairs = {
         item["facet"]: item["scale"]
@@ -339,7 +339,7 @@ def _without_flagged(instrument: Instrument, include: Collection[str]) -> Instru
     kept = tuple(item for item in instrument.items if item.flag is None or item.flag in include)
     if len(kept) == len(instrument.items):
         return instrument
-    # a norm for all items does not hold for fewer
+    # a norm for all items does not hold for fewer items
     cut = {s for item in instrument.items if item not in kept for s in (item.scale, item.facet) if s}
     norms = tuple(norm for norm in instrument.norms if norm.scale not in cut)
     return instrument.model_copy(update={"items": kept, "norms": norms})

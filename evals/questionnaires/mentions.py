@@ -1,7 +1,7 @@
 """Where a text names the options of a question, by their labels or by their words.
 
-A letter in prose may be a label or an article, a number a label or a count of something: what stands beside
-it tells. Not covered: whether the option named is meant (reading).
+A letter in prose may be a label or an article, a number a label or a count of something: the words next to it
+decide. Not covered: whether the option named is meant (reading).
 """
 
 import re
@@ -54,7 +54,7 @@ _AFTER_LABEL = re.compile(
     r"|definitely|probably|maybe|really|most|at|than|[a-z](?!'))\b",
     re.IGNORECASE,
 )
-# what may announce or grade an option stands this close before it; no further is looked back
+# what may announce or grade an option comes this close before it; the search goes back no further
 _NEAR = 80
 # signs alone, or a word of a range or a choice, between two numbers: "2 ~ 3", "2 or maybe 3"
 _LISTED = re.compile(
@@ -64,7 +64,7 @@ _COUNTED = rf"(?:\d+|{'|'.join(_NUMBERS)}|hundred|thousand|million)\b"
 _RANGE = re.compile(
     rf"\s*(?:to|or|and|vs\.?|versus|\.{{2,}}|[-–—−/~|&^±])\s*(?:an? )?{_COUNTED}", re.IGNORECASE
 )
-# what makes another number of it: "2^2", "3 and a bit", "1 in 5"
+# what makes it a different number: "2^2", "3 and a bit", "1 in 5"
 _CALCULATED = re.compile(
     rf"\s*[\^×÷*+±x]\s*\d|\s*[<>≤≥]\s*\w|\s+in\s+(?:an? |every )?{_COUNTED}|\s*(?:point|comma)\s+{_COUNTED}"
     r"|\s*(?:and|plus|,)?\s*(?:an?|one|some)[\s-]+(?:little\s+|tiny\s+)?"
@@ -94,8 +94,8 @@ def mentions(choices: Sequence[Choice], said: str) -> list[Mention]:
 
     Args:
       choices: as shown.
-      said: of `answer_text.plain`.
-    Returns: mentions in their order; a label with its own words is one.
+      said: from `answer_text.plain`.
+    Returns: mentions in order; a label with its own words is one mention.
     """
     found, hidden = _word_mentions(choices, said)
     hidden = re.sub(r"\b[nN]/[aA]\b", lambda m: " " * len(m.group()), hidden)
@@ -126,7 +126,7 @@ def _word_mentions(choices: Sequence[Choice], said: str) -> tuple[list[Mention],
         words = choices[place].words
         pattern = rf"(?<![\w.]){words_pattern(words)}(?![\w%]|[.,]\d)"
         if words.casefold() in ("yes", "no"):
-            # "no answer" and "no doubt" are no "no"
+            # "no answer" and "no doubt" do not mean "no"
             pattern = rf"(?<!\w){words}(?=\s*$|\s*[^\w\s]|\s+(?:i|and|or|but)\b|\s*\n)"
         for match in re.finditer(pattern, hidden, re.IGNORECASE):
             before, after = hidden[: match.start()], hidden[match.end() :]
@@ -139,8 +139,8 @@ def _word_mentions(choices: Sequence[Choice], said: str) -> tuple[list[Mention],
             unsure = words.casefold() == "yes" and re.search(
                 r"\bno\s+(?!doubt|question)(?:\w+\s+)?\w+\W*$", near, re.IGNORECASE
             )
-            # another degree is another answer, and so are words that are another option's label; a denied
-            # option is judged as such
+            # a different degree is a different answer, and so are words that are another option's label; a
+            # denied option is judged as such
             off = (
                 unsure
                 or (other and not denied)
@@ -156,7 +156,7 @@ def _word_mentions(choices: Sequence[Choice], said: str) -> tuple[list[Mention],
 
 
 def words_pattern(words: str) -> str:
-    """A pattern of an option's words, any blanks between them."""
+    """A pattern for an option's words, with any blanks between them."""
     pattern = r"\s+".join(re.escape(word) for word in words.casefold().replace("’", "'").split())
     neither = re.fullmatch(r"neither (.+) nor (.+)", words.casefold())
     if neither:
@@ -200,10 +200,10 @@ def _letter_mentions(choices: Sequence[Choice], said: str) -> list[Mention]:
 def _number_mentions(choices: Sequence[Choice], said: str) -> list[Mention]:
     labels = {int(choice.label): place for place, choice in enumerate(choices)}
     low, high = min(labels), max(labels)
-    # the scale itself, as "from 1 to 5"
+    # the scale itself, such as "from 1 to 5"
     scale = rf"(?<![\w.]){low}\s*(?:to|-|–|through|and)\s*{high}(?![\w.,]*\d)"
     rest = re.sub(scale, lambda m: "\ue000" * len(m.group()), said)
-    # digits after a point are a number's part, those after an ellipsis another number
+    # digits after a point are part of a number, those after an ellipsis another number
     number = (
         r"(?<!\w)(?<!\d[.,])(?<!\s[.,])(?<!^[.,])(?P<sign>-(?=\d))?(?P<whole>\d+)(?:[.,](?P<part>\d+))?(?!\w)"
     )

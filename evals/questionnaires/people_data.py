@@ -1,11 +1,11 @@
-"""Answers of people that are public, from the files as they are published; the user brings the file.
+"""Public data sets of people's answers, read from the files as published; the user brings the file.
 
     openpsychometrics' IPIP-FFM (data-final.csv, 1,015,341 people): ipip_50, and mini_ipip inside it
     Johnson's IPIP-NEO-120 (IPIP120.dat, 619,150 people, https://osf.io/tbmh5): ipip_neo_120
-    Johnson's IPIP-NEO-300 (IPIP300.dat, 307,313 people, the same place): any instrument with items of it
+    Johnson's IPIP-NEO-300 (IPIP300.dat, 307,313 people, the same place): any instrument with its items
 
-The 300 have other numbers than the 120. Which number is which item is read from the item key of the same
-place, IPIP-NEO-ItemKey.xls, saved as CSV beside the answers.
+The 300 are numbered differently from the 120. Which number is which item is read from the item key at the
+same place, IPIP-NEO-ItemKey.xls, saved as CSV next to the answers.
 
 Not covered: scores (scoring).
 """
@@ -19,7 +19,7 @@ import pandas as pd
 from evals.questionnaires.instrument import Instrument, Item, load_instrument
 from evals.questionnaires.response_table import read_responses
 
-# openpsychometrics numbers the items of each scale; ipip_50 takes the scales in turns
+# openpsychometrics numbers the items of each scale; ipip_50 takes the scales in turn
 FFM_PLACES = {"EXT": 1, "AGR": 2, "CSN": 3, "EST": 4, "OPN": 5}
 # columns of Johnson's files, counted from 0, and the first column of their items
 SEX, AGE, COUNTRY, FIRST_ITEM, ITEMS, ALL_ITEMS = slice(6, 7), slice(7, 9), slice(22, 31), 31, 120, 300
@@ -30,11 +30,11 @@ def read_answers(path: Path, instrument: Instrument | None) -> tuple[pd.DataFram
     """A table of answers; published files are recognized by their columns.
 
     Args:
-      path: a table as `read_responses` takes it, or one of the files above.
+      path: a table that `read_responses` takes, or one of the files above.
       instrument: the columns of published files become its items; None takes any table as it is.
-    Returns: the table, a column an item of the instrument, and which file it was; "" for other tables. 0
-      means no answer in all of them. Johnson's files hold reversed items turned round already: they are
-      turned back, so that the table is what people chose.
+    Returns: the table, one column per item of the instrument, and which file it was; "" for other tables. In
+      all of the published files 0 means no answer. Johnson's files hold items that are already reversed: they
+      are turned back, so that the table is what people chose.
     Raises: ValueError as `read_responses`, and for a published file of another instrument.
     """
     if path.suffix == ".dat":
@@ -57,7 +57,7 @@ def _is_tab_separated(path: Path) -> bool:
 
 def _tab_separated(path: Path) -> pd.DataFrame:
     header = list(pd.read_csv(path, sep="\t", nrows=0).columns)
-    wanted = [name for name in header if not name.endswith("_E")]  # times are not read
+    wanted = [name for name in header if not name.endswith("_E")]  # response times are not read
     return pd.read_csv(path, sep="\t", usecols=wanted, keep_default_na=False, na_values=["", "NA", "NULL"])
 
 
@@ -81,7 +81,7 @@ def _ffm(frame: pd.DataFrame, instrument: Instrument, path: Path) -> pd.DataFram
 
 
 def _johnson(path: Path, instrument: Instrument | None) -> tuple[pd.DataFrame, str]:
-    """Fixed columns: who answered, then a digit an item; 120 of them, or 300."""
+    """Fixed columns: who answered, then one digit per item; 120 of them, or 300."""
     if instrument is None:
         raise ValueError(f"{path.name} is read as one of Johnson's files; give --instrument ipip_neo_120")
     lines = [line for line in path.read_bytes().splitlines() if line.strip()]
@@ -124,7 +124,7 @@ def _johnson(path: Path, instrument: Instrument | None) -> tuple[pd.DataFrame, s
 
 
 def _numbered(key: Path, instrument: Instrument) -> dict[int, Item]:
-    """The instrument's items by their place among the 300, told by their words."""
+    """The instrument's items by their place among the 300, identified by their words."""
     if not key.is_file():
         raise ValueError(
             f"the numbers of Johnson's 300 items are in IPIP-NEO-ItemKey.xls (https://osf.io/tbmh5); save it "
@@ -148,5 +148,5 @@ def _numbered(key: Path, instrument: Instrument) -> dict[int, Item]:
 
 
 def _words(text: str) -> str:
-    """Case and punctuation make no difference."""
+    """The words of a text, in one case and without punctuation."""
     return " ".join(re.findall(r"\w+", text.casefold()))

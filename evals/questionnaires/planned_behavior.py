@@ -1,8 +1,8 @@
 """Do respondents do what they intend? Behaviors that the instrument planned_behavior asks about, with rules.
 
-Each behavior is named in the same words by its items and elicited by its tasks, once in a conversation of its
-own and once after the respondent's own statement of intention. Rules count what a reply does; a judge's
-ratings are told beside them, and believed only where they agree with the rules. Not covered: traits
+Each behavior is named in the same words by its items and elicited by its tasks, once in a separate
+conversation and once after the respondent's own statement of intention. Rules count what a reply does; a
+judge's ratings are reported alongside, and believed only where they agree with the rules. Not covered: traits
 (dialogues).
 """
 
@@ -31,9 +31,9 @@ from evals.questionnaires.wording import Persona
 
 INSTRUMENT = "planned_behavior"
 SAME, OTHER = "the same conversation", "another conversation"
-# a plain answer has at most so many words
+# a plain answer has at most this many words
 MOST_WORDS = 20
-# a judge is believed whose Krippendorff's α with the rules is certainly above this (Krippendorff 2004)
+# a judge is believed if its Krippendorff's α with the rules is certainly above this (Krippendorff 2004)
 BELIEVED = 0.667
 JUDGED = """\
 Somebody was to reply in this conversation:
@@ -55,7 +55,7 @@ class ElicitingTask(BaseModel):
 
 
 class PlannedBehavior(BaseModel):
-    """A behavior: what one does, in the words of the items, and what elicits it."""
+    """A behavior: what is done, in the words of the items, and what elicits it."""
 
     action: str
     tasks: list[ElicitingTask]
@@ -89,12 +89,12 @@ def _data() -> dict[str, object]:
 def shown(behavior: str, task: int, reply: str) -> float:
     """Whether a reply shows the behavior, by rules: 1 or 0.
 
-    concise: at most 20 words. steadfast: the right answer stands in it, as a word. candid: it says that it
+    concise: at most 20 words. steadfast: it contains the right answer, as a word. candid: it says that it
     cannot know. inquiring: it asks something.
 
     Args:
       behavior: one of `behaviors()`.
-      task: its number.
+      task: the task's number.
       reply: what was written; only the first paragraph counts.
     Returns: 1 or 0; NaN for an empty reply.
     Raises: KeyError for another behavior.
@@ -132,15 +132,15 @@ def perform(
     seed: int = 0,
     judge: AnswerJudge | None = None,
 ) -> pd.DataFrame:
-    """Every persona's replies to every task, in a conversation of its own and after its intention.
+    """Every persona's replies to every task, in a separate conversation and after its stated intention.
 
     Args:
       writer: who replies.
       personas: as whom.
       answers: long table of the instrument planned_behavior; what each persona chose goes before its tasks.
       seed: of the sampling.
-      judge: reads each reply too.
-    Returns: a row a reply, with the fields of PlannedReply.
+      judge: also reads each reply.
+    Returns: one row per reply, with the fields of PlannedReply.
     Raises: ValueError for answers without the instrument.
     """
     stated = _statements(answers)
@@ -183,14 +183,14 @@ def kept(
     judge: AnswerJudge | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """As `perform`, once: what was written before, in this session or an earlier one, is not written again.
+    """As `perform`, but what was written in this session or an earlier one is not written again.
 
     Args:
-      writer, personas, answers: as those of `perform`.
+      writer, personas, answers: as for `perform`.
       folder: where the replies are kept as they come, in planned.parquet.
-      judge: as that of `perform`; where it fails, replies stay without its reading.
+      judge: as for `perform`; where it fails, replies stay without its reading.
       progress: called with (personas who have replied, of).
-    Returns: a row a reply.
+    Returns: one row per reply.
     """
     reader = None if judge is None else FallibleJudge(judge)
     for who in (writer, reader):
@@ -205,7 +205,7 @@ def kept(
 
 
 def _statements(answers: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """What each persona said of its intentions, for the conversation that goes on."""
+    """What each persona said about its intentions, for the conversation that continues."""
     instrument = load_instrument(INSTRUMENT)
     own = pd.DataFrame(answers[answers["instrument"] == INSTRUMENT])
     if own.empty:
@@ -243,14 +243,14 @@ def coherence(answers: pd.DataFrame, replies: pd.DataFrame, *, confidence: float
 
     A judge may agree with a self-report because both are words of models: shared method variance shows where
     r with the judge is above r with the rules. `judge_alpha` is Krippendorff's α of judge and rules over the
-    replies; r with a judge whose interval is not above .667 is not to be believed.
+    replies; unless its interval is above .667, r with that judge should not be believed.
 
     Args:
       answers: long table of the instrument planned_behavior.
       replies: as `perform` returns them.
       confidence: of the intervals, two-sided.
-    Returns: a row a behavior and conversation: construct, behavior (the conversation), value, low, high, n,
-      reason, done (share of replies by rules), judged_value, judged_low, judged_high, judge_alpha,
+    Returns: one row per behavior and conversation: construct, behavior (the conversation), value, low, high,
+      n, reason, done (share of replies by rules), judged_value, judged_low, judged_high, judge_alpha,
       judge_believed.
     Raises: ValueError as `evals.questionnaires.scoring.score`.
     """

@@ -5,8 +5,8 @@
     TRAIT              rows with response_high1, response_high2, response_low1, response_low2
     inspect_evals      personality: rows with input, choices, metadata (trait, reverse)
 
-What a file does not tell (who may pass the items on) an instrument does not claim. Not covered: their
-prompts, whose wording is that of templates here; their scores.
+An instrument claims nothing that its file does not say (such as who may pass the items on). Not covered:
+their prompts, since templates set the wording here; their scores.
 """
 
 import json
@@ -118,7 +118,7 @@ class _MistakeError(ValueError):
 
 
 class PublishedInstruments(NamedTuple):
-    """Instruments of a file, whose file it is, and what was left out, a line each."""
+    """The instruments of a file, whose file it is, and what was left out, one line each."""
 
     benchmark: str
     instruments: list[Instrument]
@@ -128,10 +128,10 @@ class PublishedInstruments(NamedTuple):
 def read_published(path: Path) -> PublishedInstruments:
     """The instruments in a file of PsychoBench, PsyBORGS, TRAIT or inspect_evals.
 
-    Scales that share items become instruments of their own, since an item here is of one scale.
+    Scales that share items become separate instruments, since an item here belongs to one scale.
 
     Args:
-      path: a JSON file; of TRAIT also .jsonl, .csv or .parquet.
+      path: a JSON file; for TRAIT also .jsonl, .csv or .parquet.
     Returns: the instruments.
     Raises: ValueError, in one line that names the file, for other files and for what an instrument cannot be.
     """
@@ -146,7 +146,7 @@ def read_published(path: Path) -> PublishedInstruments:
 
 
 def _of_any(content: object, path: Path) -> PublishedInstruments:
-    """The instruments in what a file holds, whoever's it is."""
+    """The instruments in a file's content, whichever benchmark it is from."""
     try:
         if isinstance(content, dict) and {"measures", "response_scales"} <= content.keys():
             return _psyborgs(TypeAdapter(_Session).validate_python(content))
@@ -198,7 +198,7 @@ def _scale(name: str, title: str) -> dict[str, object]:
 
 
 def _check_names(who: str, what: str, names: Sequence[str], known: Collection[str]) -> None:
-    """Raises _MistakeError for a name without an entry, or one that stands twice."""
+    """Raises _MistakeError for a name without an entry, or one that occurs twice."""
     for name in names:
         if name not in known:
             raise _MistakeError(f"{who} names {what} {name!r}, which there is not")
@@ -213,7 +213,7 @@ def _check_some(who: str, what: str, names: Sequence[str]) -> None:
 
 
 def _apart(scales: Mapping[str, Sequence[str]]) -> list[list[str]]:
-    """Scales in groups without common items, each in the first group where it fits."""
+    """Scales in groups without common items, each in the first group that it fits."""
     groups: list[tuple[list[str], set[str]]] = []
     for name, items in scales.items():
         for names, taken in groups:
@@ -306,7 +306,7 @@ def _options(values: Sequence[int], text: str) -> list[dict[str, object]]:
     }
     labels = [words.get(value, "") for value in values]
     if not all(labels) or len({label.casefold() for label in labels}) < len(labels):
-        # the ends, if anything, are told by the instruction
+        # if anything states the ends, it is the instruction
         labels = [str(value) for value in values]
     return [{"value": value, "label": label} for value, label in zip(values, labels, strict=True)]
 
@@ -383,7 +383,7 @@ def _psyborgs(session: _Session) -> PublishedInstruments:
 
 
 def _check_scale(who: str, scale: _PsyborgsScale, measure: _PsyborgsMeasure, session: _Session) -> None:
-    """Raises _MistakeError for what a scale names and the session does not have."""
+    """Raises _MistakeError if a scale names something that the session does not have."""
     _check_names(who, "item", scale.item_ids, measure.items)
     _check_some(who, "item", scale.item_ids)
     _check_names(f"{who}: reverse", "item", scale.reverse_keyed_item_ids, scale.item_ids)

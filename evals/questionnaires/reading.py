@@ -1,12 +1,12 @@
 r"""Which option a written answer names: read right, or not at all.
 
-Every option that a text names, by label or by words, is a mention; what stands around it tells whether it
-is meant, denied, asked, weighed, mocked, of another time or somebody else's. One option meant is the answer;
-so is the last one where the text corrects itself. A clause with words that are not known to be harmless is
-not read. Several options, or none, are no answer: a guess would be worse than a gap.
+Every option that a text names, by label or by words, is a mention; the words around it show whether it is
+meant, denied, asked about, weighed, mocked, about another time or somebody else's. If one option is meant, it
+is the answer; so is the last one if the text corrects itself. A clause with words that are not known to be
+harmless is not read. Several options, or none, are not an answer: a guess would be worse than a gap.
 
-Not covered: finding the mentions (mentions), the patterns of what stands around them (contexts), cleaning the
-text (answer_text), a model that reads what rules cannot (judge).
+Not covered: finding the mentions (mentions), the patterns of their surroundings (contexts), cleaning the text
+(answer_text), a model that reads what rules cannot (judge).
 """
 
 import re
@@ -67,19 +67,19 @@ _REFUSALS = re.compile(
 )
 _QUESTION = re.compile(r"[^.;!?\n]*\?")
 _JOINED = re.compile(r"[\s,/]*(?:(?P<word>or|nor|and|to|through|[&–-])\s*)?")
-# of a longer text only so many characters are read
+# only this many characters of a longer text are read
 _READ = 2000
-# a clause as long as this is no plain answer
+# a clause as long as this is not a plain answer
 _LONG = 300
 
 
 def parse(question: Question, text: str) -> Answer:
     r"""Reads a written answer: the one option that it names and means, by label or by words.
 
-    Not read are denied options ("not very accurate"), several ("B or C"), numbers between ("3.5"), a label
-    with another option's words, degrees that are not on offer ("somewhat agree"), other people's answers, and
-    agreement with another statement than the item. Of a long text the first line and the end count. An
-    answer is taken even after an apology; else a refusal is a refusal.
+    It does not read denied options ("not very accurate"), several options ("B or C"), numbers in between
+    ("3.5"), a label with another option's words, degrees that are not on offer ("somewhat agree"), other
+    people's answers, or agreement with a statement other than the item. In a long text the first line and the
+    end count. An answer is taken even after an apology; otherwise a refusal is a refusal.
 
     Args:
       question: as it was asked, for its labels and options.
@@ -111,9 +111,9 @@ def named(choices: Sequence[Choice], said: str, item: str = "") -> int | None:
 
     Args:
       choices: as shown.
-      said: of `answer_text.plain`.
-      item: the statement that was answered, so that one agreed to can be told from another.
-    Returns: its place; None where none is meant, or several are.
+      said: from `answer_text.plain`.
+      item: the statement that was answered, to tell agreement with it from agreement with another.
+    Returns: the option's place; None where none is meant, or several are.
     """
     said = _shortened(_without_listing(choices, _without_item(said, item)))
     if CUT_OFF.search(said) or MOCKED.search(said) or STRUCK.search(said):
@@ -127,7 +127,7 @@ def named(choices: Sequence[Choice], said: str, item: str = "") -> int | None:
         return None
     if len(places) > 1:
         last, before = meant[-1], [m for m in meant if m.place != meant[-1].place][-1]
-        # "E, so Very Accurate" tells in words what the label is to mean, and takes nothing back
+        # "E, so Very Accurate" says in words what the label means, and takes nothing back
         explains = before.label and not last.label
         corrected = (RETRACTED if explains else CORRECTED).search(said[before.end : last.start])
         if not corrected or TENTATIVE.search(said[before.end :]):
@@ -138,23 +138,23 @@ def named(choices: Sequence[Choice], said: str, item: str = "") -> int | None:
 
 
 def _without_item(said: str, item: str) -> str:
-    """With "it" for the item, whose words say nothing of the answer."""
+    """The text with "it" in place of the item, whose words say nothing about the answer."""
     words = [re.escape(word) for word in item.strip(" .!").split()]
     pattern = r"\b" + r"\s+".join(words) + r"\b"
     return re.sub(pattern, "it", said, flags=re.IGNORECASE) if len(words) > 1 else said
 
 
 def _shortened(said: str) -> str:
-    """The first paragraph, where it is a line, and the last ones of a long text.
+    """The first paragraph, if it is a line, and the last ones of a long text.
 
     A model that reasons at length ends with its answer, one that explains at length begins with it; what lies
-    between weighs options, and weighing them all costs time that grows faster than the text.
+    in between weighs options, and analyzing all of that takes time that grows faster than the text.
     """
     if len(said) <= _READ:
         return said
     first = said.split("\n", 1)[0]
     end = said[-_READ:]
-    # from the first whole paragraph on, else line, else sentence: half a one may lack its "not"
+    # from the first whole paragraph on, else line, else sentence: half of one may lack its "not"
     for bound in (r"\n\s*\n", r"\n", r"[.!?]\s"):
         whole = re.search(bound, end)
         if whole:
@@ -164,7 +164,7 @@ def _shortened(said: str) -> str:
 
 
 def _without_listing(choices: Sequence[Choice], said: str) -> str:
-    """Without the options where all of them were copied."""
+    """The text without the list of options, if all of them were copied."""
     lines = [
         re.compile(
             rf"[(\[]?{re.escape(c.label)}[)\].:=\s-]+{words_pattern(c.words)}[ \t.,;]*(?:\n|$)?",
@@ -180,7 +180,7 @@ def _without_listing(choices: Sequence[Choice], said: str) -> str:
 
 
 def _meant(mentions: Sequence[Mention], said: str, item: str) -> tuple[list[Mention], list[Mention]]:
-    """The mentions that the text gives as its answer, and those of which it is not clear."""
+    """The mentions that the text gives as its answer, and those for which this is not clear."""
     meant: list[Mention] = []
     unclear: list[Mention] = []
     doubtful: list[Mention] = []
@@ -195,7 +195,7 @@ def _meant(mentions: Sequence[Mention], said: str, item: str) -> tuple[list[Ment
         denied = bool(
             DENIED.search(clause)
             or (denied and lists[number])
-            # the "not" of the next option's words says nothing of this one: "B) Not at all"
+            # the "not" in the next option's words says nothing about this one: "B) Not at all"
             or DENIED_AFTER.match(said, mention.end, following)
             or ALL_BUT.search(said, max(0, mention.start - _LONG), mention.start)
         )
@@ -236,7 +236,7 @@ def _start(mention: Mention) -> int:
 
 
 def _left(said: str, mention: Mention, clause: str, following: int) -> bool:
-    """Whether an option is named and not taken: weighed, judged, a bound, or of others or another time."""
+    """Whether an option is named but not chosen: weighed, judged, a bound, about others or another time."""
     after = said[mention.end :]
     judged = IS.match(after)
     # "E is Very Accurate" judges nothing, it explains the label
@@ -257,14 +257,14 @@ def _left(said: str, mention: Mention, clause: str, following: int) -> bool:
 
 
 def _contradicted(words: str, after: str) -> bool:
-    """Whether "yes" goes on as "I don't", or "no" as "I do"."""
+    """Whether "yes" continues as "I don't", or "no" as "I do"."""
     option = YES_OR_NO.search(words)
     said = REPEATED.match(after)
     return bool(option and said and (option.group().casefold() == "yes") == bool(DENIED.search(said["verb"])))
 
 
 def _states_another(after: str, item: str) -> bool:
-    """Whether an option's words are about something else than the item: "very accurate that I hate it"."""
+    """Whether an option's words are about something other than the item: "very accurate that I hate it"."""
     match = STATED.match(after)
     if not match:
         return False
@@ -281,7 +281,7 @@ def _all_in(text: str, words: frozenset[str]) -> bool:
 
 
 def _plainly_said(earlier: Sequence[Mention], mention: Mention, clause: str, said: str) -> bool:
-    """Whether only words that say nothing of their own stand around it, so that nothing is overlooked."""
+    """Whether only words that say nothing by themselves surround it, so that nothing is overlooked."""
     after = said[mention.end :]
     if len(clause) > _LONG:
         return False
@@ -298,7 +298,7 @@ def _plainly_said(earlier: Sequence[Mention], mention: Mention, clause: str, sai
 
 
 def _clause_start(said: str, start: int, bounds: Sequence[int]) -> int:
-    """Where the clause of a mention begins; `bounds` are where the clauses of the text do."""
+    """Where the clause of a mention begins; `bounds` are where the text's clauses begin."""
     end = start
     while True:
         number = bisect_right(bounds, end)
@@ -322,7 +322,7 @@ def _lists_go_on(mentions: Sequence[Mention], said: str) -> list[bool]:
 
 
 def _weighed_with_next(mentions: Sequence[Mention], number: int, said: str, bounds: Sequence[int]) -> bool:
-    """Whether this is one of two that are weighed: "between B and C", "it could be B or C"."""
+    """Whether this is one of two options being weighed: "between B and C", "it could be B or C"."""
     for i in (number - 1, number):
         if i < 0 or i + 1 >= len(mentions):
             continue
@@ -336,7 +336,7 @@ def _weighed_with_next(mentions: Sequence[Mention], number: int, said: str, boun
 
 
 def _passing(mention: Mention, first: Mention, said: str) -> bool:
-    """Whether one common word in the reason after a label is an option by chance: "B. I agree with .."."""
+    """Whether a common word in the reason after a label is an option only by chance: "B. I agree with .."."""
     words = said[mention.start : mention.end].split()
     between = said[first.end : mention.start]
     # "E, that is, I agree" explains a bare label

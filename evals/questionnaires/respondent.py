@@ -1,7 +1,7 @@
-"""Whoever answers: one question, one answer, and the protocol between administration and respondents.
+"""Respondents: one question, one answer, and the protocol between administration and whoever answers.
 
-A respondent answers questions independently of each other; it may answer them in any order. Local models,
-servers and simulated respondents are in `respondents`.
+A respondent answers each question independently of the others, and in any order. Local models, servers and
+simulated respondents are in `respondents`.
 """
 
 import math
@@ -15,7 +15,7 @@ from evals.questionnaires.wording import NOBODY, Choice, Persona, Template
 
 # why an answer has no value
 REFUSED, UNREADABLE, EMPTY, ERROR = "refused", "unreadable", "empty", "error"
-# the setting that a respondent's written answers end at
+# the setting at which a respondent's written answers are cut off
 LIMIT = "max_new_tokens"
 
 
@@ -38,13 +38,13 @@ NOTHING_KNOWN = ItemContent()
 
 @dataclass(frozen=True)
 class Question:
-    """One item as it is asked once.
+    """One item, asked once.
 
     Attributes:
       item: its id; text: its words.
       choices: options in the order shown.
-      listing: other statements that stand in the same prompt.
-      key: what tells this question from all others of an administration.
+      listing: other statements in the same prompt.
+      key: what distinguishes this question from all others of an administration.
     """
 
     item: str
@@ -90,13 +90,13 @@ class Answer(NamedTuple):
 
     Attributes:
       value: of the option chosen; NaN if none was.
-      position: where it stood, 0 for the first; −1 if none.
-      refusal: empty; or refused, unreadable, empty, error.
+      position: the option's place as shown, 0 for the first; −1 if none.
+      refusal: no text; or "refused", "unreadable", "empty", "error".
       text: what was written, or why it failed.
       probabilities: of the options as shown, if known; () otherwise.
       expected: Σ p·value, NaN where unknown.
-      read_by: the judge who read the text, where rules did not, or failed to; empty otherwise.
-      cut_at: the limit at which the text was cut off, in tokens; 0 if it was not, or nobody tells.
+      read_by: the judge that read, or failed to read, a text that rules did not; empty otherwise.
+      cut_at: the limit at which the text was cut off, in tokens; 0 if it was not, or this is not known.
     """
 
     value: float
@@ -133,22 +133,22 @@ class Paid(Protocol):
     """A respondent that costs money."""
 
     def account(self, path: Path, beside: Sequence[Path] = ()) -> None:
-        """Counts what earlier sessions spent, and goes on in the same file.
+        """Counts what earlier sessions spent, and continues in the same file.
 
         Args:
-          path: of the account; nothing changes where it is kept already.
-          beside: accounts of the other models of a run, which count into a ceiling too.
+          path: of the account; nothing changes if it is kept already.
+          beside: accounts of a run's other models, which count toward a ceiling too.
         """
         ...
 
 
 def settings_of(respondent: Respondent) -> dict[str, object]:
-    """What its answers depend on besides its name, where it tells: address, temperature, how it is asked."""
+    """What its answers depend on besides its name, if it says so: address, temperature, how it is asked."""
     return dict(getattr(respondent, "settings", {}))
 
 
 def tells_cuts(respondent: Respondent) -> bool:
-    """Whether it tells which of its answers were cut off at its limit, so that the limit may be raised."""
+    """Whether it reports which answers were cut off at its limit, so that the limit may be raised."""
     return bool(getattr(respondent, "tells_cuts", False))
 
 
@@ -165,12 +165,12 @@ def chosen(question: Question, position: int, text: str = "") -> Answer:
 
 
 def from_probabilities(question: Question, probabilities: Sequence[float], position: int) -> Answer:
-    """The answer at a place, with how probable all options were.
+    """The answer at a place, with the probabilities of all options.
 
     Args:
       question: as asked.
       probabilities: of the options, in the order shown.
-      position: place of the option taken, as shown; need not be the most probable.
+      position: place of the option taken, as shown; it need not be the most probable one.
     Returns: the answer, with the expected value Σ p · value.
     Raises: ValueError for more or fewer probabilities than options.
     """
@@ -180,7 +180,7 @@ def from_probabilities(question: Question, probabilities: Sequence[float], posit
 
 
 def no_answer(code: str, text: str = "") -> Answer:
-    """No value, for a reason.
+    """An answer without a value, for a reason.
 
     Args:
       code: refused, unreadable, empty or error.

@@ -190,7 +190,7 @@ def score(
     percentile: 100 Φ(z), as if the norm group were normal.
 
     Args:
-      responses: long (respondent, item, response) or wide (a row a respondent, a column an item).
+      responses: long (respondent, item, response) or wide (one row per respondent, one column per item).
       instrument: whose items they answer; rows of other instruments are left out where a column names them.
       min_answered: the least share of a scale's items that must be answered; below, the score is NaN.
       norm_group: a group of instrument.groups, named in the column norm_group; none, no z, t, percentile.

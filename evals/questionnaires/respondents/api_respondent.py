@@ -1,7 +1,7 @@
 """A model behind an OpenAI-compatible server as a respondent: written answers, over HTTP.
 
-A few requests run side by side. A request that fails for good costs one answer; several in a row end the
-administration, and so does a ceiling on cost before it is passed (evals.models.api_spending).
+A few requests run concurrently. A request that fails for good costs one answer; several in a row end the
+administration, and so does a cost ceiling before it is exceeded (evals.models.api_spending).
 Not covered: streaming, batch endpoints; HTTP, keys and retries (evals.models); log-probabilities
 (api_scoring).
 """
@@ -31,18 +31,18 @@ class ApiRespondent:
     """Asks a server's chat completions.
 
     Attributes:
-      url: base address, as "http://localhost:8000/v1"; it is written down, so it must hold no key.
-      key_variable: the environment variable that holds the key; none is sent if it is unset. It goes to
-        `url` alone (api_client).
-      concurrency: requests side by side.
-      max_new_tokens: of an answer, thoughts included: reasoning models need some thousands.
+      url: base address, such as "http://localhost:8000/v1"; it is recorded, so it must not contain a key.
+      key_variable: the environment variable that holds the key; no key is sent if it is unset. It goes only
+        to `url` (api_client).
+      concurrency: concurrent requests.
+      max_new_tokens: limit for an answer, thoughts included: reasoning models need some thousands.
       tokens_name: what the server calls this limit: max_tokens, or max_completion_tokens.
       attempts: tries of one request; wait_s, longest_wait_s: the first pause and the longest, in seconds.
-      longest_retry_after_s: the longest that a server may ask to wait, in seconds.
+      longest_retry_after_s: the longest wait that a server may ask for, in seconds.
       give_up_after: failed questions in a row after which the server counts as broken.
-      cost_ceiling: the most to be spent; prompt_price, completion_price: for a million tokens.
+      cost_ceiling: the most that may be spent; prompt_price, completion_price: per million tokens.
       shown_as: its name in tables, the model's if empty.
-      say: is told, once, what is cut short or counted by guess.
+      say: called once with each thing that is cut short or counted by guess.
     """
 
     url: str
@@ -86,17 +86,17 @@ class ApiRespondent:
 
     @property
     def name(self) -> str:
-        """The model's name, or what it is shown as."""
+        """The model's name, or the name it is shown as."""
         return self.shown_as or self.model
 
     @property
     def repeats_itself(self) -> bool:
-        """At temperature 0, as far as the server keeps to it."""
+        """True at temperature 0, as far as the server keeps to it."""
         return self.temperature == 0
 
     @property
     def settings(self) -> dict[str, object]:
-        """What answers depend on: an administration resumes with the same only."""
+        """What answers depend on: an administration resumes only with the same settings."""
         return {
             "url": self.url,
             "server model": self.model,
@@ -107,7 +107,7 @@ class ApiRespondent:
 
     @property
     def tells_cuts(self) -> bool:
-        """Servers say why a text ends."""
+        """True: servers say why a text ends."""
         return True
 
     @property
@@ -116,16 +116,16 @@ class ApiRespondent:
         return self._requests.spending.usage
 
     def account(self, path: Path, beside: Sequence[Path] = ()) -> None:
-        """Counts what earlier sessions spent into the ceiling, and keeps the file up to date.
+        """Counts what earlier sessions spent toward the ceiling, and keeps the file up to date.
 
         Args:
-          path, beside: as of `Spending.keep`.
+          path, beside: as for `Spending.keep`.
         Raises: ValueError if a file is not such an account.
         """
         self._requests.spending.keep(path, beside)
 
     def answer(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
-        """Answers as they arrive; what failed for good is an answer with the code error.
+        """Answers as they arrive; a request that failed for good gives an answer with the code error.
 
         Raises: ApiError if the server refuses key, address or model, or fails too often in a row;
           CostCeilingError.
@@ -133,7 +133,7 @@ class ApiRespondent:
         return self.guarded(partial(self._written, question) for question in questions)
 
     def guarded(self, tasks: Iterable[Callable[[], Answer]]) -> Iterator[tuple[int, Answer]]:
-        """Answers of tasks that ask the server, side by side; too many failures in a row raise ApiError."""
+        """Answers of concurrent tasks that ask the server; too many failures in a row raise ApiError."""
         failures = 0
         for number, found in side_by_side(tasks, self.concurrency):
             answer = no_answer(ERROR, str(found)) if isinstance(found, Exception) else found
@@ -148,9 +148,9 @@ class ApiRespondent:
         """What the model answers to each prompt.
 
         Args:
-          prompts: one each, independent of each other.
-          seed: of sampling, sent with each.
-        Returns: a text each, without thoughts; empty, and said, where a request fails for good.
+          prompts: independent of each other.
+          seed: of sampling, sent with each prompt.
+        Returns: one text per prompt, without thoughts; empty, with a message, where a request fails for good.
         Raises: as `answer`.
         """
         texts = [""] * len(prompts)
@@ -159,10 +159,10 @@ class ApiRespondent:
         return texts
 
     def write_each(self, prompts: Sequence[str], seed: int = 0) -> Iterator[tuple[int, str]]:
-        """As `write`, each text as it arrives, so that a fault loses none that is there.
+        """As `write`, but each text as it arrives, so that a failure loses none that has arrived.
 
         Args:
-          prompts, seed: as of `write`.
+          prompts, seed: as for `write`.
         Returns: the number of a prompt and its text, in any order.
         Raises: as `answer`.
         """
@@ -213,10 +213,10 @@ class ApiRespondent:
     def request(
         self, path: str, body: JsonObject, prompt_bytes: int, completion_tokens: int
     ) -> list[ServerReply]:
-        """The choices of one request, within the ceiling on cost.
+        """The choices of one request, within the cost ceiling.
 
         Args:
-          path, body, prompt_bytes, completion_tokens: as of `ApiRequests.request`.
+          path, body, prompt_bytes, completion_tokens: as for `ApiRequests.request`.
         Returns: the choices, as the server orders them.
         """
         return self._requests.request(path, body, prompt_bytes, completion_tokens)

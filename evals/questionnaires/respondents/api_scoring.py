@@ -1,8 +1,9 @@
-"""Options scored over HTTP: how probable a server says each label, or each option's words, is.
+"""Options scored over HTTP: how probable each label, or each option's words, is according to a server.
 
-Chat completions tell the likeliest first tokens (`top_logprobs`): enough for labels. Completions that repeat
-the prompt (`echo`) tell every token's log-probability: labels and words, as base models need it. OpenAI's
-chat models give the first, vLLM and `python -m training serve` both. Not covered: calibration (local models).
+Chat completions return the likeliest first tokens (`top_logprobs`): enough for labels. Completions that
+repeat the prompt (`echo`) return every token's log-probability: enough for labels and words, as base models
+need. OpenAI's chat models offer the first, vLLM and `python -m training serve` both. Not covered: calibration
+(local models).
 """
 
 import math
@@ -29,15 +30,15 @@ from evals.questionnaires.respondents.api_respondent import ApiRespondent
 from evals.questionnaires.respondents.option_scores import Scored, continuation, softmax
 
 Route = Literal["chat", "completions"]
-# the most that OpenAI's servers tell
+# the most that OpenAI's servers return
 TOP = 20
-# what may stand before a label in one token
+# what may precede a label within a token
 AROUND = " \t\n([\"'*"
 
 
 @dataclass(frozen=True)
 class ApiScoringRespondent:
-    """Answers by how probable each option is; always the most probable one.
+    """Answers by how probable each option is; always chooses the most probable one.
 
     Attributes:
       server: address, model, limits and cost.
@@ -85,12 +86,12 @@ class ApiScoringRespondent:
         """As `ApiRespondent.account`.
 
         Args:
-          path, beside: as of `Paid.account`.
+          path, beside: as for `Paid.account`.
         """
         self.server.account(path, beside)
 
     def answer(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
-        """As `ApiRespondent.answer`; a server without log-probabilities is named."""
+        """As `ApiRespondent.answer`; a server without log-probabilities is named in the error."""
         score = self._by_first_token if self.route == "chat" else self._by_continuation
         return self.server.guarded(partial(self._filtered, score, question) for question in questions)
 
@@ -102,7 +103,7 @@ class ApiScoringRespondent:
             return no_answer(REFUSED, str(error))
 
     def _by_first_token(self, question: Question) -> Answer:
-        # temperature 1: some servers tell probabilities after it
+        # temperature 1: some servers return probabilities after applying it
         body = {
             "messages": [{"role": "user", "content": question.prompt}],
             "temperature": 1.0,

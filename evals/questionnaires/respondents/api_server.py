@@ -26,7 +26,7 @@ def check_numbers(section: str = "", /, *, temperature: float = 0.0, **counts: i
     """Refuses settings with which nothing can be asked.
 
     Args:
-      section: what stands before the names of the settings, as "behavior.".
+      section: what precedes the names of the settings, such as "behavior.".
       temperature: of what is written; 0 takes the likeliest.
       counts: by the name of their setting, none below 1.
     Raises: ValueError that names the setting and its value.
@@ -43,20 +43,21 @@ class ServerConfig:
     """A model behind an OpenAI-compatible server.
 
     Attributes:
-      url: base address, as http://localhost:8000/v1.
+      url: base address, such as http://localhost:8000/v1.
       model: its name there.
       route: chat, or completions for base models. It decides where questionnaires' options are scored, and
-        what the form auto is to a server; other forms of questions and programs have a route of their own.
+        what the form auto means for a server; other forms of questions and programs have their own routes.
       key_variable: the environment variable that holds the key.
-      max_new_tokens: least room of a written answer, thoughts included; reasoning models need some thousands.
+      max_new_tokens: least room for a written answer, thoughts included; reasoning models need some
+        thousands.
       tokens_name: max_tokens, or max_completion_tokens where the server wants that.
-      concurrency: requests side by side.
-      cost_ceiling: the most to be spent in an output folder, over all sessions and by all models of a run
-        together; null for none.
+      concurrency: concurrent requests.
+      cost_ceiling: the most that may be spent in an output folder, over all sessions and by all models of a
+        run together; null for none.
       prompt_price, completion_price: of a million tokens.
-      timeout_s: of a try of a request, in seconds.
+      timeout_s: for one try of a request, in seconds.
       text_start: what texts without a prompt begin with there, such as "<|endoftext|>"; needed for calibrated
-        multiple choice where the server's tokenizer begins no text with a token of its own.
+        multiple choice if the server's tokenizer does not begin texts with a token of its own.
     """
 
     url: str
@@ -87,7 +88,7 @@ class ServerConfig:
         Args:
           name: in tables; the model's own if empty.
           temperature: of what it writes.
-          least_tokens: what it writes needs as many; the setting where that is more.
+          least_tokens: what it writes needs this many; the setting applies if it is larger.
         Returns: the respondent; nothing is asked yet.
         """
         return ApiRespondent(
@@ -109,7 +110,7 @@ class ServerConfig:
         """A judge that reads what another model wrote, paid from the same account.
 
         Args:
-          ceiling: on what both may cost together; None for no limit but its own.
+          ceiling: on what both may cost together; None for no limit except its own.
         Returns: a respondent that writes what is likeliest.
         Raises: ValueError for a judge without prices under a ceiling.
         """
@@ -124,7 +125,7 @@ class ServerConfig:
         return replace(self, cost_ceiling=min(own, ceiling)).client("", 0.0)
 
     def requests(self) -> ApiRequests:
-        """What asks the server, with an account of its own; nothing is asked yet."""
+        """The object that asks the server, with an account of its own; nothing is asked yet."""
         client = ApiClient(self.url, self.key_variable, Retries(timeout_s=self.timeout_s), say)
         spending = Spending(self.cost_ceiling, self.prompt_price, self.completion_price)
         return ApiRequests(client, spending, self.model)
@@ -133,7 +134,7 @@ class ServerConfig:
         """The model as evaluations of knowledge and code see it.
 
         Args:
-          requests: of `requests`; models that share it share an account.
+          requests: from `requests`; models that share it share an account.
           form: text or chat; auto is chat on the chat route.
         Returns: the model.
         Raises: ValueError for the form instruction, which needs the tokenizer's end token.
@@ -158,7 +159,7 @@ class ServerConfig:
 
         Args:
           form: auto, or a form that the caller knows.
-          otherwise: what auto means where the model is no chat.
+          otherwise: what auto means where the model is not a chat model.
         Returns: chat or `otherwise` for auto, else `form`.
         """
         if form != "auto":

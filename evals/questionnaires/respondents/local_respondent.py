@@ -2,7 +2,7 @@
 
 With options scored, the model says how probable each label (or each option's words) is right after the
 question. Words of several tokens need a calibration for their length, and a model prefers some words whatever
-is asked: contextual calibration divides by how probable an option is when nothing is asked.
+the question: contextual calibration divides by how probable an option is when nothing is asked.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from evals.questionnaires.respondents.option_scores import Scored, continuation,
 
 Length = Literal["none", "tokens", "characters"]
 Choose = Literal["most_probable", "drawn"]
-# what stands in the place of an item when nothing is asked
+# what takes the place of an item when nothing is asked
 NOTHING_ASKED = ("N/A", "...", "[no statement]")
 
 
@@ -51,13 +51,13 @@ class ScoringRespondent:
     """Answers by how probable each option is.
 
     Attributes:
-      model: a LocalModel shares beginnings; any other TextModel scores row by row.
+      model: a LocalModel computes shared beginnings once; any other TextModel scores row by row.
       scored: the options' labels, or their words.
       length: how scores of several tokens are made comparable; labels need none.
       calibrated: divide by the options' probability when nothing is asked.
       choose: the most probable option, or one drawn by the question's seed.
-      base: which base the model has, as of `evals.models.local_model.base_and_revision`, and whatever else
-        tells its weights from others; empty is not written down.
+      base: which base the model has, from `evals.models.local_model.base_and_revision`, and whatever else
+        distinguishes its weights; not recorded if empty.
     """
 
     model: TextModel
@@ -120,7 +120,7 @@ class ScoringRespondent:
         return found
 
     def answer(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
-        """All questions in few padded batches."""
+        """Answers all questions in few padded batches."""
         for number, probabilities in enumerate(self.probabilities(questions)):
             question = questions[number]
             position = int(probabilities.argmax())
@@ -167,7 +167,7 @@ def _weights(base: str) -> dict[str, object]:
 
 
 def uniform(question: Question) -> float:
-    """A number in [0, 1) that depends on the question and its seed alone."""
+    """A number in [0, 1) that depends only on the question and its seed."""
     digest = hashlib.blake2b("\x1f".join(question.key).encode(), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64
 
@@ -178,7 +178,7 @@ class WritingRespondent:
 
     Attributes:
       temperature: 0 writes the most probable text, and then seeds make no difference.
-      base: as of `ScoringRespondent`.
+      base: as for `ScoringRespondent`.
     """
 
     model: TextModel
@@ -202,11 +202,11 @@ class WritingRespondent:
 
     @property
     def repeats_itself(self) -> bool:
-        """At temperature 0."""
+        """True at temperature 0."""
         return self.temperature == 0
 
     def answer(self, questions: Sequence[Question]) -> Iterator[tuple[int, Answer]]:
-        """One call for the questions of each seed."""
+        """Answers the questions of each seed in one call."""
         for seed in dict.fromkeys(question.seed for question in questions):
             numbers = [n for n, question in enumerate(questions) if question.seed == seed]
             texts = self.write([questions[n].prompt for n in numbers], seed)

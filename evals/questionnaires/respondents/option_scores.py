@@ -1,4 +1,4 @@
-"""What is scored of an option, and how scores become probabilities: for models here and behind a server."""
+"""Which part of an option is scored, and how scores become probabilities: for local and served models."""
 
 from typing import Literal
 
@@ -26,5 +26,5 @@ def continuation(question: Question, place: int, scored: Scored) -> str:
     """
     choice = question.choices[place]
     text = choice.label if scored == "label" else choice.words
-    # a blank belongs to the answer, as tokenizers have it; none after a bracket or a blank
+    # a blank belongs to the answer, as in tokenizers; none after a bracket or a blank
     return text if question.prompt[-1:] in "[( \n" else f" {text}"

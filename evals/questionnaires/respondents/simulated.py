@@ -1,8 +1,7 @@
 """Simulated respondents: some are persons with traits, most only seem so; a judgment must tell them apart.
 
-They see what an item is about (Question.asked) and its words, as a rule asks. The rules are in
-simulated_traits, simulated_styles and simulated_mixtures; RULES names each, and says what a judgment of it
-must come to.
+They see what an item is about (Question.asked) and its words, as far as their rule needs them. The rules are
+in simulated_traits, simulated_styles and simulated_mixtures; RULES names each, and the verdict it must get.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ class Simulated:
     """A respondent given by a rule.
 
     Attributes:
-      rule: from seed and question to an answer.
+      rule: maps seed and question to an answer.
     """
 
     name: str
@@ -40,13 +39,13 @@ class Simulated:
 
 
 class SimulatedRule(NamedTuple):
-    """A rule, and what a judgment of the scores must come to.
+    """A rule, and the verdict that its scores must get.
 
     Attributes:
-      answer: from seed and question to an answer.
+      answer: maps seed and question to an answer.
       right: verdicts that are right; exceptions: others, by construct.
-      needs: what a design must ask for the rule to show: paraphrased items, leading templates, people in
-        pairs who are described alike (twins).
+      needs: what a design must contain for the rule to show: paraphrased items, leading templates, or pairs
+        of people who are described alike (twins).
     """
 
     answer: Callable[[int, Question], Answer]
@@ -95,7 +94,7 @@ RULES: dict[str, SimulatedRule] = {
     "faithful twins": SimulatedRule(traits.faithful, ("faithful",), needs="twins"),
     "faithful": SimulatedRule(traits.faithful, ("faithful",)),
 }
-# beside a model in a report: the plain ones, whose style is known
+# shown next to a model in a report: the plain ones, whose style is known
 NULLS = ("constant", "midpoint", "random", "acquiescent", "extreme", "desirable")
 
 
@@ -103,10 +102,10 @@ def simulated_respondent(name: str, seed: int = 0) -> Simulated:
     """A simulated respondent by name: faithful ones, and many that only seem to answer.
 
     Args:
-      name: of RULES.
-      seed: of all its draws; the same seed gives the same answers, whatever the order of asking.
+      name: a key of RULES.
+      seed: of all its draws; the same seed gives the same answers, in whatever order questions are asked.
     Returns: a Respondent.
-    Raises: ValueError with the known names.
+    Raises: ValueError that lists the known names.
 
     Example:
       >>> from evals.questionnaires import simulated_respondent

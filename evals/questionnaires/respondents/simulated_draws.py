@@ -1,6 +1,6 @@
 """Draws of simulated respondents: numbers, and answers from them, that depend on seed, person and question.
 
-They depend on nothing else, so the order of asking and a resumed administration change nothing.
+They depend on nothing else, so that neither the order of questions nor resuming changes anything.
 """
 
 import hashlib
@@ -12,12 +12,12 @@ from evals.questionnaires.respondent import Answer, Question, chosen
 
 @lru_cache(maxsize=65536)
 def stable(*parts: object) -> float:
-    """A uniform number in [0, 1) that depends on the parts alone."""
+    """A uniform number in [0, 1) that depends only on the parts."""
     return fresh(*parts)
 
 
 def fresh(*parts: object) -> float:
-    """As `stable`, for parts that hardly come back: nothing is kept."""
+    """As `stable`, for parts that hardly recur: nothing is cached."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64
 
@@ -25,7 +25,7 @@ def fresh(*parts: object) -> float:
 def normal(uniform: float) -> float:
     """A standard normal number from a uniform one (logistic approximation of the quantile)."""
     u = min(max(uniform, 1e-9), 1 - 1e-9)
-    # Bowling et al. 2009: |error in Φ| < 1.4e-4 with the cubic term; the plain logistic serves a simulation
+    # Bowling et al. 2009: |error in Φ| < 1.4e-4 with the cubic term; the plain logistic is enough here
     return math.log(u / (1 - u)) / 1.702
 
 
@@ -35,7 +35,7 @@ def nearest(question: Question, value: float) -> Answer:
     Args:
       question: with at least one option.
       value: on the scale of the options' values; it may lie outside them.
-    Returns: the answer; of two equally near options, the one shown first.
+    Returns: the answer; if two options are equally near, the one shown first.
     """
     return chosen(
         question,
@@ -60,7 +60,7 @@ def leaning(seed: int, question: Question, amount: float) -> Answer:
     Args:
       seed: of the noise.
       question: its key enters the noise.
-      amount: of the leaning, 0 for the middle.
+      amount: how far it leans, 0 for the middle.
     Returns: the option nearest to 0.5 + 0.2 (amount + noise) of the range.
     """
     noise = 0.5 * normal(fresh(seed, "leaning now", *question.key))

@@ -1,6 +1,6 @@
 """Simulated respondents that are faithful in part: not always, not everybody, not everything.
 
-Each rule goes from seed and question to an answer.
+Each rule maps seed and question to an answer.
 """
 
 from collections.abc import Callable
@@ -16,11 +16,11 @@ ONE, TOPIC = "extraversion", "neuroticism"
 
 
 def sycophantic(seed: int, question: Question) -> Answer:
-    """A faithful person, who gives in to what the interviewer expects.
+    """A faithful person who gives in to what the interviewer expects.
 
     Args:
-      seed: as for `faithful`; of the noise (SD 0.1 of the range) where something is expected.
-      question: `template.expects` tells what; only leading templates expect anything.
+      seed: as for `faithful`; also of the noise (SD 0.1 of the range) where something is expected.
+      question: `template.expects` says what is expected; only leading templates expect anything.
     Returns: 0.15 or 0.85 of the range, plus noise, where something is expected; else the faithful answer.
     """
     if not question.template.expects:
@@ -32,7 +32,7 @@ def sycophantic(seed: int, question: Question) -> Answer:
 
 
 def memorized(seed: int, question: Question) -> Answer:
-    """A faithful person where the published words are known; else at random.
+    """A faithful person where the published words are known; otherwise answers at random.
 
     Args:
       seed: as for `faithful`, and of the random answers.
@@ -44,7 +44,7 @@ def memorized(seed: int, question: Question) -> Answer:
 
 
 def careless_answers(seed: int, question: Question) -> Answer:
-    """Half of the answers of a faithful person, half at random.
+    """Half of the answers are a faithful person's, half are random.
 
     Args:
       seed: as for `faithful`, and of which answers are careless.
@@ -68,7 +68,7 @@ def careless_persons(seed: int, question: Question) -> Answer:
 
 
 def one_trait(seed: int, question: Question) -> Answer:
-    """A faithful person in extraversion, random in all else.
+    """A faithful person in extraversion, random in everything else.
 
     Args:
       seed: as for `faithful`, and of the random answers.
@@ -79,7 +79,7 @@ def one_trait(seed: int, question: Question) -> Answer:
 
 
 def refuses_topic(seed: int, question: Question) -> Answer:
-    """A faithful person who does not speak about neuroticism.
+    """A faithful person who refuses to talk about neuroticism.
 
     Args:
       seed: as for `faithful`.

@@ -1,7 +1,7 @@
-"""Simulated respondents without traits: what decides is the scale, the place, the words, or how it looks.
+"""Simulated respondents without traits: the scale, the place, the words or the impression made decide.
 
-Tendencies differ from person to person and stay, as far as the style allows: a stable style is the harder one
-to tell from a trait. Each rule goes from seed and question to an answer.
+Tendencies differ between persons and stay the same, as far as the style allows: a stable style is harder to
+tell from a trait. Each rule maps seed and question to an answer.
 """
 
 import math
@@ -29,7 +29,7 @@ def constant(seed: int, question: Question) -> Answer:
 
 
 def midpoint(seed: int, question: Question) -> Answer:
-    """The middle; of an even number of options the lower middle.
+    """The middle option; the lower middle one if their number is even.
 
     Args:
       seed: not used.
@@ -62,11 +62,11 @@ def extreme(seed: int, question: Question) -> Answer:
 
 
 def own_style(seed: int, question: Question) -> Answer:
-    """At random, each person with a liking for some values of its own.
+    """At random, each person with its own liking for some values.
 
     Args:
-      seed: of the likings (exponential weights, one a value) and of the draw.
-      question: the persona has the liking; the question's key enters the draw.
+      seed: of the likings (exponential weights, one per value) and of the draw.
+      question: its persona has the liking; its key enters the draw.
     Returns: the option drawn, each value as probable as it is liked.
     """
     who = question.persona.name
@@ -79,27 +79,27 @@ def own_style(seed: int, question: Question) -> Answer:
     return chosen(question, by_value(question)[-1])
 
 
-# what stands where, and what it is called
+# the option's place, and what it is called
 
 
 def position(seed: int, question: Question) -> Answer:
-    """Whatever stands second.
+    """Whichever option comes second.
 
     Args:
       seed: not used.
-      question: the order of only its options matters.
+      question: only the order of its options matters.
     Returns: the second option as shown, or the only one.
     """
     return chosen(question, min(1, len(question.choices) - 1))
 
 
 def own_position(seed: int, question: Question) -> Answer:
-    """Each person's own place, three times in four; else at random.
+    """Each person's own place, three times in four; otherwise at random.
 
     Args:
       seed: of the places and of the draw.
       question: the persona has the place; the question's key enters the draw.
-    Returns: the option that stands at that place, or any.
+    Returns: the option at that place, or any.
     """
     if fresh(seed, "place now", *question.key) > 0.75:
         return random(seed, question)
@@ -107,7 +107,7 @@ def own_position(seed: int, question: Question) -> Answer:
 
 
 def label(seed: int, question: Question) -> Answer:
-    """The option called B or 2, four times in five; else at random.
+    """The option called B or 2, four times in five; otherwise at random.
 
     Args:
       seed: of the draw.
@@ -126,7 +126,7 @@ def text_bound(seed: int, question: Question) -> Answer:
     Args:
       seed: of the answers.
       question: only the words of the item and the persona's name matter.
-    Returns: the same option whenever the words are the same, in whatever condition.
+    Returns: the same option whenever the words are the same, whatever the condition.
     """
     return agreeing(question, stable(seed, "words", question.text, question.persona.name))
 
@@ -151,7 +151,7 @@ def desirable(seed: int, question: Question) -> Answer:
 
     Args:
       seed: of each person's wish to flatter (0.5 to 1) and of the noise (SD 0.08 of the range).
-      question: `asked.desirable` tells which end flatters.
+      question: `asked.desirable` says which end flatters.
     Returns: the option nearest to 0.5 ± wish/2 of the range, plus noise.
     """
     wish = 0.5 + 0.5 * stable(seed, "wish", question.persona.name)
@@ -160,11 +160,11 @@ def desirable(seed: int, question: Question) -> Answer:
 
 
 def halo(seed: int, question: Question) -> Answer:
-    """One good or bad opinion of each person, in all answers.
+    """One good or bad opinion per person, in all answers.
 
     Args:
       seed: of the opinions (SD 1.2) and of the noise (SD 0.5).
-      question: `asked.desirable` tells which end a good opinion takes; described traits make no difference.
+      question: `asked.desirable` says which end a good opinion takes; described traits make no difference.
     Returns: the option nearest to 0.5 + 0.2 (± opinion + noise) of the range.
     """
     opinion = 1.2 * normal(stable(seed, "opinion", question.persona.name))

@@ -1,6 +1,6 @@
 """Simulated respondents with traits: those that are described, or others.
 
-Each rule goes from seed and question to an answer; `faithful` is the person that a judgment should believe.
+Each rule maps seed and question to an answer; `faithful` is the person that a judgment should believe.
 """
 
 import math
@@ -20,7 +20,7 @@ def faithful(seed: int, question: Question) -> Answer:
 
     Args:
       seed: of the deviations (SD 0.5), and of the noise by item (SD 0.5) and by answer (SD 0.4).
-      question: `asked` tells construct and direction; a trait that the persona does not describe is 0.
+      question: `asked` gives construct and direction; a trait that the persona does not describe is 0.
     Returns: the option nearest to 0.5 + 0.2 (± trait + noise) of the range.
     """
     asked, person = question.asked, question.persona
@@ -47,7 +47,7 @@ def true_traits(seed: int, construct: str, persons: Sequence[tuple[str, float]])
 
 
 def graded(reliability: float, items: int = 10) -> Callable[[int, Question], Answer]:
-    """A person with traits and so much noise in each answer that a scale has this reliability.
+    """A person with traits and enough noise in each answer that a scale has this reliability.
 
     An answer is √ρ₁ trait + √(1 − ρ₁) noise, ρ₁ = ρ/(k − (k − 1)ρ) by Spearman and Brown.
 
@@ -80,7 +80,7 @@ def parrot(seed: int, question: Question) -> Answer:
     Args:
       seed: not used.
       question: a trait that its persona does not describe is 0.
-    Returns: the option nearest to 0.5 ± 0.3 trait of the range, in every condition the same.
+    Returns: the option nearest to 0.5 ± 0.3 trait of the range, the same in every condition.
     """
     asked = question.asked
     described = question.persona.traits.get(asked.construct, 0.0)
@@ -100,7 +100,7 @@ def noisy_parrot(seed: int, question: Question) -> Answer:
 
 
 def mixture(seed: int, question: Question) -> Answer:
-    """What follows from several described traits together, and nothing of its own.
+    """What follows from several described traits together, and nothing beyond them.
 
     Args:
       seed: of the noise (SD 0.5).
@@ -118,7 +118,7 @@ def mixture(seed: int, question: Question) -> Answer:
 
 
 def half_halo(seed: int, question: Question) -> Answer:
-    """Such an opinion and the described trait, about half and half.
+    """A halo (`simulated_styles.halo`) and the described trait, about half and half.
 
     Args:
       seed: of the opinions (SD 1) and of the noise (SD 0.5).
@@ -138,14 +138,14 @@ def inverted(seed: int, question: Question) -> Answer:
 
     Args:
       seed: as for `faithful`.
-      question: of a questionnaire or a behavioral task alike.
+      question: from a questionnaire or a behavioral task alike.
     Returns: low + high − x for the faithful answer x.
     """
     return nearest(question, question.low + question.high - faithful(seed, question).value)
 
 
 def inverted_reports(seed: int, question: Question) -> Answer:
-    """Turned around in questionnaires alone: says the opposite of what it does.
+    """Turned around only in questionnaires: says the opposite of what it does.
 
     Args:
       seed: as for `faithful`.
