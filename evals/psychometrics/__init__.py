@@ -2,8 +2,8 @@
 
 Every function takes plain arrays or DataFrames, persons x items (or subjects x measurements) with NaN where
 an answer is missing, and returns an `Estimate` (value, low, high, n, reason) or a small record. What is
-undefined is NaN with the reason, never 1.0 for lack of variance. Items must point one way: turn reversed
-ones first (evals.questionnaires.keyed_responses).
+undefined is NaN with the reason, never 1.0 for lack of variance. Items must point one way: reverse the
+negatively keyed ones first (evals.questionnaires.keyed_responses).
 
     >>> import evals.psychometrics as pm
     >>> ratings = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]

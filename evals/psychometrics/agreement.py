@@ -42,7 +42,7 @@ Level = Literal["nominal", "ordinal", "interval", "ratio"]
 
 
 class MeanSquares(NamedTuple):
-    """Two-way analysis of variance of subjects [n] x measurements [k], one value a cell."""
+    """Two-way analysis of variance of subjects [n] x measurements [k], one value per cell."""
 
     subjects: float
     measurements: float
@@ -53,7 +53,7 @@ class MeanSquares(NamedTuple):
 def mean_squares(matrix: np.ndarray) -> MeanSquares:
     """Mean squares of complete subjects x measurements: between subjects, measurements, residual, within."""
     n, k = matrix.shape
-    # any common shift leaves them alone; without one, large means cost digits
+    # a common shift does not change them; without one, large means cost digits
     centered = matrix - matrix.mean()
     rows, columns = centered.mean(axis=1), centered.mean(axis=0)
     residual = centered - rows[:, None] - columns[None, :]
@@ -107,7 +107,7 @@ def icc_table(ratings: npt.ArrayLike, *, confidence: float = 0.95) -> pd.DataFra
       confidence: of the intervals, two-sided.
     Returns: a frame indexed ICC1, ICC2, ICC3, ICC1k, ICC2k, ICC3k with the columns
       icc, f, df1, df2, p, low, high, n, k, reason.
-    Raises: ValueError for ratings that are no table of finite numbers.
+    Raises: ValueError for ratings that are not a table of finite numbers.
     Reference: Shrout & Fleiss 1979 (the example's data); McGraw & Wong 1996.
 
     Example:
@@ -170,7 +170,7 @@ def _absolute_interval(
     """McGraw & Wong's interval of ICC(A,1), with Satterthwaite's degrees of freedom.
 
     NaN where that approximation breaks down: with almost no degrees of freedom, as for subjects that differ
-    less than the residual, its interval does not even hold the estimate.
+    less than the residual, its interval does not even contain the estimate.
     """
     a = k * icc2 / (n * (1 - icc2)) if icc2 < 1 else math.inf
     b = 1 + k * icc2 * (n - 1) / (n * (1 - icc2)) if icc2 < 1 else math.inf

@@ -27,7 +27,7 @@ class GroupMoments(NamedTuple):
 
 
 def describe(scores: npt.ArrayLike | GroupMoments) -> GroupMoments:
-    """A sample from scores, without missing values; a Sample passes through."""
+    """The moments of scores without missing values; GroupMoments pass through."""
     if isinstance(scores, GroupMoments):
         return scores
     values = np.asarray(scores, np.float64).ravel()
@@ -154,7 +154,7 @@ def tost(
       first: scores of a group, NaN where missing; or their GroupMoments.
       second: another group (Welch), the same respondents (paired), or a fixed mean (one sample).
       bound: ± this, or (low, high), in score units.
-      paired: the scores are of the same respondents, in the same order.
+      paired: the scores are from the same respondents, in the same order.
       alpha: level of the test.
       standardized: bounds are in units of √((s₁² + s₂²)/2) (SD of differences if paired, s₁ if one sample).
     Returns: Tost; equivalent where p < alpha.
@@ -286,7 +286,7 @@ def noncentral_t_cdf(t: float, df: float, noncentrality: float) -> float:
     scipy's own is NaN at some ordinary arguments (seen at 1.17).
 
     Args:
-      t: where it is taken.
+      t: where it is evaluated.
       df: degrees of freedom.
       noncentrality: δ.
     Returns: a probability.
@@ -400,7 +400,7 @@ def holm(p_values: npt.ArrayLike) -> np.ndarray:
 
 
 def benjamini_hochberg(p_values: npt.ArrayLike) -> np.ndarray:
-    """Benjamini and Hochberg's adjusted p, which bound the share of false among the rejected.
+    """Benjamini and Hochberg's adjusted p, which bound the share of false rejections among all rejections.
 
     The r-th smallest of m becomes min over the larger ones of m p / rank, at most 1.
 

@@ -1,6 +1,6 @@
 """Item covariances, correlations and squared multiple correlations, for one sample or a bootstrap stack.
 
-Every function takes one matrix [k, k] or a stack [..., k, k]. Not covered: what is made of them.
+Every function takes one matrix [k, k] or a stack [..., k, k]. Not covered: what is computed from them.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,7 +24,8 @@ _cholesky, _inverse_of_factor = linalg.get_lapack_funcs(("potrf", "potri"), dtyp
 def small_matrices() -> Iterator[None]:
     """A context or decorator for linear algebra of a scale's size: one thread.
 
-    Threads that wait for each other over a hundred rows cost more than the work; on a busy machine 20 times.
+    With a hundred rows, threads that wait for each other cost more than the work; on a busy machine, 20 times
+    as much.
     """
     with threadpool_limits(1, user_api="blas"):
         yield
@@ -42,7 +43,7 @@ def pairwise_covariance(matrix: np.ndarray) -> np.ndarray:
     Returns: [k, k], NaN where a pair has fewer than 2 rows. It need not be positive definite.
     """
     present = (~np.isnan(matrix)).astype(np.float64)
-    # any shift leaves covariances alone; the mean keeps the products small
+    # a shift does not change covariances; shifting by the mean keeps the products small
     means = np.nansum(matrix, axis=0) / np.maximum(present.sum(axis=0), 1)
     filled = np.where(present > 0, matrix - means, 0.0)
     pairs = present.T @ present

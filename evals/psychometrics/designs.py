@@ -1,6 +1,6 @@
 """Designs of generalizability studies: which facets are crossed, which nested, and what each effect is.
 
-A design is written as its facets: ("person", "item", "occasion") is crossed, ("person", "task",
+A design is written as a list of its facets: ("person", "item", "occasion") is crossed, ("person", "task",
 "rater:task") has raters within tasks. Not covered: estimation (generalizability, reml).
 """
 
@@ -76,7 +76,7 @@ def with_repeats(design: GStudyDesign) -> GStudyDesign:
 
 
 class CodedScores(NamedTuple):
-    """A long table with integer codes: score [N], codes of each effect's levels, and their numbers.
+    """A long table with integer codes: score [N], codes of each effect's levels, and the number of levels.
 
     levels counts a facet's levels inside one level of what it is nested in; it is 0 where that varies.
     """

@@ -1,4 +1,4 @@
-"""An estimate with its interval, or NaN and the reason; and what every statistic does to its input first.
+"""An estimate with its interval, or NaN and the reason; and what every statistic first does to its input.
 
 Not covered: the statistics themselves.
 """
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-# Below this share of its parts' variance, a difference of two floats is rounding and not variance.
+# Below this share of its parts' variance, a difference of two floats is rounding error, not variance.
 ROUNDING = 1e-12
 
 
@@ -19,7 +19,7 @@ class Estimate(NamedTuple):
 
     Attributes:
       value: the point estimate; NaN where the statistic is undefined.
-      low, high: the bounds of the confidence interval; NaN where none can be had.
+      low, high: the bounds of the confidence interval; NaN where there is none.
       n: respondents (or subjects) used, counted after deletion of incomplete cases.
       reason: why value, or the interval alone, is NaN; empty where everything is defined.
     """
@@ -47,7 +47,7 @@ def undefined(reason: str, n: int = 0) -> Estimate:
 
     Args:
       reason: in words, for reports.
-      n: cases that there were.
+      n: number of cases.
     Returns: an Estimate without a value.
     """
     return Estimate(math.nan, math.nan, math.nan, n, reason)
@@ -82,7 +82,7 @@ def as_matrix(responses: npt.ArrayLike, *, name: str = "responses") -> np.ndarra
 
 def _holds_objects(responses: npt.ArrayLike) -> bool:
     """Whether the values are a mixture (None, pandas' NA) that numpy must not coerce to text."""
-    import pandas as pd  # here, so that arrays alone do not wait for pandas
+    import pandas as pd  # imported here, so that plain arrays do not wait for pandas
 
     return isinstance(responses, list | tuple | pd.DataFrame)
 
@@ -131,7 +131,7 @@ def pearson(x: npt.ArrayLike, y: npt.ArrayLike, *, confidence: float = 0.95) -> 
     r = cov(x, y) / (sd(x) sd(y));   CI: tanh(atanh r ± z / √(n − 3)).
 
     Args:
-      x, y: a number for each respondent, NaN where missing; as many of one as of the other.
+      x, y: a number for each respondent, NaN where missing; both of the same length.
       confidence: of the interval, two-sided.
     Returns: Estimate; NaN where a variable is constant; bounds NaN below 4 pairs. |r| = 1 has bounds r.
     Raises: ValueError where x and y differ in length, or hold text or an infinite value.

@@ -1,7 +1,7 @@
-"""Generalizability theory: how much of a score's variance is the respondent, and how much the conditions.
+"""Generalizability theory: how much of a score's variance is due to the respondent, how much to conditions.
 
-Random effects, crossed or nested, of one to four facets beside the object of measurement. Balanced data
-by expected mean squares (EMS) or restricted maximum likelihood (REML), unbalanced data by REML.
+Random effects, crossed or nested, of one to four facets besides the object of measurement. Balanced data are
+estimated by expected mean squares (EMS) or restricted maximum likelihood (REML), unbalanced data by REML.
 Not covered: multivariate designs and fixed effects in the estimation (d_study takes fixed facets).
 """
 
@@ -19,7 +19,7 @@ from evals.psychometrics.estimate import Estimate, as_matrix, undefined
 from evals.psychometrics.reml import fit_reml
 
 N_DRAWS = 4000
-# facets of a plain table
+# names of the facets of a plain table
 CROSSED = ("person", "item")
 
 
@@ -47,7 +47,7 @@ class VarianceComponents(NamedTuple):
 
     @property
     def components(self) -> dict[str, float]:
-        """Component by name of effect."""
+        """Components by name of effect."""
         return dict(
             zip(map(str, self.table.index), np.asarray(self.table["component"], float).tolist(), strict=True)
         )
@@ -64,18 +64,18 @@ def variance_components(
 ) -> VarianceComponents:
     """Estimates the variance of every effect of a random design.
 
-    EMS: mean squares equal their expectations, E MS_α = Σ_{β⊇α} σ²_β ∏_{f∉β} n_f; a component may come
-    out negative and is reported both so and truncated. REML: the likelihood of contrasts, σ² ≥ 0.
+    EMS: mean squares equal their expectations, E MS_α = Σ_{β⊇α} σ²_β ∏_{f∉β} n_f; a component may come out
+    negative and is reported both as it is and truncated. REML: the likelihood of contrasts, σ² ≥ 0.
     Balanced intervals are generalized confidence intervals: each mean square over a χ²/df draw (exact for
     ratios of two mean squares); unbalanced ones are normal with REML's information, cut at zero.
 
     Args:
-      data: persons x items where no facets are named; else a long table, a row for each score, a column for
-        each facet, and the scores.
+      data: persons x items if no facets are named; otherwise a long table with a row for each score, a column
+        for each facet, and the scores.
       facets: of a long table, the object of measurement first; "rater:task" for raters nested in tasks.
         Several scores in a cell become the residual.
       method: "ems" or "reml".
-      score: the column of scores; if absent, the only column that is no facet is taken.
+      score: the column of scores; if absent, the only column that is not a facet.
       confidence, seed: of the intervals.
     Returns: VarianceComponents, NaN with a reason where undefined (EMS of unbalanced data, one level).
     Raises: ValueError for an unknown column or method.
@@ -258,15 +258,15 @@ def d_study(
 ) -> DStudy:
     """What the coefficients would be with other numbers of items, occasions, raters, ...
 
-    Each component is divided by the conditions averaged over; negative ones count as zero. Interactions of
-    the object with fixed facets alone belong to its universe score. G = σ²_τ/(σ²_τ + σ²_δ);
+    Each component is divided by the number of conditions averaged over; negative ones count as zero.
+    Interactions of the object with fixed facets only belong to its universe score. G = σ²_τ/(σ²_τ + σ²_δ);
     Φ = σ²_τ/(σ²_τ + σ²_Δ).
 
     Args:
-      components: of variance_components.
-      sizes: conditions by facet; those of the data where not given (repeats: those of the data too).
+      components: from variance_components.
+      sizes: number of conditions by facet; as in the data where not given (so too for repeats).
       object_of_measurement: the first facet unless given.
-      fixed: facets whose levels are all there are.
+      fixed: facets whose levels are all that exist.
       confidence: of the intervals, two-sided.
     Returns: DStudy; coefficients NaN with a reason where there is no universe score variance.
     Raises: ValueError for unknown facets or sizes below 1.

@@ -2,10 +2,10 @@
 
 Answers are persons x conditions x items. The model is that of generalizability theory: answer = mean of
 item and condition + person + person x item + person x condition + error, all but the mean random and normal.
-Its variances come from all pairs of answers that are there (no deletion of cases); a missing answer is drawn
-from its distribution given the person's other answers. That is sound where refusals depend on the item, the
+Its variances come from all pairs of observed answers (no deletion of cases); a missing answer is drawn from
+its distribution given the person's other answers. That is sound where refusals depend on the item, the
 condition or other answers of the person, not where they depend on the answer that was refused.
-Not covered: answers of other scales, drawing the variances too.
+Not covered: using answers to other scales, drawing the variances too.
 """
 
 from typing import NamedTuple
@@ -43,8 +43,8 @@ class AnswerVariance(NamedTuple):
 def answer_variance(answers_PCJ: np.ndarray) -> AnswerVariance:
     """Components from the mean products of pairs of answers, by what the two have in common.
 
-    With residuals from the means of item and condition: E r r' over pairs of different items and conditions
-    is σ²_p; of one item in two conditions σ²_p + σ²_pi; of two items in one condition σ²_p + σ²_pc.
+    With residuals from the means of item and condition, E r r' over pairs of different items and conditions
+    is σ²_p; over one item in two conditions σ²_p + σ²_pi; over two items in one condition σ²_p + σ²_pc.
 
     Args:
       answers_PCJ: persons x conditions x items, NaN where missing.
@@ -74,13 +74,13 @@ def answer_variance(answers_PCJ: np.ndarray) -> AnswerVariance:
 
 
 def impute(answers_PCJ: np.ndarray, *, imputations: int = 5, least: float = 0.5, seed: int = 0) -> np.ndarray:
-    """Completed copies of the answers to one scale; those that are there stay as they are.
+    """Completed copies of the answers to one scale; observed answers stay as they are.
 
     x_mis | x_obs ~ N(μ + Σ_mo Σ_oo⁻¹ (x_obs − μ), Σ_mm − Σ_mo Σ_oo⁻¹ Σ_om) with Σ of `answer_variance`.
 
     Args:
       answers_PCJ: persons x conditions x items, keyed one way, NaN where missing.
-      imputations: copies.
+      imputations: number of copies.
       least: share of answers that a person must have given; others stay incomplete.
       seed: of the draws.
     Returns: [imputations, P, C, J]; drawn answers lie between and beyond the options, as they should.

@@ -23,17 +23,17 @@ class ItemStatistics(NamedTuple):
 
 
 def item_statistics(responses: npt.ArrayLike, *, confidence: float = 0.95) -> ItemStatistics:
-    """How each item goes with the rest of its scale; complete cases.
+    """How well each item goes with the rest of its scale, over complete cases.
 
     Columns: mean, sd; r_total (with the whole score); r_rest with r_rest_low and r_rest_high (with the
-    sum of the other items; Fisher's interval); r_corrected (with the score, its own variance replaced
+    sum of the other items; Fisher's interval); r_corrected (with the score, the item's own variance replaced
     by its smc); alpha_if_dropped and std_alpha_if_dropped. NaN for an item that does not vary.
 
     Args:
       responses: persons x items, in the direction of the scale, NaN where missing (listwise deletion).
       confidence: of the intervals, two-sided.
     Returns: ItemStatistics(table indexed by item, n, reason).
-    Raises: ValueError for responses that are no table of finite numbers.
+    Raises: ValueError for responses that are not a table of finite numbers.
     Reference: the definitions of psych::alpha (Revelle).
 
     Example:

@@ -1,7 +1,7 @@
-"""Differential item functioning: does an item ask the same of two groups, at the same standing on the trait?
+"""Differential item functioning: does an item ask the same of two groups at the same level of the trait?
 
-An item that people and a model answer differently although their scores agree measures something else in one
-of them. Not covered: invariance of whole models (factors.similarity compares factors).
+If people and a model answer an item differently although their scores agree, the item measures something else
+in one of them. Not covered: invariance of whole models (factors.similarity compares factors).
 """
 
 import math
@@ -27,7 +27,7 @@ class ItemBias(NamedTuple):
       nonuniform_chi2, nonuniform_p: of the interaction beyond both, 1 degree of freedom.
       log_odds: of a higher answer in the first group at the same score; above 0 the item is easier for it.
       r2_change: Nagelkerke's R² that group and interaction add.
-      size: negligible, moderate or large, after Jodoin and Gierl; negligible too where p is .05 or more.
+      size: negligible, moderate or large, after Jodoin and Gierl; also negligible where p is .05 or more.
       n: respondents with an answer and a score.
       reason: why it is undefined; empty otherwise.
     """
@@ -52,7 +52,7 @@ def item_bias(item: npt.ArrayLike, matching: npt.ArrayLike, group: npt.ArrayLike
 
     Args:
       item: answers, any ordered numbers, NaN where missing.
-      matching: of each respondent a score of the trait, best without this item; NaN where missing.
+      matching: each respondent's score on the trait, ideally without this item; NaN where missing.
       group: 1 for the first group, 0 for the reference.
     Returns: ItemBias; NaN with the reason where a group is empty or the item does not vary.
     Raises: ValueError where the three differ in length, or group holds other numbers.

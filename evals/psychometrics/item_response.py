@@ -30,7 +30,7 @@ class GradedResponse(NamedTuple):
       log_likelihood, aic, bic: of the answers given.
       traits: by person, trait (expected a posteriori), its standard error, and the items answered.
       reliability: marginal reliability 1 − mean posterior variance / total variance of the trait.
-      n, converged, reason: persons with an answer; whether the EM ended; why it is undefined.
+      n, converged, reason: persons with an answer; whether the EM converged; why it is undefined.
     """
 
     items: pd.DataFrame
@@ -86,10 +86,10 @@ def graded_response(responses: npt.ArrayLike) -> GradedResponse:
 
     Args:
       responses: persons x items, NaN where missing (left out of the likelihood; persons without any
-        answer do not count). Any ordered numbers; categories nobody chose do not exist.
+        answer do not count). Any ordered numbers; categories that nobody chose do not exist.
     Returns: GradedResponse; the trait is standard normal and points with the first item's majority, so
-      that discriminations sum to something positive. NaN with a reason where undefined.
-    Raises: ValueError for responses that are no table of finite numbers.
+      that the sum of discriminations is positive. NaN with a reason where undefined.
+    Raises: ValueError for responses that are not a table of finite numbers.
     Reference: Samejima 1969; Bock & Aitkin 1981, Psychometrika 46, 443-459.
 
     Example:
@@ -198,7 +198,7 @@ def _em(codes: list[np.ndarray]) -> tuple[list[np.ndarray], float, np.ndarray, b
 
 
 def _with_signs(codes: list[np.ndarray], parameters: list[np.ndarray]) -> list[np.ndarray]:
-    """Starting slopes with the sign of each item's correlation with the sum of all."""
+    """Starting slopes, signed like each item's correlation with the sum of all."""
     scores = np.array([np.where(code >= 0, code, code[code >= 0].mean()) for code in codes])
     total = scores.sum(axis=0)
     for item, score in zip(parameters, scores, strict=True):
@@ -236,7 +236,7 @@ def _maximize(posterior: np.ndarray, code: np.ndarray, start: np.ndarray) -> np.
 def _standard_errors(
     codes: list[np.ndarray], parameters: list[np.ndarray], posterior: np.ndarray
 ) -> list[np.ndarray]:
-    """Of discrimination and thresholds, from the cross products of the persons' scores."""
+    """Standard errors of discrimination and thresholds, from the cross products of the persons' scores."""
     scores = []
     for code, item in zip(codes, parameters, strict=True):
         cumulative = expit(item[0] * QUADRATURE[:, None] + item[1:])
@@ -250,7 +250,7 @@ def _standard_errors(
             derivative[:, j + 1, j] = slope[:, j] / probability[:, j + 1]
         by_slope = derivative.sum(axis=2, keepdims=True) * QUADRATURE[:, None, None]
         table = np.concatenate([by_slope, derivative], axis=2)
-        # a missing answer tells nothing
+        # a missing answer carries no information
         table = np.concatenate([table, np.zeros((len(QUADRATURE), 1, n_categories))], axis=1)
         scores.append(np.einsum("nq,qnp->np", posterior, table[:, code]))
     stacked = np.hstack(scores)

@@ -51,9 +51,9 @@ def omega(
     Args:
       responses: persons x items in the direction of the scale, NaN where missing (listwise deletion).
       kind: which of the above.
-      n_factors: group factors; 1 for total and 3 for the others unless given. Five items hardly bear
-        three: expect ±.02 between programs there.
-      standardized: the one-factor model of correlations in place of covariances.
+      n_factors: group factors; 1 for total and 3 for the others unless given. Five items hardly support
+        three: expect programs to differ by ±.02 there.
+      standardized: fit the one-factor model to correlations instead of covariances.
       flip: reverses items that load negatively on the general factor, as psych::omega does.
       confidence, n_bootstrap, seed: of the intervals.
     Returns: Estimate; NaN with a reason where undefined; a Heywood case is named in the reason.
@@ -107,7 +107,7 @@ def omega(
 def _coefficient(
     corr: np.ndarray, general: np.ndarray, uniqueness: np.ndarray, kind: OmegaKind
 ) -> np.ndarray:
-    """The coefficient of each of a stack of solutions."""
+    """The coefficient of each solution in a stack."""
     total_variance = corr.sum(axis=(1, 2))
     with np.errstate(divide="ignore", invalid="ignore"):
         total_variance = np.where(total_variance > 1e-12 * corr.shape[1], total_variance, np.nan)
@@ -154,7 +154,7 @@ def one_factor_structure(k: int) -> Structure:
 def _one_factor(complete: np.ndarray, standardized: bool, confidence: float, note: str) -> Estimate:
     n, k = complete.shape
     cov = covariance(complete) * (n - 1) / n
-    # the model is free of scale, so correlations only change which sum is taken
+    # the model is scale-free, so correlations only change which sum is taken
     found = fit_ml(correlations(cov) if standardized else cov, one_factor_structure(k))
     if not found.converged or not found.identified:
         return undefined("the one-factor model did not converge", n)

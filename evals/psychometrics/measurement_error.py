@@ -1,6 +1,6 @@
-"""How far a score may be off, and how well it returns: SEM, test-retest, longer tests, disattenuation.
+"""How far a score may be off, and how well it recurs: SEM, test-retest, longer tests, disattenuation.
 
-Not covered: agreement of many measurements (agreement) and of many conditions (generalizability).
+Not covered: agreement of many measurements (agreement) and over many conditions (generalizability).
 """
 
 import math
@@ -15,7 +15,7 @@ from evals.psychometrics.estimate import Estimate, as_matrix, complete_cases, pe
 
 
 def spearman_brown(reliability: float, factor: float = 2.0) -> float:
-    """The reliability of a test made `factor` times as long of parallel parts: f r / (1 + (f − 1) r).
+    """The reliability of a test made `factor` times as long with parallel parts: f r / (1 + (f − 1) r).
 
     Args:
       reliability: of the test as it is.
@@ -43,7 +43,7 @@ def lengthening(reliability: float, target: float) -> float:
     Args:
       reliability: r, of the test as it is.
       target: t.
-    Returns: the factor; below 1 the test may be shortened.
+    Returns: the factor; if below 1, the test may be shortened.
     """
     if not 0 < target < 1:
         raise ValueError(f"target must lie between 0 and 1; got {target}")
@@ -75,7 +75,7 @@ def standard_error_of_measurement(sd: float, reliability: Estimate | float) -> E
 
 
 def disattenuate(r: Estimate | float, reliability_x: float, reliability_y: float) -> Estimate:
-    """The correlation of true scores, r / √(reliability_x reliability_y); it may pass 1 and is not clipped.
+    """The correlation of true scores, r / √(reliability_x reliability_y); it may exceed 1 and is not clipped.
 
     The interval is that of r over the same root: the reliabilities are taken as known.
 

@@ -1,6 +1,6 @@
 """Two measurements of the same respondents compared: mean difference and ratio of spreads.
 
-Two models that answer as the same described people are such: what the people have in common is no error.
+Two models that answer as the same described people are such a pair: what the people share is not error.
 Not covered: equivalence (comparisons.tost takes pairs), two groups of different people (comparisons).
 """
 
@@ -100,7 +100,7 @@ def pitman_morgan(scores: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     Args:
       scores, reference: of the same respondents in the same order; pairs with a gap are left out.
     Returns: p; NaN for fewer than 3 pairs, or where one of the two does not vary: scores are steps of a
-      scale, and that nobody left one says little where few left it before.
+      scale, and if nobody leaves a step, that says little when few left it before.
     Raises: ValueError where the two differ in length.
     Reference: Pitman 1939, Biometrika 31, 9-12; Morgan 1939, Biometrika 31, 13-19.
 

@@ -1,4 +1,4 @@
-"""Polychoric correlations: what normal variables behind ordered categories would correlate at.
+"""Polychoric correlations: how normal variables behind ordered categories would correlate.
 
 Two steps: thresholds from each item's margin, then the correlation of each pair by maximum likelihood.
 Not covered: joint estimation of thresholds, standard errors of single correlations.
@@ -24,7 +24,7 @@ from evals.psychometrics.estimate import (
 
 # Gauss-Legendre nodes on the correlation path of the bivariate normal distribution
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(32)
-# beyond, the table has an empty diagonal direction and the likelihood no maximum inside
+# beyond this, the table has an empty diagonal direction and the likelihood no interior maximum
 LARGEST = 0.9999
 
 
@@ -58,7 +58,7 @@ def bivariate_normal_cdf(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
 
 
 def _pair(table: np.ndarray, first: np.ndarray, second: np.ndarray) -> float:
-    """The correlation that makes a contingency table likeliest, given both margins' thresholds."""
+    """The correlation that makes a contingency table most likely, given both margins' thresholds."""
     rows = np.concatenate([[-np.inf], first, [np.inf]])[:, None]
     columns = np.concatenate([[-np.inf], second, [np.inf]])[None, :]
     rows, columns = np.broadcast_arrays(rows, columns)
@@ -83,7 +83,7 @@ def polychoric(responses: npt.ArrayLike) -> Polychoric:
     Args:
       responses: persons x items, NaN where missing (listwise deletion); any ordered numbers.
     Returns: Polychoric; NaN with a reason where an item does not vary or has over 30 different answers.
-    Raises: ValueError for responses that are no table of finite numbers.
+    Raises: ValueError for responses that are not a table of finite numbers.
     Reference: Olsson 1979, Psychometrika 44, 443-460 (the two-step estimator).
 
     Example:
@@ -118,7 +118,7 @@ def polychoric(responses: npt.ArrayLike) -> Polychoric:
 def ordinal_alpha(
     responses: npt.ArrayLike, *, confidence: float = 0.95, n_bootstrap: int = 0, seed: int = 0
 ) -> Estimate:
-    """Alpha of polychoric correlations: of the variables behind the answers, not of the score.
+    """Alpha from polychoric correlations: for the variables behind the answers, not for the score.
 
     Args:
       responses: persons x items, NaN where missing (listwise deletion); any ordered numbers.
@@ -126,7 +126,7 @@ def ordinal_alpha(
         none are drawn unless asked for.
       confidence, seed: of that interval.
     Returns: Estimate, without an interval unless asked for.
-    Raises: ValueError for responses that are no table of finite numbers.
+    Raises: ValueError for responses that are not a table of finite numbers.
     Reference: Zumbo, Gadermann & Zeisser 2007, JMASM 6, 21-29.
 
     Example:

@@ -2,9 +2,9 @@
 
 Responses are persons x items, already in the direction of the scale
 (evals.questionnaires.scoring.keyed_responses); NaN is missing. Every coefficient is NaN with a
-reason where the respondents do not differ: that is 0/0.
+reason where the respondents do not differ, which is 0/0.
 Formulas work on covariances, so that one bootstrap serves them all (`reliability_table`).
-ω, split halves, ICC and Krippendorff's α live in mcdonald_omega, split_halves and agreement.
+ω, split halves, ICC and Krippendorff's α are in mcdonald_omega, split_halves and agreement.
 """
 
 import math
@@ -69,19 +69,19 @@ def cronbach_alpha(
 ) -> Estimate:
     """Cronbach's alpha: the share of the total score's variance that items have in common.
 
-    α = k/(k−1) (1 − Σ s²ᵢ / s²_total); standardized: of correlations in place of covariances. It may be
+    α = k/(k−1) (1 − Σ s²ᵢ / s²_total); standardized: from correlations instead of covariances. It may be
     negative; it is never clipped. Feldt's interval: (1−α̂)/(1−α) ~ F((n−1)(k−1), n−1), exact for parallel
     normal items.
 
     Args:
       responses: persons x items, in the direction of the scale, NaN where missing.
-      standardized: of correlations.
+      standardized: from correlations.
       missing: "listwise" drops persons with a gap; "pairwise" uses what each pair of items has.
       interval: "feldt"; "duhachek" (normal, from the asymptotic variance); "bootstrap" over persons.
       confidence: of the interval, two-sided.
-      n_bootstrap, seed: samples of persons of the bootstrap, and the seed of their draws.
+      n_bootstrap, seed: bootstrap samples of persons, and the seed of their draws.
     Returns: Estimate; n is counted after deletion ("pairwise": persons with any answer).
-    Raises: ValueError for an unknown way with missing answers, or a bootstrap of pairwise covariances.
+    Raises: ValueError for an unknown treatment of missing answers, or a bootstrap of pairwise covariances.
     Reference: Cronbach 1951; Feldt, Woodruff & Salih 1987; Duhachek & Iacobucci 2004.
 
     Example:
@@ -154,7 +154,7 @@ def guttman_lambdas(
       splits: which splits λ4 is the best of, see split_half.
       confidence, n_bootstrap, seed: of the bootstrap.
     Returns: {"lambda1": Estimate, ... "lambda6": Estimate}.
-    Raises: ValueError for responses that are no table of finite numbers.
+    Raises: ValueError for responses that are not a table of finite numbers.
     Reference: Guttman 1945, Psychometrika 10, 255-282.
 
     Example:
@@ -204,7 +204,7 @@ def guttman_lambda6(
       standardized: of correlations (the default, as is usual), else of covariances.
       confidence, n_bootstrap, seed: of the bootstrap.
     Returns: Estimate; NaN where the items predict one another exactly, as with fewer persons than items.
-    Raises: ValueError for responses that are no table of finite numbers.
+    Raises: ValueError for responses that are not a table of finite numbers.
     Reference: Guttman 1945, Psychometrika 10, 255-282.
 
     Example:
@@ -275,14 +275,14 @@ def reliability_table(
 
     Rows: alpha (Feldt), alpha_bootstrap, alpha_standardized, average_r, lambda1 .. lambda6 and beta (of
     correlations), omega_total (one factor), omega_total_group and omega_hierarchical (n_factors group
-    factors). Intervals but Feldt's and omega_total's are percentiles over bootstrap samples of persons.
+    factors). Intervals other than Feldt's and omega_total's are percentiles over bootstrap samples of persons.
 
     Args:
       responses: persons x items, in the direction of the scale, NaN where missing (listwise deletion).
       n_factors: group factors of the last two rows.
       confidence, n_bootstrap, seed: of the bootstrap.
     Returns: a frame with the columns value, low, high, n, reason.
-    Raises: ValueError for responses that are no table of finite numbers.
+    Raises: ValueError for responses that are not a table of finite numbers.
 
     Example:
       >>> from evals.psychometrics import reliability_table, simulate_responses

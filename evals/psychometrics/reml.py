@@ -1,8 +1,8 @@
 """Restricted maximum likelihood of random effects in unbalanced data, each effect a grouping of the rows.
 
 With V = I + Σ θᵢ ZᵢZᵢ' and one mean, −2 log L = log|V| + log 1'V⁻¹1 + (N − 1) log r'V⁻¹r. By Woodbury only
-the matrix A = I + ΛZ'ZΛ of effects is factored, and of that the largest effect, which is diagonal in it, is
-eliminated. Balanced data need none of this (generalizability). Not covered: fixed effects beyond the mean.
+the matrix A = I + ΛZ'ZΛ of effects is factored, after eliminating the largest effect, which is diagonal in
+it. Balanced data need none of this (generalizability). Not covered: fixed effects beyond the mean.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg, optimize, sparse
 
-# numbers held for the cross products of all effects but the largest; beyond, a step takes seconds
+# numbers held for the cross products of all effects but the largest; beyond this, a step takes seconds
 MAX_NUMBERS = 50_000_000
 Z95 = 1.959964
 
@@ -28,8 +28,8 @@ class Reml(NamedTuple):
 class _Problem(NamedTuple):
     """Cross products of the indicator columns, from which every likelihood is computed.
 
-    The largest effect's levels enter only through how many rows they have, so that their products are
-    summed over levels of the same count (C different counts, Q levels of the other effects).
+    The largest effect's levels enter only through their numbers of rows, so their products are summed over
+    levels with the same count (C different counts, Q levels of the other effects).
 
     Attributes:
       big: position of the largest effect; counts [C], frequency [C]: rows of a level, levels with so many.
@@ -55,7 +55,7 @@ def fit_reml(score: np.ndarray, codes: list[np.ndarray]) -> Reml:
 
     Args:
       score: [N].
-      codes: of each effect the level [N] to which a score belongs.
+      codes: for each effect, the level [N] to which a score belongs.
 
     Returns: Reml; components in the order of codes, then the residual.
     Reference: Patterson & Thompson 1971; Bates et al. 2015 for the parametrisation.
@@ -199,7 +199,8 @@ def _factored(problem: _Problem, theta: np.ndarray) -> _Factored:
 def _covariance(problem: _Problem, components: np.ndarray) -> np.ndarray:
     """Inverse of the observed information at the components above zero, from differences of the gradient.
 
-    One at zero has no curvature there; it spreads as far as −2 log L rises by 1.96² with the others held.
+    A component at zero has no curvature there; its spread is how far it must move for −2 log L to rise by
+    1.96² with the others held.
     """
     at_zero = components <= 1e-8 * components.sum()
     at_zero[-1] = False

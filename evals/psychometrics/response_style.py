@@ -1,7 +1,7 @@
-"""How a respondent answers whatever is asked: acquiescence, extremity, midpoint, position, refusals.
+"""How a respondent answers whatever the question: acquiescence, extremity, midpoint, position, refusals.
 
 These take answers as given, before reversal (evals.questionnaires.scoring.tabulate). What looks like a trait
-may be nothing else. Not covered: the null responders themselves (respondent).
+may be nothing but style. Not covered: the simulated respondents themselves (respondents).
 """
 
 import math
@@ -33,7 +33,7 @@ def style_indices(
     acquiescence: mean answer as a share of the range; 0.5 is neutral for balanced keys.
     agreement_excess: share of answers over the midpoint minus share below.
     balanced_acquiescence: (mean of + items + mean of − items)/2 − midpoint, in scale points: zero for any
-      trait, if both kinds are there; NaN without keys of both signs.
+      trait if there are both kinds of items; NaN without keys of both signs.
     extremity: share of answers at either end. midpoint: share exactly in the middle (0 without a middle).
     irv: SD (n − 1) over the items. longstring: longest run of one answer, in item order.
 
@@ -41,7 +41,7 @@ def style_indices(
       raw: respondents x items before reversal, NaN where missing (left out of each index; a gap ends no run).
       low, high: the least and the greatest answer on offer.
       keys: 1 or −1 for each item.
-    Returns: a frame, one row a respondent, NaN for one without answers.
+    Returns: a frame, one row per respondent, NaN for one without answers.
     Raises: ValueError for answers outside low .. high.
     Reference: Baumgartner & Steenkamp 2001; Dunn et al. 2018 (irv); Johnson 2005 (longstring).
 
@@ -123,9 +123,9 @@ def longest_runs(matrix: np.ndarray) -> np.ndarray:
 
 
 def forward_reverse_r(raw: npt.ArrayLike, keys: npt.ArrayLike, *, confidence: float = 0.95) -> Estimate:
-    """Pearson's r over respondents of the mean answer to + items and that to − items, as given.
+    """Pearson's r over respondents between the mean answer to + items and that to − items, as given.
 
-    A trait makes it negative (who affirms one denies the other), acquiescence positive. Complete cases.
+    A trait makes it negative (affirming one means denying the other), acquiescence positive. Complete cases.
 
     Args:
       raw: respondents x items before reversal, NaN where missing.
@@ -154,14 +154,14 @@ def forward_reverse_r(raw: npt.ArrayLike, keys: npt.ArrayLike, *, confidence: fl
 
 
 class PositionBias(NamedTuple):
-    """How answers depend on where an option stands.
+    """How answers depend on an option's position.
 
     Attributes:
       shares: share of answers at each position, first to last.
       distance: total variation between shares and equal shares, 0 (none) to 1 − 1/positions (always one).
       flip: mean absolute change of the answer value between two orders of the same question, as a share
         of the range, with a t interval over questions; NaN without repeated questions.
-      chi2, df, p: test of equal shares; valid where each option stands in each position equally often.
+      chi2, df, p: test of equal shares; valid if each option appears in each position equally often.
     """
 
     shares: np.ndarray
@@ -182,14 +182,14 @@ def position_bias(
     value: npt.ArrayLike | None = None,
     value_range: float | None = None,
 ) -> PositionBias:
-    """How answers depend on where an option stands, over options shown in balanced orders.
+    """How answers depend on an option's position, over options shown in balanced orders.
 
     distance = ½ Σ |share − 1/positions|; flip = mean absolute change of value between orders over the range.
 
     Args:
       position: of the chosen option, 0 for the first; NaN for refusals.
-      n_positions: options on offer.
-      question, value: which question was asked and the value chosen, to see answers change with the order.
+      n_positions: number of options on offer.
+      question, value: the question asked and the value chosen, to see answers change with the order.
       value_range: high − low of the values.
     Returns: PositionBias.
     Raises: ValueError for positions outside the options, or a value_range that is not positive.

@@ -1,10 +1,10 @@
-"""How many persons an interval of a wanted width takes: known before anybody is asked.
+"""How many persons an interval of a wanted width takes, computed before anybody is asked.
 
     r:  tanh(z ± z_c/√(n − 3)), z = artanh r                       (Fisher; Bonett & Wright 2000)
     α:  1 − (1 − α) exp(± z_c √(2k/((k − 1)(n − 2))))               (Bonett 2002)
 
-Both widths fall with n, so the smallest n is found by bisection. They are closed forms that the estimates'
-own intervals (Fisher for r, Feldt for α) come near to.
+Both widths fall with n, so the smallest n is found by bisection. They are closed forms that approximate the
+estimates' own intervals (Fisher for r, Feldt for α).
 """
 
 import math
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from evals.psychometrics.estimate import z_critical
 
-# persons beyond which no plan is sensible
+# number of persons beyond which no plan is sensible
 MOST = 10_000_000
 
 
@@ -111,9 +111,9 @@ def persons_for_alpha(alpha: float, items: int, width: float, *, confidence: flo
 
 
 def persons_for_inverse(items: int) -> int:
-    """The fewest persons with whom correlations of items can be inverted, as ω and λ6 need it: items + 1.
+    """The fewest persons for whom item correlations can be inverted, as ω and λ6 require: items + 1.
 
-    With n persons the correlations have rank n − 1 at most.
+    With n persons the correlations have rank at most n − 1.
 
     Args:
       items: of the scale.
@@ -132,9 +132,9 @@ def why_no_inverse(persons: int, items: int) -> str:
     """Why correlations of items have no inverse, in words.
 
     Args:
-      persons: with answers to all of them.
-      items: whose correlations are singular.
-    Returns: that there are too few persons, or else that items repeat one another.
+      persons: number of persons with answers to all items.
+      items: number of items whose correlations are singular.
+    Returns: a text that says that there are too few persons, or else that items repeat one another.
     """
     needed = persons_for_inverse(items)
     if persons < needed:

@@ -1,4 +1,4 @@
-"""Answers whose structure is known: for examples, for checks, and for planning how many persons are needed.
+"""Answers with known structure: for examples, for checks, and for planning how many persons are needed.
 
 Not covered: respondents that answer questions (evals.questionnaires.respondents.simulated).
 """
@@ -10,7 +10,7 @@ import numpy.typing as npt
 def simulate_responses(
     persons: int, loadings: npt.ArrayLike, *, options: int = 5, seed: int = 0
 ) -> np.ndarray:
-    """Ordered answers of a factor model with uncorrelated factors.
+    """Ordered answers from a factor model with uncorrelated factors.
 
     z = Λf + e, f and e normal, var z = 1;   answer = (options + 1)/2 + z (options − 1)/4, rounded and cut
     to 1 .. options.

@@ -23,7 +23,7 @@ from evals.psychometrics.estimate import (
     why_no_variance,
 )
 
-# all splits are tried up to this many (16 items), a random sample of this size beyond
+# all splits are tried up to this many (16 items); beyond that, a random sample of this size
 MAX_SPLITS = 10_000
 
 
@@ -32,12 +32,12 @@ class SplitHalf(NamedTuple):
 
     Attributes:
       odd_even_r: correlation of the two half scores, items 1, 3, 5.. against 2, 4, 6...
-      spearman_brown: that correlation for the whole length, 2r/(1+r).
+      spearman_brown: that correlation projected to the whole length, 2r/(1+r).
       flanagan_rulon: the same split, without assuming halves of equal variance.
       maximum: the best split found, Guttman's λ4; minimum: the worst, Revelle's β.
       mean: over the splits; equals alpha for an even number of items and all splits.
       quantiles: 2.5 %, 50 % and 97.5 % of the splits.
-      n_splits, exhaustive: how many were tried, and whether these are all there are.
+      n_splits, exhaustive: how many splits were tried, and whether these are all of them.
     """
 
     odd_even_r: Estimate
@@ -62,9 +62,9 @@ def split_half(
 ) -> SplitHalf:
     """Split-half reliabilities over all splits of a scale, with bootstrap intervals over persons.
 
-    Of a split s (±1 for each item) and covariances C: 2 (1 − (s²_a + s²_b)/s²_total) = 1 − s'Cs / ΣC. The
-    intervals of maximum and minimum are those of the split that was found in the whole sample. The halves of
-    an odd number of items differ by one.
+    For a split s (±1 for each item) and covariances C: 2 (1 − (s²_a + s²_b)/s²_total) = 1 − s'Cs / ΣC. The
+    intervals of maximum and minimum are those of the split that was found in the whole sample. With an odd
+    number of items, the halves differ by one.
 
     Args:
       responses: persons x items in the direction of the scale, NaN where missing (listwise deletion).
@@ -74,7 +74,7 @@ def split_half(
         and the extremes are then improved by exchanging items.
       confidence, n_bootstrap, seed: of the bootstrap.
     Returns: SplitHalf; every Estimate NaN with the reason where undefined.
-    Raises: ValueError for responses that are no table of finite numbers.
+    Raises: ValueError for responses that are not a table of finite numbers.
     Reference: Guttman 1945; Revelle 1979, Multivariate Behavioral Research 14, 57-74.
 
     Example:
@@ -145,9 +145,9 @@ def form_coefficients(stack: np.ndarray, forms: np.ndarray) -> np.ndarray:
     """1 − s'Cs / ΣC of covariances [b, k, k] and forms ss' [f, k, k], as [b, f].
 
     Args:
-      stack: C, one a sample.
-      forms: ss', one a split.
-    Returns: one coefficient a sample and split.
+      stack: C, one per sample.
+      forms: ss', one per split.
+    Returns: one coefficient per sample and split.
     """
     flat = stack.reshape(len(stack), -1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -172,7 +172,7 @@ def guttman_lambda4(
       standardized: of correlations (the default, as is usual), else of covariances.
       splits, confidence, n_bootstrap, seed: see split_half.
     Returns: Estimate; NaN with the reason where undefined.
-    Raises: ValueError for responses that are no table of finite numbers.
+    Raises: ValueError for responses that are not a table of finite numbers.
     Reference: Guttman 1945, Psychometrika 10, 255-282.
 
     Example:
@@ -212,11 +212,11 @@ def _odd_even(
 
 
 def _splits(k: int, which: str, seed: int) -> tuple[np.ndarray, bool]:
-    """Splits of k items as rows of ±1, and whether they are all there are."""
+    """Splits of k items as rows of ±1, and whether they are all of them."""
     if which not in ("all", "psych"):
         raise ValueError(f'splits must be "all" or "psych"; got {which!r}')
     half = k // 2
-    # an even number of items: a split and its complement are one, so item 1 stays in the first half
+    # an even number of items: a split and its complement are the same, so item 1 stays in the first half
     count = math.comb(k, half) // (2 if k % 2 == 0 else 1)
     if count > MAX_SPLITS:
         order = np.random.default_rng(seed).random((MAX_SPLITS, k)).argsort(axis=1)

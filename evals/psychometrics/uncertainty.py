@@ -29,7 +29,7 @@ class Score(NamedTuple):
     Attributes:
       value: mean; NaN without items.
       standard_error: over clusters where there are any; NaN with fewer than two.
-      low, high: bounds of the interval; NaN where none can be had.
+      low, high: bounds of the interval; NaN where there is none.
       n, clusters: items, and independent groups of them (equal without clusters).
       interval: "wilson", "bootstrap", "t", "exact" (see `compare`), or "none" without a value.
       reason: why something is NaN, else empty.
@@ -50,7 +50,7 @@ class Comparison(NamedTuple):
 
     Attributes:
       difference: mean of b − a; positive where b is better.
-      a_better, b_better: items on which either is better.
+      a_better, b_better: items on which each is better.
       p_value: two-sided, of no difference.
       test: "mcnemar" (exact) for right-or-wrong scores without clusters, else "sign-flip".
     """
@@ -67,7 +67,7 @@ def undefined_score(reason: str, n: int = 0) -> Score:
 
     Args:
       reason: in words, for reports.
-      n: items that there were.
+      n: number of items.
     Returns: a Score without a value.
     """
     return Score(math.nan, math.nan, math.nan, math.nan, n, n, "none", reason)
@@ -113,10 +113,10 @@ def mean_score(
       scores: of N items.
       confidence: of the interval, in (0, 1).
       clusters: of each item; items of one cluster are resampled together.
-      interval: "wilson" for right-or-wrong scores, N divided by the design effect of the clusters (never less
-        than 1; all of a cluster alike counts as one trial where every score is equal); "bootstrap"
-        percentiles over clusters; "t" with C − 1 degrees of freedom; "auto" is Wilson for scores of 0 and 1,
-        else bootstrap.
+      interval: "wilson" for right-or-wrong scores, with N divided by the design effect of the clusters (never
+        less than 1; where every score is equal, each cluster counts as one trial); "bootstrap" percentiles
+        over clusters; "t" with C − 1 degrees of freedom; "auto" is Wilson for scores of 0 and 1, else
+        bootstrap.
       draws: bootstrap samples; seed makes them reproducible.
     Returns: the mean, its error and interval.
     Raises: ValueError for a NaN score, or clusters of another length, or Wilson for scores outside [0, 1].
@@ -142,7 +142,7 @@ def mean_score(
         half = float(stats.t.ppf((1 + confidence) / 2, count - 1)) * error
         return Score(mean, error, mean - half, mean + half, n, count, method)
     if np.ptp(values) == 0:
-        # resampling equal values would show certainty, which no sample gives
+        # resampling equal values would suggest certainty, which no sample gives
         return Score(mean, 0.0, math.nan, math.nan, n, count, method, "no interval: all values are equal")
     means = _bootstrap_means(values, groups, draws, seed)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
@@ -236,7 +236,7 @@ def _standard_error(values: np.ndarray, groups: np.ndarray) -> float:
 
 
 def _design_effect(values: np.ndarray, groups: np.ndarray) -> float:
-    """How many times larger the variance of the mean is than of as many independent items; at least 1."""
+    """The variance of the mean as a multiple of that of as many independent items; at least 1."""
     n, count = len(values), int(groups.max()) + 1
     plain = _standard_error(values, np.arange(n))
     if count == n:

@@ -25,7 +25,7 @@ from evals.psychometrics.measurement_error import disattenuate
 
 
 class Count(NamedTuple):
-    """How many of the comparisons came out as they should."""
+    """How many of the comparisons turned out as they should."""
 
     passed: int
     total: int
@@ -204,8 +204,8 @@ def _compare(pairs: list[Pair], kind: str) -> Count:
 def _same_pattern(pairs: list[Pair], traits: list) -> float:
     """Kendall's W of the heterotrait triangles' rankings of the same pairs of traits.
 
-    A block of two methods holds two triangles. Which r belongs to which depends on the order of the traits
-    alone, so their mean is ranked.
+    A block of two methods holds two triangles. Which r belongs to which depends only on the order of the
+    traits, so their mean is ranked.
     """
     found: dict[tuple[str, ...], dict[frozenset, list[float]]] = {}
     for pair in (pair for pair in pairs if pair.kind != "convergent"):

@@ -144,7 +144,7 @@ def keep_replies(
     Args:
       path: of the file, which grows by `BLOCK` personas at a time.
       personas: as whom to write.
-      written: writes the replies of some personas, given the number of the first; with a column persona.
+      written: given some personas and the number of the first, returns their replies with a column persona.
       progress: called with (personas who have replied, of).
     Returns: one row per reply, in the order in which they were written.
     """

@@ -1,7 +1,7 @@
 """The long table of an administration, laid out for statistics: persons x conditions x items.
 
-What the "respondents" of a statistic are is the caller's choice of columns: persons are described people or
-models, conditions all that should not matter to them. Not covered: the statistics.
+The caller's choice of columns decides what the "respondents" of a statistic are: persons are described people
+or models, conditions everything that should not matter to them. Not covered: the statistics.
 """
 
 import csv
@@ -38,7 +38,7 @@ class ResponseCube:
 
     @property
     def keys(self) -> np.ndarray:
-        """1 or −1 of each item."""
+        """1 or −1 for each item."""
         return np.array([item.key for item in self.instrument.items])
 
     @property
@@ -53,7 +53,7 @@ class ResponseCube:
         return np.array([n for n, item in enumerate(self.instrument.items) if item.id in wanted], int)
 
     def wordings(self) -> dict[str, np.ndarray]:
-        """The conditions in which items stand in published and in paraphrased words, where both do."""
+        """The conditions with published and those with paraphrased items, if there are both."""
         if WORDING not in self.conditions.columns:
             return {"": np.arange(self.raw.shape[1])}
         names = self.conditions[WORDING].astype(str).to_numpy()
@@ -82,7 +82,7 @@ def cube(long_table: pd.DataFrame, instrument: Instrument, persons: Sequence[str
       long_table: as `administer` returns it; rows of other instruments are ignored.
       persons: the columns that tell persons apart; all other facets are conditions.
     Returns: the cube; NaN where a person was not asked in a condition, or there is no readable answer.
-    Raises: ValueError for a missing column, several models that are not told apart, no rows of the
+    Raises: ValueError for a missing column, several models that are not told apart, no rows for the
       instrument, and whatever `evals.questionnaires.scoring.tabulate` refuses.
     """
     frame = pd.DataFrame(long_table)
@@ -123,8 +123,8 @@ def read_responses(path: Path) -> pd.DataFrame:
     r"""Reads a table of responses, long or wide, from CSV, TSV, JSON or Parquet.
 
     Args:
-      path: of the file; its suffix tells the format.
-    Returns: the table as it stands there; only empty cells, NA and NaN are missing.
+      path: of the file; its suffix gives the format.
+    Returns: the table as it is in the file; only empty cells, NA and NaN are missing.
     Raises: ValueError, in one line that names the file, for other files, one without rows, text that is not
       UTF-8, rows with more cells than the header, and cells that hold lists or objects.
 
@@ -166,7 +166,7 @@ def _read_separated(path: Path, separator: str) -> pd.DataFrame:
 
 
 def _refuse_longer_rows(path: Path, separator: str) -> None:
-    """Checks what pandas lets pass: a first row longer than the header would shift every answer."""
+    """Refuses what pandas accepts: a first row longer than the header would shift every answer."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.reader(file, delimiter=separator)
         header = next((row for row in rows if len(row) > 1 or "".join(row).strip()), [])

@@ -1,7 +1,7 @@
 """From answers to scores: checked, keyed, averaged over a scale, compared with norms.
 
-A responses table is long (columns respondent, item, response; one row an answer) or wide (one row a
-respondent, one column an item). Not covered: reading answers out of a model's text (administer).
+A responses table is long (columns respondent, item, response; one row per answer) or wide (one row per
+respondent, one column per item). Not covered: reading answers from a model's text (administer).
 """
 
 import difflib
@@ -29,13 +29,13 @@ class Answers(NamedTuple):
 def tabulate(
     responses: pd.DataFrame, instrument: Instrument, *, respondent: str | Sequence[str] = RESPONDENT
 ) -> Answers:
-    """Checks a long or wide table of responses and lays it out respondents x items.
+    """Checks a long or wide table of responses and lays it out as respondents x items.
 
     Args:
-      responses: numbers or option labels; empty cells are missing. Open answers are texts (or True, False
-        where already marked) and score 1 where right, 0 where wrong.
-      respondent: the column or columns that tell respondents apart. A wide table may do without (its
-        index serves).
+      responses: numbers or option labels; empty cells are missing. Open answers are texts (or True and False
+        if already marked) and score 1 if right, 0 if wrong.
+      respondent: the column or columns that tell respondents apart. A wide table may lack them (its index
+        serves instead).
     Returns: Answers; absent names the items of the instrument that the table does not have.
     Raises: ValueError for unknown items, an item answered twice, answers out of range or unreadable, and
       cells that hold lists or objects.
@@ -83,7 +83,7 @@ def refuse_nested(frame: pd.DataFrame, keys: Sequence[str] = (RESPONDENT,)) -> N
 
     Args:
       frame: a table of responses. A long one may have more columns, whose cells may be anything: a model's
-        answers bring the probabilities of the options.
+        answers come with the probabilities of the options.
       keys: the columns that tell respondents apart.
     Raises: ValueError for a cell that is a list, an array or an object, which JSON and Parquet may hold.
     """
@@ -106,7 +106,7 @@ def _refuse_duplicates(index: pd.Index) -> None:
 
 
 def _numbers(column: pd.Series, instrument: Instrument, item_id: str) -> np.ndarray:
-    """One item's answers as numbers of its range, NaN where missing."""
+    """One item's answers as numbers within its range, NaN where missing."""
     texts = column.astype(str).str.strip().str.casefold()
     given = np.asarray(pd.notna(column)) & np.asarray(texts != "")
     if not instrument.options:
@@ -185,15 +185,15 @@ def score(
 ) -> pd.DataFrame:
     """Scores every respondent on every scale and facet.
 
-    mean: the mean of the keyed items answered; sum: mean times the number of items, so that both stand
-    for the whole scale; z = (score − norm mean)/norm SD in the norm's metric; t = 50 + 10 z;
+    mean: the mean of the keyed items answered; sum: mean times the number of items, so that both represent
+    the whole scale; z = (score − norm mean)/norm SD in the norm's metric; t = 50 + 10 z;
     percentile: 100 Φ(z), as if the norm group were normal.
 
     Args:
       responses: long (respondent, item, response) or wide (one row per respondent, one column per item).
       instrument: whose items they answer; rows of other instruments are left out where a column names them.
-      min_answered: the least share of a scale's items that must be answered; below, the score is NaN.
-      norm_group: a group of instrument.groups, named in the column norm_group; none, no z, t, percentile.
+      min_answered: the least share of a scale's items that must be answered; below it, the score is NaN.
+      norm_group: one of instrument.groups, named in the column norm_group; without it, no z, t, percentile.
       ipsatize: subtracts the respondent's own mean over all keyed items (as is done for values).
       respondent: the column or columns that tell respondents apart.
     Returns: a frame with a row for each respondent and scale: respondent column(s), scale, parent,

@@ -1,7 +1,7 @@
 """How an item is put: templates, personas and option orders, as data.
 
-Every template is a head that all items share (who answers, instruction, options) and a tail with the item.
-So a model reads the head once for a whole questionnaire. Not covered: asking (respondent, administer).
+Every template is a head that all items share (who answers, instruction, options) and a tail with the item, so
+that a model reads the head once for a whole questionnaire. Not covered: asking (respondent, administer).
 """
 
 import itertools
@@ -23,7 +23,7 @@ LABELS: dict[Labels, Sequence[str]] = {
     "letters": string.ascii_uppercase,
     "numbers": [str(n) for n in range(1, 27)],
 }
-# the constructs that composed personas differ in
+# the constructs in which composed personas differ
 CONSTRUCTS = ("neuroticism", "extraversion", "openness", "agreeableness", "conscientiousness")
 
 
@@ -44,7 +44,7 @@ class Template:
       head: with {persona}, {instruction}, {options} and {listing} (the statements of a batch); shared.
       tail: with {item}; the answer follows it directly.
       option: one line of the options, with {label} and {words}.
-      expects: what the interviewer says of the statement: 1 that it fits, −1 that it does not, 0 nothing.
+      expects: what the interviewer says about the statement: 1 that it fits, −1 that it does not, 0 nothing.
     """
 
     name: str
@@ -118,8 +118,8 @@ def personas(path: str | Path | None = None) -> dict[str, Persona]:
     Args:
       path: of a list of {"name", "text", "traits"}, alone or under "people"; the shipped ones if None.
     Returns: the personas, in their order.
-    Raises: ValueError, in one line that names the file and the person, for what is no such list, a value of
-      another kind, or a name that is repeated.
+    Raises: ValueError, in one line that names the file and the person, for anything but such a list, a value
+      of the wrong kind, or a repeated name.
     """
     told = _data("personas.json") if path is None else _read(path, "personas")
     rows = told.get("people") if isinstance(told, dict) else told
@@ -153,13 +153,13 @@ def personas(path: str | Path | None = None) -> dict[str, Persona]:
 def named_templates(names: Sequence[str] | None = None) -> tuple[Template, ...]:
     """Some of the shipped templates, in the order of their names here.
 
-    Leading ones, in which the interviewer tells what to answer, have to be named: taken in pairs, they show
-    whether a respondent follows.
+    Leading templates, in which the interviewer suggests the answer, must be named explicitly: taken in pairs,
+    they show whether a respondent follows.
 
     Args:
       names: which; all that do not lead if None.
     Returns: the templates.
-    Raises: ValueError with the known names.
+    Raises: ValueError that lists the known names.
 
     Example:
       >>> from evals.questionnaires import named_templates
@@ -177,8 +177,8 @@ def chosen_personas(choice: str) -> tuple[Persona, ...]:
     """Personas by a short choice.
 
     Args:
-      choice: none, people (the shipped ones), a number (so many composed ones), graded-N (N graded ones),
-        twins-N (N graded ones in pairs of the same traits), or the path of a JSON file.
+      choice: none, people (the shipped ones), a number (that many composed ones), graded-N (N graded ones),
+        twins-N (N graded ones in pairs with the same traits), or the path of a JSON file.
     Returns: the personas.
     Raises: ValueError for anything else.
     """
@@ -199,12 +199,12 @@ def chosen_personas(choice: str) -> tuple[Persona, ...]:
 
 
 def graded_personas(count: int = 200, *, twins: bool = False) -> list[Persona]:
-    """People whose five traits are told in nine degrees each, beside a biography that tells nothing of them.
+    """People described in nine degrees of five traits each, with a biography that reveals none of them.
 
     Args:
       count: how many, 32 to 512; the first of them are the same whatever the number.
-      twins: two of each, with the same traits and other biographies (64 to 512): whatever the model makes of
-        the description, it makes of both, so that what differs between them is said beyond it.
+      twins: two of each, with the same traits and different biographies (64 to 512): whatever the model makes
+        of the description, it makes of both, so that any difference between them goes beyond it.
     Returns: the personas, with the traits that they describe, −2 to 2 SD in steps of 0.5.
     Raises: ValueError for another number.
     Reference: the form is that of Serapio-García et al. 2023, arXiv:2307.00184; the words are this project's.
@@ -219,9 +219,9 @@ def graded_personas(count: int = 200, *, twins: bool = False) -> list[Persona]:
 
 
 def composed_personas(count: int = 32) -> list[Persona]:
-    """People who combine low and high of five constructs, balanced for 8, 16 and 32: 2⁵ factorial fractions.
+    """People who combine low and high on five constructs, balanced for 8, 16 and 32: 2⁵ factorial fractions.
 
-    So the described traits do not correlate, and what correlates in the answers is the respondent's doing.
+    The described traits thus do not correlate, and any correlation in the answers is the respondent's doing.
 
     Args:
       count: how many.
@@ -253,11 +253,11 @@ def _composed(pattern: tuple[int, ...], phrases: Mapping[str, Mapping[str, str]]
 
 
 def option_order(name: str, count: int) -> list[int]:
-    """Which option stands at each place: forward, reversed, or shuffled-N (the same for every item).
+    """Which option comes at each place: forward, reversed, or shuffled-N (the same for every item).
 
     Args:
       name: of the order; N is the seed of the shuffle.
-      count: options.
+      count: number of options.
     Returns: the number of the option at each place, [count].
     Raises: ValueError for another name.
     """
@@ -265,11 +265,11 @@ def option_order(name: str, count: int) -> list[int]:
 
 
 def item_order(name: str, count: int) -> list[int]:
-    """In which order items are listed: forward, reversed or shuffled-N.
+    """The order in which items are listed: forward, reversed or shuffled-N.
 
     Args:
       name: of the order; N is the seed of the shuffle.
-      count: items.
+      count: number of items.
     Returns: the number of the item at each place, [count].
     Raises: ValueError for another name.
     """

@@ -25,7 +25,7 @@ class Cfa(NamedTuple):
     """A fitted confirmatory model.
 
     Attributes:
-      parameters: a row each, lhs op rhs as in lavaan (=~ loading, ~~ variance or covariance), with est,
+      parameters: one row each, lhs op rhs as in lavaan (=~ loading, ~~ variance or covariance), with est,
         se, z, p and std (both items and factors of variance 1). Fixed ones have se 0.
       fit: chi2, df, p, baseline_chi2, baseline_df, cfi, tli, nfi, rmsea, rmsea_low, rmsea_high (90 %),
         rmsea_p (of close fit), srmr, gfi, agfi, loglik, aic, bic, n_parameters.
@@ -93,7 +93,7 @@ def cfa(
       std_lv: factor variances are fixed to 1; otherwise the first loading of each factor is.
       orthogonal: factors do not correlate.
     Returns: Cfa; estimates NaN with the reason where the model cannot be fitted.
-    Raises: ValueError for a column that is not there or a factor without items.
+    Raises: ValueError for a column that does not exist or a factor without items.
     Reference: Jöreskog 1969, Psychometrika 34, 183-202; definitions of fit as in lavaan.
 
     Example:
@@ -227,7 +227,7 @@ def _parameters(
 
 
 def _nudges(step: np.ndarray) -> list[tuple[float, np.ndarray]]:
-    """Each parameter's step, and the vector that moves it alone."""
+    """Each parameter's step, and the vector that moves only that parameter."""
     return [(h, h * unit) for h, unit in zip(step, np.eye(len(step)), strict=True)]
 
 

@@ -72,7 +72,7 @@ def kmo(responses: npt.ArrayLike) -> Kmo:
     Args:
       responses: persons x items, NaN where missing (listwise deletion).
     Returns: Kmo(overall, items, reason).
-    Raises: ValueError for responses that are no table of finite numbers.
+    Raises: ValueError for responses that are not a table of finite numbers.
     Reference: Kaiser 1974, Psychometrika 39, 31-36.
 
     Example:
@@ -100,7 +100,7 @@ def bartlett(responses: npt.ArrayLike) -> Bartlett:
     Args:
       responses: persons x items, NaN where missing (listwise deletion).
     Returns: Bartlett(chi2, df, p, reason).
-    Raises: ValueError for responses that are no table of finite numbers.
+    Raises: ValueError for responses that are not a table of finite numbers.
     Reference: Bartlett 1951, British Journal of Statistical Psychology 4, 1-11.
 
     Example:
@@ -129,7 +129,7 @@ def parallel_analysis(
       responses: persons x items, NaN where missing (listwise deletion).
       n_random, quantile, seed: random data sets, which quantile of their eigenvalues, and the seed.
     Returns: ParallelAnalysis, with n_factors and n_components.
-    Raises: ValueError for responses that are no table of finite numbers.
+    Raises: ValueError for responses that are not a table of finite numbers.
     Reference: Horn 1965, Psychometrika 30, 179-185; Humphreys & Montanelli 1975 for factors.
 
     Example:
@@ -174,14 +174,14 @@ def _leading(exceeds: np.ndarray) -> int:
 
 
 def velicer_map(responses: npt.ArrayLike, max_factors: int = 8) -> np.ndarray:
-    """Velicer's minimum average partial: how many components leave least correlation behind.
+    """Velicer's minimum average partial: how many components leave the least correlation behind.
 
     Args:
       responses: persons x items, NaN where missing (listwise deletion).
-      max_factors: of the components taken out.
+      max_factors: the most components taken out.
     Returns: [max_factors], the mean squared partial correlation after taking out 1, 2, .. principal
       components; NaN where undefined. argmin + 1 is the number of components.
-    Raises: ValueError for responses that are no table of finite numbers.
+    Raises: ValueError for responses that are not a table of finite numbers.
     Reference: Velicer 1976, Psychometrika 41, 321-327.
 
     Example:

@@ -1,6 +1,6 @@
 """Rotation of factor loadings: varimax and direct oblimin, by gradient projection; congruence, alignment.
 
-Written here because the packages that have it bring a statistics suite along for sixty lines.
+Written here because the packages that have it would bring in a whole statistics suite for sixty lines.
 Not covered: target and bifactor rotations.
 """
 
@@ -89,7 +89,7 @@ def oblimin(loadings: np.ndarray, *, gamma: float = 0.0) -> Rotated:
                 break
             step /= 2
         else:
-            # no descent that floats can see
+            # no descent that floats can resolve
             converged = bool(size < 1e-5)
             break
         transform, rotated, value, slope = trial, candidate, new_value, new_slope

@@ -1,4 +1,4 @@
-"""Higher-order factor solutions: a general factor over correlated ones, of a sample or its bootstrap.
+"""Higher-order factor solutions: a general factor over correlated ones, for a sample or its bootstrap.
 
 Not covered: bifactor rotations, and the coefficients made of the loadings (omega).
 """

@@ -16,13 +16,13 @@ from evals.psychometrics.factors.rotation import align, congruence, varimax
 
 
 class FactorSimilarity(NamedTuple):
-    """Factors of a group beside those of a reference.
+    """Factors of a group next to those of a reference.
 
     Attributes:
       reference: loadings of the reference, varimax, [items, factors].
       loadings: of the group, rotated to the reference, [items, factors].
-      phi: Tucker's congruence of each factor; from .95 on factors count as the same, from .85 on as alike.
-      by_chance: what phi the best rotation reaches for loadings whose items were shuffled, 95th percentile.
+      phi: Tucker's congruence of each factor; from .95 factors count as the same, from .85 as similar.
+      by_chance: the phi that the best rotation reaches for loadings with shuffled items, 95th percentile.
       items: congruence of each item's loadings.
       reason: why it is undefined; empty otherwise.
     """
@@ -47,16 +47,16 @@ def factor_similarity(
     """Congruence of a group's factors with a reference's.
 
     Both are factored by minimum residuals; the reference is rotated by varimax, the group by the orthogonal
-    rotation that brings it nearest to the reference (Procrustes). φ = Σ a b / √(Σ a² Σ b²).
+    rotation that brings it closest to the reference (Procrustes). φ = Σ a b / √(Σ a² Σ b²).
 
     Args:
       responses, reference: persons x the same items, NaN where missing (listwise deletion).
       n_factors: of both.
-      target: items x factors, which item belongs where: orders the reference's factors.
+      target: items x factors, which item belongs to which factor; orders the reference's factors.
       n_random: shuffles of the items, for what a rotation reaches by chance.
       seed: of the shuffles.
     Returns: FactorSimilarity; NaN with the reason where a group has too few persons or an item does not vary.
-    Raises: ValueError for different numbers of items, or more factors than they can tell.
+    Raises: ValueError for different numbers of items, or more factors than the items can identify.
     Reference: McCrae et al. 1996, JPSP 70, 552-566; Lorenzo-Seva & ten Berge 2006, Methodology 2, 57-64.
 
     Example:
