@@ -28,7 +28,7 @@ from evals.questionnaires.respondents.api_server import Answers, ServerConfig, c
 from evals.questionnaires.respondents.simulated import simulated_respondent
 from jaxmoe.progress import ProgressDisplay, say
 
-# texts that the engine decodes side by side
+# texts that the engine decodes at a time
 SLOTS = 32
 # enough for one line of a dialogue
 LINE_TOKENS = 60

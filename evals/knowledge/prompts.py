@@ -2,7 +2,7 @@
 
 Base models complete, instruction-tuned models answer: the same fact is asked as a few-shot list, as the
 start of a statement, or as an instruction. Fine-tuning moves these forms apart (the instruction form rises
-first and hides forgetting), so report a completion form beside an instruction form.
+first and hides forgetting), so report a completion form next to an instruction form.
 
 `lm_eval` is not a form of this project: it asks each data set as lm-evaluation-harness does, for figures that
 can be compared with published ones.

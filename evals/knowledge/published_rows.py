@@ -16,7 +16,7 @@ from typing import Literal
 
 from jaxmoe.json_values import JsonObject
 
-# data sets whose questions are put in a form of their own
+# data sets whose questions are asked in a form of their own
 Suite = Literal["", "mmlu", "hellaswag", "gsm8k"]
 
 _MARK = re.compile(r"\[.*?\]")

@@ -6,9 +6,9 @@ Not covered: what happens to a reply with such a number (whoever reads it decide
 import math
 from typing import TypeGuard
 
-# a log-probability is at most 0, but for rounding of so much
+# a log-probability is at most 0, up to this much rounding
 ROUNDING = 0.1
-# no difference of float32 numbers lies lower, and sums of such stay finite
+# no difference of float32 numbers is lower than this, and sums of them stay finite
 LOWEST = -1e39
 
 

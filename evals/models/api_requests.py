@@ -12,9 +12,9 @@ from evals.models.api_numbers import is_count
 from evals.models.api_spending import CostCeilingError, Spending
 from jaxmoe.json_values import JsonObject
 
-# a shorter word, as servers without keys take ("EMPTY"), is no secret, and may stand in an answer
+# a shorter word, such as the "EMPTY" that servers without keys take, is no secret and may be in an answer
 SECRET_LENGTH = 16
-# more tokens than any request has: such a count is none
+# more tokens than any request has: such a count is invalid
 MOST_TOKENS = 1_000_000_000
 Done = TypeVar("Done")
 

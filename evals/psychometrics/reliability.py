@@ -275,7 +275,7 @@ def reliability_table(
 
     Rows: alpha (Feldt), alpha_bootstrap, alpha_standardized, average_r, lambda1 .. lambda6 and beta (of
     correlations), omega_total (one factor), omega_total_group and omega_hierarchical (n_factors group
-    factors). Intervals other than Feldt's and omega_total's are percentiles over bootstrap samples of persons.
+    factors). Intervals other than Feldt's and omega_total's are percentiles over bootstrap samples.
 
     Args:
       responses: persons x items, in the direction of the scale, NaN where missing (listwise deletion).

@@ -32,7 +32,7 @@ class _Problem(NamedTuple):
     levels with the same count (C different counts, Q levels of the other effects).
 
     Attributes:
-      big: position of the largest effect; counts [C], frequency [C]: rows of a level, levels with so many.
+      big: position of the largest effect; counts [C], frequency [C]: rows of a level, levels with that many.
       cross [C, Q, Q], right [C, Q, 2], gram [C, 2, 2]: of its levels with the others, and with 1 and y.
       rest [Q, Q], owner [Q], rest_right [Q, 2]: of the other effects; total [2, 2]: of 1 and y; n: rows.
     """

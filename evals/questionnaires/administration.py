@@ -55,7 +55,7 @@ DESCRIBED = "described_"
 BEFORE = f"{LIMIT} before"
 # questions handed over at once: enough to batch and to share heads, few enough to keep in memory
 BLOCK = 4096
-# those to a model: what a small one on a laptop answers in half a minute, since a kill loses them
+# the same for a model: what a small one on a laptop answers in half a minute, since a kill loses them
 MODEL_BLOCK = 512
 
 
@@ -274,7 +274,7 @@ class _Answers:
             _write_design(self._folder / "design.json", self._unwritten)
             self._unwritten = None
         if self._journal is not None:
-            # one write a line: a kill loses at most the answer that was on its way
+            # one write per line: a kill loses at most the answer that was on its way
             self._journal.write(json.dumps(row, ensure_ascii=False) + "\n")
             self._journal.flush()
         self.rows[question.key] = row

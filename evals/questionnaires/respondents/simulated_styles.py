@@ -23,7 +23,7 @@ def constant(seed: int, question: Question) -> Answer:
     Args:
       seed: not used.
       question: only its options matter; of two, the higher is taken.
-    Returns: the option of that value, wherever it stands.
+    Returns: the option with that value, wherever it is shown.
     """
     return chosen(question, by_value(question)[-2 if len(question.choices) > 2 else -1])
 
@@ -34,7 +34,7 @@ def midpoint(seed: int, question: Question) -> Answer:
     Args:
       seed: not used.
       question: only its options matter.
-    Returns: the option in the middle by value, wherever it stands.
+    Returns: the option in the middle by value, wherever it is shown.
     """
     return chosen(question, by_value(question)[(len(question.choices) - 1) // 2])
 
