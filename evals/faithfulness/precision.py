@@ -74,8 +74,10 @@ def told(table: pd.DataFrame, persons: int, width: float = WIDTH, confidence: fl
     Returns: the lines; for a single person, one line that says that nothing varies.
     """
     if persons < 2:
-        return ["1 person: nothing varies between respondents, so no reliability or validity can be told"]
-    lines = [f"With {persons} persons, {confidence:.0%} intervals will be about so wide:"]
+        return [
+            "1 person: nothing varies between respondents, so no reliability or validity can be estimated"
+        ]
+    lines = [f"With {persons} persons, {confidence:.0%} intervals will be about this wide:"]
     for row in table.to_dict("records"):
         items = f" of {row['items']} items" if row["items"] else ""
         if math.isnan(float(row["at"])):

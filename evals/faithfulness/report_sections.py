@@ -39,7 +39,7 @@ STYLES: dict[str, tuple[str, str, tuple[float, float] | None, list[float]]] = {
     ),
     "extremity": ("Extremity", "share of answers at either end", (0, 1), []),
     "midpoint": ("Midpoint", "share of answers exactly in the middle", (0, 1), []),
-    "position": ("Position bias", "distance of the places' shares from equal ones", (0, 1), [0]),
+    "position": ("Position bias", "distance of the positions' shares from equal shares", (0, 1), [0]),
     "refused": ("Refusals", "share of questions without a readable answer", (0, 1), []),
 }
 # short names for the checks' statistics
@@ -109,8 +109,8 @@ def sections(report: Report) -> list[ReportSection]:
         ReportSection(
             "behavior",
             "Behavior",
-            "Effects in behavioral tasks beside their controls (a respondent who understands the scenarios "
-            "comes near the expected control), and whether conduct follows from self-report.",
+            "Effects in behavioral tasks next to their controls (a respondent who understands the scenarios "
+            "comes close to the expected control), and whether conduct follows from self-report.",
             [],
             [
                 *shown("Tasks", report.behavior, "behavior"),
@@ -129,9 +129,9 @@ def _verdicts(report: Report) -> ReportSection:
     first = next(iter(report.assessments.values()))
     respondents = first.respondents.replace("_orders", " orders")
     note = (
-        f"Is what the questionnaires say to be believed? Respondents: {respondents}. A criterion is faithful "
-        "where every check lies beyond its threshold with its whole interval, not faithful where some check "
-        "lies short of it with its whole interval or described people cannot be told apart, else "
+        f"Can what the questionnaires say be believed? Respondents: {respondents}. A criterion is faithful "
+        "where the whole interval of every check lies beyond its threshold, not faithful where the whole "
+        "interval of some check lies short of it or described people cannot be told apart, and otherwise "
         "undetermined. "
         f"{_thresholds(first.thresholds)}"
     )
@@ -146,16 +146,16 @@ def _verdicts(report: Report) -> ReportSection:
 
 def _thresholds(limits: Thresholds) -> str:
     return (
-        f"Thresholds of this project: ICC(A,1) over conditions above {limits.retest:g}, of single answers "
-        f"above {limits.answer_retest:g}, and below {limits.careless:.0%} of respondents at random; α above "
-        f"{limits.alpha:g} and r of forward with reversed items below {limits.forward_reverse:g}; r with "
-        f"another test of the construct above {limits.convergent:g}, by {limits.discriminant:g} above "
-        f"that with any other construct, and halo below {limits.halo:g}; G of one condition above "
-        f"{limits.generalizability:g} and r with behavior above {limits.behavior:g}; r with the described or "
-        f"known trait above {limits.criterion:g}, by {limits.discriminant:g} above that with another trait, "
-        f"and a reliability beyond the description above {limits.beyond_description:g}; at least "
-        f"{limits.least_respondents} respondents. Missing answers are imputed {IMPUTATIONS} times up to "
-        f"{limits.missing:.0%} of a scale, and bounded beyond."
+        f"This project's thresholds: ICC(A,1) over conditions above {limits.retest:g}, of single answers "
+        f"above {limits.answer_retest:g}, and fewer than {limits.careless:.0%} of respondents answering at "
+        f"random; α above {limits.alpha:g} and r of forward with reversed items below "
+        f"{limits.forward_reverse:g}; r with another test of the construct above {limits.convergent:g} and "
+        f"{limits.discriminant:g} above r with any other construct, and halo below {limits.halo:g}; G of one "
+        f"condition above {limits.generalizability:g} and r with behavior above {limits.behavior:g}; r with "
+        f"the described or known trait above {limits.criterion:g} and {limits.discriminant:g} above r with "
+        f"another trait, and reliability beyond the description above {limits.beyond_description:g}; at "
+        f"least {limits.least_respondents} respondents. Missing answers are imputed {IMPUTATIONS} times up "
+        f"to {limits.missing:.0%} of a scale, and bounded beyond."
     )
 
 
@@ -213,7 +213,7 @@ def _profiles(report: Report) -> ReportSection:
         drawn.append(charts.dots(rows, f"Profile, {name}", axis, references=references, names=models))
         tables += shown(f"Profile, {name}", table, file_name(f"profile_{name}"), folded=True)
     note = (
-        "Mean over persons and conditions with its interval. Filled marks are domains, open ones facets. A "
+        "Mean over persons and conditions with its interval. Filled marks are domains, open marks facets. A "
         "profile is worth reading only where the verdicts above say so."
     )
     return ReportSection("profile", "Profile", note, drawn, tables)
@@ -233,7 +233,7 @@ def _reliability(report: Report) -> ReportSection:
         tables += shown("All coefficients, with intervals", table, "reliability", folded=True)
     note = (
         "How precisely items measure within one condition (α, ω, λ6, split half), and how well a score "
-        "returns in others: one condition (A,1), the mean of all (A,k). SEM is in scale points. – is "
+        "recurs in others: one condition (A,1), the mean of all (A,k). SEM is in scale points. A dash means "
         "undefined; the full table says why."
     )
     return ReportSection("reliability", "Reliability", note, [], tables)
@@ -258,7 +258,7 @@ def _components(report: Report) -> ReportSection:
     note = (
         "Answers should differ by the person who is described; what differs by wording, option order and "
         "the like is error. The D-study says how dependable a score would be with more conditions of each "
-        "kind, with its interval; scales stand beside each other at each number of conditions."
+        "kind, with its interval; scales are drawn side by side at each number of conditions."
     )
     tables = [
         *shown("Components", report.components, "components", folded=True),
@@ -326,8 +326,8 @@ def _bias(report: Report) -> ReportSection:
             rows.append(Dot(name, float(row[index]), kind=kind, series=max(place, 0)))
         drawn.append(charts.dots(rows, title, axis, bounds=bounds, references=references))
     note = (
-        "Filled marks are what was tested, open orange ones simulated respondents: what lies near them "
-        "is response style, not a trait."
+        "Filled marks are what was tested, open orange marks simulated respondents: whatever lies near the "
+        "latter is response style, not a trait."
     )
     title = "Response style beside simulated respondents"
     return ReportSection("bias", title, note, drawn, shown("Indices", table, "style", folded=True))
@@ -354,7 +354,7 @@ def _compared(report: Report) -> ReportSection:
         claims += _claims(table, name, reference)
     note = (
         f"How each profile differs from that of {reference} (Δ), and how much described people still differ "
-        "(dispersion ratio), both with intervals of pairs where both models were asked as the same people. "
+        "(dispersion ratio), both with paired intervals where both models were asked as the same people. "
         "Characteristics are called restricted only where Pitman and Morgan's test, Holm-corrected over the "
         "scales of the instrument, is below .05.\n" + "\n".join(claims)
     )
@@ -373,7 +373,7 @@ def _claims(table: pd.DataFrame, instrument: str, reference: str) -> list[str]:
                 parts.append(f"{claim} in {len(names)} of {len(own)} domains ({', '.join(names)})")
         undefined = sum(math.isnan(p) for p in own["dispersion_p_holm"].tolist())
         parts += [f"not testable in {undefined}"] if undefined else []
-        said = "; ".join(parts) or f"in none of {len(own)} domains shown to be restricted or wider"
+        said = "; ".join(parts) or f"not shown in any of {len(own)} domains to be more restricted or wider"
         told.append(
             f"{instrument}: {model} against {reference} is {said}."
             if parts
@@ -402,7 +402,7 @@ def _drift(report: Report) -> ReportSection:
             drawn += [found] if found is not None else []
     note = (
         "The same design over checkpoints of one run, each against the first: the same people are asked, so "
-        "intervals are of pairs. A step's characteristics are called restricted where Pitman and Morgan's "
+        "intervals are paired. A step's characteristics are called restricted where Pitman and Morgan's "
         "test, Holm-corrected over the scales, is below .05.\n" + "\n".join(_drift_claims(report.drift))
     )
     tables = shown("By step", report.drift, "drift", folded=True)
