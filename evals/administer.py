@@ -106,7 +106,7 @@ def main(
     ] = WIDTH,
     temperature: Annotated[float, typer.Option(help="sampling temperature of written answers")] = 1.0,
     max_new_tokens: Annotated[
-        int, typer.Option(help="for a written answer, thoughts included; reasoning models need thousands")
+        int, typer.Option(help="most for a written answer, thoughts included; reasoning takes thousands")
     ] = 16,
     tokens_name: Annotated[
         str, typer.Option(help="max_tokens, or max_completion_tokens where the server wants that")
@@ -138,7 +138,7 @@ def main(
       respondent: decides which options apply: model, route, tokens_name, key_variable, concurrency and prices
         to a server, form and calibrated to a local model.
       write_dialogues: not for simulated respondents, which do not write.
-      judge: reads written answers and the replies of intentions; those it cannot read stay unread.
+      judge: reads written answers and the replies of intentions; if it fails, they stay unread.
     Raises: typer.Exit with status 2, after a line on stderr, for what is refused.
     """
     try:

@@ -91,7 +91,7 @@ class Answer(NamedTuple):
     Attributes:
       value: of the option chosen; NaN if none was.
       position: the option's place as shown, 0 for the first; −1 if none.
-      refusal: no text; or "refused", "unreadable", "empty", "error".
+      refusal: "" if there is a value; otherwise refused, unreadable, empty or error.
       text: what was written, or why it failed.
       probabilities: of the options as shown, if known; () otherwise.
       expected: Σ p·value, NaN where unknown.

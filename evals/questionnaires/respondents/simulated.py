@@ -1,7 +1,7 @@
 """Simulated respondents: some are persons with traits, most only seem so; a judgment must tell them apart.
 
-They see what an item is about (Question.asked) and its words, as far as their rule needs them. The rules are
-in simulated_traits, simulated_styles and simulated_mixtures; RULES names each, and the verdict it must get.
+They see what an item is about (Question.asked) and its words, as their rule requires. The rules are in
+simulated_traits, simulated_styles and simulated_mixtures; RULES names each, and the verdicts it must get.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ class Simulated:
 
 
 class SimulatedRule(NamedTuple):
-    """A rule, and the verdict that its scores must get.
+    """A rule, and the verdicts that its scores must get.
 
     Attributes:
       answer: maps seed and question to an answer.
