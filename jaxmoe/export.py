@@ -147,7 +147,7 @@ def merged(lm: LanguageModel) -> LanguageModel:
     if lm.experts.routing != "none":
         raise ValueError(
             f"routed experts ({lm.experts.routing}) cannot be merged into the base: what they add depends on "
-            "the token; export without merging, the folder then brings its own modelling file"
+            "the token; export without merging, the folder then brings its own modeling file"
         )
     flat = flat_weights(lm)
     if f"{tree_path(EXPERT_BLOCK)}.a" in flat:

@@ -1,7 +1,7 @@
 """python -m evals.faithfulness.null_study: is every simulated respondent judged as it should be?
 
 With each seed, every respondent answers two questionnaires and conduct in situations as 64 described people,
-which are the personas that `evals.administer` asks by default. The study counts the constructs on which the
+the default personas of suite=behavior. The study counts the constructs on which the
 conclusion is wrong. A graded respondent, a person whose answers are more or less noise, shows how reliable
 scores must be before they are believed (--curve).
 

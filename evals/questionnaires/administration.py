@@ -6,7 +6,7 @@
     FOLDER/responses.parquet  the long table, once everything is answered
     FOLDER/usage.json         what servers were paid for all of it, a judge's included, over all sessions
 
-Not covered: what is asked (administration), who answers (respondent), what it means (faithfulness).
+Not covered: what is asked (design), who answers (respondent), what it means (faithfulness).
 """
 
 import hashlib

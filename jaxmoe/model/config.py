@@ -208,7 +208,7 @@ class ExpertConfig:
     Attributes:
       num_experts: one number, or one for each layer (0: none in that layer).
       rank: of each expert's pair; one number, or one for each layer.
-      alpha: the update is multiplied by alpha / rank.
+      alpha: the update is multiplied by alpha / rank, see scaling.
       scaling: rank divides alpha by the rank, sqrt_rank by its square root (rsLoRA).
       targets: projection names, or regular expressions over `layers.{l}.self_attn.{name}` and
         `layers.{l}.mlp.{name}`; `experts` is the whole block of experts of a mixture-of-experts base.

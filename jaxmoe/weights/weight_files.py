@@ -191,6 +191,6 @@ def _stored(path: Path, name: str, view: _View) -> StoredTensor:
     if kind not in SAFETENSORS_DTYPES:
         raise ValueError(
             f"tensors must be one of {', '.join(SAFETENSORS_DTYPES)}; {name} in {path} is {kind}: "
-            "give the checkpoint before quantisation"
+            "give the checkpoint before quantization"
         )
     return StoredTensor(tuple(view.get_shape()), SAFETENSORS_DTYPES[kind], view.__getitem__)

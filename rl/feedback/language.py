@@ -1,8 +1,8 @@
 """Compile, run, test, trace: from a program to CompilerFeedback, for any language.
 
-A language is one file with a class that has `run_tests`; rl/feedback/python.py and rl/feedback/cpp.py are the
-two that exist. What a program prints or returns is compared with the expected values here and there, in the
-trusted process, never in the sandbox.
+A language is one class with `run_tests`: rl/feedback/python.py, rl/feedback/cpp.py, and the toolchains of
+rl/feedback/toolchains/ through rl/feedback/tool_language.py. What a program prints or returns is compared
+with the expected values here, in the trusted process, or in the judge's, never where the program runs.
 """
 
 from dataclasses import dataclass

@@ -11,7 +11,7 @@ The given code (the starter code, or with the curriculum the beginning of the ca
 trailing white space: a tokenizer joins line breaks to the indentation after them, so a prompt that ended in
 one would end in a token that running text does not have there.
 
-Not covered: repair of programs that do not compile, conversations of several turns.
+Not covered: several turns, in which the policy mends its program (rl/stepcoder/turns.py).
 """
 
 import re

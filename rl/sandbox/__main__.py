@@ -19,7 +19,7 @@ On the machine that grades:
 On the machine that trains:
     JAXMOE_SANDBOX_TOKEN=... python -m training ppo --config ppo/quickstart sandbox.hosts='[http://grader:8010]'
 
-Requests bear the token, in the clear unless a proxy in front speaks https: use a network of your own."""
+Requests carry the token, unencrypted unless a proxy in front speaks https: use a private network."""
 
 
 def _check() -> int:
@@ -72,31 +72,33 @@ def main(arguments: list[str]) -> int:
         description=_SERVE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     serve.add_argument("--port", type=int, default=8010, help="(default: %(default)s)")
     serve.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="programs at once (default: one a core)"
+        "--workers", type=int, default=os.cpu_count() or 1, help="programs at once (default: one per core)"
     )
     serve.add_argument(
         "--time-s",
         type=float,
         default=30.0,
-        help="longest time of a test that may be asked for (default: %(default)s)",
+        help="longest time per test that a request may ask for (default: %(default)s)",
     )
     serve.add_argument(
         "--memory-mb",
         type=int,
         default=4096,
-        help="most memory of a program that may be asked for (default: %(default)s)",
+        help="most memory per program that a request may ask for (default: %(default)s)",
     )
     serve.add_argument(
-        "--packages", default="numpy", help="that programs may import, with commas (default: %(default)s)"
+        "--packages",
+        default="numpy",
+        help="packages that programs may import, separated by commas (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
     if options.command == "serve":
         return _serve(options)
     if not options.check:
-        parser.error("say --check or serve")
+        parser.error("give --check or serve")
     return _check()
 
 

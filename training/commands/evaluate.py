@@ -5,8 +5,8 @@ programs in the sandbox, suite=behavior tests its self-report and whether to bel
                                  and category
     OUTPUT/items.jsonl           every item: its set, id, cluster and scores, what was asked and what the
                                  model wrote
-    OUTPUT/items.partial.jsonl   items as they arrive, until all are done (knowledge); after a kill the same
-                                 command asks only what is left
+    OUTPUT/items.partial.jsonl   items as they arrive, until all are done (knowledge, coding); after a kill
+                                 the same command asks only what is left
     OUTPUT/usage.json            requests, tokens and cost, if the model is behind a server
 
 With `against`, the items are compared one by one with those of another evaluation.

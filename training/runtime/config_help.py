@@ -7,6 +7,7 @@ comment after it.
 
 import ast
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -43,15 +44,33 @@ def _find(module: str, name: str) -> tuple[str, ast.ClassDef | ast.FunctionDef |
     for node in loaded[1].body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             return module, node
-        if isinstance(node, ast.Assign) and any(
-            isinstance(t, ast.Name) and t.id == name for t in node.targets
-        ):
-            return module, node.value
+        assigned = _assigned(node).get(name)
+        if assigned is not None:
+            return module, assigned
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
                     return _find(node.module, alias.name)
     return None
+
+
+def _assigned(node: ast.stmt) -> dict[str, ast.expr]:
+    """Names that a statement assigns, with their values; `A, B = 1, 2` too."""
+    if isinstance(node, ast.AnnAssign):
+        targets, value = [node.target], node.value
+    elif isinstance(node, ast.Assign):
+        targets, value = node.targets, node.value
+    else:
+        return {}
+    found: dict[str, ast.expr] = {}
+    for target in targets:
+        if isinstance(target, ast.Name) and value is not None:
+            found[target.id] = value
+        elif isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            found |= {
+                t.id: v for t, v in zip(target.elts, value.elts, strict=True) if isinstance(t, ast.Name)
+            }
+    return found
 
 
 def config_of(module: str, function: str = "main") -> tuple[str, str] | None:
@@ -105,13 +124,13 @@ def keys(module: str, schema: str, prefix: str = "") -> Iterator[ConfigKey]:
         name = field.target.id
         doc = docs.get(name) or _comment(lines[(field.end_lineno or field.lineno) - 1])
         section = _section(module, field.annotation)
-        default = None if section or field.value is None else ast.unparse(field.value)
+        default = None if section or field.value is None else _yaml(module, field.value)
         if section:
             summary = docs.get(name) or _summary(*section)
             yield ConfigKey(prefix + name, ast.unparse(field.annotation), default, summary, True)
             yield from keys(*section, f"{prefix}{name}.{_item(field.annotation)}")
         else:
-            yield ConfigKey(prefix + name, _type_text(module, field.annotation), _yaml(default), doc, False)
+            yield ConfigKey(prefix + name, _type_text(module, field.annotation), default, doc, False)
 
 
 def _item(annotation: ast.expr) -> str:
@@ -148,14 +167,45 @@ def _type_text(module: str, annotation: ast.expr) -> str:
     text = re.sub(
         r"Literal\[([^]]*)\]", lambda m: "|".join(str(ast.literal_eval(p)) for p in m[1].split(", ")), text
     )
-    return text.replace("| None", "or null").replace("tuple[", "list[").replace(", ...]", "]")
+    text = text.replace("| None", "or null").replace("tuple[", "list[").replace(", ...]", "]")
+    return text.replace(" | ", "|")
 
 
-def _yaml(default: str | None) -> str | None:
-    if default is None:
-        return None
-    plain = {"None": "null", "True": "true", "False": "false", "()": "[]"}
-    return plain.get(default, default.strip("'\""))
+def _yaml(module: str, default: ast.expr) -> str:
+    """A default as a config would have it, constants by their values; else as the source has it."""
+    if isinstance(default, ast.Constant):
+        if isinstance(default.value, str):
+            return default.value or '""'
+        known = default.value is None or isinstance(default.value, bool)
+        return json.dumps(default.value) if known else ast.unparse(default)
+    if isinstance(default, ast.Tuple):
+        return f"[{', '.join(_yaml(module, item) for item in default.elts)}]"
+    if isinstance(default, ast.Call) and ast.unparse(default.func) == "tuple":
+        home, value = _value(module, default.args[0])
+        if isinstance(value, ast.Dict):
+            return f"[{', '.join(_yaml(home, key) for key in value.keys if key is not None)}]"
+        return _yaml(home, value)
+    home, value = _value(module, default)
+    return ast.unparse(default) if value is default else _yaml(home, value)
+
+
+def _value(module: str, node: ast.expr) -> tuple[str, ast.expr]:
+    """What a name, or a name of an imported module, was assigned, and where; else the node itself."""
+    name = node
+    home = module
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        home, name = _imported(module, node.value.id), ast.Name(node.attr)
+    found = _find(home, name.id) if isinstance(name, ast.Name) else None
+    return (found[0], found[1]) if found and isinstance(found[1], ast.expr) else (module, node)
+
+
+def _imported(module: str, name: str) -> str:
+    """The module that `from package import name` means; empty if there is none."""
+    loaded = _module(module)
+    for node in loaded[1].body if loaded else []:
+        if isinstance(node, ast.ImportFrom) and any((a.asname or a.name) == name for a in node.names):
+            return f"{node.module}.{next(a.name for a in node.names if (a.asname or a.name) == name)}"
+    return ""
 
 
 def _documented(node: ast.ClassDef) -> dict[str, str]:

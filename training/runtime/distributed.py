@@ -147,7 +147,8 @@ def place_batch(batch: Batch, mesh: Mesh, share: Share) -> Batch:
     Args:
       batch: host arrays [rows of this process, ...].
       share: from `share_of_batch`.
-    Returns: a batch of jax.Arrays [rows of the global batch, ...], rows spread over data and fsdp.
+    Returns: a batch of jax.Arrays [rows of the global batch, ...], rows spread over data, fsdp
+      and expert.
     """
     sharding = params.batch_sharding(mesh)
     if jax.process_count() == 1:

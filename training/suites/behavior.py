@@ -51,7 +51,12 @@ LINE_TOKENS = 60
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An earlier evaluation of the same design: the training step it belongs to, and its output folder."""
+    """An earlier evaluation of the same design, for a plot over checkpoints.
+
+    Attributes:
+      step: training step that it belongs to.
+      output: its output folder.
+    """
 
     step: int
     output: str

@@ -38,6 +38,7 @@ class EvalConfig:
       confidence: confidence level of the intervals.
       against: output folder of another evaluation of the same items, to compare with.
       overwrite: replace results that are already in the output folder.
+      seed: of whatever is drawn: samples, solved examples, wrong choices, conduct tasks.
       progress: show progress: a bar on a terminal, elsewhere one line a minute.
     """
 

@@ -436,7 +436,7 @@ EMBEDDING, UP = "model.embed_tokens.weight", "model.layers.1.mlp.up_proj.weight"
             "unexpected: model.layers.2.mlp.up_proj",
         ),
         (put(UP, np.ones((32, 48), np.float32)), r"up_proj.weight is \[32, 48\], not \[48, 32\]"),
-        (put(UP, np.ones((48, 32), np.int8)), f"{UP} in .* is I8: give the checkpoint before quantisation"),
+        (put(UP, np.ones((48, 32), np.int8)), f"{UP} in .* is I8: give the checkpoint before quantization"),
     ],
     ids=["missing", "unexpected", "shape", "quantised"],
 )

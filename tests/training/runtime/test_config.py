@@ -1,6 +1,7 @@
 """Configs: what is read, what is refused and how, and help that matches what is read."""
 
 import dataclasses
+import importlib
 from pathlib import Path
 from typing import Literal
 
@@ -8,6 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from evals.questionnaires import behaviors
 from tests.fuzz import INPUTS, check, scratched
 from training.__main__ import CONFIGS, app
 from training.runtime import config as configs
@@ -207,13 +209,44 @@ def test_help_names_exactly_the_keys_that_are_read(schema):
     assert listed == set(configs.dotted_keys(schema))
 
 
-def test_keys_have_docs():
+SCHEMAS = [
+    ("training.supervised.config", "PretrainConfig"),
+    ("training.supervised.config", "SftConfig"),
+    ("training.ppo.config", "PPORunConfig"),
+    ("training.suites.config", "EvalConfig"),
+]
+
+
+@pytest.mark.parametrize(("module", "schema"), SCHEMAS)
+def test_keys_have_docs(module, schema):
     undocumented = [
         key.name
-        for key in keys("training.supervised.config", "SftConfig")
+        for key in keys(module, schema)
         if not key.doc and not key.name.startswith(("model.", "base_model.", "base_shape."))
     ]
     assert not undocumented
+
+
+def test_defaults_are_shown_as_a_config_has_them():
+    """Values, not the names of constants in the source."""
+    shown = {key.name: key for key in keys("training.suites.config", "EvalConfig")}
+    assert shown["step"].default == "null"
+    assert shown["overwrite"].default == "false"
+    assert shown["coding.k"].default == "[1]"  # which equals True
+    assert shown["behavior.item_wordings"].default == "[published]"
+    assert shown["behavior.tasks"].default == f"[{', '.join(behaviors.FAMILIES)}]"
+    assert shown["coding.form"].type == "completion|instruction|chat|auto"
+
+
+@pytest.mark.parametrize(("module", "schema"), SCHEMAS)
+def test_defaults_are_read_as_what_they_are(module, schema):
+    """Each default, given back as YAML, is the value that the class has."""
+    cls = getattr(importlib.import_module(module), schema)
+    own = {field.name: field.default for field in dataclasses.fields(cls)}
+    for key in keys(module, schema):
+        if key.name in own and key.default is not None and own[key.name] is not dataclasses.MISSING:
+            value = yaml.safe_load(key.default)
+            assert (tuple(value) if isinstance(value, list) else value) == own[key.name], key
 
 
 @pytest.mark.parametrize("command", sorted(CONFIGS))
