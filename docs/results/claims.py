@@ -36,9 +36,9 @@ def claims() -> str:
         ("", claim, _real(real, a, b), _small(small, a, b, "completed at level"))
         for claim, (a, b) in pairs.items()
     ]
-    practised = "with practice on tests, the model solves more held-out problems"
+    practiced = "with practice on tests, the model solves more held-out problems"
     rows += [
-        ("StepCoder", practised, _practised(), _regimes("start", "ppo")),
+        ("StepCoder", practiced, _practiced(), _regimes("start", "ppo")),
         (
             "",
             "with its curriculum and mask, it solves more than with plain PPO",
@@ -165,7 +165,7 @@ def _curriculum() -> str:
     return "; ".join(told)
 
 
-def _practised() -> str:
+def _practiced() -> str:
     """By the study once it has two seeds, else by the runs that came before it."""
     if _studied():
         return _regimes("start", "ppo", "stepcoder_smollm2")

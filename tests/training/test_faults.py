@@ -32,7 +32,7 @@ STEPS = {"sft": 6, "ppo": 3}
 
 
 def make_base(folder: Path) -> None:
-    """A model with random weights, rows to learn and problems to practise on."""
+    """A model with random weights, rows to learn and problems to practice on."""
     tokenizer = train_bpe([text for text, _ in zip(pretraining_texts(60), range(60), strict=True)], 320)
     config = ModelConfig(
         vocab_size=320,

@@ -1,4 +1,4 @@
-"""The problems that a policy practises on and is measured on, and the sandbox that grades it.
+"""The problems that a policy practices on and is measured on, and the sandbox that grades it.
 
 Time limits are measured once, when a run begins, and saved with it: measured again after a kill they would
 differ, and so would verdicts close to a limit.
@@ -103,14 +103,14 @@ class EmbeddedConfig:
 
 @dataclass(frozen=True)
 class ProblemsConfig:
-    """What to practise on.
+    """What to practice on.
 
     Attributes:
       path: APPS folders, or a JSON, JSON lines or Parquet file of a format in rl.feedback.readers; null
         takes the embedded problems.
       held_out: share of the problems used only for measuring, chosen by their ids.
       held_out_path: problems to measure on instead.
-      difficulties: which to practise on; empty takes all.
+      difficulties: which to practice on; empty takes all.
       practice_tests: most tests of each problem in practice, drawn at random; null takes all. Held-out
         problems keep all of theirs.
       practice_seed: of that draw.
@@ -237,7 +237,7 @@ def open_problems(
         log.warning("%d problems are too long and left out", len(practice) - len(fitting))
     if not fitting:
         raise ValueError(
-            "no problem is left to practise on; look at problems.difficulties, problems.held_out, "
+            "no problem is left to practice on; look at problems.difficulties, problems.held_out, "
             "rollout.prompt_tokens and rollout.response_tokens"
         )
     held_out = [p for p in held_out if _fits(p, rollout, tokenizer, staged=False)]

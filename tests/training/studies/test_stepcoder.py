@@ -227,7 +227,7 @@ def test_where_results_go_makes_no_other_cell():
     assert [cell.file for cell in one] == [cell.file for cell in other]
 
 
-def test_regimes_hold_out_the_same_problems_and_practise_on_others():
+def test_regimes_hold_out_the_same_problems_and_practice_on_others():
     config = configs.load(StepcoderConfig, FILE)
     found = {name: stepcoder.embedded(regime.problems) for name, regime in config.regimes.items()}
     assert found["hard"] == found["mixture"]

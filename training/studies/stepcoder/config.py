@@ -14,7 +14,7 @@ from training.studies.stepcoder.gradient import GradientConfig
 
 @dataclass(frozen=True)
 class StepcoderRow:
-    """A way to practise.
+    """A way to practice.
 
     Attributes:
       label: in tables and figures.
@@ -45,7 +45,7 @@ class StepcoderRow:
 
 @dataclass(frozen=True)
 class StepcoderRegime:
-    """What is practised on, and when the curriculum moves on there.
+    """What is practiced on, and when the curriculum moves on there.
 
     Attributes:
       label: in tables and figures.

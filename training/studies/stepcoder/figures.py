@@ -131,7 +131,7 @@ def forgotten(summary: StudySummary, regime: str) -> Picture:
     rows = summary["forgetting"][regime]["rows"]
     styles = row_styles({row["row"]: summary["labels"][row["row"]] for row in rows})
     for axis, across, label in zip(
-        axes[0], ("tasks", "kl"), ("held-out pass@1, %", "KL(base ‖ practised), nats a token"), strict=True
+        axes[0], ("tasks", "kl"), ("held-out pass@1, %", "KL(base ‖ practiced), nats a token"), strict=True
     ):
         for row in rows:
             color, marker = styles[row["row"]]

@@ -1,6 +1,6 @@
 """What practice costs a pretrained base: the facts that it no longer completes, and how far it has moved.
 
-A fact is known if the base completes its statement by greedy decoding; of the practised models only those are
+A fact is known if the base completes its statement by greedy decoding; of the practiced models only those are
 asked. Divergence is exact over the vocabulary, token by token, on the new task's inputs (RL's Razor,
 arXiv:2509.04259): answers that the base itself drew to held-out problems.
 """
@@ -123,7 +123,7 @@ class Forgetting:
         """How much is kept, and how far the model is from its base.
 
         Args:
-          lm: that was practised.
+          lm: that was practiced.
         Returns: `completed`, the share of the known facts that is kept; `kept`, a 1 or 0 for each; `kl` in
           nats a token, of the base's answers (own) and of the prompts.
         """

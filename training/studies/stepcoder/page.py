@@ -132,7 +132,7 @@ def _design(summary: StudySummary) -> PageSection:
         "problems and samples.",
         f"Rows of reinforcement learning run {_algorithm(ppo)}{_apart(settings, ppo)}. All start from the "
         f"same base. A round is {rollout['prompts']} prompts x {rollout['samples']} samples, {each:,} "
-        f"programs. {_settings(settings)}Practised on: {regimes}.",
+        f"programs. {_settings(settings)}Practiced on: {regimes}.",
         f"Held out, the same for all rows: {_count(sizes['held_out'])}. They are asked as whole tasks, "
         f"without any part of the solution, with {evaluated} each at temperature "
         f"{evaluation['temperature']:g}, top-p {evaluation['top_p']:g}, before the first round, every "
@@ -346,10 +346,10 @@ def _forgotten(summary: StudySummary, regime: str) -> PageSection:
     known = ", ".join(f"{one['known']:,} of {one['asked']:,}" for one in base.values())
     labels = summary["labels"]
     text = [
-        f"The base completes {known} held-out facts greedily. Kept is the share of these that a practised "
+        f"The base completes {known} held-out facts greedily. Kept is the share of these that a practiced "
         "model still completes, so facts that it learns besides them do not count. KL is exact over the "
         "vocabulary, in nats a token, on answers that the base itself sampled for the held-out problems at "
-        "temperature 1; forward is KL(base ‖ practised), that of RL's Razor (arXiv:2509.04259).",
+        "temperature 1; forward is KL(base ‖ practiced), that of RL's Razor (arXiv:2509.04259).",
         *_named_before(labels),
         "Does the row matter at equal divergence and equal pass@1? kept = c + c1 KL + c2 KL² + c3 pass@1 + "
         "seed + row, over the measurements of all runs; runs of the same seed are permuted (Freedman and "

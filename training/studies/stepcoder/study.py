@@ -3,7 +3,7 @@ mask of the tokens that no test executed (FGO) help it to learn from the right o
 
 Bases are small code models that guess what unclear words of a statement mean; the tests tell. From the same
 base and with equally many samples each row (`StepcoderRow`) runs PPO with a critic, with or without either
-part, in two regimes: practising on hard problems alone, and on a mixture of all difficulties. The held-out
+part, in two regimes: practicing on hard problems alone, and on a mixture of all difficulties. The held-out
 problems are the same for all: of every difficulty, asked as whole tasks, without any part of the solution.
 
 No setting is chosen by the held-out problems: all rows share those of the PPO config.
@@ -86,7 +86,7 @@ class StepcoderStudy:
     def __init__(self, config: StepcoderConfig, out: Path):
         self.config, self._out = config, out
         self.bases = Bases(config.base, config.checkpoints, out, name="code", scale=config.scale)
-        # what the cells that are done have found: the practised are asked what their base knew
+        # what the cells that are done have found: the practiced are asked what their base knew
         self._found: Results = {}
         self._asked: dict[int, Forgetting] = {}
 
@@ -358,7 +358,7 @@ class StepcoderStudy:
 
     @cached_property
     def _sizes(self) -> JsonObject:
-        """How many problems there are of each difficulty: held out, and to practise on in each regime."""
+        """How many problems there are of each difficulty: held out, and to practice on in each regime."""
         sizes: JsonObject = {}
         for name, regime in self.config.regimes.items():
             practice, held_out = embedded(regime.problems)
@@ -444,7 +444,7 @@ def read_run(records: Sequence[JsonMapping]) -> Result:
 
 
 def embedded(config: ProblemsConfig) -> tuple[list[Problem], list[Problem]]:
-    """Problems to practise on, and those held out, before any is left out."""
+    """Problems to practice on, and those held out, before any is left out."""
     rows = embedded_rows(config.embedded)
     found = [Problem(row["id"], row["prompt"], difficulty=row["difficulty"]) for row in rows]
     return split_problems(found, config.held_out)
