@@ -114,11 +114,54 @@ def parse(schema: type[Schema], values: JsonMapping, where: str = "the config") 
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     try:
-        return TypeAdapter(schema).validate_python(dict(values))
+        return TypeAdapter(schema).validate_python(_completed(schema, values))
     except ValidationError as error:
         raise ValueError(f"{where}: {_explain(schema, error)}") from error
     except PydanticUserError as error:  # a schema that cannot be checked is our mistake
         raise TypeError(f"{schema.__name__} is no valid schema: {error}") from error
+
+
+def _completed(section: type, values: JsonMapping, own: object = None) -> JsonObject:
+    """The values of a section, and what its own default has apart from its class's for keys not given.
+
+    Without this, a section given in part would fall back to its class's defaults for all the rest: a policy's
+    `optimizer.clip_norm` would bring the learning rate of fine-tuning.
+
+    Args:
+      section: dataclass of the section.
+      values: given for it.
+      own: the section's default where it stands, an instance; None takes those of the fields.
+    """
+    found = dict(values)
+    fields = {field.name: field for field in dataclasses.fields(section)}
+    for name, annotation in typing.get_type_hints(section).items():
+        if name not in fields:
+            continue
+        inner = _dataclass_in(annotation)
+        default = _default(fields[name]) if own is None else getattr(own, name)
+        if name not in found:
+            if own is not None and default != _default(fields[name]):
+                found[name] = default
+        elif inner is not None and typing.get_origin(annotation) is dict and isinstance(found[name], dict):
+            found[name] = {
+                key: _completed(inner, one) if isinstance(one, dict) else one
+                for key, one in found[name].items()
+            }
+        elif inner is not None and isinstance(found[name], dict):
+            found[name] = _completed(inner, found[name], default if isinstance(default, inner) else None)
+        elif inner is not None and isinstance(found[name], list):
+            found[name] = [_completed(inner, one) if isinstance(one, dict) else one for one in found[name]]
+    return found
+
+
+def _default(field: dataclasses.Field) -> object:
+    """A field's default; MISSING if there is none, or none that is valid by itself."""
+    if field.default_factory is dataclasses.MISSING:
+        return field.default
+    try:
+        return field.default_factory()
+    except ValueError:  # a section with something that must be given
+        return dataclasses.MISSING
 
 
 def _refuse_switches(annotation: object, value: object, location: list[str]) -> None:

@@ -17,6 +17,10 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 
 
+# By name of a key: its default, and the module in which that is written.
+Given = dict[str, tuple[str, ast.expr | None]]
+
+
 class ConfigKey(NamedTuple):
     """One key of a config; a section has keys of its own below it."""
 
@@ -98,13 +102,14 @@ def summary(module: str) -> str:
     return " ".join(docstring.partition("\n\n")[0].split())
 
 
-def keys(module: str, schema: str, prefix: str = "") -> Iterator[ConfigKey]:
+def keys(module: str, schema: str, prefix: str = "", own: Given | None = None) -> Iterator[ConfigKey]:
     """Every key of a schema, sections followed by their keys, those of its base class first.
 
     Args:
       module: dotted name of the module that declares or imports the schema.
       schema: name of the dataclass.
       prefix: put before each key, with its dot.
+      own: defaults of this section where it stands, if they are not its class's.
     Returns: the keys with types, defaults and docs; in their names 0 stands for an item of a list, NAME for a
       name that users choose.
     """
@@ -114,7 +119,7 @@ def keys(module: str, schema: str, prefix: str = "") -> Iterator[ConfigKey]:
     assert isinstance(node, ast.ClassDef), f"{schema} is no class"
     for base in node.bases:
         if isinstance(base, ast.Name) and _find(module, base.id):
-            yield from keys(module, base.id, prefix)
+            yield from keys(module, base.id, prefix, own)
     docs = _documented(node)
     comments = _module(module)
     lines = comments[0].splitlines() if comments else []
@@ -124,13 +129,26 @@ def keys(module: str, schema: str, prefix: str = "") -> Iterator[ConfigKey]:
         name = field.target.id
         doc = docs.get(name) or _comment(lines[(field.end_lineno or field.lineno) - 1])
         section = _section(module, field.annotation)
-        default = None if section or field.value is None else _yaml(module, field.value)
+        home, value = (own or {}).get(name, (module, field.value))
+        default = None if section or value is None else _yaml(home, value)
         if section:
             summary = docs.get(name) or _summary(*section)
             yield ConfigKey(prefix + name, ast.unparse(field.annotation), default, summary, True)
-            yield from keys(*section, f"{prefix}{name}.{_item(field.annotation)}")
+            yield from keys(*section, f"{prefix}{name}.{_item(field.annotation)}", _keywords(home, value))
         else:
             yield ConfigKey(prefix + name, _type_text(module, field.annotation), default, doc, False)
+
+
+def _keywords(module: str, value: ast.expr | None) -> Given:
+    """What a section's default gives to its class, in `Section(key=...)` or a constant or factory of that."""
+    home, value = _value(module, value) if value is not None else (module, value)
+    if not isinstance(value, ast.Call):
+        return {}
+    if ast.unparse(value.func) == "field":
+        factories = (k.value for k in value.keywords if k.arg == "default_factory")
+        factory = next(factories, None)
+        return _keywords(home, factory.body) if isinstance(factory, ast.Lambda) else {}
+    return {keyword.arg: (home, keyword.value) for keyword in value.keywords if keyword.arg}
 
 
 def _item(annotation: ast.expr) -> str:

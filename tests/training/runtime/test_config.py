@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 from evals.questionnaires import behaviors
 from tests.fuzz import INPUTS, check, scratched
 from training.__main__ import CONFIGS, app
+from training.ppo.config import PPORunConfig
 from training.runtime import config as configs
+from training.runtime import yaml_values
 from training.runtime.config_help import keys
 from training.studies.loramoe.study import LoramoeConfig
 from training.supervised.config import PretrainConfig, SftConfig
@@ -238,15 +240,71 @@ def test_defaults_are_shown_as_a_config_has_them():
     assert shown["coding.form"].type == "completion|instruction|chat|auto"
 
 
-@pytest.mark.parametrize(("module", "schema"), SCHEMAS)
+STUDY = ("training.studies.loramoe.config", "LoramoeConfig")
+NEEDED = {
+    "PretrainConfig": {
+        "output": "out",
+        "base": "base",
+        "steps": 1,
+        "data": {"sources": [{"path": "a.json"}]},
+    },
+    "PPORunConfig": {"output": "out", "base": "base", "rounds": 1},
+    "EvalConfig": {"output": "out", "base": "base"},
+    "LoramoeConfig": {"rows": {"full": {"label": "full", "rates": [1e-4]}}},
+}
+NEEDED["SftConfig"] = NEEDED["PretrainConfig"]
+
+
+@pytest.mark.parametrize(("module", "schema"), [*SCHEMAS, STUDY])
 def test_defaults_are_read_as_what_they_are(module, schema):
-    """Each default, given back as YAML, is the value that the class has."""
-    cls = getattr(importlib.import_module(module), schema)
-    own = {field.name: field.default for field in dataclasses.fields(cls)}
+    """Each default, given back as YAML, is the value of a config without the key."""
+    needed = NEEDED[schema]
+    config = configs.parse(getattr(importlib.import_module(module), schema), needed)
+    compared = 0
     for key in keys(module, schema):
-        if key.name in own and key.default is not None and own[key.name] is not dataclasses.MISSING:
-            value = yaml.safe_load(key.default)
-            assert (tuple(value) if isinstance(value, list) else value) == own[key.name], key
+        value: Any = config
+        for name in key.name.split("."):
+            value = getattr(value, name, dataclasses.MISSING)
+        settled = key.name.startswith("ppo.") and value != yaml_values.parse(key.default or "")
+        if key.default is None or value is dataclasses.MISSING or key.name in needed or settled:
+            continue
+        told = yaml_values.parse(key.default)
+        assert (tuple(told) if isinstance(told, list) else told) == value, key
+        compared += 1
+    assert compared > 20
+
+
+def test_a_section_given_in_part_keeps_the_rest_of_its_own_default():
+    """One key of the policy's optimizer used to bring the learning rate and schedule of fine-tuning."""
+    given = ["output=out", "base=base", "rounds=1"]
+    whole = configs.load(PPORunConfig, None, given)
+    parts = ["optimizer.clip_norm=0.5", "critic.optimizer.clip_norm=0.5", "checkpoint.keep=3"]
+    part = configs.load(PPORunConfig, None, given + parts)
+    assert part.optimizer == dataclasses.replace(whole.optimizer, clip_norm=0.5)
+    assert part.critic.optimizer == dataclasses.replace(whole.critic.optimizer, clip_norm=0.5)
+    assert part.checkpoint == dataclasses.replace(whole.checkpoint, keep=3)
+    assert configs.load(PPORunConfig, None, [*given, "optimizer.lr=1e-3"]).optimizer.schedule == "constant"
+
+
+@dataclasses.dataclass(frozen=True)
+class Middle:
+    inner: Inner = dataclasses.field(default_factory=lambda: Inner(rate=0.5, label="own"))
+    several: tuple[Inner, ...] = ()
+    named: dict[str, Inner] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    middle: Middle = dataclasses.field(default_factory=lambda: Middle(Inner(rate=0.7)))
+
+
+def test_defaults_of_sections_reach_down_and_lists_have_their_classs():
+    read = configs.parse(Whole, {"middle": {"inner": {"sizes": 2}, "several": [{}], "named": {"x": {}}}})
+    assert read.middle.inner == Inner(rate=0.7, sizes=2)  # the outermost default wins
+    assert read.middle.several == (Inner(),)
+    assert read.middle.named == {"x": Inner()}
+    assert configs.parse(Middle, {"inner": {}}).inner == Inner(rate=0.5, label="own")
+    assert configs.parse(Whole, {}) == Whole()
 
 
 @pytest.mark.parametrize("command", sorted(CONFIGS))

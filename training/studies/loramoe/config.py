@@ -170,7 +170,9 @@ class LoramoeConfig:
     dev_tasks: int = 280
     facts: int | None = None
     scale: float = 1.0
-    data: BatchConfig = field(default_factory=lambda: BatchConfig(8, 64, "first_fit"))
+    data: BatchConfig = field(
+        default_factory=lambda: BatchConfig(batch_size=8, length=64, packing="first_fit")
+    )
     warmup_steps: int = 10
     mesh: MeshConfig = field(default_factory=MeshConfig)
     step: StepConfig = field(default_factory=lambda: StepConfig(scan_layers=False))
