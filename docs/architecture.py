@@ -1,4 +1,4 @@
-"""Writes what follows from the code into docs/architecture.md: python docs/architecture.py
+"""Writes the generated parts of docs/architecture.md from the code: python docs/architecture.py
 
 The tree comes from the first paragraph of every module's docstring, the picture (architecture.svg) from the
 imports. A test compares both with the code.
@@ -19,7 +19,7 @@ WIDTH, COLUMN = 108, 34
 
 
 def modules() -> list[Path]:
-    """Every module of ours."""
+    """Every module of the project."""
     return sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
 
 
@@ -70,7 +70,7 @@ def imports() -> dict[str, set[str]]:
     for path in modules():
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         room = room_of(name)
-        # a face imports what it shows, a command that a room is what lies above the room
+        # package faces import what they export, and a room's own command imports rooms above it
         if room in PACKAGES or name == "evals.psychometrics.__main__":
             continue
         targets = found.setdefault(room, set())
@@ -91,7 +91,7 @@ def _imported(node: ast.AST) -> list[str]:
 
 
 def depths(graph: dict[str, set[str]]) -> dict[str, int]:
-    """How many imports within its own package lie below each room, on the longest way."""
+    """Length of the longest import path below each room, within its own package."""
     known: dict[str, int] = {}
 
     def depth(room: str) -> int:
@@ -113,7 +113,7 @@ def within(graph: dict[str, set[str]]) -> dict[str, set[str]]:
 
 
 def reduced(graph: dict[str, set[str]]) -> list[tuple[str, str]]:
-    """The imports within packages that no longer way implies."""
+    """The imports within packages that no longer path implies."""
 
     def reach(room: str, seen: set[str]) -> set[str]:
         for target in graph.get(room, ()):
@@ -138,7 +138,7 @@ COLORS = {"training": "#0072b2", "evals": "#009e73", "rl": "#d55e00", "jaxmoe": 
 def layout(
     graph: dict[str, set[str]],
 ) -> tuple[dict[str, tuple[float, float]], dict[str, tuple[float, float]]]:
-    """Middle of each box, and top and height of each package's band."""
+    """The center of each box, and the top and height of each package's band."""
     depth = depths(graph)
     places: dict[str, tuple[float, float]] = {}
     bands: dict[str, tuple[float, float]] = {}
@@ -160,7 +160,7 @@ def layout(
 
 
 def picture() -> str:
-    """The rooms as an SVG: arrows within a package that others do not imply; other packages by name."""
+    """The rooms as an SVG: within a package, arrows not implied by others; other packages by name."""
     graph = imports()
     places, bands = layout(graph)
     width = max(x for x, _ in places.values()) + BOX / 2 + MARGIN
@@ -205,7 +205,7 @@ def picture() -> str:
 
 
 def rendered(text: str) -> str:
-    """The page with the tree written anew."""
+    """The page with the tree written again."""
     block = f"```text\n{tree()}\n```\n"
     return PLACE.sub(lambda place: place[1] + block + place[2], text)
 

@@ -33,7 +33,7 @@ html_theme_options = {"navigation_with_keys": True}
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "fieldlist"]
 myst_heading_anchors = 3
 
-# A tutorial runs in an empty folder; `make docs` has filled the cache by docs/tutorials/execute.py before.
+# Tutorials run in an empty folder; `make docs` first fills the cache with docs/tutorials/execute.py.
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(HERE / "_build" / ".jupyter_cache")
 nb_execution_in_temp = True

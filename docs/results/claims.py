@@ -1,4 +1,4 @@
-"""The README's table: what was found of the papers' claims, on a real pretrained model and on small ones.
+"""The README's table: findings on the papers' claims, for a real pretrained model and for small ones.
 
 Rows of LoRAMoE are compared where they have learned the tasks equally well; see the studies' pages.
 """
@@ -13,15 +13,15 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 PROVENANCE = runpy.run_path(str(HERE / "provenance.py"))
-# task accuracy at which rows are compared on the real model: the highest that all reach at the smaller of
-# their learning rates
+# task accuracy at which rows are compared on the real model: the highest that every row reaches at the
+# smaller of its learning rates
 LEVEL = 0.55
 NOT_RUN = "not run yet"
 HEAD = ("", "claim", "SmolLM2-135M-Instruct", "models with 0.3 to 1.3 million weights, trained on the spot")
 
 
 def claims() -> str:
-    """The table and, below it, what its figures are."""
+    """The table and, below it, an explanation of its figures."""
     real, small = _read("reproduce/loramoe_smollm2/loramoe.json"), _read("reproduce/loramoe/loramoe.json")
     pairs = {
         "keeps more than full fine-tuning": ("full", "loramoe_lbc"),
@@ -48,7 +48,7 @@ def claims() -> str:
         ("", "practice on tests keeps more than fine-tuning on solutions", _spared(), "not asked"),
         ("RealBehavior", "questionnaire scores can be believed", _believed(), _small_believed()),
     ]
-    # the place in the README names the studies alone, whose notes it shows
+    # the place in the README names only the studies, whose notes it shows
     whole = _studied() and _regimes("ppo", "stepcoder", "stepcoder_smollm2") != NOT_RUN
     stale = "" if whole else PROVENANCE["note"]("ppo_smollm2.json")
     lines = [f"| {' | '.join(HEAD)} |", "|---|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
@@ -78,7 +78,7 @@ def _read(name: str) -> Any:
 
 
 def _judged(entry: Any) -> str:
-    """Of a difference that is above 0 if the claim is true."""
+    """The verdict on a difference that is above 0 if the claim is true."""
     from training.studies.intervals import points
     from training.studies.loramoe.frontier_page import SMALL
 
@@ -97,7 +97,7 @@ def _judged(entry: Any) -> str:
 
 
 def _forgets(real: Any) -> str:
-    """At both learning rates that all seeds ran with, and LoRAMoE at its larger one."""
+    """Facts lost at both learning rates that all seeds ran with, and by LoRAMoE at its larger one."""
     from training.studies.intervals import points
 
     def lost(name: str) -> list[Any]:
@@ -110,12 +110,12 @@ def _forgets(real: Any) -> str:
 
 
 def _forgot(entry: Any) -> str:
-    """Of a difference that is below 0 if the claim is true."""
+    """The verdict on a difference that is below 0 if the claim is true."""
     return _judged(entry).replace("no, the opposite", "yes")
 
 
 def _real(real: Any, a: str, b: str) -> str:
-    """At the highest of the levels up to `LEVEL` that both rows reach."""
+    """The verdict at the highest level up to `LEVEL` that both rows reach."""
     return _up_to(real["contrasts"], a, b, LEVEL)
 
 
@@ -135,7 +135,7 @@ def _small(small: Any, a: str, b: str, what: str) -> str:
 
 
 def _spared() -> str:
-    """The comparison that was named before the study was run, and that with the same adapter."""
+    """The comparison that was named before the study was run, and the one with the same adapter."""
     from training.studies.stepcoder.summary import NAMED
 
     found = _found("stepcoder_smollm2")
@@ -151,7 +151,7 @@ def _spared() -> str:
 
 
 def _curriculum() -> str:
-    """By the study once it has been run that far, else by the runs that came before it."""
+    """From the study once it has been run that far, else from the runs before it."""
     study = _regimes("ppo", "stepcoder", "stepcoder_smollm2")
     if study != NOT_RUN:
         return study
@@ -166,7 +166,7 @@ def _curriculum() -> str:
 
 
 def _practiced() -> str:
-    """By the study once it has two seeds, else by the runs that came before it."""
+    """From the study once it has two seeds, else from the runs before it."""
     if _studied():
         return _regimes("start", "ppo", "stepcoder_smollm2")
     runs = [run for run in _read("ppo_smollm2.json")["runs"] if "StepCoder" not in run["name"]]
@@ -179,7 +179,7 @@ def _studied() -> bool:
 
 
 def _regimes(a: str, b: str, folder: str = "stepcoder") -> str:
-    """Of every kind of problems that a study has."""
+    """The verdict in each regime of a study."""
     study = _found(folder)
     told = [
         f"{study['regime_labels'][name]}, {_judged(found)}"

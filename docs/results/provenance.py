@@ -1,8 +1,8 @@
-"""Which filed results the code of today would still give: python docs/results/provenance.py
+"""Checks which filed results the current code would still produce: python docs/results/provenance.py
 
 A result depends on the functions, classes and constants that its command reaches, on configs and on data.
-Their hash is recorded when it is filed; a test names every result whose hash is another one today. Comments,
-layout, docstrings, annotations, the words of errors and the place of a definition do not count.
+Their hash is recorded when the result is filed; a test names every result whose hash has changed since.
+Comments, layout, docstrings, annotations, error messages and the position of a definition do not count.
 
     python docs/results/provenance.py                        what is current, what is not
     python docs/results/provenance.py file demo.json         after the command was run and the result written
@@ -25,7 +25,7 @@ ROOT = HERE.parents[1]
 PACKAGES = ("jaxmoe", "rl", "evals", "training", "benchmarks")
 RECORD = HERE / "provenance.json"
 EMBEDDED = ("jaxmoe/datasets/**/*.csv", "jaxmoe/datasets/**/*.json")
-# What carries files in and out, draws and writes pages: it changes no number, and other tests hold it.
+# Code that moves files in and out, draws and writes pages: it changes no number and has tests of its own.
 OUTSIDE = (
     "jaxmoe.adapters",
     "jaxmoe.base_folder",
@@ -44,9 +44,9 @@ class Depends(NamedTuple):
     """What a result comes from.
 
     Attributes:
-      command: that makes it.
-      start: `module` or `module:name`, whatever the command runs first.
-      files: globs of configs and data.
+      command: the command that produces it.
+      start: `module` or `module:name` that the command runs first.
+      files: globs of the configs and data it uses.
     """
 
     command: str
@@ -60,7 +60,7 @@ def _plan(config: str) -> Depends:
 
 
 def _study(name: str, *configs: str, config: str = "") -> Depends:
-    """Of a study by its own config, or by another; `configs` are those that this one names."""
+    """A study with its own config or another one; `configs` are those that this config names."""
     files = tuple(f"configs/reproduce/{one}.yaml" for one in (config or name, *configs))
     start = (f"training.studies.{name}.study",)
     chosen = f" --config reproduce/{config}" if config else ""
@@ -68,7 +68,7 @@ def _study(name: str, *configs: str, config: str = "") -> Depends:
     return Depends(command, start, (*files, *EMBEDDED))
 
 
-# Benchmarks with a result of their own, and what they start.
+# Benchmarks with their own result file, and what they start.
 APART = ("faults", "fuzz_readers", "sandbox", "sandbox_peers")
 RESULTS = {
     "answers.json": Depends(
@@ -122,7 +122,7 @@ RESULTS = {
         "python -m benchmarks.sandbox --problems HumanEval.jsonl.gz --peers PYTHON --file",
         ("benchmarks.sandbox",),
     ),
-    # of the code at its commit: whatever changed since was tried with fewer files, by the tests
+    # made with the code at its commit; what changed since, the tests have tried with fewer files
     "fuzz_readers.json": Depends("python -m benchmarks.fuzz_readers --file", ("benchmarks.fuzz_readers",)),
     "speed.json": Depends(
         "make bench",
@@ -138,7 +138,7 @@ RESULTS = {
 
 
 class Module(NamedTuple):
-    """Definitions of a module by name, and what its imported names stand for."""
+    """Definitions of a module by name, and what its imported names refer to."""
 
     defined: dict[str, ast.stmt]
     imported: dict[str, str]
@@ -164,7 +164,7 @@ def parse(source: str) -> Module:
 
 
 class _Plain(ast.NodeTransformer):
-    """Leaves out what does not change what code does."""
+    """Removes what does not affect behavior."""
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         node.returns = None
@@ -198,17 +198,17 @@ class _Plain(ast.NodeTransformer):
 
 @cache
 def plain(node: ast.stmt) -> str:
-    """A definition as text, without what does not count."""
+    """A definition as text, without the parts that do not count."""
     return ast.dump(_Plain().visit(ast.parse(ast.unparse(node)).body[0]))
 
 
 def reached(start: tuple[str, ...], modules: dict[str, Module]) -> dict[str, ast.stmt]:
-    """Every definition that `start` leads to, by `module.name`, as far as names tell.
+    """Every definition reachable from `start`, by `module.name`, as far as names show it.
 
-    Methods are not told apart: a class is reached as a whole. What is found by a string alone is not seen.
+    Methods are not separated: a class is reached as a whole. Anything looked up by a string alone is missed.
     """
     found: dict[str, ast.stmt] = {}
-    seen: set[str] = set()  # names lead in circles where a face imports a module of its own package
+    seen: set[str] = set()  # names form cycles where a package's __init__ imports its own modules
     waiting: list[str] = []
     for one in start:
         module, _, name = one.partition(":")
@@ -270,9 +270,9 @@ def project() -> dict[str, Module]:
 
 
 def fingerprint(depends: Depends, modules: dict[str, Module], root: Path = ROOT) -> str:
-    """The hash of all that a result comes from.
+    """The hash of everything that a result comes from.
 
-    Raises: ValueError if the command's start or a glob names nothing.
+    Raises: ValueError if the command's start or a glob matches nothing.
     """
     found = reached(depends.start, modules)
     if not found:
@@ -290,12 +290,12 @@ def fingerprint(depends: Depends, modules: dict[str, Module], root: Path = ROOT)
 
 
 def record() -> dict[str, dict[str, str]]:
-    """By result: the hash of what it was made by, and why it is stale, if it is."""
+    """By result: the hash of what produced it, and why it is stale, if it is."""
     return json.loads(RECORD.read_text()) if RECORD.exists() else {}
 
 
 def problem(name: str) -> str:
-    """Why a result is not what its record says; empty if it is."""
+    """How a result differs from its record; empty if it does not."""
     entry, depends = record().get(name), RESULTS[name]
     if entry is None:
         return f"{name} has no record; file it: python docs/results/provenance.py file {name}"
@@ -311,7 +311,7 @@ def problem(name: str) -> str:
 
 
 def note(name: str) -> str:
-    """What a page says of a stale result; empty for one that is not."""
+    """What a page says about a stale result; empty if the result is current."""
     reason = record().get(name, {}).get("stale", "")
     return f"*Not measured with the current code: {reason}.*" if reason else ""
 

@@ -1,7 +1,7 @@
-"""Writes the results into README and docs from the files in this folder: python docs/results/render.py
+"""Writes the results from the files in this folder into README and docs: python docs/results/render.py
 
-What is written stands between `<!-- results: NAME -->` and `<!-- end -->`, NAME as in TABLES; tests hold the
-pages to the files. The pages of the studies come from the code that makes their HTML pages.
+Generated text goes between `<!-- results: NAME -->` and `<!-- end -->`, NAME as in TABLES; tests check the
+pages against the files. The study pages come from the code that makes their HTML pages.
 """
 
 import json
@@ -24,7 +24,7 @@ def read(name: str) -> Any:
 
 
 def demo() -> str:
-    """The pretrained model and its two fine-tunes: what each kept and learned, by family of tasks too."""
+    """The pretrained model and its two fine-tunes: what each kept and learned, also by task family."""
     found = read("demo.json")
     known = f"{found['known']} facts that the base knows, of {found['facts']:,} asked"
     titles = {"known facts kept": known, "tasks": f"{found['tasks']} held-out tasks"}
@@ -32,7 +32,7 @@ def demo() -> str:
 
 
 def demo_scratch() -> str:
-    """Knowledge kept and tasks learned by the base that is trained on the spot."""
+    """Knowledge kept and tasks learned with the base that the demo trains itself."""
     found = read("demo_scratch.json")
     titles = {"facts, completed": f"{found['facts']} facts, as statements to complete"}
     titles |= {"facts, asked": "the same facts, asked", "tasks": f"{found['tasks']} held-out tasks"}
@@ -80,7 +80,7 @@ def plans() -> str:
 
 
 def speed() -> str:
-    """Benchmarks, each beside its target."""
+    """Benchmarks, each with its target."""
     found = read("speed.json")
     lines = ["| what | measured | target | command |", "|---|---|---|---|"]
     for row in found["rows"]:
@@ -90,7 +90,7 @@ def speed() -> str:
 
 
 def sandbox() -> str:
-    """Programs graded per second and the cost of tests, beside other programs' and the targets."""
+    """Programs graded per second and the cost of tests, compared with other programs and the targets."""
     found = read("sandbox.json")
     names = {
         "traced": "HumanEval solutions, full isolation, traced",
@@ -123,7 +123,7 @@ def fuzz_readers() -> str:
 
 
 def quickstart() -> str:
-    """Held-out problems solved, over the rounds of a run."""
+    """Held-out problems solved over the rounds of a run."""
     found = read("ppo_quickstart.json")
     kinds = ("", "_easy", "_medium", "_hard")
     lines = [
@@ -185,7 +185,7 @@ def ppo_smollm2() -> str:
 
 
 def _masked_and_staged(run: dict[str, Any]) -> list[str]:
-    """What mask and curriculum had to do in a run that has them."""
+    """What mask and curriculum did in a run that has them."""
     masked = run["rounds"]["masked_share"]
     if "StepCoder" not in run["name"]:
         return []
@@ -199,13 +199,13 @@ def _masked_and_staged(run: dict[str, Any]) -> list[str]:
 
 
 def points(difference: dict[str, float]) -> str:
-    """A difference of shares in points, with its interval."""
+    """A difference between shares in percentage points, with its interval."""
     mean, low, high = (f"{difference[key] * 100:+.0f}".replace("-", "−") for key in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]"
 
 
 def faults() -> str:
-    """Runs that were ended early, by fault and by what they were doing."""
+    """Runs that were ended early, by fault and by what they were doing at that moment."""
     found = read("faults.json")
     moments = {
         "start": "starting",
@@ -230,7 +230,7 @@ def faults() -> str:
 
 
 def null_study() -> str:
-    """What is concluded of simulated respondents, and of graded ones by their reliability."""
+    """The conclusions about simulated respondents, and about graded ones by their reliability."""
     found = read("null_study.json")
     kinds = ("faithful", "undetermined", "not faithful")
     lines = [f"| simulated respondent | must be | {' | '.join(kinds)} | wrong, % [95 %] |"]
@@ -257,7 +257,7 @@ def null_study() -> str:
 
 
 def answers() -> str:
-    """How well written answers are read, and how well each part was at first sight."""
+    """How well written answers are read, and how well each part was read at first sight."""
     found = read("answers.json")
     head = ("part", "answers", "name an option", "read", "right", "precision", "recall", "first sight")
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
@@ -271,13 +271,13 @@ def answers() -> str:
 
 
 def study_page(name: str, folder: str = "", module: str = "page", result: str = "") -> str:
-    """A study's page as Markdown: what its HTML page says, with the figures beside its JSON file.
+    """A study's page as Markdown: what its HTML page says, with the figures next to its JSON file.
 
     Args:
-      name: of the study.
-      folder: of its results in reproduce/, where another config than its own made them.
-      module: that makes its page.
-      result: name of its JSON file; the study's own if left out.
+      name: name of the study.
+      folder: of its results in reproduce/, if they come from a config other than its own.
+      module: the module that makes its page.
+      result: name of its JSON file; by default the study's own name.
     """
     folder = folder or name
     sys.path.insert(0, str(ROOT))
@@ -347,17 +347,17 @@ PLACE = re.compile(r"(<!-- results: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def pages() -> list[Path]:
-    """README and every page of the docs that has a place for results."""
+    """README and every docs page that has a place for results."""
     candidates = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     return [path for path in candidates if "_build" not in path.parts and PLACE.search(path.read_text())]
 
 
 def rendered(text: str) -> str:
-    """A page with all of its results written anew.
+    """A page with all of its results written again.
 
-    Results that today's code did not give say so (`provenance.py`).
+    Results that the current code did not produce are marked as such (`provenance.py`).
 
-    Raises: KeyError for a place that names no results.
+    Raises: KeyError for a place with an unknown name.
     """
 
     def written(place: re.Match[str]) -> str:

@@ -1,9 +1,9 @@
-"""Executes tutorials, each in an empty folder, and keeps their outputs for the next build of the docs.
+"""Executes tutorials, each in an empty folder, and keeps their outputs for the next docs build.
 
     python docs/tutorials/execute.py docs/tutorials/01_loramoe.md ...
 
-Prints a JSON line for each: the processor's and the clock's seconds. The outputs go to the cache that
-docs/conf.py names; Sphinx finds them there as long as the code cells are the same.
+Prints one JSON line for each, with processor and wall-clock seconds. The outputs go to the cache that
+docs/conf.py names; Sphinx finds them there as long as the code cells do not change.
 """
 
 import json
@@ -27,13 +27,13 @@ CELL_TIMEOUT_S = 1800
 
 
 def environment() -> None:
-    """The console script of this Python and the checkout's packages, for what a notebook starts."""
+    """Gives notebooks the console script of this Python and the checkout's packages."""
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     os.environ["PYTHONPATH"] = os.pathsep.join([str(DOCS.parent), os.environ.get("PYTHONPATH", "")])
 
 
 def read(path: Path) -> nbformat.NotebookNode:
-    """A tutorial as a notebook, as Sphinx reads it."""
+    """A tutorial as a notebook, the way Sphinx reads it."""
     notebook = read_myst_markdown_notebook(
         path.read_text(), config=MdParserConfig(), add_source_map=True, path=path
     )

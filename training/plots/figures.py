@@ -1,4 +1,4 @@
-"""The figures of a run, and what every plot of the project shares."""
+"""The figures of a run, and what all plots of the project share."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +14,10 @@ from training.plots.rows import BLUE, COLORS, SKY, VERMILION, row_styles
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Draws a figure into a file at 120 dots an inch.
+    """Saves a figure to a file at 120 dots per inch.
 
     Args:
-      path: of the picture; its ending names the format (.png).
+      path: file to write; its suffix sets the format (.png).
     Returns: the path.
     """
     FigureCanvasAgg(figure)
@@ -26,11 +26,11 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
 
 def series(records: Sequence[JsonObject], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of the records that have the key; what was not finite is a gap.
+    """Steps and values of the records that have the key; non-finite values are gaps.
 
     Args:
       records: lines of metrics.jsonl.
-      key: such as loss.
+      key: for example loss.
     Returns: steps [N] and values [N], both float64, NaN where the record has null.
     """
     found = [(r["step"], np.nan if r[key] is None else r[key]) for r in records if key in r]
@@ -39,12 +39,12 @@ def series(records: Sequence[JsonObject], key: str) -> tuple[np.ndarray, np.ndar
 
 
 def smoothed(values: np.ndarray, width: int) -> np.ndarray:
-    """Mean of the last `width` values (of fewer at the start), gaps left out.
+    """Mean of the last `width` values (fewer at the start), ignoring gaps.
 
     Args:
       values: [N]; gaps are NaN.
       width: number of values, at least 1.
-    Returns: means [N]; NaN where all of the values are gaps.
+    Returns: means [N]; NaN where all the values are gaps.
     """
     present = np.isfinite(values)
     sums = np.cumsum(np.where(present, values, 0.0))
@@ -55,11 +55,11 @@ def smoothed(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def loss_figure(metrics: Sequence[JsonObject], title: str) -> Figure:
-    """Loss (with the held-out one), balance loss, gradient norm and learning rate over steps.
+    """Loss (with held-out loss), balance loss, gradient norm and learning rate over steps.
 
     Args:
       metrics: lines of metrics.jsonl.
-      title: of the whole figure.
+      title: title of the whole figure.
     Returns: four panels.
     """
     figure = Figure(figsize=(10, 6.5), layout="constrained")
@@ -86,7 +86,7 @@ def share_figure(record: JsonObject, title: str) -> Figure:
 
     Args:
       record: a line of routing.jsonl.
-      title: of the whole figure; the record's step is added.
+      title: title of the whole figure; the record's step is added.
     Returns: a panel for each projection (across) and task type (down), on one color scale from 0.
     """
     rows = record["rows"]
@@ -121,7 +121,7 @@ def routing_figure(records: Sequence[JsonObject], title: str) -> Figure:
 
     Args:
       records: lines of routing.jsonl.
-      title: of the whole figure.
+      title: title of the whole figure.
     Returns: three panels.
     """
     figure = Figure(figsize=(12, 3.6), layout="constrained")
@@ -143,12 +143,12 @@ def routing_figure(records: Sequence[JsonObject], title: str) -> Figure:
 
 
 def comparison(results: JsonObject, labels: Mapping[str, str], path: Path) -> Path:
-    """Bars of the demo's comparison: facts kept and tasks learned by each model, with 95 % intervals.
+    """Bar chart of the demo's comparison: facts kept and tasks learned by each model, with 95 % intervals.
 
     Args:
-      results: of the demo.
+      results: results of the demo.
       labels: the name of each row, by its key.
-      path: of the PNG file.
+      path: path of the PNG file.
     Returns: the path.
     """
     rows = results["rows"]

@@ -13,7 +13,7 @@ from training.runtime.metrics import read_lines
 
 
 def plot_run(folder: Path) -> list[Path]:
-    """Draws what the folder has data for into folder/plots; returns the files.
+    """Draws every plot the folder has data for into folder/plots; returns the files.
 
     Raises: ValueError if there is nothing to draw.
     """

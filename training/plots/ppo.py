@@ -1,4 +1,4 @@
-"""Plots of a PPO run: what it learned, what it was rewarded for, where its curriculum stands."""
+"""Plots of a PPO run: what it learned, what it was rewarded for, how far its curriculum got."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def learning_figure(metrics: Records, title: str) -> Figure:
 
     Args:
       metrics: lines of metrics.jsonl.
-      title: of the whole figure.
+      title: title of the whole figure.
     Returns: six panels; curves are smoothed over a twentieth of the rounds.
     """
     figure = Figure(figsize=(12, 7), layout="constrained")
@@ -60,11 +60,11 @@ def _held_out(axis: Axes, metrics: Records) -> None:
 
 
 def verdict_figure(metrics: Records, title: str) -> Figure:
-    """Shares of the verdicts over rounds, and beside them how many problems are at each stage.
+    """Shares of the verdicts over rounds, next to the number of problems at each stage.
 
     Args:
       metrics: lines of metrics.jsonl.
-      title: of the whole figure.
+      title: title of the whole figure.
     Returns: two panels; one for a run without a curriculum.
     """
     stages = sorted({k for r in metrics for k in r if k.startswith("stage_")}, key=lambda k: int(k[6:]))
@@ -84,6 +84,6 @@ def _stack(axis: Axes, rounds: Records, keys: list[str], title: str) -> None:
     labels = [key.removeprefix("share_").replace("_", " ") for key in keys]
     axis.stackplot(steps, shares, labels=labels, colors=COLORS[: len(keys)], alpha=0.8)
     axis.set(xlabel="round", title=title)
-    # beside the areas, which fill the whole panel; in the order in which they are stacked
+    # outside the areas, which fill the whole panel; in stacking order
     axis.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1), reverse=True)
     axis.margins(x=0, y=0)

@@ -1,23 +1,23 @@
-"""What is compared: the name, color and marker of every row, alike in all plots, tables and pages.
+"""What is compared: the name, color and marker of every row, the same in all plots, tables and pages.
 
-A row is known by its name. Those that stand in one plot differ in color, and no two rows of the project have
-color and marker in common.
+A row is identified by its name. Rows in the same plot differ in color, and no two rows of the project share
+both color and marker.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-# Colors that people with any color vision tell apart (Okabe and Ito, and a brown).
+# Colors that people with any color vision can tell apart (Okabe and Ito, and a brown).
 BLUE, VERMILION, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, BLACK, BROWN = "#E69F00", "#56B4E9", "#000000", "#8B6914"
 COLORS = (BLUE, VERMILION, GREEN, PINK, ORANGE, SKY, BLACK, BROWN)
-# What is no row: a line to compare with, a row among many, an area without a verdict, a rule between groups.
+# Not rows: a reference line, a row among many, an area without a verdict, a rule between groups.
 REFERENCE, PLAIN, EMPTY, RULE = "#555555", "#444444", "#C9C9C4", "#333333"
 _MARKERS = "osD^vPX*"
 
 
 class RowStyle(NamedTuple):
-    """How a row is drawn; as matplotlib takes them."""
+    """How a row is drawn, in matplotlib's terms."""
 
     color: str
     marker: str
@@ -50,14 +50,14 @@ ROW_STYLES = {
 
 
 def many_styles(names: Sequence[str]) -> dict[str, RowStyle]:
-    """Styles for many rows of one plot that stand nowhere else: no two alike up to 64.
+    """Styles for many rows that appear in one plot only: no two are the same up to 64 rows.
 
     >>> len(set(many_styles([str(number) for number in range(64)]).values()))
     64
 
     Args:
-      names: of the rows.
-    Returns: styles by name; over again beyond 64.
+      names: names of the rows.
+    Returns: styles by name; they repeat beyond 64.
     """
     colors, count = len(COLORS), len(_MARKERS)
     return {
@@ -71,7 +71,7 @@ def row_styles(labels: Mapping[str, str]) -> dict[str, RowStyle]:
 
     Args:
       labels: name of each row, by its key. Rows that are not in `ROW_STYLES`, such as those of a user's own
-        study, get the colors that are left, in their order, and over again where there are more rows.
+        study, get the remaining colors in order, which repeat if there are more rows.
     Returns: styles by key.
 
     >>> row_styles({"full": "full SFT", "mine": "my method"})

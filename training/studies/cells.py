@@ -96,8 +96,8 @@ class PaperStudy(Protocol):
         """Does the work of one cell; raises StoppedError soon after `stopped()` turns true.
 
         Args:
-          cell: of `cells`.
-          stopped: whether the run is to end.
+          cell: one of `cells`.
+          stopped: returns true once the run should end.
         Returns: what is kept of the cell, as plain JSON.
         """
         ...
@@ -106,8 +106,8 @@ class PaperStudy(Protocol):
         """A finished cell's result in a few words.
 
         Args:
-          cell: of `cells`.
-          result: of `run`.
+          cell: one of `cells`.
+          result: what `run` returned.
         Returns: one line, for the terminal.
         """
         ...
@@ -142,7 +142,7 @@ class Store:
         """Leaves the file whole or not at all.
 
         Args:
-          cell: that is done.
+          cell: a finished cell.
           result: as plain JSON.
           seconds: that it took.
         """
@@ -168,8 +168,8 @@ def finished(study: PaperStudy, store: Store) -> tuple[dict[str, Result], list[S
     """Results that are there, by name, and the cells that can be told from them: until no more come up.
 
     Args:
-      study: whose cells may follow from earlier results.
-      store: of their files.
+      study: its cells may depend on earlier results.
+      store: holds their files.
     Returns: results by name, and cells in their order.
     """
     results: dict[str, Result] = {}
@@ -185,10 +185,10 @@ def run_cells(study: PaperStudy, store: Store, say: Callable[[str], None], stopp
     """Runs every cell that has no file yet; returns whether all have one now.
 
     Args:
-      study: whose cells are run.
-      store: of their files.
-      stopped: whether to end before the next cell.
-      say: takes one line after each cell.
+      study: the study whose cells are run.
+      store: holds their files.
+      stopped: returns true to end before the next cell.
+      say: called with one line after each cell.
     Returns: whether every cell has its file.
     """
     spent = expected = 0.0

@@ -31,7 +31,7 @@ def points(score: JsonMapping, *, signed: bool = False) -> str:
 
     Args:
       score: mean with its interval, in [0, 1].
-      signed: it is a difference.
+      signed: whether it is a difference.
     Returns: such as "91 [88, 93]".
     """
     if score["mean"] is None:
@@ -57,7 +57,7 @@ def whole(share: float, signed: bool) -> str:
 
     Args:
       share: in [0, 1].
-      signed: it is a difference.
+      signed: whether it is a difference.
     Returns: such as "91" or "+1.2".
     """
     return f"{100 * share:+.1f}".replace("-", "−") if signed else f"{round(100 * share)}"

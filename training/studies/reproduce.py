@@ -41,7 +41,7 @@ def reproduce(
 
     Args:
       name: of a study, or "all".
-      out: folder of all files.
+      out: folder for all files.
       config: file or short name; the study's own if not given.
       overrides: key=value.
       report_only: run nothing; write what the finished cells say.
@@ -96,8 +96,8 @@ def make(name: str, out: Path, config: str | Path | None, overrides: Sequence[st
     """The study with its config.
 
     Args:
-      name: of a study.
-      out: folder of all files.
+      name: name of a study.
+      out: folder for all files.
       config: file or short name; the study's own if not given.
       overrides: key=value.
     Returns: the study.
@@ -114,7 +114,7 @@ def run_study(study: PaperStudy, out: Path, *, report_only: bool = False) -> tup
 
     Args:
       study: with its config.
-      out: folder of its files.
+      out: folder for its files.
       report_only: run nothing.
     Returns: whether every cell is done, and the page.
     """

@@ -18,7 +18,7 @@ class TuningRow:
     """A way to fine-tune.
 
     Attributes:
-      label: in tables and figures.
+      label: name in tables and figures.
       rates: learning rates to choose from; a row of the sweep has none and takes those of `rate_of`.
       seeded: of the rates, those with which every seed runs; empty for the one that the rule chooses.
       rate_of: the row whose rate it takes, of several seeded ones the last.

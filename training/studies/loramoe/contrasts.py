@@ -90,7 +90,7 @@ def kept_at(
     Args:
       base: `test` of the base's cell.
       run: with `kept` in its snapshots.
-      level: of the measure.
+      level: value of the measure.
       measure: what is held equal.
     Returns: [facts], between 0 and 1; None where it never gets there.
     """
@@ -121,8 +121,8 @@ def best_at(
     Args:
       base: `test` of the base's cell.
       runs: of one way, several a seed where it ran at several learning rates.
-      level: of the measure.
-      facts: that the base knows.
+      level: value of the measure.
+      facts: the facts that the base knows.
       measure: what is held equal.
     Returns: by seed.
     """
@@ -197,9 +197,9 @@ def contrasts(
     Args:
       base: `test` of the base's cell.
       runs: with the rates that all seeds ran with.
-      facts: that the base knows.
+      facts: the facts that the base knows.
       pairs: rows a and b by name, as b − a.
-      levels: of the measure.
+      levels: values of the measure.
       measure: what is held equal.
     Returns: plain JSON: `levels`, `pairs` with an entry or null a level, `kept` by row with mean, number of
       seeds, the learning `rates` that stand for it, and how many runs' first snapshot lies beyond (`early`:

@@ -77,8 +77,8 @@ class EmbeddedExams:
     """Of a base that was pretrained on the embedded facts; see `Exams`.
 
     Args:
-      sizes: of the examinations.
-      tokenizer: of the base.
+      sizes: how much each examination asks.
+      tokenizer: the base's tokenizer.
     """
 
     def __init__(self, sizes: ExamSizes, tokenizer: "PreTrainedTokenizerBase"):

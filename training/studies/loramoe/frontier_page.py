@@ -22,10 +22,10 @@ SMALL = 0.03
 
 
 def page(title: str, summary: StudySummary) -> Page:
-    """Everything, from the summary alone.
+    """The whole page, from the summary alone.
 
     Args:
-      title: of the page.
+      title: the page's title.
       summary: of `training.studies.loramoe.frontier.summarise`.
     Returns: the page with its figures.
     """
@@ -301,7 +301,7 @@ def effects(test: JsonMapping | None, labels: Mapping[str, str]) -> list[PageTab
 
     Args:
       test: of `frontier.row_test`.
-      labels: of the rows.
+      labels: labels of the rows.
     Returns: at most one table.
     """
     if test is None:
@@ -351,7 +351,7 @@ def where_equal(
 
     Args:
       found: of `contrasts.contrasts`.
-      labels: of the rows.
+      labels: labels of the rows.
       what: is at a level, tasks or pass@1 in percent, or KL in nats.
       title: what is equal.
     Returns: at most one section.

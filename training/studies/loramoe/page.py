@@ -48,10 +48,10 @@ CHANCE = {
 
 
 def page(title: str, summary: StudySummary) -> Page:
-    """Everything, from the summary alone.
+    """The whole page, from the summary alone.
 
     Args:
-      title: of the page.
+      title: the page's title.
       summary: of `summarise`, or of a study on a pretrained base.
     Returns: the page with its figures.
     """

@@ -53,8 +53,8 @@ def pretrained_settings(
     """All of the examinations that a cell's result depends on; files by their name and content.
 
     Args:
-      sizes: of the examinations.
-      pretrained: the config's part about such bases.
+      sizes: how much each examination asks.
+      pretrained: the part of the config about such bases.
       instructions: file that is learned and asked in place of the embedded tasks.
     Returns: plain JSON.
     """
@@ -74,9 +74,9 @@ class PretrainedExams:
     """See the module, and `training.studies.loramoe.exams.Exams`.
 
     Args:
-      sizes: of the examinations.
-      pretrained: the config's part about such bases.
-      tokenizer: of the base.
+      sizes: how much each examination asks.
+      pretrained: the part of the config about such bases.
+      tokenizer: the base's tokenizer.
       base: the base itself, which divergence is measured from.
       found: what `of_base` found; None before it is called.
       instructions: asked in place of the embedded tasks.

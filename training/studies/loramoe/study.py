@@ -64,8 +64,8 @@ def make(config: LoramoeConfig, out: Path) -> "LoramoeStudy":
     """The study, with its bases in a folder.
 
     Args:
-      config: of the study.
-      out: folder of its files.
+      config: the study's config.
+      out: folder for its files.
     Returns: the study.
     """
     return LoramoeStudy(config, out)
@@ -216,7 +216,7 @@ class LoramoeStudy:
 
         Args:
           cell: a base's or a fine-tuning's.
-          stopped: whether the run is to end.
+          stopped: returns true once the run should end.
         Returns: its measures, as plain JSON.
         """
         if cell.name.startswith("base"):
@@ -272,8 +272,8 @@ class LoramoeStudy:
         """Knowledge and tasks, at the end.
 
         Args:
-          cell: that is done.
-          result: of `run`.
+          cell: a finished cell.
+          result: what `run` returned.
         Returns: one line.
         """
         if "texts" in result:

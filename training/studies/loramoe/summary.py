@@ -71,7 +71,7 @@ def summarise(runs: TunedRuns, main: Sequence[str], volumes: Sequence[int]) -> J
     """Everything that the page shows, as plain JSON.
 
     Args:
-      runs: with their bases.
+      runs: all runs with their bases.
       main: names of the rows that are compared.
       volumes: numbers of samples, ascending.
     Returns: plain JSON.
@@ -94,7 +94,7 @@ def trajectory(runs: TunedRuns, run: TunedRun) -> list[dict[str, float]]:
     """The measures of a run from its base (volume 0) on.
 
     Args:
-      runs: with their bases.
+      runs: all runs with their bases.
       run: one of them.
     Returns: a point for each volume.
     """
@@ -124,7 +124,7 @@ def common_level(runs: TunedRuns, compared: Sequence[TunedRun]) -> float | None:
     """The highest multiple of STEP that the downstream accuracy of every one of these runs reaches.
 
     Args:
-      runs: with their bases.
+      runs: all runs with their bases.
       compared: the runs in question.
     Returns: in [0, 1]; None if some run reaches no multiple.
     """
@@ -186,7 +186,7 @@ def differences(runs: TunedRuns, sweep: Sequence[tuple[str, str]] = ()) -> list[
     The first are against the runs' own bases, the last those of the sweep.
 
     Args:
-      runs: with their bases.
+      runs: all runs with their bases.
       sweep: pairs of rows (a, b).
     Returns: one entry a pair and measure, with its interval.
     """

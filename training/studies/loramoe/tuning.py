@@ -83,7 +83,7 @@ def stream(
 
     Args:
       rows: of training data.
-      tokenizer: of the base.
+      tokenizer: the base's tokenizer.
       config: of the batches.
       volume: samples.
       form: of instruction rows, instruction or chat.
@@ -142,7 +142,7 @@ class Tuner:
           data: the batches.
           optimizer: its schedule ends with the data.
           volumes: numbers of samples after which to look.
-          stopped: whether to end before the next step.
+          stopped: returns true to end before the next step.
           seed: of new weights and dropout.
         Returns: snapshots, in the order of the volumes.
         """

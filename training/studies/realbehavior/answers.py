@@ -109,9 +109,9 @@ class Questionnaire:
         different sheets of answers.
 
         Args:
-          name: of a simulated respondent.
+          name: name of a simulated respondent.
           seeds: how many.
-          stopped: whether to end before the next seed.
+          stopped: returns true to end before the next seed.
         Returns: plain JSON.
         """
         found: dict[bytes, list[Result]] = {}

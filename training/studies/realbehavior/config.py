@@ -47,7 +47,7 @@ class Tuned:
     """A row of the LoRAMoE study whose answers are followed.
 
     Attributes:
-      label: in tables and figures.
+      label: name in tables and figures.
       rate: its learning rate; the study that compares the rows chooses one.
     """
 
@@ -60,7 +60,7 @@ class Reinforced:
     """The run of the StepCoder study whose answers are followed.
 
     Attributes:
-      label: in tables and figures.
+      label: name in tables and figures.
       row, regime: of that study.
       seeds: runs; seed s starts from that study's base s mod bases.
       rounds: of rollouts.

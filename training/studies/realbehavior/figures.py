@@ -20,7 +20,7 @@ def verdicts(summary: BehaviorSummary, labels: Mapping[str, str]) -> Picture:
     """Respondents x criteria x constructs, filled by the share of runs or seeds with each verdict.
 
     Args: labels: of the models, and of the simulated respondents below them, in order.
-      summary: of `summarize`.
+      summary: what `summarize` returned.
     Returns: the figure with its caption.
     """
     found = {**summary["respondents"], **summary["nulls"]}

@@ -14,11 +14,11 @@ from training.studies.realbehavior.summary import BASE, CODE_BASE, REINFORCED, V
 
 
 def page(title: str, summary: BehaviorSummary) -> Page:
-    """Everything, from the summary alone.
+    """The whole page, from the summary alone.
 
     Args:
-      title: of the page.
-      summary: of `summarize`.
+      title: the page's title.
+      summary: what `summarize` returned.
     Returns: the page with its figures.
     """
     question = (
@@ -106,8 +106,8 @@ def moved(summary: BehaviorSummary, name: str) -> ClaimVerdict:
     """Is the mean |Δ| at the end above the least that counts?
 
     Args:
-      summary: of `summarize`.
-      name: of a row.
+      summary: what `summarize` returned.
+      name: name of a row.
     Returns: the verdict with its reason.
     """
     row, least = summary["rows"][name], summary["settings"]["drift"]
@@ -131,8 +131,8 @@ def restricted(summary: BehaviorSummary, name: str) -> ClaimVerdict:
     """Does the ratio of dispersions at the end lie below 1?
 
     Args:
-      summary: of `summarize`.
-      name: of a row.
+      summary: what `summarize` returned.
+      name: name of a row.
     Returns: the verdict with its reason.
     """
     row = summary["rows"][name]
@@ -162,7 +162,7 @@ def sound(summary: BehaviorSummary, right: str) -> ClaimVerdict:
     """Are conclusions wrong no more often than the goal, of respondents whose right conclusion is known?
 
     Args:
-      summary: of `summarize`.
+      summary: what `summarize` returned.
       right: the right conclusion of the respondents that are counted.
     Returns: the verdict with its reason.
     """
@@ -201,7 +201,7 @@ def number(score: JsonRecord, *, signed: bool = False) -> str:
 
     Args:
       score: mean with its interval.
-      signed: it is a difference.
+      signed: whether it is a difference.
     Returns: such as "0.41 [0.32, 0.50]".
     """
     if score["mean"] is None:

@@ -102,8 +102,8 @@ class PretrainedStudy:
         """Asks one model in one way.
 
         Args:
-          cell: of `cells`.
-          stopped: whether the run is to end.
+          cell: one of `cells`.
+          stopped: returns true once the run should end.
         Returns: verdicts, scores and style as plain JSON; against the base, for a fine-tuning.
         """
         model, _, name = cell.name.rpartition("-")
@@ -163,8 +163,8 @@ class PretrainedStudy:
         """How many constructs may be believed.
 
         Args:
-          cell: that is done.
-          result: of `run`.
+          cell: a finished cell.
+          result: what `run` returned.
         Returns: one line.
         """
         found = list(conclusions(result["verdicts"]).values())

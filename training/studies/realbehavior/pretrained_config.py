@@ -18,7 +18,7 @@ class AskedWay:
       personas: who the model is told to be, as in `suite=behavior`.
       situations: tasks of conduct for each construct; 0 for none.
       temperature, max_new_tokens: of written answers.
-      form: what a question is to the model.
+      form: how a question is presented to the model.
       batch_size: questions asked at once.
     """
 
@@ -45,7 +45,7 @@ class FineTuned:
     """A fine-tuning of the pretrained model.
 
     Attributes:
-      label: in tables and figures.
+      label: name in tables and figures.
       config: of `python -m training sft`; its base and output are the study's.
     """
 

@@ -27,11 +27,11 @@ STATISTICS = {
 
 
 def page(title: str, summary: JsonMapping) -> Page:
-    """Everything, from the summary alone.
+    """The whole page, from the summary alone.
 
     Args:
-      title: of the page.
-      summary: of `PretrainedStudy.summary`.
+      title: the page's title.
+      summary: what `PretrainedStudy.summary` returned.
     Returns: the page with its figure.
     """
     question = (
@@ -221,7 +221,7 @@ def described(summary: JsonMapping) -> Picture:
     """r of each construct's score with its own described trait, and the largest |r| with another trait.
 
     Args:
-      summary: of `PretrainedStudy.summary`.
+      summary: what `PretrainedStudy.summary` returned.
     Returns: the figure with its caption.
     """
     labels = names_of(summary)

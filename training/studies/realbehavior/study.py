@@ -45,8 +45,8 @@ def make(config: RealbehaviorConfig, out: Path) -> "RealbehaviorStudy | Pretrain
     """The study; its bases lie where the other studies have them, or are pretrained models.
 
     Args:
-      config: of the study.
-      out: folder of its files.
+      config: the study's config.
+      out: folder for its files.
     Returns: the study.
     """
     if config.pretrained is not None:
@@ -154,8 +154,8 @@ class RealbehaviorStudy:
         """Asks one base, one fine-tuning or one run of reinforcement learning on its way, or one null.
 
         Args:
-          cell: of `cells`.
-          stopped: whether the run is to end.
+          cell: one of `cells`.
+          stopped: returns true once the run should end.
         Returns: its answers, as plain JSON.
         """
         if cell.name.startswith("null-"):
@@ -242,8 +242,8 @@ class RealbehaviorStudy:
         """How many constructs may be believed.
 
         Args:
-          cell: that is done.
-          result: of `run`.
+          cell: a finished cell.
+          result: what `run` returned.
         Returns: one line.
         """
         if cell.name.startswith("null-"):

@@ -74,7 +74,7 @@ def scores(snapshot: AnswerSnapshot, kind: str = "expected") -> np.ndarray:
     """All scales of a snapshot [K, P, C]; kind is expected or chosen.
 
     Args:
-      snapshot: of one model.
+      snapshot: answers of one model.
       kind: "expected" over options, or the option "chosen".
     Returns: the array.
     """
@@ -86,8 +86,8 @@ def deltas(base: AnswerSnapshot, tuned: AnswerSnapshot, kind: str = "expected") 
     and conditions. NaN where the base's scores do not vary.
 
     Args:
-      base, tuned: of the same people.
-      kind: as of `scores`.
+      base, tuned: answers of the same people.
+      kind: as in `scores`.
     Returns: in standard deviations of the base.
     """
     pairs = zip(scores(base, kind), scores(tuned, kind), strict=True)
@@ -103,8 +103,8 @@ def drift(base: AnswerSnapshot, tuned: AnswerSnapshot, kind: str = "expected") -
     """Mean |Δ| over scales. It has no noise: the same people answer, and an unchanged model answers alike.
 
     Args:
-      base, tuned: of the same people.
-      kind: as of `scores`.
+      base, tuned: answers of the same people.
+      kind: as in `scores`.
     Returns: in standard deviations of the base.
     """
     return _mean(np.abs(deltas(base, tuned, kind)))
@@ -117,8 +117,8 @@ def dispersion(base: AnswerSnapshot, tuned: AnswerSnapshot, kind: str = "expecte
     that a scale on which the base hardly varies does not decide. NaN where the base does not vary at all.
 
     Args:
-      base, tuned: of the same people.
-      kind: as of `scores`.
+      base, tuned: answers of the same people.
+      kind: as in `scores`.
     Returns: the ratio.
     """
     before, after = (scores(s, kind).mean(axis=2).var(axis=1, ddof=1).sum() for s in (base, tuned))
@@ -129,7 +129,7 @@ def signal(snapshot: AnswerSnapshot, key: ScoringKey) -> float:
     """Mean r over scales of people's scores with what their descriptions say; 0 where scores do not vary.
 
     Args:
-      snapshot: of one model.
+      snapshot: answers of one model.
       key: what descriptions say.
     Returns: in [-1, 1].
     """
@@ -144,7 +144,7 @@ def flattering(base: AnswerSnapshot, tuned: AnswerSnapshot, key: ScoringKey) -> 
     """Mean Δ over the scales that can flatter, positive towards what is desirable.
 
     Args:
-      base, tuned: of the same people.
+      base, tuned: answers of the same people.
       key: which direction is desirable.
     Returns: in standard deviations of the base.
     """
@@ -226,7 +226,7 @@ def within(base: AnswerSnapshot, tuned: AnswerSnapshot) -> Result:
     A draw has the same people of base and tuned model. Such intervals are of other people, not of other runs.
 
     Args:
-      base, tuned: of the same people.
+      base, tuned: answers of the same people.
     Returns: plain JSON.
     """
     before, after = scores(base), scores(tuned)
@@ -271,7 +271,7 @@ def wrong(name: str, result: JsonRecord) -> Result:
     sampling error: its rate is exact, and has no interval.
 
     Args:
-      name: of the simulated respondent.
+      name: name of the simulated respondent.
       result: its verdicts, counted over seeds.
     Returns: plain JSON.
     """

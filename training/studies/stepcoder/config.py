@@ -17,7 +17,7 @@ class StepcoderRow:
     """A way to practice.
 
     Attributes:
-      label: in tables and figures.
+      label: name in tables and figures.
       method: ppo, or sft on the canonical solutions of the same problems.
       curriculum, mask: as of `training ppo`.
       adapter: what is trained; null takes that of the PPO config.
@@ -48,7 +48,7 @@ class StepcoderRegime:
     """What is practiced on, and when the curriculum moves on there.
 
     Attributes:
-      label: in tables and figures.
+      label: name in tables and figures.
       rounds: as of the study, which null takes; a row's own come first.
       problems: of the embedded ones; all regimes must hold out the same. Which tests practice keeps, where
         it keeps fewer, is drawn by the run's seed.

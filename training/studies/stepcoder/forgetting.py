@@ -56,7 +56,7 @@ def of_base(
     Args:
       config: how much is asked.
       lm: the base.
-      tokenizer: of the base.
+      tokenizer: the base's tokenizer.
       prompts: held-out problems, as they are put to it.
       new_tokens: of an answer at most.
     Returns: `asked`, the numbers of the facts that are `known` and their `relations`, and `texts`: ids of
@@ -106,7 +106,7 @@ class Forgetting:
     Args:
       config: how much is asked.
       base: the base itself, which divergence is measured from.
-      tokenizer: of the base.
+      tokenizer: the base's tokenizer.
       found: what `of_base` found.
     """
 

@@ -77,7 +77,7 @@ def measure(
     Args:
       forward: how the policy computes.
       gradient: batches and numbers of tests.
-      stopped: whether to end before the next batch.
+      stopped: returns true to end before the next batch.
       setup: of a run that would start here; its problems are not used, its seed draws the batches.
       rl: of that run; there is no KL penalty here.
     Returns: plain JSON.

@@ -57,11 +57,11 @@ CLAIMS = (
 
 
 def page(title: str, summary: StudySummary) -> Page:
-    """Everything, from the summary alone.
+    """The whole page, from the summary alone.
 
     Args:
-      title: of the page.
-      summary: of `summarize`.
+      title: the page's title.
+      summary: what `summarize` returned.
     Returns: the page with its figures.
     """
     question = (

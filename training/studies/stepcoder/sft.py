@@ -151,7 +151,7 @@ def encoded(problem: Problem, form: PromptForm, tokenizer: "PreTrainedTokenizerB
     Args:
       problem: with a canonical solution.
       form: of the prompt.
-      tokenizer: of the base.
+      tokenizer: the base's tokenizer.
     Returns: tokens, and which are targets.
     """
     prompt = make_prompt(tokenizer, problem, "", form)

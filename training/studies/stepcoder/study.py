@@ -62,8 +62,8 @@ def make(config: StepcoderConfig, out: Path) -> "StepcoderStudy":
     """The study, with its bases and the run in progress in a folder.
 
     Args:
-      config: of the study.
-      out: folder of its files.
+      config: the study's config.
+      out: folder for its files.
     Returns: the study.
     """
     return StepcoderStudy(config, out)
@@ -231,7 +231,7 @@ class StepcoderStudy:
         """One run of reinforcement learning, or of fine-tuning on the solutions.
 
         Args:
-          run: that is planned.
+          run: the planned run.
           base: number of the base.
         Returns: the cell; what it does is in its settings.
         """
@@ -263,7 +263,7 @@ class StepcoderStudy:
         """The config of a run, but for its base and folder.
 
         Args:
-          run: that is planned.
+          run: the planned run.
         Returns: the shared config with what the row, the regime and the seed change.
         """
         way, where, shared = self.config.rows[run.row], self.config.regimes[run.regime], self._shared
@@ -287,8 +287,8 @@ class StepcoderStudy:
         """Pretrains a base, or runs PPO from one; a run that was stopped is resumed.
 
         Args:
-          cell: of `cells`.
-          stopped: whether the run is to end.
+          cell: one of `cells`.
+          stopped: returns true once the run should end.
         Returns: its measures, as plain JSON.
         """
         shared = self._shared
@@ -334,8 +334,8 @@ class StepcoderStudy:
         """Held-out pass@1 at the start and at the end, or cosines of the gradients.
 
         Args:
-          cell: that is done.
-          result: of `run`.
+          cell: a finished cell.
+          result: what `run` returned.
         Returns: one line.
         """
         if "batches" in result:

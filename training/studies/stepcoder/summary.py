@@ -72,9 +72,9 @@ def summarize(runs: Sequence[StepcoderRun], rows: Sequence[str], regimes: Sequen
     """Everything that the page shows, as plain JSON.
 
     Args:
-      runs: of all rows and regimes.
-      rows: in the order of the tables.
-      regimes: in the order of the tables.
+      runs: runs of all rows and regimes.
+      rows: row names, in the order of the tables.
+      regimes: regime names, in the order of the tables.
     Returns: plain JSON.
     """
     by_regime: JsonObject = {}
