@@ -1,7 +1,7 @@
 """The studies of `python -m training reproduce`: each puts the claims of one paper to the test.
 
-A study is a module with the dataclass of its config and `make(config, folder)`, which gives a
-`training.studies.cells.PaperStudy`; it is named in STUDIES, and its config is reproduce/NAME.
+A study is a module with its config's dataclass and `make(config, folder)`, which returns a
+`training.studies.cells.PaperStudy`; it is listed in STUDIES, and its config is reproduce/NAME.
 """
 
 STUDIES = {

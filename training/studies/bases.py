@@ -1,4 +1,4 @@
-"""The models that a study starts from: pretrained by one config, a seed each, or checkpoints."""
+"""The models that a study starts from: pretrained from one config with different seeds, or checkpoints."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from training.studies.cells import StoppedError, digest
 from training.supervised.config import PretrainConfig
 from training.supervised.pretrain import main as pretrain
 
-# what a base depends on, of its config
+# the parts of its config that a base depends on
 KEPT = ("steps", "seed", "model", "data", "optimizer", "init_std")
 
 
@@ -19,10 +19,10 @@ class Bases:
     """Where the bases of a study are, and how they are made.
 
     Attributes:
-      config: pretraining config; number b takes its seeds plus b.
-      checkpoints: folders or hub ids instead, by number; the config is then not read.
-      out: folder of the command; bases lie in OUT/bases, where every study finds them.
-      name: what a base's folder begins with.
+      config: pretraining config; base number b adds b to its seeds.
+      checkpoints: folders or hub ids to use instead, by number; the config is then not read.
+      out: the command's output folder; bases are in OUT/bases, where every study finds them.
+      name: prefix of a base's folder name.
       scale: share of the pretraining steps.
       depends: what else a base's data depends on.
     """
@@ -35,7 +35,7 @@ class Bases:
     depends: JsonMapping = field(default_factory=dict)
 
     def pretraining(self, number: int) -> JsonObject:
-        """The resolved config, as plain values, of a base that is pretrained here."""
+        """The resolved config, as plain values, of a base that the study pretrains."""
         values = configs.to_dict(configs.load(PretrainConfig, self.config))
         if values["steps"] is not None:
             values["steps"] = max(1, round(values["steps"] * self.scale))
@@ -46,20 +46,20 @@ class Bases:
         return values
 
     def settings(self, number: int) -> JsonObject:
-        """All that a base depends on, as plain JSON."""
+        """Everything that a base depends on, as plain JSON."""
         if self.checkpoints:
             return {"checkpoint": self.checkpoints[number]}
         found = self.pretraining(number)
         return {key: found[key] for key in KEPT} | dict(self.depends)
 
     def folder(self, number: int) -> Path:
-        """Of a base that is pretrained here."""
+        """Folder of a base that the study pretrains."""
         return self.out / "bases" / f"{self.name}{number}-{digest(self.settings(number))}"
 
     def export(self, number: int) -> str:
-        """A base's checkpoint; one that is not there, or was deleted, is pretrained first.
+        """A base's checkpoint; if it is missing or was deleted, it is pretrained first.
 
-        Raises: StoppedError if that was stopped; the same call goes on.
+        Raises: StoppedError if pretraining was stopped; the same call resumes it.
         """
         if self.checkpoints:
             return self.checkpoints[number]
@@ -72,11 +72,11 @@ class Bases:
         return str(folder / "export")
 
     def there(self, number: int) -> bool:
-        """Whether no pretraining is to be done."""
+        """Whether the base exists, so that no pretraining is needed."""
         return bool(self.checkpoints) or (self.folder(number) / "export").exists()
 
     def about(self) -> JsonObject:
-        """For the page: what number 0 is."""
+        """What base number 0 is, for the page."""
         if self.checkpoints:
             return {"checkpoints": list(self.checkpoints)}
         base = self.pretraining(0)
@@ -87,8 +87,8 @@ def check(checkpoints: Sequence[str], bases: int) -> None:
     """Raises ValueError unless there are as many checkpoints as bases, or none.
 
     Args:
-      checkpoints: given ones, in the bases' order.
-      bases: that the study needs.
+      checkpoints: the given checkpoints, in the order of the bases.
+      bases: how many the study needs.
     """
     if checkpoints and len(checkpoints) != bases:
         raise ValueError(

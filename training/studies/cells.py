@@ -1,11 +1,11 @@
-"""A study is a list of cells; each leaves one file, and a cell that has left its file is not run again.
+"""A study is a list of cells; each writes one file, and a cell that has its file is not run again.
 
-    OUT/cells/STUDY/NAME-DIGEST.json   settings, result, seconds and commit of one cell, written whole
-    OUT/STUDY.json                     what all cells say together
+    OUT/cells/STUDY/NAME-DIGEST.json   settings, result, seconds and commit of one cell, written atomically
+    OUT/STUDY.json                     the summary of all cells
     OUT/STUDY.html, OUT/figures/       the page, and its figures
 
-The digest is of the settings that a result depends on: with other settings a cell is another cell, and those
-that are not concerned stay valid.
+The digest covers the settings that a result depends on: a cell with other settings is a different cell, and
+cells that a change does not affect stay valid.
 """
 
 import hashlib
@@ -21,10 +21,10 @@ from training.runtime.atomic import write_whole
 from training.studies.page import Page
 
 Result = JsonObject
-# by the name of the cell
+# by cell name
 Results = Mapping[str, Result]
 Stopped = Callable[[], bool]
-# what the cells of a study say together, as plain JSON
+# the summary of a study's cells, as plain JSON
 StudySummary = JsonMapping
 
 
@@ -38,9 +38,9 @@ class StudyCell:
 
     Attributes:
       name: unique in the study; part of a file name.
-      settings: all that the result depends on, as plain JSON.
-      title: for the person watching.
-      cost: how long it takes, in seconds of two quiet cores; for telling the time that remains.
+      settings: everything that the result depends on, as plain JSON.
+      title: shown to the person watching.
+      cost: how long it takes, in seconds on two idle cores; used to estimate the remaining time.
     """
 
     name: str
@@ -54,7 +54,7 @@ class StudyCell:
         return f"{self.name}-{digest(self.settings)}.json"
 
 
-# keys that settings have had since results were filed, with the value by which nothing changed
+# keys added to settings after results were filed, with the value that changes nothing
 LATER: JsonObject = {
     "decay_to": "zero",
     "l2_sp": 0.0,
@@ -65,7 +65,7 @@ LATER: JsonObject = {
 
 
 def digest(settings: JsonMapping) -> str:
-    """Eight characters that tell these settings from others; later keys count where they are used."""
+    """Eight characters that identify these settings; keys added later count only where they are used."""
     text = json.dumps(_without_later(settings), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -78,27 +78,27 @@ def _without_later(value: object) -> object:
 
 
 class PaperStudy(Protocol):
-    """What `reproduce` asks of a study.
+    """What `reproduce` needs from a study.
 
     Attributes:
-      name: of its command and files. title: of its page.
+      name: name of its command and files. title: title of its page.
     """
 
     name: str
     title: str
 
     def cells(self, results: Results) -> list[StudyCell]:
-        """The cells in the order in which they run, the most telling first. Later ones may depend on the
-        results of earlier ones (a learning rate that was chosen) and be left out until those are there."""
+        """The cells in the order in which they run, the most informative first. Later cells may depend on the
+        results of earlier ones (such as a chosen learning rate) and are left out until those exist."""
         ...
 
     def run(self, cell: StudyCell, stopped: Stopped) -> Result:
-        """Does the work of one cell; raises StoppedError soon after `stopped()` turns true.
+        """Does the work of one cell; raises StoppedError soon after `stopped()` becomes true.
 
         Args:
           cell: one of `cells`.
           stopped: returns true once the run should end.
-        Returns: what is kept of the cell, as plain JSON.
+        Returns: what is kept from the cell, as plain JSON.
         """
         ...
 
@@ -113,7 +113,7 @@ class PaperStudy(Protocol):
         ...
 
     def summary(self, results: Results) -> JsonObject:
-        """What the cells say together, as plain JSON: tables, statistics, verdicts. Some may be missing."""
+        """The cells' joint results as plain JSON: tables, statistics, verdicts. Some cells may be missing."""
         ...
 
     def page(self, summary: JsonMapping) -> Page:
@@ -122,11 +122,11 @@ class PaperStudy(Protocol):
 
 
 class Store:
-    """The cells' files of one study."""
+    """The cell files of one study."""
 
     def __init__(self, folder: Path, commit: str = ""):
         self.folder = folder
-        self._commit = commit  # of the code that runs cells, to be noted in their files
+        self._commit = commit  # of the code that runs cells; recorded in their files
 
     def read(self, cell: StudyCell) -> Result | None:
         """A finished cell's result."""
@@ -139,23 +139,23 @@ class Store:
             raise ValueError(f"{path} holds no result of a cell; delete it to run the cell again") from error
 
     def write(self, cell: StudyCell, result: Result, seconds: float) -> None:
-        """Leaves the file whole or not at all.
+        """Writes the file atomically.
 
         Args:
           cell: a finished cell.
-          result: as plain JSON.
-          seconds: that it took.
+          result: its result, as plain JSON.
+          seconds: how long it took.
         """
         record = {"name": cell.name, "settings": dict(cell.settings), "seconds": round(seconds, 2)}
         record["commit"] = self._commit
         write_whole(self.folder / cell.file, json.dumps(record | {"result": result}, indent=1) + "\n")
 
     def seconds(self, cells: list[StudyCell]) -> float:
-        """Time that the finished ones among these cells took."""
+        """How long the finished cells among these took."""
         return sum(record["seconds"] for record in self._records(cells))
 
     def commits(self, cells: list[StudyCell]) -> list[str]:
-        """Of the code that ran the finished ones among these cells, where their files tell it."""
+        """Commits of the code that ran the finished cells among these, where their files record it."""
         found = (record.get("commit") for record in self._records(cells))
         return list(dict.fromkeys(commit for commit in found if commit))
 
@@ -165,12 +165,12 @@ class Store:
 
 
 def finished(study: PaperStudy, store: Store) -> tuple[dict[str, Result], list[StudyCell]]:
-    """Results that are there, by name, and the cells that can be told from them: until no more come up.
+    """The existing results by name, and all cells that can be determined from them.
 
     Args:
       study: its cells may depend on earlier results.
       store: holds their files.
-    Returns: results by name, and cells in their order.
+    Returns: results by name, and cells in order.
     """
     results: dict[str, Result] = {}
     while True:

@@ -1,4 +1,4 @@
-"""Means over runs with their intervals: as JSON, as a verdict, in words; the same in every study."""
+"""Means over runs with their intervals, as JSON, as a verdict and in words; shared by all studies."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from training.studies.page import ClaimOutcome
 
 
 def interval(values: Sequence[float]) -> JsonObject:
-    """Mean with its 95 % t interval over runs as JSON: null where there is none, as with one run."""
+    """Mean with its 95 % t interval over runs as JSON; null where there is none, as with one run."""
     kept = [value for value in values if math.isfinite(value)]
     score: Score = mean_score(kept, interval="t")
     numbers = {"mean": score.value, "low": score.low, "high": score.high}
@@ -17,7 +17,7 @@ def interval(values: Sequence[float]) -> JsonObject:
 
 
 def judged(difference: JsonMapping | None) -> ClaimOutcome:
-    """Shown where the whole interval lies above 0, refuted where it lies below, else not shown."""
+    """Shown if the whole interval lies above 0, refuted if it lies below, else not shown."""
     if difference is None or difference["low"] is None:
         return "not shown"
     if difference["low"] > 0:
@@ -26,13 +26,13 @@ def judged(difference: JsonMapping | None) -> ClaimOutcome:
 
 
 def points(score: JsonMapping, *, signed: bool = False) -> str:
-    """A score in percent with its interval, if there is one. That of a share ends at 0 and 100; a difference
-    has a sign and a decimal.
+    """A score in percent with its interval, if there is one. A share's interval is cut at 0 and 100; a
+    difference has a sign and one decimal.
 
     Args:
       score: mean with its interval, in [0, 1].
       signed: whether it is a difference.
-    Returns: such as "91 [88, 93]".
+    Returns: for example "91 [88, 93]".
     """
     if score["mean"] is None:
         return "–"
@@ -43,32 +43,32 @@ def points(score: JsonMapping, *, signed: bool = False) -> str:
 
 
 def pairs(difference: JsonMapping) -> str:
-    """Of how many pairs a difference is.
+    """How many pairs a difference rests on.
 
     Args:
-      difference: with their number, n.
-    Returns: such as "3 pairs".
+      difference: a difference with their number, n.
+    Returns: for example "3 pairs".
     """
     return f"{difference['n']} pair{'s' * (difference['n'] != 1)}"
 
 
 def whole(share: float, signed: bool) -> str:
-    """In percent, a difference with its sign and a decimal.
+    """A share in percent, or a difference with its sign and one decimal.
 
     Args:
-      share: in [0, 1].
+      share: a share in [0, 1].
       signed: whether it is a difference.
-    Returns: such as "91" or "+1.2".
+    Returns: for example "91" or "+1.2".
     """
     return f"{100 * share:+.1f}".replace("-", "−") if signed else f"{round(100 * share)}"
 
 
 def nats(score: JsonMapping) -> str:
-    """A divergence with its interval, if there is one, which ends at 0.
+    """A divergence with its interval, if there is one, cut at 0.
 
     Args:
       score: mean with its interval, in nats.
-    Returns: such as "1.528 [1.301, 1.755]".
+    Returns: for example "1.528 [1.301, 1.755]".
     """
     if score["mean"] is None:
         return "–"

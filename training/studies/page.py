@@ -1,6 +1,6 @@
-"""One self-contained HTML page of one study or several, and the figures beside it as SVG.
+"""One self-contained HTML page for one or more studies, and its figures as separate SVG files.
 
-Not covered: what stands on it; a study says that (`PaperStudy.page`).
+Each study decides what its page contains (`PaperStudy.page`).
 """
 
 import io
@@ -23,10 +23,10 @@ ClaimOutcome = Literal["shown", "not shown", "refuted at this scale"]
 
 
 class ClaimVerdict(NamedTuple):
-    """A claim, what came out, and by what it was judged.
+    """A claim, its outcome, and the evidence it was judged by.
 
     Attributes:
-      paper: the paper's own figures, with how well they are known.
+      paper: the paper's own figures, and how reliably they are known.
     """
 
     claim: str
@@ -36,7 +36,7 @@ class ClaimVerdict(NamedTuple):
 
 
 class PageTable(NamedTuple):
-    """Cells are text; those of every column but the first are set to the right."""
+    """Cells are text; every column but the first is right-aligned."""
 
     caption: str
     columns: Sequence[str]
@@ -45,7 +45,7 @@ class PageTable(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A figure: its file name without ending, what it shows, the drawing."""
+    """A figure: its file name without suffix, what it shows, and the drawing."""
 
     name: str
     caption: str
@@ -68,7 +68,7 @@ class Page:
     """A study's page.
 
     Attributes:
-      warning: what a reader must know first, as of a plumbing run; empty if nothing.
+      warning: what a reader must know first, for example that it is a plumbing run; may be empty.
       card: seeds, time, machine, command, commit.
     """
 
@@ -80,7 +80,7 @@ class Page:
 
 
 def plumbing(scale: float) -> str:
-    """The warning on a page of less than the whole study."""
+    """The warning on a page of a scaled-down study."""
     if scale == 1:
         return ""
     return (
@@ -89,12 +89,12 @@ def plumbing(scale: float) -> str:
 
 
 def write(pages: Sequence[Page], path: Path, figures: Path) -> None:
-    """Writes the page of one study or several to `path`, and every figure into a folder.
+    """Writes the page of one or more studies to `path`, and every figure into a folder.
 
     Args:
-      pages: in their order.
-      path: of the HTML file.
-      figures: folder of the figures.
+      pages: the pages, in order.
+      path: path of the HTML file.
+      figures: folder for the figures.
     """
     figures.mkdir(parents=True, exist_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,12 +108,12 @@ def write(pages: Sequence[Page], path: Path, figures: Path) -> None:
 
 
 def svg(figure: Figure, description: str) -> str:
-    """A figure as SVG with text that stays text; the same bits for the same figure.
+    """A figure as SVG with text kept as text; the same figure always gives the same bytes.
 
     Args:
-      figure: any.
+      figure: any figure.
       description: for readers who cannot see it.
-    Returns: the element, to be put into a page.
+    Returns: the SVG element, ready to embed in a page.
     """
     FigureCanvasSVG(figure)
     out = io.StringIO()

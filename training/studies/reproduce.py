@@ -1,10 +1,10 @@
-"""Puts a paper's claims to the test, cell by cell, and writes what came out.
+"""Puts a paper's claims to the test, cell by cell, and writes the results.
 
     OUT/STUDY.json, OUT/STUDY.html, OUT/figures/*.svg   the result
-    OUT/cells/STUDY/*.json                              one file a cell; the same command goes on with them
-    OUT/compiled/                                       compiled programs, for cells of the same shapes
+    OUT/cells/STUDY/*.json                              one file per cell; the same command resumes from them
+    OUT/compiled/                                       compiled programs, shared by cells of the same shapes
 
-`all` runs the studies one after the other and puts them on one page, OUT/reproduce.html.
+`all` runs the studies one after another and puts them on one page, OUT/reproduce.html.
 """
 
 import json
@@ -37,16 +37,16 @@ from training.studies.cells import PaperStudy, Store, finished, run_cells
 def reproduce(
     name: str, out: Path, config: str | Path | None, overrides: Sequence[str], *, report_only: bool = False
 ) -> bool:
-    """Runs a study, or all, and writes its files; returns whether every cell is done.
+    """Runs one study or all of them, and writes their files.
 
     Args:
-      name: of a study, or "all".
+      name: name of a study, or "all".
       out: folder for all files.
-      config: file or short name; the study's own if not given.
-      overrides: key=value.
-      report_only: run nothing; write what the finished cells say.
+      config: file or short name; by default the study's own.
+      overrides: key=value settings.
+      report_only: run nothing; report on the finished cells.
     Returns: whether every cell is done.
-    Raises: ValueError for an unknown study, or overrides with `all`.
+    Raises: ValueError for an unknown study, or for overrides with `all`.
     """
     if name not in (*STUDIES, "all"):
         raise ValueError(f"a study is one of {', '.join(STUDIES)}, or all; got {name!r}")
@@ -68,9 +68,9 @@ def reproduce(
 
 @contextmanager
 def compiled_kept(folder: Path) -> Iterator[None]:
-    """Cells share what they compile: each is a run of its own, and a short one compiles for longer than it
-    computes. Where JAX_COMPILATION_CACHE_DIR is set, that folder serves."""
-    config: Any = jax.config  # its attributes are made at run time
+    """Lets cells share compiled programs: each cell is a separate run, and a short run spends more time on
+    compiling than on computing. If JAX_COMPILATION_CACHE_DIR is set, that folder is used instead."""
+    config: Any = jax.config  # its attributes are created at run time
     if config.jax_compilation_cache_dir is not None:
         yield
         return
@@ -89,7 +89,7 @@ def compiled_kept(folder: Path) -> Iterator[None]:
 def _update(settings: JsonMapping) -> None:
     for name, value in settings.items():
         jax.config.update(name, value)
-    compilation_cache.reset_cache()  # else the first program compiled has decided for all
+    compilation_cache.reset_cache()  # else the first compiled program would have decided for all
 
 
 def make(name: str, out: Path, config: str | Path | None, overrides: Sequence[str]) -> PaperStudy:
@@ -98,8 +98,8 @@ def make(name: str, out: Path, config: str | Path | None, overrides: Sequence[st
     Args:
       name: name of a study.
       out: folder for all files.
-      config: file or short name; the study's own if not given.
-      overrides: key=value.
+      config: file or short name; by default the study's own.
+      overrides: key=value settings.
     Returns: the study.
     """
     module = import_module(STUDIES[name])
@@ -110,10 +110,10 @@ def make(name: str, out: Path, config: str | Path | None, overrides: Sequence[st
 
 
 def run_study(study: PaperStudy, out: Path, *, report_only: bool = False) -> tuple[bool, pages.Page]:
-    """Runs what is missing of a study, then writes its JSON, figures and page.
+    """Runs a study's missing cells, then writes its JSON, figures and page.
 
     Args:
-      study: with its config.
+      study: the study with its config.
       out: folder for its files.
       report_only: run nothing.
     Returns: whether every cell is done, and the page.
@@ -146,15 +146,15 @@ def run_study(study: PaperStudy, out: Path, *, report_only: bool = False) -> tup
 
 
 def run_card(done: int, cells: int, seconds: float) -> JsonObject:
-    """By whom a result can be had again: command, commit, machine, date, and how much of it is there.
+    """What is needed to reproduce a result: command, commit, machine, date; and how much of it exists.
 
     Args:
-      done: cells that have a result.
-      cells: of the study.
-      seconds: that they took together.
+      done: number of cells that have a result.
+      cells: number of cells in the study.
+      seconds: how long they took together.
     Returns: plain JSON.
     """
-    words = [shlex.quote(word) for word in sys.argv[1:] if word != "--report-only"]  # that runs nothing
+    words = [shlex.quote(word) for word in sys.argv[1:] if word != "--report-only"]  # it runs nothing
     return {
         "command": " ".join(["python -m training", *words]),
         "commit": commit(),
@@ -166,7 +166,7 @@ def run_card(done: int, cells: int, seconds: float) -> JsonObject:
 
 
 def commit() -> str:
-    """The checkout's commit, with a + where files differ from it; "unknown" outside of one."""
+    """The checkout's commit, with a + if files differ from it; "unknown" outside a checkout."""
     here = Path(__file__).parent
     try:
         found = subprocess.run(

@@ -1,4 +1,4 @@
-"""The config of the LoRAMoE study: its rows, how many runs of each, how they are measured."""
+"""The config of the LoRAMoE study: its rows, how many runs each has, and how they are measured."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -19,15 +19,15 @@ class TuningRow:
 
     Attributes:
       label: name in tables and figures.
-      rates: learning rates to choose from; a row of the sweep has none and takes those of `rate_of`.
-      seeded: of the rates, those with which every seed runs; empty for the one that the rule chooses.
-      rate_of: the row whose rate it takes, of several seeded ones the last.
-      knowledge_share: closed-book questions among the instructions; null takes the study's.
-      l2_sp: decay towards the starting weights (optimizer.weight_decay with decay_to=start); of adapters, of
-        their update.
-      replay: share of the samples that are texts which the base itself has drawn; of pretrained bases.
-      average: instead of looking at several volumes, look at the end at the base plus these shares of what
-        training changed (WiSE-FT, arXiv:2109.01903); of pretrained bases.
+      rates: learning rates to choose from; rows of the sweep have none and take those of `rate_of`.
+      seeded: the rates with which every seed runs; if empty, the one that the rule chooses.
+      rate_of: the row whose rate it takes (the last rate, if several are seeded).
+      knowledge_share: share of closed-book questions among the instructions; null takes the study's.
+      l2_sp: decay towards the starting weights (optimizer.weight_decay with decay_to=start); for adapters,
+        decay of their update.
+      replay: share of the samples that are texts sampled from the base itself; pretrained bases only.
+      average: instead of measuring at several volumes, measure at the end the base plus these shares of what
+        training changed (WiSE-FT, arXiv:2109.01903); pretrained bases only.
     """
 
     label: str
@@ -59,18 +59,18 @@ class TuningRow:
 
 @dataclass(frozen=True)
 class PretrainedConfig:
-    """How models of a base pretrained elsewhere are examined; see `training.studies.loramoe.pretrained`.
+    """How models from a base pretrained elsewhere are examined; see `training.studies.loramoe.pretrained`.
 
     Attributes:
-      divergence_tasks: held-out tasks on whose texts the divergence from the base is measured.
-      plain_facts: facts on whose statements, as plain text, it is measured besides; 0 leaves that out.
-      own_tokens: the longest answers that the base draws to them.
-      said_tokens: the longest answers in which the right one is looked for.
-      choices: facts that are asked with four choices after the last snapshot.
-      few_shot: facts that are asked then with five others before them.
-      files: closed-book questions in files of the user's, asked then with the file's first five before them.
-      file_questions: of each file.
-      rows: texts a batch in examinations.
+      divergence_tasks: number of held-out tasks on whose texts the divergence from the base is measured.
+      plain_facts: number of facts on whose statements, as plain text, it is also measured; 0 skips this.
+      own_tokens: maximum length of the answers that the base samples for these tasks.
+      said_tokens: maximum length of the answers that are searched for the right one.
+      choices: number of facts asked with four choices after the last snapshot.
+      few_shot: number of facts asked then with five others before them.
+      files: the user's files of closed-book questions, asked then after the file's first five.
+      file_questions: questions taken from each file.
+      rows: texts per batch in examinations.
     """
 
     divergence_tasks: int = 28
@@ -101,12 +101,12 @@ class PretrainedConfig:
 
 
 class ExamSizes(NamedTuple):
-    """How much every model is asked, at the scale of the study.
+    """How much every model is asked, at the study's scale.
 
     Attributes:
-      tasks, dev_tasks: held-out task samples of test and dev.
-      facts: held-out facts at most; None for all.
-      scale: of the study, for what else is counted.
+      tasks, dev_tasks: held-out task samples in test and dev.
+      facts: maximum number of held-out facts; None for all.
+      scale: the study's scale, for other counts.
     """
 
     tasks: int
@@ -115,7 +115,7 @@ class ExamSizes(NamedTuple):
     scale: float
 
     def scaled(self, number: int) -> int:
-        """A number of items at this scale."""
+        """Scales a number of items."""
         return max(1, round(number * self.scale))
 
 
@@ -125,30 +125,30 @@ class LoramoeConfig:
 
     Attributes:
       base: pretraining config of the bases; base number b takes seed b.
-      checkpoints: bases that are there already, instead of pretraining any: folders or hub ids, one for each
-        of `bases`; config and data of the base are then not read. They must know the embedded facts, unless
-        `pretrained` is given.
-      pretrained: of checkpoints that were pretrained elsewhere: they are taught and asked in their chat form,
-        and knowledge is what is kept of the facts that they know. Null for bases that the study pretrains.
-      bases: how many bases.
+      checkpoints: existing bases, instead of pretraining any: folders or hub ids, one for each of `bases`;
+        config and data of the base are then not read. They must know the embedded facts, unless `pretrained`
+        is given.
+      pretrained: for checkpoints that were pretrained elsewhere: they are trained and asked in their chat
+        form, and knowledge means the known facts that are kept. Null for bases that the study pretrains.
+      bases: number of bases.
       seeds: runs of every row on each base.
-      rows: by name; `full`, `lora`, `lora_same_rate`, `loramoe`, `loramoe_lbc` and `loramoe_matched` are
+      rows: rows by name; `full`, `lora`, `lora_same_rate`, `loramoe`, `loramoe_lbc` and `loramoe_matched` are
         compared with each other.
       sweep: rows that vary one thing each; run on base 0.
       sweep_seeds: runs of every row of the sweep.
-      samples: instruction samples that are called 1x.
-      volumes: when to look, as multiples of 1x; the largest ends the run.
-      knowledge_share: closed-book questions among the instructions.
-      instructions: file of rows with instruction, input and output, learned and asked in place of the
-        embedded tasks; of pretrained bases.
+      samples: number of instruction samples in 1x.
+      volumes: when to measure, as multiples of 1x; the largest ends the run.
+      knowledge_share: share of closed-book questions among the instructions.
+      instructions: file of rows with instruction, input and output, used for training and tests in place of
+        the embedded tasks; pretrained bases only.
       tolerance: how far below its best dev accuracy a row's learning rate may lie, in standard errors of
         that accuracy.
-      tasks: held-out task samples.
-      dev_tasks: those of the dev split, for the learning rate.
-      facts: held-out facts at most; null takes all.
+      tasks: number of held-out task samples.
+      dev_tasks: number of samples in the dev split, for the learning rate.
+      facts: maximum number of held-out facts; null takes all.
       data: batches of instructions.
-      warmup_steps: over which the learning rate climbs; from then on it is constant.
-      scale: share of pretraining steps, volumes and test samples; below 1 only the plumbing is tried.
+      warmup_steps: steps over which the learning rate rises; from then on it is constant.
+      scale: share of pretraining steps, volumes and test samples; below 1 only the plumbing is tested.
     """
 
     __pydantic_config__ = configs.STRICT
@@ -206,5 +206,5 @@ class LoramoeConfig:
         return ExamSizes(self.scaled(self.tasks), self.scaled(self.dev_tasks), facts, self.scale)
 
     def scaled(self, number: int) -> int:
-        """A number of steps, samples or items at this scale."""
+        """Scales a number of steps, samples or items."""
         return max(1, round(number * self.scale))

@@ -1,17 +1,17 @@
-"""Which of two ways to fine-tune keeps more where both have learned equally much, or have moved equally far
-from their base: paired by seed and by fact.
+"""Which of two ways to fine-tune keeps more once both have learned equally much, or moved equally far from
+their base: paired by seed and by fact.
 
-A run's path is read fact by fact where what is held equal first reaches a level, on straight lines between
-the snapshots. Of a way's learning rates only those count with which every seed gets there, where there are
-such: else a lower rate would stand for the lucky seeds and a higher one for the others. Of a seed's runs the
-one that keeps most counts, so that ways are compared at their best of equally many rates. The difference of
-two ways has two sources of error, which seeds were run and which facts are known:
+A run's path is read fact by fact where the measure held equal first reaches a level, by linear interpolation
+between the snapshots. A way's learning rates count only if every seed reaches the level with them, provided
+there are any such rates: otherwise a lower rate would represent the lucky seeds and a higher one the others.
+For each seed, the run that keeps most counts, so ways are compared at their best over equally many rates. The
+difference between two ways has two sources of error, which seeds were run and which facts are known:
 
     SE² = s² / S + C / (C − 1) Σ_c (Σ_{i ∈ c} (d_i − d̄))² / N²
 
-with s the standard deviation of the S seeds' differences, and d_i the mean difference of fact i over seeds,
-of N facts in C relations (facts of one relation are kept or lost together). Of one seed only the second part
-is known. Intervals are Student's t with Satterthwaite's degrees of freedom.
+where s is the standard deviation of the S seeds' differences and d_i the mean difference of fact i over
+seeds, for N facts in C relations (facts of one relation are kept or lost together). With one seed, only the
+second part is known. Intervals are Student's t with Satterthwaite's degrees of freedom.
 """
 
 import math
@@ -26,10 +26,10 @@ from jaxmoe.json_values import JsonMapping, JsonObject
 from training.studies.loramoe.frontier_runs import FrontierRun
 
 LEVELS = (0.5, 0.55, 0.6, 0.65)
-# nats a token, of the base's own answers
+# nats per token, on the base's own answers
 KL_LEVELS = (0.5, 1.0, 1.5)
-# families of tasks that hardly tell ways apart: sentiment's test samples nearly all have one answer, a small
-# model translates almost nothing rightly, and of the two with few answers it does what chance would
+# task families that hardly distinguish ways: nearly all test samples of sentiment have the same answer, a
+# small model translates almost nothing correctly, and it is at chance on the two with few possible answers
 DULL = ("sentiment", "translation", "coreference", "natural_language_inference")
 DULL_LEVELS = (0.5, 0.6, 0.7)
 # rows a and b by name, as b − a
@@ -43,7 +43,7 @@ PAIRS = (
 )
 
 
-# what is held equal, of a snapshot or the base
+# the quantity that is held equal, for a snapshot or the base
 Measure = Callable[[JsonMapping], float]
 
 
@@ -51,8 +51,8 @@ class Facts(NamedTuple):
     """The facts that the base knows.
 
     Attributes:
-      relations: of each.
-      counted: 1 for those that count; not where an instruction teaches the same answer.
+      relations: the relation of each fact.
+      counted: 1 for facts that count; 0 where an instruction teaches the same answer.
     """
 
     relations: np.ndarray
@@ -63,8 +63,8 @@ def accuracy(found: JsonMapping, without: Sequence[str] = ()) -> float:
     """Task accuracy of a snapshot or the base.
 
     Args:
-      found: with `tasks`, and `families` of equally many samples.
-      without: families that do not count.
+      found: has `tasks`, and `families` with equally many samples each.
+      without: families to leave out.
     Returns: a share.
     """
     if not without:
@@ -73,7 +73,7 @@ def accuracy(found: JsonMapping, without: Sequence[str] = ()) -> float:
 
 
 def divergence(found: JsonMapping) -> float:
-    """KL(base ‖ model) of the base's own answers, in nats a token; 0 of the base, which has none.
+    """KL(base ‖ model) on the base's own answers, in nats per token; 0 for the base, which has no value.
 
     Args:
       found: a snapshot or the base.
@@ -85,14 +85,14 @@ def divergence(found: JsonMapping) -> float:
 def kept_at(
     base: JsonMapping, run: FrontierRun, level: float, measure: Measure = accuracy
 ) -> np.ndarray | None:
-    """What a run keeps of each fact where a measure first reaches a level.
+    """How much of each fact a run keeps where a measure first reaches a level.
 
     Args:
       base: `test` of the base's cell.
-      run: with `kept` in its snapshots.
+      run: a run with `kept` in its snapshots.
       level: value of the measure.
       measure: what is held equal.
-    Returns: [facts], between 0 and 1; None where it never gets there.
+    Returns: [facts], between 0 and 1; None if the run never reaches the level.
     """
     snapshots = run.result["snapshots"]
     marks = [np.array([int(mark) for mark in one["kept"]], np.float64) for one in snapshots]
@@ -106,7 +106,7 @@ def kept_at(
 
 
 class Best(NamedTuple):
-    """What a run keeps of each fact that counts, between 0 and 1, and its learning rate."""
+    """How much of each counted fact a run keeps, between 0 and 1, and its learning rate."""
 
     kept: np.ndarray
     rate: float
@@ -115,12 +115,12 @@ class Best(NamedTuple):
 def best_at(
     base: JsonMapping, runs: Sequence[FrontierRun], level: float, facts: Facts, measure: Measure = accuracy
 ) -> dict[int, Best]:
-    """By seed, what the best of a way's runs keeps of the facts that count; no seed that never gets there.
-    Learning rates with which some seed does not get there are left out while there are others.
+    """By seed, what the best of a way's runs keeps of the counted facts, for the seeds that reach the level.
+    Learning rates with which some seed does not reach it are left out as long as there are others.
 
     Args:
       base: `test` of the base's cell.
-      runs: of one way, several a seed where it ran at several learning rates.
+      runs: runs of one way; several per seed if it ran at several learning rates.
       level: value of the measure.
       facts: the facts that the base knows.
       measure: what is held equal.
@@ -141,12 +141,12 @@ def best_at(
 def contrast(
     before: Mapping[int, Best], after: Mapping[int, Best], relations: np.ndarray
 ) -> JsonObject | None:
-    """The difference of two ways with its interval; see the module.
+    """The difference between two ways with its interval; see the module.
 
     Args:
-      before, after: of `best_at`.
-      relations: of the facts that count.
-    Returns: mean, low, high and the number of seeds n; None without a seed in which both got there.
+      before, after: what `best_at` returned.
+      relations: relations of the counted facts.
+    Returns: mean, low, high and the number of seeds n; None if no seed reached the level with both.
     """
     seeds = sorted(before.keys() & after.keys())
     if not seeds:
@@ -163,19 +163,19 @@ def contrast(
     if len(seeds) > 1:
         parts.append((float(each.mean(axis=1).var(ddof=1)) / len(seeds), len(seeds) - 1))
     entry: JsonObject = {"mean": mean, "low": None, "high": None, "n": len(seeds)}
-    if sum(part for part, _ in parts) > 0:  # NaN is not
+    if sum(part for part, _ in parts) > 0:  # false for NaN
         half = half_width(parts)
         entry |= {"low": mean - half, "high": mean + half}
     return entry
 
 
 def half_width(parts: Sequence[tuple[float, int]]) -> float:
-    """Of the 95 % interval of something whose error has several sources: Student's t with Satterthwaite's
-    degrees of freedom.
+    """Half-width of a 95 % interval for an estimate whose error has several sources: Student's t with
+    Satterthwaite's degrees of freedom.
 
     Args:
       parts: variances that add up, each with its degrees of freedom.
-    Returns: in the units of their roots.
+    Returns: half-width, in the units of their roots.
     """
     variance = sum(part for part, _ in parts)
     if variance == 0:
@@ -192,18 +192,19 @@ def contrasts(
     levels: Sequence[float] = LEVELS,
     measure: Measure = accuracy,
 ) -> JsonObject:
-    """Every pair that was run, and what each row keeps, at each level.
+    """Every pair that was run, and what each row keeps at each level.
 
     Args:
       base: `test` of the base's cell.
-      runs: with the rates that all seeds ran with.
+      runs: the runs at the rates that all seeds ran with.
       facts: the facts that the base knows.
       pairs: rows a and b by name, as b − a.
       levels: values of the measure.
       measure: what is held equal.
-    Returns: plain JSON: `levels`, `pairs` with an entry or null a level, `kept` by row with mean, number of
-      seeds, the learning `rates` that stand for it, and how many runs' first snapshot lies beyond (`early`:
-      read between the base and it) a level; `rates` by row, `facts` and how many of them are `left out`.
+    Returns: plain JSON: `levels`; `pairs` with an entry or null per level; `kept` by row, with per level the
+      mean, the number of seeds, the learning `rates` that represent it, and how many runs have their first
+      snapshot beyond the level (`early`: read between the base and that snapshot); `rates` by row; `facts`
+      and how many of them are `left out`.
     """
     rows = {name: [run for run in runs if run.row == name] for name in dict.fromkeys(run.row for run in runs)}
     relations = facts.relations[facts.counted > 0]
@@ -237,7 +238,7 @@ def contrasts(
 
 
 def _sure(base: JsonMapping, runs: Sequence[FrontierRun], level: float, measure: Measure) -> set[float]:
-    """Learning rates with which every one of the runs gets to a level."""
+    """Learning rates with which every run reaches a level."""
     short = {run.rate for run in runs if kept_at(base, run, level, measure) is None}
     return {run.rate for run in runs} - short
 
@@ -249,8 +250,8 @@ def _alike(
     level: float,
     measure: Measure,
 ) -> tuple[Sequence[FrontierRun], Sequence[FrontierRun]]:
-    """Runs with the learning rates that both have, so that neither has more to choose from, and with which
-    both get to the level, if there are such; all of both where their grids have none in common."""
+    """Runs at the learning rates that both ways have, so that neither has more to choose from, and with which
+    both reach the level, if there are any; all runs of both if their grids have no rate in common."""
     shared = {run.rate for run in one} & {run.rate for run in other}
     if not shared:
         return one, other

@@ -1,7 +1,7 @@
-"""How a model of the LoRAMoE study is examined: what it knows of held-out facts, which tasks it does.
+"""How a model of the LoRAMoE study is examined: which held-out facts it knows, which tasks it solves.
 
-Two kinds of base are examined in two ways, `EmbeddedExams` for the small ones that the study pretrains on the
-embedded facts, `training.studies.loramoe.pretrained` for those that were pretrained elsewhere.
+Two kinds of base are examined in two ways: `EmbeddedExams` for the small ones that the study pretrains on the
+embedded facts, and `training.studies.loramoe.pretrained` for those that were pretrained elsewhere.
 """
 
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ SPLITS = {"test": "", "dev": "dev_"}
 
 
 class Exams(Protocol):
-    """The examinations of all models that come of one base."""
+    """The examinations of all models that derive from one base."""
 
     def of_base(self, lm: LanguageModel) -> Result:
-        """What is measured of the base before anything is trained: its scores under `test`.
+        """What is measured on the base before any training: its scores under `test`.
 
         Args:
           lm: the base.
@@ -40,32 +40,32 @@ class Exams(Protocol):
         ...
 
     def of_snapshot(self, lm: LanguageModel, *, last: bool) -> Result:
-        """Test scores of a model on its way.
+        """Test scores of a model during training.
 
         Args:
           lm: the model.
-          last: whether nothing more is trained.
+          last: whether training has ended.
         Returns: as plain JSON.
         """
         ...
 
     def dev_accuracy(self, lm: LanguageModel) -> float:
-        """Share of the dev tasks that are answered rightly and ended there, which chooses learning rates."""
+        """Share of dev tasks answered correctly and then ended; learning rates are chosen by it."""
         ...
 
 
 def exam_settings(sizes: ExamSizes) -> JsonObject:
-    """All of the examinations that a cell's result depends on, as plain JSON."""
+    """The examination settings that a cell's result depends on, as plain JSON."""
     return {"tasks": sizes.tasks, "dev_tasks": sizes.dev_tasks, "facts": sizes.facts}
 
 
 def by_family(questions: Sequence[ClosedBookQuestion], scores: np.ndarray) -> dict[str, float]:
-    """Means of the scores of tasks.
+    """Mean task scores.
 
     Args:
       questions: the tasks.
-      scores: one a task.
-    Returns: by task family.
+      scores: one per task.
+    Returns: means by task family.
     """
     families: dict[str, list[float]] = {}
     for question, score in zip(questions, scores, strict=True):
@@ -74,7 +74,7 @@ def by_family(questions: Sequence[ClosedBookQuestion], scores: np.ndarray) -> di
 
 
 class EmbeddedExams:
-    """Of a base that was pretrained on the embedded facts; see `Exams`.
+    """Examinations of a base that was pretrained on the embedded facts; see `Exams`.
 
     Args:
       sizes: how much each examination asks.
@@ -87,7 +87,7 @@ class EmbeddedExams:
         self._prepared: dict[str, greedy.Exam] = {}
 
     def of_base(self, lm: LanguageModel) -> Result:
-        """See `Exams`; `skills` are held-out contents in other words than the instructions'."""
+        """See `Exams`; `skills` are held-out contents worded differently from the instructions."""
         reworded = greedy.take(lm, self._exam(lm, "reworded tasks")).right
         return {"test": self._examined(lm), "skills": by_family(self.questions["tasks"], reworded)}
 
@@ -97,7 +97,7 @@ class EmbeddedExams:
         Args:
           lm: the model.
           last: makes no difference here.
-        Returns: shares of facts and of tasks.
+        Returns: shares of facts and tasks.
         """
         return self._examined(lm)
 
@@ -113,11 +113,11 @@ class EmbeddedExams:
 
     @cached_property
     def questions(self) -> dict[str, list[ClosedBookQuestion]]:
-        """Held-out facts, to be completed and asked, and task samples."""
+        """Held-out facts, for completion and as questions, and task samples."""
         return embedded_questions(self._sizes)
 
     def _examined(self, lm: LanguageModel) -> Result:
-        """Test scores of a model: shares of facts and of tasks, and of the tasks by family."""
+        """Test scores of a model: shares of facts and tasks, and of tasks by family."""
         marks = {what: greedy.take(lm, self._exam(lm, what)) for what in ("completed", "asked", "tasks")}
         return {
             "completed": float(marks["completed"].right.mean()),
@@ -129,7 +129,7 @@ class EmbeddedExams:
 
 
 def embedded_questions(sizes: ExamSizes) -> dict[str, list[ClosedBookQuestion]]:
-    """Held-out facts, to be completed and asked, and task samples."""
+    """Held-out facts, for completion and as questions, and task samples."""
     exam = exam_settings(sizes)
     facts = closed_book_questions("test", STUDY_RELATIONS, exam["facts"])
     tasks = {split: task_questions(exam[f"{name}tasks"], split) for split, name in SPLITS.items()}

@@ -97,7 +97,7 @@ def _along(path: Sequence[Mapping[str, float]], measure: str) -> tuple[list[floa
 
 
 def rates(summary: StudySummary) -> Picture:
-    """The way of every learning rate that was tried, a panel a row."""
+    """The path of every learning rate that was tried, one panel per row."""
     tried = summary["learning_rates"]
     names = [name for name in summary["rows"] if len(tried.get(name, ())) > 1] or list(summary["rows"])[:1]
     lines = -(-len(names) // PANELS)
@@ -135,7 +135,7 @@ def rates(summary: StudySummary) -> Picture:
 
 
 def routing(summary: StudySummary) -> Picture:
-    """The first half's share of the routing weight by layer and task type."""
+    """Share of the routing weight on the first half of the experts, by layer and task type."""
     names = [name for name in summary["routing"] if name in summary["rows"]] or list(summary["routing"])
     figure, axes = _figure(len(names), height=3.2)
     for axis, name in zip(axes, names, strict=True):
@@ -167,7 +167,7 @@ def routing(summary: StudySummary) -> Picture:
 
 
 def sweep(summary: StudySummary) -> Picture:
-    """Every row of the sweep beside the row that it varies."""
+    """Every row of the sweep next to the row that it varies."""
     names = [CONSTRAINED] * (CONSTRAINED in summary["rows"]) + list(summary["sweep"])
     rows = {**summary["rows"], **summary["sweep"]}
     seeds = max(row["runs"] for row in summary["sweep"].values())

@@ -1,21 +1,22 @@
-"""What the cells of a study on a pretrained base say together: knowledge kept at equal task accuracy and at
+"""Joint results of the cells of a study on a pretrained base: knowledge kept at equal task accuracy and at
 equal divergence from the base, and whether the way of fine-tuning matters where both are equal.
 
-A run is one row with one seed and one learning rate; its path goes from the base over its snapshots. On the
-path a measure is read off at a level of another on straight lines. Intervals are Student's t over runs with
-the chosen learning rate. One run has none, but for shares of facts and tasks at its end: Wilson's over these.
+A run is one row with one seed and one learning rate; its path goes from the base through its snapshots. On
+the path, one measure is read at a level of another by linear interpolation. Intervals are Student's t over
+runs with the chosen learning rate. A single run has none, except for shares of facts and tasks at its end,
+which get Wilson intervals.
 
 The test. Over all snapshots of all runs, with every learning rate,
 
     kept = c + c1 KL + c2 KL² + c3 tasks + seed + row + error
 
-(KL of own answers, base ‖ tuned, in nats a token). Errors of one run belong together, so runs are what is
-permuted (Freedman and Lane 1983): the residuals of the model without rows are dealt out again to runs of the
-same seed, run by run, and F of the row effects is compared with that of the permutations: of these facts,
-so that p says nothing of others. A row's effect is its distance from the mean of all rows; its interval
-counts both which runs there are and which facts are known, by leaving out one run at a time, then one
-relation of facts at a time (jackknife), and adding the variances. Rows that ran with one learning rate where
-others have several are left out: the rate alone makes a difference at equal KL and tasks.
+(KL on own answers, base ‖ tuned, in nats per token). The errors within a run are dependent, so whole runs are
+permuted (Freedman and Lane 1983): the residuals of the model without rows are redistributed among runs of the
+same seed, run by run, and F of the row effects is compared with that of the permutations. This is done for
+the given facts, so p says nothing about others. A row's effect is its distance from the mean of all rows; its
+interval accounts for both which runs there are and which facts are known, by leaving out one run at a time,
+then one relation of facts at a time (jackknife), and adding the variances. Rows that ran with one learning
+rate where others have several are left out: the rate alone makes a difference at equal KL and tasks.
 """
 
 import math
@@ -44,11 +45,11 @@ from training.studies.loramoe.frontier_runs import FrontierRun, FrontierRuns
 
 STEP = 0.05  # levels of task accuracy are multiples of it
 PERMUTATIONS = 2000
-SPARE = 10  # snapshots beyond the coefficients, below which a fit says nothing
-# the divergences by which rows are held equal: of what texts, and its direction; the first is the main one
+SPARE = 10  # snapshots in excess of coefficients, below which a fit says nothing
+# the divergences at which rows are held equal: on which texts, and its direction; the first is the main one
 OWN = ("own", "forward")
 OTHERS = (("own", "backward"), ("answers", "forward"), ("prompts", "forward"), ("plain", "forward"))
-# what is read off at a level
+# the measures read at a level
 READ = ("completed", "kl", "tasks")
 
 
@@ -57,9 +58,9 @@ def path(base: JsonMapping, run: FrontierRun, kl: tuple[str, str] = OWN) -> list
 
     Args:
       base: `test` of the base's cell.
-      run: of it.
-      kl: which divergence.
-    Returns: a point for each snapshot, or share of an average, in the order of distance from the base.
+      run: a run from this base.
+      kl: which divergence to use.
+    Returns: a point for each snapshot, or share of an average, in order of distance from the base.
     """
     points = [{"volume": 0.0, "completed": 1.0, "tasks": float(base["tasks"]), "kl": 0.0}]
     for found in run.result["snapshots"]:
@@ -69,14 +70,14 @@ def path(base: JsonMapping, run: FrontierRun, kl: tuple[str, str] = OWN) -> list
 
 
 def read_off(points: Sequence[Mapping[str, float]], at: str, level: float, measure: str) -> float:
-    """A measure where another first reaches a level; NaN where it never does.
+    """The value of one measure where another first reaches a level; NaN if it never does.
 
     Args:
-      points: of `path`.
+      points: what `path` returned.
       at: the other measure.
-      level: that it reaches.
-      measure: that is read off.
-    Returns: in the measure's units, on a straight line between two points.
+      level: the level that it reaches.
+      measure: the measure to read.
+    Returns: value in the measure's units, on a straight line between two points.
     """
     for before, after in pairwise(points):
         if before[at] < level <= after[at]:
@@ -89,10 +90,10 @@ def summarise(runs: FrontierRuns, main: Sequence[str], tasks: int, facts: Facts 
     """Everything that the page shows, as plain JSON.
 
     Args:
-      runs: that there are.
-      main: names of the rows that are compared; others vary one thing each.
-      tasks: held-out tasks that accuracy rests on.
-      facts: that the base knows, for the comparison of pairs; None leaves it out.
+      runs: all runs so far.
+      main: names of the rows that are compared; the others vary one thing each.
+      tasks: number of held-out tasks that accuracy rests on.
+      facts: the facts that the base knows, for the comparison of pairs; None skips it.
     Returns: plain JSON.
     """
     if runs.base is None:
@@ -117,7 +118,7 @@ def summarise(runs: FrontierRuns, main: Sequence[str], tasks: int, facts: Facts 
             for key, mine in groups.items()
         },
         "tried": {name: _tried(test, [run for run in runs.runs if run.row == name]) for name in main},
-        # those that vary one thing ran once, and shares of an update are no volumes
+        # rows that vary one thing ran once, and shares of an update are not volumes
         "test": row_test(tested, test, facts),
         "other_tests": {
             f"{texts} {way}": row_test(tested, test, facts, kl=(texts, way))
@@ -133,13 +134,13 @@ def summarise(runs: FrontierRuns, main: Sequence[str], tasks: int, facts: Facts 
 
 
 def _with_as_many_rates(runs: Sequence[FrontierRun]) -> list[FrontierRun]:
-    """Without rows that ran with one learning rate, where others have several."""
+    """Leaves out rows that ran with one learning rate where others have several."""
     rates = {row: len({run.rate for run in runs if run.row == row}) for row in {run.row for run in runs}}
     return [run for run in runs if rates[run.row] > 1 or max(rates.values()) == 1]
 
 
 def _tried(base: JsonMapping, runs: Sequence[FrontierRun]) -> list[JsonObject]:
-    """Every learning rate of a row with seed 0; final where all seeds ran with it."""
+    """Every learning rate of a row at seed 0; final if all seeds ran with it."""
     return [
         {
             "rate": run.rate,
@@ -158,12 +159,12 @@ def _counts(known: JsonMapping) -> JsonObject:
 
 
 def shares(values: Sequence[float], items: int) -> JsonObject:
-    """Mean with its interval: Student's t over runs, or of a single run Wilson's over its items.
+    """Mean with its interval: Student's t over runs, or, for a single run, Wilson's over its items.
 
     Args:
-      values: a share for each run.
-      items: that each rests on.
-    Returns: as `training.studies.intervals.interval`.
+      values: one share per run.
+      items: number of items that each share rests on.
+    Returns: as from `training.studies.intervals.interval`.
     """
     if len(values) != 1:
         return interval(values)
@@ -230,9 +231,9 @@ def _read(test: JsonMapping, runs: Sequence[FrontierRun], at: str, level: float)
 
 
 class _Design(NamedTuple):
-    """Snapshots one under the other: what is explained, by what, and to which run (0, 1, ..) each belongs.
+    """Stacked snapshots: what is explained, by what, and to which run (0, 1, ..) each belongs.
 
-    `without` is what is explained without the facts of one relation, a column each.
+    `without` is what is explained when one relation's facts are left out, one column per relation.
     """
 
     kept: np.ndarray
@@ -253,14 +254,14 @@ def row_test(
     """Whether rows keep different amounts at equal KL and equal task accuracy; see the module.
 
     Args:
-      runs: with all learning rates, each with as many snapshots.
+      runs: runs with all learning rates, each with as many snapshots.
       base: `test` of the base's cell.
-      facts: of which those that count are looked at; None takes the share of all, and intervals count runs
-        alone.
+      facts: only its counted facts are used; None takes the share of all facts, and intervals then account
+        for runs alone.
       kl: which divergence is held equal.
-      seed: of the permutations.
-    Returns: p, the shares of the variance that are explained, each row's effect; None where there is one row
-      only, fewer than two runs a row, or hardly more snapshots than coefficients.
+      seed: seed of the permutations.
+    Returns: p, the explained shares of the variance, and each row's effect; None if there is only one row,
+      fewer than two runs per row, or hardly more snapshots than coefficients.
     """
     sizes = {len(run.result["snapshots"]) for run in runs}
     names = sorted({run.row for run in runs})
@@ -309,7 +310,7 @@ def _design(
 
 
 def _kept(marks: str, facts: Facts) -> tuple[float, list[float]]:
-    """The share of the facts that count, and the same without one relation at a time."""
+    """The share kept of the counted facts, and the same without one relation at a time."""
     right = np.array([int(mark) for mark in marks])[facts.counted > 0]
     relations = facts.relations[facts.counted > 0]
     names = np.unique(relations) if len(np.unique(relations)) > 1 else []
@@ -321,19 +322,19 @@ def _fitted(y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def _explained(y: np.ndarray, x: np.ndarray) -> float:
-    """R²; 0 where nothing varies."""
+    """R²; 0 if nothing varies."""
     total = ((y - y.mean()) ** 2).sum()
     return float(1 - ((y - _fitted(y, x)) ** 2).sum() / total) if total > 0 else 0.0
 
 
 def _f(y: np.ndarray, less: np.ndarray, more: np.ndarray) -> float:
-    """(RSS of less − RSS of more) / RSS of more: F but for a constant."""
+    """(RSS of less − RSS of more) / RSS of more: F up to a constant."""
     before, after = (((y - _fitted(y, x)) ** 2).sum() for x in (less, more))
     return float((before - after) / max(after, 1e-12))
 
 
 def _permuted(design: _Design, seeds: Sequence[int], seed: int) -> float:
-    """Share of the permutations whose F is at least that of the data, these counted as one."""
+    """Share of permutations whose F is at least that of the data, which count as one of them."""
     more = np.hstack([design.shared, design.rows])
     found = _f(design.kept, design.shared, more)
     fitted = _fitted(design.kept, design.shared)
@@ -357,7 +358,7 @@ def _effects(y: np.ndarray, x: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _jackknife(design: _Design, x: np.ndarray, names: Sequence[str], effects: np.ndarray) -> JsonObject:
-    """Effects with their 95 % intervals; none for a row of one run, without which it would have no effect."""
+    """Effects with 95 % intervals; none for a row with one run, which has no effect without that run."""
     count = design.run.max() + 1
     owners = [design.rows[design.run == run][0] for run in range(count)]
     single = {tuple(o) for o in owners if sum((o == other).all() for other in owners) == 1}

@@ -49,12 +49,12 @@ def _draw(axis: Axes, path: Sequence[JsonMapping], x: str, y: str, style: RowSty
 
 
 def _main(summary: StudySummary) -> list[str]:
-    """The rows that are compared, by name."""
+    """Names of the rows that are compared."""
     return list(dict.fromkeys(row["row"] for row in summary["rows"].values() if row["main"]))
 
 
 def _paths(summary: StudySummary, name: str) -> list[Sequence[JsonMapping]]:
-    """Of a row, with every learning rate with which all seeds ran."""
+    """Paths of a row at every learning rate that all seeds ran with."""
     return [path for row in summary["rows"].values() if row["row"] == name for path in row["paths"]]
 
 
@@ -104,7 +104,7 @@ def volume(summary: StudySummary) -> Picture:
 
 
 def rivals(summary: StudySummary) -> Picture:
-    """What varies one thing, beside the main rows in grey."""
+    """Rows that vary one thing, with the main rows in gray."""
     names = [key for key, row in summary["rows"].items() if not row["main"]]
     figure, axes = _figure(2)
     styles = many_styles(names)

@@ -10,14 +10,14 @@ from training.studies.loramoe import frontier_figures as figures
 from training.studies.loramoe.contrasts import DULL
 from training.studies.page import Page, PageSection, PageTable, plumbing
 
-# on whose tokens a divergence is measured
+# the texts whose tokens a divergence is measured on
 TEXTS = {
     "own": "own",
     "answers": "on right answers",
     "prompts": "on prompts",
     "plain": "on statements in plain text",
 }
-# share of the known facts below which a difference is called small
+# differences below this share of the known facts are called small
 SMALL = 0.03
 
 
@@ -26,7 +26,7 @@ def page(title: str, summary: StudySummary) -> Page:
 
     Args:
       title: the page's title.
-      summary: of `training.studies.loramoe.frontier.summarise`.
+      summary: what `training.studies.loramoe.frontier.summarise` returned.
     Returns: the page with its figures.
     """
     question = (
@@ -89,7 +89,7 @@ def _design(summary: StudySummary) -> PageSection:
 
 
 def _rates_told(summary: StudySummary) -> str:
-    """How it was settled with which learning rates all seeds run."""
+    """How the learning rates that all seeds run with were chosen."""
     settings = summary["settings"]
     rule = (
         f"the smallest whose accuracy on dev tasks lies within {settings['tolerance']:g} standard errors of "
@@ -128,7 +128,7 @@ def _error(items: int) -> str:
 
 
 def _label(summary: StudySummary, key: str) -> str:
-    """Of a row with one learning rate; by the row's name also of what has not been run."""
+    """Label of a row at one learning rate; a row's name also works for what has not been run."""
     row = summary["rows"].get(key, {"row": key, "alphas": []})
     return str(summary["labels"][row["row"]]) + (f", {row['alphas'][-1]:g}" if row["alphas"] else "")
 
@@ -212,7 +212,7 @@ def _files(summary: StudySummary) -> list[str]:
 
 
 def _maybe(row: JsonMapping, at: str, what: str) -> str:
-    """What was read off, with how many of the runs got there where some did not."""
+    """The value read off, and how many runs reached the level if some did not."""
     if not row[at]:
         return "–"
     score, runs = row[at][what], len(row["paths"])
@@ -266,7 +266,7 @@ def _test(summary: StudySummary) -> PageSection:
 
 
 def _other_tests(summary: StudySummary) -> list[PageTable]:
-    """The same test with other divergences held equal: whether the verdict hangs on which."""
+    """The same test with other divergences held equal: does the verdict depend on the choice?"""
     tests = [(name, test) for name, test in summary.get("other_tests", {}).items() if test is not None]
     if not tests or summary["test"] is None:
         return []
@@ -285,7 +285,7 @@ def _other_tests(summary: StudySummary) -> list[PageTable]:
 
 
 def told_test(test: JsonMapping | None) -> str:
-    """The verdict of a test of rows (`frontier.row_test`) in a sentence or two."""
+    """The verdict of the row test (`frontier.row_test`) in a sentence or two."""
     if test is None:
         return "Cannot be told yet: this takes at least two rows, and more runs than rows."
     said = "; ".join(f"{name} {share:.0%}" for name, share in test["explained"].items())
@@ -297,10 +297,10 @@ def told_test(test: JsonMapping | None) -> str:
 
 
 def effects(test: JsonMapping | None, labels: Mapping[str, str]) -> list[PageTable]:
-    """What each row keeps beyond the others in such a test; no table without one.
+    """What each row keeps beyond the others in a row test; no table without a test.
 
     Args:
-      test: of `frontier.row_test`.
+      test: what `frontier.row_test` returned.
       labels: labels of the rows.
     Returns: at most one table.
     """
@@ -347,12 +347,12 @@ def _rates(summary: StudySummary) -> PageSection:
 def where_equal(
     found: JsonMapping | None, labels: Mapping[str, str], what: str = "tasks", title: str = "accuracy"
 ) -> list[PageSection]:
-    """What pairs of rows keep where something is equal; no section where nothing can be said.
+    """What pairs of rows keep where something is equal; no section if nothing can be said.
 
     Args:
-      found: of `contrasts.contrasts`.
+      found: what `contrasts.contrasts` returned.
       labels: labels of the rows.
-      what: is at a level, tasks or pass@1 in percent, or KL in nats.
+      what: what is held at a level: tasks or pass@1 in percent, or KL in nats.
       title: what is equal.
     Returns: at most one section.
     """
@@ -398,17 +398,17 @@ def where_equal(
 
 
 def rates(found: Iterable[float]) -> str:
-    """Learning rates one beside the other.
+    """Learning rates as a list.
 
     Args:
-      found: ascending.
-    Returns: such as "5e-05, 0.0001".
+      found: rates in ascending order.
+    Returns: for example "5e-05, 0.0001".
     """
     return ", ".join(f"{rate:g}" for rate in found)
 
 
 def _kept(at: JsonMapping, grid: int) -> str:
-    """Of a row with so many learning rates, which of them is said."""
+    """What a row keeps at a level; names its learning rate if its grid has more than one."""
     if not at["n"]:
         return "–"
     told = f"{at['n']}, lr {rates(at['rates'])}" if grid > 1 else str(at["n"])
@@ -416,7 +416,7 @@ def _kept(at: JsonMapping, grid: int) -> str:
 
 
 def _without_dull(summary: StudySummary) -> list[PageSection]:
-    """The comparison at equal accuracy once more, without the families of tasks that tell little."""
+    """The comparison at equal accuracy once more, without the uninformative task families."""
     section = where_equal(summary.get("contrasts_without_dull"), summary["labels"])
     if not section:
         return []

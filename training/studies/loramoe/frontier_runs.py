@@ -1,4 +1,4 @@
-"""The runs of a study on a pretrained base, as the cells left them."""
+"""The runs of a study on a pretrained base, as recorded by its cells."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from jaxmoe.json_values import JsonObject
 
 
 class FrontierRun(NamedTuple):
-    """One fine-tuning: `result` is its cell's; `final` with a learning rate with which all seeds run."""
+    """One fine-tuning: `result` is its cell's; `final` means that all seeds run at its learning rate."""
 
     row: str
     seed: int
@@ -18,14 +18,14 @@ class FrontierRun(NamedTuple):
 
 @dataclass
 class FrontierRuns:
-    """All there is: what was found of the base, and the runs."""
+    """All results so far: those of the base, and the runs."""
 
     base: JsonObject | None = None
     runs: list[FrontierRun] = field(default_factory=list)
 
     def groups(self) -> dict[str, list[FrontierRun]]:
-        """Runs of one row with one learning rate, by the row's name, and by name and rate where all seeds of
-        a row ran with several. Until it is known with which, the rate that was tried first stands in."""
+        """Runs of one row at one learning rate, by the row's name, or by name and rate if all seeds of a row
+        ran with several. Until those rates are known, the rate that was tried first is used."""
         found: dict[str, list[FrontierRun]] = {}
         for row in dict.fromkeys(run.row for run in self.runs):
             mine = [run for run in self.runs if run.row == row]

@@ -1,4 +1,4 @@
-"""Instructions of a user's file in the place of the embedded tasks: what is learned, and what is asked."""
+"""Instructions from a user's file in place of the embedded tasks: what is learned, and what is asked."""
 
 import random
 from collections.abc import Callable
@@ -12,10 +12,10 @@ from training.studies.loramoe.config import ExamSizes
 
 
 class TaskFile(NamedTuple):
-    """Rows of a file, each in one part only.
+    """The rows of a file, each in exactly one part.
 
     Attributes:
-      learned: rows for training, in a fixed order.
+      learned: training rows, in a fixed order.
       asked: held-out questions of the splits test and dev.
       divergence: held-out questions on whose texts the divergence from the base is measured.
     """
@@ -28,22 +28,22 @@ class TaskFile(NamedTuple):
 def read_instructions(
     path: str, sizes: ExamSizes, divergence: int, fits: Callable[[str, str], bool]
 ) -> TaskFile:
-    """Splits a file: test, dev and divergence first, the rest to be learned.
+    """Splits a file: test, dev and divergence first; the rest is learned.
 
     Args:
-      path: of rows with instruction, input and output, or any that `load_questions` reads.
+      path: file of rows with instruction, input and output, or of any that `load_questions` reads.
       sizes: how many tasks are asked.
-      divergence: tasks on which divergence is measured.
-      fits: whether instruction and answer are short enough; a line says how many are not.
+      divergence: number of tasks on which divergence is measured.
+      fits: returns whether instruction and answer are short enough; a line says how many are not.
     Returns: the parts.
-    Raises: ValueError if nothing is left to be learned.
+    Raises: ValueError if nothing is left to learn.
     """
     questions = load_questions(path).questions
     short = [question for question in questions if fits(question.question, question.answers[0])]
     if len(short) < len(questions):
         left = len(questions) - len(short)
         say(f"{Path(path).name}: {left} of {len(questions)} rows are longer than data.length and left out")
-    # one row may stand there twice: what is asked must not be learned
+    # a file may contain a row twice: what is asked must not be learned
     short = list({question.question: question for question in short}.values())
     random.Random("instructions").shuffle(short)
     counts = {"test": sizes.tasks, "dev": sizes.dev_tasks, "divergence": divergence}

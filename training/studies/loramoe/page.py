@@ -1,6 +1,6 @@
-"""The page of the LoRAMoE study: verdicts on the paper's claims, figures, tables, the paper's numbers beside.
+"""The page of the LoRAMoE study: verdicts on the paper's claims, figures, tables, and the paper's numbers.
 
-Figures of the paper are quoted from reading notes, not from its text; they are marked as second hand.
+The paper's numbers are quoted from reading notes, not from its text; they are marked as second hand.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ PAPER = (
 )
 
 
-# a guess among the answers that the form of a sample allows; 0 where there are too many
+# accuracy of guessing among the answers that the form of a sample allows; 0 where there are too many
 CHANCE = {
     "coreference": 1 / 2,
     "natural_language_inference": 1 / 3,
@@ -52,7 +52,7 @@ def page(title: str, summary: StudySummary) -> Page:
 
     Args:
       title: the page's title.
-      summary: of `summarise`, or of a study on a pretrained base.
+      summary: from `summarise`, or of a study on a pretrained base.
     Returns: the page with its figures.
     """
     if "kl_level" in summary:
@@ -169,7 +169,7 @@ def _verdicts(summary: StudySummary) -> PageSection:
 
 
 def _at_best_rate(summary: StudySummary, a: str, b: str) -> ClaimVerdict:
-    """Knowledge at the common level, each row with the rate that does best there: what a rule might miss."""
+    """Knowledge at the common level, each row at its best rate there: what a rule might miss."""
     best = {}
     for name in (a, b):
         known = [e["at_level"] for e in summary["learning_rates"].get(name, []) if e["at_level"] is not None]
@@ -256,7 +256,7 @@ def _origin(base: JsonMapping) -> str:
 
 
 def _entry(bases: JsonMapping) -> str:
-    """What the bases bring, at their weakest."""
+    """What the bases know and can do beforehand, at their weakest."""
     facts = min(scores["completed"] for scores in bases.values())
     skills = [(scores["skills"][f], f) for scores in bases.values() for f in scores["skills"]]
     weakest, family = min(skills, key=lambda skill: skill[0] - CHANCE.get(skill[1], 0.0))

@@ -1,13 +1,13 @@
-"""How models that come of a base pretrained elsewhere are examined: in its chat form, on what the base knew.
+"""How models from a base pretrained elsewhere are examined: in its chat form, on what the base knew.
 
-A fact is known if the base completes its statement by greedy decoding; of the tuned models only those are
-asked, and `completed` is the share of them that is kept. Divergence from the base is measured on held-out
-tasks in chat form (`KL` of the config): at the tokens of the right answers, at those of the prompts, and at
-those of answers that the base itself drew; if asked for, at those of statements as plain text too. That is
-the form in which facts are asked, so that a change of the chat form alone is told apart. An answer in the
-base's own words is never exact, so `tasks_said` counts the greedy answers that contain the right one.
+A fact is known if the base completes its statement by greedy decoding; the tuned models are asked only those
+facts, and `completed` is the share of them that is kept. Divergence from the base is measured on held-out
+tasks in chat form (`KL` of the config): at the tokens of the right answers, of the prompts, and of answers
+that the base itself sampled; on request, also at those of statements as plain text. Facts are asked as plain
+text, so this separates out a change that affects the chat form alone. An answer in the base's own words is
+never exact, so `tasks_said` counts the greedy answers that contain the right one.
 
-After the last snapshot larger sets are asked too, each only of what the base got right: multiple choice by
+After the last snapshot, larger sets are asked as well, limited to what the base got right: multiple choice by
 log-probability, the statements with five others of the same relation before them, and files that the user
 names.
 """
@@ -50,18 +50,18 @@ SHOTS = 5
 def pretrained_settings(
     sizes: ExamSizes, pretrained: PretrainedConfig, instructions: str | None = None
 ) -> JsonObject:
-    """All of the examinations that a cell's result depends on; files by their name and content.
+    """The examination settings that a cell's result depends on; files by their name and content.
 
     Args:
       sizes: how much each examination asks.
       pretrained: the part of the config about such bases.
-      instructions: file that is learned and asked in place of the embedded tasks.
+      instructions: file used for training and tests in place of the embedded tasks.
     Returns: plain JSON.
     """
     own = configs.to_dict(pretrained) | {"files": [_content(path) for path in pretrained.files]}
     own.pop("rows")  # changes no result
     if not pretrained.plain_facts:
-        del own["plain_facts"]  # as before it could be asked for
+        del own["plain_facts"]  # as in settings from before this key existed
     learned = {} if instructions is None else {"instructions": _content(instructions)}
     return exam_settings(sizes) | {"pretrained": own} | learned
 
@@ -77,9 +77,9 @@ class PretrainedExams:
       sizes: how much each examination asks.
       pretrained: the part of the config about such bases.
       tokenizer: the base's tokenizer.
-      base: the base itself, which divergence is measured from.
-      found: what `of_base` found; None before it is called.
-      instructions: asked in place of the embedded tasks.
+      base: the base itself, from which divergence is measured.
+      found: what `of_base` returned; None before it is called.
+      instructions: tasks to ask in place of the embedded ones.
     """
 
     def __init__(
@@ -96,12 +96,12 @@ class PretrainedExams:
         self._instructions = instructions
         self._prepared: dict[str, greedy.Exam] = {}
 
-    # of the base
+    # examining the base
 
     def of_base(self, lm: LanguageModel) -> Result:
-        """See `Exams`; with the numbers of the questions that the base gets right, and the answers that it
-        draws to the tasks on which divergence is measured."""
-        files = self._files  # read before minutes of work, which a file that cannot be read would end
+        """See `Exams`; adds the numbers of the questions that the base gets right, and the answers that it
+        samples for the tasks on which divergence is measured."""
+        files = self._files  # read first, so that an unreadable file does not end minutes of work
         facts = greedy.take(lm, self._exam("facts", self._facts, "text", greedy.STATEMENTS)).right
         if not facts.any():
             raise ValueError(
@@ -122,12 +122,12 @@ class PretrainedExams:
         test = {"completed": 1.0} | self._tasks(lm) | {"tasks_said": self._said(lm)}
         return {"test": test, "asked": asked, **self._found}
 
-    # of the tuned
+    # examining tuned models
 
     def of_snapshot(self, lm: LanguageModel, *, last: bool) -> Result:
         """See `Exams`; `kept` has a 1 for each known fact that is still completed, in the base's order.
 
-        `kl` is in nats a token: of right answers, of prompts, and of answers of the base itself.
+        `kl` is in nats per token: on right answers, on prompts, and on the base's own answers.
 
         Args:
           lm: the model.
@@ -176,13 +176,13 @@ class PretrainedExams:
 
     @cached_property
     def _stated(self) -> list[ClosedBookQuestion]:
-        """Facts with statements of `SHOTS` train facts of the same relation before their own."""
+        """Facts, each preceded by the statements of `SHOTS` train facts of the same relation."""
         facts = closed_book_questions("test", None, self._sizes.scaled(self._pretrained.few_shot))
         return [replace(fact, stem="\n".join([*_others(fact.category), fact.stem or ""])) for fact in facts]
 
     @cached_property
     def _files(self) -> dict[str, list[ClosedBookQuestion]]:
-        """By file name, its questions with its own first ones answered before them."""
+        """By file name, the file's questions, each preceded by its first questions with answers."""
         wording = template("qa")
         found = {}
         for path in self._pretrained.files:
@@ -237,7 +237,7 @@ class PretrainedExams:
         }
 
     def _said(self, lm: LanguageModel) -> float:
-        """Share of the test tasks whose answer, which greedy decoding begins, contains the right one."""
+        """Share of the test tasks where the beginning of the greedy answer contains the right one."""
         tasks = self._task_questions["test"]
         prompts = [self._wording.prompt(task) for task in tasks]
         given = self._chat(lm).generate(prompts, self._pretrained.said_tokens)
@@ -251,7 +251,7 @@ class PretrainedExams:
         return greedy.take(lm, exam).right
 
     def _chosen(self, lm: LanguageModel, questions: Sequence[ChoiceQuestion]) -> np.ndarray:
-        """1 where the right choice has the highest mean log-probability a token after the stem."""
+        """1 where the right choice has the highest mean log-probability per token after the stem."""
         pairs = [(q.stem or "", f" {choice}") for q in questions for choice in q.choices]
         if not pairs:
             return np.zeros(0)
@@ -268,14 +268,14 @@ class PretrainedExams:
 
     @cached_property
     def _references(self) -> dict[str, Reference]:
-        """Held-out tasks with their right answers, and with those that the base drew."""
+        """Held-out tasks with their right answers, and with those that the base sampled."""
         tasks = self._divergence_tasks
         answers = {"answers": [task.answers[0] for task in tasks], "own": self._of_base["answers"]}
         found = {name: self._reference(tasks, given) for name, given in answers.items()}
         return found | ({"plain": self._plain()} if self._pretrained.plain_facts else {})
 
     def _plain(self) -> Reference:
-        """Statements up to their answers, evenly drawn from all facts, known or not."""
+        """Statements up to their answers, evenly spread over all facts, known or not."""
         count = min(self._sizes.scaled(self._pretrained.plain_facts), len(self._facts))
         facts = [self._facts[n * len(self._facts) // count] for n in range(count)]
         pairs = [(fact.stem or "", f" {fact.answers[0]}") for fact in facts]
@@ -293,7 +293,7 @@ class PretrainedExams:
         )
 
     def _ended(self, text: ScoredIds) -> ScoredIds:
-        """With the end token behind an answer, unless it was cut off before it ended."""
+        """Appends the end token to an answer, unless it was cut off before it ended."""
         if len(text.ids) - text.start >= self._pretrained.own_tokens:
             return text
         end = self._tokenizer.eos_token_id
@@ -313,7 +313,7 @@ class PretrainedExams:
 
 
 def _others(relation: str) -> list[str]:
-    """Statements of train facts of a relation, the same for every fact."""
+    """Statements of a relation's train facts, the same for every fact."""
     facts = world_knowledge.select_facts("train", [relation])
     drawn = random.Random(relation).sample(facts, min(SHOTS, len(facts)))
     return [world_knowledge.statements(fact)[0] for fact in drawn]
@@ -324,5 +324,5 @@ def _numbers(marks: np.ndarray) -> list[int]:
 
 
 def _mean(marks: np.ndarray) -> float | None:
-    """None where nothing was asked."""
+    """Mean of the marks; None if nothing was asked."""
     return float(marks.mean()) if len(marks) else None

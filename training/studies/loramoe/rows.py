@@ -1,26 +1,26 @@
-"""What rows of the study train on in the place of some instructions: texts that the base has drawn."""
+"""Replay: texts sampled from the base, which some rows of the study train on instead of instructions."""
 
 import random
 from collections.abc import Sequence
 
 from jaxmoe.json_values import JsonObject
 
-# texts that a base draws to read some of them again, and their tokens
+# number of texts that a base samples for replay, and their tokens
 REPLAYED, REPLAYED_TOKENS = 32, 64
 
 
 def with_replay(
     rows: Sequence[JsonObject], texts: Sequence[str], share: float, seed: int
 ) -> list[JsonObject]:
-    """Rows of which some give their places to texts that the base has drawn.
+    """Replaces some rows by texts that were sampled from the base.
 
     Args:
-      rows: instructions.
-      texts: of the base; empty ones are left out, and all are used in turn.
-      share: of the samples that are texts.
-      seed: decides which rows.
+      rows: the instructions.
+      texts: texts from the base; empty ones are left out, and all are used in turn.
+      share: share of the samples that are texts.
+      seed: decides which rows are replaced.
     Returns: as many rows.
-    Raises: ValueError if the base has drawn nothing.
+    Raises: ValueError if all texts are empty.
     """
     full = [text for text in texts if text.strip()]
     if not full:

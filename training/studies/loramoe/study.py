@@ -1,16 +1,16 @@
 """LoRAMoE's claims: does fine-tuning on ever more instructions overwrite what a model knows, and do routed
-LoRA experts on a frozen base keep it while they learn the tasks as well?
+LoRA experts on a frozen base preserve it while learning the tasks equally well?
 
 Bases learn real facts in pretraining. Each is fine-tuned in several ways (`TuningRow`) on downstream tasks
-with a share of closed-book questions about other facts than the test's, and looked at after 1x to 100x
+with a share of closed-book questions about facts that are not in the test, and measured after 1x to 100x
 samples of one run. Knowledge is the share of held-out facts that greedy decoding completes; downstream
-accuracy that of held-out task samples answered rightly and ended there.
+accuracy is the share of held-out task samples answered correctly and then ended.
 
-The learning rate of every row is chosen by one rule on dev splits: of its grid (the same number of rates for
-every row, one run each of base 0 and seed 0, at the full volume), the smallest whose dev downstream accuracy
-lies within `tolerance` standard errors of the row's best. Test scores play no part in it. The sweep's rows
-take the rate that was chosen for the row that they vary. Where dev accuracy cannot choose, a config names the
-rates with which all seeds run (`seeded`).
+The learning rate of every row is chosen by one rule on dev splits. Its grid has the same number of rates as
+every other row's, with one run each on base 0 and seed 0 at the full volume; the rule takes the smallest rate
+whose dev downstream accuracy lies within `tolerance` standard errors of the row's best. Test scores play no
+part in it. The sweep's rows take the rate chosen for the row that they vary. Where dev accuracy cannot
+choose, the config names the rates with which all seeds run (`seeded`).
 """
 
 import math
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-# of a row, what a result does not depend on
+# fields of a row that a result does not depend on
 NO_RESULT = ("label", "rates", "seeded", "rate_of")
 
 
@@ -86,13 +86,13 @@ class LoramoeStudy:
         self._base_models: dict[int, LanguageModel] = {}
         self._exams_of: dict[int, Exams] = {}
         self._files: dict[int, TaskFile] = {}
-        # what the cells that are done have found: the tuned are asked what their base knew
+        # results of the finished cells: tuned models are asked what their base knew
         self._found: Results = {}
 
     # the cells
 
     def cells(self, results: Results) -> list[StudyCell]:
-        """A base, the learning rates on it, every row once, then the other seeds, the sweep, other bases."""
+        """A base, its learning rates, every row once, then the other seeds, the sweep and other bases."""
         config, self._found = self.config, results
         rows = (config.rows | config.sweep).values()
         replayed = [row for row in rows if row.replay]
@@ -127,7 +127,7 @@ class LoramoeStudy:
         return list({cell.name: cell for cell in cells}.values())
 
     def chosen_rates(self, results: Results) -> dict[str, float] | None:
-        """By row with rates: the one that `choose_rate` takes; None until all have been tried."""
+        """For each row with rates, the one that `choose_rate` takes; None until all have been tried."""
         chosen = {}
         for name, row in self.config.rows.items():
             dev = {}
@@ -141,7 +141,7 @@ class LoramoeStudy:
         return chosen
 
     def final_rates(self, results: Results) -> dict[str, tuple[float, ...]] | None:
-        """By row: the rates with which all of its seeds run; None where these are still to be chosen."""
+        """For each row, the rates with which all its seeds run; None if they are not yet chosen."""
         chosen, rows = self.chosen_rates(results) or {}, self.config.rows
         own = {
             name: row.seeded or (chosen[name],) for name, row in rows.items() if row.seeded or name in chosen
@@ -159,11 +159,11 @@ class LoramoeStudy:
         there = self.bases.there(number)
         cost = 3 if there else 250 * self.config.scale
         if self.config.pretrained is not None:
-            cost = 24 * self.config.scale  # all that it may know is asked, of others only what it knows
+            cost = 24 * self.config.scale  # the base is asked all facts, tuned models only the known ones
         return StudyCell(f"base{number}", settings, f"base {number}{'' if there else ': pretraining'}", cost)
 
     def replay_cell(self, number: int) -> StudyCell:
-        """The texts that a base draws, for rows that have it read some of them again."""
+        """The texts that are sampled from a base, for rows with replay."""
         settings = {"base": self.bases.settings(number), "texts": REPLAYED, "tokens": REPLAYED_TOKENS}
         return StudyCell(
             f"replay{number}", settings, f"base {number}: texts of its own", 60 * self.config.scale
@@ -173,11 +173,11 @@ class LoramoeStudy:
         """One fine-tuning.
 
         Args:
-          name: of the row, which `row` describes.
+          name: name of the row that `row` describes.
           base: number of the base.
-          seed: of the rows' order, new weights and dropout.
+          seed: seed of the data order, new weights and dropout.
           rate: learning rate.
-        Returns: the cell; what it does is in its settings.
+        Returns: the cell; its settings say what it does.
         """
         config = self.config
         settings = {
@@ -200,7 +200,7 @@ class LoramoeStudy:
 
     @property
     def volumes(self) -> list[int]:
-        """Snapshots, in samples."""
+        """When snapshots are taken, in samples."""
         return [self.config.scaled(self.config.samples * times) for times in self.config.volumes]
 
     def _exam_settings(self) -> JsonObject:
@@ -209,15 +209,15 @@ class LoramoeStudy:
             return exam_settings(config.exam)
         return pretrained_settings(config.exam, config.pretrained, config.instructions)
 
-    # running them
+    # running cells
 
     def run(self, cell: StudyCell, stopped: Stopped) -> Result:
-        """Pretrains a base, or fine-tunes one and looks at it at every volume.
+        """Pretrains a base, or fine-tunes one and measures it at every volume.
 
         Args:
-          cell: a base's or a fine-tuning's.
+          cell: a base's or a fine-tuning's cell.
           stopped: returns true once the run should end.
-        Returns: its measures, as plain JSON.
+        Returns: its measurements, as plain JSON.
         """
         if cell.name.startswith("base"):
             return self._run_base(int(cell.name.removeprefix("base")))
@@ -269,7 +269,7 @@ class LoramoeStudy:
         return {"snapshots": snapshots, **last}
 
     def describe(self, cell: StudyCell, result: Result) -> str:
-        """Knowledge and tasks, at the end.
+        """Knowledge and tasks at the end.
 
         Args:
           cell: a finished cell.
@@ -286,7 +286,7 @@ class LoramoeStudy:
 
     @cached_property
     def tuner(self) -> Tuner:
-        """What trains, made once so that programs are compiled once."""
+        """The tuner, made once so that programs are compiled once."""
         return Tuner(self.config.mesh.make(), self.config.step)
 
     def _tokenizer(self, base: int) -> "PreTrainedTokenizerBase":
@@ -295,12 +295,12 @@ class LoramoeStudy:
         return self._tokenizers[base]
 
     def instructions(self, base: int, seed: int, row: TuningRow) -> Stream:
-        """The instructions of a seed, the same for every row but for what that row changes of them.
+        """The instructions of a seed, the same for every row except for what the row changes in them.
 
         Args:
-          base: number of the base, whose tokenizer encodes them.
-          seed: of the rows and their order.
-          row: whose share of world knowledge and replayed texts they have.
+          base: number of the base whose tokenizer encodes them.
+          seed: seed of the samples and their order.
+          row: sets their share of world knowledge and of replayed texts.
         Returns: batches.
         """
         share = self.knowledge_share(row)
@@ -340,7 +340,7 @@ class LoramoeStudy:
         return self._files[base]
 
     def _base(self, number: int) -> LanguageModel:
-        """A base by itself; one that others are measured from is read once."""
+        """A base by itself; a base from which others are measured is loaded only once."""
         if number not in self._base_models:
             base = self.bases.export(number)
             lm = load_model(base, "none", ExpertConfig(), LoraConfig(), self.tuner.mesh).lm
@@ -366,7 +366,7 @@ class LoramoeStudy:
                 )
         return self._exams_of[base]
 
-    # what they say
+    # results
 
     def summary(self, results: Results) -> JsonObject:
         """See `loramoe_summary`."""
@@ -407,14 +407,14 @@ class LoramoeStudy:
         labels = {name: row.label for name, row in rows.items()}
         exam = self._exam_settings()
         settings = configs.to_dict(self.config) | {"pretrained": exam["pretrained"]}
-        settings["instructions"] = exam.get("instructions")  # by name and content, without a folder
+        settings["instructions"] = exam.get("instructions")  # by name and content, without its folder
         found = {"scale": self.config.scale, "labels": labels, "settings": settings}
         found |= {"rates": self.chosen_rates(results), "families": list(FAMILIES)}
         facts = None if base is None else self._known_facts(base["known"]["facts"])
         return found | frontier.summarise(runs, list(self.config.rows), exam["tasks"], facts)
 
     def _known_facts(self, known: Sequence[int]) -> Facts:
-        """The facts that the base knows; those count whose answers no seed's instructions teach."""
+        """The facts that the base knows; only those count whose answers no seed's instructions teach."""
         facts = closed_book_questions("test", None, self._exam_settings()["facts"])
         share = self.config.knowledge_share
         taught = {
@@ -432,7 +432,7 @@ class LoramoeStudy:
 
 
 def middle_first(rates: Sequence[float]) -> list[float]:
-    """Rates by how near they are to the middle of their grid: if a study ends early, that one is there."""
+    """Rates ordered from the middle of their grid outwards, so that a study cut short has the middle one."""
     places = sorted(range(len(rates)), key=lambda place: abs(2 * place - len(rates) + 1))
     return [rates[place] for place in places]
 
@@ -440,11 +440,11 @@ def middle_first(rates: Sequence[float]) -> list[float]:
 def choose_rate(dev: Mapping[float, float], items: int, tolerance: float) -> float:
     """The smallest rate whose dev accuracy is not clearly below the best p: at least p − z √(p (1 − p) / n).
 
-    A smaller rate moves a model less, and what decides between accuracies within their sampling error is
-    chance.
+    A smaller rate moves a model less, and between accuracies that lie within their sampling error, chance
+    decides.
 
     Args:
-      dev: accuracy by rate; items: n, samples that it rests on; tolerance: z.
+      dev: accuracy by rate; items: n, the number of samples behind it; tolerance: z.
     Returns: the learning rate.
     """
     best = max(dev.values())
@@ -453,5 +453,5 @@ def choose_rate(dev: Mapping[float, float], items: int, tolerance: float) -> flo
 
 
 def finite(value: float) -> float | None:
-    """A number as JSON has it: null where a run diverged."""
+    """A number for JSON: null if a run diverged."""
     return value if math.isfinite(value) else None

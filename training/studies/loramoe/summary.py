@@ -1,8 +1,8 @@
-"""What the cells of the LoRAMoE study say together: means over runs, paired differences, routing.
+"""Joint results of the LoRAMoE study's cells: means over runs, paired differences, routing.
 
-A run is one row on one base with one seed. Intervals are Student's t over runs, differences are taken
-between runs of the same base and seed. Runs on one base are more alike than runs on two, so an interval
-speaks of other seeds on these bases rather than of other bases.
+A run is one row on one base with one seed. Intervals are Student's t over runs; differences are taken between
+runs of the same base and seed. Runs on the same base are more alike than runs on different bases, so an
+interval is about other seeds on these bases rather than about other bases.
 """
 
 import math
@@ -17,7 +17,7 @@ from jaxmoe.json_values import JsonMapping, JsonObject
 from training.studies.intervals import interval
 
 MEASURES = ("completed", "asked", "tasks")
-# rows of the comparison, as the claims name them
+# rows of the comparison, as named in the claims
 FULL, LORA, SAME_RATE = "full", "lora", "lora_same_rate"
 FREE, CONSTRAINED, MATCHED = "loramoe", "loramoe_lbc", "loramoe_matched"
 EVERYWHERE, LORA_EVERYWHERE = "attention", "lora_attention"
@@ -56,7 +56,7 @@ class TunedRun(NamedTuple):
 
 @dataclass
 class TunedRuns:
-    """All there is: test scores of the bases, runs with the chosen learning rates, runs with others."""
+    """All results: test scores of the bases, runs with the chosen learning rates, runs with other rates."""
 
     bases: dict[int, JsonObject] = field(default_factory=dict)
     final: list[TunedRun] = field(default_factory=list)
@@ -73,7 +73,7 @@ def summarise(runs: TunedRuns, main: Sequence[str], volumes: Sequence[int]) -> J
     Args:
       runs: all runs with their bases.
       main: names of the rows that are compared.
-      volumes: numbers of samples, ascending.
+      volumes: numbers of samples, in ascending order.
     Returns: plain JSON.
     """
     level = common_level(runs, [run for row in main for run in runs.of(row)])
@@ -91,12 +91,12 @@ def summarise(runs: TunedRuns, main: Sequence[str], volumes: Sequence[int]) -> J
 
 
 def trajectory(runs: TunedRuns, run: TunedRun) -> list[dict[str, float]]:
-    """The measures of a run from its base (volume 0) on.
+    """The measures of a run, starting from its base (volume 0).
 
     Args:
       runs: all runs with their bases.
       run: one of them.
-    Returns: a point for each volume.
+    Returns: one point per volume.
     """
     base = runs.bases[run.base]
     points = [{"volume": 0, **{measure: base[measure] for measure in MEASURES}}]
@@ -104,14 +104,14 @@ def trajectory(runs: TunedRuns, run: TunedRun) -> list[dict[str, float]]:
 
 
 def knowledge_at(points: Sequence[Mapping[str, float]], level: float, measure: str) -> float:
-    """A measure of knowledge where downstream accuracy first reaches a level, on straight lines between the
-    snapshots; NaN where it never does.
+    """A measure of knowledge where downstream accuracy first reaches a level, by linear interpolation between
+    snapshots; NaN if it never does.
 
     Args:
-      points: of `trajectory`.
+      points: what `trajectory` returned.
       level: downstream accuracy, in [0, 1].
-      measure: of knowledge.
-    Returns: in the measure's units.
+      measure: the measure of knowledge.
+    Returns: value in the measure's units.
     """
     for before, after in pairwise(points):
         if before["tasks"] < level <= after["tasks"]:
@@ -121,12 +121,12 @@ def knowledge_at(points: Sequence[Mapping[str, float]], level: float, measure: s
 
 
 def common_level(runs: TunedRuns, compared: Sequence[TunedRun]) -> float | None:
-    """The highest multiple of STEP that the downstream accuracy of every one of these runs reaches.
+    """The highest multiple of STEP that the downstream accuracy of each of these runs reaches.
 
     Args:
       runs: all runs with their bases.
       compared: the runs in question.
-    Returns: in [0, 1]; None if some run reaches no multiple.
+    Returns: level in [0, 1]; None if some run reaches no multiple.
     """
     tops = [max(point["tasks"] for point in trajectory(runs, run)) for run in compared]
     steps = math.floor(min(tops, default=0.0) / STEP + 1e-9)
@@ -134,8 +134,8 @@ def common_level(runs: TunedRuns, compared: Sequence[TunedRun]) -> float | None:
 
 
 def _learning_rates(runs: TunedRuns, level: float | None) -> dict[str, list[JsonObject]]:
-    """By row, of base 0 and seed 0: every rate that was tried, its dev accuracy, its path on the test, and
-    the facts completed where that reaches the common level."""
+    """By row, for base 0 and seed 0: every rate that was tried, its dev accuracy, its path on the test, and
+    the facts completed where the path reaches the common level."""
     found: dict[str, list[JsonObject]] = {}
     for run in sorted([*runs.final, *runs.tried], key=lambda run: (run.row, run.rate)):
         if run.base == run.seed == 0:
@@ -180,15 +180,15 @@ def _row(runs: TunedRuns, name: str, level: float | None) -> JsonObject:
 
 
 def differences(runs: TunedRuns, sweep: Sequence[tuple[str, str]] = ()) -> list[JsonObject]:
-    """Paired by base and seed: b − a at the largest volume, and of knowledge at equal downstream accuracy:
-    the highest level that all runs of a and b reach.
+    """Differences paired by base and seed: b − a at the largest volume, and for knowledge also at equal
+    downstream accuracy: the highest level that all runs of a and b reach.
 
-    The first are against the runs' own bases, the last those of the sweep.
+    The first are against the runs' own bases; the last are those of the sweep.
 
     Args:
       runs: all runs with their bases.
       sweep: pairs of rows (a, b).
-    Returns: one entry a pair and measure, with its interval.
+    Returns: one entry per pair and measure, with its interval.
     """
     out = []
     for name in (FULL, CONSTRAINED):
@@ -213,8 +213,8 @@ def differences(runs: TunedRuns, sweep: Sequence[tuple[str, str]] = ()) -> list[
 
 
 def routing(runs: Sequence[TunedRun]) -> JsonObject:
-    """Where the routing weight went over the last stretch of training: by layer and task type the share of
-    the first half of the experts (mean over projections and runs), and the CV of the experts' shares.
+    """Where the routing weight went in the last stretch of training: by layer and task type, the share of the
+    first half of the experts (mean over projections and runs) and the CV of the experts' shares.
 
     Empty without routers.
     """
@@ -228,7 +228,7 @@ def routing(runs: Sequence[TunedRun]) -> JsonObject:
     layers = sorted({row["layer"] for row in rows})
 
     def share(task: str, layer: int | None = None) -> dict[int, float]:
-        """By run, the first half's share of a task type's weight, in one layer or in all."""
+        """By run, the first half's share of a task type's weight, in one layer or in all of them."""
         chosen = [r for r in rows if r["task"] == task and layer in (None, r["layer"])]
         return _by_run([(r["run"], first_half(r)) for r in chosen])
 

@@ -1,9 +1,9 @@
-"""Fine-tunes small models one after the other in one process, and shows them at several volumes on the way.
+"""Fine-tunes small models one after another in one process, and yields them at several volumes on the way.
 
-The gradient is that of `training.supervised.step`; around it stands a loop without checkpoints or files,
-whose compiled program serves every run of one shape: the learning rate is an argument, as are base, seed and
-data. A run of half a minute would else compile for ten seconds. The rate is constant after its warm-up, so
-that a snapshot is what a run of that volume would have ended with.
+The gradient is that of `training.supervised.step`, in a loop without checkpoints or files whose compiled
+program serves every run of one shape: the learning rate is an argument, as are base, seed and data.
+Otherwise, a run of half a minute would spend ten seconds compiling. The rate is constant after warm-up, so a
+snapshot is what a run of that volume would have ended with.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained beside or instead of the base, and with which losses on the routers."""
+    """What is trained on top of or instead of the base, and with which router losses."""
 
     adapter: AdapterKind = "loramoe"
     experts: ExpertConfig = field(default_factory=ExpertConfig)
@@ -49,7 +49,7 @@ class Recipe:
 
 
 class Stream(NamedTuple):
-    """Batches in their order, and how many samples had been seen after each."""
+    """Batches in order, and how many samples had been seen after each."""
 
     batches: list[Batch]
     seen: list[int]
@@ -57,11 +57,11 @@ class Stream(NamedTuple):
 
 
 class TunedSnapshot(NamedTuple):
-    """A model on its way.
+    """A model during training.
 
     Attributes:
-      volume: samples that were asked for; seen: samples that it has had, those of whole batches.
-      loss: mean over the batches since the snapshot before; NaN if the run diverged.
+      volume: samples that were requested; seen: samples that it has seen, in whole batches.
+      loss: mean over the batches since the previous snapshot; NaN if the run diverged.
       routing: rows of `training.supervised.telemetry.report` for the same batches; empty without routers.
     """
 
@@ -79,14 +79,14 @@ def stream(
     volume: int,
     form: str = "instruction",
 ) -> Stream:
-    """Batches of at least `volume` samples, each row at most once an epoch.
+    """Batches of at least `volume` samples, each row at most once per epoch.
 
     Args:
-      rows: of training data.
+      rows: rows of training data.
       tokenizer: the base's tokenizer.
       config: of the batches.
       volume: samples.
-      form: of instruction rows, instruction or chat.
+      form: form of instruction rows, instruction or chat.
     Returns: the batches.
     """
     samples = encode_samples(rows, tokenizer, config.length, form=form)
@@ -96,11 +96,11 @@ def stream(
 def stream_of(
     samples: Sequence[Sample], tokenizer: "PreTrainedTokenizerBase", config: BatchConfig, volume: int
 ) -> Stream:
-    """As `stream`, of samples that are encoded already.
+    """As `stream`, for samples that are already encoded.
 
     Args:
-      samples: encoded.
-      tokenizer: whose padding token fills rows up.
+      samples: encoded samples.
+      tokenizer: its padding token fills up rows.
       config: of the batches.
       volume: samples.
     Returns: the batches.
@@ -117,7 +117,7 @@ def stream_of(
 
 
 class Tuner:
-    """Fine-tunes bases of one shape on one mesh, and keeps what it compiled."""
+    """Fine-tunes bases of one shape on one mesh, and keeps compiled programs."""
 
     def __init__(self, mesh: Mesh, step: StepConfig):
         self.mesh, self._step = mesh, step
@@ -134,17 +134,17 @@ class Tuner:
         seed: int,
         stopped: Stopped,
     ) -> Iterator[TunedSnapshot]:
-        """Trains, and yields the model at every volume; its weights are gone once the run goes on.
+        """Trains, and yields the model at every volume; its weights are invalid once the run continues.
 
         Args:
-          base: folder.
-          recipe: what is trained beside it, and how it is balanced.
+          base: the base's folder.
+          recipe: what is trained on top of it, and how it is balanced.
           data: the batches.
           optimizer: its schedule ends with the data.
-          volumes: numbers of samples after which to look.
+          volumes: numbers of samples after which to yield the model.
           stopped: returns true to end before the next step.
-          seed: of new weights and dropout.
-        Returns: snapshots, in the order of the volumes.
+          seed: seed of new weights and dropout.
+        Returns: snapshots, in order of volume.
         """
         model = load_model(base, recipe.adapter, recipe.experts, recipe.lora, self.mesh, seed=seed)
         weights = model.lm.weights
@@ -186,7 +186,7 @@ class Tuner:
 
 
 def _directions(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Directions of AdamW; the rate is the caller's."""
+    """AdamW's update directions; the caller applies the rate."""
     clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
     return optax.chain(clip, optax.scale_by_adam(config.b1, config.b2, config.eps), decay(config))
 
@@ -195,7 +195,7 @@ Sums = dict[str, telemetry.RoutingSums]
 
 
 class _Program(NamedTuple):
-    """A compiled step, what makes its first optimizer state, and where empty routing sums lie."""
+    """A compiled step, and functions that make its first optimizer state and empty routing sums."""
 
     step: Callable[..., tuple[params.Params, PyTree, Sums, jax.Array]]
     start: Callable[[params.Params], PyTree]
@@ -205,7 +205,7 @@ class _Program(NamedTuple):
 def _make_program(
     model: TrainableModel, balance: BalanceConfig, optimizer: OptimizerConfig, config: StepConfig, mesh: Mesh
 ) -> _Program:
-    """Every argument has its sharding, so that the first step compiles what serves all others."""
+    """Gives every argument its sharding, so that the program compiled by the first step serves all others."""
     parts = params.split(model.abstract, model.train)
     gradient = make_gradient(model.abstract, parts.definition, config, balance, mesh)
     dropout = model.lm.experts is not None and model.lm.experts.dropout > 0
