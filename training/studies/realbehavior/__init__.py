@@ -1,1 +1,1 @@
-"""Is a model's self-report to be believed?"""
+"""Can a model's self-report be believed?"""

@@ -1,10 +1,10 @@
-"""A questionnaire put to a model or to a simulated respondent, and all that the study keeps of the answers.
+"""A questionnaire given to a model or a simulated respondent, and what the study keeps of the answers.
 
-Respondents are described people x wordings x orders of the options: one model answers as each. Of every
-answer there are two values: the option that was chosen, and the expected value Σ p·v over the options, which
-moves before a choice does. Verdicts are of choices, as a user would take them; drift and dispersion are of
-expected values, and of choices beside them.
-Letters: P described people, C conditions (wording x order of options).
+Respondents are described people x wordings x option orders: one model answers as each of them. Every answer
+has two values: the option that was chosen, and the expected value Σ p·v over the options, which moves before
+a choice does. Verdicts use choices, as a user would; drift and dispersion use expected values and, in
+addition, choices.
+Letters: P described people, C conditions (wording x option order).
 """
 
 import math
@@ -35,16 +35,16 @@ from jaxmoe.language_model import LanguageModel
 from training.studies.cells import Result, Stopped, StoppedError
 from training.studies.realbehavior.config import AskedConfig
 
-# [P, C] by scale, which is named INSTRUMENT/CONSTRUCT
+# [P, C] by scale, named INSTRUMENT/CONSTRUCT
 ScaleScores = dict[str, list[list[float]]]
-# plain JSON, as results are filed: whoever reads it knows what lies where
+# plain JSON, as results are filed; readers know its layout
 JsonRecord = JsonMapping
-# of a model's answers as a whole
+# statistics of a model's answers as a whole
 STYLES = ("acquiescence", "extremity", "midpoint", "position")
 
 
 class ScoringKey(NamedTuple):
-    """What is known of the questions and of the described people.
+    """What is known about the questions and the described people.
 
     Attributes:
       flattering: by scale, 1 where more of the construct is desirable, −1 where less is, 0 where neither.
@@ -56,7 +56,7 @@ class ScoringKey(NamedTuple):
 
 
 class Questionnaire:
-    """The design of a study, ready to be put to anybody."""
+    """The design of a study, ready to give to any respondent."""
 
     def __init__(self, config: AskedConfig, personas: int):
         self.config = config
@@ -84,11 +84,11 @@ class Questionnaire:
         )
 
     def of_model(self, lm: LanguageModel, tokenizer: PreTrainedTokenizerBase) -> Result:
-        """All that is kept of a model's answers: scores, style, verdicts.
+        """Everything that is kept of a model's answers: scores, style, verdicts.
 
         Args:
-          lm: that is asked.
-          tokenizer: its own.
+          lm: the model that is asked.
+          tokenizer: its tokenizer.
         Returns: plain JSON.
         """
         config = replace(lm.config, max_positions=max(lm.config.max_positions, self.config.window))
@@ -103,14 +103,14 @@ class Questionnaire:
         }
 
     def of_simulated(self, name: str, seeds: int, stopped: Stopped) -> Result:
-        """Conclusions on a simulated respondent, seed by seed, and its verdicts counted over seeds.
+        """Conclusions about a simulated respondent, seed by seed, and its verdicts counted over seeds.
 
-        One that gave the same answers before (constant, midpoint) is not judged again; `distinct` counts the
-        different sheets of answers.
+        A respondent that repeats earlier answers (constant, midpoint) is not judged again; `distinct` counts
+        the different answer sheets.
 
         Args:
           name: name of a simulated respondent.
-          seeds: how many.
+          seeds: number of seeds.
           stopped: returns true to end before the next seed.
         Returns: plain JSON.
         """
@@ -131,7 +131,7 @@ class Questionnaire:
         }
 
     def verdicts(self, table: pd.DataFrame) -> list[Result]:
-        """Verdict of every scale by criterion, with the check that decided it."""
+        """The verdict on every scale by criterion, with the check that decided it."""
         found = assess(
             table,
             self.instruments,
@@ -147,7 +147,7 @@ class Questionnaire:
 
         Args:
           table: long table of answers, in the order of the design.
-          column: of the long table that holds the answers' values.
+          column: column of the long table with the answers' values.
         Returns: by scale.
         """
         return scale_scores(table, column, self.instruments, [person.name for person in self.personas])
@@ -156,15 +156,15 @@ class Questionnaire:
 def scale_scores(
     table: pd.DataFrame, column: str, instruments: Sequence[Instrument], people: Sequence[str]
 ) -> ScaleScores:
-    """Scale means, in the direction of the construct, of answers in the order of a design.
+    """Scale means in the direction of the construct, for answers in the order of a design.
 
-    Unlike `evals.questionnaires.response_table.cube` it takes values between the options.
+    Unlike `evals.questionnaires.response_table.cube`, it accepts values between the options.
 
     Args:
-      table: long table of answers, each item asked in one wording of its own.
-      column: of the long table that holds the answers' values.
-      instruments: whose domains.
-      people: names, in the order of the design.
+      table: long table of answers, with each item asked in one wording of its own.
+      column: column of the long table with the answers' values.
+      instruments: the instruments whose domains are scored.
+      people: their names, in the order of the design.
     Returns: by scale.
     """
     names = pd.Index(list(people))
@@ -179,7 +179,7 @@ def scale_scores(
 
 
 def conclusions(verdicts: Sequence[JsonRecord]) -> dict[str, str]:
-    """By construct of the first instrument, the worst verdict over the criteria: it is believed only where
+    """For each construct of the first instrument, the worst verdict over the criteria: it is believed only if
     every criterion is met (as in `evals.faithfulness.null_study`)."""
     first = [row for row in verdicts if row["instrument"] == verdicts[0]["instrument"]]
     by_construct: dict[str, set[FaithfulnessVerdict]] = {}
@@ -199,7 +199,7 @@ def tally(runs: Sequence[Sequence[JsonRecord]]) -> Result:
 
 
 def known(value: object) -> object:
-    """As JSON has it: null for NaN; numbers to six digits."""
+    """A value for JSON: null for NaN; numbers rounded to six digits."""
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
     return value

@@ -1,4 +1,4 @@
-"""The config of the RealBehavior study: whose behavior is asked about, in which questions, how often."""
+"""The config of the RealBehavior study: whose behavior is asked about, with which questions, how often."""
 
 from dataclasses import dataclass, field
 
@@ -11,16 +11,17 @@ from training.studies.realbehavior.pretrained_config import PretrainedStudyConfi
 
 @dataclass(frozen=True)
 class AskedConfig:
-    """What everybody is asked, models and simulated respondents alike.
+    """What all respondents are asked, models and simulated respondents alike.
 
     Attributes:
-      instruments: shipped questionnaires that measure the same constructs; conclusions are of the first.
+      instruments: shipped questionnaires that measure the same constructs; conclusions use the first.
       templates, option_orders: wordings, and orders of the options; all are crossed.
-      personas: described people, composed of high and low of every construct; balanced for 8, 16 and 32.
-      situations: tasks of conduct for each construct.
-      form: what a question is to a model: text, instruction or chat.
-      window: tokens of a question at least, where a model's own limit is lower: a question that is cut loses
-        the described person.
+      personas: number of described people, composed of high and low on every construct; balanced for 8, 16
+        and 32.
+      situations: behavior tasks for each construct.
+      form: how a question is presented to a model: text, instruction or chat.
+      window: minimum number of tokens for a question if a model's own limit is lower: a question that is cut
+        loses the described person.
       batch_size: questions scored at once.
       thresholds: what counts as faithful.
     """
@@ -48,7 +49,7 @@ class Tuned:
 
     Attributes:
       label: name in tables and figures.
-      rate: its learning rate; the study that compares the rows chooses one.
+      rate: its learning rate, as chosen by the study that compares the rows.
     """
 
     label: str
@@ -61,11 +62,11 @@ class Reinforced:
 
     Attributes:
       label: name in tables and figures.
-      row, regime: of that study.
-      seeds: runs; seed s starts from that study's base s mod bases.
-      rounds: of rollouts.
-      every: rounds between two looks.
-      held_out: problems on which it is measured too; what shows that it has learned something.
+      row, regime: its row and regime in that study.
+      seeds: number of runs; seed s starts from that study's base s mod bases.
+      rounds: number of rounds of rollouts.
+      every: rounds between two measurements.
+      held_out: number of held-out problems on which it is also measured, to show that it learned something.
     """
 
     label: str = "RL from tests"
@@ -86,19 +87,20 @@ class RealbehaviorConfig:
     """The RealBehavior study.
 
     Attributes:
-      tuned: by their names in the LoRAMoE study.
-      loramoe, stepcoder: configs of the studies whose bases and training are used; their scale is this one's.
-      bases: how many of the LoRAMoE study's.
+      tuned: fine-tuned rows, by their names in the LoRAMoE study.
+      loramoe, stepcoder: configs of the studies whose bases and training are used; they take this study's
+        scale.
+      bases: how many of the LoRAMoE study's bases are used.
       seeds: runs of every tuned row on each base.
       volumes: when to ask, as multiples of that study's 1x; the largest ends the run.
-      reinforced: the run of reinforcement learning.
-      nulls: simulated respondents, the faithful one among them.
-      null_seeds: how often each answers.
+      reinforced: the reinforcement learning run.
+      nulls: simulated respondents, including the faithful one.
+      null_seeds: number of seeds for each of them.
       asked: the questions.
       drift: mean shift of a score, in SDs of the base, above which characteristics count as moved.
-      goal: share of wrong conclusions that the judging may make.
-      scale: share of training, described people and null seeds; below 1 only the plumbing is tried.
-      pretrained: ask a pretrained chat model instead; nothing else of this config is then used.
+      goal: share of wrong conclusions that the judging is allowed to make.
+      scale: share of training, described people and null seeds; below 1 only the plumbing is tested.
+      pretrained: ask a pretrained chat model instead; the rest of this config is then unused.
     """
 
     __pydantic_config__ = configs.STRICT
@@ -138,5 +140,5 @@ class RealbehaviorConfig:
             raise ValueError(f"drift must be positive, goal in (0, 1); got {self.drift} and {self.goal}")
 
     def scaled(self, number: int) -> int:
-        """A number of rounds, people or seeds at this scale."""
+        """Scales a number of rounds, people or seeds."""
         return max(1, round(number * self.scale))

@@ -71,7 +71,7 @@ def _fill(axis: Axes, x: float, y: float, counts: Mapping[str, int]) -> None:
 
 
 def drift(summary: BehaviorSummary) -> Picture:
-    """Mean shift of the scores along training."""
+    """Mean shift of the scores over training."""
     apart = summary["between_bases"]
     figure = _along(summary, "drift", "mean |Δ|, SD of the base", None if apart is None else apart["drift"])
     for axis in figure.axes:
@@ -86,7 +86,7 @@ def drift(summary: BehaviorSummary) -> Picture:
 
 
 def dispersion(summary: BehaviorSummary) -> Picture:
-    """How much described people are told apart, against the base, along training."""
+    """How well described people are told apart over training, relative to the base."""
     figure = _along(summary, "dispersion", "SD over people, ratio to the base", None)
     for axis in figure.axes:
         axis.axhline(1.0, color=REFERENCE, linewidth=1.2)
@@ -103,7 +103,7 @@ def dispersion(summary: BehaviorSummary) -> Picture:
 
 
 def _along(summary: BehaviorSummary, what: str, label: str, dashed: float | None) -> Figure:
-    """A panel of fine-tuning, and one of reinforcement learning where there is any; steps stand side by side,
+    """A panel for fine-tuning, and one for reinforcement learning if there is any; steps are evenly spaced,
     whatever lies between them."""
     rows, styles = summary["rows"], row_styles(summary["labels"])
     groups = [[n for n in rows if n != REINFORCED], [n for n in rows if n == REINFORCED]]

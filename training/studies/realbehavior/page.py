@@ -1,6 +1,6 @@
-"""The page of the RealBehavior study: verdicts on the claims, who is to be believed, what training does.
+"""The page of the RealBehavior study: verdicts on the claims, who can be believed, what training does.
 
-Of the paper only the abstract is known here; definitions and thresholds are this project's.
+Only the paper's abstract is known here; definitions and thresholds are this project's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ def page(title: str, summary: BehaviorSummary) -> Page:
 
 
 def labels_of(summary: BehaviorSummary) -> dict[str, str]:
-    """By respondent, in the order of tables and figures: models, simulated ones, the faithful one last."""
+    """Labels by respondent, in table and figure order: models, simulated ones, the faithful one last."""
     tuned = {name: label for name, label in summary["labels"].items() if name != REINFORCED}
     models = {BASE: "base", **tuned, CODE_BASE: "code base", REINFORCED: summary["labels"][REINFORCED]}
     nulls = sorted(summary["nulls"], key=lambda name: name == "faithful")
@@ -81,7 +81,7 @@ def _verdicts(summary: BehaviorSummary) -> PageSection:
 
 
 def believed(summary: BehaviorSummary) -> ClaimVerdict:
-    """Is some construct of every model not faithful? Refuted by a model with all of them faithful."""
+    """Does every model have a construct that is not faithful? One entirely faithful model refutes this."""
     conclusions = [one for found in summary["respondents"].values() for one in found["conclusions"]]
     counts = {verdict: sum(one[verdict] for one in conclusions) for verdict in VERDICTS}
     outcome: ClaimOutcome = "not shown"
@@ -103,7 +103,7 @@ def believed(summary: BehaviorSummary) -> ClaimVerdict:
 
 
 def moved(summary: BehaviorSummary, name: str) -> ClaimVerdict:
-    """Is the mean |Δ| at the end above the least that counts?
+    """Is the mean |Δ| at the end above the smallest drift that counts?
 
     Args:
       summary: what `summarize` returned.
@@ -128,7 +128,7 @@ def moved(summary: BehaviorSummary, name: str) -> ClaimVerdict:
 
 
 def restricted(summary: BehaviorSummary, name: str) -> ClaimVerdict:
-    """Does the ratio of dispersions at the end lie below 1?
+    """Is the ratio of dispersions at the end below 1?
 
     Args:
       summary: what `summarize` returned.
@@ -159,11 +159,11 @@ def _over(row: JsonRecord) -> str:
 
 
 def sound(summary: BehaviorSummary, right: str) -> ClaimVerdict:
-    """Are conclusions wrong no more often than the goal, of respondents whose right conclusion is known?
+    """Where the right conclusion is known, are conclusions wrong no more often than the goal allows?
 
     Args:
       summary: what `summarize` returned.
-      right: the right conclusion of the respondents that are counted.
+      right: the right conclusion for the respondents to count.
     Returns: the verdict with its reason.
     """
     goal = summary["settings"]["goal"]
@@ -202,7 +202,7 @@ def number(score: JsonRecord, *, signed: bool = False) -> str:
     Args:
       score: mean with its interval.
       signed: whether it is a difference.
-    Returns: such as "0.41 [0.32, 0.50]".
+    Returns: for example "0.41 [0.32, 0.50]".
     """
     if score["mean"] is None:
         return "–"
@@ -289,14 +289,14 @@ def _matrix(summary: BehaviorSummary, labels: Mapping[str, str]) -> PageTable:
 
 def _shares(found: JsonRecord, criterion: str) -> str:
     constructs = next(iter(found["verdicts"].values())).get(criterion, {}).values()
-    if not constructs:  # filed before the criterion was there
+    if not constructs:  # filed before the criterion existed
         return "–"
     counts = [sum(c.get(verdict, 0) for c in constructs) for verdict in VERDICTS]
     return " / ".join(f"{100 * count / sum(counts):.0f}" for count in counts)
 
 
 def _by_construct(summary: BehaviorSummary, labels: Mapping[str, str]) -> PageTable:
-    """Of the models, every verdict in every questionnaire."""
+    """Every verdict on the models in every questionnaire."""
     rows = []
     for name, found in summary["respondents"].items():
         for instrument, by_criterion in found["verdicts"].items():
@@ -360,7 +360,7 @@ def _training(summary: BehaviorSummary) -> PageSection:
 
 
 def _solved(summary: BehaviorSummary) -> Sequence[str]:
-    """What the reinforced model has learned meanwhile."""
+    """What the model trained by reinforcement learning has learned meanwhile."""
     if not summary["held_out"]:
         return []
     first, last = summary["held_out"][0][0], summary["held_out"][0][-1]

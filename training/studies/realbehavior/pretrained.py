@@ -1,10 +1,10 @@
-"""RealBehavior on a pretrained chat model, as it is and after fine-tuning: are its answers to be believed?
+"""RealBehavior on a pretrained chat model, before and after fine-tuning: can its answers be believed?
 
-    OUT/answers/NAME-DIGEST/      every answer of a cell as it came; a stopped cell resumes from them
+    OUT/answers/NAME-DIGEST/      every answer of a cell as it arrived; a stopped cell resumes from them
     OUT/running/NAME-DIGEST/      a fine-tuning; its export is what is asked
 
-The small study trains its models itself and can afford many of them; here there is one base, one fine-tuning
-of each kind and one draw, so nothing is said of trainings in general.
+The small study trains its own models and can afford many of them; here there is one base, one fine-tuning of
+each kind and one draw, so the results say nothing about training in general.
 """
 
 import json
@@ -46,13 +46,13 @@ from training.supervised.config import SftConfig
 from training.supervised.sft import main as sft
 
 BASE = "base"
-# quiet seconds of two cores for SmolLM2-135M-Instruct: a question scored, a question written, a fine-tuning
+# seconds on two idle cores for SmolLM2-135M-Instruct: scoring a question, writing an answer, a fine-tuning
 SCORED, WRITTEN, TUNING = 0.04, 0.15, 200.0
-# most tokens of a question with its written answer
+# maximum number of tokens of a question with its written answer
 WINDOW = 768
-# questions asked at once: answers of a block are there together
+# questions asked at once: the answers of a block arrive together
 BLOCK = 1920
-# seconds between two notes of the time that a cell has taken
+# seconds between two records of the time that a cell has taken
 NOTED = 5.0
 
 
@@ -65,10 +65,10 @@ class PretrainedStudy:
     def __init__(self, config: PretrainedStudyConfig, out: Path):
         self.config, self._out = config, out
         for way in (*config.ways.values(), *config.tuned_ways.values()):
-            AskedQuestions(way)  # unknown names show before anything is asked
+            AskedQuestions(way)  # unknown names are reported before anything is asked
 
     def cells(self, results: Results) -> list[StudyCell]:
-        """The base in every way, then each fine-tuning in every way of its own."""
+        """The base, asked in every way, then each fine-tuning in each of its ways."""
         config = self.config
         cells = [self._cell(BASE, name, way) for name, way in config.ways.items()]
         cells += [
@@ -104,7 +104,7 @@ class PretrainedStudy:
         Args:
           cell: one of `cells`.
           stopped: returns true once the run should end.
-        Returns: verdicts, scores and style as plain JSON; against the base, for a fine-tuning.
+        Returns: verdicts, scores and style as plain JSON; for a fine-tuning, also compared with the base.
         """
         model, _, name = cell.name.rpartition("-")
         way = (self.config.ways if model == BASE else self.config.tuned_ways)[name]
@@ -131,7 +131,7 @@ class PretrainedStudy:
         way = asked.way
         text_model = LocalModel(lm, tokenizer, way.form, way.batch_size)
         if way.answers == "written":
-            # a person's questions begin alike: the engine reads that once
+            # a person's questions share a prefix, which the engine reads once
             text_model = replace(text_model, engine=engine_texts(lm, "engine", way.batch_size, WINDOW))
 
         def progress(done: int, of: int) -> None:
@@ -149,7 +149,7 @@ class PretrainedStudy:
         )
 
     def _tuned(self, model: str) -> LanguageModel:
-        """A fine-tuned model, trained first where it is not there."""
+        """A fine-tuned model, trained first if it does not exist."""
         settings = self._tuning(model)
         folder = self._out / "running" / f"{model}-{digest(settings)}"
         done = sft(
@@ -160,7 +160,7 @@ class PretrainedStudy:
         return done.lm
 
     def describe(self, cell: StudyCell, result: Result) -> str:
-        """How many constructs may be believed.
+        """How many constructs can be believed.
 
         Args:
           cell: a finished cell.
@@ -171,10 +171,10 @@ class PretrainedStudy:
         return ", ".join(f"{found.count(verdict)} {verdict}" for verdict in dict.fromkeys(found))
 
     def summary(self, results: Results) -> Result:
-        """Every cell with what its models and ways are called.
+        """Every cell, with the names of its models and ways.
 
         Args:
-          results: of the finished cells, by name.
+          results: results of the finished cells, by name.
         Returns: plain JSON.
         """
         cells = [cell for cell in self.cells(results) if cell.name in results]
@@ -191,7 +191,7 @@ class PretrainedStudy:
 
 
 class Stopwatch:
-    """Seconds that a cell took, over all its sessions."""
+    """Counts the seconds that a cell took over all its sessions."""
 
     def __init__(self, path: Path):
         self._path, self._last = path, time.monotonic()
@@ -199,7 +199,7 @@ class Stopwatch:
         self._written = self.seconds
 
     def note(self) -> None:
-        """Counts the time since the last note; kept in the file every few seconds."""
+        """Adds the time since the last call; the file is updated every few seconds."""
         now = time.monotonic()
         self.seconds, self._last = self.seconds + now - self._last, now
         if self.seconds - self._written >= NOTED:
@@ -208,7 +208,7 @@ class Stopwatch:
 
 
 class AskedQuestions:
-    """A way of asking, ready to be put to anybody."""
+    """A way of asking, ready to give to any respondent."""
 
     def __init__(self, way: AskedWay):
         self.way = way
@@ -224,15 +224,15 @@ class AskedQuestions:
 
     @property
     def count(self) -> int:
-        """How many questions it comes to."""
+        """The total number of questions."""
         return sum(self.design.size(one) for one in self.batteries)
 
     def respondent(self, model: LocalModel, name: str) -> Respondent:
-        """Who answers.
+        """A respondent for these questions.
 
         Args:
-          model: that is asked.
-          name: in the long table.
+          model: the model that is asked.
+          name: its name in the long table.
         Returns: the respondent.
         """
         if self.way.answers == "written":
@@ -268,10 +268,10 @@ class AskedQuestions:
         }
 
     def described(self, table: pd.DataFrame) -> list[Result]:
-        """r of every domain's scores, means over conditions, with every trait that the personas describe.
+        """r of every domain's scores (means over conditions) with every trait that the personas describe.
 
-        value, low, high are of the chosen options; expected is r of the expected values Σ p·v, which move
-        before a choice does, null where answers have no probabilities.
+        value, low and high use the chosen options; expected is r for the expected values Σ p·v, which move
+        before a choice does, or null if answers have no probabilities.
         """
         traits = described_traits(table, ["persona"])
         rows: list[Result] = []
@@ -299,8 +299,8 @@ class AskedQuestions:
         """A fine-tuned model against its base, on the questions that both were asked.
 
         Args:
-          before: answers of the base, of more questions perhaps.
-          after: of the fine-tuned model, to these questions.
+          before: the base's answers, possibly to more questions.
+          after: the fine-tuned model's answers to these questions.
         Returns: plain JSON: scale by scale (`comparison.compared`), drift and dispersion of expected
           values (`summary.within`), and the share of equal answers.
         """
@@ -319,7 +319,7 @@ class AskedQuestions:
         }
 
     def _expected(self, table: pd.DataFrame) -> ScaleScores:
-        """Expected values of every domain, [P, C], of answers in the order of the design."""
+        """Expected values of every domain, [P, C], for answers in the order of the design."""
         people = [persona.name for persona in self.design.personas]
         return scale_scores(table, "expected", self.instruments, people)
 

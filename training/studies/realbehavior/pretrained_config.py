@@ -1,4 +1,4 @@
-"""The config of the RealBehavior study on a pretrained chat model: who is asked what, and in which way."""
+"""The config of the RealBehavior study on a pretrained chat model: who is asked what, and how."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,11 +13,11 @@ class AskedWay:
 
     Attributes:
       answers: label scores the options' letters by log-probability, written samples a text and reads it.
-      instruments: shipped questionnaires; conclusions are of the first.
+      instruments: shipped questionnaires; conclusions use the first.
       templates, option_orders: wordings, and orders of the options; all are crossed.
       personas: who the model is told to be, as in `suite=behavior`.
-      situations: tasks of conduct for each construct; 0 for none.
-      temperature, max_new_tokens: of written answers.
+      situations: behavior tasks for each construct; 0 for none.
+      temperature, max_new_tokens: settings for written answers.
       form: how a question is presented to the model.
       batch_size: questions asked at once.
     """
@@ -46,7 +46,7 @@ class FineTuned:
 
     Attributes:
       label: name in tables and figures.
-      config: of `python -m training sft`; its base and output are the study's.
+      config: config for `python -m training sft`; the study sets its base and output.
     """
 
     label: str
@@ -61,8 +61,8 @@ class PretrainedStudyConfig:
       base: named model, GGUF file, folder or hub id of a chat model.
       tuned: fine-tunings, by name.
       ways: how the base is asked, by name.
-      tuned_ways: how it is asked after each fine-tuning, by name; conditions that a way of the same name asks
-        the base in too are compared as pairs.
+      tuned_ways: how it is asked after each fine-tuning, by name; conditions in which a way of the same name
+        also asks the base are compared in pairs.
       thresholds: what counts as faithful.
     """
 

@@ -1,6 +1,6 @@
-"""The page of the RealBehavior study on a pretrained chat model: verdicts, what they rest on, what changed.
+"""The page of the RealBehavior study on a pretrained chat model: verdicts, their basis, what changed.
 
-Every number is of one model, one fine-tuning of each kind and one draw of text.
+Every number comes from one model, one fine-tuning of each kind and one draw of text.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from training.studies.page import Page, PageSection, PageTable, Picture
 from training.studies.realbehavior.answers import JsonRecord, conclusions
 
 VERDICTS = ("faithful", "undetermined", "not faithful")
-# verdict checks of each scale that a reader asks for first: title, and what the statistic begins with
+# the verdict checks that readers ask for first: title, and how the statistic's name begins
 STATISTICS = {
     "ICC(A,1) over conditions": "ICC(A,1) over conditions",
     "α": "alpha",
@@ -48,7 +48,7 @@ def page(title: str, summary: JsonMapping) -> Page:
 
 
 def names_of(summary: JsonMapping) -> dict[str, str]:
-    """What every cell is called, in their order."""
+    """The name of every cell, in order."""
     found = {}
     for name in summary["cells"]:
         model, _, way = name.rpartition("-")
@@ -63,7 +63,7 @@ def _card(summary: JsonMapping) -> dict[str, str]:
         "model": str(summary["base"]),
         "questions": f"{asked:,}, answered in {minutes:.0f} minutes, including fine-tuning",
     }
-    # the run card counts the last session of a cell alone
+    # the run card counts only a cell's last session
     return card | {k: str(v) for k, v in summary["run"].items() if k != "minutes"}
 
 
@@ -109,7 +109,7 @@ def _verdicts(summary: JsonMapping) -> PageSection:
 
 
 def said(summary: JsonMapping) -> list[str]:
-    """What was found, in two sentences: constructs that may be believed, and what fine-tuning changed."""
+    """The findings in two sentences: constructs that can be believed, and what fine-tuning changed."""
     cells, labels = summary["cells"], names_of(summary)
     base = next(name for name in cells if name.startswith("base-"))
     own = [row["value"] for row in _own(cells[base]) if row["value"] is not None]
@@ -138,7 +138,7 @@ def said(summary: JsonMapping) -> list[str]:
 
 
 def _believed(found: JsonRecord) -> str:
-    """How many constructs of the first questionnaire are faithful, and what the others are."""
+    """How many constructs of the first questionnaire are faithful, and the verdicts on the others."""
     verdicts = list(conclusions(found["verdicts"]).values())
     others = [f"{verdicts.count(one)} {one}" for one in VERDICTS[1:] if one in verdicts]
     return f"{verdicts.count(VERDICTS[0])} of {len(verdicts)} constructs" + (
@@ -197,7 +197,7 @@ def _evidence(summary: JsonMapping) -> PageSection:
 
 
 def _check(rows: Sequence[JsonRecord], start: str) -> str:
-    """The first check whose statistic begins so, with its interval."""
+    """The first check whose statistic begins with `start`, with its interval."""
     found = next((row for row in rows if row["statistic"].startswith(start)), None)
     if found is None:
         return "–"
@@ -232,7 +232,7 @@ def described(summary: JsonMapping) -> Picture:
     styles = many_styles(list(labels))
     for number, (name, label) in enumerate(labels.items()):
         color, marker = styles[name]
-        axis.plot([], [], marker, color=color, label=label)  # in the legend even where every r is undefined
+        axis.plot([], [], marker, color=color, label=label)  # in the legend even if every r is undefined
         rows = summary["cells"][name]["described"]
         first = [row for row in rows if row["instrument"] == rows[0]["instrument"]]
         for place, construct in enumerate(constructs):

@@ -1,10 +1,10 @@
-"""RealBehavior's claims: are a model's answers to psychological tests to be believed, and does training drive
-characteristics away or restrict them? And ours beside them: is the judging itself sound?
+"""RealBehavior's claims: can a model's answers to psychological tests be believed, and does training shift or
+restrict characteristics? And a question of our own: is the judging itself sound?
 
 The models are those of the other two studies: bases, their fine-tunings at several volumes of instructions,
-and a code model on its way through reinforcement learning from tests, each trained again exactly as there.
-All of them, and simulated respondents, answer the same questions as the same described people. Not one
-of these trainings aims at social values, as the paper's alignment does.
+and a code model during reinforcement learning from tests, each trained again exactly as there. All of them,
+and simulated respondents, answer the same questions as the same described people. None of this training aims
+at social values, as the paper's alignment does.
 """
 
 import shutil
@@ -36,13 +36,13 @@ from training.studies.realbehavior.pretrained import PretrainedStudy
 from training.studies.realbehavior.summary import REINFORCED, AnsweredRun
 from training.studies.stepcoder.study import PlannedRun, StepcoderConfig, StepcoderStudy, read_run
 
-# quiet seconds: to ask a text or a code model everything as 16 people, to judge one seed of a simulated
-# respondent; what training takes is told by the study that it is of
+# seconds on an idle machine: to ask a text or a code model everything as 16 people, and to judge one seed of
+# a simulated respondent; the time for training comes from the study it belongs to
 ASKING_TEXT, ASKING_CODE, JUDGING = 13.0, 28.0, 0.5
 
 
 def make(config: RealbehaviorConfig, out: Path) -> "RealbehaviorStudy | PretrainedStudy":
-    """The study; its bases lie where the other studies have them, or are pretrained models.
+    """The study; its bases are where the other studies keep them, or are pretrained models.
 
     Args:
       config: the study's config.
@@ -81,7 +81,7 @@ class RealbehaviorStudy:
     # the cells
 
     def cells(self, results: Results) -> list[StudyCell]:
-        """A base and its fine-tunings, reinforcement learning, simulated respondents, then what repeats."""
+        """A base and its fine-tunings, reinforcement learning, simulated respondents, then repetitions."""
         config, base = self.config, range(self.config.bases)
         cells = [self._base_cell(0), *(self._tuned_cell(row, 0, 0) for row in config.tuned)]
         cells += [self._reinforced_cell(seed) for seed in range(config.reinforced.seeds)]
@@ -131,7 +131,7 @@ class RealbehaviorStudy:
 
     @property
     def volumes(self) -> list[int]:
-        """When to ask, in samples."""
+        """When to ask the questions, in samples."""
         tuning = self._loramoe.config
         return sorted({tuning.scaled(tuning.samples * times) for times in self.config.volumes})
 
@@ -148,10 +148,10 @@ class RealbehaviorStudy:
         settings = configs.to_dict(self.config.asked) | {"personas": self._people}
         return {key: value for key, value in settings.items() if key != "batch_size"}
 
-    # running them
+    # running cells
 
     def run(self, cell: StudyCell, stopped: Stopped) -> Result:
-        """Asks one base, one fine-tuning or one run of reinforcement learning on its way, or one null.
+        """Asks one base, one fine-tuning or RL run as it trains, or one simulated respondent.
 
         Args:
           cell: one of `cells`.
@@ -197,7 +197,7 @@ class RealbehaviorStudy:
             yield {"at": snapshot.volume, **answers}
 
     def _run_reinforced(self, cell: StudyCell, seed: int, stopped: Stopped) -> Result:
-        """Its policy as every checkpoint has it; a run that was stopped resumes."""
+        """Asks the policy in every checkpoint of a reinforcement learning run; a stopped run resumes."""
         run, study = self.config.reinforced, self._stepcoder
         export = study.bases.export(seed)
         folder = self._out / "running" / cell.file.removesuffix(".json")
@@ -221,14 +221,14 @@ class RealbehaviorStudy:
         folder: Path,
         stopped: Stopped,
     ) -> Iterator[Result]:
-        """Answers before the first round, and of the policy in every checkpoint."""
+        """Answers before the first round, and from the policy in every checkpoint."""
         run, mesh, tokenizer = self.config.reinforced, where.make(), load_tokenizer(base)
         model = make_model(source, tokenizer, mesh)
         weights = model.lm.weights
         like = structure(weights.trainable, params.shardings(model.abstract, mesh, model.train)[0])
         checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
         yield {"at": 0, **self._questionnaire.of_model(model.lm, tokenizer)}
-        # one that was stopped in between has saved there too
+        # a run that was stopped in between has saved a checkpoint there too
         due = [step for step in checkpoints.steps() if not step % run.every or step == rounds]
         for step in due:
             if stopped():
@@ -239,7 +239,7 @@ class RealbehaviorStudy:
         checkpoints.close()
 
     def describe(self, cell: StudyCell, result: Result) -> str:
-        """How many constructs may be believed.
+        """How many constructs can be believed.
 
         Args:
           cell: a finished cell.
@@ -256,7 +256,7 @@ class RealbehaviorStudy:
             counts = {verdict: found.count(verdict) for verdict in dict.fromkeys(found)}
         return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
 
-    # what they say
+    # results
 
     def summary(self, results: Results) -> Result:
         """See `realbehavior_summary`."""
@@ -287,7 +287,7 @@ class RealbehaviorStudy:
         return self._about() | found | {"held_out": held_out[:1]}
 
     def _about(self) -> Result:
-        """What a reader must know of the design."""
+        """What a reader must know about the design."""
         config = self.config
         bases = {"text": self._loramoe.bases.pretraining(0), "code": self._stepcoder.bases.pretraining(0)}
         questions = self._questionnaire

@@ -1,9 +1,9 @@
-"""What the answers of the RealBehavior study say together: verdicts, drift, dispersion, wrong verdicts.
+"""Joint results from the answers of the RealBehavior study: verdicts, drift, dispersion, wrong verdicts.
 
-A run is one training with its answers from the base on. The respondents of its statistics are described
-people x conditions (wording x order of options), [P, C] for each scale; their SDs are a small model's, not
-those of people. With several runs intervals are Student's t over runs; what one run alone says is resampled
-over described people, and is no evidence on training.
+A run is one training with its answers, starting from the base. The respondents in its statistics are
+described people x conditions (wording x option order), [P, C] for each scale; their SDs are those of a small
+model, not of people. With several runs, intervals are Student's t over runs; a single run's results are
+resampled over described people, and are no evidence about training.
 """
 
 import math
@@ -21,18 +21,18 @@ from training.studies.realbehavior.answers import STYLES, JsonRecord, ScoringKey
 
 BASE, CODE_BASE, REINFORCED = "base", "code_base", "reinforced"
 VERDICTS = ("faithful", "undetermined", "not faithful")
-# dispersion ratios below count as this, so that their logarithm has a mean
+# smaller dispersion ratios count as this, so that their logarithms have a mean
 LEAST_RATIO = 1e-3
-# scores that differ by less are the same, in points of the scale
+# scores that differ by less than this count as equal, in points of the scale
 ROUNDING = 1e-6
 DRAWS = 2000
-# what `summarize` returns, and what a page and its figures are made of
+# what `summarize` returns; pages and figures are made from it
 BehaviorSummary = JsonRecord
 AnswerSnapshot = JsonRecord
 
 
 class AnsweredRun(NamedTuple):
-    """One training: its snapshots from the base on."""
+    """One training: its snapshots, starting with the base."""
 
     row: str
     base: int
@@ -49,10 +49,10 @@ def summarize(
     """Everything that the page shows, as plain JSON.
 
     Args:
-      bases: by number.
-      runs: on their way from these bases.
+      bases: answers of the bases, by number.
+      runs: runs that start from these bases.
       nulls: results of simulated respondents, by name.
-      key: which answers are desirable, and what descriptions say.
+      key: which answers are desirable, and what the descriptions say.
     Returns: plain JSON.
     """
     names = list(dict.fromkeys(run.row for run in runs))
@@ -71,11 +71,11 @@ def summarize(
 
 
 def scores(snapshot: AnswerSnapshot, kind: str = "expected") -> np.ndarray:
-    """All scales of a snapshot [K, P, C]; kind is expected or chosen.
+    """All scales of a snapshot [K, P, C].
 
     Args:
       snapshot: answers of one model.
-      kind: "expected" over options, or the option "chosen".
+      kind: "expected" for expected values over the options, "chosen" for the chosen option.
     Returns: the array.
     """
     return np.asarray(list(snapshot[kind].values()), np.float64)
@@ -83,12 +83,12 @@ def scores(snapshot: AnswerSnapshot, kind: str = "expected") -> np.ndarray:
 
 def deltas(base: AnswerSnapshot, tuned: AnswerSnapshot, kind: str = "expected") -> np.ndarray:
     """Δ = (mean of tuned − mean of base) / SD of base, by scale [K]; means and SD (n − 1) are over all people
-    and conditions. NaN where the base's scores do not vary.
+    and conditions. NaN if the base's scores do not vary.
 
     Args:
       base, tuned: answers of the same people.
       kind: as in `scores`.
-    Returns: in standard deviations of the base.
+    Returns: value in standard deviations of the base.
     """
     pairs = zip(scores(base, kind), scores(tuned, kind), strict=True)
     return np.asarray(
@@ -100,21 +100,21 @@ def deltas(base: AnswerSnapshot, tuned: AnswerSnapshot, kind: str = "expected") 
 
 
 def drift(base: AnswerSnapshot, tuned: AnswerSnapshot, kind: str = "expected") -> float:
-    """Mean |Δ| over scales. It has no noise: the same people answer, and an unchanged model answers alike.
+    """Mean |Δ| over scales. It has no noise: the same people answer, and an unchanged model repeats itself.
 
     Args:
       base, tuned: answers of the same people.
       kind: as in `scores`.
-    Returns: in standard deviations of the base.
+    Returns: value in standard deviations of the base.
     """
     return _mean(np.abs(deltas(base, tuned, kind)))
 
 
 def dispersion(base: AnswerSnapshot, tuned: AnswerSnapshot, kind: str = "expected") -> float:
-    """√(Σ var of tuned / Σ var of base) over scales; the variance (n − 1) of people's means over conditions.
+    """√(Σ var of tuned / Σ var of base) over scales; var (n − 1) is that of people's means over conditions.
 
-    Below 1 described people are told apart less than by the base: characteristics are restricted. Pooled, so
-    that a scale on which the base hardly varies does not decide. NaN where the base does not vary at all.
+    Below 1, described people are told apart less than by the base: characteristics are restricted. It is
+    pooled, so that a scale on which the base hardly varies does not decide. NaN if the base does not vary.
 
     Args:
       base, tuned: answers of the same people.
@@ -126,11 +126,11 @@ def dispersion(base: AnswerSnapshot, tuned: AnswerSnapshot, kind: str = "expecte
 
 
 def signal(snapshot: AnswerSnapshot, key: ScoringKey) -> float:
-    """Mean r over scales of people's scores with what their descriptions say; 0 where scores do not vary.
+    """Mean r over scales of people's scores with what their descriptions say; r is 0 if scores do not vary.
 
     Args:
       snapshot: answers of one model.
-      key: what descriptions say.
+      key: what the descriptions say.
     Returns: in [-1, 1].
     """
     found = []
@@ -141,25 +141,25 @@ def signal(snapshot: AnswerSnapshot, key: ScoringKey) -> float:
 
 
 def flattering(base: AnswerSnapshot, tuned: AnswerSnapshot, key: ScoringKey) -> float:
-    """Mean Δ over the scales that can flatter, positive towards what is desirable.
+    """Mean Δ over the scales that can flatter; positive means towards what is desirable.
 
     Args:
       base, tuned: answers of the same people.
       key: which direction is desirable.
-    Returns: in standard deviations of the base.
+    Returns: value in standard deviations of the base.
     """
     towards = np.asarray([key.flattering[name] for name in base["expected"]], np.float64)
     return _mean((deltas(base, tuned) * towards)[towards != 0])
 
 
 def _mean(values: np.ndarray) -> float:
-    """Of those that are defined."""
+    """Mean of the values that are defined."""
     kept = values[np.isfinite(values)]
     return float(kept.mean()) if len(kept) else math.nan
 
 
 def between(bases: Sequence[AnswerSnapshot]) -> dict[str, float | None] | None:
-    """How far the answers of bases lie apart that differ in their seed alone: means over ordered pairs."""
+    """How far apart the answers of bases are that differ only in their seed: means over ordered pairs."""
     pairs = [(a, b) for a in bases for b in bases if a is not b]
     if not pairs:
         return None
@@ -189,7 +189,7 @@ def _row(runs: Sequence[AnsweredRun], key: ScoringKey) -> Result:
         what: Callable[[AnswerSnapshot, AnswerSnapshot], float],
         make: Callable[[Sequence[float]], Result] = interval,
     ) -> list[Result]:
-        """At every step, what a snapshot and its base say, over runs."""
+        """A statistic of a snapshot and its base at every step, over runs."""
         return [make([what(r.snapshots[0], r.snapshots[n]) for r in runs]) for n in range(len(steps))]
 
     def style(name: str) -> Callable[[AnswerSnapshot, AnswerSnapshot], float]:
@@ -221,9 +221,10 @@ def _row(runs: Sequence[AnsweredRun], key: ScoringKey) -> Result:
 
 
 def within(base: AnswerSnapshot, tuned: AnswerSnapshot) -> Result:
-    """Drift and dispersion of one run with percentile intervals of a bootstrap over described people.
+    """Drift and dispersion of one run, with percentile intervals from a bootstrap over described people.
 
-    A draw has the same people of base and tuned model. Such intervals are of other people, not of other runs.
+    Each draw uses the same people for base and tuned model. The intervals are about other people, not about
+    other runs.
 
     Args:
       base, tuned: answers of the same people.
@@ -250,7 +251,7 @@ def within(base: AnswerSnapshot, tuned: AnswerSnapshot) -> Result:
 
 
 def _judged(snapshots: Sequence[AnswerSnapshot], key: ScoringKey) -> Result:
-    """Verdicts of one kind of model, counted over its runs."""
+    """Verdicts on one kind of model, counted over its runs."""
     found = [conclusions(snapshot["verdicts"]) for snapshot in snapshots]
     return {
         "runs": len(snapshots),
@@ -265,10 +266,10 @@ def _judged(snapshots: Sequence[AnswerSnapshot], key: ScoringKey) -> Result:
 
 
 def wrong(name: str, result: JsonRecord) -> Result:
-    """How often the conclusion on a simulated respondent is wrong, with a Wilson interval over seeds.
+    """How often the conclusion about a simulated respondent is wrong, with a Wilson interval over seeds.
 
-    The constructs of one seed are one cluster. A respondent that answers alike with every seed has no
-    sampling error: its rate is exact, and has no interval.
+    The constructs of one seed form one cluster. A respondent that gives the same answers with every seed has
+    no sampling error: its rate is exact and has no interval.
 
     Args:
       name: name of the simulated respondent.

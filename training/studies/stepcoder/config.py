@@ -1,4 +1,4 @@
-"""What the StepCoder study is told: rows, regimes, bases, seeds."""
+"""The config of the StepCoder study: rows, regimes, bases, seeds."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,11 +19,11 @@ class StepcoderRow:
     Attributes:
       label: name in tables and figures.
       method: ppo, or sft on the canonical solutions of the same problems.
-      curriculum, mask: as of `training ppo`.
-      adapter: what is trained; null takes that of the PPO config.
-      lr: learning rate; null takes that of the PPO config.
-      rounds, every: as of the study, which null takes; of a way that learns from fewer samples.
-      regimes: in which it is run, by name; empty takes all.
+      curriculum, mask: as in `training ppo`.
+      adapter: what is trained; null takes the PPO config's.
+      lr: learning rate; null takes the PPO config's.
+      rounds, every: as in the study, whose values null takes; for a way that learns from fewer samples.
+      regimes: names of the regimes in which it is run; empty takes all.
     """
 
     label: str
@@ -45,13 +45,13 @@ class StepcoderRow:
 
 @dataclass(frozen=True)
 class StepcoderRegime:
-    """What is practiced on, and when the curriculum moves on there.
+    """What is practiced on, and when the curriculum moves on.
 
     Attributes:
       label: name in tables and figures.
-      rounds: as of the study, which null takes; a row's own come first.
-      problems: of the embedded ones; all regimes must hold out the same. Which tests practice keeps, where
-        it keeps fewer, is drawn by the run's seed.
+      rounds: as in the study, whose value null takes; a row's own value takes precedence.
+      problems: which embedded problems; all regimes must hold out the same ones. If practice keeps fewer
+        tests, the run's seed draws which.
     """
 
     label: str
@@ -69,25 +69,24 @@ class StepcoderConfig:
     """The StepCoder study.
 
     Attributes:
-      rows: by name; `ppo`, `cccs`, `fgo` and `stepcoder` are compared with each other.
-      regimes: by name; the claims are judged in each.
-      base: pretraining config of the bases, one a seed.
-      checkpoints: bases that are there already, instead of pretraining any: folders or hub ids, one for each
-        of `bases`.
+      rows: rows by name; `ppo`, `cccs`, `fgo` and `stepcoder` are compared with each other.
+      regimes: regimes by name; the claims are judged in each.
+      base: pretraining config of the bases, one per seed.
+      checkpoints: existing bases, instead of pretraining any: folders or hub ids, one for each of `bases`.
       ppo: config of every run; rows, regimes and seeds replace its curriculum, mask, problems, cccs and seed.
-      bases: how many; run s starts from the base in place s mod bases.
-      entry: held-out pass@1 that a base must have before practice. One that has less is passed over, and the
-        next seed is pretrained: a base that has not learned to copy its statement's words learns in no row.
-      tries: bases at most that are pretrained to find enough.
+      bases: number of bases; run s starts from the base in position s mod bases.
+      entry: held-out pass@1 that a base must have before practice. A base with less is skipped, and the next
+        seed is pretrained: a base that has not learned to copy its statement's words learns in no row.
+      tries: maximum number of bases to pretrain in order to find enough.
       seeds: runs of every row in every regime.
-      rounds: of rollouts; null takes those of `ppo`.
+      rounds: number of rounds of rollouts; null takes the value in `ppo`.
       every: rounds between two measurements on the held-out problems.
-      limit: held-out problems at most; null takes all.
-      gradient: the mask's effect on the gradient, measured at every base; null does not.
-      forgetting: measure too which of the facts that a base knew practice costs it, for checkpoints that know
-        some; null does not.
+      limit: maximum number of held-out problems; null takes all.
+      gradient: measure the mask's effect on the gradient at every base; null skips this.
+      forgetting: also measure which of the facts that a base knew practice costs it, for checkpoints that
+        know some; null skips this.
       scale: share of pretraining steps, rounds, batches and held-out problems; below 1 only the plumbing
-        is tried.
+        is tested.
     """
 
     __pydantic_config__ = configs.STRICT
@@ -134,5 +133,5 @@ class StepcoderConfig:
             )
 
     def scaled(self, number: int) -> int:
-        """A number of steps, rounds or problems at this scale."""
+        """Scales a number of steps, rounds or problems."""
         return max(1, round(number * self.scale))

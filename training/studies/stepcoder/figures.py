@@ -28,7 +28,7 @@ def _legend(figure: Figure, axis: Axes) -> None:
 
 
 def curves(summary: StudySummary) -> Picture:
-    """Held-out pass@1 over rounds: lines of up to four panels a regime, a panel a difficulty."""
+    """Held-out pass@1 over rounds: for each regime, one panel per difficulty, up to four to a line."""
     regimes, kinds = summary["regimes"], summary["difficulties"]
     columns = min(4, len(kinds))
     lines = -(-len(kinds) // columns)
@@ -62,7 +62,7 @@ def curves(summary: StudySummary) -> Picture:
 
 
 def stages(summary: StudySummary) -> Picture | None:
-    """Where the curriculum stands: shares of the problems at each stage over rounds."""
+    """How far the curriculum got: shares of the problems at each stage over rounds."""
     found = [
         (regime, row, entry["stages"])
         for regime, rows in summary["regimes"].items()
@@ -120,12 +120,12 @@ def practice(summary: StudySummary) -> Picture:
 
 
 def forgotten(summary: StudySummary, regime: str) -> Picture:
-    """What each run keeps on its way, against how far it goes and what it learns.
+    """What each run keeps as it trains, against how far it moves and what it learns.
 
     Args:
-      summary: of the study.
-      regime: by name.
-    Returns: two panels, a line a run.
+      summary: the study's summary.
+      regime: name of the regime.
+    Returns: two panels, one line per run.
     """
     figure, axes = _panels(1, 2, height=3.6)
     rows = summary["forgetting"][regime]["rows"]

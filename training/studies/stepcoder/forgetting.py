@@ -1,8 +1,8 @@
-"""What practice costs a pretrained base: the facts that it no longer completes, and how far it has moved.
+"""What practice costs a pretrained base: facts that it no longer completes, and how far it has moved.
 
-A fact is known if the base completes its statement by greedy decoding; of the practiced models only those are
-asked. Divergence is exact over the vocabulary, token by token, on the new task's inputs (RL's Razor,
-arXiv:2509.04259): answers that the base itself drew to held-out problems.
+A fact is known if the base completes its statement by greedy decoding; the practiced models are asked only
+those facts. Divergence is exact over the vocabulary, token by token, on the new task's inputs (RL's Razor,
+arXiv:2509.04259): answers that the base itself sampled for held-out problems.
 """
 
 from collections.abc import Sequence
@@ -32,8 +32,8 @@ class ForgettingConfig:
     """How much is asked.
 
     Attributes:
-      facts: held-out facts that the base is asked; null takes all.
-      rows: texts at once; changes no result.
+      facts: number of held-out facts that the base is asked; null takes all.
+      rows: texts per batch; changes no result.
     """
 
     facts: int | None = None
@@ -51,16 +51,16 @@ def of_base(
     prompts: Sequence[list[int]],
     new_tokens: int,
 ) -> Result:
-    """What later models are held against.
+    """What later models are compared with.
 
     Args:
       config: how much is asked.
       lm: the base.
       tokenizer: the base's tokenizer.
-      prompts: held-out problems, as they are put to it.
-      new_tokens: of an answer at most.
-    Returns: `asked`, the numbers of the facts that are `known` and their `relations`, and `texts`: ids of
-      prompt and answer, and where the answer begins.
+      prompts: held-out problems, as given to it.
+      new_tokens: maximum length of an answer.
+    Returns: `asked`, the numbers of the `known` facts and their `relations`, and `texts`: ids of prompt and
+      answer, and where the answer begins.
     Raises: ValueError if the base knows none.
     """
     facts = closed_book_questions("test", None, config.facts)
@@ -82,11 +82,11 @@ def of_base(
 def _answered(
     lm: LanguageModel, prompts: Sequence[list[int]], new_tokens: int, pad: int, rows: int
 ) -> list[ScoredIds]:
-    """Prompts with one answer each, drawn at temperature 1."""
+    """Prompts with one answer each, sampled at temperature 1."""
     width = max(map(len, prompts))
     tokens = np.full((-(-len(prompts) // rows) * rows, width), pad, np.int32)
     mask = np.zeros_like(tokens)
-    mask[:, -1] = 1  # rows that fill up
+    mask[:, -1] = 1  # padding rows
     for row, ids in enumerate(prompts):
         tokens[row, width - len(ids) :], mask[row, width - len(ids) :] = ids, 1
     root, texts = jax.random.key(0), []
@@ -101,13 +101,13 @@ def _answered(
 
 
 class Forgetting:
-    """Puts the base's facts and answers to models that come of it.
+    """Tests models that derive from a base on its facts and answers.
 
     Args:
       config: how much is asked.
-      base: the base itself, which divergence is measured from.
+      base: the base itself, from which divergence is measured.
       tokenizer: the base's tokenizer.
-      found: what `of_base` found.
+      found: what `of_base` returned.
     """
 
     def __init__(
@@ -120,12 +120,12 @@ class Forgetting:
         self._config, self._base, self._tokenizer, self._found = config, base, tokenizer, found
 
     def of(self, lm: LanguageModel) -> Result:
-        """How much is kept, and how far the model is from its base.
+        """How much a model keeps, and how far it is from its base.
 
         Args:
-          lm: that was practiced.
+          lm: the practiced model.
         Returns: `completed`, the share of the known facts that is kept; `kept`, a 1 or 0 for each; `kl` in
-          nats a token, of the base's answers (own) and of the prompts.
+          nats per token, on the base's answers (own) and on the prompts.
         """
         facts = closed_book_questions("test", None, self._config.facts)
         known = [facts[number] for number in self._found["known"]]

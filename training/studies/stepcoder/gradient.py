@@ -1,14 +1,15 @@
-"""Is the gradient better without the tokens that no test executed? Measured at a base, before any practice.
+"""Is the gradient better without tokens that no test executed? Measured at a base, before any practice.
 
-The policy gradient of one round's batch is held against a reference: the mean gradient of many other batches
-of the same policy, graded with many tests and without a mask, which is what more samples and more tests tend
-to. The batch itself is graded with few tests, and its gradient taken with the mask (FGO) and without:
+The policy gradient of one round's batch is compared with a reference: the mean gradient of many other batches
+of the same policy, graded with many tests and without a mask, which is what more samples and more tests
+converge to. The batch itself is graded with few tests, and its gradient is taken with the mask (FGO) and
+without:
 
     cosine(batch, reference) = ⟨g, r⟩ / (|g| |r|)
 
 Advantages compare the samples of a prompt (RLOO), with no critic and no KL penalty: a critic knows nothing
-before the first round, and the policy is its own reference. The tests of a problem are drawn at random from
-the many, the same for both gradients.
+before the first round, and the policy is its own reference. The few tests of a problem are drawn at random
+from the many, the same for both gradients.
 """
 
 import math
@@ -49,10 +50,10 @@ class GradientConfig:
     """How the gradients are measured.
 
     Attributes:
-      tests: of each problem, when few; 0 in their place stands for all there are.
-      batches: gradients that are compared with the reference.
-      reference: batches of which the reference is the mean.
-      problems: to sample on, with many tests.
+      tests: numbers of tests per problem when there are few; 0 means all tests.
+      batches: number of gradients that are compared with the reference.
+      reference: number of batches that the reference averages.
+      problems: problems to sample on, with many tests.
     """
 
     tests: tuple[int, ...] = (1, 3, 8, 0)
@@ -75,11 +76,11 @@ def measure(
     """Cosines of every batch, by number of tests.
 
     Args:
-      forward: how the policy computes.
-      gradient: batches and numbers of tests.
+      forward: settings of the policy's forward pass.
+      gradient: numbers of batches and tests.
       stopped: returns true to end before the next batch.
-      setup: of a run that would start here; its problems are not used, its seed draws the batches.
-      rl: of that run; there is no KL penalty here.
+      setup: setup of a run that would start here; its problems are unused, its seed draws the batches.
+      rl: that run's RL settings; there is no KL penalty here.
     Returns: plain JSON.
     Raises: StoppedError between two batches.
     """
@@ -115,8 +116,8 @@ def _compare(
     reference,
     seed: int,
 ) -> dict[int, dict[str, float | None]]:
-    """A batch by number of tests: cosines without and with the mask, tokens that it leaves out, and the share
-    of the passing programs that fail with all tests."""
+    """For one batch, by number of tests: cosines without and with the mask, the tokens that it leaves out,
+    and the share of passing programs that fail with all tests."""
     found = {}
     for count in tests:
         graded = full
@@ -137,11 +138,11 @@ def _compare(
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Cosine of two vectors; None where one is 0.
+    """Cosine of two vectors; None if one of them is 0.
 
     Args:
-      a, b: of one length.
-    Returns: in [-1, 1].
+      a, b: vectors of the same length.
+    Returns: cosine in [-1, 1].
     """
     lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / lengths if lengths > 0 and math.isfinite(lengths) else None
@@ -152,7 +153,7 @@ def _share(part: np.ndarray, whole: np.ndarray) -> float | None:
 
 
 class _Batches:
-    """Rounds of one policy, and their gradients."""
+    """Rounds of one policy and their gradients."""
 
     def __init__(
         self,
@@ -176,7 +177,7 @@ class _Batches:
         self._policy = model.lm.weights.trainable
         ends, pad = stop_tokens(tokenizer, model.lm.stop_tokens), pad_id(tokenizer)
         self._sampler = Sampler(agent.definition, mesh, tokenizer, ends, pad, agent.dtype)
-        # a step that changes nothing and leaves the gradient where an optimizer has its state
+        # a step that changes nothing and leaves the gradient in the optimizer state
         keep = optax.GradientTransformation(
             lambda params: jax.tree.map(jnp.zeros_like, params),
             lambda updates, state, params=None: (jax.tree.map(jnp.zeros_like, updates), updates),
@@ -187,7 +188,7 @@ class _Batches:
             nothing = jnp.zeros_like(rollout.response_mask_BW)
             scores = PolicyScores(nothing, nothing, nothing)
             experience: Experience
-            # without old scores sampler and learner cannot be compared: taken for one distribution
+            # without old scores, sampler and learner cannot be compared: treated as one distribution
             rollout = rollout._replace(sampler_logprobs_BW=None)
             experience, _ = prepare("rloo", rl, rollout, outcomes, scores, zero)
             state = AgentState(policy, keep.init(policy), None, None, jnp.zeros((), jnp.int32))
@@ -197,7 +198,7 @@ class _Batches:
         self._gradient: Callable[..., jax.Array] = jax.jit(gradient)
 
     def sample(self, number: int) -> Sampled:
-        """A round's programs, of problems asked as whole tasks."""
+        """A round's programs, for problems asked as whole tasks."""
         rollout = self._rollout
         chosen = problems_of_round(number, len(self._problems), rollout.prompts, seed=self._seed)
         tasks = [make_task(self._problems[i], None, rollout, self._tokenizer) for i in chosen]

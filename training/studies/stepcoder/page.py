@@ -1,6 +1,6 @@
-"""The page of the StepCoder study: verdicts on the paper's claims, figures, tables, the paper's numbers.
+"""The page of the StepCoder study: verdicts on the paper's claims, figures, tables and the paper's numbers.
 
-Figures of the paper are quoted from reading notes, not from its text; they are marked as second hand.
+The paper's numbers are quoted from reading notes, not from its text; they are marked as second hand.
 """
 
 from collections.abc import Mapping, Sequence
@@ -164,7 +164,7 @@ def _rounds(regime: JsonMapping, ppo: JsonMapping) -> int:
 
 
 def _settled(base: JsonMapping) -> str:
-    """What was not settled beforehand, of bases that were pretrained for the study."""
+    """What was not settled beforehand, for bases that were pretrained for the study."""
     if "checkpoints" in base:
         return ""
     return (
@@ -174,7 +174,7 @@ def _settled(base: JsonMapping) -> str:
 
 
 def _apart(settings: JsonMapping, ppo: JsonMapping) -> str:
-    """Rows of reinforcement learning that train something else than the others."""
+    """Reinforcement learning rows that train something other than the rest."""
     rows = settings["rows"].values()
     apart = [_own(row, ppo) for row in rows if row["method"] == "ppo" and row.get("adapter")]
     return f", except for {'; '.join(apart)}" if apart else ""
@@ -196,7 +196,7 @@ def _algorithm(ppo: JsonMapping) -> str:
 
 
 def _settings(settings: JsonMapping) -> str:
-    """Where learning rates and all else come from."""
+    """Where learning rates and all other settings come from."""
     if settings["ppo"] == "ppo/quickstart":
         return (
             "Learning rates and everything else are those of the PPO quickstart, which was made to learn "
@@ -379,7 +379,7 @@ def _forgotten(summary: StudySummary, regime: str) -> PageSection:
 
 
 def _named_before(labels: Mapping[str, str]) -> list[str]:
-    """Which of the comparisons of what is kept was named before anything was run."""
+    """Which comparison of what is kept was named before anything was run."""
     a, b, level = NAMED
     if a not in labels or b not in labels:
         return []

@@ -1,4 +1,4 @@
-"""A policy and what it is asked: of a PPO run's settings those that do not say how it learns."""
+"""A policy and what it is asked: the settings of a PPO run that do not say how it learns."""
 
 from typing import NamedTuple
 
@@ -13,10 +13,10 @@ class PolicySetup(NamedTuple):
     """What every row of the study shares.
 
     Attributes:
-      source: of the policy.
+      source: where the policy comes from.
       base: its checkpoint, which also holds the tokenizer.
       rollout: its form may still be auto.
-      seed: of samples and orders.
+      seed: seed of samples and orders.
     """
 
     source: ModelSource

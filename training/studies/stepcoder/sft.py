@@ -1,6 +1,6 @@
-"""Supervised fine-tuning on the canonical solutions of the practice problems, to hold PPO against.
+"""Supervised fine-tuning on the canonical solutions of the practice problems, to compare PPO with.
 
-It sees as many samples as a PPO run of the same config draws programs, with the adapter, problems and
+It sees as many samples as a PPO run of the same config samples programs, with the adapter, problems and
 learning rate of its row, and is measured at the same moments. It is told what PPO must find out: a canonical
 solution spells out what the unclear words of its statement mean.
 """
@@ -37,7 +37,7 @@ from training.supervised.step import StepConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# of a batch
+# rows per batch
 ROWS = 16
 
 
@@ -49,12 +49,12 @@ def fine_tune(
     stopped: Stopped,
     forgetting: Forgetting | None = None,
 ) -> Result:
-    """Held-out pass@1 after as many samples as a PPO run would have drawn programs.
+    """Held-out pass@1 after as many samples as a PPO run would have sampled programs.
 
     Args:
-      rounds: of that run.
-      forgetting: what is asked besides, after every part of the way.
-    Returns: measurements as of a PPO run; "tokens" are the targets.
+      rounds: number of rounds of that run.
+      forgetting: what else is asked at every measurement.
+    Returns: measurements as from a PPO run; "tokens" counts the targets.
     Raises: StoppedError between two batches.
     """
     source, seed = setup.source, setup.seed
@@ -94,11 +94,11 @@ def fine_tune(
 
 
 def moments(rounds: int, every: int) -> list[int]:
-    """When a run is looked at.
+    """When a run is measured.
 
     Args:
-      rounds: of the run.
-      every: rounds between two looks.
+      rounds: number of rounds of the run.
+      every: rounds between two measurements.
     Returns: numbers of rounds; the last is the run's end.
     """
     return sorted({*range(every, rounds, every), rounds})
@@ -108,8 +108,8 @@ def measure_base(setup: PolicySetup, forgetting: ForgettingConfig | None = None)
     """A base before any practice.
 
     Args:
-      forgetting: also find what it knows, so that it can be seen what is left of that.
-    Returns: `start`, held-out pass@1 by difficulty, and of "all"; `knowledge` of `forgetting.of_base`.
+      forgetting: if given, also find what it knows, so that losses can be measured later.
+    Returns: `start`, held-out pass@1 by difficulty and for "all"; `knowledge` from `forgetting.of_base`.
     """
     tokenizer = load_tokenizer(setup.base)
     rollout = resolved(setup.rollout, tokenizer)
@@ -136,23 +136,23 @@ def _measured(
     lm: LanguageModel,
     number: int,
 ) -> dict[str, float]:
-    """A point of the curve after so many rounds."""
+    """A point of the curve after a number of rounds."""
     told = exam.measure(partial(_sample, lm, rollout, tokenizer, seed, number))
     scores = {key.removeprefix("pass_at_1"): v for key, v in told.items() if key.startswith("pass_at_1")}
     return {"round": number} | {key.strip("_") or "all": round(v, 5) for key, v in scores.items()}
 
 
 def encoded(problem: Problem, form: PromptForm, tokenizer: "PreTrainedTokenizerBase") -> Sample:
-    """Prompt, the rest of the canonical solution, end; what follows the prompt is to be predicted.
+    """Prompt, the rest of the canonical solution, end token; everything after the prompt is a target.
 
-    Where the prompt asks for a code block, the solution is in one: else what is learned first is to leave the
-    block out, which moves the model far and teaches no code.
+    If the prompt asks for a code block, the solution is in one: otherwise, the first thing learned would be
+    to leave the block out, which moves the model far and teaches no code.
 
     Args:
-      problem: with a canonical solution.
-      form: of the prompt.
+      problem: a problem with a canonical solution.
+      form: form of the prompt.
       tokenizer: the base's tokenizer.
-    Returns: tokens, and which are targets.
+    Returns: tokens, and which of them are targets.
     """
     prompt = make_prompt(tokenizer, problem, "", form)
     rest = problem.canonical_solution[len(prompt.given) :]
@@ -177,7 +177,7 @@ def _sample(
     turn: int = 0,
     on_row: OnRow | None = None,
 ) -> Sampled:
-    """Draws with the random numbers of a PPO run of this seed after so many rounds; studies have one turn."""
+    """Samples with the random numbers of a PPO run of this seed at this round; studies have one turn."""
     assert turn == 0
     weights, ends = lm.weights, stop_tokens(tokenizer, lm.stop_tokens)
     sampler = Sampler(weights.definition, lm.mesh, tokenizer, ends, pad_id(tokenizer), lm.dtype)

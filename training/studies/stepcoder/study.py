@@ -1,12 +1,13 @@
 """StepCoder's claims: does a curriculum of completion subtasks (CCCS) help PPO on code to explore, and does a
 mask of the tokens that no test executed (FGO) help it to learn from the right ones?
 
-Bases are small code models that guess what unclear words of a statement mean; the tests tell. From the same
-base and with equally many samples each row (`StepcoderRow`) runs PPO with a critic, with or without either
-part, in two regimes: practicing on hard problems alone, and on a mixture of all difficulties. The held-out
-problems are the same for all: of every difficulty, asked as whole tasks, without any part of the solution.
+Bases are small code models that guess what unclear words of a statement mean; the tests reveal it. From the
+same base and with equally many samples, each row (`StepcoderRow`) runs PPO with a critic, with or without
+either part, in two regimes: practicing on hard problems only, and on a mixture of all difficulties. The
+held-out problems are the same for all rows: of every difficulty, asked as whole tasks, without any part of
+the solution.
 
-No setting is chosen by the held-out problems: all rows share those of the PPO config.
+No setting is chosen on the held-out problems: all rows share those of the PPO config.
 """
 
 import json
@@ -42,7 +43,7 @@ from training.studies.stepcoder.setup import PolicySetup
 from training.studies.stepcoder.sft import fine_tune, measure_base, moments
 from training.studies.stepcoder.summary import StepcoderRun
 
-# what is kept of every round
+# what is kept from every round
 KEPT = (
     "reward",
     "pass_rate",
@@ -52,9 +53,9 @@ KEPT = (
     "share_runtime_error",
     "share_compile_error",
 )
-# what gradients depend on, of the PPO config
+# the parts of the PPO config that gradients depend on
 POLICY = ("adapter", "base_dtype", "experts", "lora", "rollout", "sandbox", "ppo", "forward")
-# what a result does not depend on
+# the parts of the PPO config that a result does not depend on
 INCIDENTAL = ("output", "base", "resume", "export", "watch", "checkpoint", "distributed")
 
 
@@ -70,7 +71,7 @@ def make(config: StepcoderConfig, out: Path) -> "StepcoderStudy":
 
 
 class PlannedRun(NamedTuple):
-    """One run: names of row and regime, and the seed of everything that is drawn."""
+    """One run: names of row and regime, and the seed of everything that is random."""
 
     row: str
     regime: str
@@ -86,15 +87,15 @@ class StepcoderStudy:
     def __init__(self, config: StepcoderConfig, out: Path):
         self.config, self._out = config, out
         self.bases = Bases(config.base, config.checkpoints, out, name="code", scale=config.scale)
-        # what the cells that are done have found: the practiced are asked what their base knew
+        # results of the finished cells: practiced models are asked what their base knew
         self._found: Results = {}
         self._asked: dict[int, Forgetting] = {}
 
     # the cells
 
     def cells(self, results: Results) -> list[StudyCell]:
-        """The bases, then regime by regime every row seed by seed, so that one comparison is whole before the
-        next begins, then the gradients at every base."""
+        """The bases; then, regime by regime, every row seed by seed, so that one comparison is complete
+        before the next begins; then the gradients at every base."""
         self._found = results
         made = self._base_cells(results)
         if len(taken := self.taken(results)) < self._wanted:
@@ -105,7 +106,7 @@ class StepcoderStudy:
 
     @cached_property
     def _planned(self) -> dict[str, PlannedRun]:
-        """Every run in the order in which they are made, by the name of its cell."""
+        """Every run by the name of its cell, in the order in which they are made."""
         config = self.config
         runs = [
             PlannedRun(name, regime, seed)
@@ -117,7 +118,7 @@ class StepcoderStudy:
         return {_name(run): run for run in runs}
 
     def _base_cells(self, results: Results) -> list[StudyCell]:
-        """As many as are needed to find bases that may enter."""
+        """As many base cells as are needed to find enough bases that may enter."""
         cells: list[StudyCell] = []
         while len(self.taken(results, len(cells))) < self._wanted and len(cells) < self._tries:
             number = len(cells)
@@ -132,7 +133,7 @@ class StepcoderStudy:
 
     @property
     def _wanted(self) -> int:
-        """Bases that runs start from: no more than there are seeds."""
+        """Number of bases that runs start from: no more than there are seeds."""
         return min(self.config.bases, self.config.seeds)
 
     @property
@@ -141,7 +142,7 @@ class StepcoderStudy:
 
     @property
     def _asked_besides(self) -> JsonObject:
-        """Settings of what is asked of knowledge; empty where nothing is."""
+        """Settings of the knowledge questions; empty if there are none."""
         if self.config.forgetting is None:
             return {}
         asked = configs.to_dict(self.config.forgetting)
@@ -150,13 +151,13 @@ class StepcoderStudy:
 
     @cached_property
     def _exam(self) -> JsonObject:
-        """What a base's entry depends on."""
+        """The settings that a base's entry depends on."""
         found = configs.to_dict(self._first)
         return {key: found[key] for key in ("rollout", "evaluation", "problems")}
 
     @property
     def _first(self) -> PPORunConfig:
-        """Any run's config; all have the same held-out problems."""
+        """The config of any run; all have the same held-out problems."""
         return self.ppo_config(next(iter(self._planned.values())))
 
     def _setup(
@@ -167,7 +168,7 @@ class StepcoderStudy:
         evaluation: EvaluationConfig,
         seed: int,
     ) -> PolicySetup:
-        """The policy of a run from a base and what it is asked, without how it learns."""
+        """The policy of a run from a base and what it is asked, but not how it learns."""
         base, shared = self.bases.export(number), self._shared
         return PolicySetup(
             replace(source, base=base),
@@ -181,7 +182,7 @@ class StepcoderStudy:
         )
 
     def _forgetting(self, number: int) -> Forgetting | None:
-        """What a base knew, to be asked of models that come of it."""
+        """What a base knew, to ask of models that derive from it."""
         if self.config.forgetting is None:
             return None
         if number not in self._asked:
@@ -195,11 +196,11 @@ class StepcoderStudy:
         """The numbers of the bases that may enter, in order.
 
         Args:
-          results: of the cells that are done.
-          among: look at the first so many tries only.
-        Returns: numbers, ascending.
+          results: results of the finished cells.
+          among: consider only this many tries, from the first on.
+        Returns: numbers, in ascending order.
 
-        Raises: ValueError if all tries are used up and there are not enough.
+        Raises: ValueError if all tries are used up without finding enough.
         """
         tries = range(self._tries if among is None else among)
         known = [number for number in tries if f"base{number}" in results]
@@ -233,7 +234,7 @@ class StepcoderStudy:
         Args:
           run: the planned run.
           base: number of the base.
-        Returns: the cell; what it does is in its settings.
+        Returns: the cell; its settings say what it does.
         """
         config, row = self.ppo_config(run), self.config.rows[run.row]
         settings = {key: value for key, value in configs.to_dict(config).items() if key not in INCIDENTAL}
@@ -260,11 +261,11 @@ class StepcoderStudy:
         )
 
     def ppo_config(self, run: PlannedRun) -> PPORunConfig:
-        """The config of a run, but for its base and folder.
+        """The config of a run, except for its base and folder.
 
         Args:
           run: the planned run.
-        Returns: the shared config with what the row, the regime and the seed change.
+        Returns: the shared config with the changes for the row, the regime and the seed.
         """
         way, where, shared = self.config.rows[run.row], self.config.regimes[run.regime], self._shared
         rounds = way.rounds or where.rounds
@@ -281,15 +282,15 @@ class StepcoderStudy:
             evaluation=replace(shared.evaluation, every=way.every or shared.evaluation.every),
         )
 
-    # running them
+    # running cells
 
     def run(self, cell: StudyCell, stopped: Stopped) -> Result:
-        """Pretrains a base, or runs PPO from one; a run that was stopped is resumed.
+        """Pretrains a base, or runs PPO from one; a stopped run is resumed.
 
         Args:
           cell: one of `cells`.
           stopped: returns true once the run should end.
-        Returns: its measures, as plain JSON.
+        Returns: its measurements, as plain JSON.
         """
         shared = self._shared
         if cell.name.startswith("base"):
@@ -304,7 +305,7 @@ class StepcoderStudy:
         config = self.ppo_config(planned)
         number = next(n for n in range(self._tries) if self.bases.settings(n) == cell.settings["base"])
         if self.config.rows[planned.row].method == "sft":
-            # a row may be looked at more often than the others
+            # a row may be measured more often than the others
             setup = self._setup(number, config.source, config.problems, config.evaluation, config.seed)
             learning = (config.optimizer, config.forward, config.rounds)
             return fine_tune(setup, *learning, stopped, self._forgetting(number))
@@ -316,7 +317,7 @@ class StepcoderStudy:
         kept = folder.with_name(f"{folder.name}-forgetting.json")
         forgotten = json.loads(kept.read_text()) if kept.exists() else []
         for rounds in looked_at[len(forgotten) :]:
-            # a run is taken up where it was left: what it does does not depend on where it will end
+            # a run resumes where it was left; what it does does not depend on its number of rounds
             done = ppo.main(replace(config, rounds=rounds, resume="changed"))
             if not done.finished:
                 raise StoppedError
@@ -354,11 +355,11 @@ class StepcoderStudy:
         left = result["forgetting"][-1]
         return f"{told}; facts kept {left['completed']:.2f}; KL {left['kl']['own']['forward']:.3f}"
 
-    # what they say
+    # results
 
     @cached_property
     def _sizes(self) -> JsonObject:
-        """How many problems there are of each difficulty: held out, and to practice on in each regime."""
+        """How many problems of each difficulty there are: held out, and for practice in each regime."""
         sizes: JsonObject = {}
         for name, regime in self.config.regimes.items():
             practice, held_out = embedded(regime.problems)
@@ -394,7 +395,7 @@ class StepcoderStudy:
         }
 
     def _relations(self, results: Results) -> list[str]:
-        """Of the facts that the first base knew: studies that ask for them have one."""
+        """Relations of the facts that the first base knew: studies that ask for facts have one base."""
         known = [found["knowledge"] for found in results.values() if "knowledge" in found]
         return list(known[0]["relations"]) if known else []
 
@@ -415,12 +416,12 @@ def read_run(records: Sequence[JsonMapping]) -> Result:
     """What the study keeps of a run's metrics: held-out pass@1, KEPT and the stages of every round.
 
     Args:
-      records: lines of metrics.jsonl; rounds, and measurements with the number of rounds before them.
+      records: lines of metrics.jsonl: rounds, and measurements with the number of rounds before them.
     """
     rounds, held_out = (
         [],
         {},
-    )  # by round: a run killed before its first checkpoint has measured its start twice
+    )  # by round: a run killed before its first checkpoint measures its start twice
     for record in records:
         if "held_out_pass_at_1" in record:
             scores = {
@@ -444,7 +445,7 @@ def read_run(records: Sequence[JsonMapping]) -> Result:
 
 
 def embedded(config: ProblemsConfig) -> tuple[list[Problem], list[Problem]]:
-    """Problems to practice on, and those held out, before any is left out."""
+    """Practice problems and held-out problems, before any are left out."""
     rows = embedded_rows(config.embedded)
     found = [Problem(row["id"], row["prompt"], difficulty=row["difficulty"]) for row in rows]
     return split_problems(found, config.held_out)

@@ -1,7 +1,7 @@
-"""What the runs of the StepCoder study say together: means over seeds, and differences paired by seed.
+"""Joint results of the StepCoder study's runs: means over seeds, and differences paired by seed.
 
-A run is one row in one regime with one seed. Intervals are Student's t over seeds. Where every seed has a
-base of its own an interval speaks of other bases, other orders of problems and other samples alike.
+A run is one row in one regime with one seed. Intervals are Student's t over seeds. If every seed has its own
+base, an interval is about other bases, other problem orders and other samples alike.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from training.studies.loramoe.contrasts import Facts, contrasts, divergence
 from training.studies.loramoe.frontier import path, row_test
 from training.studies.loramoe.frontier_runs import FrontierRun
 
-# rows as the claims name them
+# rows as named in the claims
 START, SFT, PPO, CCCS, FGO, STEPCODER = "start", "sft", "ppo", "cccs", "fgo", "stepcoder"
 PAIRS = (
     (START, SFT),
@@ -28,8 +28,8 @@ PAIRS = (
     (FGO, STEPCODER),
     (CCCS, STEPCODER),
 )
-# Held-out pass@1, and nats from the base, at which is compared what rows have kept; and which rows. One pair
-# at one level was named before anything was run.
+# Levels of held-out pass@1, and of nats from the base, at which what rows keep is compared; and which rows.
+# One pair at one level was named before anything was run.
 PASS_LEVELS = (0.35, 0.4, 0.45, 0.5, 0.6, 0.7)
 KL_LEVELS = (0.1, 0.2, 0.3, 0.5)
 NAMED = ("sft_full", PPO, 0.4)
@@ -48,7 +48,7 @@ PACE = "pace"
 
 
 class StepcoderRun(NamedTuple):
-    """One run: `result` is its cell's, `rate` its learning rate."""
+    """One run: `result` is its cell's result, `rate` its learning rate."""
 
     row: str
     regime: str
@@ -57,11 +57,11 @@ class StepcoderRun(NamedTuple):
     rate: float = 0.0
 
     def scores(self, what: str) -> list[float]:
-        """Held-out pass@1 of a difficulty, or of all, at every measurement."""
+        """Held-out pass@1 for a difficulty, or for all, at every measurement."""
         return [float(point[what]) for point in self.result["held_out"]]
 
     def value(self, what: str) -> float:
-        """The last of the scores, or with PACE their mean between the first and the last, over rounds."""
+        """The last of the scores, or with PACE their mean over rounds between the first and the last."""
         if what != PACE:
             return self.scores(what)[-1]
         at = [point["round"] for point in self.result["held_out"]]
@@ -89,7 +89,7 @@ def summarize(runs: Sequence[StepcoderRun], rows: Sequence[str], regimes: Sequen
             }
     kinds = [kind for kind in runs[0].result["held_out"][0] if kind != "round"] if runs else []
     order = ("all", "easy", "medium", "hard")
-    # problems may be told apart by something else than how hard they are
+    # problems may be grouped by something other than difficulty
     place = {kind: order.index(kind) if kind in order else len(order) for kind in kinds}
     return {"difficulties": sorted(kinds, key=place.__getitem__), "regimes": by_regime}
 
@@ -102,8 +102,8 @@ def _start(rows: Mapping[str, Sequence[StepcoderRun]]) -> JsonObject:
 
 
 def _starts(runs: Sequence[StepcoderRun], what: str) -> dict[int, float]:
-    """Held-out pass@1 of a seed's base: every row of a seed starts from the same one and draws anew when it
-    measures it, so that the mean is surer than any."""
+    """Held-out pass@1 of a seed's base: every row of a seed starts from the same base and samples anew to
+    measure it, so the mean is more precise than any single value."""
     return {
         seed: float(np.mean([run.scores(what)[0] for run in runs if run.seed == seed]))
         for seed in sorted({run.seed for run in runs})
@@ -128,12 +128,12 @@ def _row(runs: Sequence[StepcoderRun]) -> JsonObject:
 
 
 def per_round(runs: Sequence[StepcoderRun], key: str) -> list[float | None]:
-    """Mean over seeds of a number of every round; null where no seed has it.
+    """Mean over seeds of a per-round number; null where no seed has it.
 
     Args:
-      runs: of one row.
-      key: of the number.
-    Returns: one entry a round.
+      runs: runs of one row.
+      key: key of the number.
+    Returns: one entry per round.
     """
     table = [[np.nan if v is None else v for v in run.result["rounds"][key]] for run in runs]
     kept = np.asarray(table, np.float64)
@@ -143,7 +143,7 @@ def per_round(runs: Sequence[StepcoderRun], key: str) -> list[float | None]:
 
 
 def _stages(runs: Sequence[StepcoderRun]) -> dict[str, list[float]]:
-    """By stage (0 is the whole task) its share of the problems after every round, mean over seeds."""
+    """For each stage (0 is the whole task), its share of the problems after every round, mean over seeds."""
     if not all(run.result["stages"] for run in runs):
         return {}
     names = sorted({name for run in runs for found in run.result["stages"] for name in found}, key=int)
@@ -157,7 +157,7 @@ def _stages(runs: Sequence[StepcoderRun]) -> dict[str, list[float]]:
 
 
 def differences(rows: Mapping[str, Sequence[StepcoderRun]]) -> list[JsonObject]:
-    """Paired by seed: b − a at the end, by difficulty, and of the pace."""
+    """Differences paired by seed: b − a at the end, by difficulty, and for the pace."""
     out, everything = [], [run for found in rows.values() for run in found]
     for a, b in PAIRS:
         if b not in rows or (a != START and a not in rows):
@@ -174,9 +174,9 @@ def differences(rows: Mapping[str, Sequence[StepcoderRun]]) -> list[JsonObject]:
 
 
 def gradients(measured: Sequence[JsonMapping]) -> dict[str, JsonObject]:
-    """By number of tests (0 is all): the means over the batches of a base, with intervals over bases.
+    """By number of tests (0 is all): means over the batches of a base, with intervals over bases.
 
-    `gain` is the cosine with the mask less that without, of the same batch.
+    `gain` is the cosine with the mask minus the cosine without it, for the same batch.
     """
     out: dict[str, JsonObject] = {}
     for tests in measured[0]["batches"] if measured else ():
@@ -200,21 +200,21 @@ def _mean(batches: Sequence[Mapping[str, float]], key: str) -> float:
 
 
 def forgotten(runs: Sequence[StepcoderRun], relations: Sequence[str]) -> JsonObject:
-    """By regime, what each row has kept of its base's knowledge on its way, and at what distance from it;
-    which keep more at equal pass@1 and which at equal distance (`contrasts`), and whether rows differ where
+    """By regime, what each row keeps of its base's knowledge as it trains, and at what distance from it;
+    which rows keep more at equal pass@1 and at equal distance (`contrasts`), and whether rows differ where
     both are equal (`frontier.row_test`).
 
     Args:
-      runs: of all rows and regimes; those that were not asked are left out.
-      relations: of the facts that the base knew.
-    Returns: plain JSON; empty where none was asked.
+      runs: runs of all rows and regimes; those that were not asked are left out.
+      relations: relations of the facts that the base knew.
+    Returns: plain JSON; empty if none was asked.
     """
     found: JsonObject = {}
     asked = [run for run in runs if run.result.get("forgetting")]
     facts = Facts(np.array(relations), np.ones(len(relations), np.int32))
     for regime in dict.fromkeys(run.regime for run in asked):
         here = [run for run in asked if run.regime == regime]
-        # one base, measured before every run: the mean is surer than any
+        # one base, measured before every run: the mean is more precise than any single value
         start, paths = {"tasks": float(np.mean([run.scores("all")[0] for run in here]))}, _paths(here)
         found[regime] = {
             "rows": [
