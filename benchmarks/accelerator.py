@@ -1,18 +1,18 @@
-"""What one accelerator does, in one command that ends in time: parity, fine-tuning and decoding beside torch.
+"""Measures one accelerator within a time limit: parity, then fine-tuning and decoding compared with torch.
 
     python -m benchmarks.accelerator [--shape 7b] [--minutes 9] [--output accelerator.json]
 
-A machine with an accelerator is often had for minutes. Each stage is a process of its own with a limit of
-its own; what it printed is in the output file before the next one begins, so that a fault or the end of the
-time costs one stage. A stage that the remaining time cannot hold is named as left out.
+An accelerator is often available only for minutes. Each stage is a separate process with its own time limit;
+its output is in the output file before the next one begins, so that a fault or the end of the time costs one
+stage. A stage that does not fit in the remaining time is reported as left out.
 
     parity     logits of a small random model in float32, on the accelerator and on the host's CPU
     checkpoint a random checkpoint of the shape in bfloat16, which the other stages read
     sft ...    one fine-tuning step (benchmarks.real_model): LoRAMoE, LoRA, and torch with peft
     decode ... 32 texts in flight (benchmarks.engine): the engine, and transformers' generate
 
-Random weights prove neither knowledge nor skill, and cost what trained ones cost. On a CPU `--shape tiny`
-tries the plumbing.
+Random weights show neither knowledge nor skill, but cost as much as trained ones. On a CPU, `--shape tiny`
+tests the plumbing.
 """
 
 import argparse
@@ -35,12 +35,12 @@ SHAPES = {
     "1b": ModelConfig(32_000, 2048, 5632, 22, 32, 4, 64),
     "7b": ModelConfig(32_000, 4096, 11_008, 32, 32, 32, 128),
 }
-# rows and tokens of a fine-tuning step
+# rows and tokens in a fine-tuning step
 BATCH = {"tiny": (2, 32), "1b": (8, 1024), "7b": (4, 1024)}
 
 
 class Stage(NamedTuple):
-    """A process, and the seconds that it may take."""
+    """A process and its time limit in seconds."""
 
     name: str
     arguments: list[str]
@@ -48,7 +48,7 @@ class Stage(NamedTuple):
 
 
 def stages(shape: str, folder: Path) -> list[Stage]:
-    """The stages in order; those of torch where it is installed."""
+    """The stages in order; torch's only if it is installed."""
     rows, length = BATCH[shape]
     sft = ["benchmarks.real_model", "--base", str(folder), "--rows", str(rows), "--length", str(length)]
     decode = ["benchmarks.engine", "--base", str(folder), "--texts", "64", "--turns", "1", "--kinds"]
@@ -68,7 +68,7 @@ def stages(shape: str, folder: Path) -> list[Stage]:
 
 
 def parity() -> None:
-    """Prints the largest difference of logits, and whether the greedy tokens agree."""
+    """Prints the largest difference between logits, and whether the greedy tokens agree."""
     import jax
     import numpy as np
 
@@ -80,7 +80,7 @@ def parity() -> None:
     experts = ExpertConfig(num_experts=4, rank=4)
     tokens = np.random.default_rng(0).integers(0, 512, (4, 128)).astype(np.int32)
     logits, texts = {}, {}
-    # products in full float32 on both: a GPU's default would round them to TF32
+    # full float32 products on both: a GPU would by default round them to TF32
     with jax.default_matmul_precision("highest"):
         for place in ("cpu", jax.default_backend()):
             device = jax.devices(place)[0]
@@ -119,9 +119,9 @@ def checkpoint(shape: str, folder: Path) -> None:
 
 
 def run(stage: Stage, seconds: float) -> dict[str, object]:
-    """A stage's JSON lines, or why it has none."""
+    """A stage's JSON lines, or why there are none."""
     environment = os.environ | {
-        # stages follow each other on one device, and a benchmark's two processes share it
+        # stages use one device in turn, and a benchmark's two processes share it
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "HF_HUB_OFFLINE": "1",
     }
@@ -145,7 +145,7 @@ def run(stage: Stage, seconds: float) -> dict[str, object]:
 
 
 def machine() -> dict[str, object]:
-    """The accelerator and the versions; asked in a process of its own, which leaves the device free."""
+    """The accelerator and the versions; a separate process asks, which leaves the device free."""
     code = "import jax; d = jax.devices(); print(d[0].platform, len(d), d[0].device_kind, sep='|')"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     platform, count, kind = told.strip().splitlines()[-1].split("|")
@@ -159,7 +159,7 @@ def machine() -> dict[str, object]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the stages that fit and writes what they say after each."""
+    """Runs the stages that fit in the time, and writes their output after each."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,19 +1,19 @@
-"""IPIP-NEO-120 in 5 templates and 2 option orders by log-probability: shared beginnings against none.
+"""IPIP-NEO-120 in 5 templates and 2 option orders by log-probability: with and without shared prefixes.
 
     python -m benchmarks.behavior [--words] [--items 120]
     python -m benchmarks.behavior --model smollm2-135m-instruct [--personas 16] [--sample 20]
 
 Without --model, the model is that of benchmarks/sft_step.py, with random weights: D 256, L 4, 4 heads, FFN
-688, vocabulary 4096, float32. Its tokenizer has read the questionnaire, so that a text has about as many
-tokens as to a large model's. Both sides score the same options of the same 1,200 questions, from the list of
-questions to their probabilities, tokenization included, and the probabilities must agree. Alone: each prompt
-with each option is a padded row of its own, 32 rows of like length a call (LocalModel.logprob). Compilation
-is left out: each side runs once before it is timed.
+688, vocabulary 4096, float32. Its tokenizer is trained on the questionnaire, so that a text has about as many
+tokens as with a large model's tokenizer. Both sides score the same options of the same 1,200 questions, from
+the list of questions to their probabilities, tokenization included, and the probabilities must agree. Alone:
+each prompt with each option is a padded row of its own, 32 rows of similar length per call
+(LocalModel.logprob). Compilation is excluded: each side runs once before it is timed.
 
-With --model a pretrained chat model answers as composed persons in its chat form. One side is given all
-questions; the other one question a call, whose options are looked up in one row, on a sample of questions
-spread over all, for its time a question hardly varies. Seconds a question are compared. Prints one JSON line
-a row.
+With --model, a pretrained chat model answers as composed persons in its chat form. One side is given all
+questions; the other gets one question per call, whose options are looked up in one row. The latter runs on a
+sample spread over all questions, because its time per question hardly varies. Seconds per question are
+compared. Prints one JSON line per row.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from jaxmoe.model.config import ModelConfig
 from jaxmoe.tokenizer import load_tokenizer, train_bpe
 
 VOCABULARY = 4096
-# of a probability: float32 sums in another order
+# for probabilities: float32 sums are taken in a different order
 TOLERANCE = 1e-5
 
 
@@ -49,19 +49,19 @@ def small_model(texts: list[str]) -> LocalModel:
 
 
 def one_by_one(name: str, asked: list[Question], sample: int) -> None:
-    """Times a pretrained model on all questions at once, and on a sample of them one a call."""
+    """Times a pretrained model on all questions at once, and on a sample of them, one per call."""
     model = LocalModel(jaxmoe.load(name), load_tokenizer(local_folder(name)), "chat")
     side = ScoringRespondent(model)
     chosen = [len(asked) * n // sample for n in range(sample)]
     alone = []
-    for _ in range(2):  # the first time compiles
+    for _ in range(2):  # the first pass compiles
         seconds = []
         alone = []
         for number in chosen:
             start = time.perf_counter()
             alone += side.probabilities([asked[number]])
             seconds.append(time.perf_counter() - start)
-    # a person's questions, as many as all share shapes with: compiles
+    # one person's questions: compiles the shapes that all questions share
     side.probabilities(asked[: len(asked) // 16])
     start = time.perf_counter()
     together = side.probabilities(asked)

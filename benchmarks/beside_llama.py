@@ -1,14 +1,15 @@
-"""Decoding beside llama.cpp, both from the same GGUF file, 1 and 8 texts at a time.
+"""Decoding compared with llama.cpp, both from the same GGUF file, with 1 and 8 texts at a time.
 
     python -m benchmarks.beside_llama [--base smollm2-135m-instruct] [--python PYTHON] [--turns 3]
 
 llama.cpp multiplies with the file's own 4-bit kernels; jaxmoe reads them into floats, and `base_dtype=int8`
-quantizes those anew. A turn reads the prompts (20 tokens each) and takes the likeliest token so many times.
-The rows take turns, each in a process of its own; compilation and a first turn come before. With one thread
-what counts is the processor time of a turn, which other programs hardly change: several threads of llama.cpp
-spin while they wait for each other, and on busy cores they wait for most of the time.
-PYTHON has llama-cpp-python installed, which is no dependency of this project. One JSON line a row: new tokens
-a second of the clock (median turn) and of the processor (all turns), beside llama.cpp's, and peak memory.
+quantizes those again. A turn reads the prompts (20 tokens each) and takes the likeliest token a fixed number
+of times. The rows take turns, each in its own process; compilation and a first turn are not timed. With one
+thread, what counts is the processor time of a turn, which other programs hardly affect: with several,
+llama.cpp's threads spin while they wait for each other, and on busy cores they wait most of the time.
+PYTHON has llama-cpp-python installed, which is not a dependency of this project. One JSON line per row: new
+tokens per second of wall-clock time (median turn) and of processor time (all turns), the ratio to
+llama.cpp's, and peak memory.
 """
 
 import argparse
@@ -23,12 +24,12 @@ from benchmarks import turns
 
 PROMPT = 20
 TEXTS = (1, 8)
-# how jaxmoe holds the weights: dtype, base_dtype
+# how jaxmoe stores the weights: dtype, base_dtype
 HELD = {"float32": ("float32", None), "bfloat16": ("bfloat16", None), "int8": ("float32", "int8")}
 
 
 def prompts(texts: int) -> list[list[int]]:
-    """Token ids that any vocabulary has, other ones for each text."""
+    """Token ids that any vocabulary has, different for each text."""
     return [[100 + (7 * text + 13 * place) % 900 for place in range(PROMPT)] for text in range(texts)]
 
 
@@ -63,7 +64,7 @@ def llama_step(path: str, texts: int, new: int, threads: int) -> Callable[[], No
     batch = api.llama_batch_init(texts * PROMPT, 0, 1)
 
     def decode(tokens: list[list[int]], start: int) -> list[int]:
-        """Reads some tokens of every text; the likeliest ones after them."""
+        """Reads some tokens of every text; returns the likeliest next ones."""
         place, last = 0, []
         for text, own in enumerate(tokens):
             for offset, token in enumerate(own):
@@ -89,7 +90,7 @@ def llama_step(path: str, texts: int, new: int, threads: int) -> Callable[[], No
 
 
 def counted(step: Callable[[], None]) -> Callable[[], Mapping[str, float]]:
-    """The step, which also tells the processor's seconds of all turns so far."""
+    """The step, which also returns the processor time of all turns so far."""
     begun = time.process_time()
 
     def run() -> Mapping[str, float]:
@@ -100,7 +101,7 @@ def counted(step: Callable[[], None]) -> Callable[[], Mapping[str, float]]:
 
 
 def main() -> None:
-    """All kinds in turns, first with one text, then with eight."""
+    """Runs all kinds in turns, first with one text, then with eight."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -112,7 +113,7 @@ def main() -> None:
     parser.add_argument("--kinds", default=",".join(HELD), help="how jaxmoe holds the weights")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if hasattr(os, "sched_setaffinity"):  # XLA makes as many threads as it may run on
+    if hasattr(os, "sched_setaffinity"):  # XLA starts one thread for each core that it may run on
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     if options.worker:
         kind, texts = options.worker[0], int(options.worker[1])

@@ -1,16 +1,16 @@
-"""New tokens a second with 32 texts in flight whose lengths differ: the engine, batches, transformers.
+"""New tokens per second with 32 texts of different lengths in flight: the engine, batches, transformers.
 
     python -m benchmarks.engine [--base smollm2-135m-instruct] [--texts 64] [--turns 2]
 
-Prompts of 20 random tokens; lengths of answers are log-normal (median 60, at most 512), T 0.8, no stop
-token. The engine replaces a text that ends; `lm.generate` and transformers' `generate` run a batch of 32
-until its longest row ends, ours with a limit for each row. Only tokens that were asked for count. float32;
-the rows take turns, each in a process of its own; compilation and a first pass come before. One JSON line a
-row; for the engine with the share of decoding that ran empty slots, while texts were waiting and over all.
-SmolLM2-135M on two cores: about ten minutes.
+Prompts of 20 random tokens; answer lengths are log-normal (median 60, at most 512), T 0.8, no stop token. The
+engine replaces a text that ends; `lm.generate` and transformers' `generate` run a batch of 32 until its
+longest row ends, ours with a limit for each row. Only requested tokens count. float32; the rows take turns,
+each in its own process; compilation and a first pass are not timed. One JSON line per row; for the engine,
+with the share of decoding that ran on empty slots, while texts were waiting and overall.
+SmolLM2-135M on two cores takes about ten minutes.
 
-Targets on 2 CPU threads: at least twice the tokens/s of batches and of transformers, under 10 % of slots
-empty.
+Targets on 2 CPU threads: at least twice the tokens/s of batches and of transformers, and under 10 % empty
+slots.
 """
 
 import argparse
@@ -32,7 +32,7 @@ Step = Callable[[], Mapping[str, float] | None]
 
 
 def texts(count: int, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts [count, PROMPT] and how many tokens each asks for."""
+    """Prompts [count, PROMPT], and how many tokens each requests."""
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.lognormal(np.log(MEDIAN), SPREAD, count), 1, MOST).astype(np.int32)
     return rng.integers(10, vocabulary, (count, PROMPT)).astype(np.int32), lengths
@@ -62,7 +62,7 @@ def engine_step(base: str, count: int) -> Step:
             "empty": round(statistics.wasted / (statistics.wasted + statistics.decoded), 3),
         }
 
-    # a program is compiled for each length of the cache
+    # one program is compiled for each cache length
     run(prompts[:SLOTS], np.minimum(lengths[:SLOTS], 4))
     run(prompts[:2], np.asarray([300, 2]))
     return lambda: run(prompts, lengths)
@@ -83,7 +83,7 @@ def batches_step(base: str, count: int) -> Step:
             options = {"temperature": TEMPERATURE, "key": jax.random.key(first), "stop_tokens": ()}
             lm.generate(prompts[rows], max_new_tokens=lengths[rows], **options)
 
-    step()  # one program for each longest row
+    step()  # one program for each length of the longest row
     return step
 
 
@@ -112,7 +112,7 @@ STEPS = {"engine": engine_step, "batches": batches_step, "transformers": transfo
 
 
 def main() -> None:
-    """All kinds in turns; prints medians and ratios."""
+    """Runs all kinds in turns; prints medians and ratios."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

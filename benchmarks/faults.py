@@ -1,18 +1,18 @@
-"""Kills training runs at random moments, and checks that nothing committed is lost and the end is the same.
+"""Kills training runs at random moments; checks that nothing committed is lost and the outcome is the same.
 
     python benchmarks/faults.py [--kills 200] [--minutes M] [--kinds sft,ppo] [--work FILE] [--seed 0]
         [--folder FOLDER]
 
 Each kind is run once without faults. Then runs of the same config are ended early, again and again, by
-SIGKILL, SIGTERM, SIGINT (to the whole process group, as Ctrl-C) or a full disk, and started again until they
-finish; then the next run begins. After every fault the newest checkpoint must be at least as new as before
-and whole, every step up to it must be in metrics.jsonl, no process may be left, and what the run said must
-hold no stack dump and, of a full disk, one line of error. At every end the metrics (times aside), curriculum
-and exported weights must be those of the run without faults, bit by bit. One JSON line a kind; exit status 1
-where anything differs.
+SIGKILL, SIGTERM, SIGINT (to the whole process group, like Ctrl-C) or a full disk, and restarted until they
+finish; then the next run begins. After every fault, the newest checkpoint must be at least as new as before
+and complete, every step up to it must be in metrics.jsonl, and no process may be left; the run's output must
+contain no stack dump and, for a full disk, one line of error. When a run finishes, its metrics (except
+times), curriculum and exported weights must equal those of the run without faults, bit by bit. One JSON line
+per kind; exit status 1 if anything differs.
 
-The disk is a small tmpfs, which root may mount; for others it is a limit on file size, which a write meets
-with EFBIG in place of ENOSPC. On a CPU: other devices may not repeat a run bit by bit.
+The disk is a small tmpfs, which root can mount; for other users it is a limit on file size, where a write
+fails with EFBIG instead of ENOSPC. Run it on a CPU: other devices may not repeat a run bit by bit.
 """
 
 import argparse
@@ -52,7 +52,7 @@ from training.runtime.metrics import read_lines  # noqa: E402
 
 QUIET = ["watch.tensorboard=false", "watch.plots=false", "watch.progress=false", "distributed.cpu_devices=1"]
 FAULTS = ("SIGKILL", "SIGTERM", "SIGINT", "disk full")
-# with how often each is tried
+# and how often each is tried
 MOMENTS = {"start": 2, "steps": 3, "saving": 3, "end": 1}
 TIMES = ("seconds", "tokens_per_s")
 DUMP = re.compile(r"Traceback|Exception ignored|Fatal Python error|\*\*\* (SIG|Check)|terminate called")
@@ -65,19 +65,19 @@ PROGRAMS = {
     "jax_persistent_cache_min_entry_size_bytes": -1,
 }
 LEFT_BYTES = (0, 4096, 65536, 400_000)
-# a signal that is a request is granted after the step or write at hand
+# a signal that is a request takes effect after the current step or write
 PATIENCE_S = 120.0
 
 
 @dataclass(frozen=True)
 class Work:
-    """A command to be killed.
+    """A command to kill.
 
     Attributes:
       before: commands whose output it needs.
-      arguments: all but its output.
-      steps: of the whole run.
-      faults: pairs of fault and moment, in place of random ones.
+      arguments: all arguments but its output.
+      steps: number of steps in the whole run.
+      faults: pairs of fault and moment, instead of random ones.
     """
 
     arguments: list[str]
@@ -87,7 +87,7 @@ class Work:
 
 
 def work(kind: str, folder: Path) -> Work:
-    """A run of a kind that takes a second or two beyond its start, with a checkpoint after every step."""
+    """A run of a kind that takes a second or two after its start, with a checkpoint after every step."""
     base = f"{folder}/base-{kind}"
     if kind == "sft":
         start = ["pretrain", "--config", "pretrain/tiny", "steps=5", "optimizer.warmup_steps=0"]
@@ -106,13 +106,13 @@ def work(kind: str, folder: Path) -> Work:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Programs are compiled once for all runs of a folder."""
+    """An environment in which programs are compiled once for all runs of a folder."""
     settings = {k.upper(): str(folder / "programs" if v is None else v) for k, v in PROGRAMS.items()}
     return os.environ | settings
 
 
 def import_all() -> None:
-    """What the commands import as they start, so that a fork of this process has it."""
+    """Imports what the commands import as they start, so that a fork of this process has it."""
     for name in (
         "training.supervised.sft",
         "training.ppo.train",
@@ -121,11 +121,11 @@ def import_all() -> None:
         import_module(name)
     warnings.filterwarnings(
         "ignore", "os.fork", RuntimeWarning
-    )  # JAX has no threads here: nothing was computed
+    )  # JAX has no threads here, as nothing was computed
 
 
 class Process(Protocol):
-    """What is asked of a running command, as of subprocess.Popen."""
+    """The interface of a running command, as in subprocess.Popen."""
 
     pid: int
 
@@ -137,7 +137,7 @@ class Process(Protocol):
 
 
 def execute(arguments: list[str], folder: Path, said: BinaryIO) -> Process:
-    """`python -m training` with these arguments, in a process group of its own."""
+    """Runs `python -m training` with these arguments, in a process group of its own."""
     command = [sys.executable, "-m", "training", *arguments]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment(folder), stdout=said, stderr=said, start_new_session=True
@@ -145,7 +145,7 @@ def execute(arguments: list[str], folder: Path, said: BinaryIO) -> Process:
 
 
 class Fork:
-    """The same without the imports, as a copy of this process: a start in half the time."""
+    """The same without the imports, as a copy of this process: it starts in half the time."""
 
     def __init__(self, arguments: list[str], folder: Path, said: BinaryIO):
         self._code: int | None = None
@@ -173,7 +173,7 @@ class Fork:
 
 
 def _run_here(arguments: list[str], folder: Path) -> int:
-    """Does in a copy of this process what `python -m training` does in one of its own; the exit status."""
+    """Runs `python -m training` in a copy of this process instead of a new one; returns the exit status."""
     for name, value in PROGRAMS.items():
         jax.config.update(name, value if value is not None else str(folder / "programs"))
     os.chdir(ROOT)
@@ -185,7 +185,7 @@ def _run_here(arguments: list[str], folder: Path) -> int:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
-    threading._shutdown()  # type: ignore[attr-defined]  # as the interpreter does at its end
+    threading._shutdown()  # type: ignore[attr-defined]  # as the interpreter does when it exits
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -197,7 +197,7 @@ Start = Callable[[list[str], Path, BinaryIO], Process]
 
 @contextlib.contextmanager
 def started(start: Start, arguments: list[str], folder: Path) -> Iterator[Process]:
-    """A command while it runs; it is killed at the end. What it says goes to folder/said.txt."""
+    """A command while it runs; it is killed at the end. Its output goes to folder/said.txt."""
     with (folder / "said.txt").open("wb") as said:
         process = start(arguments, folder, said)
     try:
@@ -218,7 +218,7 @@ def finish(arguments: list[str], folder: Path, start: Start = execute) -> float:
 
 
 class Disk:
-    """The file system of the runs, that can be filled up: a tmpfs, or a limit on the size of files."""
+    """The runs' file system, which can be filled up: a tmpfs, or a limit on file size."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -228,35 +228,35 @@ class Disk:
         self.kind = "tmpfs" if self.mounted else "limit on file size"
 
     def fill(self, process: Process, left: int) -> None:
-        """Leaves so many bytes to a running process."""
+        """Leaves a running process `left` bytes."""
         if not self.mounted:
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (left, resource.RLIM_INFINITY))
             return
         with (self.folder / "ballast").open("wb") as file:
             free = left + 1
-            while free > left:  # the process may have written something meanwhile
+            while free > left:  # the process may have written something in the meantime
                 free = shutil.disk_usage(self.folder).free
                 with contextlib.suppress(OSError):
                     os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), max(free - left, 1))
 
     def free(self) -> None:
-        """Ends what `fill` began; a process's limit ends with it."""
+        """Undoes `fill`; a process's limit ends with the process."""
         (self.folder / "ballast").unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Unmounts it, and what is on it is gone."""
+        """Unmounts it; its contents are lost."""
         if self.mounted:
             subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
 
 
 @dataclass
 class Found:
-    """What the faults did.
+    """The effects of the faults.
 
     Attributes:
       kills: runs that ended early, by fault and then by moment.
-      wrong: what should not be, a line each.
-      runs: finished, after however many faults.
+      wrong: what should not have happened, one line each.
+      runs: number of finished runs, after however many faults.
     """
 
     kills: dict[str, Counter[str]] = field(default_factory=lambda: {fault: Counter() for fault in FAULTS})
@@ -264,17 +264,17 @@ class Found:
     runs: int = 0
 
     def count(self) -> int:
-        """Kills of all kinds together."""
+        """The total number of kills."""
         return sum(kinds.total() for kinds in self.kills.values())
 
 
 def newest(run: Path) -> int:
-    """Step of the newest committed checkpoint; 0 if there is none."""
+    """The step of the newest committed checkpoint; 0 if there is none."""
     return max(checksums.steps_of(run), default=0)
 
 
 def outcome(run: Path) -> str:
-    """A digest of what a finished run says and exports, times aside."""
+    """A digest of what a finished run reports and exports, except times."""
     digest = hashlib.sha256()
     for name in ("metrics.jsonl", "routing.jsonl", "samples.jsonl"):
         for record in read_lines(run / name):
@@ -287,7 +287,7 @@ def outcome(run: Path) -> str:
 
 
 def moment(run: Path, steps: int, said: Path) -> str:
-    """What a run is doing, by its folder and what it said."""
+    """What a run is doing, judged by its folder and its output."""
     if str(run) not in said.read_text(errors="replace"):  # its first line
         return "start"
     if newest(run) == steps:
@@ -296,7 +296,7 @@ def moment(run: Path, steps: int, said: Path) -> str:
 
 
 def wait_for(process: Process, there: Callable[[], bool], seconds: float) -> None:
-    """Until something is there, the process has ended, or the time is over."""
+    """Waits until something is there, the process has ended, or the time is up."""
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline and not there():
         time.sleep(0.005)
@@ -325,7 +325,7 @@ def wrong_in(run: Path, before: int) -> list[str]:
 
 
 def wrong_said(fault: str, code: int, said: str) -> list[str]:
-    """What is wrong with the end of a process."""
+    """What is wrong with how a process ended."""
     wrong = ["a stack dump"] if DUMP.search(said) else []
     if fault == "disk full" and len(re.findall("^error: the disk of .* is full", said, re.MULTILINE)) != 1:
         wrong.append("no line that says so")
@@ -337,7 +337,7 @@ def orphans() -> list[str]:
     """Processes that outlived the run that started them: they are ours now, as we are their subreaper."""
     ours = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
     names = [Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:80] for pid in ours]
-    return [name for name in names if name]  # one that has ended has no command line
+    return [name for name in names if name]  # a process that has ended has no command line
 
 
 @dataclass
@@ -347,9 +347,9 @@ class Faults:
     Attributes:
       run: folder of the run, on the disk.
       todo: its command.
-      folder: of what is not on the disk.
+      folder: folder for what is not on the disk.
       expected: outcome of the run without faults.
-      seconds: that the command takes.
+      seconds: how long the command takes.
     """
 
     run: Path
@@ -362,7 +362,7 @@ class Faults:
     found: Found = field(default_factory=Found)
 
     def strike(self, fault: str, wanted: str, start: Start = execute) -> str | None:
-        """Starts the run and ends it by a fault; returns the moment, None if it finished after all."""
+        """Starts the run and ends it with a fault; returns the moment, or None if it finished after all."""
         before = newest(self.run)
         with started(start, self._command(), self.folder) as process:
             self._wait(process, wanted)
@@ -391,7 +391,7 @@ class Faults:
         return at
 
     def finish(self, start: Start = execute) -> None:
-        """Lets the run come to its end, and holds it against the one without faults."""
+        """Lets the run finish, and compares it with the one without faults."""
         finish(self._command(), self.folder, start)
         self._compare()
 
@@ -408,7 +408,7 @@ class Faults:
         return moment(self.run, self.todo.steps, self.folder / "said.txt")
 
     def _wait(self, process: Process, wanted: str) -> None:
-        """Until a moment of the wanted kind, or the end of all steps where it does not come."""
+        """Waits for a moment of the wanted kind, or, if none comes, for the end of all steps."""
         if wanted == "start":
             wait_for(process, lambda: self._moment() != "start", self.rng.uniform(0, self.seconds))
             return
@@ -420,7 +420,7 @@ class Faults:
 def prepared(
     kind: str, todo: Work, folder: Path, rng: random.Random, start: Start = execute
 ) -> Iterator[Faults]:
-    """What a command needs, its run without faults, and a disk for the others."""
+    """Prepares what a command needs, its run without faults, and a disk for the others."""
     whole = folder / f"{kind}-whole"
     for arguments in todo.before:
         finish(arguments, folder, start)
@@ -435,11 +435,11 @@ def prepared(
 def measure(
     kind: str, todo: Work, kills: int, seconds: float, folder: Path, rng: random.Random
 ) -> dict[str, Any]:
-    """Kills runs of a kind until there have been so many kills or the time is over, and finishes the last."""
+    """Kills runs of a kind until the number of kills or the time is reached, and finishes the last run."""
     deadline, at = time.monotonic() + seconds, None
     with prepared(kind, todo, folder, rng) as faults:
         while faults.found.count() < kills and time.monotonic() < deadline:
-            if at == "end":  # once a run; another start would be needed for each further one
+            if at == "end":  # once per run; each further one would need another start
                 faults.finish(Fork)
                 at = None
                 continue
@@ -452,10 +452,10 @@ def measure(
 
 
 def measure_listed(kind: str, todo: Work, folder: Path) -> dict[str, Any]:
-    """The faults that are named, one after the other, and the rest of the run."""
+    """The listed faults, one after another, and the rest of the run."""
     with prepared(kind, todo, folder, random.Random(0), Fork) as faults:
         for fault, wanted in todo.faults:
-            for _ in range(5):  # one that comes too late, or leaves enough of the disk, is repeated
+            for _ in range(5):  # a fault that comes too late, or leaves enough disk space, is repeated
                 if faults.strike(fault, wanted, Fork) is not None:
                     break
         if faults.run.exists():
@@ -467,8 +467,8 @@ def measure_listed(kind: str, todo: Work, folder: Path) -> dict[str, Any]:
 def temporary_folder() -> Iterator[Path]:
     """A folder that is removed at the end, by this process alone.
 
-    `tempfile.TemporaryDirectory` also removes its folder as the interpreter ends, and so at the end of each
-    `Fork`, which does what an interpreter does there.
+    `tempfile.TemporaryDirectory` also removes its folder when the interpreter exits, and so at the end of
+    each `Fork`, which exits like an interpreter.
     """
     folder = Path(tempfile.mkdtemp())
     try:
@@ -478,7 +478,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def report(kind: str, faults: Faults) -> dict[str, Any]:
-    """What was found, for a line of JSON."""
+    """The findings, for a line of JSON."""
     found = faults.found
     return {
         "kind": kind,

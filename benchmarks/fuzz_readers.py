@@ -1,11 +1,11 @@
-"""Every reader on far more damaged files than the tests have time for: a result or one line, whatever comes.
+"""Runs every reader on far more damaged files than the tests have time for: a result or one line, always.
 
-    python -m benchmarks.fuzz_readers --inputs 10000 --seeds 10      1e5 files a reader, about an hour
+    python -m benchmarks.fuzz_readers --inputs 10000 --seeds 10      1e5 files per reader, about an hour
     python -m benchmarks.fuzz_readers --seeds 3 --first-seed 11      what was not tried yet
 
-Runs the fuzz tests themselves (tests/fuzz.py), which fail at anything else: another exception, an error of
-several lines, or an answer that takes seconds. Prints one JSON line a reader and seed, then the sums, and
-saves them in docs/results/fuzz_readers.json with --file, together with what earlier calls reached.
+Runs the fuzz tests themselves (tests/fuzz.py), which fail on anything else: another exception, an error of
+several lines, or an answer that takes seconds. Prints one JSON line per reader and seed, then the sums. With
+--file, saves the sums in docs/results/fuzz_readers.json, together with those of earlier calls.
 """
 
 import argparse
@@ -40,7 +40,7 @@ READERS = {
 
 
 def fuzz(inputs: int, seed: int, chosen: list[str]) -> dict[str, dict[str, object]]:
-    """What each chosen reader made of so many files: seconds, and the failure if there was one."""
+    """How each chosen reader handled this many files: seconds, and the failure if there was one."""
     environment = os.environ | {"FUZZ_INPUTS": str(inputs), "FUZZ_SEED": str(seed)}
     tests = [f"tests/{READERS[reader]}" for reader in chosen]
     with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +64,7 @@ def fuzz(inputs: int, seed: int, chosen: list[str]) -> dict[str, dict[str, objec
 
 
 def commit() -> str:
-    """The commit whose readers are tried."""
+    """The commit whose readers are tested."""
     command = ["git", "rev-parse", "--short", "HEAD"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 

@@ -1,9 +1,9 @@
-"""Sampling speed beside torch transformers: `python -m benchmarks.generate`, one JSON line a row.
+"""Sampling speed compared with torch transformers: `python -m benchmarks.generate`, one JSON line per row.
 
 Batch 16, prompt 64, 128 new tokens, T 0.8, top-p 0.9, float32, two threads; D 256, L 4, heads 4, FFN 688,
-vocabulary 4096; LoRAMoE with 8 experts of rank 4 on the feed-forward projections, and none. The weights are
-random, which makes the widest nuclei. The rows take turns, so that a busy machine slows all of them alike; a
-row's figure is its fastest round, compilation apart.
+vocabulary 4096; LoRAMoE with 8 experts of rank 4 on the feed-forward projections, and no experts. The weights
+are random, which gives the widest nuclei. The rows take turns, so that a busy machine slows all of them
+alike; a row's figure is its fastest round, excluding compilation.
 """
 
 import json
@@ -14,7 +14,7 @@ from collections.abc import Callable
 THREADS = 2
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-if hasattr(os, "sched_setaffinity"):  # XLA makes as many threads as it may run on
+if hasattr(os, "sched_setaffinity"):  # XLA starts one thread for each core that it may run on
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
 
 import jax  # noqa: E402
@@ -81,7 +81,7 @@ def transformers_sampler() -> Callable[[np.ndarray], np.ndarray]:
 
 
 def main() -> None:
-    """Prints new tokens a second for each sampler."""
+    """Prints new tokens per second for each sampler."""
     samplers = {
         "jaxmoe LoRAMoE E8 R4": jaxmoe_sampler(ExpertConfig(num_experts=8, rank=4)),
         "jaxmoe base": jaxmoe_sampler(None),

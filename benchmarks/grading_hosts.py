@@ -1,9 +1,9 @@
-"""Programs graded per second on one machine: by a pool, by a server, by Ray clusters of 1, 2 and 4 nodes.
+"""Programs graded per second on one machine: by a pool, a server, and Ray clusters of 1, 2 and 4 nodes.
 
     python -m benchmarks.grading_hosts
 
-Target: the way to a host and back costs less than 10 ms a program. The nodes of a local cluster share this
-machine's cores, so that the gain of further machines cannot be seen here, only the price of the way there.
+Target: the round trip to a host costs less than 10 ms per program. The nodes of a local cluster share this
+machine's cores, so this shows only the cost of the round trip, not the gain from more machines.
 """
 
 import os
@@ -82,7 +82,7 @@ def measure(grader: Grader) -> float:
 
 
 def main() -> None:
-    """Prints the rates, and the milliseconds that a way to a host adds for each program of a worker."""
+    """Prints the rates, and the milliseconds that a round trip adds for each program of a worker."""
     rates: dict[str, tuple[int, float]] = {}
     with open_grader([], 1, SETTINGS, packages=()) as grader:
         rates["pool, 1 worker"] = 1, measure(grader)

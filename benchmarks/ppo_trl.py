@@ -2,8 +2,8 @@
 
     python -m benchmarks.ppo_trl full 5
 
-Takes trl 1.12, the last release with PPO, and peft for `experts`, which is LoRA of rank 32 (as many weights
-as 8 experts of rank 4) on the policy alone: the critic of TRL is a model of its own, trained in full.
+Needs trl 1.12, the last release with PPO, and peft for `experts`, which is LoRA of rank 32 (as many weights
+as 8 experts of rank 4) on the policy alone: TRL's critic is a separate model, trained in full.
 """
 
 import json
@@ -28,13 +28,13 @@ ROWS = 16
 
 
 class Clock(TrainerCallback):
-    """When each update ended."""
+    """Records when each update ended."""
 
     def __init__(self):
         self.ended: list[float] = []
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Notes the time."""
+        """Records the time."""
         self.ended.append(time.perf_counter())
 
 

@@ -1,13 +1,13 @@
-"""Time of one PPO update: 16 responses of 64 tokens sampled, scored, and learned from in 4 epochs.
+"""Time of one PPO update: 16 responses of 64 tokens, sampled, scored, and learned from in 4 epochs.
 
     python -m benchmarks.ppo_update [--updates 5] [--kinds experts,full] [--threads 2] [--peer trl]
 
 D 256, L 4, 4 heads, FFN 688, vocabulary 4096, prompts of 64 tokens, a trivial reward, float32. `experts`
 trains 8 LoRA experts of rank 4 on a backbone that policy, reference and critic share; `full` trains every
-weight, with a critic and a reference of their own. Prompts are 16 different ones, or one with 16 samples,
-which is then computed once. Each row runs in a process of its own and prints one JSON line: medians of the
-whole and of its parts. Targets on 2 CPU threads, 16 prompts: experts 1.0 s, full 2.0 s. With --peer trl the
-rows of 16 prompts alone run, in turns with TRL's (benchmarks.ppo_trl), and the ratio of the fastest is told.
+weight, with a separate critic and reference. There are 16 different prompts, or one with 16 samples, which is
+then computed once. Each row runs in its own process and prints one JSON line: medians of the whole update and
+of its parts. Targets on 2 CPU threads, 16 prompts: experts 1.0 s, full 2.0 s. With --peer trl, only the rows
+with 16 prompts run, in turns with TRL's (benchmarks.ppo_trl), and the ratio of the fastest is reported.
 """
 
 import argparse
@@ -124,7 +124,7 @@ def worker(kind: str, body: str, prompts: int, samples: int, updates: int) -> No
 
 
 def beside_trl(kind: str, updates: int, threads: int) -> None:
-    """Ours, TRL's, ours, TRL's; each update's fastest, and their ratio."""
+    """Runs ours, TRL's, ours, TRL's; prints the fastest update of each, and their ratio."""
     number = next(i for i, row in enumerate(ROWS) if row[0] == kind and row[2] == 16)
     ours = ["--row", str(number), "--updates", str(updates), "--threads", str(threads)]
     commands = {"ours": ["benchmarks.ppo_update", *ours], "trl": ["benchmarks.ppo_trl", kind, str(updates)]}
@@ -145,7 +145,7 @@ def beside_trl(kind: str, updates: int, threads: int) -> None:
 
 
 def main() -> None:
-    """One process a row."""
+    """Starts one process per row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--updates", type=int, default=5)
     parser.add_argument("--kinds", default="experts,full")

@@ -1,17 +1,17 @@
-"""Time, tokens/s and peak memory of one fine-tuning step of a real checkpoint, beside torch.
+"""Time, tokens/s and peak memory of one fine-tuning step on a real checkpoint, compared with torch.
 
     python -m benchmarks.real_model [--base smollm2-135m-instruct] [--rows 4] [--length 256] [--steps 5]
 
 LoRAMoE (6 experts of rank 4 on the feed-forward projections), plain LoRA with as many weights, and every
 weight; torch transformers with every weight, and with peft's LoRA on the same projections at the same rank,
-where those packages are installed. AdamW, dropout 0, every token a target, random tokens. Each row is a
-process of its own and they take turns (A B A B ..), so that a busy machine slows all alike; compilation and
-a first step come before. float32 on a CPU; on a GPU bfloat16 for the frozen weights and all computation, and
-the share of its peak (MFU: 6 FLOPs a weight and token where all are trained, 4 where the base is frozen, and
-attention's own). One JSON line a row, after one that names the processor: machines differ.
+if those packages are installed. AdamW, dropout 0, every token a target, random tokens. Each row is a separate
+process and they take turns (A B A B ..), so that a busy machine slows all alike; compilation and a first step
+are not timed. float32 on a CPU; on a GPU, bfloat16 for the frozen weights and all computation, with the share
+of the GPU's peak (MFU: 6 FLOPs per weight and token if all are trained, 4 if the base is frozen, plus
+attention's own). One JSON line per row, after one that names the processor, as machines differ.
 
-Targets on 2 CPU threads with 4 x 256 tokens of SmolLM2-135M: LoRAMoE 3.0 s and at most 1.05 of own LoRA,
-every weight 4.8 s, memory below torch's.
+Targets on 2 CPU threads with 4 x 256 tokens of SmolLM2-135M: LoRAMoE 3.0 s and at most 1.05 times our own
+LoRA, every weight 4.8 s, memory below torch's.
 """
 
 import argparse
@@ -34,7 +34,7 @@ LEARNING_RATE = 1e-5
 
 
 def our_step(kind: str, base: str, rows: int, length: int) -> Callable[[], None]:
-    """A compiled step of this project that has run once."""
+    """A compiled step of this project that has already run once."""
     from training.runtime.allocator import keep_memory, one_heap
 
     one_heap()
@@ -96,7 +96,7 @@ def our_step(kind: str, base: str, rows: int, length: int) -> Callable[[], None]
 
 
 def torch_step(kind: str, folder: str, rank: int, rows: int, length: int) -> Callable[[], None]:
-    """A step of torch transformers, with peft's LoRA or every weight, that has run once."""
+    """A step of torch transformers, with peft's LoRA or every weight, that has already run once."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -126,7 +126,7 @@ def torch_step(kind: str, folder: str, rank: int, rows: int, length: int) -> Cal
 
 
 def matched(base: str) -> tuple[int, float, float]:
-    """Rank of plain LoRA with as many weights, and FLOPs of a token: full fine-tuning, and a frozen base."""
+    """Rank of plain LoRA with as many weights, and FLOPs per token: full fine-tuning, and a frozen base."""
     from jaxmoe.base_folder import local_folder
     from jaxmoe.model import params
     from jaxmoe.model.config import ExpertConfig
@@ -138,20 +138,20 @@ def matched(base: str) -> tuple[int, float, float]:
     if not config.tie_embeddings:
         weights -= config.vocab_size * config.hidden_size  # looked up, not multiplied
     rank = matched_rank(ExpertConfig(num_experts=EXPERTS, rank=RANK), config)
-    # attention's own products: 2 of 2 T D FLOPs a layer forward, halved as it is causal, and twice that back
+    # attention's products: 2 of 2 T D FLOPs per layer forward, halved as it is causal; twice that backward
     attention = 6 * config.num_layers * config.num_heads * config.head_dim
     return rank, 6.0 * weights, float(attention)
 
 
 def export(base: str, folder: Path) -> None:
-    """The checkpoint as a folder that transformers reads."""
+    """Writes the checkpoint as a folder that transformers reads."""
     import jaxmoe
 
     jaxmoe.save(jaxmoe.load(base), folder, format="hf")
 
 
 def peak_flops() -> float | None:
-    """Of one GPU in bfloat16, where its kind is known."""
+    """Peak FLOP/s of one GPU in bfloat16, if its kind is known."""
     import jax
 
     kinds = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12}
@@ -216,7 +216,7 @@ def main() -> None:
 
 
 def processor() -> str:
-    """What the machine computes with."""
+    """The name of the processor that computes."""
     import jax
 
     if jax.default_backend() != "cpu":

@@ -1,18 +1,18 @@
-"""All reliability statistics of 10,000 x 120 answers with 1,000 bootstrap samples, against pingouin's alpha.
+"""All reliability statistics for 10,000 x 120 answers with 1,000 bootstrap samples, against pingouin's alpha.
 
     python benchmarks/reliability.py [--peer PYTHON] [--threads 0] [--repeats 3]
 
 Ours, once: every row of evals.psychometrics.reliability.reliability_table (α by Feldt, by bootstrap and
 standardized, average r, λ1-λ6, β, ω total and hierarchical), of which all but two have percentile intervals
-over 1,000 bootstrap samples of the persons; item statistics; all six ICCs with their intervals. From the
-matrix of answers to the tables, nothing prepared. The peer: pingouin.cronbach_alpha alone, the usual loop:
-1,000 times a frame of 10,000 persons drawn with replacement, and its alpha; timed over 100 of them and
-scaled up.
+over 1,000 bootstrap samples of the persons; item statistics; all six ICCs with their intervals. This runs
+from the matrix of answers to the tables, with nothing prepared. The peer: pingouin.cronbach_alpha alone, in
+the usual loop: 1,000 times, a frame of 10,000 persons is drawn with replacement and its alpha computed; timed
+over 100 of them and scaled up.
 
-PYTHON is an interpreter that has pingouin, in an environment of its own; without one, the peer's row says so.
-Each side runs in a process of its own, in turns. Seconds by the clock and of the processor: on a machine that
-does other work only the latter mean something. --threads sets those of linear algebra for both sides, 0
-leaves them as they are. Prints one JSON line a row.
+PYTHON is an interpreter that has pingouin, in its own environment; without one, the peer's row says so. Each
+side runs in its own process, in turns. Times are wall-clock and processor seconds: on a machine that does
+other work, only the latter are meaningful. --threads sets the number of linear algebra threads for both
+sides; 0 leaves it unchanged. Prints one JSON line per row.
 """
 
 import argparse
@@ -31,7 +31,7 @@ OURS, PEER = "ours, all statistics", "pingouin, alpha alone"
 
 
 def answers(n_persons: int, n_items: int, seed: int = 0) -> np.ndarray:
-    """Five-point answers with a general and three group factors."""
+    """Five-point answers with one general and three group factors."""
     rng = np.random.default_rng(seed)
     general = rng.normal(size=(n_persons, 1))
     groups = rng.normal(size=(n_persons, 3))[:, np.arange(n_items) % 3]
@@ -40,7 +40,7 @@ def answers(n_persons: int, n_items: int, seed: int = 0) -> np.ndarray:
 
 
 def ours(responses: np.ndarray, n_samples: int) -> tuple[float, float, float]:
-    """Seconds by the clock and of the processor for all statistics, and alpha."""
+    """Wall-clock and processor seconds for all statistics, and alpha."""
     from evals.psychometrics.agreement import icc_table
     from evals.psychometrics.reliability import item_statistics, reliability_table
 
@@ -53,7 +53,7 @@ def ours(responses: np.ndarray, n_samples: int) -> tuple[float, float, float]:
 
 
 def peer(responses: np.ndarray, n_samples: int) -> tuple[float, float, float]:
-    """The same of pingouin's alpha on n_samples bootstrap samples, scaled up from 100."""
+    """The same for pingouin's alpha on n_samples bootstrap samples, scaled up from 100."""
     import pandas as pd
     import pingouin  # type: ignore[import-not-found]
 
@@ -67,7 +67,7 @@ def peer(responses: np.ndarray, n_samples: int) -> tuple[float, float, float]:
 
 
 def measured(python: str, side: str, data: Path, options: argparse.Namespace) -> dict[str, float]:
-    """One side in a process of its own."""
+    """Runs one side in its own process."""
     command = [python, __file__, "--side", side, "--data", str(data), "--samples", str(options.samples)]
     names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS") if options.threads else ()
     setting = dict.fromkeys(names, str(options.threads))
@@ -100,7 +100,7 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Compares both sides, or is one of them."""
+    """Compares both sides, or runs one of them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--persons", type=int, default=10_000)
     parser.add_argument("--items", type=int, default=120)

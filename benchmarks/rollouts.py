@@ -1,11 +1,11 @@
-"""A round's sampling with responses of very unequal lengths: all together, and through the engine's slots.
+"""Sampling a round with responses of very different lengths: as one batch, and through the engine's slots.
 
     python -m benchmarks.rollouts [--base smollm2-135m-instruct] [--rows 64] [--slots 32] [--most 512]
 
 Prompts of the embedded problems, limits log-normal (median 60, at most 512), temperature 1, no stop token;
-without a base 4 million random weights with 4096 tokens. Both samplers take turns in one process, after a
-first pass of each. One JSON line a turn: seconds of the clock and of the processor (all threads), tokens,
-and the share of rows of decoding steps in which nothing was decoded.
+without a base, 4 million random weights with a vocabulary of 4096. Both samplers take turns in one process,
+after a first pass of each. One JSON line per turn: wall-clock and processor seconds (all threads), tokens,
+and the share of rows in decoding steps in which nothing was decoded.
 
 Targets: under 15 % of rows wasted by the engine.
 """
@@ -33,12 +33,12 @@ SAMPLES, MEDIAN, SPREAD = 4, 60, 0.9
 
 
 def tasks_of(tokenizer, rows: int, most: int) -> list[RolloutTask]:
-    """Problems, each with a limit of its own."""
+    """Problems, each with its own limit."""
     rng = np.random.default_rng(0)
     limits = np.clip(rng.lognormal(np.log(MEDIAN), SPREAD, rows // SAMPLES), 1, most).astype(int)
     keys = ("id", "prompt", "starter_code", "canonical_solution", "fn_name", "inputs", "outputs")
     read = [Problem(**{key: row[key] for key in keys}) for row in problems(len(limits))]
-    # the instruction form: nothing but its limit ends a response of a model that writes at random
+    # the instruction form: only its limit ends a response of a model that writes at random
     made = [make_prompt(tokenizer, problem, form="instruction") for problem in read]
     return [RolloutTask(*one, int(limit)) for *one, limit in zip(read, made, limits, strict=True)]
 

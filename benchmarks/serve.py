@@ -1,13 +1,13 @@
-"""Many clients at once against one server, some of whom leave, send nonsense, or ask too much.
+"""Many clients at once against one server; some of them leave, send nonsense, or ask too much.
 
     python -m benchmarks.serve [--base smollm2-135m-instruct] [--clients 200] [--seconds 60]
 
-Starts `python -m training serve` on a free port. Each client asks again and again until the time is over,
-what chance says: a completion whole or streamed, a chat, an answer that it does not wait for (the connection
-is closed), a body that is no JSON, an unknown model, a prompt that is too long. Greedy answers must be those
-that the server gave when it was asked alone; refusals must be refusals. Then nothing may be left in progress
-(/metrics), the engine must not have been started anew, and the memory of the process must be what it was
-after a third of the time, within a tenth. One JSON line; exit status 1 where anything is wrong.
+Starts `python -m training serve` on a free port. Until the time is up, each client keeps sending randomly
+chosen requests: a completion, whole or streamed; a chat; an answer that it does not wait for (the connection
+is closed); a body that is not JSON; an unknown model; a prompt that is too long. Greedy answers must match
+those that the server gave to a single client; refusals must be refusals. At the end, nothing may be left in
+progress (/metrics), the engine must not have been restarted, and the process's memory must be within a tenth
+of what it was after a third of the time. One JSON line; exit status 1 if anything is wrong.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import httpx
 
 PROMPTS = [f"{word} is a word that" for word in ("Bread", "River", "Copper", "Winter", "Garden", "Piano")]
 NEW, SLOTS, LONGEST = 16, 32, 256
-# how often what is asked, and the status that must come; None: the client does not wait for one
+# relative frequency of each request, and the expected status; None: the client does not wait for one
 KINDS = {
     "whole": (6, 200),
     "streamed": (4, 200),
@@ -43,13 +43,13 @@ KINDS = {
 
 @dataclass
 class Seen:
-    """What the clients met.
+    """What the clients encountered.
 
     Attributes:
       asked: requests by kind.
-      busy: requests that were turned away because too many were waiting (503 or 429).
-      wrong: what should not have been, by its description.
-      waits: seconds of whole answers.
+      busy: requests that were rejected because too many were waiting (503 or 429).
+      wrong: what should not have happened, by its description.
+      waits: seconds that whole answers took.
     """
 
     asked: Counter[str] = field(default_factory=Counter)
@@ -59,14 +59,14 @@ class Seen:
 
 
 class Client:
-    """One client after another request, until the time is over."""
+    """A client that sends one request after another until the time is up."""
 
     def __init__(self, http: httpx.AsyncClient, name: str, expected: dict[str, str], seen: Seen, seed: int):
         self._http, self._name, self._expected, self._seen = http, name, expected, seen
         self._rng = random.Random(seed)
 
     async def run(self, until: float) -> None:
-        """Asks until `until`, by time.monotonic."""
+        """Sends requests until `until`, by time.monotonic."""
         kinds, weights = list(KINDS), [weight for weight, _ in KINDS.values()]
         while time.monotonic() < until:
             kind = self._rng.choices(kinds, weights)[0]
@@ -126,7 +126,7 @@ class Client:
 
 
 async def load(address: str, process: int, clients: int, seconds: float) -> dict[str, object]:
-    """Runs the clients, and looks at the server before, during and after."""
+    """Runs the clients, and checks the server before, during and after."""
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=address, limits=limits, timeout=600) as http:
         name = (await http.get("/v1/models")).json()["data"][0]["id"]
@@ -151,7 +151,7 @@ async def load(address: str, process: int, clients: int, seconds: float) -> dict
         made = await tokens(http) - before
         steps = await metric(http, "jaxmoe_engine_steps") - steps
         pending = None
-        for _ in range(100):  # those who left are noticed at the next step
+        for _ in range(100):  # clients that left are noticed at the next step
             pending = await metric(http, "jaxmoe_pending_requests")
             if pending == 0:
                 break
@@ -180,13 +180,13 @@ async def load(address: str, process: int, clients: int, seconds: float) -> dict
 
 
 async def metric(http: httpx.AsyncClient, name: str) -> float:
-    """A value of /metrics; 0 while it is not there."""
+    """A value from /metrics; 0 while it is missing."""
     found = re.search(rf"^{re.escape(name)} (.*)$", (await http.get("/metrics")).text, re.MULTILINE)
     return float(found[1]) if found else 0.0
 
 
 async def tokens(http: httpx.AsyncClient) -> float:
-    """New tokens that the server has told so far."""
+    """New tokens that the server has reported so far."""
     return await metric(http, 'jaxmoe_tokens_total{kind="completion"}')
 
 
@@ -197,7 +197,7 @@ def resident(process: int) -> int:
 
 
 def main() -> int:
-    """Starts the server, loads it, ends it."""
+    """Starts the server, puts it under load, and stops it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -2,8 +2,8 @@
 
     python -m benchmarks.sft_step [--steps 20] [--kinds loramoe,lora,full] [--scan]
 
-D 256, L 4, 4 heads, FFN 688, vocabulary 4096, batch 8, T 256, E 8, R 4, float32. Each kind runs in a
-process of its own, in turns, so that the medians see the same machine; one JSON line a kind, and their ratio.
+D 256, L 4, 4 heads, FFN 688, vocabulary 4096, batch 8, T 256, E 8, R 4, float32. Each kind runs in its own
+process, in turns, so that the medians see the same machine; one JSON line per kind, and their ratio.
 Targets on 2 CPU threads: LoRAMoE 0.35 s, 0.9 GB, at most 1.1 times plain LoRA.
 """
 
@@ -19,7 +19,7 @@ KINDS = ("loramoe", "lora", "full")
 
 
 def worker(kind: str, scan: bool) -> None:
-    """Compiles one kind's step; then runs one step for each line read, and answers with its seconds."""
+    """Compiles one kind's step; then, for each line read, runs one step and answers with its seconds."""
     from training.runtime.allocator import keep_memory, one_heap
 
     one_heap()

@@ -1,10 +1,11 @@
-"""Texts of an evaluation in batches and through the engine's slots: `python -m benchmarks.texts [--turns 3]`.
+"""Evaluation texts in batches and through the engine's slots: `python -m benchmarks.texts [--turns 3]`.
 
-64 prompts, 16 at a time, at most 128 new tokens, drawn at temperature 1 from a random model of 6 million
+64 prompts, 16 at a time, at most 128 new tokens, sampled at temperature 1 from a random model with 6 million
 weights: answers that end at a stop string (mean about 20 tokens), answers that all reach the limit, and
 answers to prompts that share 400 tokens of examples. Both decode the same number of texts, not the same
-tokens, so rates are tokens a second. They take turns in one process; a first turn, with compilation, does not
-count. One JSON line a kind of answers, with the median over the turns of the engine's rate to the batches'.
+tokens, so rates are in tokens per second. They take turns in one process; a first turn, with compilation,
+does not count. One JSON line per kind of answer, with the median over the turns of the engine's rate relative
+to the batches'.
 """
 
 import argparse
@@ -27,7 +28,7 @@ COUNT, SLOTS, NEW = 64, 16, 128
 
 
 def main() -> None:
-    """Each kind of answers, batches and engine in turns."""
+    """Runs each kind of answer, with batches and engine in turns."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Programs that are timed in turns, each in a process of its own: a busy machine slows all of them alike."""
+"""Times programs in turns, each in its own process: a busy machine slows all of them alike."""
 
 import json
 import resource
@@ -13,8 +13,8 @@ class Timed(NamedTuple):
     """One program's turns.
 
     Attributes:
-      seconds: of each turn.
-      peak_bytes: memory of its process at the end.
+      seconds: seconds of each turn.
+      peak_bytes: peak memory of its process at the end.
       said: what its last step returned.
     """
 
@@ -24,10 +24,10 @@ class Timed(NamedTuple):
 
 
 def serve(step: Callable[[], Mapping[str, float] | None]) -> None:
-    """The side of a worker, once it is warm: one step for each line read, answered with its seconds.
+    """The worker's loop, once it is warm: for each line read, one step, answered with its seconds.
 
     Args:
-      step: returns when its work is done; what it returns is reported.
+      step: returns when its work is done; its return value is reported.
     """
     print("ready", flush=True)
     for _ in sys.stdin:
@@ -39,12 +39,12 @@ def serve(step: Callable[[], Mapping[str, float] | None]) -> None:
 
 
 def take_turns(commands: Mapping[str, Sequence[str]], turns: int) -> dict[str, Timed]:
-    """Starts the workers, and lets each do a step in turn.
+    """Starts the workers and lets each do a step in turn.
 
     Args:
-      commands: by name; each program ends up in `serve`.
-      turns: steps of each.
-    Returns: what each took.
+      commands: commands by name; each program ends in `serve`.
+      turns: number of steps of each.
+    Returns: the timings of each.
     Raises: SystemExit if a worker ends before it is ready.
     """
     workers = {
