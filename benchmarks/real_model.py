@@ -126,7 +126,7 @@ def torch_step(kind: str, folder: str, rank: int, rows: int, length: int) -> Cal
 
 
 def matched(base: str) -> tuple[int, float, float]:
-    """Rank of plain LoRA with as many weights, and FLOPs per token of weights and, per position, of attention."""
+    """Rank of plain LoRA with as many weights; FLOPs per token of weights, and of attention per position."""
     from jaxmoe.base_folder import local_folder
     from jaxmoe.model import params
     from jaxmoe.model.config import ExpertConfig
