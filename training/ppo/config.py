@@ -127,6 +127,8 @@ class PPORunConfig:
         if self.rounds < 1:
             raise ValueError(f"rounds must be at least 1; got {self.rounds}")
         check_base_dtype(self.adapter, self.base_dtype)
+        if self.optimizer.lr is None or self.critic.optimizer.lr is None:
+            raise ValueError("optimizer.lr and critic.optimizer.lr must be numbers; got null")
         if self.lora.init != "kaiming":
             raise ValueError(
                 "the reference policy is the base without its adapter, which "

@@ -14,7 +14,7 @@ from training.runtime.checkpoint import CheckpointConfig
 from training.runtime.distributed import DistributedConfig, MeshConfig
 from training.runtime.metrics import WatchConfig
 from training.runtime.model import AdapterKind, BaseDtype, LoraConfig, ModelSource, check_base_dtype
-from training.runtime.optimizer import OptimizerConfig
+from training.runtime.optimizer import OptimizerConfig, settled
 from training.supervised.step import StepConfig
 
 
@@ -80,6 +80,8 @@ class PretrainConfig(RunConfig):
         super().__post_init__()
         if self.init_std <= 0:
             raise ValueError(f"init_std must be positive; got {self.init_std}")
+        # so the settings saved with a run are those used
+        object.__setattr__(self, "optimizer", settled(self.optimizer, self.base is not None))
 
     @property
     def source(self) -> ModelSource:
@@ -119,6 +121,8 @@ class SftConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_base_dtype(self.adapter, self.base_dtype)
+        whole_base = self.adapter == "none" and self.base is not None
+        object.__setattr__(self, "optimizer", settled(self.optimizer, whole_base))  # as in pretraining
 
     @property
     def source(self) -> ModelSource:

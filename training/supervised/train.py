@@ -161,6 +161,7 @@ def train(
             )
         )
         work = f"{steps} step{'s' * (steps != 1)} on {mesh.size} device{'s' * (mesh.size != 1)}"
+        work += f", lr {optimizer.lr:g}"
         recorder.say(f"{title}: {report(model)}; {work}; {run.path}")
         for line in feed.report():
             recorder.say(line)

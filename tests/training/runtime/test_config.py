@@ -265,7 +265,8 @@ def test_defaults_are_read_as_what_they_are(module, schema):
         value: Any = config
         for name in key.name.split("."):
             value = getattr(value, name, dataclasses.MISSING)
-        settled = key.name.startswith("ppo.") and value != yaml_values.parse(key.default or "")
+        # null and the algorithm's own values are settled by what else is given
+        settled = key.name == "optimizer.lr" or key.name.startswith("ppo.")
         if key.default is None or value is dataclasses.MISSING or key.name in needed or settled:
             continue
         told = yaml_values.parse(key.default)
@@ -284,6 +285,33 @@ def test_a_section_given_in_part_keeps_the_rest_of_its_own_default():
     assert part.critic.optimizer == dataclasses.replace(whole.critic.optimizer, clip_norm=0.5)
     assert part.checkpoint == dataclasses.replace(whole.checkpoint, keep=3)
     assert configs.load(PPORunConfig, None, [*given, "optimizer.lr=1e-3"]).optimizer.schedule == "constant"
+
+
+HEADS = "num_heads: 1, num_kv_heads: 1, head_dim: 8"
+TINY = f"model={{vocab_size: 8, hidden_size: 8, intermediate_size: 8, num_layers: 1, {HEADS}}}"
+
+
+@pytest.mark.parametrize(
+    ("schema", "given", "lr"),
+    [
+        (SftConfig, ["adapter=none"], 2.5e-5),
+        (SftConfig, ["adapter=lora"], 2.5e-4),
+        (SftConfig, [], 2.5e-4),
+        (SftConfig, ["adapter=none", "optimizer.lr=1e-3"], 1e-3),
+        (SftConfig, ["adapter=none", "base=null", TINY], 2.5e-4),
+        (PretrainConfig, [], 2.5e-5),
+    ],
+)
+def test_the_learning_rate_follows_what_is_trained(schema, given, lr):
+    """And is the one that the run saves."""
+    needed = ["output=out", "base=base", "steps=1", "data.sources=[{path: a.json}]"]
+    assert configs.to_dict(configs.load(schema, None, needed + given))["optimizer"]["lr"] == lr
+
+
+def test_reinforcement_learning_has_its_own_learning_rate():
+    given = ["output=out", "base=base", "rounds=1", "critic.optimizer.lr=null"]
+    with pytest.raises(ValueError, match="must be numbers; got null"):
+        configs.load(PPORunConfig, None, given)
 
 
 @dataclasses.dataclass(frozen=True)

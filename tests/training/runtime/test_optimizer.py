@@ -125,7 +125,7 @@ def test_moments_lie_where_their_weights_lie():
     model = params.abstract(SHAPE, ExpertConfig(num_experts=2, rank=2))
     trainable, _ = params.shardings(model, mesh)
     optimizer = make_optimizer(
-        OptimizerConfig(weight_decay=0.1), 3, decayed(model, OptimizerConfig(), "experts")
+        OptimizerConfig(lr=2e-4, weight_decay=0.1), 3, decayed(model, OptimizerConfig(), "experts")
     )
     shards = optimizer_shardings(optimizer, params.split(model).trainable, trainable, params.replicated(mesh))
     adam = shards[1][0]
@@ -152,4 +152,9 @@ def test_settings_out_of_range(changes, said):
 
 def test_warm_up_longer_than_the_run():
     with pytest.raises(ValueError, match="at most the run's 3 steps; got 5"):
-        schedule(OptimizerConfig(warmup_steps=5), 3)
+        schedule(OptimizerConfig(lr=2e-4, warmup_steps=5), 3)
+
+
+def test_no_rate_at_all():
+    with pytest.raises(ValueError, match=r"optimizer\.lr must be a number; got null"):
+        schedule(OptimizerConfig(), 3)

@@ -337,7 +337,7 @@ def test_a_run_stops_between_two_steps(tokenizer, monkeypatch):
     recipe = tuning.Recipe(experts=ExpertConfig(num_experts=2, rank=2))
     tuner = tuning.Tuner(params.single_device_mesh(), StepConfig())
     with pytest.raises(StoppedError):
-        list(tuner.run("", recipe, data, OptimizerConfig(), [3], seed=0, stopped=lambda: True))
+        list(tuner.run("", recipe, data, OptimizerConfig(lr=2e-4), [3], seed=0, stopped=lambda: True))
 
 
 # the command

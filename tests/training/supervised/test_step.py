@@ -356,7 +356,7 @@ def test_base_is_bitwise_unchanged_and_experts_move():
 
 def test_state_is_donated_and_the_base_is_not():
     model = build()
-    step_fn, state = machinery(model, OptimizerConfig())
+    step_fn, state = machinery(model, OptimizerConfig(lr=2e-4))
     step_fn(state, model.lm.weights.frozen, place(batch_of(), model), np.int32(0))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.trainable, state.optimizer)))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(model.lm.weights.frozen))
@@ -375,7 +375,7 @@ def test_nothing_changes_once_a_step_was_not_finite():
     model = build()
     frozen = model.lm.weights.frozen
     bad = frozen | {"norm": {"weight": frozen["norm"]["weight"].at[0].set(jnp.nan)}}
-    step_fn, state = machinery(model, OptimizerConfig())
+    step_fn, state = machinery(model, OptimizerConfig(lr=2e-4))
     good = place(batch_of(), model)
     state, metrics = step_fn(state, frozen, good, np.int32(0))
     assert not metrics.failed
@@ -395,7 +395,7 @@ def test_nothing_changes_once_a_step_was_not_finite():
 def test_compiles_once_for_each_shape():
     model = build()
     step_fn: Any
-    step_fn, state = machinery(model, OptimizerConfig(), make=new_step)
+    step_fn, state = machinery(model, OptimizerConfig(lr=2e-4), make=new_step)
     for i in range(4):
         state, _ = step_fn(state, model.lm.weights.frozen, place(batch_of(seed=i), model), np.int32(i))
     assert step_fn._cache_size() == 1
@@ -423,10 +423,10 @@ def test_dropout_depends_on_seed_and_step_alone():
 
     def losses(*steps: int) -> list[float]:
         """Of the first update of a step function of its own."""
-        step_fn, _ = machinery(model, OptimizerConfig(), make=new_step)
+        step_fn, _ = machinery(model, OptimizerConfig(lr=2e-4), make=new_step)
         found = []
         for step in steps:
-            _, state = machinery(model, OptimizerConfig())
+            _, state = machinery(model, OptimizerConfig(lr=2e-4))
             _, metrics = step_fn(state, model.lm.weights.frozen, batch, np.int32(step))
             found.append(float(metrics.scalars["loss"]))
         return found
@@ -500,4 +500,4 @@ def test_state_names_its_leaves():
     model = build()
     names = leaf_names(model.lm.weights.trainable)
     assert "blocks.mlp.up_proj.experts.a" in names
-    assert isinstance(machinery(model, OptimizerConfig())[1], TrainState)
+    assert isinstance(machinery(model, OptimizerConfig(lr=2e-4))[1], TrainState)

@@ -375,6 +375,7 @@ class StepcoderStudy:
         for cell in self.cells(results):
             if cell.name in results and (run := self._planned.get(cell.name)) is not None:
                 rate = self.ppo_config(run).optimizer.lr
+                assert rate is not None  # reinforcement learning has a default of its own
                 found = results[cell.name]
                 runs.append(StepcoderRun(run.row, run.regime, run.seed, found, rate))
         config = self.config
