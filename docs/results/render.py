@@ -323,6 +323,9 @@ TABLES = {
     "docs/results/reproduce/*.json in short": CLAIMS["claims"],
     "docs/results/reproduce/loramoe/loramoe.json": lambda: study_page("loramoe"),
     "docs/results/reproduce/loramoe_smollm2/loramoe.json": lambda: study_page("loramoe", "loramoe_smollm2"),
+    "docs/results/reproduce/loramoe_smollm2_long/loramoe.json": lambda: study_page(
+        "loramoe", "loramoe_smollm2_long"
+    ),
     "docs/results/reproduce/stepcoder/stepcoder.json": lambda: study_page("stepcoder"),
     "docs/results/reproduce/stepcoder_smollm2/stepcoder.json": lambda: study_page(
         "stepcoder", "stepcoder_smollm2"

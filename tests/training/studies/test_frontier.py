@@ -57,6 +57,20 @@ def simulated(effect: float, seed: int) -> list[FrontierRun]:
     return runs
 
 
+def test_a_path_has_the_divergence_on_plain_statements_where_it_was_measured():
+    one = run("a", 0, [(0.9, 0.4, 0.2), (0.7, 0.8, 0.6)])
+    assert all("kl_plain" not in point for point in path(BASE, one))
+    for number, snapshot in enumerate(one.result["snapshots"]):
+        snapshot["kl"]["plain"] = {"forward": 0.01 * (number + 1), "backward": 9.0}
+    assert [point["kl_plain"] for point in path(BASE, one)] == [0.0, 0.01, 0.02]
+
+
+def test_levels_reach_as_far_as_all_rows_do():
+    usual = (0.5, 0.55, 0.6, 0.65)
+    assert frontier._levels(None) == frontier._levels(0.6) == frontier._levels(0.65) == usual
+    assert frontier._levels(0.75) == (*usual, 0.75)
+
+
 def test_a_measure_is_read_off_on_the_line_between_two_points():
     points = path(BASE, run("a", 0, [(0.9, 0.4, 0.2), (0.7, 0.8, 0.6)]))
     assert read_off(points, "tasks", 0.6, "completed") == pytest.approx(0.8)

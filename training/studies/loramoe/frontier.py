@@ -34,6 +34,7 @@ from training.studies.loramoe.contrasts import (
     DULL,
     DULL_LEVELS,
     KL_LEVELS,
+    LEVELS,
     PAIRS,
     Facts,
     accuracy,
@@ -56,15 +57,21 @@ READ = ("completed", "kl", "tasks")
 def path(base: JsonMapping, run: FrontierRun, kl: tuple[str, str] = OWN) -> list[dict[str, float]]:
     """From the base on: volume, share of known facts kept, task accuracy, divergence from the base.
 
+    `kl_plain` is the divergence on statements in plain text, where it was measured.
+
     Args:
       base: `test` of the base's cell.
       run: a run from this base.
       kl: which divergence to use.
     Returns: a point for each snapshot, or share of an average, in order of distance from the base.
     """
-    points = [{"volume": 0.0, "completed": 1.0, "tasks": float(base["tasks"]), "kl": 0.0}]
-    for found in run.result["snapshots"]:
+    snapshots = run.result["snapshots"]
+    plain = all("plain" in found["kl"] for found in snapshots)
+    start = {"volume": 0.0, "completed": 1.0, "tasks": float(base["tasks"]), "kl": 0.0}
+    points = [start | ({"kl_plain": 0.0} if plain else {})]
+    for found in snapshots:
         seen = {"volume": float(found["volume"]), "completed": found["completed"], "tasks": found["tasks"]}
+        seen |= {"kl_plain": found["kl"]["plain"]["forward"]} if plain else {}
         points.append(seen | {"kl": found["kl"][kl[0]][kl[1]]})
     return points
 
@@ -125,7 +132,7 @@ def summarise(runs: FrontierRuns, main: Sequence[str], tasks: int, facts: Facts 
             for texts, way in OTHERS
             if all(texts in found["kl"] for run in tested for found in run.result["snapshots"])
         },
-        "contrasts": None if facts is None else contrasts(test, final, facts),
+        "contrasts": None if facts is None else contrasts(test, final, facts, levels=_levels(level)),
         "contrasts_without_dull": None
         if facts is None or set(DULL) - test.get("families", {}).keys()
         else contrasts(test, final, facts, PAIRS, DULL_LEVELS, partial(accuracy, without=DULL)),
@@ -171,6 +178,11 @@ def shares(values: Sequence[float], items: int) -> JsonObject:
     right = round(values[0] * items)
     score = mean_score([1.0] * right + [0.0] * (items - right))
     return {"mean": round(values[0], 4), "low": round(score.low, 4), "high": round(score.high, 4), "n": 1}
+
+
+def _levels(shared: float | None) -> tuple[float, ...]:
+    """Levels of accuracy at which rows are compared: the usual ones, and one above that all rows reach."""
+    return (*LEVELS, shared) if shared is not None and shared > LEVELS[-1] else LEVELS
 
 
 def _floor(accuracy: float) -> float | None:

@@ -14,6 +14,7 @@ from training.studies.page import Picture
 AXES = {
     "tasks": "held-out tasks right, %",
     "kl": "KL(base ‖ tuned) of own answers, nats a token",
+    "kl_plain": "KL(base ‖ tuned) of plain statements, nats a token",
     "volume": "instruction samples",
 }
 
@@ -61,9 +62,12 @@ def _paths(summary: StudySummary, name: str) -> list[Sequence[JsonMapping]]:
 def main(summary: StudySummary) -> Picture:
     """Known facts kept against task accuracy and against KL: every rate of the main rows."""
     names = _main(summary)
-    figure, axes = _figure(2)
+    paths = [path for name in names for path in _paths(summary, name)]
+    plain = all("kl_plain" in point for path in paths for point in path)
+    figure, axes = _figure(3 if plain else 2)
     styles = _styles(summary, names)
-    for axis, x in zip(axes, ("tasks", "kl"), strict=True):
+    measures = ["tasks", "kl", "kl_plain"] if plain else ["tasks", "kl"]
+    for axis, x in zip(axes, measures, strict=True):
         for name in names:
             for tried in summary["tried"][name]:
                 if not tried["final"]:
@@ -74,9 +78,10 @@ def main(summary: StudySummary) -> Picture:
         axis.set_xlabel(AXES[x])
     axes[0].set_ylabel("known facts kept, %")
     _legend(figure, summary, styles)
+    where = "on its own answers (middle) and on statements of facts (right)" if plain else "(right)"
     return Picture(
         "loramoe_kept",
-        "Known facts kept against task accuracy (left) and against the divergence from the base (right). "
+        f"Known facts kept against task accuracy (left) and against the divergence from the base {where}. "
         "Each line is a run that starts at the base, each marker a snapshot; faint lines are learning rates "
         "that were run with only one seed. At the same horizontal position, higher is better.",
         figure,

@@ -256,9 +256,14 @@ def _test(summary: StudySummary) -> PageSection:
     how = (
         "kept = c + c1 KL + c2 KL² + c3 tasks + seed + row, over the snapshots of all runs at all learning "
         "rates, for the facts that no instruction teaches. The errors within a run are dependent, so whole "
-        "runs of the same seed are permuted (Freedman and Lane 1983). A row that ran with only one learning "
-        "rate is left out, because within a row, too, a smaller rate keeps more at equal KL and tasks."
+        "runs of the same seed are permuted (Freedman and Lane 1983)."
     )
+    main = {row["row"] for row in summary["rows"].values() if row["main"]}
+    if summary["test"] is not None and len(summary["test"]["effects"]) < len(main):
+        how += (
+            " A row that ran with only one learning rate is left out, because within a row, too, a smaller "
+            "rate keeps more at equal KL and tasks."
+        )
     title = "Does the row matter at equal divergence and equal accuracy?"
     labels = {name: _label(summary, name) for name in summary["labels"]}
     tables = [*effects(summary["test"], labels), *_other_tests(summary)]
