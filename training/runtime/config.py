@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -133,6 +133,7 @@ def _completed(section: type, values: JsonMapping, own: object = None) -> JsonOb
       own: the section's default where it stands, an instance; None takes those of the fields.
     """
     found = dict(values)
+    usual = _made(section)  # with what the section settles by itself
     fields = {field.name: field for field in dataclasses.fields(section)}
     for name, annotation in typing.get_type_hints(section).items():
         if name not in fields:
@@ -140,7 +141,7 @@ def _completed(section: type, values: JsonMapping, own: object = None) -> JsonOb
         inner = _dataclass_in(annotation)
         default = _default(fields[name]) if own is None else getattr(own, name)
         if name not in found:
-            if own is not None and default != _default(fields[name]):
+            if own is not None and default != getattr(usual, name, dataclasses.MISSING):
                 found[name] = default
         elif inner is not None and typing.get_origin(annotation) is dict and isinstance(found[name], dict):
             found[name] = {
@@ -156,11 +157,14 @@ def _completed(section: type, values: JsonMapping, own: object = None) -> JsonOb
 
 def _default(field: dataclasses.Field) -> object:
     """A field's default; MISSING if there is none, or none that is valid by itself."""
-    if field.default_factory is dataclasses.MISSING:
-        return field.default
+    return field.default if field.default_factory is dataclasses.MISSING else _made(field.default_factory)
+
+
+def _made(make: Callable[[], object]) -> object:
+    """What a class or factory makes by itself; MISSING if something must be given."""
     try:
-        return field.default_factory()
-    except ValueError:  # a section with something that must be given
+        return make()
+    except (TypeError, ValueError):
         return dataclasses.MISSING
 
 

@@ -285,6 +285,8 @@ def test_a_section_given_in_part_keeps_the_rest_of_its_own_default():
     assert part.critic.optimizer == dataclasses.replace(whole.critic.optimizer, clip_norm=0.5)
     assert part.checkpoint == dataclasses.replace(whole.checkpoint, keep=3)
     assert configs.load(PPORunConfig, None, [*given, "optimizer.lr=1e-3"]).optimizer.schedule == "constant"
+    # what a section settles by itself is no default of the place where it stands
+    assert configs.load(PPORunConfig, None, [*given, "ppo.kl.place=loss"]).ppo.kl.estimator == "k2"
 
 
 HEADS = "num_heads: 1, num_kv_heads: 1, head_dim: 8"
