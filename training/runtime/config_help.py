@@ -221,8 +221,9 @@ def _imported(module: str, name: str) -> str:
     """The module that `from package import name` means; empty if there is none."""
     loaded = _module(module)
     for node in loaded[1].body if loaded else []:
-        if isinstance(node, ast.ImportFrom) and any((a.asname or a.name) == name for a in node.names):
-            return f"{node.module}.{next(a.name for a in node.names if (a.asname or a.name) == name)}"
+        for alias in node.names if isinstance(node, ast.ImportFrom) else []:
+            if (alias.asname or alias.name) == name:
+                return f"{node.module}.{alias.name}"
     return ""
 
 
