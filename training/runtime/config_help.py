@@ -221,9 +221,10 @@ def _imported(module: str, name: str) -> str:
     """The module that `from package import name` means; empty if there is none."""
     loaded = _module(module)
     for node in loaded[1].body if loaded else []:
-        for alias in node.names if isinstance(node, ast.ImportFrom) else []:
-            if (alias.asname or alias.name) == name:
-                return f"{node.module}.{alias.name}"
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return f"{node.module}.{alias.name}"
     return ""
 
 
