@@ -6,6 +6,7 @@ from jaxmoe.model import params
 from jaxmoe.tokenizer import train_bpe
 from tests.training.studies.tiny_base import CHAT, SHAPE, TEXTS
 from training.data.batch import BatchConfig
+from training.data.encode import encode_samples
 from training.runtime.model import new_model
 from training.runtime.optimizer import OptimizerConfig
 from training.studies.loramoe import tuning
@@ -23,7 +24,7 @@ def tokenizer():
 def base(tokenizer):
     """A tiny model that has read the texts, so that what it says is text."""
     rows = [{"text": text} for text in TEXTS]
-    data = tuning.stream(rows, tokenizer, BatchConfig(6, 48), 300)
+    data = tuning.stream(encode_samples(rows, tokenizer, 48), tokenizer, BatchConfig(6, 48), 300)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning, "load_model", lambda *a, seed: new_model(SHAPE, None, a[4], seed=seed))
         tuner = tuning.Tuner(params.single_device_mesh(), StepConfig())

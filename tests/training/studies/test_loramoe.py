@@ -24,6 +24,7 @@ from jaxmoe.tokenizer import train_bpe
 from training.__main__ import app
 from training.commands import reproduce as commands_reproduce
 from training.data.batch import BatchConfig
+from training.data.encode import encode_samples
 from training.runtime import shipped
 from training.runtime.model import TrainableModel, new_model
 from training.runtime.optimizer import OptimizerConfig
@@ -109,7 +110,7 @@ def speaker(tokenizer) -> LanguageModel:
     """A tiny model that has read the texts, and their ends as answers to their beginnings."""
     rows = [{"text": text} for text in TEXTS]
     rows += [{"instruction": text[:4], "output": text[5:]} for text in TEXTS]
-    data = tuning.stream(rows, tokenizer, BatchConfig(6, 48), 480)
+    data = tuning.stream(encode_samples(rows, tokenizer, 48), tokenizer, BatchConfig(6, 48), 480)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning, "load_model", lambda *a, seed: new_model(SHAPE, None, a[4], seed=seed))
         tuner = tuning.Tuner(params.single_device_mesh(), StepConfig())
@@ -312,7 +313,9 @@ def test_one_compiled_step_serves_every_rate_and_seed(tokenizer, monkeypatch):
 
     monkeypatch.setattr(tuning, "load_model", load)
     rows = [{"instruction": text, "output": "red lamp", "task_type": n % 2} for n, text in enumerate(TEXTS)]
-    data = tuning.stream(rows, tokenizer, BatchConfig(2, 48, "first_fit", max_segments=4), 12)
+    data = tuning.stream(
+        encode_samples(rows, tokenizer, 48), tokenizer, BatchConfig(2, 48, "first_fit", max_segments=4), 12
+    )
     assert data.seen[-1] >= 12 > data.seen[-2]
     recipe = tuning.Recipe(experts=ExpertConfig(num_experts=2, rank=2))
     tuner = tuning.Tuner(params.single_device_mesh(), StepConfig())
@@ -333,7 +336,9 @@ def test_one_compiled_step_serves_every_rate_and_seed(tokenizer, monkeypatch):
 
 def test_a_run_stops_between_two_steps(tokenizer, monkeypatch):
     monkeypatch.setattr(tuning, "load_model", lambda *a, seed: new_model(SHAPE, a[2], a[4], seed=seed))
-    data = tuning.stream([{"text": TEXTS[0]}], tokenizer, BatchConfig(1, 48), 3)
+    data = tuning.stream(
+        encode_samples([{"text": TEXTS[0]}], tokenizer, 48), tokenizer, BatchConfig(1, 48), 3
+    )
     recipe = tuning.Recipe(experts=ExpertConfig(num_experts=2, rank=2))
     tuner = tuning.Tuner(params.single_device_mesh(), StepConfig())
     with pytest.raises(StoppedError):

@@ -14,14 +14,15 @@ from evals.models.local_model import LocalModel
 from jaxmoe.model import params
 from tests.training.studies.tiny_base import ABSTRACT, SAME, TEXTS, moved
 from training.data.batch import BatchConfig
+from training.data.encode import encode_samples
 from training.runtime.model import TrainableModel
 from training.studies import reproduce
 from training.studies.cells import digest
-from training.studies.loramoe import tuning
+from training.studies.loramoe import replay, tuning
 from training.studies.loramoe.config import LoramoeConfig, PretrainedConfig, TuningRow
 from training.studies.loramoe.instruction_file import read_instructions
 from training.studies.loramoe.pretrained import PretrainedExams, pretrained_settings
-from training.studies.loramoe.rows import with_replay
+from training.studies.loramoe.replay import base_texts, replay_sample, with_replay
 from training.studies.loramoe.study import LoramoeStudy, middle_first
 
 
@@ -174,17 +175,46 @@ def test_the_middle_of_a_grid_is_first():
     assert middle_first([]) == []
 
 
-def test_replayed_texts_take_the_places_of_rows():
-    rows = [{"instruction": str(n), "output": "x"} for n in range(40)]
-    mixed = with_replay(rows, ["a b", " ", "c"], 0.1, 0)
-    texts = [row["text"] for row in mixed if "text" in row]
-    assert texts == ["a b", "c", "a b", "c"]
-    assert [row for row in mixed if "text" not in row] == [
-        r for r, m in zip(rows, mixed, strict=True) if m is r
-    ]
-    assert mixed == with_replay(rows, ["a b", " ", "c"], 0.1, 0)
-    with pytest.raises(ValueError, match="only empty texts"):
-        with_replay(rows, [" "], 0.1, 0)
+def test_replayed_texts_take_the_places_of_samples(tokenizer):
+    samples = encode_samples([{"text": TEXTS[0][:n]} for n in range(5, 45)], tokenizer, 48)
+    replayed = [replay_sample(tokenizer, text, 48) for text in ("one two", "three")]
+    mixed = with_replay(samples, replayed, 0.1, 0)
+    places = [n for n, sample in enumerate(mixed) if sample is not samples[n]]
+    assert [mixed[n] for n in places] == [*replayed, *replayed]
+    assert places == [n for n, s in enumerate(with_replay(samples, replayed, 0.1, 0)) if s is not samples[n]]
+    assert places != [n for n, s in enumerate(with_replay(samples, replayed, 0.1, 1)) if s is not samples[n]]
+
+
+@pytest.mark.parametrize("length", [48, 2])
+def test_a_replayed_text_is_learned_without_an_end(tokenizer, length):
+    ids = tokenizer("a river flows")["input_ids"][:length]
+    sample = replay_sample(tokenizer, "a river flows", length)
+    assert sample.tokens.tolist() == ids
+    assert sample.loss_mask.tolist() == [0.0] + [1.0] * (len(ids) - 1)
+
+
+def test_a_base_writes_on_from_openings_up_to_its_last_whole_sentence():
+    class Model:
+        def generate(self, prompts, max_new_tokens, **sampling):
+            assert (max_new_tokens, sampling) == (64, {"temperature": 0.8, "top_p": 0.9})
+            return [" one. Two", " no end", ' "three!" he', " 3.5 is", *[""] * (len(prompts) - 4)]
+
+    assert base_texts(Model()) == [f"{replay.OPENINGS[0]} one.", f'{replay.OPENINGS[2]} "three!"']
+    Model.generate = lambda self, prompts, *a, **k: ["" for _ in prompts]
+    with pytest.raises(ValueError, match="no complete sentence, so nothing can be replayed"):
+        base_texts(Model())
+
+
+def test_a_run_that_replays_is_named_by_the_texts(monkeypatch):
+    study = reproduce.make("loramoe", Path("unused"), "reproduce/loramoe_smollm2", [])
+
+    def files():
+        rows = study.config.sweep
+        return [study.tuned_cell(n, rows[n], 0, 0, 1e-4).file for n in ("full_replay", "full_l2_sp")]
+
+    first = files()
+    monkeypatch.setattr(replay, "TOKENS", 32)
+    assert [a == b for a, b in zip(first, files(), strict=True)] == [False, True]
 
 
 def test_a_file_of_instructions_is_split_into_what_is_learned_and_what_is_asked(tmp_path, capsys, tokenizer):

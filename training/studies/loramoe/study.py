@@ -34,6 +34,7 @@ from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import ExpertConfig
 from jaxmoe.tokenizer import encode_chat_prompt, load_tokenizer, plain_ids
+from training.data.encode import encode_samples
 from training.runtime import config as configs
 from training.runtime.model import LoraConfig, load_model
 from training.runtime.optimizer import OptimizerConfig
@@ -48,7 +49,7 @@ from training.studies.loramoe.exams import EmbeddedExams, Exams, embedded_questi
 from training.studies.loramoe.frontier_runs import FrontierRun, FrontierRuns
 from training.studies.loramoe.instruction_file import TaskFile, read_instructions
 from training.studies.loramoe.pretrained import PretrainedExams, pretrained_settings
-from training.studies.loramoe.rows import REPLAYED, REPLAYED_TOKENS, with_replay
+from training.studies.loramoe.replay import base_texts, replay_sample, replay_settings, with_replay
 from training.studies.loramoe.tuning import Recipe, Stream, Tuner, stream
 from training.studies.page import Page
 
@@ -164,7 +165,7 @@ class LoramoeStudy:
 
     def replay_cell(self, number: int) -> StudyCell:
         """The texts that are sampled from a base, for rows with replay."""
-        settings = {"base": self.bases.settings(number), "texts": REPLAYED, "tokens": REPLAYED_TOKENS}
+        settings = {"base": self.bases.settings(number), **replay_settings()}
         return StudyCell(
             f"replay{number}", settings, f"base {number}: texts of its own", 60 * self.config.scale
         )
@@ -191,6 +192,8 @@ class LoramoeStudy:
             "data": configs.to_dict(config.data),
             "warmup_steps": config.scaled(config.warmup_steps),
         }
+        if row.replay:
+            settings["replayed"] = self.replay_cell(base).settings
         title = f"{row.label}, base {base}, seed {seed}, lr {rate:g}"
         return StudyCell(f"{name}-b{base}-s{seed}-lr{rate:g}", settings, title, cost=12 * config.scale)
 
@@ -232,8 +235,7 @@ class LoramoeStudy:
 
     def _run_replay(self, number: int) -> Result:
         model = LocalModel(self._base(number), self._tokenizer(number), "text")
-        count = self.config.scaled(REPLAYED)
-        return {"texts": model.generate([""] * count, REPLAYED_TOKENS, temperature=1.0)}
+        return {"texts": base_texts(model)}
 
     def _run_tuned(self, row: TuningRow, base: int, seed: int, rate: float, stopped: Stopped) -> Result:
         recipe = Recipe(row.adapter, row.experts, row.lora, row.balance)
@@ -306,13 +308,14 @@ class LoramoeStudy:
         share = self.knowledge_share(row)
         key = (base, seed, share, row.replay)
         if key not in self._streams:
-            rows = self._rows(base, seed, share)
+            tokenizer, order = self._tokenizer(base), replace(self.config.data, seed=seed)
+            form = "instruction" if self.config.pretrained is None else "chat"
+            samples = encode_samples(self._rows(base, seed, share), tokenizer, order.length, form=form)
             if row.replay:
                 texts = self._found[self.replay_cell(base).name]["texts"]
-                rows = with_replay(rows, texts, row.replay, seed)
-            order = replace(self.config.data, seed=seed)
-            form = "instruction" if self.config.pretrained is None else "chat"
-            self._streams[key] = stream(rows, self._tokenizer(base), order, self.volumes[-1], form)
+                replayed = [replay_sample(tokenizer, text, order.length) for text in texts]
+                samples = with_replay(samples, replayed, row.replay, seed)
+            self._streams[key] = stream(samples, tokenizer, order, self.volumes[-1])
         return self._streams[key]
 
     def _rows(self, base: int, seed: int, share: float) -> list[JsonObject]:

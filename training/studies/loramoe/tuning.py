@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from jaxmoe.json_values import JsonMapping, JsonObject
+from jaxmoe.json_values import JsonObject
 from jaxmoe.language_model import LanguageModel, layer_experts
 from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig
@@ -25,7 +25,6 @@ from jaxmoe.model.shapes import PyTree
 from jaxmoe.tokenizer import pad_id
 from training.data.batch import Batch, BatchConfig, Sample
 from training.data.batches import Batches
-from training.data.encode import encode_samples
 from training.runtime.allocator import keep_memory
 from training.runtime.distributed import place_batch, share_of_batch
 from training.runtime.model import AdapterKind, LoraConfig, TrainableModel, load_model
@@ -73,30 +72,9 @@ class TunedSnapshot(NamedTuple):
 
 
 def stream(
-    rows: Sequence[JsonMapping],
-    tokenizer: "PreTrainedTokenizerBase",
-    config: BatchConfig,
-    volume: int,
-    form: str = "instruction",
-) -> Stream:
-    """Batches of at least `volume` samples, each row at most once per epoch.
-
-    Args:
-      rows: rows of training data.
-      tokenizer: the base's tokenizer.
-      config: of the batches.
-      volume: samples.
-      form: form of instruction rows, instruction or chat.
-    Returns: the batches.
-    """
-    samples = encode_samples(rows, tokenizer, config.length, form=form)
-    return stream_of(samples, tokenizer, config, volume)
-
-
-def stream_of(
     samples: Sequence[Sample], tokenizer: "PreTrainedTokenizerBase", config: BatchConfig, volume: int
 ) -> Stream:
-    """As `stream`, for samples that are already encoded.
+    """Batches of at least `volume` samples, each sample at most once per epoch.
 
     Args:
       samples: encoded samples.

@@ -29,7 +29,7 @@ from training.ppo.rounds import HELD_OUT
 from training.runtime.model import make_model
 from training.runtime.optimizer import OptimizerConfig
 from training.studies.cells import Result, Stopped
-from training.studies.loramoe.tuning import Recipe, Tuner, stream_of
+from training.studies.loramoe.tuning import Recipe, Tuner, stream
 from training.studies.stepcoder.forgetting import Forgetting, ForgettingConfig, of_base
 from training.studies.stepcoder.setup import PolicySetup
 from training.supervised.step import StepConfig
@@ -67,7 +67,7 @@ def fine_tune(
         exam = HeldOut(problems.held_out, setup.evaluation, rollout, tokenizer, pool)
         samples = [encoded(problem, rollout.prompt_form, tokenizer) for problem in problems.train]
         length = -(-max(len(sample.tokens) for sample in samples) // 16) * 16
-        data = stream_of(samples, tokenizer, BatchConfig(ROWS, length, seed=seed), rounds * programs)
+        data = stream(samples, tokenizer, BatchConfig(ROWS, length, seed=seed), rounds * programs)
         # as in reinforcement learning, no loss balances the experts
         recipe = Recipe(source.adapter, source.experts, source.lora, BalanceConfig(weight=0.0))
         step = StepConfig(forward.precision, remat=forward.remat, scan_layers=forward.scan_layers)
