@@ -146,6 +146,18 @@ def test_a_file_counts_by_its_content(tmp_path):
     assert settings() != first
 
 
+@pytest.mark.parametrize("key", ["pretrained.files", "instructions"])
+def test_a_file_that_cannot_be_read_is_named_with_its_key(tmp_path, monkeypatch, key):
+    monkeypatch.chdir(tmp_path)
+    given = PretrainedConfig(files=("own.json",)) if key == "pretrained.files" else PretrainedConfig()
+    learned = "own.json" if key == "instructions" else None
+    config = LoramoeConfig(
+        {"full": TuningRow("full SFT", "none", (1e-3,))}, checkpoints=("x",), bases=1, pretrained=given
+    )
+    with pytest.raises(ValueError, match=f"^{key}: own.json in {tmp_path} cannot be read .No such file"):
+        pretrained_settings(config.exam, given, learned)
+
+
 def test_keys_that_came_later_leave_results_their_names():
     """The digests are those of results that were filed before the keys were there."""
     before = {"row": {"adapter": "lora"}, "optimizer": {"lr": 0.1, "decay": "matrices"}}

@@ -57,17 +57,27 @@ def pretrained_settings(
       pretrained: the part of the config about such bases.
       instructions: file used for training and tests in place of the embedded tasks.
     Returns: plain JSON.
+    Raises: ValueError, with the key, if a file cannot be read.
     """
-    own = configs.to_dict(pretrained) | {"files": [_content(path) for path in pretrained.files]}
+    own = configs.to_dict(pretrained) | {
+        "files": [_content(path, "pretrained.files") for path in pretrained.files]
+    }
     own.pop("rows")  # changes no result
     if not pretrained.plain_facts:
         del own["plain_facts"]  # as in settings from before this key existed
-    learned = {} if instructions is None else {"instructions": _content(instructions)}
+    learned = {} if instructions is None else {"instructions": _content(instructions, "instructions")}
     return exam_settings(sizes) | {"pretrained": own} | learned
 
 
-def _content(path: str) -> str:
-    return f"{Path(path).name} {hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]}"
+def _content(path: str, key: str) -> str:
+    try:
+        found = Path(path).read_bytes()
+    except OSError as error:
+        where = "" if Path(path).is_absolute() else f" in {Path.cwd()}"
+        raise ValueError(
+            f"{key}: {path}{where} cannot be read ({error.strerror}); put it there or give another: {key}=..."
+        ) from None
+    return f"{Path(path).name} {hashlib.sha256(found).hexdigest()[:12]}"
 
 
 class PretrainedExams:
