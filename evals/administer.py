@@ -20,12 +20,13 @@ from evals.models.api_client import is_address
 from evals.questionnaires import behaviors, dialogues, planned_behavior, wording
 from evals.questionnaires.administration import MODEL_BLOCK, administer, limits_told
 from evals.questionnaires.design import PUBLISHED, Design, battery
-from evals.questionnaires.instrument import load_instrument
+from evals.questionnaires.instrument import Instrument, load_instrument
 from evals.questionnaires.judge import JudgedRespondent
 from evals.questionnaires.respondent import Respondent, settings_of
 from evals.questionnaires.respondents.api_scoring import Route
 from evals.questionnaires.respondents.api_server import Answers, ServerConfig, check_numbers
 from evals.questionnaires.respondents.simulated import simulated_respondent
+from jaxmoe.given_paths import check_writable, given
 from jaxmoe.progress import ProgressDisplay, say
 
 # texts that the engine decodes at a time
@@ -153,16 +154,22 @@ def main(
         if not 0 < width < math.inf:
             raise ValueError(f"width must be a finite number above 0; got {width:g}")
         _check_names(served, model, judge, judge_model)
+        check_writable("FOLDER", folder, "folder")
+        with given("--personas", personas):
+            people = wording.chosen_personas(personas)
         design = Design(
             wording.named_templates(template),
             tuple(option_order or ["forward", "reversed"]),
             tuple(item_order or ["forward"]),
-            wording.chosen_personas(personas),
+            people,
             tuple(range(seeds)),
             items_per_prompt,
             tuple(item_wording or [PUBLISHED]),
         )
-        instruments = [load_instrument(one) for one in instrument]
+        instruments: list[Instrument] = []
+        for one in instrument:
+            with given("--instrument", one):
+                instruments.append(load_instrument(one))
         batteries = [battery(one) for one in instruments]
         if task:
             batteries.append(behaviors.battery(task, task_count))
@@ -296,9 +303,11 @@ def _local(
     from jaxmoe.tokenizer import load_tokenizer
 
     decoded = _one_of("decoding", decoding, Decoding)
-    lm = jaxmoe.load(source)
+    with given("--respondent", source):
+        lm = jaxmoe.load(source)
+        tokenizer = load_tokenizer(source)
     engine = engine_texts(lm, decoded, SLOTS, lm.config.max_positions)
-    text_model = LocalModel(lm, load_tokenizer(source), form, engine=engine)  # type: ignore[arg-type]
+    text_model = LocalModel(lm, tokenizer, form, engine=engine)  # type: ignore[arg-type]
     base = base_and_revision(text_model.lm)
     most = max(max_new_tokens, LINE_TOKENS)
     writer = WritingRespondent(text_model, name, temperature, max_new_tokens=most)

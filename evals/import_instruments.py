@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from evals.questionnaires.published_formats import read_published
+from jaxmoe.given_paths import check_writable, given
 
 
 def main(
@@ -27,7 +28,9 @@ def main(
     Raises: typer.Exit with status 2, after a line on stderr, for what is refused.
     """
     try:
-        found = read_published(file)
+        check_writable("FOLDER", folder, "folder")
+        with given("FILE", file, "file"):
+            found = read_published(file)
         folder.mkdir(parents=True, exist_ok=True)
         for instrument in found.instruments:
             text = instrument.model_dump_json(indent=1, exclude_defaults=True)

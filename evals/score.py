@@ -15,6 +15,7 @@ from evals.psychometrics.reliability import cronbach_alpha
 from evals.questionnaires.instrument import Instrument, load_instrument
 from evals.questionnaires.response_table import read_responses
 from evals.questionnaires.scoring import Answers, keyed_responses, score, tabulate
+from jaxmoe.given_paths import check_writable, given
 
 
 def summary(scores: pd.DataFrame, answers: Answers, instrument: Instrument) -> Table:
@@ -64,13 +65,20 @@ def main(
     Raises: typer.Exit with status 2, after a line on stderr, for what is refused.
     """
     try:
-        loaded = load_instrument(instrument, include=include or ())
-        keys = respondent or ["respondent"]
-        answers = tabulate(read_responses(responses), loaded, respondent=keys)
-        scores = score(answers, loaded, min_answered=min_answered, norm_group=norm_group, ipsatize=ipsatize)
         if output is not None:
             if output.suffix not in (".csv", ".parquet"):
                 raise ValueError(f"the output must be .csv or .parquet; got {output.name}")
+            check_writable("--output", output, "file")
+        with given("--instrument", instrument):
+            load_instrument(instrument)
+        loaded = load_instrument(instrument, include=include or ())
+        keys = respondent or ["respondent"]
+        with given("RESPONSES", responses, "file"):
+            table = read_responses(responses)
+        answers = tabulate(table, loaded, respondent=keys)
+        scores = score(answers, loaded, min_answered=min_answered, norm_group=norm_group, ipsatize=ipsatize)
+        if output is not None:
+            output.parent.mkdir(parents=True, exist_ok=True)
             scores.to_parquet(output) if output.suffix == ".parquet" else scores.to_csv(output, index=False)
     except (ValueError, OSError) as error:
         Console(markup=False, emoji=False, stderr=True).print(

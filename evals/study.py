@@ -14,6 +14,7 @@ from evals.questionnaires import wording
 from evals.questionnaires.design import Design, battery
 from evals.questionnaires.instrument import Instrument, load_instrument
 from evals.questionnaires.response_table import read_responses
+from jaxmoe.given_paths import check_writable, given
 
 
 def main(
@@ -44,21 +45,22 @@ def main(
     Raises: typer.Exit with status 2, after a line on stderr, for what is refused.
     """
     try:
-        instruments = [load_instrument(name) for name in instrument]
+        check_writable("--output", output, "folder")
+        instruments = [_instrument(name) for name in instrument]
         if norm_group and not any(norm_group in one.groups for one in instruments):
             known = sorted({group for one in instruments for group in one.groups})
             have = f"one of {', '.join(known)}" if known else "left out, as these instruments have no norms"
             raise ValueError(f"norm_group must be {have}; got {norm_group!r}")
         answers: dict[str, pd.DataFrame] = {}
         for argument in responses:
-            name, _, given = argument.rpartition("=")
-            path = _table(Path(given))
+            name, _, place = argument.rpartition("=")
+            path = _table("RESPONSES", Path(place))
             name = name or (path.parent.name if path.stem == "responses" else path.stem)
             if name in answers:
                 raise ValueError(
                     f"every respondent needs a name of its own; {name!r} is repeated (NAME=TABLE)"
                 )
-            answers[name] = completed(read_responses(path), instruments[0], name)
+            answers[name] = completed(_responses("RESPONSES", path), instruments[0], name)
         steps = _steps(checkpoint or [], instruments[0])
         # simulated respondents answer a design of their own; style hardly depends on the design
         design = Design(
@@ -86,12 +88,23 @@ def main(
     typer.echo(f"{page}")
 
 
-def _table(path: Path) -> Path:
+def _instrument(name: str) -> Instrument:
+    with given("--instrument", name):
+        return load_instrument(name)
+
+
+def _responses(key: str, path: Path) -> pd.DataFrame:
+    with given(key, path, "file"):
+        return read_responses(path)
+
+
+def _table(key: str, path: Path) -> Path:
     """The path of a table, given itself or by the folder in which an administration or evaluation left it."""
     inside = [path / "responses.parquet", path / "behavior" / "responses.parquet"]
     found = [one for one in inside if one.is_file()]
-    if path.is_dir() and not found:
-        raise ValueError(f"the folder {path} holds no responses.parquet")
+    with given(key, path, "file or folder"):
+        if path.is_dir() and not found:
+            raise ValueError(f"the folder {path} holds no responses.parquet")
     return found[0] if found else path
 
 
@@ -103,7 +116,8 @@ def _steps(texts: list[str], instrument: Instrument) -> dict[int, pd.DataFrame]:
             raise ValueError(f"a checkpoint is written STEP=TABLE, as 300=runs/a/behavior; got {text!r}")
         if int(step) in found:
             raise ValueError(f"step {int(step)} is given twice; every checkpoint needs a step of its own")
-        found[int(step)] = completed(read_responses(_table(Path(path))), instrument, f"step {int(step)}")
+        table = _responses("--checkpoint", _table("--checkpoint", Path(path)))
+        found[int(step)] = completed(table, instrument, f"step {int(step)}")
     if len(found) == 1:
         raise ValueError("one checkpoint shows no drift; give two at least, the first of them the base")
     return found

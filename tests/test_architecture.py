@@ -49,7 +49,7 @@ jaxmoe.weights
 jaxmoe.families
 jaxmoe.model
 jaxmoe.named_models
-jaxmoe.datasets jaxmoe.cache jaxmoe.gzip_files jaxmoe.json_files jaxmoe.progress
+jaxmoe.datasets jaxmoe.cache jaxmoe.given_paths jaxmoe.gzip_files jaxmoe.json_files jaxmoe.progress
 jaxmoe.json_values
 jaxmoe
 """

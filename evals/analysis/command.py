@@ -22,6 +22,7 @@ from evals.psychometrics.agreement import Level
 from evals.questionnaires.instrument import Instrument, load_instrument
 from evals.questionnaires.people_data import read_answers
 from evals.questionnaires.response_table import read_responses
+from jaxmoe.given_paths import check_writable, given
 from jaxmoe.progress import say
 
 Analysis = Callable[[AnswerTable, AnalysisSettings], list[ResultTable]]
@@ -233,14 +234,23 @@ def main(
         ):
             if value not in known:
                 raise ValueError(f"--{name} must be one of {', '.join(known)}; got {value!r}")
+        if output is not None:
+            check_writable("--output", output, "file" if output.suffix else "folder")
+        for key, path in (("DATA", data), ("--second", second), ("--people", people_)):
+            if path is not None:
+                with given(key, path, "file"):
+                    pass  # before the analysis of the others, which may take minutes
         if P_VALUES in wanted:
             if len(wanted) > 1:
                 raise ValueError(
                     "p_values reads a table of tests, other analyses one of answers; run it alone"
                 )
-            results = p_values.corrected(read_responses(data), p_column)
+            with given("DATA", data):
+                tests = read_responses(data)
+            results = p_values.corrected(tests, p_column)
         else:
-            known_instrument = load_instrument(instrument) if instrument else None
+            with given("--instrument", instrument):
+                known_instrument = load_instrument(instrument) if instrument else None
             if known_instrument and (items or scale or answer_range):
                 raise ValueError(
                     "--instrument says which items, scales and range there are; leave out --items, --scale "
@@ -256,7 +266,7 @@ def main(
                 items=items,
                 scale=scale or [],
             )
-            table = how(data, respondent=keys, answer_range=answer_range)
+            table = how("DATA", data, respondent=keys, answer_range=answer_range)
             for note in table.notes:
                 say(note)
             span = answer_range or ("" if known_instrument else f"{table.low:g}-{table.high:g}")
@@ -276,8 +286,15 @@ def main(
                 tuple(criterion or ()),
                 ranks,
                 desirability,
-                how(second, respondent=keys, answer_range=span) if second else None,
-                how(people_, respondent=["respondent"], answer_range=span, sample=sample, seed=seed)
+                how("--second", second, respondent=keys, answer_range=span) if second else None,
+                how(
+                    "--people",
+                    people_,
+                    respondent=["respondent"],
+                    answer_range=span,
+                    sample=sample,
+                    seed=seed,
+                )
                 if people_
                 else None,
             )
@@ -299,6 +316,7 @@ def _command() -> str:
 
 
 def _read(
+    key: str,
     path: Path,
     *,
     instrument: Instrument | None,
@@ -311,7 +329,8 @@ def _read(
     sample: int = 0,
     seed: int = 0,
 ) -> AnswerTable:
-    frame, published = read_answers(path, instrument)
+    with given(key, path):
+        frame, published = read_answers(path, instrument)
     if published:
         say(f"{path.name} is {published}: {len(frame)} people; 0 is no answer")
     if 0 < sample < len(frame):

@@ -17,6 +17,7 @@ from rich.console import Console
 from evals.questionnaires.reading import parse
 from evals.questionnaires.respondent import Question
 from evals.questionnaires.wording import Choice, named_templates
+from jaxmoe.given_paths import given
 
 
 class LabelledAnswer(NamedTuple):
@@ -95,7 +96,8 @@ def main(answers: Annotated[Path, typer.Argument(help="JSON Lines, one answer pe
     Raises: typer.Exit with status 2, after a line on stderr, for what is refused.
     """
     try:
-        rows = labelled_answers(answers)
+        with given("ANSWERS", answers, "file"):
+            rows = labelled_answers(answers)
     except (ValueError, OSError) as error:
         Console(markup=False, emoji=False, stderr=True).print(
             f"error: {error}", style="red", markup=False, soft_wrap=True

@@ -98,7 +98,9 @@ def _read(path: str | Path, what: str) -> Any:  # likewise
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except RecursionError:
         raise ValueError(f"{what} cannot be read from {path}: nested too deeply") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ValueError(f"{what} cannot be read from {path}: {error.strerror}") from None
+    except ValueError as error:
         raise ValueError(f"{what} cannot be read from {path}: {error}") from None
 
 

@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 
+from jaxmoe.given_paths import given
 from rl.feedback.pool import Limits, Pool
 from rl.feedback.readers import load_problems
 
@@ -22,7 +23,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
     try:
-        problems = load_problems(options.path, bad="skip")
+        with given("PATH", options.path):
+            problems = load_problems(options.path, bad="skip")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,13 +1,14 @@
 """What the commands refuse is said in one line, with status 2: files, folders and values that are no good."""
 
 import json
+from pathlib import Path
 
 import pytest
 import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from evals import import_instruments, score
+from evals import import_instruments, score, study
 from evals.administer import app
 from evals.questionnaires import reading_accuracy
 
@@ -49,7 +50,7 @@ def test_personas_are_a_list_alone_or_under_people(tmp_path, form):
         (json.dumps({"persons": [PERSON]}), 'must hold a list of persons, alone or under "people"'),
         ("3", "must hold a list of persons"),
         ("[" * 100_000, "nested too deeply"),
-        ("{", "personas cannot be read from"),
+        ("{", "--personas: personas cannot be read from"),
         (b"\xff", "personas cannot be read from"),
         (json.dumps(["ann"]), "person 1: "),
         (json.dumps([PERSON, {"text": "You."}]), "person 2: name: Field required"),
@@ -77,7 +78,7 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     assert_one_line(administered(tmp_path / "file" / "below"), "below")
 
 
-@pytest.mark.parametrize("output", ["nowhere/x.csv", "nowhere/x.parquet", "folder.csv", "x.txt"])
+@pytest.mark.parametrize("output", ["a.csv/x.csv", "folder.csv", "x.txt"])
 def test_scores_that_cannot_be_written_are_said(tmp_path, output):
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "a.csv").write_text("respondent,item,response\nann,gad7_1,2\n")
@@ -86,6 +87,74 @@ def test_scores_that_cannot_be_written_are_said(tmp_path, output):
         tmp_path / output,
     )  # fmt: skip
     assert_one_line(done, output.split("/")[0])
+
+
+def test_scores_go_into_a_new_folder(tmp_path):
+    (tmp_path / "a.csv").write_text("respondent,item,response\nann,gad7_1,2\n")
+    output = tmp_path / "new" / "x.csv"
+    done = run(score.main, tmp_path / "a.csv", "--instrument", "gad_7", "--output", output)
+    assert done.exit_code == 0, done.stderr
+    assert output.is_file()
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "said"),
+    [
+        (app, ("out", "--instrument", "no/x.json"), "--instrument: no instrument or file named 'no/x.json'"),
+        (app, ("out", "--instrument", "cut.json"), "--instrument: cut.json is not valid JSON"),
+        (
+            app,
+            ("out", "--instrument", "gad_7", "--personas", "no.json"),
+            "--personas: personas cannot be read from no.json: No such file or directory (looked for in ",
+        ),
+        (
+            app,
+            ("out", "--instrument", "gad_7", "--respondent", "no"),
+            "no is none of them (looked for in ",
+        ),
+        (app, ("cut.json", "--instrument", "gad_7"), "FOLDER: cut.json is a file; a folder is written there"),
+        (score.main, ("no.csv", "--instrument", "gad_7"), "RESPONSES: there is no file no.csv (looked "),
+        (score.main, ("folder", "--instrument", "gad_7"), "RESPONSES: folder is a folder; a file is needed"),
+        (score.main, ("cut.json", "--instrument", "gad_7"), "RESPONSES: cut.json cannot be read"),
+        (score.main, ("no.csv", "--instrument", "no.json"), "--instrument: no instrument or file named"),
+        (
+            study.main,
+            ("me=no.csv", "--instrument", "gad_7", "--output", "out"),
+            "RESPONSES: there is no file or folder no.csv (looked for in ",
+        ),
+        (
+            study.main,
+            ("folder", "--instrument", "gad_7", "--output", "out"),
+            "RESPONSES: the folder folder holds no responses.parquet; give another RESPONSES",
+        ),
+        (
+            study.main,
+            ("no.csv", "--instrument", "gad_7", "--output", "cut.json"),
+            "--output: cut.json is a file; a folder is written there",
+        ),
+        (import_instruments.main, ("no.json", "out"), "FILE: there is no file no.json (looked for in "),
+        (import_instruments.main, ("cut.json", "out"), "FILE: cut.json is not valid JSON"),
+        (reading_accuracy.main, ("no.jsonl",), "ANSWERS: there is no file no.jsonl (looked for in "),
+    ],
+)  # fmt: skip
+def test_a_path_that_is_no_good_is_told_by_its_option(tmp_path, monkeypatch, command, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("cut.json").write_text('{"items": [')
+    done = run(command, *arguments)
+    assert_one_line(done, said)
+    assert "give another" in done.stderr
+    assert "Errno" not in done.stderr
+
+
+def test_a_checkpoint_that_is_missing_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a.csv").write_text("respondent,item,response\nann,gad7_1,2\n")
+    done = run(
+        study.main, "a.csv", "--instrument", "gad_7", "--output", "out", "--checkpoint", "1=a.csv",
+        "--checkpoint", "2=no.csv",
+    )  # fmt: skip
+    assert_one_line(done, "--checkpoint: there is no file or folder no.csv (looked for in ")
 
 
 def test_instruments_that_cannot_be_written_are_said(tmp_path):

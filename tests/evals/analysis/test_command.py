@@ -62,6 +62,36 @@ def tables(*arguments):
     return json.loads(done.stdout)["tables"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("no.csv",), "DATA: there is no file no.csv (looked for in "),
+        (("cut.json",), "DATA: cut.json cannot be read"),
+        (("no.csv", "p_values"), "DATA: there is no file no.csv (looked for in "),
+        (("survey.csv", "--second", "no.csv"), "--second: there is no file no.csv (looked for in "),
+        (
+            ("survey.csv", "--people", "."),
+            "--people: . is a folder; a file is needed; give another: --people",
+        ),
+        (("survey.csv", "--people", "cut.json"), "--people: cut.json cannot be read"),
+        (("survey.csv", "--instrument", "no.json"), "--instrument: no instrument or file named 'no.json'"),
+        (("survey.csv", "--output", "cut.json/x.md"), "--output: cut.json/x.md cannot be written: "),
+        (("survey.csv", "--output", "cut.json"), None),
+    ],
+)
+def test_a_path_that_is_no_good_is_told_by_its_option(folder, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "survey.csv").write_bytes((folder / "survey.csv").read_bytes())
+    (tmp_path / "cut.json").write_text('[{"q1": ')
+    done = run(*arguments, *(() if said else ("items",)))
+    if said is None:
+        assert done.exit_code == 0, done.stderr
+        return
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert "give another" in done.stderr
+
+
 def rows(found, **wanted):
     return [row for row in found["rows"] if all(row[key] == value for key, value in wanted.items())]
 

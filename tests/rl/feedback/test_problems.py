@@ -126,7 +126,7 @@ def test_verify_lists_what_does_not_pass(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_unreadable_problems_are_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "notes.json").write_text("[tool")
-    for name, said in (("absent", "no problems at"), ("notes.json", "notes.json is neither JSON nor")):
+    for name, said in (("absent", "PATH: no problems at"), ("notes.json", "notes.json is neither JSON nor")):
         assert verify.main([str(tmp_path / name)]) == 2
         [line] = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ")
