@@ -82,7 +82,7 @@ def _told(key: str, path: str | Path, error: ValueError | OSError) -> str:
     missing = not Path(path).exists()
     where = f" (looked for in {Path.cwd()})" if missing and not Path(path).is_absolute() else ""
     remedy = "put it there or " if missing else ""
-    return f"{key}: {said}{where}; {remedy}{_another(key)}"
+    return f"{key}: {said.rstrip('.:')}{where}; {remedy}{_another(key)}"
 
 
 def _reason(path: str | Path, error: ValueError | OSError) -> str:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from jaxmoe.adapters.base_changes import apply_changes, resized, vocabulary_names
 from jaxmoe.adapters.exported import EXPORT_KEY, base_config, read_exported
-from jaxmoe.adapters.files import read_adapter
+from jaxmoe.adapters.files import open_adapter, read_adapter
 from jaxmoe.adapters.record import Adapter, module_specs, pack, tree_path
 from jaxmoe.adapters.stack import stack_adapters
 from jaxmoe.base_folder import hub_folder, is_hub_id, local_folder
@@ -149,6 +149,16 @@ def load_adapters(
     read = {name: read_adapter(_adapter_folder(folder), config) for name, folder in adapters.items()}
     stacked = stack_adapters(read, config)
     return SharedBase(load(base_dir, stacked.adapter, dtype, mesh, base_dtype=base_dtype), stacked.runs)
+
+
+def check_adapter(adapter: str | Path) -> None:
+    """Checks that an adapter is there and of a known format; its tensors are not read.
+
+    Args:
+      adapter: folder or hub id; the latter is fetched.
+    Raises: ValueError, in one line, if it is not.
+    """
+    open_adapter(_adapter_folder(adapter))
 
 
 def _adapter_folder(adapter: str | Path) -> Path:

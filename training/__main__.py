@@ -161,8 +161,9 @@ def register_config(name: str, module: str, declared: tuple[str, str]) -> None:
         traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
     ) -> None:
         def load_and_run() -> object:
-            from training.runtime.config import load
+            from training.runtime.config import check_file, load
 
+            check_file(config, overrides or ())
             schema = getattr(import_module(declared[0]), declared[1])
             return import_module(module).main(load(schema, config, overrides or ()))
 

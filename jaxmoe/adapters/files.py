@@ -36,6 +36,27 @@ def read_adapter(folder: str | Path, model: ModelConfig) -> Adapter:
     Raises: ValueError, in one line, for a missing or malformed config, an unknown kind of adapter, unknown
       settings that change what the adapter computes, and tensors that do not fit.
     """
+    format, opened = open_adapter(folder)
+    adapter = format.read(opened, model)
+    if names := list(adapter.base.names):
+        log.warning(
+            "the adapter %s changes weights of the base: %s; they are loaded as part of it and stay as they "
+            "are when experts are trained",
+            opened.path,
+            some(names, most=3),
+        )
+    return adapter
+
+
+def open_adapter(folder: str | Path) -> tuple[FileFormat, AdapterFolder]:
+    """Opens an adapter folder, as `read_adapter` does, without reading its tensors.
+
+    Args:
+      folder: as for `read_adapter`.
+    Returns: its format, and the folder with its settings.
+    Raises: ValueError, in one line, for a missing or malformed config or weight file, and an unknown kind of
+      adapter.
+    """
     found = adapter_folder(Path(folder))
     config = read_json(found / CONFIG_FILE)
     format = next((one for one in FORMATS.values() if one.recognizes(config)), None)
@@ -44,15 +65,7 @@ def read_adapter(folder: str | Path, model: ModelConfig) -> Adapter:
             f"peft_type must be LORA, LORAMOE or {loramoe.EXTENDED}; got {config.get('peft_type')!r:.80} in "
             f"{found / CONFIG_FILE}"
         )
-    adapter = format.read(AdapterFolder(found, config, open_weights(found, "adapter_model")), model)
-    if names := list(adapter.base.names):
-        log.warning(
-            "the adapter %s changes weights of the base: %s; they are loaded as part of it and stay as they "
-            "are when experts are trained",
-            found,
-            some(names, most=3),
-        )
-    return adapter
+    return format, AdapterFolder(found, config, open_weights(found, "adapter_model"))
 
 
 def adapter_folder(folder: Path) -> Path:

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jaxmoe.base_folder import local_folder
+from jaxmoe.given_paths import check_writable, given
 from jaxmoe.json_values import JsonObject
 from training.demo import pretrained, scratch
 from training.runtime import config as configs
+from training.runtime import shipped
+from training.runtime.given_models import check_base, check_tokenizer
 
 FACTS, TASKS, SCRATCH_TASKS = 1000, 140, 350
 
@@ -55,16 +57,34 @@ def main(config: DemoConfig) -> JsonObject:
     """Runs the stages one after the other and prints the comparison."""
     if config.demo == "pretrained" and _to_be_had(config.base):
         output, stages = Path(config.output or "runs/demo"), config.configs or "demo/pretrained"
+        _check_places(output, stages, "demo/pretrained")
         facts, tasks = config.facts or FACTS, config.tasks or TASKS
         return pretrained.main(config.base, output, stages, config.steps_scale, facts, tasks)
     output, stages = Path(config.output or "runs/demo-scratch"), config.configs or "demo/scratch"
+    _check_places(output, stages, "demo/scratch")
     return scratch.main(output, stages, config.steps_scale, config.facts, config.tasks or SCRATCH_TASKS)
+
+
+def _check_places(output: Path, stages: str, usual: str) -> None:
+    """Checks that there is a config for each stage now, not when its turn comes.
+
+    Args:
+      output: folder of the demo.
+      stages: folder with the configs, or the name of a shipped one.
+      usual: the shipped one, which has all of them.
+    """
+    check_writable("output", output, "folder")
+    with given("configs", stages):
+        for name in shipped.names():
+            if name.startswith(f"{usual}/"):
+                configs.read(f"{stages}/{name.removeprefix(f'{usual}/')}")
 
 
 def _to_be_had(base: str) -> bool:
     """Fetches the base; if the default one cannot be fetched, prints why and returns False."""
     try:
-        local_folder(base)
+        check_base("base", base)
+        check_tokenizer("base", base)
     except ValueError as error:
         if base != DemoConfig.base:
             raise  # nothing replaces a base that the user chose

@@ -30,14 +30,16 @@ from rich.text import Text
 from evals.psychometrics.uncertainty import Comparison, Score, compare
 from evals.questionnaires.respondents.api_server import ServerConfig
 from jaxmoe.datasets.json_rows import dump_json, lines, read_text
+from jaxmoe.given_paths import check_writable, given
 from jaxmoe.json_values import JsonMapping, JsonObject
 from jaxmoe.model.mesh import batch_ways
 from jaxmoe.text.vocabulary import check_vocabulary
 from jaxmoe.tokenizer import load_tokenizer
-from training.commands.export import open_model
+from training.commands.export import check_run, open_model
 from training.runtime import checkpoint, distributed
 from training.runtime import config as configs
 from training.runtime.atomic import write_whole
+from training.runtime.given_models import check_named_adapter
 from training.runtime.pinned import pin
 from training.suites.behavior import behavior
 from training.suites.coding import coding
@@ -56,14 +58,21 @@ SUITES = {"knowledge": knowledge, "coding": coding}
 def main(config: EvalConfig) -> JsonObject:
     """Runs one evaluation; returns what results.json holds."""
     distributed.start(config.distributed)
+    if config.run is not None:
+        check_run(config.run)
     config = pin(config)  # so the settings saved with the results are what was measured
     folder = Path(config.output)
     # a killed evaluation leaves answers to resume from
     kept = ("behavior",) if config.suite == "behavior" else ("behavior", PARTIAL, USAGE)
     _check_folder(folder, kept, config.overwrite)
     # report anything missing before a model is loaded
-    against = None if config.against is None else Path(config.against)
-    other = None if against is None else read_items(against)
+    if config.adapter is not None:
+        check_named_adapter("adapter", config.adapter)
+    against, other = None, None
+    if config.against is not None:
+        against = Path(config.against)
+        with given("against", config.against, "folder"):
+            other = read_items(against)
     settings = configs.to_dict(config)
     journal = _journal(folder, settings, config.overwrite) if config.suite != "behavior" else None
     if config.suite == "behavior":
@@ -156,8 +165,7 @@ def _check_batch(batch_size: int, mesh: Mesh) -> None:
 
 
 def _check_folder(folder: Path, kept: tuple[str, ...], overwrite: bool) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output must be a folder; {folder} is a file")
+    check_writable("output", folder, "folder")
     if (folder / "results.json").exists() and not overwrite:
         raise ValueError(
             f"{folder} holds results already; choose another output=..., or overwrite=true replaces them"

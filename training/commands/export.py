@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 import jaxmoe
 from jaxmoe.averaging import averaged
 from jaxmoe.export import Format
+from jaxmoe.given_paths import check_writable, given
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig
@@ -21,6 +22,7 @@ from training.runtime import checkpoint, distributed, run_folder
 from training.runtime import config as configs
 from training.runtime.checkpoint import Checkpoints
 from training.runtime.distributed import DistributedConfig, MeshConfig
+from training.runtime.given_models import check_base, check_named_adapter
 from training.runtime.model import ModelSource, make_model
 from training.supervised.config import PretrainConfig, SftConfig
 
@@ -75,7 +77,10 @@ def main(config: ExportConfig) -> Path:
     """Writes the export; returns its folder."""
     distributed.start(config.distributed)
     mesh = config.mesh.make()
+    if config.output is not None:
+        check_writable("output", config.output, "folder")
     if config.run is not None:
+        check_run(config.run)
         lm, tokenizer = load_run(Path(config.run), mesh, config.step, average=config.average)
     else:
         lm, tokenizer = open_model(None, None, config.base, config.adapter, mesh, config.dtype)
@@ -110,9 +115,11 @@ def open_model(
       has no rows for some of the tokenizer's tokens.
     """
     if run is not None:
+        check_run(run)
         return load_run(Path(run), mesh, step)
-    if (Path(str(base)) / "run.json").is_file():
-        raise ValueError(f"{base} is the folder of a run, no checkpoint: give run={base} instead of base")
+    check_base("base", str(base))
+    if adapter is not None:
+        check_named_adapter("adapter", adapter)
     lm = jaxmoe.load(str(base), adapter, dtype, mesh, base_dtype=base_dtype)
     tokenizer = load_tokenizer(str(lm.source))
     check_vocabulary(tokenizer, lm.config.vocab_size)
@@ -166,6 +173,20 @@ def read_run(folder: Path) -> SavedRun:
         case _:
             raise ValueError(f"{folder} must be the folder of pretrain, sft or ppo; got one of {command}")
     return SavedRun(config.source, balance, str(tokenizer), form, plain_form, thinking)
+
+
+def check_run(run: str) -> None:
+    """Checks that `run` of a config is the folder of a run with a checkpoint; no weights are read.
+
+    Args:
+      run: folder, as it was given.
+    Raises: ValueError, in one line that names the key, if it is not.
+    """
+    folder = Path(run)
+    with given("run", run, "folder"):
+        read_run(folder)
+        if not run_folder.begun(folder):
+            raise ValueError(f"{run} has no checkpoint yet")
 
 
 def load_run(

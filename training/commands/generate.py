@@ -11,6 +11,7 @@ import numpy as np
 from jaxmoe.datasets.formats import chat
 from jaxmoe.datasets.formats.fields import refuse_media
 from jaxmoe.datasets.json_rows import lines, read_json_rows, read_text
+from jaxmoe.given_paths import check_writable, given
 from jaxmoe.json_values import JsonObject
 from jaxmoe.model.quantized import QuantizedDtype
 from jaxmoe.text.forms import Form, resolve_form
@@ -101,11 +102,16 @@ def main(config: GenerateConfig) -> list[str]:
     Returns: the continuations as in the output file: with leading and trailing blanks, which are not printed.
     """
     distributed.start(config.distributed)
+    if config.output is not None:
+        check_writable("output", config.output, "file")
     if config.messages_file is not None:
-        questions = read_conversations(config.messages_file, config.system)
+        with given("messages_file", config.messages_file, "file"):
+            questions = read_conversations(config.messages_file, config.system)
     else:
-        file = config.prompts_file
-        prompts = config.prompts if file is None else read_prompts(Path(file))
+        prompts = config.prompts
+        if config.prompts_file is not None:
+            with given("prompts_file", config.prompts_file, "file"):
+                prompts = read_prompts(Path(config.prompts_file))
         before = system_turn(config.system)
         questions = [ChatPrompt([*before, {"role": "user", "content": prompt}], []) for prompt in prompts]
     lm, tokenizer = open_model(
@@ -152,6 +158,7 @@ def main(config: GenerateConfig) -> list[str]:
                 for asked, answer in zip(questions, answers, strict=True)
             ]
             rows = [json.dumps(row) for row in written]
+            Path(config.output).parent.mkdir(parents=True, exist_ok=True)
             Path(config.output).write_text("\n".join(rows) + "\n", encoding="utf-8")
     return answers
 

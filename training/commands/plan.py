@@ -38,8 +38,13 @@ def command(
     Args: described by their annotations, which --help shows.
     Raises: ValueError, as `plan_run` and `plan_server` do; it becomes one line on the terminal.
     """
+    from jaxmoe.given_paths import check_writable
     from training.planning import plan_run, plan_serve
+    from training.runtime.config import check_file
 
+    check_file(config, overrides or [])
+    if save is not None:
+        check_writable("--save", save, "file")
     if kind == "serve":
         plan_serve.plan_server(overrides or [], topology, config, save)
         return

@@ -8,7 +8,10 @@ import typer
 
 def command(run: Annotated[Path, typer.Argument(help="Output folder of a run.", show_default=False)]) -> None:
     """Draws the plots that the folder has data for, and prints their files."""
+    from jaxmoe.given_paths import given
     from training.plots.plot_run import plot_run
 
-    for path in plot_run(run):
+    with given("RUN", run, "folder"):
+        drawn = plot_run(run)
+    for path in drawn:
         print(path)

@@ -34,6 +34,10 @@ def command(
     Args: described by their annotations, which --help shows.
     Raises: ValueError, as `reproduce` does; it becomes one line on the terminal.
     """
+    from jaxmoe.given_paths import check_writable
+    from training.runtime.config import check_file
     from training.studies import reproduce
 
+    check_file(config, overrides or [])
+    check_writable("--out", out, "folder")
     reproduce.reproduce(study, out, config, overrides or (), report_only=report_only)

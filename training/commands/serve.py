@@ -23,6 +23,7 @@ from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.tokenizer import load_tokenizer
 from training.commands.export import open_model
 from training.runtime import distributed
+from training.runtime.given_models import check_base, check_named_adapter
 from training.serving.app import make_app
 from training.serving.config import ServeConfig
 from training.serving.processes import IDLE_STEP_S, follow, leading, tell_the_end
@@ -41,6 +42,9 @@ def main(config: ServeConfig) -> None:
     distributed.start(config.distributed)
     mesh, runs = config.mesh.make(), {}
     if config.adapters:
+        check_base("base", str(config.base))
+        for own, folder in config.adapters.items():
+            check_named_adapter(f"adapters.{own}", folder)
         lm, runs = load_adapters(str(config.base), config.adapters, config.dtype, mesh, config.base_dtype)
         tokenizer = load_tokenizer(str(lm.source))
     else:

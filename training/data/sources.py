@@ -11,6 +11,7 @@ from rich.text import Text
 from jaxmoe.base_folder import local_folder
 from jaxmoe.cache import cache_folder
 from jaxmoe.datasets.json_rows import lines, read_text
+from jaxmoe.given_paths import check_writable, given
 from jaxmoe.json_values import JsonObject
 from jaxmoe.progress import say
 from jaxmoe.text.chat_template import chat_template
@@ -56,6 +57,36 @@ def read_source(source: SourceConfig, config: DataConfig) -> SourceRows:
     Raises: ValueError, with file and line, for anything that is not a row; and for an empty or unknown
       source.
     """
+    if source.path is None:
+        return _read_source(source, config)
+    with given(_key_of(source, config), source.path, "file or folder"):
+        return _read_source(source, config)
+
+
+def check_places(config: DataConfig) -> None:
+    """Checks that the files and folders of a config are there, before any of them is read.
+
+    Args:
+      config: of the data.
+    Raises: ValueError, in one line that names the key, for the first that is not.
+    """
+    for source in (*config.sources, *config.valid, *config.tokenizer_sources):
+        if source.path is not None:
+            with given(_key_of(source, config), source.path, "file or folder"):
+                pass
+    if config.data_dir is not None:
+        check_writable("data.data_dir", config.data_dir, "folder")
+
+
+def _key_of(source: SourceConfig, config: DataConfig) -> str:
+    for name in ("sources", "valid", "tokenizer_sources"):
+        listed = getattr(config, name)
+        if source in listed:
+            return f"data.{name}.{listed.index(source)}.path"
+    return "path"  # of a source that is read without a config that names it
+
+
+def _read_source(source: SourceConfig, config: DataConfig) -> SourceRows:
     if source.hub is not None:
         hub = load_hub(source.hub, source.subset, source.split, source.label)
         found = SourceRows(hub, hub.place)

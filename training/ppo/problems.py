@@ -19,6 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxmoe.datasets.formats.fields import Row
+from jaxmoe.given_paths import given
 from rl.feedback.grader import Grader
 from rl.feedback.language import Limits, Settings
 from rl.feedback.pool import reference_time_limits
@@ -221,7 +222,8 @@ def open_problems(
     """
     everything = _load(config)
     if config.held_out_path is not None:
-        practice, held_out = everything, load_problems(config.held_out_path, bad=config.bad)
+        with given("problems.held_out_path", config.held_out_path):
+            practice, held_out = everything, load_problems(config.held_out_path, bad=config.bad)
     else:
         practice, held_out = split_problems(everything, config.held_out)
     if config.difficulties:
@@ -243,6 +245,19 @@ def open_problems(
     held_out = [p for p in held_out if _fits(p, rollout, tokenizer, staged=False)]
     stages = None if curriculum is None else curriculum.of(fitting)
     return ProblemSet(fitting, held_out, stages, fingerprint([*fitting, *held_out]), limits)
+
+
+def check_places(config: ProblemsConfig) -> None:
+    """Checks that the files and folders of problems are there, before any of them is read.
+
+    Args:
+      config: of the problems.
+    Raises: ValueError, in one line that names the key, for the first that is not.
+    """
+    for key, path in (("problems.path", config.path), ("problems.held_out_path", config.held_out_path)):
+        if path is not None:
+            with given(key, path, "file or folder"):
+                pass
 
 
 def known_limits(folder: Path) -> TimeLimits | None:
@@ -272,7 +287,8 @@ def save_limits(limits: TimeLimits, folder: Path) -> None:
 
 def _load(config: ProblemsConfig) -> list[Problem]:
     if config.path is not None:
-        return load_problems(config.path, bad=config.bad)
+        with given("problems.path", config.path):
+            return load_problems(config.path, bad=config.bad)
     from jaxmoe.datasets.programs import write_problems
 
     with tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,7 @@ from rl.stepcoder.sampler import Sampler
 from training.ppo.config import PPORunConfig
 from training.ppo.evaluation import HeldOut
 from training.ppo.policy import Learning, learner_temperature, make_learning
-from training.ppo.problems import ProblemSet, known_limits, open_problems, save_limits
+from training.ppo.problems import ProblemSet, check_places, known_limits, open_problems, save_limits
 from training.ppo.rounds import Rounds, Schedule
 from training.ppo.saving import RoundState, RunCheckpoints
 from training.runtime import distributed, run_folder
@@ -48,6 +48,7 @@ def main(config: PPORunConfig) -> Finished:
       round is not finite.
     """
     distributed.start(config.distributed)
+    check_places(config.problems)
     config = pin(config, Path(config.output))
     mesh = config.mesh.make()
     if config.rollout.ahead and mesh.size > 1:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+from jaxmoe.given_paths import given
 from jaxmoe.json_values import JsonMapping, JsonObject
 from training.runtime import shipped, yaml_values
 from training.runtime.atomic import write_whole
@@ -62,6 +63,20 @@ def read(path: str | Path) -> JsonObject:
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold `key: value` lines; got a {type(values).__name__}")
     return values
+
+
+def check_file(path: str | Path | None, overrides: Sequence[str] = ()) -> None:
+    """Checks the file that the option --config names.
+
+    Args:
+      path: as for `load`.
+      overrides: as for `load`; without any, the file must hold a key.
+    Raises: ValueError, in one line that names the option, for a file that is missing, unreadable or empty.
+    """
+    if path is not None:
+        with given("--config", path):
+            if not read(path) and not overrides:
+                raise ValueError(f"{path} holds no key")
 
 
 def _override(values: JsonObject, override: str) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from jaxmoe.base_folder import pinned
+from jaxmoe.given_paths import given
 from training.runtime import config as configs
+from training.runtime.given_models import check_base, check_tokenizer
 from training.runtime.run_folder import begun
 
 # keys of a config that may name a repository
@@ -22,23 +24,29 @@ def pin(config: Config, folder: Path | None = None) -> Config:
       folder: of a run to be resumed: a name recorded there with its commit keeps that commit, unless the
         config names a revision.
     Returns: a new config; the given one is left as it is.
-    Raises: ValueError, in one line, if a repository cannot be fetched.
+    Raises: ValueError, in one line that names the key, if a repository cannot be fetched, or there is no
+      base or tokenizer of that name.
     """
     before = configs.read(folder / "config.yaml") if folder is not None and begun(folder) else {}
     for path in NAMES:
-        config = _with_pinned(config, path.split("."), before)
+        config = _with_pinned(config, path.split("."), before, path)
     return config
 
 
-def _with_pinned(config: Config, path: Sequence[str], before: object) -> Config:
+def _with_pinned(config: Config, path: Sequence[str], before: object, key: str) -> Config:
     name, *rest = path
     if not is_dataclass(config) or name not in {field.name for field in fields(config)}:
         return config
     value, old = getattr(config, name), before.get(name) if isinstance(before, dict) else None
     if rest:
-        new = _with_pinned(value, rest, old)
+        new = _with_pinned(value, rest, old, key)
     elif isinstance(value, str):
-        new = pinned(value, old if isinstance(old, str) else None, weights=name != "tokenizer")
+        with given(key, value):
+            new = pinned(value, old if isinstance(old, str) else None, weights=name != "tokenizer")
+        if name == "base":
+            check_base(key, new)
+        elif name == "tokenizer":
+            check_tokenizer(key, new)
     else:
         return config
     return cast(Config, replace(config, **{name: new}))  # type: ignore[type-var]

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxmoe.given_paths import check_writable
 from jaxmoe.json_values import JsonObject
 from jaxmoe.language_model import LanguageModel
 from training.runtime import checkpoint, distributed
@@ -132,8 +133,7 @@ def open_run(command: str, config: RunSettings) -> Iterator[RunFolder]:
     Raises: ValueError if another process works in the folder, or it holds another run or something else.
     """
     folder = Path(config.output)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output must be a folder; {folder} is a file")
+    check_writable("output", folder, "folder")
     with _held(folder):
         _check_content(folder)
         if begun(folder):

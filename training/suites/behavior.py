@@ -28,16 +28,18 @@ from evals.psychometrics.uncertainty import mean_score
 from evals.questionnaires import behaviors, dialogues, wording
 from evals.questionnaires.administration import MODEL_BLOCK, administer, limits_told
 from evals.questionnaires.design import FACETS, PARAPHRASED, PUBLISHED, Design, battery
-from evals.questionnaires.instrument import load_instrument
+from evals.questionnaires.instrument import Instrument, load_instrument
 from evals.questionnaires.judge import JudgedRespondent
 from evals.questionnaires.respondent import Paid, Respondent
 from evals.questionnaires.respondents.api_server import ServerConfig, check_numbers
 from evals.questionnaires.respondents.local_respondent import ScoringRespondent, WritingRespondent
 from evals.questionnaires.respondents.simulated import NULLS
 from evals.questionnaires.response_table import ResponseCube
+from jaxmoe.given_paths import given
 from jaxmoe.progress import ProgressDisplay, say
 from jaxmoe.tokenizer import load_tokenizer
 from training.runtime import distributed
+from training.runtime.given_models import check_base, check_named_adapter, check_tokenizer
 from training.suites.evaluation import ItemSet, Loaded, ScoredItem
 
 # what an evaluation keeps besides the folders of further models
@@ -221,8 +223,13 @@ def behavior(
     Raises: ValueError for unknown names, and for a folder without answers.
     """
     study = prepare(config, seed, confidence)
-    base = None if against is None else _answers(against)
-    earlier = {point.step: _answers(Path(point.output)) for point in config.earlier}
+    base = None if against is None else _answers(against, "against")
+    earlier = {
+        point.step: _answers(Path(point.output), f"behavior.earlier.{n}.output")
+        for n, point in enumerate(config.earlier)
+    }
+    for n, other in enumerate(config.beside):
+        _check_beside(other, f"behavior.beside.{n}")
 
     def run(load: Callable[[], Loaded]) -> list[ItemSet]:
         if distributed.is_main():
@@ -262,7 +269,11 @@ def prepare(config: BehaviorConfig, seed: int, confidence: float) -> Faithfulnes
     Returns: instruments, the batteries of their questions, and the design.
     Raises: ValueError for unknown names.
     """
-    instruments = [load_instrument(name) for name in config.instruments]
+    instruments = [
+        _instrument(name, f"behavior.instruments.{n}") for n, name in enumerate(config.instruments)
+    ]
+    with given("behavior.personas", config.personas):
+        personas = wording.chosen_personas(config.personas)
     batteries = [battery(one) for one in instruments]
     if config.tasks:
         batteries.append(behaviors.battery(config.tasks, config.task_count, seed))
@@ -270,7 +281,7 @@ def prepare(config: BehaviorConfig, seed: int, confidence: float) -> Faithfulnes
         wording.named_templates(config.templates or None),
         config.option_orders,
         config.item_orders,
-        wording.chosen_personas(config.personas),
+        personas,
         tuple(range(seed, seed + config.seeds)),
         config.items_per_prompt,
         config.item_wordings,
@@ -286,6 +297,11 @@ def prepare(config: BehaviorConfig, seed: int, confidence: float) -> Faithfulnes
         config.facets,
         config.nulls,
     )
+
+
+def _instrument(name: str, key: str) -> Instrument:
+    with given(key, name):
+        return load_instrument(name)
 
 
 def ask(
@@ -375,11 +391,24 @@ def _models(
         yield other.name, loaded._replace(lm=lm, tokenizer=tokenizer).ready(), other.form or config.form
 
 
-def _answers(folder: Path) -> pd.DataFrame:
+def _check_beside(other: Beside, key: str) -> None:
+    """Looks for a further model now: it is loaded after the first has answered, which may take hours."""
+    if other.base is not None:
+        check_base(f"{key}.base", other.base)
+    if other.adapter is not None:
+        check_named_adapter(f"{key}.adapter", other.adapter)
+    if other.tokenizer is not None:
+        check_tokenizer(f"{key}.tokenizer", other.tokenizer)
+
+
+def _answers(folder: Path, key: str) -> pd.DataFrame:
     path = folder / "behavior" / "responses.parquet"
-    if not path.is_file():
-        raise ValueError(f"{folder} is no output folder of an evaluation with suite=behavior: no {path.name}")
-    return pd.read_parquet(path)
+    with given(key, folder, "folder"):
+        if not path.is_file():
+            raise ValueError(
+                f"{folder} is no output folder of an evaluation with suite=behavior: no {path.name}"
+            )
+        return pd.read_parquet(path)
 
 
 def _respondent(config: BehaviorConfig, loaded: Loaded | ServerConfig, form: Form, name: str) -> Respondent:

@@ -9,6 +9,7 @@ from typing import Literal, cast
 from evals.coding.measure import CodingResult, SampleRecord, evaluate
 from evals.models.local_model import Form
 from evals.questionnaires.respondents.api_server import ServerConfig, check_numbers
+from jaxmoe.given_paths import given
 from jaxmoe.progress import ProgressDisplay
 from rl.feedback.grader import Grader
 from rl.feedback.language import Limits, Settings
@@ -98,11 +99,12 @@ def coding(config: CodingConfig, seed: int, confidence: float) -> SuiteRun:
     if not config.paths:
         raise ValueError("coding.paths must name at least one file of problems; got none")
     read: dict[str, list[Problem]] = {}
-    for path in config.paths:
+    for number, path in enumerate(config.paths):
         name = Path(path).name
         if name in read:
             raise ValueError(f"coding.paths must end in different names; {name} occurs twice")
-        read[name] = load_problems(path, bad=config.bad)[: config.limit]
+        with given(f"coding.paths.{number}", path):
+            read[name] = load_problems(path, bad=config.bad)[: config.limit]
         for problem in read[name]:
             # report what cannot be asked before a model is loaded
             code_prompt(problem, "chat" if config.form == "auto" else config.form)

@@ -21,6 +21,7 @@ from evals.knowledge.questions import QuestionSet, load_questions
 from evals.models.local_model import Form
 from evals.models.text_model import FormedTextModel
 from evals.questionnaires.respondents.api_server import ServerConfig
+from jaxmoe.given_paths import given
 from jaxmoe.progress import ProgressDisplay, say
 from training.suites.asking import Asking, Shots
 from training.suites.evaluation import ItemSet, Subject, SuiteRun
@@ -146,7 +147,7 @@ def knowledge(config: KnowledgeConfig, seed: int, confidence: float) -> SuiteRun
       question.
     Raises: ValueError, naming source and template, for a question that the template cannot pose.
     """
-    read = [_read(source, seed) for source in config.sources]
+    read = [_read(source, seed, f"knowledge.sources.{n}") for n, source in enumerate(config.sources)]
     for one in read:
         for name in config.templates:
             _check_asked(one, name, config.reasoning)
@@ -241,9 +242,10 @@ def _check_served(one: _Source, name: QuestionForm, reasoning: bool) -> None:
         )
 
 
-def _read(source: QuestionSource, seed: int) -> _Source:
+def _read(source: QuestionSource, seed: int, key: str) -> _Source:
     if source.path is not None:
-        found = load_questions(source.path, split=source.split, limit=source.limit)
+        with given(f"{key}.path", source.path):
+            found = load_questions(source.path, split=source.split, limit=source.limit)
     elif source.choices:
         drawn = choice_questions(
             source.embedded or "test", source.relations, source.limit, choices=source.choices, seed=seed
@@ -253,9 +255,11 @@ def _read(source: QuestionSource, seed: int) -> _Source:
         found = QuestionSet(closed_book_questions(source.embedded or "test", source.relations, source.limit))
     if not source.shots:
         return _Source(source, found, {})
-    pool = (
-        closed_book_questions("train") if source.shots_from is None else load_questions(source.shots_from).all
-    )
+    if source.shots_from is None:
+        pool = closed_book_questions("train")
+    else:
+        with given(f"{key}.shots_from", source.shots_from):
+            pool = load_questions(source.shots_from).all
 
     def drawn_from(pool: Sequence[KnowledgeQuestion]) -> list[KnowledgeQuestion]:
         return draw_shots(pool, source.shots, against=found.all, seed=seed, order=source.shots_order)

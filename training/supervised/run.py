@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from training.data.sources import check_places
 from training.runtime import distributed, run_folder
 from training.runtime.pinned import pin
 from training.runtime.run_folder import Finished
@@ -20,6 +21,7 @@ def main(config: PretrainConfig | SftConfig, command: str, title: str) -> Finish
     Returns: the model as trained, and whether all steps were done.
     """
     distributed.start(config.distributed)
+    check_places(config.data)
     config = pin(config, Path(config.output))
     with run_folder.open_run(command, config) as run:
         done, tokenizer = train(

@@ -40,7 +40,7 @@ from training.supervised.step import (
     make_train_step,
     state_shardings,
 )
-from training.supervised.validation import make_validation
+from training.supervised.validation import held_out_samples, make_validation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -133,15 +133,17 @@ def train(
     Returns: the model as trained so far, and its tokenizer.
     """
     tokenizer = run_tokenizer(run.path, data, source.base)
-    model = make_model(source, tokenizer, mesh)
     share = distributed.share_of_batch(mesh, data.batch_size, step.accumulate)
+    # before the base is loaded, which may take minutes: a file that cannot be read is told at once
     feed = main_first("data", lambda: Feed(data, tokenizer))
+    held_out = held_out_samples(data, tokenizer) if valid_every else []
+    model = make_model(source, tokenizer, mesh)
     steps = feed.count() if steps is None else steps
     parts = make_machinery(
         model.abstract, model.train, mesh, optimizer, step, balance, steps=steps, seed=source.seed
     )
     batches = feed.batches(share.index, share.count)
-    validate = make_validation(data, step, tokenizer, model, share) if valid_every else None
+    validate = make_validation(held_out, data, step, tokenizer, model, share) if valid_every else None
     run.claim()
     identity = {"base": model.fingerprint, "data": sources.identity(data)}
     with contextlib.ExitStack() as stack:

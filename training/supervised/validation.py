@@ -21,23 +21,35 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+def held_out_samples(data: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> list[Sample]:
+    """The samples of data.valid, read and encoded now.
+
+    Args:
+      data: its `valid` names the data sets.
+      tokenizer: of the run.
+    Returns: the samples in their order.
+    Raises: ValueError for data that cannot be read or encoded.
+    """
+    encoded = encode_sources(data.valid, data, tokenizer)
+    return [sample for source in encoded for sample in source if sample is not None]
+
+
 def make_validation(
+    samples: list[Sample],
     data: DataConfig,
     step: StepConfig,
     tokenizer: "PreTrainedTokenizerBase",
     model: TrainableModel,
     share: Share,
 ) -> Callable[[TrainState], dict[str, float]]:
-    """Builds the function that measures the held-out loss; the data are read and encoded now.
+    """Builds the function that measures the held-out loss.
 
     Args:
-      data: its `valid` names the data sets.
+      samples: from `held_out_samples`.
+      data: how they become batches.
       share: which rows of each batch this process feeds.
     Returns: state -> {"loss": mean −log p of a target token (nats), "targets": their number}.
-    Raises: ValueError for data that cannot be read or encoded.
     """
-    encoded = encode_sources(data.valid, data, tokenizer)
-    samples: list[Sample] = [sample for source in encoded for sample in source if sample is not None]
     mesh, weights = model.lm.mesh, model.lm.weights
     loss = make_loss(model.abstract, step, BalanceConfig(weight=0.0), model.lm.mesh)
 

