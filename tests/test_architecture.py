@@ -66,6 +66,8 @@ DEFERRED = {
     ("training.__main__", "training.runtime.config"),
     ("training.commands.plan", "training.planning.plan_run"),
     ("training.commands.plan", "training.planning.plan_serve"),
+    ("training.commands.plan", "training.runtime.config"),
+    ("training.commands.reproduce", "training.runtime.config"),
     ("training.commands.reproduce", "training.studies.reproduce"),
     # starlette and uvicorn, of the extra `serve`
     ("rl.sandbox.__main__", "rl.hosts.serve"),

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from jaxmoe.given_paths import check_writable
+
 
 def command(
     topology: Annotated[
@@ -38,7 +40,6 @@ def command(
     Args: described by their annotations, which --help shows.
     Raises: ValueError, as `plan_run` and `plan_server` do; it becomes one line on the terminal.
     """
-    from jaxmoe.given_paths import check_writable
     from training.planning import plan_run, plan_serve
     from training.runtime.config import check_file
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from jaxmoe.given_paths import check_writable
 from training.runtime.config_help import config_of
 from training.studies import STUDIES
 
@@ -34,7 +35,6 @@ def command(
     Args: described by their annotations, which --help shows.
     Raises: ValueError, as `reproduce` does; it becomes one line on the terminal.
     """
-    from jaxmoe.given_paths import check_writable
     from training.runtime.config import check_file
     from training.studies import reproduce
 
