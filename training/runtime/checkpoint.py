@@ -147,9 +147,11 @@ class Checkpoints:
           step: one of `steps()`.
           like: ShapeDtypeStructs with shardings, as from `structure`.
         Returns: the weights, placed as `like` says.
+        Raises: ValueError if the checkpoint holds other weights.
         """
-        items = ocp_args.Composite(trainable=ocp_args.StandardRestore(like))
-        return self._manager.restore(step, args=items)["trainable"]
+        with self._misfit_explained(step):
+            items = ocp_args.Composite(trainable=ocp_args.StandardRestore(like))
+            return self._manager.restore(step, args=items)["trainable"]
 
     def restore(self, step: int, trainable: PyTree, optimizer: PyTree) -> Saved:
         """Reads a whole checkpoint onto this run's mesh, whatever mesh saved it.
@@ -158,6 +160,7 @@ class Checkpoints:
           step: one of `steps()`.
           trainable, optimizer: ShapeDtypeStructs with shardings, as from `structure`.
         Returns: what was saved, its arrays placed as these shardings say.
+        Raises: ValueError if the checkpoint holds other weights, or those of another optimizer.
         """
         items = ocp_args.Composite(
             trainable=ocp_args.StandardRestore(trainable),
@@ -165,8 +168,21 @@ class Checkpoints:
             data=ocp_args.JsonRestore(),
             meta=ocp_args.JsonRestore(),
         )
-        restored = self._manager.restore(step, args=items)
+        with self._misfit_explained(step):
+            restored = self._manager.restore(step, args=items)
         return Saved(*(restored[name] for name in Saved._fields))
+
+    @contextmanager
+    def _misfit_explained(self, step: int) -> Iterator[None]:
+        """Says in our words what Orbax says of arrays with other names or shapes; the files are whole."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(
+                f"checkpoint {step} of {self.folder.parent} does not fit these settings: its weights or "
+                "optimizer state have other names or shapes; take the settings that it was saved with, or "
+                "choose another output=... to start anew"
+            ) from error
 
     def preempted(self, step: int) -> bool:
         """Whether the processes have agreed to stop after this step, because one of them was told to."""

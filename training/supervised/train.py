@@ -144,12 +144,12 @@ def train(
     )
     batches = feed.batches(share.index, share.count)
     validate = make_validation(held_out, data, step, tokenizer, model, share) if valid_every else None
-    run.claim()
     identity = {"base": model.fingerprint, "data": sources.identity(data)}
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(run.path / "checkpoints", checkpoint.keep)
         stack.callback(checkpoints.close)
         state, first = starting_state(model, parts, checkpoints, batches, None if run.changed else identity)
+        run.claim()  # only now is it known that what is in the folder can be resumed with these settings
         main = distributed.is_main()
         recorder = stack.enter_context(
             Recorder(

@@ -274,6 +274,19 @@ def test_goes_on_with_other_settings_when_told_to(corpus, tmp_path):
         run_here(settings(corpus, folder, steps=20, resume="never"))
 
 
+def test_settings_that_a_checkpoint_does_not_fit_leave_the_run_as_it_was(corpus, tmp_path):
+    folder = tmp_path / "run"
+    values = settings(corpus, folder, steps=10)
+    run_here(values)
+    before = (folder / "config.yaml").read_bytes()
+    with pytest.raises(
+        ValueError, match=r"checkpoint 10 of \S+run does not fit these settings: .*output=\.\.\."
+    ):
+        run_here(settings(corpus, folder, steps=10, resume="changed", model__intermediate_size=24))
+    assert (folder / "config.yaml").read_bytes() == before
+    assert run_here(values).finished
+
+
 def test_epochs_decide_the_steps(corpus, tmp_path):
     values = settings(corpus, tmp_path / "run", steps=None, data__epochs=2)
     done = run_here(values)
