@@ -136,6 +136,11 @@ class _Turn(NamedTuple):
     def around_answer(self, messages: Sequence[JsonMapping]) -> tuple[str, str]:
         """The text before the word of our own, and after it."""
         before, found, behind = self.template.render(messages, self.tools).partition(ANSWER)
+        if not found and messages[self.turn].get("tool_calls"):
+            raise ValueError(
+                f"the chat template leaves out the tool calls of message {self.turn + 1}; "
+                "put a chat_template.jinja that renders them into the tokenizer's folder"
+            )
         if not found or ANSWER in behind:
             times = "more than once" if found else "not as it is"
             raise ValueError(f"the chat template renders message {self.turn + 1} {times}; {REMEDY}")

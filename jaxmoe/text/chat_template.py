@@ -171,6 +171,18 @@ class ChatTemplate:
             self.turn_end(alone),
         )
 
+    @cached_property
+    def shows_tools(self) -> bool:
+        """Whether functions listed beside a conversation appear in its text; templates without them ignore
+        the list silently."""
+        name = f"{PROBE}F"
+        function: JsonObject = {"name": name, "description": "", "parameters": {"type": "object"}}
+        asked = {"role": "user", "content": f"{PROBE}A"}
+        try:
+            return name in self.render([asked], [{"type": "function", "function": function}])
+        except ValueError:  # it reads them: it asks for more than these
+            return True
+
     def shared(self, one: str, other: str) -> int:
         """Length of the common prefix of two texts; special and other added tokens are not split.
 

@@ -35,6 +35,7 @@ class Tally:
       dropped, dropped_tokens: rows left out because that length held nothing to predict, and their tokens.
       formats: keys by which rows are encoded, such as messages (`format_of`).
       thinking: conversations in which the assistant thinks.
+      tools: conversations that list functions.
       refused: rows that could not be encoded, with the reason (only with data.bad=skip).
     """
 
@@ -46,6 +47,7 @@ class Tally:
     dropped_tokens: int = 0
     formats: set[str] = dataclasses.field(default_factory=set[str])
     thinking: int = 0
+    tools: int = 0
     refused: list[str] = dataclasses.field(default_factory=list)
 
     def count(self, row: Row, encoded: Encoded) -> None:
@@ -57,6 +59,7 @@ class Tally:
         """
         self.formats.add(format_of(row))
         if "messages" in row:
+            self.tools += bool(row.get("tools"))
             self.thinking += any(split(m)[0] != "" for m in row["messages"] if m["role"] == "assistant")
         if not encoded.loss_mask.any():
             self.dropped += 1

@@ -365,6 +365,9 @@ class Feed:
             said.append(f"data.thinking={self._config.thinking}: {THINKING[self._config.thinking]}")
         if "completion" in formats:
             said.append("prompts with completions are put as they stand, without a chat template")
+        listed = sum(source.tally.tools for source in self._encoded)
+        if listed and not chat_template(self._tokenizer).shows_tools:
+            said.append("the chat template leaves out `tools`: the model does not see those functions")
         if self._config.turns == "last":
             said.append("data.turns=last: of a chat only the last answer is learned")
         if "messages" in formats or self._encoder.form == "chat":

@@ -212,6 +212,11 @@ def test_a_generation_block_is_followed_to_the_end_of_turn(block):
     assert targets(tokenizer, encode_chat(tokenizer, MORE)) == ENDED
 
 
+def test_a_template_that_leaves_out_tool_calls_is_named_as_such():
+    with pytest.raises(ValueError, match=r"leaves out the tool calls of message 2; .*chat_template\.jinja"):
+        encode_chat(tokenizer_for("smollm2"), TOOLS)
+
+
 def test_a_generation_block_decides_which_answers_are_learned():
     last_only = (
         "{% if loop.last %}{% generation %}{{ m.content }}{% endgeneration %}"

@@ -99,6 +99,16 @@ def test_large_sets_are_checked_before_they_are_read(tmp_path, monkeypatch, caps
     assert said.count("\n") == said.count("left out")
 
 
+@pytest.mark.parametrize(("start", "unseen"), [("", True), ("{{ tools | tojson if tools }}", False)])
+def test_tools_that_the_template_leaves_out_are_reported(tmp_path, start, unseen):
+    listed = CHAT | {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}
+    told = "the chat template leaves out `tools`: the model does not see those functions"
+    tokenizer = tokenizer_for("smollm2")
+    tokenizer.chat_template = start + tokenizer.chat_template
+    assert (told in Feed(data(tmp_path / "a.jsonl", [listed], length=256), tokenizer).report()) == unseen
+    assert told not in Feed(data(tmp_path / "b.jsonl", [CHAT]), tokenizer).report()
+
+
 def test_instructions_go_by_the_chat_template_where_there_is_one(tmp_path):
     chat, plain = tokenizer_for("smollm2"), tokenizer_for("smollm2", template=None)
     config = data(tmp_path / "a.jsonl", [ASK])
