@@ -181,7 +181,7 @@ def _type_text(module: str, annotation: ast.expr) -> str:
         if isinstance(node, ast.Name):
             found = _find(module, node.id)
             if found and isinstance(found[1], ast.expr):
-                text = re.sub(rf"\b{node.id}\b", ast.unparse(found[1]), text)
+                text = re.sub(rf"\b{node.id}\b", _type_text(found[0], found[1]), text)
     text = re.sub(
         r"Literal\[([^]]*)\]", lambda m: "|".join(str(ast.literal_eval(p)) for p in m[1].split(", ")), text
     )
@@ -203,6 +203,10 @@ def _yaml(module: str, default: ast.expr) -> str:
         if isinstance(value, ast.Dict):
             return f"[{', '.join(_yaml(home, key) for key in value.keys if key is not None)}]"
         return _yaml(home, value)
+    if isinstance(default, ast.Call) and ast.unparse(default.func).endswith("field"):
+        made = next((ast.unparse(k.value) for k in default.keywords if k.arg == "default_factory"), "")
+        if made.startswith("dict"):
+            return "{}"
     home, value = _value(module, default)
     return ast.unparse(default) if value is default else _yaml(home, value)
 

@@ -44,6 +44,6 @@ class ServingLimits:
       prompts: most prompts in one request.
     """
 
-    body_bytes: int = 4 << 20
+    body_bytes: int = 4_194_304
     seconds: float = 600.0
     prompts: int = 128

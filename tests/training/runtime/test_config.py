@@ -238,6 +238,11 @@ def test_defaults_are_shown_as_a_config_has_them():
     assert shown["behavior.item_wordings"].default == "[published]"
     assert shown["behavior.tasks"].default == f"[{', '.join(behaviors.FAMILIES)}]"
     assert shown["coding.form"].type == "completion|instruction|chat|auto"
+    shown = {key.name: key for key in keys("training.serving.config", "ServeConfig")}
+    assert shown["adapters"].default == "{}"
+    assert shown["limits.body_bytes"].default == str(4 << 20)
+    exported = {key.name: key for key in keys("training.commands.export", "ExportConfig")}
+    assert exported["format"].type == "hf|loramoe|moe-peft|peft"
 
 
 STUDY = ("training.studies.loramoe.config", "LoramoeConfig")
