@@ -1,4 +1,4 @@
-"""suite=coding: programs for HumanEval, MBPP, APPS and APPS+ problems, run in the sandbox; pass@k."""
+"""suite=coding: programs for problems with tests, run in the sandbox; pass@k."""
 
 import os
 from collections.abc import Sequence
@@ -34,7 +34,8 @@ class CodingConfig:
     """Programs for problems with tests.
 
     Attributes:
-      paths: files or folders of HumanEval, MBPP, APPS or APPS+ problems, each a set of its own.
+      paths: files or folders of problems in any format of docs/formats, such as HumanEval's, each a set of
+        its own.
       server: OpenAI-compatible server of the model that writes the programs, in place of base or run; null
         for none.
       form: completion for base models, chat for those with a chat template, instruction for the LoRAMoE form;
