@@ -76,7 +76,7 @@ def main(config: PPORunConfig) -> Finished:
                 critic_optimizer=config.critic.optimizer,
                 rounds=config.rounds,
             )
-            saving = claim(run, model, problems, learning.shardings, config.checkpoint, config.seed)
+            saving = checkpoints_of(run, model, problems, learning.shardings, config.checkpoint, config.seed)
             rounds = Rounds(
                 schedule=Schedule(
                     config.rounds, config.evaluation.every, config.checkpoint.every, config.seed
@@ -113,7 +113,7 @@ def main(config: PPORunConfig) -> Finished:
     return done
 
 
-def claim(
+def checkpoints_of(
     run: RunFolder,
     model: TrainableModel,
     problems: ProblemSet,
@@ -121,16 +121,13 @@ def claim(
     config: CheckpointConfig,
     seed: int,
 ) -> RunCheckpoints:
-    """Claims the folder for this run and saves the time limits of its problems there.
+    """The checkpoints of a run, with the record of what it was made from.
 
     Args:
       shardings: of what is saved.
       seed: of the run, for the record.
-    Returns: the run's checkpoints.
+    Returns: its checkpoints.
     """
-    run.claim()
-    if distributed.is_main():
-        save_limits(problems.limits, run.path)
     identity = {
         "base": model.fingerprint,
         "problems": problems.fingerprint,
@@ -211,16 +208,20 @@ def go(rounds: Rounds, start: RoundState, watch: WatchConfig, title: str, told: 
       told: lines for the person watching, before the first round; a resumed run shows only the first.
     Returns: the state after the last round, or after the one at which the run was stopped.
     """
+    run = rounds.saving.run
     at = rounds.saving.restore(start, rounds.problems.curriculum)
+    run.claim()  # only now is it known that what is in the folder can be resumed with these settings
+    if distributed.is_main():
+        save_limits(rounds.problems.limits, run.path)
     count = rounds.schedule.rounds
     with Recorder(
-        rounds.saving.run.path,
+        run.path,
         watch,
         steps=count,
         resume_at=at.round,
         main=distributed.is_main(),
         title=title,
-        settings=rounds.saving.run.settings,
+        settings=run.settings,
     ) as recorder:
         for line in told[:1] if at.round else told:
             recorder.say(line)

@@ -149,9 +149,9 @@ class Checkpoints:
         Returns: the weights, placed as `like` says.
         Raises: ValueError if the checkpoint holds other weights.
         """
-        with self._misfit_explained(step):
-            items = ocp_args.Composite(trainable=ocp_args.StandardRestore(like))
-            return self._manager.restore(step, args=items)["trainable"]
+        self._check_fits(step, "trainable", like)
+        items = ocp_args.Composite(trainable=ocp_args.StandardRestore(like))
+        return self._manager.restore(step, args=items)["trainable"]
 
     def restore(self, step: int, trainable: PyTree, optimizer: PyTree) -> Saved:
         """Reads a whole checkpoint onto this run's mesh, whatever mesh saved it.
@@ -162,27 +162,39 @@ class Checkpoints:
         Returns: what was saved, its arrays placed as these shardings say.
         Raises: ValueError if the checkpoint holds other weights, or those of another optimizer.
         """
+        self._check_fits(step, "trainable", trainable)
+        self._check_fits(step, "optimizer", optimizer)
         items = ocp_args.Composite(
             trainable=ocp_args.StandardRestore(trainable),
             optimizer=ocp_args.StandardRestore(optimizer),
             data=ocp_args.JsonRestore(),
             meta=ocp_args.JsonRestore(),
         )
-        with self._misfit_explained(step):
-            restored = self._manager.restore(step, args=items)
+        restored = self._manager.restore(step, args=items)
         return Saved(*(restored[name] for name in Saved._fields))
 
-    @contextmanager
-    def _misfit_explained(self, step: int) -> Iterator[None]:
-        """Says in our words what Orbax says of arrays with other names or shapes; the files are whole."""
-        try:
-            yield
-        except ValueError as error:
-            raise ValueError(
-                f"checkpoint {step} of {self.folder.parent} does not fit these settings: its weights or "
-                "optimizer state have other names or shapes; take the settings that it was saved with, or "
-                "choose another output=... to start anew"
-            ) from error
+    def _check_fits(self, step: int, item: str, like: PyTree) -> None:
+        """Refuses to restore arrays of other shapes, which Orbax begins to do, and then leaves undone."""
+        place = self.folder.absolute() / str(step) / item
+        # annotated as a class of paths of its own
+        tree = ocp.StandardCheckpointHandler().metadata(place).tree  # type: ignore[arg-type]
+        found = {leaf.name: tuple(leaf.shape) for leaf in jax.tree.leaves(tree) if hasattr(leaf, "shape")}
+        wanted = {
+            jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape)
+            for path, leaf in jax.tree_util.tree_flatten_with_path(like)[0]
+        }
+        differ = [name for name in wanted if found.get(name, wanted[name]) != wanted[name]]
+        if differ:
+            name = differ[0]
+            why = f"{item} {name} has shape {found[name]} there and {wanted[name]} here"
+        elif sorted(found.values()) != sorted(wanted.values()):
+            why = f"{item} holds {len(found)} arrays there and {len(wanted)} here"
+        else:
+            return
+        raise ValueError(
+            f"checkpoint {step} of {self.folder.parent} does not fit these settings: {why}; take the "
+            "settings that it was saved with, or choose another output=... to start anew"
+        )
 
     def preempted(self, step: int) -> bool:
         """Whether the processes have agreed to stop after this step, because one of them was told to."""

@@ -245,7 +245,7 @@ def _suggestion(schema: type, location: list[str]) -> str:
     keys = dotted_keys(schema)
     section = section_at(schema, location[:-1])
     names = [f.name for f in dataclasses.fields(section)] if section else []
-    near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.6)
     if near:
         return f"; did you mean {'.'.join([*location[:-1], near[0]])}?"
     elsewhere = [k for k in keys if k.split(".")[-1] == location[-1]]

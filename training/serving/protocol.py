@@ -9,6 +9,7 @@ from pydantic import (
     FailFast,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -77,9 +78,9 @@ class _Asked(BaseModel):
     seed: int | None = None
     user: str | None = None
     # accepted if they ask for nothing
-    frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
-    presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
 
     @field_validator("temperature", "top_p", mode="before")
     @classmethod
@@ -102,6 +103,14 @@ class _Asked(BaseModel):
         # each unknown key is an error of its own
         if is_object(value) and len(value) > MOST_KEYS:
             raise RequestError(f"an object of options has at most {MOST_KEYS} keys; got {len(value)}")
+        return value
+
+    @field_validator("frequency_penalty", "presence_penalty", "logit_bias", "suffix", check_fields=False)
+    @classmethod
+    def _nothing(cls, value: object, info: ValidationInfo) -> object:
+        if value:
+            name = info.field_name
+            raise RequestError(f"{name} is not supported; leave it out, or ask for none", parameter=name)
         return value
 
     @model_validator(mode="after")
@@ -129,7 +138,7 @@ class TextRequest(_Asked):
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool = False
     best_of: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None = None
-    suffix: Literal[""] | None = None
+    suffix: str | None = None  # likewise
 
     @field_validator("prompt", mode="plain")
     @classmethod

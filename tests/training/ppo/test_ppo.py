@@ -214,6 +214,17 @@ def test_a_renewed_reference_is_the_policy_and_survives_a_resume(base, tmp_path)
     }
     ppo.main(settings(base, tmp_path / "whole", rounds=4, **changes))
     ppo.main(settings(base, tmp_path / "broken", rounds=3, **changes))
+    before = (tmp_path / "broken" / "config.yaml").read_bytes()
+    other = settings(
+        base,
+        tmp_path / "broken",
+        rounds=4,
+        resume="changed",
+        **changes | {"experts": {"num_experts": 3, "rank": 2}},
+    )
+    with pytest.raises(ValueError, match=r"checkpoint 3 of .*broken does not fit .*: trainable .* has shape"):
+        ppo.main(other)
+    assert (tmp_path / "broken" / "config.yaml").read_bytes() == before
     ppo.main(settings(base, tmp_path / "broken", rounds=4, resume="changed", **changes))
     whole, broken = ([r for r in timeless(tmp_path / n) if "kl" in r] for n in ("whole", "broken"))
     assert whole == broken

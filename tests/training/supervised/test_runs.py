@@ -280,7 +280,8 @@ def test_settings_that_a_checkpoint_does_not_fit_leave_the_run_as_it_was(corpus,
     run_here(values)
     before = (folder / "config.yaml").read_bytes()
     with pytest.raises(
-        ValueError, match=r"checkpoint 10 of \S+run does not fit these settings: .*output=\.\.\."
+        ValueError,
+        match=r"checkpoint 10 of \S+run does not fit these settings: trainable .*24.* here; .*output=\.\.\.",
     ):
         run_here(settings(corpus, folder, steps=10, resume="changed", model__intermediate_size=24))
     assert (folder / "config.yaml").read_bytes() == before
