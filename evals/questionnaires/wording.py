@@ -98,10 +98,10 @@ def _read(path: str | Path, what: str) -> Any:  # likewise
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except RecursionError:
         raise ValueError(f"{what} cannot be read from {path}: nested too deeply") from None
-    except OSError as error:
-        raise ValueError(f"{what} cannot be read from {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"{what} cannot be read from {path}: {error}") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{what} cannot be read from {path}: {error.strerror if isinstance(error, OSError) else error}"
+        ) from None
 
 
 def templates(path: str | Path | None = None) -> dict[str, Template]:
