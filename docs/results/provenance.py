@@ -104,6 +104,9 @@ RESULTS = {
     ),
     "reproduce/loramoe/loramoe.json": _study("loramoe", "base"),
     "reproduce/loramoe_smollm2/loramoe.json": _study("loramoe", config="loramoe_smollm2"),
+    "reproduce/loramoe_smollm2_instructions/loramoe.json": _study(
+        "loramoe", config="loramoe_smollm2_instructions"
+    ),
     "reproduce/loramoe_smollm2_long/loramoe.json": _study("loramoe", config="loramoe_smollm2_long"),
     "reproduce/realbehavior/realbehavior.json": _study("realbehavior", "base", "code_base"),
     "reproduce/realbehavior_smollm2/realbehavior_pretrained.json": Depends(

@@ -323,6 +323,9 @@ TABLES = {
     "docs/results/reproduce/*.json in short": CLAIMS["claims"],
     "docs/results/reproduce/loramoe/loramoe.json": lambda: study_page("loramoe"),
     "docs/results/reproduce/loramoe_smollm2/loramoe.json": lambda: study_page("loramoe", "loramoe_smollm2"),
+    "docs/results/reproduce/loramoe_smollm2_instructions/loramoe.json": lambda: study_page(
+        "loramoe", "loramoe_smollm2_instructions"
+    ),
     "docs/results/reproduce/loramoe_smollm2_long/loramoe.json": lambda: study_page(
         "loramoe", "loramoe_smollm2_long"
     ),
