@@ -20,7 +20,7 @@ from evals.models.api_client import is_address
 from evals.questionnaires import behaviors, dialogues, planned_behavior, wording
 from evals.questionnaires.administration import MODEL_BLOCK, administer, limits_told
 from evals.questionnaires.design import PUBLISHED, Design, battery
-from evals.questionnaires.instrument import Instrument, load_instrument
+from evals.questionnaires.given_instrument import given_instrument
 from evals.questionnaires.judge import JudgedRespondent
 from evals.questionnaires.respondent import Respondent, settings_of
 from evals.questionnaires.respondents.api_scoring import Route
@@ -166,10 +166,7 @@ def main(
             items_per_prompt,
             tuple(item_wording or [PUBLISHED]),
         )
-        instruments: list[Instrument] = []
-        for one in instrument:
-            with given("--instrument", one):
-                instruments.append(load_instrument(one))
+        instruments = [given_instrument("--instrument", one) for one in instrument]
         batteries = [battery(one) for one in instruments]
         if task:
             batteries.append(behaviors.battery(task, task_count))

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evals.psychometrics.reliability import cronbach_alpha
+from evals.questionnaires.given_instrument import given_instrument
 from evals.questionnaires.instrument import Instrument, load_instrument
 from evals.questionnaires.response_table import read_responses
 from evals.questionnaires.scoring import Answers, keyed_responses, score, tabulate
@@ -69,9 +70,9 @@ def main(
             if output.suffix not in (".csv", ".parquet"):
                 raise ValueError(f"the output must be .csv or .parquet; got {output.name}")
             check_writable("--output", output, "file")
-        with given("--instrument", instrument):
-            load_instrument(instrument)
-        loaded = load_instrument(instrument, include=include or ())
+        loaded = given_instrument("--instrument", instrument)
+        if include:  # a flag that is unknown is no fault of the instrument
+            loaded = load_instrument(instrument, include=include)
         keys = respondent or ["respondent"]
         with given("RESPONSES", responses, "file"):
             table = read_responses(responses)

@@ -12,7 +12,8 @@ from evals.faithfulness.report import write_report
 from evals.faithfulness.study import FaithfulnessStudy, completed
 from evals.questionnaires import wording
 from evals.questionnaires.design import Design, battery
-from evals.questionnaires.instrument import Instrument, load_instrument
+from evals.questionnaires.given_instrument import given_instrument
+from evals.questionnaires.instrument import Instrument
 from evals.questionnaires.response_table import read_responses
 from jaxmoe.given_paths import check_writable, given
 
@@ -46,7 +47,7 @@ def main(
     """
     try:
         check_writable("--output", output, "folder")
-        instruments = [_instrument(name) for name in instrument]
+        instruments = [given_instrument("--instrument", name) for name in instrument]
         if norm_group and not any(norm_group in one.groups for one in instruments):
             known = sorted({group for one in instruments for group in one.groups})
             have = f"one of {', '.join(known)}" if known else "left out, as these instruments have no norms"
@@ -86,11 +87,6 @@ def main(
         )
         raise typer.Exit(2) from None
     typer.echo(f"{page}")
-
-
-def _instrument(name: str) -> Instrument:
-    with given("--instrument", name):
-        return load_instrument(name)
 
 
 def _responses(key: str, path: Path) -> pd.DataFrame:

@@ -26,10 +26,10 @@ def given(key: str, path: str | Path, needs: Needed | None = None) -> Iterator[N
     Raises: ValueError, in one line with key, path, reason and remedy, in place of a ValueError or OSError of
       the block.
 
-    >>> with given("data.path", "/none.json", "file"):
-    ...     pass
+    >>> with given("data.path", "/none.json"):
+    ...     raise ValueError("line 3 is no JSON")
     Traceback (most recent call last):
-    ValueError: data.path: there is no file /none.json; put it there or give another: data.path=...
+    ValueError: data.path: /none.json: line 3 is no JSON; put it there or give another: data.path=...
     """
     try:
         if needs is not None:
@@ -37,6 +37,23 @@ def given(key: str, path: str | Path, needs: Needed | None = None) -> Iterator[N
         yield
     except (ValueError, OSError) as error:
         raise ValueError(_told(key, path, error)) from error
+
+
+def check_given(key: str, path: str | Path, needs: Needed) -> None:
+    """Checks that what a path should lead to is there and may be read, before any work is done with it.
+
+    Args:
+      key: key, option or argument by which it was given.
+      path: as it was given.
+      needs: what must be there.
+    Raises: ValueError, in one line with key, path, reason and remedy.
+
+    >>> check_given("data.path", "/none.json", "file")
+    Traceback (most recent call last):
+    ValueError: data.path: there is no file /none.json; put it there or give another: data.path=...
+    """
+    with given(key, path, needs):
+        pass
 
 
 def check_writable(key: str, path: str | Path, kind: Literal["file", "folder"]) -> None:

@@ -86,6 +86,7 @@ class ProgressTask:
     def __init__(self, display: ProgressDisplay, title: str, total: int | None, done: int, status: str):
         self._display, self._title, self._begun_at = display, title, done
         self._begun, self._told = time.monotonic(), float("-inf")
+        self._first: tuple[float, int] | None = None  # when the first report came, and of how many parts
         self._bar = display.bars.add_task(title, total=total, completed=done, status=status)
 
     def __call__(self, done: int, total: int, status: str = "") -> None:
@@ -97,6 +98,7 @@ class ProgressTask:
           status: further words.
         """
         display, now = self._display, time.monotonic()
+        self._first = self._first or (now, done)
         display.bars.update(self._bar, completed=done, total=total, status=status)
         if display.lines and (now - self._told >= SECONDS_BETWEEN_LINES or done >= total):
             self._told = now
@@ -107,7 +109,14 @@ class ProgressTask:
             display.console.file.flush()
 
     def _left(self, done: int, total: int, now: float) -> str:
-        """The remaining time at the speed so far, if it is a minute or more."""
-        new = done - self._begun_at
-        seconds = (now - self._begun) / new * (total - done) if new > 0 else 0.0
-        return f"{seconds / 60:.0f} min left" if seconds >= 60 else ""
+        """The remaining time, if it is a minute or more, at the speed since the first report.
+
+        What came before that includes compilation, so that it gives a bound alone.
+        """
+        since, before = self._first or (now, done)
+        bound = done == before
+        if bound:
+            since, before = self._begun, self._begun_at
+        new = done - before
+        seconds = (now - since) / new * (total - done) if new > 0 else 0.0
+        return f"{'at most ' * bound}{seconds / 60:.0f} min left" if seconds >= 60 else ""

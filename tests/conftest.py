@@ -12,7 +12,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAXMOE_CACHE", str(Path(tempfile.gettempdir()) / f"jaxmoe-tests-{os.getuid()}"))
 for _threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):  # small products; pytest runs a worker a core
     os.environ.setdefault(_threads, "1")
-# most of a test's time is compiling programs that run once: leave out LLVM's optimisations, and let the older
+# most of a test's time is compiling programs that run once: leave out LLVM's optimizations, and let the older
 # emitters write the loops, in half the time (an XLA without the choice ends at once and names the flag)
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}"
@@ -54,8 +54,10 @@ def programs_are_forgotten():
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > MAPS:
+        gc.unfreeze()
         jax.clear_caches()
         gc.collect()
+    gc.freeze()  # what a file leaves behind lives on: later collections need not look at it, a second each
 
 
 @pytest.fixture(scope="session")

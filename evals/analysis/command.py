@@ -19,10 +19,11 @@ from evals.analysis.answer_table import AnswerTable, of_columns, of_instrument
 from evals.analysis.results import ResultTable, as_json, markdown, write
 from evals.analysis.settings import AnalysisSettings
 from evals.psychometrics.agreement import Level
-from evals.questionnaires.instrument import Instrument, load_instrument
+from evals.questionnaires.given_instrument import given_instrument
+from evals.questionnaires.instrument import Instrument
 from evals.questionnaires.people_data import read_answers
 from evals.questionnaires.response_table import read_responses
-from jaxmoe.given_paths import check_writable, given
+from jaxmoe.given_paths import check_given, check_writable, given
 from jaxmoe.progress import say
 
 Analysis = Callable[[AnswerTable, AnalysisSettings], list[ResultTable]]
@@ -238,8 +239,7 @@ def main(
             check_writable("--output", output, "file" if output.suffix else "folder")
         for key, path in (("DATA", data), ("--second", second), ("--people", people_)):
             if path is not None:
-                with given(key, path, "file"):
-                    pass  # before the analysis of the others, which may take minutes
+                check_given(key, path, "file")  # before the analysis of the others, which may take minutes
         if P_VALUES in wanted:
             if len(wanted) > 1:
                 raise ValueError(
@@ -249,8 +249,7 @@ def main(
                 tests = read_responses(data)
             results = p_values.corrected(tests, p_column)
         else:
-            with given("--instrument", instrument):
-                known_instrument = load_instrument(instrument) if instrument else None
+            known_instrument = given_instrument("--instrument", instrument) if instrument else None
             if known_instrument and (items or scale or answer_range):
                 raise ValueError(
                     "--instrument says which items, scales and range there are; leave out --items, --scale "

@@ -190,10 +190,10 @@ def evaluate(
             if progress is not None:
                 progress(done, len(problems))
         records += [record for future in graded for record in future.result()]
-    return summarise(records, ks, confidence=confidence)
+    return summarize(records, ks, confidence=confidence)
 
 
-def summarise(
+def summarize(
     records: Sequence[SampleRecord], ks: Sequence[int] = (1,), *, confidence: float = 0.95
 ) -> CodingResult:
     """pass@k from graded samples, including samples read back or made elsewhere.

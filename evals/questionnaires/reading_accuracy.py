@@ -20,7 +20,7 @@ from evals.questionnaires.wording import Choice, named_templates
 from jaxmoe.given_paths import given
 
 
-class LabelledAnswer(NamedTuple):
+class LabeledAnswer(NamedTuple):
     """An answer and the label that a person gave it, None where it names no option."""
 
     part: str
@@ -32,7 +32,7 @@ class LabelledAnswer(NamedTuple):
 
 
 class Accuracy(NamedTuple):
-    """Counts of answers: all, those that a person labelled, those read, and those read right."""
+    """Counts of answers: all, those that a person labeled, those read, and those read right."""
 
     answers: int
     readable: int
@@ -50,8 +50,8 @@ class Accuracy(NamedTuple):
         return self.right / self.readable if self.readable else 1.0
 
 
-def labelled_answers(path: Path) -> list[LabelledAnswer]:
-    """The lines of a file of labelled answers.
+def labeled_answers(path: Path) -> list[LabeledAnswer]:
+    """The lines of a file of labeled answers.
 
     Raises: ValueError with the number of a line that is not as described above; OSError.
     """
@@ -60,9 +60,9 @@ def labelled_answers(path: Path) -> list[LabelledAnswer]:
         if not line:
             continue
         try:
-            one = LabelledAnswer(**json.loads(line))
+            one = LabeledAnswer(**json.loads(line))
         except (ValueError, TypeError, RecursionError) as error:
-            raise ValueError(f"{path}:{number} is no labelled answer: {error}") from None
+            raise ValueError(f"{path}:{number} is no labeled answer: {error}") from None
         if len(one.labels) != len(one.words) or (one.reads is not None and one.reads not in one.labels):
             raise ValueError(
                 f"{path}:{number}: as many labels as words, and reads among the labels; got {one.reads!r}"
@@ -71,7 +71,7 @@ def labelled_answers(path: Path) -> list[LabelledAnswer]:
     return found
 
 
-def read_label(one: LabelledAnswer) -> str | None:
+def read_label(one: LabeledAnswer) -> str | None:
     """The label that the rules read."""
     options = zip(one.words, one.labels, strict=True)
     choices = tuple(Choice(float(n), words, label) for n, (words, label) in enumerate(options))
@@ -79,7 +79,7 @@ def read_label(one: LabelledAnswer) -> str | None:
     return one.labels[answer.position] if answer.position >= 0 else None
 
 
-def accuracy(answers: Iterable[LabelledAnswer]) -> Accuracy:
+def accuracy(answers: Iterable[LabeledAnswer]) -> Accuracy:
     """How accurately the rules read some answers."""
     pairs = [(one.reads, read_label(one)) for one in answers]
     return Accuracy(
@@ -97,7 +97,7 @@ def main(answers: Annotated[Path, typer.Argument(help="JSON Lines, one answer pe
     """
     try:
         with given("ANSWERS", answers, "file"):
-            rows = labelled_answers(answers)
+            rows = labeled_answers(answers)
     except (ValueError, OSError) as error:
         Console(markup=False, emoji=False, stderr=True).print(
             f"error: {error}", style="red", markup=False, soft_wrap=True

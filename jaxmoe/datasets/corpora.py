@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from jaxmoe.datasets.downstream import downstream_rows, downstream_texts
-from jaxmoe.datasets.downstream_families import COLOURS, FOODS, JOBS, NAMES, PLACES, THINGS
+from jaxmoe.datasets.downstream_families import COLORS, FOODS, JOBS, NAMES, PLACES, THINGS
 from jaxmoe.datasets.downstream_questions import question_texts, repeated_texts
 from jaxmoe.datasets.formats.fields import Row
 from jaxmoe.datasets.world_knowledge import (
@@ -102,7 +102,7 @@ def _single_words(config: CorpusConfig) -> list[str]:
     """Subjects and answers of the corpus that are one word, and the nouns of the downstream tasks."""
     named = (text for fact in config.selected() for text in (fact.subject, fact.answer))
     return sorted(
-        {text for text in named if " " not in text} | {*NAMES, *THINGS, *FOODS, *PLACES, *COLOURS, *JOBS}
+        {text for text in named if " " not in text} | {*NAMES, *THINGS, *FOODS, *PLACES, *COLORS, *JOBS}
     )
 
 

@@ -4,7 +4,7 @@ import hashlib
 import random
 from collections.abc import Iterator, Sequence
 
-from jaxmoe.datasets.downstream_families import COLOURS, FAMILIES, FOODS, NAMES, THINGS, Task
+from jaxmoe.datasets.downstream_families import COLORS, FAMILIES, FOODS, NAMES, THINGS, Task
 from jaxmoe.datasets.formats.fields import Row
 
 DOWNSTREAM = 0  # task type of LoRAMoE's constraint
@@ -112,6 +112,6 @@ def _copying(rng: random.Random) -> str:
     names = rng.sample(NAMES, 4)
     if rng.random() < 0.3:
         return f"{' '.join(names)}. Again: {' '.join(names)}."
-    values = rng.sample(THINGS + FOODS, 4) if rng.random() < 0.7 else rng.sample(COLOURS, 4)
+    values = rng.sample(THINGS + FOODS, 4) if rng.random() < 0.7 else rng.sample(COLORS, 4)
     pairs = [f"{name}: {value}" for name, value in zip(names, values, strict=True)]
     return f"{', '.join(pairs)}. Again, {', '.join(rng.sample(pairs, 4))}."

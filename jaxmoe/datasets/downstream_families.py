@@ -19,7 +19,7 @@ def words(text: str) -> list[str]:
 WOMEN = words("Anna Maria Clara Julia Laura Emma Sara Nina Lucy Helen Rosa Ella Ida Kate Ruth Vera")
 MEN = words("Paul Peter Tom Max Leo Carl Hugo Oscar Adam Felix Simon Jack Ben Noah Otto Ivan")
 NAMES = WOMEN + MEN
-COLOURS = words("red blue green white black yellow brown grey")
+COLORS = words("red blue green white black yellow brown grey")
 THINGS = words(
     "lamp chair table kite drum clock mirror basket bottle carpet ladder hammer guitar violin bicycle "
     "camera pencil candle blanket umbrella"
@@ -57,7 +57,7 @@ def reading(rng: random.Random) -> Task:
     drawn = []
     for name, kind in zip(rng.sample(NAMES, 3), rng.sample(sorted(kinds), 3), strict=True):
         objects, *wordings = kinds[kind]
-        slots = {"n": name, "c": rng.choice(COLOURS), "o": rng.choice(objects)}
+        slots = {"n": name, "c": rng.choice(COLORS), "o": rng.choice(objects)}
         drawn.append([wording.format(**slots) for wording in wordings])
     passage = " ".join(sentence for sentence, *_ in drawn)
     _, question, restated, answer = rng.choice(drawn)
@@ -91,7 +91,7 @@ def inference(rng: random.Random) -> Task:
     hypothesis = {
         "yes": [f"{name} {verb} {article(kind)}.", f"The {thing} was in the {place}, not the {other_place}."],
         "no": [f"{name} {verb} nothing.", f"The {thing} was in the {other_place}, not the {place}."],
-        "maybe": [f"{name} {verb} {article(other_kind)}.", f"The {thing} was {rng.choice(COLOURS)}."],
+        "maybe": [f"{name} {verb} {article(other_kind)}.", f"The {thing} was {rng.choice(COLORS)}."],
     }[label][rng.randrange(2)]
     instruction = rng.choice(
         [
@@ -135,10 +135,10 @@ def coreference(rng: random.Random) -> Task:
 def summary(rng: random.Random) -> Task:
     """Summarisation: who did what, without the circumstances."""
     name, job, verb = rng.choice(NAMES), rng.choice(JOBS), rng.choice(["bought", "sold", "lost", "painted"])
-    colour, thing, place = rng.choice(COLOURS), rng.choice(THINGS), rng.choice(PLACES)
+    color, thing, place = rng.choice(COLORS), rng.choice(THINGS), rng.choice(PLACES)
     weather = rng.choice(["It rained.", "It was warm.", "The wind was cold.", "The sun was out."])
     ending = rng.choice(["Then came the night.", "People talked of it.", "Nobody was surprised."])
-    event = f"On {rng.choice(DAYS)} the {job} {name} {verb} a {colour} {thing} near the {place}."
+    event = f"On {rng.choice(DAYS)} the {job} {name} {verb} a {color} {thing} near the {place}."
     story = " ".join([weather, event, ending] if rng.random() < 0.5 else [event, weather, ending])
     answer = f"{name} {verb} {article(thing)}"
     instruction = rng.choice(["Summarise the story.", "Say in a few words what happened."])

@@ -167,7 +167,7 @@ def test_instruments_that_cannot_be_written_are_said(tmp_path):
 
 
 @pytest.mark.parametrize("text", [None, "3\n", "[" * 100_000 + "\n", '{"part": 1}\n'])
-def test_labelled_answers_that_cannot_be_read_are_said(tmp_path, text):
+def test_labeled_answers_that_cannot_be_read_are_said(tmp_path, text):
     file = tmp_path / "answers.jsonl"
     if text is not None:
         file.write_text(text)

@@ -143,7 +143,7 @@ def loaded_with_torch(folder):
 
 @pytest.fixture(autouse=True, scope="module")
 def _module_cache(tmp_path_factory):
-    """transformers copies modelling files into its cache; a fresh one each run keeps old copies out."""
+    """transformers copies modeling files into its cache; a fresh one each run keeps old copies out."""
     from transformers import dynamic_module_utils
 
     with pytest.MonkeyPatch.context() as patch:

@@ -43,7 +43,7 @@ def test_without_a_terminal_a_line_a_minute(clock):
     assert written.splitlines() == [
         "questions :smile: of a long name: 1/10  loss 1.5",
         "questions :smile: of a long name: 4/10  loss 1.5  2 min left",
-        "questions :smile: of a long name: 6/10  loss 1.5  1 min left",
+        "questions :smile: of a long name: 6/10  loss 1.5  2 min left",
         "questions :smile: of a long name: 10/10  loss 1.5",
     ]
     assert "\r" not in written
@@ -51,7 +51,16 @@ def test_without_a_terminal_a_line_a_minute(clock):
 
 
 def test_what_was_done_before_does_not_count_for_the_time_that_remains(clock):
-    assert told(clock, (120, 6), done=5) == "questions :smile: of a long name: 6/10  loss 1.5  8 min left\n"
+    assert told(clock, (120, 6), done=5).endswith(": 6/10  loss 1.5  at most 8 min left\n")
+
+
+def test_what_was_compiled_for_the_first_part_does_not_count_either(clock):
+    written = told(clock, (600, 1), (60, 2), (120, 4))
+    assert [line.split("  ")[-1] for line in written.splitlines()] == [
+        "at most 90 min left",
+        "8 min left",
+        "6 min left",
+    ]
 
 
 def test_a_terminal_has_a_bar_and_no_lines(clock):

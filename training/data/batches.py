@@ -3,7 +3,7 @@
 Grain decides the order: a shuffle of each epoch that has random access and needs no buffer. Every process
 walks the same global stream and keeps its own rows of each global batch. All processes see one shape at every
 step, the batches do not depend on the number of processes, and one small JSON value resumes any of them, even
-on another topology. The price is that each process tokenises the whole stream, in a background thread, at
+on another topology. The price is that each process tokenizes the whole stream, in a background thread, at
 about half a million tokens a second.
 
 Shapes: B rows of the global batch (or this process's share), T tokens, S segments (samples) per row.

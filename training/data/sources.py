@@ -11,7 +11,7 @@ from rich.text import Text
 from jaxmoe.base_folder import local_folder
 from jaxmoe.cache import cache_folder
 from jaxmoe.datasets.json_rows import lines, read_text
-from jaxmoe.given_paths import check_writable, given
+from jaxmoe.given_paths import check_given, check_writable, given
 from jaxmoe.json_values import JsonObject
 from jaxmoe.progress import say
 from jaxmoe.text.chat_template import chat_template
@@ -72,8 +72,7 @@ def check_places(config: DataConfig) -> None:
     """
     for source in (*config.sources, *config.valid, *config.tokenizer_sources):
         if source.path is not None:
-            with given(_key_of(source, config), source.path, "file or folder"):
-                pass
+            check_given(_key_of(source, config), source.path, "file or folder")
     if config.data_dir is not None:
         check_writable("data.data_dir", config.data_dir, "folder")
 

@@ -89,7 +89,7 @@ def main(folder: Path, stages: str, steps_scale: float, facts: int | None, tasks
     asked = f"{results['facts']} held-out facts, {results['tasks']} tasks"
     console.print(comparison_table(results["rows"], KINDS, LABELS, asked))
     console.rule(f"5/{PARTS} export to Hugging Face format, generate from the exports")
-    # with its own modelling code; the exports of base and full SFT exist already
+    # with its own modeling code; the exports of base and full SFT exist already
     export = folder / "loramoe-hf"
     if not export.exists():
         jaxmoe.save(models["loramoe"], export, "hf", tokenizer=tokenizer_of(folder))

@@ -33,6 +33,7 @@ from training.planning.chips import GIB, Chip
 from training.planning.flops import step_flops
 from training.runtime import config as configs
 from training.runtime.distributed import MeshConfig
+from training.runtime.given_models import check_base, check_named_adapter
 from training.serving.config import ServeConfig
 
 MIB = 1 << 20
@@ -167,6 +168,10 @@ def plan_server(
         raise ValueError(f"a server is planned for chips with published figures; {topology_text} has none")
     if config.base is None:
         raise ValueError("a server is planned by files: give base (and adapter), such as a run's export")
+    check_base("base", config.base)
+    named = {"adapter": config.adapter} if config.adapter else {}
+    for key, adapter in (named | {f"adapters.{own}": one for own, one in config.adapters.items()}).items():
+        check_named_adapter(key, adapter)
     shape = read_model_config(local_folder(config.base))
     plan = plan_serve(
         shape,

@@ -19,7 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxmoe.datasets.formats.fields import Row
-from jaxmoe.given_paths import given
+from jaxmoe.given_paths import check_given, given
 from rl.feedback.grader import Grader
 from rl.feedback.language import Limits, Settings
 from rl.feedback.pool import reference_time_limits
@@ -256,8 +256,7 @@ def check_places(config: ProblemsConfig) -> None:
     """
     for key, path in (("problems.path", config.path), ("problems.held_out_path", config.held_out_path)):
         if path is not None:
-            with given(key, path, "file or folder"):
-                pass
+            check_given(key, path, "file or folder")
 
 
 def known_limits(folder: Path) -> TimeLimits | None:

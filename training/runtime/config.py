@@ -45,6 +45,25 @@ def load(schema: type[Schema], path: str | Path | None, overrides: Sequence[str]
     return parse(schema, values, "the config" if path is None else str(path))
 
 
+def load_given(schema: type[Schema], key: str, name: str, overrides: Sequence[str] = ()) -> Schema:
+    """`load` for a config that another one names, with the key there in its errors.
+
+    Args:
+      schema: the dataclass to fill.
+      key: of the config that names it, such as `ppo`.
+      name: as it was given there.
+      overrides: as for `load`.
+    Returns: the checked config, an instance of the schema.
+    Raises: ValueError, in one line with key, name, reason and remedy.
+    """
+    with given(key, name):
+        shipped.find(name)
+    try:
+        return load(schema, name, overrides)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+
+
 def read(path: str | Path) -> JsonObject:
     """A YAML file, by path or short name, as a dictionary; an empty file is an empty one."""
     path = shipped.find(path)

@@ -36,7 +36,7 @@ class Bases:
 
     def pretraining(self, number: int) -> JsonObject:
         """The resolved config, as plain values, of a base that the study pretrains."""
-        values = configs.to_dict(configs.load(PretrainConfig, self.config))
+        values = configs.to_dict(configs.load_given(PretrainConfig, "base", self.config))
         if values["steps"] is not None:
             values["steps"] = max(1, round(values["steps"] * self.scale))
             warmup = min(values["optimizer"]["warmup_steps"], values["steps"])

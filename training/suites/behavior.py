@@ -28,7 +28,7 @@ from evals.psychometrics.uncertainty import mean_score
 from evals.questionnaires import behaviors, dialogues, wording
 from evals.questionnaires.administration import MODEL_BLOCK, administer, limits_told
 from evals.questionnaires.design import FACETS, PARAPHRASED, PUBLISHED, Design, battery
-from evals.questionnaires.instrument import Instrument, load_instrument
+from evals.questionnaires.given_instrument import given_instrument
 from evals.questionnaires.judge import JudgedRespondent
 from evals.questionnaires.respondent import Paid, Respondent
 from evals.questionnaires.respondents.api_server import ServerConfig, check_numbers
@@ -270,7 +270,7 @@ def prepare(config: BehaviorConfig, seed: int, confidence: float) -> Faithfulnes
     Raises: ValueError for unknown names.
     """
     instruments = [
-        _instrument(name, f"behavior.instruments.{n}") for n, name in enumerate(config.instruments)
+        given_instrument(f"behavior.instruments.{n}", name) for n, name in enumerate(config.instruments)
     ]
     with given("behavior.personas", config.personas):
         personas = wording.chosen_personas(config.personas)
@@ -297,11 +297,6 @@ def prepare(config: BehaviorConfig, seed: int, confidence: float) -> Faithfulnes
         config.facets,
         config.nulls,
     )
-
-
-def _instrument(name: str, key: str) -> Instrument:
-    with given(key, name):
-        return load_instrument(name)
 
 
 def ask(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.coding.measure import SampleRecord, evaluate, summarise
+from evals.coding.measure import SampleRecord, evaluate, summarize
 from evals.coding.pass_at_k import pass_at_k
 from rl.feedback.problems import Problem
 from rl.feedback.prompts import code_prompt
@@ -130,7 +130,7 @@ def test_samples_read_back_give_the_same_result():
     result = evaluate(ScriptedModel({0: 2, 1: 1, 2: 0}), PROBLEMS, FakePool(), samples=2, ks=(1, 2))
     lines = [json.dumps(item) for item in result.items()]
     assert {"task_id", "completion", "verdict", "passed"} <= json.loads(lines[0]).keys()
-    again = summarise([SampleRecord(**json.loads(line)) for line in lines], (1, 2))
+    again = summarize([SampleRecord(**json.loads(line)) for line in lines], (1, 2))
     assert again == result
 
 
@@ -187,7 +187,7 @@ def test_bad_settings_are_refused():
         with pytest.raises(ValueError, match=message):
             evaluate(model, arguments[0], pool, **arguments[1])
     with pytest.raises(ValueError, match="at least one graded sample"):
-        summarise([])
+        summarize([])
 
 
 class TellingModel(ScriptedModel):

@@ -119,7 +119,7 @@ def test_it_can_be_read_by_ear(tab, page):
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_colours_stand_out(tab, page, dark):
+def test_colors_stand_out(tab, page, dark):
     tab.open(page, width=1280, dark=dark)
     names = [*TEXTS, "--page", "--card"]
     style = "getComputedStyle(document.documentElement)"

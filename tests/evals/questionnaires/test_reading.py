@@ -7,12 +7,12 @@ import pytest
 
 from evals.questionnaires.answer_text import plain, without_thoughts
 from evals.questionnaires.reading import parse
-from evals.questionnaires.reading_accuracy import accuracy, labelled_answers, read_label
+from evals.questionnaires.reading_accuracy import accuracy, labeled_answers, read_label
 from evals.questionnaires.respondent import Question
 from evals.questionnaires.wording import Choice, named_templates
 
 GOLDEN = Path(__file__).parents[2] / "goldens" / "answers.jsonl"
-ANSWERS = labelled_answers(GOLDEN)
+ANSWERS = labeled_answers(GOLDEN)
 
 
 def test_the_corpus_is_large_varied_and_half_of_it_names_no_option():
@@ -140,11 +140,11 @@ def test_words_in_angle_brackets_are_no_markup():
         assert plain(said) == "D"
 
 
-def test_labelled_answers_that_make_no_sense_are_named(tmp_path):
+def test_labeled_answers_that_make_no_sense_are_named(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text('{"part": "x", "labels": "AB", "words": ["a", "b"], "answer": "C", "reads": "C"}\n')
     with pytest.raises(ValueError, match=r"a.jsonl:1: as many labels as words"):
-        labelled_answers(file)
+        labeled_answers(file)
     file.write_text('\n{"part": "x"}\n')
-    with pytest.raises(ValueError, match=r"a.jsonl:2 is no labelled answer"):
-        labelled_answers(file)
+    with pytest.raises(ValueError, match=r"a.jsonl:2 is no labeled answer"):
+        labeled_answers(file)

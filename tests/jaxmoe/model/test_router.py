@@ -49,7 +49,7 @@ def test_top_p_keeps_the_fewest_experts_that_reach_p(logits, p):
 
 
 @double_precision()
-def test_top_k_renormalises_over_the_chosen():
+def test_top_k_renormalizes_over_the_chosen():
     logits = jnp.log(jnp.array([[0.1, 0.2, 0.3, 0.4]]))
     assert_same(router.top_k(logits, 2), np.array([[0, 0, 3 / 7, 4 / 7]]))
 

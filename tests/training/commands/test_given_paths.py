@@ -19,6 +19,7 @@ PPO = ("ppo", "base=base", "output=out", "rounds=1")
 EVAL = ("eval", "base=base", "output=out", "batch_size=8")
 ASKED = "knowledge.sources=[{path: questions.jsonl}]"
 BEHAVIOR = (*EVAL, "suite=behavior", "behavior.instruments=[mini_ipip]")
+PLANNED = ("--command", "serve")
 GENERATE = ("generate", "base=base")
 
 BAD: list[tuple[tuple[str, ...], str]] = [
@@ -28,7 +29,18 @@ BAD: list[tuple[tuple[str, ...], str]] = [
     (("plan", "--topology", "cpu:1", "--config", "no.yaml"), "--config: there is no config 'no.yaml'"),
     (("plan", "--topology", "cpu:1", "--config", "sft/tiny", "--save", "folder"), "--save: folder is"),
     (("reproduce", "loramoe", "--out", "out", "--config", "no"), "--config: there is no config 'no'"),
+    (("plan", "--topology", "v5e:1x1", *PLANNED, "base=folder"), "base: folder has no config.json"),
+    (("plan", "--topology", "v5e:1x1", *PLANNED, "base=base", "adapter=no"), "adapter: there is no adapter"),
+    (
+        ("plan", "--topology", "v5e:1x1", *PLANNED, "base=base", "adapters={a: no}"),
+        "adapters.a: there is no adapter folder no",
+    ),
     (("reproduce", "loramoe", "--out", "empty"), "--out: empty is a file; a folder is written there"),
+    (("reproduce", "loramoe", "--out", "out", "base=no"), "base: there is no config 'no'"),
+    (("reproduce", "stepcoder", "--out", "out", "base=no"), "base: there is no config 'no'"),
+    (("reproduce", "stepcoder", "--out", "out", "ppo=no"), "ppo: there is no config 'no'"),
+    (("reproduce", "realbehavior", "--out", "out", "loramoe=no"), "loramoe: there is no config 'no'"),
+    (("reproduce", "realbehavior", "--out", "out", "stepcoder=no"), "stepcoder: there is no config 'no'"),
     ((*SFT, "data.sources=[{path: no.jsonl}]"), "data.sources.0.path: there is no file or folder no.jsonl"),
     ((*SFT, "data.sources=[{path: folder}]"), "data.sources.0.path: folder: no file of the split train"),
     ((*SFT, "data.sources=[{path: cut.json}]"), "data.sources.0.path: cut.json:1: malformed JSON"),
@@ -113,3 +125,10 @@ def test_a_path_that_is_no_good_is_told_by_its_key(place, monkeypatch, arguments
     assert "give another" in line
     assert "Errno" not in line
     assert not Path("out", "config.yaml").exists()
+
+
+def test_what_is_wrong_in_a_config_that_another_names_is_told_by_its_key(place, monkeypatch):
+    monkeypatch.chdir(place)
+    done = CliRunner().invoke(app, ["reproduce", "stepcoder", "--out", "out", "ppo=sft/tiny"])
+    assert done.exit_code == 2, done.output
+    assert done.stderr == "error: ppo: sft/tiny: rounds is missing; it has no default\n"

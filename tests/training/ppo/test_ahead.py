@@ -25,7 +25,7 @@ def rounding_of_gap(lm, rollout, temperature: float) -> float:
     )
     ids, mask = (np.concatenate(parts, axis=1) for parts in zip(prompts, answers, strict=True))
     largest = np.abs(logits_of(lm, ids, mask)[mask > 0]).max() / temperature
-    # a token's logit and its normaliser, each as far off as a logit, and the sum over the vocabulary
+    # a token's logit and its normalizer, each as far off as a logit, and the sum over the vocabulary
     token = 2 * float32_logits(lm.config, mask.sum(1).max(), largest)
     return answers[1].sum(1).max() * (token + rounding_bound(lm.config.vocab_size, 1.0))
 

@@ -21,7 +21,7 @@ from training.studies.loramoe.contrasts import (
     half_width,
     kept_at,
 )
-from training.studies.loramoe.frontier import path, read_off, row_test, summarise
+from training.studies.loramoe.frontier import path, read_off, row_test, summarize
 from training.studies.loramoe.frontier_runs import FrontierRun, FrontierRuns
 
 BASE = {"tasks": 0.0}
@@ -313,7 +313,7 @@ def test_rows_are_compared_where_all_have_been():
         "answers": [],
     }
     runs = [run("a", 0, [(0.9, 0.4, 0.2), (0.7, 0.8, 0.6)]), run("b", 0, [(0.9, 0.3, 0.2), (0.8, 0.62, 0.4)])]
-    found = summarise(FrontierRuns(base, runs), ["a", "b"], 50)
+    found = summarize(FrontierRuns(base, runs), ["a", "b"], 50)
     assert found["level"] == 0.6
     assert found["kl_level"] == 0.4
     assert found["rows"]["a"]["at_level"]["completed"]["mean"] == pytest.approx(0.8)
@@ -322,7 +322,7 @@ def test_rows_are_compared_where_all_have_been():
     # one run: Wilson's interval over the tasks, 31 of 50
     last = found["rows"]["b"]["last"]["tasks"]
     assert (last["low"], last["high"]) == pytest.approx((0.4815, 0.7414), abs=1e-4)  # four digits
-    assert summarise(FrontierRuns(), ["a"], 50)["rows"] == {}
+    assert summarize(FrontierRuns(), ["a"], 50)["rows"] == {}
 
 
 def test_a_row_with_several_rates_of_all_seeds_is_told_apart_by_rate():

@@ -264,7 +264,7 @@ def known_runs() -> TunedRuns:
 
 def test_differences_are_paired_and_have_student_intervals():
     """Differences .1 and .3: mean .2, t(.975, 1) = 12.7062, standard error .1."""
-    summary = loramoe_summary.summarise(known_runs(), ["full", "loramoe_lbc"], [1, 10])
+    summary = loramoe_summary.summarize(known_runs(), ["full", "loramoe_lbc"], [1, 10])
     found = {(d["a"], d["b"], d["what"]): d for d in summary["differences"]}
     gain = found["full", "loramoe_lbc", "completed"]
     assert (gain["mean"], gain["n"]) == (0.2, 2)
@@ -275,7 +275,7 @@ def test_differences_are_paired_and_have_student_intervals():
 
 
 def test_routing_tells_the_first_half_of_the_experts_by_task():
-    summary = loramoe_summary.summarise(known_runs(), ["full", "loramoe_lbc"], [1, 10])
+    summary = loramoe_summary.summarize(known_runs(), ["full", "loramoe_lbc"], [1, 10])
     # full fine-tuning has routing rows here too: what counts is who reports them
     found = summary["routing"]["loramoe_lbc"]
     assert found["gap"]["mean"] == pytest.approx(0.45 - 0.55)

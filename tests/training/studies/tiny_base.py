@@ -26,7 +26,7 @@ SHAPE = ModelConfig(
 )
 ABSTRACT = params.abstract(SHAPE)
 # KL of a model from itself, p and q by two float32 programs. Logits δ apart give at most δ² / 2 (Hoeffding's
-# lemma; no logit is beyond 30). Each log-softmax is off by its normaliser, a sum over the vocabulary of
+# lemma; no logit is beyond 30). Each log-softmax is off by its normalizer, a sum over the vocabulary of
 # exponentials of rounded differences, and by its own rounding, u |log p|, whose mean is u times an entropy.
 SAME = (
     float32_logits(SHAPE, SHAPE.max_positions, 30.0) ** 2 / 2

@@ -93,7 +93,7 @@ def read_off(points: Sequence[Mapping[str, float]], at: str, level: float, measu
     return math.nan
 
 
-def summarise(runs: FrontierRuns, main: Sequence[str], tasks: int, facts: Facts | None = None) -> JsonObject:
+def summarize(runs: FrontierRuns, main: Sequence[str], tasks: int, facts: Facts | None = None) -> JsonObject:
     """Everything that the page shows, as plain JSON.
 
     Args:

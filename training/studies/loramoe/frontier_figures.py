@@ -127,7 +127,7 @@ def rivals(summary: StudySummary) -> Picture:
     _legend(figure, summary, styles)
     return Picture(
         "loramoe_rivals",
-        "The rows that vary one thing, over the main rows in grey. For an average with the base, markers are "
+        "The rows that vary one thing, over the main rows in gray. For an average with the base, markers are "
         "shares of one run's update; for other rows, snapshots.",
         figure,
     )

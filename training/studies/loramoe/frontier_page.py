@@ -26,7 +26,7 @@ def page(title: str, summary: StudySummary) -> Page:
 
     Args:
       title: the page's title.
-      summary: what `training.studies.loramoe.frontier.summarise` returned.
+      summary: what `training.studies.loramoe.frontier.summarize` returned.
     Returns: the page with its figures.
     """
     question = (

@@ -52,7 +52,7 @@ def page(title: str, summary: StudySummary) -> Page:
 
     Args:
       title: the page's title.
-      summary: from `summarise`, or of a study on a pretrained base.
+      summary: from `summarize`, or of a study on a pretrained base.
     Returns: the page with its figures.
     """
     if "kl_level" in summary:

@@ -392,7 +392,7 @@ class LoramoeStudy:
         found = {"scale": self.config.scale, "labels": labels, "settings": settings, "rates": chosen}
         sizes = {what: len(questions) for what, questions in embedded_questions(self.config.exam).items()}
         found |= {"base": self.bases.about(), "sizes": sizes}
-        return found | loramoe_summary.summarise(runs, list(self.config.rows), self.volumes)
+        return found | loramoe_summary.summarize(runs, list(self.config.rows), self.volumes)
 
     def _frontier(self, results: Results) -> JsonObject:
         """See `training.studies.loramoe.frontier`."""
@@ -414,7 +414,7 @@ class LoramoeStudy:
         found = {"scale": self.config.scale, "labels": labels, "settings": settings}
         found |= {"rates": self.chosen_rates(results), "families": list(FAMILIES)}
         facts = None if base is None else self._known_facts(base["known"]["facts"])
-        return found | frontier.summarise(runs, list(self.config.rows), exam["tasks"], facts)
+        return found | frontier.summarize(runs, list(self.config.rows), exam["tasks"], facts)
 
     def _known_facts(self, known: Sequence[int]) -> Facts:
         """The facts that the base knows; only those count whose answers no seed's instructions teach."""

@@ -67,7 +67,7 @@ class TunedRuns:
         return [run for run in self.final if run.row == row]
 
 
-def summarise(runs: TunedRuns, main: Sequence[str], volumes: Sequence[int]) -> JsonObject:
+def summarize(runs: TunedRuns, main: Sequence[str], volumes: Sequence[int]) -> JsonObject:
     """Everything that the page shows, as plain JSON.
 
     Args:

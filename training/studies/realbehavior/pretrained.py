@@ -96,7 +96,9 @@ class PretrainedStudy:
     def _tuning(self, model: str) -> Result:
         """The resolved config of a fine-tuning, without its folder."""
         overrides = [f"base={self.config.base}", "output=unused"]
-        return configs.to_dict(configs.load(SftConfig, self.config.tuned[model].config, overrides))
+        return configs.to_dict(
+            configs.load_given(SftConfig, f"tuned.{model}.config", self.config.tuned[model].config, overrides)
+        )
 
     def run(self, cell: StudyCell, stopped: Stopped) -> Result:
         """Asks one model in one way.

@@ -62,7 +62,7 @@ class RealbehaviorStudy:
 
     def __init__(self, config: RealbehaviorConfig, out: Path):
         self.config, self._out = config, out
-        tuning = configs.load(LoramoeConfig, config.loramoe)
+        tuning = configs.load_given(LoramoeConfig, "loramoe", config.loramoe)
         if unknown := [name for name in config.tuned if name not in tuning.rows]:
             raise ValueError(f"tuned must name rows of {config.loramoe}; got {unknown[0]!r}")
         if config.volumes[-1] > max(tuning.volumes):
@@ -70,7 +70,7 @@ class RealbehaviorStudy:
                 f"volumes must end where those of {config.loramoe} do, or earlier; got {config.volumes[-1]}"
             )
         self._loramoe = LoramoeStudy(replace(tuning, scale=config.scale), out)
-        coding, run = configs.load(StepcoderConfig, config.stepcoder), config.reinforced
+        coding, run = configs.load_given(StepcoderConfig, "stepcoder", config.stepcoder), config.reinforced
         if run.row not in coding.rows or run.regime not in coding.regimes:
             raise ValueError(
                 f"reinforced.row and regime must be of {config.stepcoder}; got {run.row!r} and {run.regime!r}"

@@ -249,7 +249,7 @@ class StepcoderStudy:
     def _shared(self) -> PPORunConfig:
         """The PPO config of all runs."""
         config = self.config
-        found = configs.load(PPORunConfig, config.ppo)
+        found = configs.load_given(PPORunConfig, "ppo", config.ppo)
         limit = config.limit if config.scale == 1 else config.scaled(config.limit or 400)
         return replace(
             found,

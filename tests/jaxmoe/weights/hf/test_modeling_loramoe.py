@@ -58,7 +58,7 @@ STYLES = {
 
 @pytest.fixture(autouse=True, scope="module")
 def _module_cache(tmp_path_factory):
-    """transformers copies modelling files into its cache; a fresh one keeps old copies out."""
+    """transformers copies modeling files into its cache; a fresh one keeps old copies out."""
     from transformers import dynamic_module_utils
 
     with pytest.MonkeyPatch.context() as patch:
@@ -270,7 +270,7 @@ def test_what_transformers_saves_again_loads_again(exported, tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
-def test_the_modelling_file_is_the_familys_own(family):
+def test_the_modeling_file_is_the_familys_own(family):
     text = modeling_file(family)
     compile(text, "modeling_loramoe.py", "exec")
     names = {other.CLASS_PREFIX for other in FAMILIES.values()} - {family.CLASS_PREFIX}
