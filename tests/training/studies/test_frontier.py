@@ -69,6 +69,8 @@ def test_levels_reach_as_far_as_all_rows_do():
     usual = (0.5, 0.55, 0.6, 0.65)
     assert frontier._levels(None) == frontier._levels(0.6) == frontier._levels(0.65) == usual
     assert frontier._levels(0.75) == (*usual, 0.75)
+    assert frontier._levels(0.25) == (0.1, 0.15, 0.2, 0.25)
+    assert frontier._levels(0.1) == (0.05, 0.1)
 
 
 def test_a_measure_is_read_off_on_the_line_between_two_points():

@@ -181,8 +181,14 @@ def shares(values: Sequence[float], items: int) -> JsonObject:
 
 
 def _levels(shared: float | None) -> tuple[float, ...]:
-    """Levels of accuracy at which rows are compared: the usual ones, and one above that all rows reach."""
-    return (*LEVELS, shared) if shared is not None and shared > LEVELS[-1] else LEVELS
+    """Levels of accuracy at which rows are compared: the usual ones, and one above that all rows reach; where
+    some row does not reach the usual ones, as many below."""
+    if shared is None or LEVELS[0] <= shared <= LEVELS[-1]:
+        return LEVELS
+    if shared > LEVELS[-1]:
+        return (*LEVELS, shared)
+    below = (shared - STEP * back for back in reversed(range(len(LEVELS))))
+    return tuple(round(level, 10) for level in below if level > STEP / 2)
 
 
 def _floor(accuracy: float) -> float | None:
