@@ -32,6 +32,8 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 # Errors in the user's input, reported in one line; any other error is ours and keeps its traceback.
 INPUT_ERRORS = (ValueError, OSError)
 EXIT_BAD_INPUT, EXIT_FAILED = 2, 1
+# run-time errors whose message needs no traceback, by name: importing them takes time
+SAYS_ALL = frozenset({"DivergedError", "SandboxError", "ToolsError"})
 OUT_OF_MEMORY = "the device's memory does not suffice: {remedy} (--traceback shows where)"
 _SMALLER_STEPS = (
     "raise step.accumulate, set step.remat=full or step.precision=bfloat16, lower data.batch_size, "
@@ -126,10 +128,11 @@ def _explain(error: Exception, traceback: bool, command: str) -> None:
         _say(f"error: this needs {error.name}: pip install 'jaxmoe[{extra}]'")
         sys.exit(EXIT_BAD_INPUT)
     except RuntimeError as error:
-        diverged = type(error).__name__ == "DivergedError"
-        if traceback or not (diverged or "RESOURCE_EXHAUSTED" in str(error)):
+        plain = type(error).__name__ in SAYS_ALL
+        if traceback or not (plain or "RESOURCE_EXHAUSTED" in str(error)):
             raise
-        said = str(error) if diverged else OUT_OF_MEMORY.format(remedy=REMEDIES.get(command, OTHER_REMEDY))
+        remedy = REMEDIES.get(command, OTHER_REMEDY)
+        said = " ".join(str(error).split()) if plain else OUT_OF_MEMORY.format(remedy=remedy)
         _say(f"stopped: {said}")
         sys.exit(EXIT_FAILED)
 

@@ -1,4 +1,4 @@
-"""What is said when a device's memory does not suffice: keys that the command has."""
+"""What is said when a device's memory does not suffice, or no sandbox can be used: one line."""
 
 import dataclasses
 import re
@@ -6,6 +6,7 @@ from importlib import import_module
 
 import pytest
 
+from rl.sandbox.worker import SandboxError, ToolsError
 from training.__main__ import CONFIGS, OTHER_REMEDY, REMEDIES, guarded
 
 
@@ -35,3 +36,16 @@ def test_a_lack_of_memory_ends_in_one_line(command: str, capsys):
         guarded(run, False, command)
     [line] = capsys.readouterr().err.strip().splitlines()
     assert REMEDIES.get(command, OTHER_REMEDY) in line
+
+
+@pytest.mark.parametrize("kind", [SandboxError, ToolsError])
+def test_a_sandbox_that_cannot_be_used_ends_in_one_line(kind: type[Exception], capsys):
+    def run():
+        raise kind("sandbox.hosts=ray needs Ray:\npip install 'jaxmoe[ray]'")
+
+    with pytest.raises(SystemExit) as end:
+        guarded(run, False, "ppo")
+    assert end.value.code == 1
+    assert capsys.readouterr().err == "stopped: sandbox.hosts=ray needs Ray: pip install 'jaxmoe[ray]'\n"
+    with pytest.raises(kind):
+        guarded(run, True, "ppo")
