@@ -6,6 +6,7 @@ is declared next to the code that reads it; this module knows none of them.
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -251,8 +252,24 @@ def _explain(schema: type, error: ValidationError) -> str:
             return f"{key}: should be a list; got {first['input']!r:.80}"
         case "dataclass_type" | "dataclass_exact_type":
             return f"{key} is a section with keys of its own; got {first['input']!r:.80}"
-    wanted = first["msg"][0].lower() + first["msg"][1:].replace("Input should", "should")
-    return f"{key}: {wanted.replace('input should', 'should')}; got {first['input']!r:.80}"
+    wanted = _wanted(error, location, first["msg"])
+    return f"{key}: {wanted}; got {first['input']!r:.80}"
+
+
+def _wanted(error: ValidationError, location: list[str], said: str) -> str:
+    """What a key should be, with the values of all literals of a union, of which `said` names the first's."""
+    choices: list[str] = []
+    for other in error.errors(include_url=False):
+        if [str(part) for part in other["loc"] if not _is_alternative(part)] != location:
+            continue
+        if other["type"] != "literal_error":
+            choices = []
+            break
+        choices += re.findall(r"'[^']*'|[^\s',]+", other["ctx"]["expected"].replace(" or ", ", "))
+    if len(choices) > 1:
+        return f"should be {', '.join(choices[:-1])} or {choices[-1]}"
+    wanted = said[0].lower() + said[1:].replace("Input should", "should")
+    return wanted.replace("input should", "should")
 
 
 def _is_alternative(part: int | str) -> bool:

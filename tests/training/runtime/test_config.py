@@ -33,15 +33,19 @@ class Inner:
             raise ValueError(f"rate must not be negative; got {self.rate}")
 
 
+Kind = Literal["one", "two"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Outer:
     __pydantic_config__ = configs.STRICT
 
     steps: int
-    kind: Literal["one", "two"] = "one"
+    kind: Kind = "one"
     inner: Inner = dataclasses.field(default_factory=Inner)
     maybe: Inner | None = None
     several: tuple[Inner, ...] = ()
+    form: Kind | Literal["auto"] = "auto"
 
 
 def load(tmp_path: Path, text: str, *overrides: str) -> Outer:
@@ -77,13 +81,18 @@ LAUGHS = "".join(f", &a{i} [{', '.join([f'*a{i - 1}' if i else '*a'] * 10)}]" fo
             (),
             "unknown key several.1.lable; did you mean several.1.label?",
         ),
-        ("steps: 1", ("zzz=1",), "unknown key zzz; the top level has steps, kind, inner, maybe, several"),
+        (
+            "steps: 1",
+            ("zzz=1",),
+            "unknown key zzz; the top level has steps, kind, inner, maybe, several, form",
+        ),
         ("steps: 1\nin-ner: {rate: 1}", (), "unknown key in-ner; did you mean inner?"),
         ('steps: 1\ninner: {"": 1}', (), "unknown key inner.; inner has rate, sizes, label"),
         ("kind: one", (), "steps is missing"),
         ("steps: many", (), "steps: should be a valid integer"),
         ("steps: 1.5", (), "steps: should be a valid integer"),
         ("steps: 1\nkind: three", (), "kind: should be 'one' or 'two'; got 'three'"),
+        ("steps: 1\nform: three", (), "form: should be 'one', 'two' or 'auto'; got 'three'"),
         ("steps: 1\ninner: 3", (), "inner is a section with keys of its own; got 3"),
         ("steps: 1\ninner: {rate: -1}", (), "rate must not be negative; got -1.0"),
         ("steps: 1\nsteps: 2", (), "line 2: the key 'steps' stands there twice"),
