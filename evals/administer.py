@@ -5,6 +5,7 @@ tasks, scripted dialogues, verdicts and the report.
 """
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -155,7 +156,7 @@ def main(
             raise ValueError(f"width must be a finite number above 0; got {width:g}")
         _check_names(served, model, judge, judge_model)
         check_writable("FOLDER", folder, "folder")
-        with given("--personas", personas):
+        with given("--personas", personas) if personas.endswith(".json") else nullcontext():
             people = wording.chosen_personas(personas)
         design = Design(
             wording.named_templates(template),

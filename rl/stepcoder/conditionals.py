@@ -49,7 +49,8 @@ def conditionals(solution: str, kinds: Sequence[str] = DEFAULT_KINDS, language: 
     unknown = set(kinds) - _KINDS.keys()
     if unknown:
         raise ValueError(
-            f"conditionals are of the kinds {', '.join(_KINDS)}; got {', '.join(sorted(unknown))}"
+            f"conditionals are of the kinds {', '.join(_KINDS)}; got {', '.join(sorted(unknown))} "
+            "(cccs.kinds)"
         )
     grammar = LANGUAGES[language].text.grammar
     if grammar is not None:

@@ -92,7 +92,10 @@ class RolloutConfig:
             )
         if self.told_tokens < 32:
             raise ValueError(f"rollout.told_tokens must be at least 32; got {self.told_tokens}")
-        Sampling(self.temperature, 0, self.top_p)
+        try:
+            _ = self.sampling
+        except ValueError as error:
+            raise ValueError(f"rollout.{error}") from error
 
     @property
     def sampling(self) -> Sampling:
@@ -118,7 +121,8 @@ def resolved(config: RolloutConfig, tokenizer: "PreTrainedTokenizerBase") -> Rol
     form = resolve_form(tokenizer, config.form, otherwise="completion")
     if config.turns > 1 and form != "chat":
         raise ValueError(
-            f"rollout.turns={config.turns} takes a chat template to tell what went wrong; the form is {form}"
+            f"rollout.turns={config.turns} takes a chat template to tell what went wrong; the form is {form} "
+            "(set rollout.form=chat, or leave out rollout.turns)"
         )
     return replace(config, form=form)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from jax.sharding import Mesh
 
@@ -45,7 +45,7 @@ class ExportConfig:
       merge: with format hf, add plain LoRA to the weights, so that any program loads the result.
       average: share of the change made by training that is kept (WiSE-FT, jaxmoe.averaging); 1 is the model
         as it was trained. A smaller share keeps more of what the base knew.
-      dtype: of exported base weights.
+      dtype: of exported base weights, with base; a run keeps its own.
     """
 
     __pydantic_config__ = configs.STRICT
@@ -58,7 +58,7 @@ class ExportConfig:
     format: Format = "hf"
     merge: bool = False
     average: float = 1.0
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     mesh: MeshConfig = field(default_factory=MeshConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
@@ -69,6 +69,8 @@ class ExportConfig:
             raise ValueError("give output, the folder to write")
         if not 0 <= self.average <= 1:
             raise ValueError(f"average must lie in [0, 1]; got {self.average}")
+        if self.run is not None and self.dtype != "float32":
+            raise ValueError("dtype goes with base; a run has its own")
         if self.average != 1 and self.run is None:
             raise ValueError("average is of what a run changed: give run, the folder of one")
 

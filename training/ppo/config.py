@@ -64,7 +64,10 @@ class EvaluationConfig:
             raise ValueError(f"evaluation.every must not be negative; got {self.every}")
         if self.samples < 1:
             raise ValueError(f"evaluation.samples must be at least 1; got {self.samples}")
-        _ = self.sampling
+        try:
+            _ = self.sampling
+        except ValueError as error:
+            raise ValueError(f"evaluation.{error}") from error
 
     @property
     def sampling(self) -> Sampling:

@@ -8,6 +8,7 @@ OUTPUT/behavior/report.html, tables/, tables.json  the report
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -272,7 +273,8 @@ def prepare(config: BehaviorConfig, seed: int, confidence: float) -> Faithfulnes
     instruments = [
         given_instrument(f"behavior.instruments.{n}", name) for n, name in enumerate(config.instruments)
     ]
-    with given("behavior.personas", config.personas):
+    is_file = config.personas.endswith(".json")
+    with given("behavior.personas", config.personas) if is_file else nullcontext():
         personas = wording.chosen_personas(config.personas)
     batteries = [battery(one) for one in instruments]
     if config.tasks:

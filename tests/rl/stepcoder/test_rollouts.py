@@ -35,5 +35,5 @@ def test_by_default_the_sampler_draws_from_the_policy():
     ("name", "value"), [("prompts", 0), ("room", 0.5), ("temperature", 0.0), ("top_p", 0.0)]
 )
 def test_settings_out_of_range_are_named(name, value):
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=rf"rollout\.{name} must"):
         RolloutConfig(**{name: value})

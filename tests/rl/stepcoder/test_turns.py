@@ -279,7 +279,7 @@ def test_long_messages_are_cut_in_the_middle():
 def test_turns_take_a_chat_template():
     tokenizer = train_bpe(["a b c"], 300)
     tokenizer.chat_template = None
-    with pytest.raises(ValueError, match=r"rollout.turns=2 takes a chat template"):
+    with pytest.raises(ValueError, match=r"rollout.turns=2 takes a chat template.*rollout.form=chat"):
         resolved(RolloutConfig(turns=2), tokenizer)
     with pytest.raises(ValueError, match=r"rollout.turns must be at least 1"):
         RolloutConfig(turns=0)

@@ -132,3 +132,21 @@ def test_what_is_wrong_in_a_config_that_another_names_is_told_by_its_key(place, 
     done = CliRunner().invoke(app, ["reproduce", "stepcoder", "--out", "out", "ppo=sft/tiny"])
     assert done.exit_code == 2, done.output
     assert done.stderr == "error: ppo: sft/tiny: rounds is missing; it has no default\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((*BEHAVIOR, "behavior.personas=64"), "composed personas: 2 to 32 can be made; got 64"),
+        (("export", "run=no", "dtype=bfloat16"), "dtype goes with base; a run has its own"),
+        (("export", "base=base", "output=out", "dtype=int8"), "dtype: should be 'float32', 'bfloat16' or"),
+        ((*PPO, "evaluation.top_p=0"), "evaluation.top_p must lie in (0, 1]"),
+    ],
+)
+def test_a_setting_that_is_no_path_is_not_looked_for(place, monkeypatch, arguments, said):
+    monkeypatch.chdir(place)
+    done = CliRunner().invoke(app, list(arguments))
+    assert done.exit_code == 2, done.output
+    [line] = done.stderr.strip().splitlines()
+    assert said in line
+    assert "looked for" not in line
