@@ -105,8 +105,7 @@ def of_instrument(
         if not items:
             raise ValueError(
                 f"the table has none of the items of {instrument.name} ({known[0]} .. {known[-1]}) as a "
-                "column; "
-                "rename the columns, or give --data-format for a published file"
+                "column; rename the columns"
             )
         answers = tabulate(pd.DataFrame(frame[[*keys, *items]]), instrument, respondent=list(respondent))
     others = _others(frame, list(respondent), answers.table.index, {*known, ITEM, RESPONSE})

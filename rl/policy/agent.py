@@ -197,8 +197,8 @@ def samples_together(prompts: int, samples: int, pieces: int, ways: int) -> int:
     ]
     if not fitting:
         raise ValueError(
-            f"prompts x samples a round must divide by minibatches x accumulate x devices that share rows; "
-            f"got {prompts} x {samples} and {pieces} x {ways} (rollout.* and ppo.* in the config)"
+            "prompts x samples a round must be divisible by minibatches x accumulate x devices that share "
+            f"rows; got {prompts} x {samples} and {pieces} x {ways} (rollout.* and ppo.* in the config)"
         )
     return max(fitting)
 

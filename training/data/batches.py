@@ -52,7 +52,8 @@ class Batches(Iterator[Batch]):
     ):
         if config.batch_size % shard_count:
             raise ValueError(
-                f"data.batch_size {config.batch_size} must divide by the number of processes {shard_count}"
+                f"data.batch_size {config.batch_size} must be divisible by the number of processes, "
+                f"{shard_count}"
             )
         share = config.batch_size // shard_count
         self._rows = slice(shard_index * share, (shard_index + 1) * share)

@@ -126,7 +126,7 @@ def share_of_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> Share:
     spread = batch_ways(mesh)
     if batch_size % (spread * accumulate):
         raise ValueError(
-            "data.batch_size must divide by mesh.data x mesh.fsdp x mesh.expert x step.accumulate = "
+            "data.batch_size must be divisible by mesh.data x mesh.fsdp x mesh.expert x step.accumulate = "
             f"{spread} x {accumulate}; got {batch_size}"
         )
     places = params.batch_sharding(mesh).addressable_devices_indices_map((batch_size,))

@@ -77,7 +77,7 @@ def problem_of_row(row: object, name: str) -> Problem:
             if form.fields <= row.keys():
                 return form.read(row, name)
     has = (
-        f"has {', '.join(sorted(map(str, row)))[:200]}"
+        f"has {', '.join(sorted(map(str, row)))[:200] or 'no fields'}"
         if isinstance(row, dict)
         else f"is a {type(row).__name__}"
     )

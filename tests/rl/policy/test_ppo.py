@@ -259,7 +259,7 @@ def test_rows_are_cut_evenly_or_refused():
     assert samples_together(4, 16, 4, 1) == 16
     assert samples_together(1, 16, 4, 1) == 4
     assert samples_together(2, 4, 1, 8) == 1
-    with pytest.raises(ValueError, match="must divide by minibatches"):
+    with pytest.raises(ValueError, match="must be divisible by minibatches"):
         samples_together(3, 2, 4, 1)
     with pytest.raises(ValueError, match="must divide the 4 samples"):
         finer(a_round()[0], 3)

@@ -387,7 +387,7 @@ def test_three_ways_to_fine_tune(base, questions, tmp_path, adapter, exported):
 BAD: list[tuple[str, list[str], str]] = [
     ("pretrain", ["optimizer.learning_rate=1"], "unknown key optimizer.learning_rate"),
     ("pretrain", ["mesh.data=3"], "mesh axes data x fsdp x expert x tensor must multiply to the 8 devices"),
-    ("pretrain", ["data.batch_size=12"], "data.batch_size must divide by"),
+    ("pretrain", ["data.batch_size=12"], "data.batch_size must be divisible by"),
     ("pretrain", ["data.sources.0.path=nowhere.txt"], "there is no file or folder nowhere.txt"),
     ("pretrain", ["data.sources.0.path=EMPTY"], "is empty"),
     ("pretrain", ["model.vocab_size=100"], "model.vocab_size must hold the tokenizer's 280 tokens; got 100"),
