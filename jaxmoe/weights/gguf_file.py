@@ -58,6 +58,10 @@ def read_gguf(path: str | Path) -> GGUF:
         raise ValueError(
             f"general.architecture must be one of {', '.join(ARCHITECTURES)}; got {architecture!r} in {path}"
         )
+    if (parts := fields.get("split.count", 0)) > 1:
+        raise ValueError(
+            f"{path} is one of {parts} parts; join them first: llama-gguf-split --merge PART OUT"
+        )
     kind = ARCHITECTURES[architecture]
     prefix = f"{architecture}."
     own = {key.removeprefix(prefix): value for key, value in fields.items() if key.startswith(prefix)}

@@ -470,6 +470,17 @@ def test_files_that_cannot_be_read_are_refused_in_one_line(tmp_path: Path):
         assert "\n" not in str(raised.value)
 
 
+def test_a_part_of_a_split_model_is_refused(tmp_path: Path):
+    writer = gguf.GGUFWriter(tmp_path / "part.gguf", "llama")
+    writer.add_uint16("split.count", 2)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match=r"part\.gguf is one of 2 parts; join them first: llama-gguf-split"):
+        read_gguf(tmp_path / "part.gguf")
+
+
 def _refused(path: Path) -> bool:
     """Whether a file is refused; anything but a result or one line of ValueError fails the test."""
     try:
