@@ -34,7 +34,7 @@ from evals.questionnaires.judge import JudgedRespondent
 from evals.questionnaires.respondent import Paid, Respondent
 from evals.questionnaires.respondents.api_server import ServerConfig, check_numbers
 from evals.questionnaires.respondents.local_respondent import ScoringRespondent, WritingRespondent
-from evals.questionnaires.respondents.simulated import NULLS
+from evals.questionnaires.respondents.simulated import NULLS, RULES
 from evals.questionnaires.response_table import ResponseCube
 from jaxmoe.given_paths import given
 from jaxmoe.progress import ProgressDisplay, say
@@ -168,6 +168,8 @@ class BehaviorConfig:
                 f"behavior.item_wordings must be {PUBLISHED}, {PARAPHRASED} or both; got "
                 + (", ".join(wordings) or "none")
             )
+        if unknown := [name for name in self.nulls if name not in RULES]:
+            raise ValueError(f"behavior.nulls must be among {', '.join(RULES)}; got {', '.join(unknown)}")
         if self.earlier and self.step is None:
             raise ValueError("behavior.earlier needs behavior.step, the training step of this model")
         if self.server is not None and (self.calibrated or self.choose == "drawn"):
