@@ -265,7 +265,9 @@ def _wanted(error: ValidationError, location: list[str], said: str) -> str:
         if other["type"] != "literal_error":
             choices = []
             break
-        choices += re.findall(r"'[^']*'|[^\s',]+", other["ctx"]["expected"].replace(" or ", ", "))
+        choices += re.findall(
+            r"'[^']*'|[^\s',]+", str(other.get("ctx", {}).get("expected")).replace(" or ", ", ")
+        )
     if len(choices) > 1:
         return f"should be {', '.join(choices[:-1])} or {choices[-1]}"
     wanted = said[0].lower() + said[1:].replace("Input should", "should")
