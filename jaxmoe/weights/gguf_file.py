@@ -4,7 +4,9 @@ Architectures in `ARCHITECTURES` are read, all others are refused by name. Tenso
 are read, one at a time, so that a file with 4 bits per weight is never held whole in memory.
 """
 
+import math
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,10 +23,16 @@ from jaxmoe.weights.weight_files import StoredTensor
 if TYPE_CHECKING:
     from gguf import ReaderTensor
 
-# the types that are tested bit for bit; llama.cpp has more, for three bits per weight and fewer
-TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "MXFP4")
+# the types that are tested bit for bit; llama.cpp has a few more (ternary ones, NVFP4)
+TYPES = (
+    *("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
+    *("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS", "MXFP4"),
+)
 
 NORM_EPSILON = "attention.layer_norm_rms_epsilon"
+# what each rotary frequency is divided by, and the settings of Llama 3.1 to 3.3 from which it follows
+FREQUENCIES = "rope_freqs"
+LLAMA_3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 # where the number of an expert stands in a Hugging Face name
 EXPERT = "EXPERT"
 
@@ -66,10 +74,11 @@ def read_gguf(path: str | Path) -> GGUF:
     prefix = f"{architecture}."
     own = {key.removeprefix(prefix): value for key, value in fields.items() if key.startswith(prefix)}
     own[TENSORS] = [tensor.name for tensor in stored]
-    if kind.partial:
-        factors = [t for t in stored if t.name.removesuffix(".weight") in FACTORS]
-        stored = [tensor for tensor in stored if tensor not in factors]
-        own |= {t.name.removesuffix(".weight"): [as_written(x) for x in _dequantized(t)] for t in factors}
+    # numbers that rotary frequencies are divided by
+    named = FACTORS if kind.partial else (FREQUENCIES,)
+    factors = [t for t in stored if t.name.removesuffix(".weight") in named]
+    stored = [tensor for tensor in stored if tensor not in factors]
+    own |= {t.name.removesuffix(".weight"): [as_written(x) for x in _dequantized(t)] for t in factors}
     try:
         config = _config(architecture, own, fields, path)
     except KeyError as error:
@@ -84,11 +93,6 @@ def read_gguf(path: str | Path) -> GGUF:
     last: dict[str, np.ndarray] = {}
     for tensor in stored:
         if (name := names.get(tensor.name)) is None:
-            if tensor.name == "rope_freqs.weight":
-                raise ValueError(
-                    f"{path} holds rope_freqs.weight, a rotary scaling that GGUF stores as numbers only; "
-                    "convert the original checkpoint instead"
-                )
             raise ValueError(f"{path} holds {tensor.name}, which no {architecture} model has")
         heads = _rotary_heads(name, config) if kind.interleaved else None
         offset = kind.norm_offset if name.endswith("norm.weight") else 0.0
@@ -190,6 +194,8 @@ def _config(architecture: str, own: Fields, fields: Fields, path: Path) -> JsonO
         rope |= {"rope_type": scaling, "factor": needed("rope.scaling.factor")}
         if scaling == "yarn":
             rope |= _yarn(own, needed("context_length"), path)
+    elif any(divisor != 1 for divisor in own.get(FREQUENCIES, ())):
+        rope |= _llama3(own[FREQUENCIES], int(head_dim), rope["rope_theta"], path)
     config: JsonObject = {
         "model_type": ARCHITECTURES[architecture].model_type,
         "hidden_size": needed("embedding_length"),
@@ -206,6 +212,27 @@ def _config(architecture: str, own: Fields, fields: Fields, path: Path) -> JsonO
         config[f"{name}_token_id"] = fields.get(f"tokenizer.ggml.{name}_token_id")
     config["pad_token_id"] = fields.get("tokenizer.ggml.padding_token_id")
     return config | ARCHITECTURES[architecture].keys(own, config)
+
+
+def _llama3(divisors: Sequence[float], head_dim: int, theta: float, path: Path) -> JsonObject:
+    """The scaling of Llama 3, of which the file has only what each rotary frequency is divided by.
+
+    All released models share LLAMA_3; the factor is the largest divisor. A file that these do not explain is
+    refused. float32's rounding of a frequency is multiplied by the factor at most, some 4e-5 of a divisor.
+    """
+    found: JsonObject = {"rope_type": "llama3", "factor": max(divisors), **LLAMA_3}
+    plain = theta ** -(np.arange(0, head_dim, 2) / head_dim)
+    turns = LLAMA_3["original_max_position_embeddings"] * plain / (2 * math.pi)
+    low, high = LLAMA_3["low_freq_factor"], LLAMA_3["high_freq_factor"]
+    smooth = np.clip((turns - low) / (high - low), 0, 1)
+    expected = 1 / ((1 - smooth) / found["factor"] + smooth)
+    if len(divisors) != len(expected) or not np.allclose(divisors, expected, rtol=1e-4, atol=0):
+        raise ValueError(
+            f"{path} holds rope_freqs.weight, a rotary scaling that is not Llama 3's "
+            f"({', '.join(f'{key} {value:g}' for key, value in LLAMA_3.items())}); "
+            "take the original checkpoint instead"
+        )
+    return found
 
 
 def _yarn(own: Fields, context: float, path: Path) -> JsonObject:

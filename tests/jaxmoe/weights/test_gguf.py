@@ -77,6 +77,26 @@ def phi3_fields(writer: gguf.GGUFWriter, config: Any) -> None:
             writer.add_tensor(f"rope_factors_{name}.weight", np.array(rope[f"{name}_factor"], np.float32))
 
 
+def llama_fields(writer: gguf.GGUFWriter, config: Any) -> None:
+    """What Llama 3's rotary frequencies are divided by, from wave lengths, as in llama.cpp's converter."""
+    rope = config.rope_parameters
+    if rope["rope_type"] != "llama3":
+        return
+    divisors: list[float] = []
+    old = rope["original_max_position_embeddings"]
+    for i in range(0, config.head_dim, 2):
+        wave_length = 2 * np.pi * rope["rope_theta"] ** (i / config.head_dim)
+        if wave_length < old / rope["high_freq_factor"]:
+            divisors.append(1.0)
+        elif wave_length > old / rope["low_freq_factor"]:
+            divisors.append(rope["factor"])
+        else:
+            span = rope["high_freq_factor"] - rope["low_freq_factor"]
+            smooth = (old / wave_length - rope["low_freq_factor"]) / span
+            divisors.append(1 / ((1 - smooth) / rope["factor"] + smooth))
+    writer.add_tensor("rope_freqs.weight", np.array(divisors, np.float32))
+
+
 def gpt_oss_fields(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_sliding_window(config.sliding_window)
     writer.add_expert_feed_forward_length(config.intermediate_size)
@@ -132,6 +152,7 @@ ADDED: dict[str, Callable[[gguf.GGUFWriter, Any], None]] = {
     "cohere": cohere_fields,
     "phi3": phi3_fields,
     "gpt_oss": gpt_oss_fields,
+    "llama": llama_fields,
 }
 # what differs from TINY, by model_type
 OTHER: dict[str, dict[str, Any]] = {
@@ -260,7 +281,28 @@ def tiny_model(family: str, tied: bool, seed: int = 0) -> Any:
     return model
 
 
-@pytest.mark.parametrize("kind", [kind for kind in TYPES if kind.startswith("Q")])
+def five_bits(block: np.ndarray, minimum: bool) -> list[float]:
+    """ggml's Q5_0, d (q - 16), or Q5_1, d q + m, bit by bit: d, m, the fifth bits, then the other four."""
+    scale, least = (float(x) for x in block[:4].view(np.float16))
+    rest = block[4 if minimum else 2 :]
+    fifth = int.from_bytes(rest[:4].tobytes(), "little")
+    low = [int(byte) & 15 for byte in rest[4:]] + [int(byte) >> 4 for byte in rest[4:]]
+    whole = [four | ((fifth >> i & 1) << 4) for i, four in enumerate(low)]
+    return [scale * q + least if minimum else scale * (q - 16) for q in whole]
+
+
+@pytest.mark.parametrize("kind", ["Q5_0", "Q5_1"])
+def test_blocks_of_five_bits_are_dequantized_as_ggml_defines_them(kind: str):
+    number = gguf.GGMLQuantizationType[kind]
+    raw = np.random.default_rng(0).integers(0, 256, (64, gguf.GGML_QUANT_SIZES[number][1]), np.uint8)
+    raw[:, 1:4:2] &= 0x3B  # the scales: no infinity, no NaN
+    expected = np.array([five_bits(block, kind == "Q5_1") for block in raw], np.float32)
+    np.testing.assert_array_equal(gguf.dequantize(raw, number), expected)
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in TYPES if kind.startswith(("Q", "IQ")) and kind not in ("Q5_0", "Q5_1")]
+)
 def test_blocks_are_dequantized_bit_for_bit_as_in_transformers(kind: str):
     number = gguf.GGMLQuantizationType[kind]
     size, width = gguf.GGML_QUANT_SIZES[number]
@@ -359,6 +401,46 @@ def test_a_file_is_loaded_as_the_model_it_was_written_from(tmp_path: Path, monke
         torch.from_numpy(rows), max_new_tokens=8, do_sample=False, eos_token_id=0, pad_token_id=0
     )
     np.testing.assert_array_equal(lm.generate(rows, max_new_tokens=8).tokens[0, : made.shape[1]], made[0])
+
+
+def llama_3(factor: float, **changes: float) -> Any:
+    rope = {"rope_type": "llama3", "rope_theta": 5e5, "factor": factor, "low_freq_factor": 1.0}
+    rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 8192, **changes}
+    config = AutoConfig.for_model(
+        "llama",
+        **{**TINY, "max_position_embeddings": 131_072},
+        rope_parameters=rope,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_llama_3s_rotary_scaling_is_read_from_its_divisors(tmp_path: Path, monkeypatch, factor: float):
+    monkeypatch.setenv("JAXMOE_CACHE", str(tmp_path / "cache"))
+    model = llama_3(factor)
+    path = write(tmp_path / "three.gguf", model, gguf.GGMLQuantizationType.F32)
+    lm = jaxmoe.load(path)
+    ends = {"bos_token_id": 1, "eos_token_id": 0, "pad_token_id": 0}
+    assert lm.config.rope == config_from_hf({**model.config.to_dict(), **ends}).rope
+    rows = np.arange(120).reshape(2, 60)
+    expected = torch_logits(model, rows, np.ones_like(rows))
+    np.testing.assert_allclose(logits_of(lm, rows), expected, atol=DOUBLE)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"high_freq_factor": 5.0}, {"original_max_position_embeddings": 16_384}, {"rope_theta": 1e4}]
+)
+def test_other_divisors_of_rotary_frequencies_are_refused(tmp_path: Path, changes: dict[str, float]):
+    model = llama_3(8.0, **changes)
+    if "rope_theta" in changes:
+        model.config.rope_parameters = {**model.config.rope_parameters, "rope_theta": 5e5}
+    path = write(tmp_path / "other.gguf", model, gguf.GGMLQuantizationType.F32)
+    if "rope_theta" in changes:
+        path.write_bytes(path.read_bytes().replace(np.float32(5e5).tobytes(), np.float32(1e4).tobytes(), 1))
+    with pytest.raises(ValueError, match=r"a rotary scaling that is not Llama 3's \(low_freq_factor 1, high"):
+        read_gguf(path)
 
 
 def test_the_folder_is_made_once_and_knows_when_its_file_is_gone(tmp_path: Path):
