@@ -48,10 +48,6 @@ def main(
     try:
         check_writable("--output", output, "folder")
         instruments = [given_instrument("--instrument", name) for name in instrument]
-        if norm_group and not any(norm_group in one.groups for one in instruments):
-            known = sorted({group for one in instruments for group in one.groups})
-            have = f"one of {', '.join(known)}" if known else "left out, as these instruments have no norms"
-            raise ValueError(f"norm_group must be {have}; got {norm_group!r}")
         answers: dict[str, pd.DataFrame] = {}
         for argument in responses:
             name, _, place = argument.rpartition("=")

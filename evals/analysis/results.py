@@ -110,15 +110,16 @@ def write(results: Sequence[ResultTable], output: Path, card: Mapping[str, objec
         raise ValueError(
             f"--output must be a .json or .md file, or a folder for CSV files; got {output.name}"
         )
+    tables = "1 table is" if len(results) == 1 else f"{len(results)} tables are"
     if output.suffix:
         output.parent.mkdir(parents=True, exist_ok=True)
         text = as_json(results, card) if output.suffix == ".json" else markdown(results)
         output.write_text(text, encoding="utf-8")
-        return f"{len(results)} tables are in {output}"
+        return f"{tables} in {output}"
     output.mkdir(parents=True, exist_ok=True)
     for one in results:
         one.table.to_csv(output / f"{one.name}.csv", index=False)
     notes = {one.name: {"title": one.title, "note": one.note} for one in results}
     text = json.dumps({"card": dict(card), "tables": notes}, indent=1, ensure_ascii=False, default=str)
     (output / "card.json").write_text(text + "\n", encoding="utf-8")
-    return f"{len(results)} tables are in {output}{'' if str(output).endswith('/') else '/'}"
+    return f"{tables} in {output}{'' if str(output).endswith('/') else '/'}"

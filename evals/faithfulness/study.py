@@ -44,6 +44,12 @@ class FaithfulnessStudy:
     facets: bool = False
     nulls: Sequence[str] = NULLS
 
+    def __post_init__(self):
+        known = sorted({group for one in self.instruments for group in one.groups})
+        if self.norm_group and self.norm_group not in known:
+            have = f"one of {', '.join(known)}" if known else "left out, as these instruments have no norms"
+            raise ValueError(f"norm_group must be {have}; got {self.norm_group!r}")
+
     def report(
         self,
         answers: Mapping[str, pd.DataFrame],

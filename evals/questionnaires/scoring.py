@@ -52,7 +52,7 @@ def tabulate(
     elif missing := [key for key in keys if key not in frame.columns]:
         raise ValueError(
             f"the responses have no column {missing[0]!r} to tell respondents apart; "
-            f"columns are {', '.join(map(str, frame.columns))}"
+            f"columns are {', '.join(map(str, frame.columns))}; give another: --respondent COLUMN"
         )
     known = [item.id for item in instrument.items]
     named = pd.Index(frame.columns if wide else frame[ITEM].unique())

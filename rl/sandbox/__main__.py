@@ -56,8 +56,8 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         serve(options.host, options.port, options.workers, limits, packages)
     except (SandboxError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
     return 0
 
 

@@ -86,8 +86,9 @@ def describe(curriculum: Curriculum, *, rounds: int, prompts: int, samples: int)
     told = "; ".join(
         f"{curve.pass_rate:.0%}: {' '.join(f'{share:.0%}' for share in curve.finished)}" for curve in curves
     )
+    stages = "2" if max(counts) == 2 else f"2 to {max(counts)}"
     return (
-        f"curriculum: {staged} of {len(counts)} problems have 2 to {max(counts)} stages, {visits:.1f} rounds "
+        f"curriculum: {staged} of {len(counts)} problems have {stages} stages, {visits:.1f} rounds "
         f"a problem; of these the share expected at the whole task after each quarter of the run, by the "
         f"pass rate of a stage: {told}"
     )

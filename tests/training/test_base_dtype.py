@@ -98,7 +98,7 @@ def test_fine_tuning_from_config_to_export(base, dtype, adapter, tmp_path):
     np.testing.assert_allclose(ours, theirs, atol=0 if adapter == "loramoe" else 2**-5 * np.abs(ours).max())
 
 
-def test_rounds_of_reinforcement_learning(base, tmp_path):
+def test_rounds_of_reinforcement_learning(base, tmp_path, capsys):
     values = {
         "base": str(base / "model"),
         "base_dtype": "nf4",
@@ -120,7 +120,8 @@ def test_rounds_of_reinforcement_learning(base, tmp_path):
         "watch": WATCH,
     }
     assert ppo.main(configs.parse(PPORunConfig, values)).finished
-    lm, _ = export.load_run(tmp_path / "run", params.single_device_mesh())
+    lm, _ = export.open_model(str(tmp_path / "run"), None, None, None, params.single_device_mesh(), "float16")
+    assert "dtype=float16 is of a base; a run keeps its own, bfloat16" in capsys.readouterr().err
     assert {kernel.quantized_dtype for kernel in kernels(lm).values()} == {"nf4"}
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import numpy as np
 from jax.sharding import Mesh
 
 import jaxmoe
@@ -14,6 +15,7 @@ from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig
 from jaxmoe.model.quantized import QuantizedDtype
+from jaxmoe.progress import say
 from jaxmoe.text.thinking import Thinking
 from jaxmoe.text.vocabulary import check_vocabulary
 from jaxmoe.tokenizer import load_tokenizer
@@ -118,7 +120,10 @@ def open_model(
     """
     if run is not None:
         check_run(run)
-        return load_run(Path(run), mesh, step)
+        lm, tokenizer = load_run(Path(run), mesh, step)
+        if np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(lm.dtype)):
+            say(f"dtype={dtype} is of a base; a run keeps its own, {np.dtype(lm.dtype).name}")
+        return lm, tokenizer
     check_base("base", str(base))
     if adapter is not None:
         check_named_adapter("adapter", adapter)

@@ -96,7 +96,8 @@ def main(config: PPORunConfig) -> Finished:
             )
             title = f"{config.algorithm}, curriculum {config.curriculum}, mask {config.mask}"
             told = [
-                f"{title}: {report(model)}; {problems.summary}; {config.rounds} rounds; {run.path}",
+                f"{title}: {report(model)}; {problems.summary}; "
+                f"{config.rounds} round{'s' * (config.rounds != 1)}; {run.path}",
                 *what_to_expect(problems, config.ppo, rollout, config.rounds),
             ]
             renewed = learning.weights.reference if config.ppo.kl.sync_every else None

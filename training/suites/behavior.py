@@ -119,7 +119,7 @@ class BehaviorConfig:
       tasks: families of behavioral tasks; conduct is the one that tests the self-report.
       task_count: scenarios per family.
       dialogues: also write replies in scripted dialogues, rated by rules.
-      norm_group: people to compare profiles with; if an instrument has no such norms, raw means are shown.
+      norm_group: people to compare profiles with; an instrument without their norms shows raw means.
       facets: also judge the narrower scales.
       nulls: simulated respondents shown next to the model in the report.
       step: the training step of this model, for a plot over checkpoints; `earlier` holds the others.

@@ -131,5 +131,5 @@ def test_a_redirect_is_not_followed_and_a_full_queue_is_waited_for():
 
 
 def test_a_port_that_there_is_not_is_refused(capsys):
-    assert main(["serve", "--port", "99999"]) == 1
-    assert "port must lie in 0..65535; got 99999" in capsys.readouterr().err
+    assert main(["serve", "--port", "99999"]) == 2
+    assert "error: port must lie in 0..65535; got 99999" in capsys.readouterr().err

@@ -108,6 +108,7 @@ def test_the_demo_asks_models_that_it_has_in_memory(checkpoint, tmp_path):
         (["behavior.personas=some"], "personas must be none, people"),
         (["behavior.item_wordings=[foo]"], "behavior.item_wordings must be .* or both; got foo"),
         (["behavior.item_wordings=[]"], "behavior.item_wordings must be .* or both; got none"),
+        (["behavior.norm_group=women"], "norm_group must be left out, as these instruments have no norms"),
         (["behavior.nulls=[random, robot]"], "behavior.nulls must be among .*; got robot"),
         (["behavior.name=random"], "every model needs a name of its own; 'random' is repeated"),
         (["behavior.beside=[{name: a b, base: x}, {name: A/B, base: x}]"], "'a b' and 'A/B' would keep"),
