@@ -108,7 +108,7 @@ def settled(name: str, config: RLConfig) -> RLConfig:
     (0.2, 0.28, 'token_mean', 'drop')
     >>> settled("dapo", RLConfig(gae_lambda=0.9))
     Traceback (most recent call last):
-    ValueError: algorithm=dapo does not use ppo.gae_lambda; got 0.9: leave it out (ppo does)
+    ValueError: algorithm=dapo does not use ppo.gae_lambda; got 0.9: leave it out, or give 0.95 (used by ppo)
     """
     algorithm = algorithm_named(name)
     defaults = {f.name: f.default for f in dataclasses.fields(RLConfig)}
@@ -116,9 +116,10 @@ def settled(name: str, config: RLConfig) -> RLConfig:
         value = getattr(config, setting)
         if value != defaults[setting]:
             users = ", ".join(key for key, other in ALGORITHMS.items() if setting in other.own)
+            usual = "null" if defaults[setting] is None else defaults[setting]
             raise ValueError(
-                f"algorithm={name} does not use ppo.{setting}; got {value}: leave it out "
-                f"({users} {'do' if ',' in users else 'does'})"
+                f"algorithm={name} does not use ppo.{setting}; got {value}: leave it out, or give {usual} "
+                f"(used by {users})"
             )
     mine = {
         setting: value

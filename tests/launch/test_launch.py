@@ -147,7 +147,8 @@ def test_gke_job():
     (script,) = container["args"]
     shell_is_valid(script)
     (train,) = training_commands(script)
-    commands.check(train, {one["name"]: one["value"] for one in container["env"]})
+    commands.check(train, {one["name"]: one["value"] for one in container["env"] if "value" in one})
+    assert [one["name"] for one in container["env"] if "value" not in one] == ["HF_TOKEN"]
     ends_in_an_error_without_export(script.splitlines()[-1], "$OUTPUT/export")
     mounts = {mount["name"] for mount in container["volumeMounts"]}
     assert mounts == {volume["name"] for volume in pod["volumes"]}

@@ -39,7 +39,7 @@ def test_what_an_algorithm_does_not_use_is_refused_by_name_and_what_it_uses_is_k
             assert getattr(settled(name, asked), setting) == value
         else:
             with pytest.raises(
-                ValueError, match=rf"does not use ppo\.{setting}; got {value}: leave it out \("
+                ValueError, match=rf"does not use ppo\.{setting}; got {value}: leave it out, or give "
             ):
                 settled(name, asked)
 
