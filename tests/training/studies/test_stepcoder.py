@@ -27,7 +27,7 @@ from training.runtime.model import make_model
 from training.runtime.run_folder import Finished
 from training.studies import reproduce
 from training.studies.cells import StoppedError
-from training.studies.stepcoder import forgetting
+from training.studies.stepcoder import figures, forgetting
 from training.studies.stepcoder import gradient as stepcoder_gradient
 from training.studies.stepcoder import page as stepcoder_page
 from training.studies.stepcoder import sft as stepcoder_sft
@@ -501,3 +501,30 @@ def test_bad_input_ends_in_one_line(tmp_path, override, said):
     run = CliRunner().invoke(app, ["reproduce", "stepcoder", "--out", str(tmp_path), override])
     assert run.exit_code == 2
     assert re.search(said, " ".join(run.output.split()))
+
+
+def test_figures_name_the_rows_of_every_regime_and_keep_titles_to_their_panels():
+    regimes = {"first": ["a"], "second": ["a", "b"]}
+
+    def row():
+        score = {"mean": 0.5, "low": 0.4, "high": 0.6}
+        rounds = {"pass_rate": [0.5, 0.6], "masked_share": [0.0, 0.1]}
+        shares = {"0": [0.2, 0.5], "1": [0.8, 0.5]}
+        return {"curves": {"all": [score] * 2}, "measured": [0, 2], "rounds": rounds, "stages": shares}
+
+    summary = {
+        "regimes": {name: {"rows": {one: row() for one in rows}} for name, rows in regimes.items()},
+        "difficulties": ["all"],
+        "labels": {"a": "plain", "b": "with everything"},
+        "regime_labels": {name: f"the {name} regime, which has a very long name" for name in regimes},
+    }
+    for draw in (figures.curves, figures.practice):
+        figure = draw(summary).figure
+        (legend,) = figure.legends
+        assert [text.get_text() for text in legend.get_texts()] == ["plain", "with everything"]
+    for draw in (figures.curves, figures.practice, figures.stages):
+        figure = draw(summary).figure
+        figure.canvas.draw()
+        for axis in figure.axes:
+            room = (axis.get_position().width + 0.1) * figure.bbox.width
+            assert axis.title.get_window_extent().width < room

@@ -1,5 +1,7 @@
 """The figures of the StepCoder study, drawn from its summary."""
 
+import textwrap
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,11 +22,20 @@ def _panels(rows: int, columns: int, *, height: float = 2.9) -> tuple[Figure, li
     return figure, axes.tolist()
 
 
-def _legend(figure: Figure, axis: Axes) -> None:
-    handles, labels = axis.get_legend_handles_labels()
-    widest = 0.6 + 0.09 * max(map(len, labels), default=0)  # inches; what is wider than the figure is cut off
+def _legend(figure: Figure) -> None:
+    """Every row once, also where a panel does not show it."""
+    named = {}
+    for axis in figure.axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            named.setdefault(label, handle)
+    widest = 0.6 + 0.09 * max(map(len, named), default=0)  # inches; what is wider than the figure is cut off
     columns = min(4, max(1, int(figure.get_figwidth() / widest)))
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+    figure.legend(named.values(), named, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _title(axis: Axes, title: str) -> None:
+    """In lines that a panel has room for; a longer one would run into its neighbor's."""
+    axis.set_title(textwrap.fill(title, 36), fontsize="medium")
 
 
 def curves(summary: StudySummary) -> Picture:
@@ -50,8 +61,9 @@ def curves(summary: StudySummary) -> Picture:
                 label = summary["labels"][row]
                 axis.plot(found["measured"], mean, color=color, marker=marker, markersize=4.5, label=label)
                 axis.fill_between(found["measured"], low, high, color=color, alpha=0.1, linewidth=0)
-            axis.set(title=f"{summary['regime_labels'][name]}: {kind}", xlabel="round", ylim=(-3, 103))
-    _legend(figure, axes[0][0])
+            axis.set(xlabel="round", ylim=(-3, 103))
+            _title(axis, f"{summary['regime_labels'][name]}: {kind}")
+    _legend(figure)
     return Picture(
         "stepcoder_curves",
         "Held-out pass@1 over the rounds of practice, by difficulty: means over seeds, with bands for their "
@@ -78,11 +90,10 @@ def stages(summary: StudySummary) -> Picture | None:
         stack = [100 * np.asarray(shares.get(name, [0.0] * len(rounds))) for name in names]
         labels = [f"stage {name}" + (" (whole task)" if name == "0" else "") for name in names]
         axis.stackplot(rounds, *stack, labels=labels, colors=COLORS[: len(names)], alpha=0.8)
-        title = f"{summary['labels'][row]}, {summary['regime_labels'][regime]}"
         axis.set(xlabel="round", ylim=(0, 100))
-        axis.set_title(title, fontsize="medium")
+        _title(axis, f"{summary['labels'][row]}, {summary['regime_labels'][regime]}")
     axes[0][0].set_ylabel("share of the problems, %")
-    _legend(figure, axes[0][0])
+    _legend(figure)
     return Picture(
         "stepcoder_stages",
         "Stages of the curriculum after every round, mean over seeds. At stage 0 a problem is asked as a "
@@ -106,10 +117,11 @@ def practice(summary: StudySummary) -> Picture:
                 rounds = np.arange(1, len(values) + 1)
                 label = summary["labels"][row]
                 axis.plot(rounds, values, color=styles[row].color, label=label, marker=".", markersize=3)
-            axis.set(title=summary["regime_labels"][name], xlabel="round")
+            axis.set_xlabel("round")
+            _title(axis, summary["regime_labels"][name])
             axis.set_ylim(bottom=0)
         line[0].set_ylabel(title)
-    _legend(figure, axes[0][0])
+    _legend(figure)
     return Picture(
         "stepcoder_practice",
         "Top: programs of a round that pass all tests (with a curriculum, helped by the part of the solution "
@@ -143,7 +155,7 @@ def forgotten(summary: StudySummary, regime: str) -> Picture:
         axis.xaxis.set_major_locator(MaxNLocator(nbins=6))
         axis.set_xlabel(label)
     axes[0][0].set_ylabel("known facts kept, %")
-    _legend(figure, axes[0][0])
+    _legend(figure)
     return Picture(
         f"stepcoder_forgotten_{regime}",
         "Known facts kept against what was learned (left) and against how far the model is from the base "
