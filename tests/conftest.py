@@ -54,10 +54,8 @@ def programs_are_forgotten():
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > MAPS:
-        gc.unfreeze()
         jax.clear_caches()
         gc.collect()
-    gc.freeze()  # what a file leaves behind lives on: later collections need not look at it, a second each
 
 
 @pytest.fixture(scope="session")

@@ -239,7 +239,7 @@ def test_settings_that_cannot_work(settings_, complaint):
 
 def test_sources_that_cannot_work():
     samples = make_samples(4)
-    with pytest.raises(ValueError, match="divide by the number of processes 3"):
+    with pytest.raises(ValueError, match="divisible by the number of processes, 3"):
         Batches([samples], BatchConfig(8, 32), pad_id=0, shard_count=3)
     with pytest.raises(ValueError, match="at least one sample"):
         Batches([samples, []], BatchConfig(8, 32), pad_id=0)
