@@ -5,7 +5,6 @@ tasks, scripted dialogues, verdicts and the report.
 """
 
 import math
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -21,7 +20,7 @@ from evals.models.api_client import is_address
 from evals.questionnaires import behaviors, dialogues, planned_behavior, wording
 from evals.questionnaires.administration import MODEL_BLOCK, administer, limits_told
 from evals.questionnaires.design import PUBLISHED, Design, battery
-from evals.questionnaires.given_instrument import given_instrument
+from evals.questionnaires.given_names import given_instrument, given_personas
 from evals.questionnaires.judge import JudgedRespondent
 from evals.questionnaires.respondent import Respondent, settings_of
 from evals.questionnaires.respondents.api_scoring import Route
@@ -156,8 +155,7 @@ def main(
             raise ValueError(f"width must be a finite number above 0; got {width:g}")
         _check_names(served, model, judge, judge_model)
         check_writable("FOLDER", folder, "folder")
-        with given("--personas", personas) if personas.endswith(".json") else nullcontext():
-            people = wording.chosen_personas(personas)
+        people = given_personas("--personas", personas)
         design = Design(
             wording.named_templates(template),
             tuple(option_order or ["forward", "reversed"]),

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evals.psychometrics.reliability import cronbach_alpha
-from evals.questionnaires.given_instrument import given_instrument
+from evals.questionnaires.given_names import given_instrument
 from evals.questionnaires.instrument import Instrument, load_instrument
 from evals.questionnaires.response_table import read_responses
 from evals.questionnaires.scoring import Answers, keyed_responses, score, tabulate

@@ -12,7 +12,7 @@ from evals.faithfulness.report import write_report
 from evals.faithfulness.study import FaithfulnessStudy, completed
 from evals.questionnaires import wording
 from evals.questionnaires.design import Design, battery
-from evals.questionnaires.given_instrument import given_instrument
+from evals.questionnaires.given_names import given_instrument
 from evals.questionnaires.instrument import Instrument
 from evals.questionnaires.response_table import read_responses
 from jaxmoe.given_paths import check_writable, given

@@ -19,7 +19,7 @@ from evals.analysis.answer_table import AnswerTable, of_columns, of_instrument
 from evals.analysis.results import ResultTable, as_json, markdown, write
 from evals.analysis.settings import AnalysisSettings
 from evals.psychometrics.agreement import Level
-from evals.questionnaires.given_instrument import given_instrument
+from evals.questionnaires.given_names import given_instrument
 from evals.questionnaires.instrument import Instrument
 from evals.questionnaires.people_data import read_answers
 from evals.questionnaires.response_table import read_responses

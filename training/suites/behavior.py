@@ -8,7 +8,6 @@ OUTPUT/behavior/report.html, tables/, tables.json  the report
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -29,7 +28,7 @@ from evals.psychometrics.uncertainty import mean_score
 from evals.questionnaires import behaviors, dialogues, wording
 from evals.questionnaires.administration import MODEL_BLOCK, administer, limits_told
 from evals.questionnaires.design import FACETS, PARAPHRASED, PUBLISHED, Design, battery
-from evals.questionnaires.given_instrument import given_instrument
+from evals.questionnaires.given_names import given_instrument, given_personas
 from evals.questionnaires.judge import JudgedRespondent
 from evals.questionnaires.respondent import Paid, Respondent
 from evals.questionnaires.respondents.api_server import ServerConfig, check_numbers
@@ -275,9 +274,7 @@ def prepare(config: BehaviorConfig, seed: int, confidence: float) -> Faithfulnes
     instruments = [
         given_instrument(f"behavior.instruments.{n}", name) for n, name in enumerate(config.instruments)
     ]
-    is_file = config.personas.endswith(".json")
-    with given("behavior.personas", config.personas) if is_file else nullcontext():
-        personas = wording.chosen_personas(config.personas)
+    personas = given_personas("behavior.personas", config.personas)
     batteries = [battery(one) for one in instruments]
     if config.tasks:
         batteries.append(behaviors.battery(config.tasks, config.task_count, seed))
