@@ -7,6 +7,8 @@ template.
 
 import hashlib
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
@@ -33,13 +35,39 @@ def gguf_folder(file: str | Path, cache: Path) -> Path:
     """
     path = Path(file).resolve()
     folder = cache / f"{path.stem}-{_fingerprint(path)}"
-    note = folder / NOTE
-    if not note.is_file() or json.loads(note.read_text(encoding="utf-8"))["file"] != str(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(read_gguf(path), folder)
-        # last: a folder with its note is complete
-        note.write_text(json.dumps({"file": str(path), "bytes": path.stat().st_size}), encoding="utf-8")
+    if (noted := _noted(folder)) is None or noted["file"] != str(path):
+        cache.mkdir(parents=True, exist_ok=True)
+        # made beside it and moved there whole, so that no other process reads a half
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=cache))
+        made = work / folder.name
+        try:
+            _write(read_gguf(path), made)
+            content = {"file": str(path), "bytes": path.stat().st_size}
+            (made / NOTE).write_text(json.dumps(content), encoding="utf-8")
+            _put(made, folder, work / "old")
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     return folder
+
+
+def _put(made: Path, folder: Path, old: Path) -> None:
+    """Moves a folder into its place; another process may have put the same one there first."""
+    try:
+        if folder.exists():
+            folder.rename(old)
+        made.rename(folder)
+    except OSError:
+        if _noted(folder) is None:
+            raise
+
+
+def _noted(folder: Path) -> JsonObject | None:
+    """A folder's note; None if there is none, or half of one."""
+    try:
+        noted = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return noted if isinstance(noted, dict) and {"file", "bytes"} <= noted.keys() else None
 
 
 def _fingerprint(path: Path) -> str:
@@ -56,6 +84,7 @@ def _fingerprint(path: Path) -> str:
 
 
 def _write(model: GGUF, folder: Path) -> None:
+    folder.mkdir()
     tokenizer = _tokenizer(model, folder)
     tokenizer.save_pretrained(folder)
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -97,8 +126,7 @@ def _build(model: GGUF) -> PreTrainedTokenizerFast:
 
 def file_behind(folder: Path) -> Path | None:
     """The GGUF file that a folder stands for, whether or not it exists; None if it has weights of its own."""
-    note = folder / NOTE
-    return Path(json.loads(note.read_text(encoding="utf-8"))["file"]) if note.is_file() else None
+    return Path(noted["file"]) if (noted := _noted(folder)) is not None else None
 
 
 def noted_gguf(folder: Path) -> GGUF | None:
@@ -106,10 +134,8 @@ def noted_gguf(folder: Path) -> GGUF | None:
 
     Raises: ValueError if the file is no longer there, or has another size.
     """
-    note = folder / NOTE
-    if not note.is_file():
+    if (noted := _noted(folder)) is None:
         return None
-    noted = json.loads(note.read_text(encoding="utf-8"))
     path = Path(noted["file"])
     if not path.is_file() or path.stat().st_size != noted["bytes"]:
         raise ValueError(

@@ -40,7 +40,7 @@ def load(schema: type[Schema], path: str | Path | None, overrides: Sequence[str]
     Raises: ValueError, in one line, for an unreadable file, an unknown key (with the nearest one), a value of
       the wrong type or one that a section refuses.
     """
-    values = {} if path is None else read(path)
+    values = {} if path is None else _read(path)
     for override in overrides:
         _override(values, override)
     return parse(schema, values, "the config" if path is None else str(path))
@@ -67,6 +67,11 @@ def load_given(schema: type[Schema], key: str, name: str, overrides: Sequence[st
 
 def read(path: str | Path) -> JsonObject:
     """A YAML file, by path or short name, as a dictionary; an empty file is an empty one."""
+    return _as_wanted(None, _read(path))
+
+
+def _read(path: str | Path) -> JsonObject:
+    """The same, with numbers that tell how they were written."""
     path = shipped.find(path)
     try:
         text = path.read_bytes().decode("utf-8")
@@ -104,6 +109,10 @@ def _override(values: JsonObject, override: str) -> None:
     names = key.strip().split(".")
     if not equals or not all(names):
         raise ValueError(f"an override reads key=value, as in optimizer.lr=1e-4; got {override!r:.80}")
+    if re.search(r"(^|\s)#", text) and not re.search("['\"|>]", text):
+        raise ValueError(
+            f"in YAML # begins a comment; quote the value, as in {names[-1]}='\"a #1\"'; got {override!r:.80}"
+        )
     try:
         value = yaml_values.parse(text)
     except ValueError as error:
@@ -149,7 +158,7 @@ def parse(schema: type[Schema], values: JsonMapping, where: str = "the config") 
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     try:
-        return TypeAdapter(schema).validate_python(_completed(schema, values))
+        return TypeAdapter(schema).validate_python(_completed(schema, _as_wanted(schema, dict(values))))
     except ValidationError as error:
         raise ValueError(f"{where}: {_explain(schema, error)}") from error
     except PydanticUserError as error:  # a schema that cannot be checked is our mistake
@@ -222,6 +231,23 @@ def _refuse_switches(annotation: object, value: object, location: list[str]) -> 
         kinds = _leaves(annotation)
         if kinds & {int, float} and bool not in kinds:
             raise ValueError(f"{'.'.join(location)}: should be a number; got {str(value).lower()}")
+
+
+def _as_wanted(annotation: object, value: Any) -> Any:  # of any nesting
+    """Numbers as they were written where a text is wanted, so that a run called 2024_06 keeps its name."""
+    section = _dataclass_in(annotation)
+    if isinstance(value, dict):
+        named = typing.get_origin(annotation) is dict
+        hints = typing.get_type_hints(section) if section and not named else {}
+        inner = typing.get_args(annotation)[1] if named else None
+        return {key: _as_wanted(hints.get(key, inner), item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_wanted(section or annotation, item) for item in value]
+    if not isinstance(value, yaml_values.WrittenInt | yaml_values.WrittenFloat):
+        return value
+    if str in (kinds := _leaves(annotation)) and not kinds & {int, float}:
+        return value.written
+    return int(value) if isinstance(value, int) else float(value)
 
 
 def _leaves(annotation: object) -> set[object]:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TextIO
 
 from jaxmoe.json_values import JsonMapping, JsonObject
-from jaxmoe.progress import ProgressDisplay
+from jaxmoe.progress import ProgressDisplay, say
 from training.runtime.atomic import write_whole
 from training.runtime.sinks import (
     MlflowConfig,
@@ -61,7 +61,7 @@ class JsonLines:
     """A file with one JSON object per line, each with a `step`; records up to step `resume_at` are kept."""
 
     def __init__(self, path: Path, resume_at: int):
-        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= resume_at]
+        kept = [line for line, record in _records(path) if record["step"] <= resume_at]
         write_whole(path, "".join(kept))
         self._file: TextIO = path.open("a", encoding="utf-8")
 
@@ -78,15 +78,30 @@ class JsonLines:
 
 def read_lines(path: Path) -> list[JsonObject]:
     """The records of a JSON lines file; none if there is no file."""
-    return [json.loads(line) for line in _complete_lines(path)]
+    return [record for _, record in _records(path)]
 
 
-def _complete_lines(path: Path) -> list[str]:
-    """Lines that were written to their end; a killed run may leave half a line."""
+def _records(path: Path) -> list[tuple[str, JsonObject]]:
+    """Lines that were written to their end, and what they hold.
+
+    A killed run may leave half a line, a machine that lost power a damaged one, which is said and left out.
+    """
     if not path.exists():
         return []
-    *whole, _ = path.read_text(encoding="utf-8").split("\n")  # only a line feed ends a line of JSON
-    return [f"{line}\n" for line in whole]
+    # only a line feed ends a line of JSON
+    *whole, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    found = [(f"{line}\n", _record(line)) for line in whole]
+    if damaged := sum(record is None for _, record in found):
+        say(f"{path}: {damaged} damaged of {len(whole)} lines left out; the run itself is not affected")
+    return [(line, record) for line, record in found if record is not None]
+
+
+def _record(line: str) -> JsonObject | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "step" in record else None
 
 
 def chosen_sinks(config: WatchConfig, run: TrackedRun) -> dict[str, Sink]:

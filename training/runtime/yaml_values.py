@@ -33,6 +33,22 @@ _RESOLVERS = {
 }
 
 
+class WrittenInt(int):
+    """A whole number that was not written as Python writes it, such as 1_000 or +7.
+
+    Attributes:
+      written: how it was.
+    """
+
+    written: str
+
+
+class WrittenFloat(float):
+    """The same for other numbers, such as 1e3 or 3.10."""
+
+    written: str
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 scalars, no number with a leading zero, no key twice."""
 
@@ -63,7 +79,16 @@ def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
         raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
     if len(text) > 300:
         raise yaml.MarkedYAMLError(problem="a number of over 300 digits", problem_mark=node.start_mark)
-    return loader.construct_yaml_int(node)
+    return _as_written(WrittenInt(loader.construct_yaml_int(node)), node)
+
+
+def _float(loader: _Loader, node: yaml.ScalarNode) -> float:
+    return _as_written(WrittenFloat(loader.construct_yaml_float(node)), node)
+
+
+def _as_written(number: Any, node: yaml.ScalarNode) -> Any:  # of either kind
+    number.written = node.value
+    return number
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, object]:
@@ -82,11 +107,14 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, object]:
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+_Loader.add_constructor("tag:yaml.org,2002:float", _float)
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def parse(text: str) -> Any:  # whatever a YAML text may hold; readers check it
     """The values of a YAML text: dictionaries with text for keys, lists, text, numbers, true, false, None.
+
+    Numbers also tell how they were written, for readers that want a text there.
 
     Raises: ValueError, in one line and with the number of the line where there is one, for what is not valid,
       may be read in two ways, or is larger than any config.

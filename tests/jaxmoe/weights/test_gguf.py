@@ -456,6 +456,16 @@ def test_the_folder_is_made_once_and_knows_when_its_file_is_gone(tmp_path: Path)
     assert gguf_folder(moved, tmp_path / "cache").name.startswith("moved-")
 
 
+def test_a_folder_that_was_left_half_is_made_again(tmp_path: Path):
+    path = write(tmp_path / "tiny.gguf", tiny_model("llama", tied=True), gguf.GGMLQuantizationType.Q8_0)
+    folder = gguf_folder(path, tmp_path / "cache")
+    (folder / "gguf.json").write_text("")
+    (folder / "tokenizer.json").unlink()
+    assert gguf_folder(path, tmp_path / "cache") == folder
+    assert (folder / "tokenizer.json").is_file()
+    assert [one.name for one in (tmp_path / "cache").iterdir()] == [folder.name]
+
+
 def byte_fields(**other: Any) -> dict[str, Any]:
     return {"ggml.model": "gpt2", "ggml.pre": "gpt-2", "ggml.tokens": BYTES, "ggml.merges": [], **other}
 

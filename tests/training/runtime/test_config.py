@@ -46,6 +46,7 @@ class Outer:
     maybe: Inner | None = None
     several: tuple[Inner, ...] = ()
     form: Kind | Literal["auto"] = "auto"
+    names: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def load(tmp_path: Path, text: str, *overrides: str) -> Outer:
@@ -59,6 +60,30 @@ def test_values_lists_and_overrides(tmp_path):
     got = load(tmp_path, text, "inner.label=7", "several.1.rate=3e-1", "maybe.sizes=4")
     assert got == Outer(1000, "one", Inner(1e-4, (1, 2), "7"), Inner(sizes=4), (Inner(2.0), Inner(0.3)))
     assert isinstance(got.inner.rate, float)
+
+
+@pytest.mark.parametrize("text", ["2024_06_01", "3.10", "1e3", "+7", "0x10", "1_000", "-1.50", "7"])
+def test_a_text_that_looks_like_a_number_stays_as_it_was_written(tmp_path, text):
+    given = load(
+        tmp_path, "steps: 1", f"inner.label={text}", f"several=[{{label: {text}}}]", f"names.a={text}"
+    )
+    assert (given.inner.label, given.several[0].label, given.names["a"]) == (text, text, text)
+    assert load(tmp_path, f"steps: 1_000\ninner: {{label: {text}, rate: 1e0}}") == Outer(
+        1000, inner=Inner(1.0, label=text)
+    )
+    assert type(load(tmp_path, "steps: 1\ninner: {rate: 1e0}").inner.rate) is float
+
+
+def test_files_are_read_as_plain_values(tmp_path):
+    (tmp_path / "a.yaml").write_text("steps: 1_000\ninner: {rate: 1e-4, sizes: [+1]}")
+    read = configs.read(tmp_path / "a.yaml")
+    numbers = (read["steps"], read["inner"]["rate"], read["inner"]["sizes"][0])
+    assert [type(number) for number in numbers] == [int, float, int]
+
+
+def test_an_override_may_hold_a_quoted_hash(tmp_path):
+    assert load(tmp_path, "steps: 1", "inner.label='exp #3'").inner.label == "exp #3"
+    assert load(tmp_path, "steps: 1", "inner.label=exp#3").inner.label == "exp#3"
 
 
 def test_saved_config_reads_back_as_the_same(tmp_path):
@@ -84,7 +109,7 @@ LAUGHS = "".join(f", &a{i} [{', '.join([f'*a{i - 1}' if i else '*a'] * 10)}]" fo
         (
             "steps: 1",
             ("zzz=1",),
-            "unknown key zzz; the top level has steps, kind, inner, maybe, several, form",
+            "unknown key zzz; the top level has steps, kind, inner, maybe, several, form, names",
         ),
         ("steps: 1\nin-ner: {rate: 1}", (), "unknown key in-ner; did you mean inner?"),
         ('steps: 1\ninner: {"": 1}', (), "unknown key inner.; inner has rate, sizes, label"),
@@ -127,6 +152,8 @@ LAUGHS = "".join(f", &a{i} [{', '.join([f'*a{i - 1}' if i else '*a'] * 10)}]" fo
         ("steps: 1" + " " * 1_000_001, (), "more than 1,000,000 characters"),
         ("steps: 1\nkind: " + "x" * 5000, (), "should be 'one' or 'two'; got 'xxx"),
         ("steps: 1", ("steps",), "an override reads key=value"),
+        ("steps: 1", ("inner.label=exp #3",), "in YAML # begins a comment; quote the value"),
+        ("steps: 1", ("inner.label=#3",), "in YAML # begins a comment; quote the value"),
         ("steps: 1", ("steps.x=1",), "steps is a value, not a section"),
         (
             "steps: 1\nseveral: [{}]",

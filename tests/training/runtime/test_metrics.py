@@ -30,6 +30,16 @@ def test_resuming_drops_later_steps_and_half_lines(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("damaged", ["\0\0\0", '{"step": 2, "lo', "[2]", '{"loss": 2}', "\udcff"])
+def test_a_damaged_line_is_left_out_and_said(tmp_path, capsys, damaged):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(f'{{"step": 1}}\n{damaged}\n{{"step": 3}}\n'.encode(errors="surrogateescape"))
+    assert read_lines(path) == [{"step": 1}, {"step": 3}]
+    assert "metrics.jsonl: 1 damaged of 3 lines left out" in capsys.readouterr().err
+    JsonLines(path, resume_at=1).close()
+    assert path.read_text() == '{"step": 1}\n'
+
+
 def test_numbers_survive_exactly(tmp_path):
     value = float(np.float32(1.2345678))
     lines = JsonLines(tmp_path / "m.jsonl", 0)
