@@ -94,6 +94,23 @@ def algorithm_named(name: str) -> Algorithm:
     return ALGORITHMS[name]
 
 
+_DEFAULTS = {f.name: f.default for f in dataclasses.fields(RLConfig)}
+
+
+def adapted(name: str, config: RLConfig) -> RLConfig:
+    """Settings chosen for another algorithm, without those that this one does not use.
+
+    Args:
+      name: of the algorithm.
+      config: settings.
+    Returns: settings whose unused ones have their defaults, so that `settled` takes them.
+
+    >>> adapted("rloo", RLConfig(gae_lambda=1.0, epochs=2)) == RLConfig(epochs=2)
+    True
+    """
+    return dataclasses.replace(config, **{one: _DEFAULTS[one] for one in _unused(algorithm_named(name))})
+
+
 def settled(name: str, config: RLConfig) -> RLConfig:
     """The settings as an algorithm uses them: null replaced by its own values.
 
@@ -111,12 +128,11 @@ def settled(name: str, config: RLConfig) -> RLConfig:
     ValueError: algorithm=dapo does not use ppo.gae_lambda; got 0.9: leave it out, or give 0.95 (used by ppo)
     """
     algorithm = algorithm_named(name)
-    defaults = {f.name: f.default for f in dataclasses.fields(RLConfig)}
-    for setting in sorted({s for other in ALGORITHMS.values() for s in other.own} - algorithm.own.keys()):
+    for setting in _unused(algorithm):
         value = getattr(config, setting)
-        if value != defaults[setting]:
+        if value != _DEFAULTS[setting]:
             users = ", ".join(key for key, other in ALGORITHMS.items() if setting in other.own)
-            usual = "null" if defaults[setting] is None else defaults[setting]
+            usual = "null" if _DEFAULTS[setting] is None else _DEFAULTS[setting]
             raise ValueError(
                 f"algorithm={name} does not use ppo.{setting}; got {value}: leave it out, or give {usual} "
                 f"(used by {users})"
@@ -124,7 +140,7 @@ def settled(name: str, config: RLConfig) -> RLConfig:
     mine = {
         setting: value
         for setting, value in algorithm.own.items()
-        if defaults[setting] is None and getattr(config, setting) is None
+        if _DEFAULTS[setting] is None and getattr(config, setting) is None
     }
     kl = config.kl
     if kl.coefficient is None:
@@ -132,6 +148,11 @@ def settled(name: str, config: RLConfig) -> RLConfig:
     made = dataclasses.replace(config, **mine, kl=kl)
     _check(algorithm, name, made)
     return made
+
+
+def _unused(algorithm: Algorithm) -> list[str]:
+    """Settings that only other algorithms use."""
+    return sorted({setting for other in ALGORITHMS.values() for setting in other.own} - algorithm.own.keys())
 
 
 def _check(algorithm: Algorithm, name: str, config: RLConfig) -> None:

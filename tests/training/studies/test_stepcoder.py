@@ -298,6 +298,7 @@ experts: {num_experts: 2, rank: 2}
 rollout: {prompts: 4, samples: 4, prompt_tokens: 512, response_tokens: 192, smallest_bucket: 512,
           form: completion}
 critic: {body: frozen}
+ppo: {gae_lambda: 1.0}  # which the gradients, of another algorithm, do not use
 watch: {progress: false}
 """
 

@@ -28,6 +28,7 @@ from jaxmoe.tokenizer import load_tokenizer, pad_id
 from rl.feedback.grader import Grader
 from rl.feedback.problems import Problem
 from rl.policy.agent import ForwardConfig
+from rl.policy.algorithms import adapted
 from rl.policy.config import RLConfig
 from rl.policy.experience import prepare
 from rl.policy.ppo import AgentState, update
@@ -165,7 +166,7 @@ class _Batches:
     ):
         mesh, rollout = setup.mesh.make(), setup.rollout
         model = make_model(setup.source, tokenizer, mesh)
-        rl = replace(rl, accumulate=1, kl=replace(rl.kl, coefficient=0.0, target=None))
+        rl = replace(adapted("rloo", rl), accumulate=1, kl=replace(rl.kl, coefficient=0.0, target=None))
         agent, self._weights, _ = make_agent(
             model,
             body=None,
