@@ -96,7 +96,7 @@ def _rates_told(summary: StudySummary) -> str:
         "the row's best, among equally many rates per row, each run once with seed 0"
     )
     if all(len(row["rates"]) == 1 for row in settings["rows"].values() if row["rates"]):
-        return "Every row has one learning rate, fixed beforehand, and runs with every seed."
+        return "Every row has one learning rate, fixed beforehand, the same with every seed."
     if not any(row.get("seeded") for row in settings["rows"].values()):
         return f"The learning rate of every row is {rule}."
     error = 100 * (0.7 * 0.3 / max(settings["dev_tasks"], 1)) ** 0.5
@@ -289,11 +289,17 @@ def _other_tests(summary: StudySummary) -> list[PageTable]:
     return [PageTable(caption, ("KL", "p", "KL and tasks", *(summary["labels"][row] for row in rows)), told)]
 
 
-def told_test(test: JsonMapping | None) -> str:
-    """The verdict of the row test (`frontier.row_test`) in a sentence or two."""
+def told_test(test: JsonMapping | None, what: str = "tasks") -> str:
+    """The verdict of the row test (`frontier.row_test`) in a sentence or two.
+
+    Args:
+      test: what `frontier.row_test` returned.
+      what: was learned.
+    """
     if test is None:
         return "Cannot be told yet: this takes at least two rows, and more runs than rows."
-    said = "; ".join(f"{name} {share:.0%}" for name, share in test["explained"].items())
+    explained = test["explained"].items()
+    said = "; ".join(f"{name.replace('tasks', what)} {share:.0%}" for name, share in explained)
     verdict = "It does" if test["p"] < 0.05 else "No difference that these runs can tell from zero"
     return (
         f"{verdict}: p = {test['p']:.3g} for the rows together, {test['snapshots']} snapshots of "
@@ -301,12 +307,13 @@ def told_test(test: JsonMapping | None) -> str:
     )
 
 
-def effects(test: JsonMapping | None, labels: Mapping[str, str]) -> list[PageTable]:
+def effects(test: JsonMapping | None, labels: Mapping[str, str], what: str = "tasks") -> list[PageTable]:
     """What each row keeps beyond the others in a row test; no table without a test.
 
     Args:
       test: what `frontier.row_test` returned.
       labels: labels of the rows.
+      what: was learned.
     Returns: at most one table.
     """
     if test is None:
@@ -319,7 +326,7 @@ def effects(test: JsonMapping | None, labels: Mapping[str, str]) -> list[PageTab
         for name, effect in test["effects"].items()
     ]
     caption = (
-        "Points kept above the mean of all rows at equal KL and tasks [95 % jackknife interval over runs "
+        f"Points kept above the mean of all rows at equal KL and {what} [95 % jackknife interval over runs "
         "and relations of facts]; not corrected for the number of rows"
     )
     return [PageTable(caption, ("row", "effect"), rows)]

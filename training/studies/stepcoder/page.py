@@ -350,11 +350,11 @@ def _forgotten(summary: StudySummary, regime: str) -> PageSection:
         "model still completes, so facts that it learns besides them do not count. KL is exact over the "
         "vocabulary, in nats a token, on answers that the base itself sampled for the held-out problems at "
         "temperature 1; forward is KL(base ‖ practiced), that of RL's Razor (arXiv:2509.04259).",
-        *_named_before(labels),
+        *_named_before({row["row"]: labels[row["row"]] for row in found["rows"]}),
         "Does the row matter at equal divergence and equal pass@1? kept = c + c1 KL + c2 KL² + c3 pass@1 + "
         "seed + row, over the measurements of all runs; runs of the same seed are permuted (Freedman and "
         "Lane 1983). Where rows hardly overlap in KL, the result rests on the curve between them.",
-        told_test(found["test"]),
+        told_test(found["test"], "pass@1"),
     ]
     rows = [
         (
@@ -374,7 +374,7 @@ def _forgotten(summary: StudySummary, regime: str) -> PageSection:
         f"What practice costs: {summary['regime_labels'][regime]}",
         text,
         pictures=[stepcoder_figures.forgotten(summary, regime)],
-        tables=[PageTable(caption, columns, rows), *effects(found["test"], summary["labels"])],
+        tables=[PageTable(caption, columns, rows), *effects(found["test"], labels, "pass@1")],
     )
 
 
