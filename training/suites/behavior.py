@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import jax
 import numpy as np
 import pandas as pd
 
@@ -222,8 +223,13 @@ def behavior(
       folder: for answers and report.
       against: output folder of an evaluation of the base; None for none.
     Returns: a function that loads the models, asks them, writes the report and returns their scores.
-    Raises: ValueError for unknown names, and for a folder without answers.
+    Raises: ValueError for unknown names, for a folder without answers, and in one of several processes.
     """
+    if (count := jax.process_count()) > 1:
+        raise ValueError(
+            f"suite=behavior runs in one process; got {count}: start one alone, with "
+            "distributed.enabled=false"
+        )
     study = prepare(config, seed, confidence)
     base = None if against is None else _answers(against, "against")
     earlier = {

@@ -120,3 +120,12 @@ def test_wrong_settings_are_named_before_a_model_is_loaded(tmp_path, monkeypatch
     monkeypatch.setattr(pinned, "check_base", lambda key, base: None)  # there is none to load
     with pytest.raises(ValueError, match=message):
         main(config(tmp_path / "nowhere", tmp_path / "out", *more))
+
+
+def test_several_processes_are_refused_before_anything_is_asked(tmp_path, monkeypatch):
+    """Each would write the same files of answers."""
+    monkeypatch.setattr(pinned, "check_base", lambda key, base: None)
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"^suite=behavior runs in one process; got 2: start one alone"):
+        main(config(tmp_path / "nowhere", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
