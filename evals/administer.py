@@ -294,7 +294,8 @@ def _local(
     # jax is imported only where there is a model
     import jaxmoe
     from evals.models.engine_texts import Decoding, engine_texts
-    from evals.models.local_model import LocalModel, base_and_revision
+    from evals.models.local_model import LocalModel
+    from evals.models.model_identity import base_and_weights
     from evals.questionnaires.respondents.local_respondent import ScoringRespondent, WritingRespondent
     from jaxmoe.tokenizer import load_tokenizer
 
@@ -304,7 +305,7 @@ def _local(
         tokenizer = load_tokenizer(source)
     engine = engine_texts(lm, decoded, SLOTS, lm.config.max_positions)
     text_model = LocalModel(lm, tokenizer, form, engine=engine)  # type: ignore[arg-type]
-    base = base_and_revision(text_model.lm)
+    base = base_and_weights(lm)
     most = max(max_new_tokens, LINE_TOKENS)
     writer = WritingRespondent(text_model, name, temperature, max_new_tokens=most)
     if answers == "written":

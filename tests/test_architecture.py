@@ -60,6 +60,7 @@ DEFERRED = {
     ("evals.administer", "jaxmoe"),
     ("evals.administer", "evals.models.engine_texts"),
     ("evals.administer", "evals.models.local_model"),
+    ("evals.administer", "evals.models.model_identity"),
     ("evals.administer", "evals.questionnaires.respondents.local_respondent"),
     ("evals.administer", "jaxmoe.tokenizer"),
     # the command line starts without a command's libraries

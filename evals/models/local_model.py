@@ -35,7 +35,6 @@ from jaxmoe.model.attention import AttentionMask
 from jaxmoe.model.mesh import batch_ways
 from jaxmoe.model.shapes import Array, Float, Int
 from jaxmoe.model.transformer import Head
-from jaxmoe.pretrained import base_revision
 from jaxmoe.text.chat_template import Messages
 from jaxmoe.text.forms import Form, resolve_form
 from jaxmoe.text.stop_tokens import stop_tokens
@@ -50,23 +49,6 @@ class ScoredIds(NamedTuple):
 
     ids: list[int]
     start: int
-
-
-def base_and_revision(lm: LanguageModel) -> str:
-    """Which base a model has, for a run card: the hub's name and commit, or a folder.
-
-    Args:
-      lm: a model, with or without experts; these are not mentioned.
-    Returns: "owner/name at commit COMMIT", "FOLDER, no revision", or "in memory" if it came from no files.
-    """
-    commit = base_revision(lm)
-    if lm.source is None:
-        return "in memory"
-    if commit is None:
-        return f"{lm.source}, no revision"
-    # the hub's cache: models--OWNER--NAME/snapshots/COMMIT
-    name = lm.source.parents[1].name.removeprefix("models--").replace("--", "/")
-    return f"{name} at commit {commit}"
 
 
 @dataclass(frozen=True)

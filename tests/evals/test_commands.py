@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 import typer
 from click.testing import Result
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from evals import import_instruments, score, study
 from evals.administer import app
 from evals.questionnaires import reading_accuracy
+from jaxmoe.tokenizer import train_bpe
+from tests.tiny_checkpoints import write_checkpoint
 
 PERSON = {"name": "ann", "text": "You are Ann.", "traits": {"openness": 1}}
 
@@ -155,6 +158,25 @@ def test_a_checkpoint_that_is_missing_is_told(tmp_path, monkeypatch):
         "--checkpoint", "2=no.csv",
     )  # fmt: skip
     assert_one_line(done, "--checkpoint: there is no file or folder no.csv (looked for in ")
+
+
+def test_a_model_trained_anew_in_its_folder_is_not_told_by_the_answers_of_the_old_one(tmp_path):
+    base = tmp_path / "base"
+    tokenizer = train_bpe(["Statement: I feel calm. Answers A B C D"] * 4, 300)
+    write_checkpoint(base, model_type="llama", vocab_size=len(tokenizer), max_position_embeddings=768)
+    tokenizer.save_pretrained(base)
+
+    def asked() -> Result:
+        return administered(tmp_path / "out", "--option-order", "forward", "--respondent", base)
+
+    first = asked()
+    assert first.exit_code == 0, first.stderr
+    answers = (tmp_path / "out" / "answers.jsonl").read_text()
+    assert asked().stdout == first.stdout
+    weights = load_file(base / "model.safetensors")
+    save_file({name: value * 1.01 for name, value in weights.items()}, base / "model.safetensors")
+    assert_one_line(asked(), "holds another administration: base and revision is ")
+    assert (tmp_path / "out" / "answers.jsonl").read_text() == answers
 
 
 def test_instruments_that_cannot_be_written_are_said(tmp_path):

@@ -24,7 +24,8 @@ from evals.faithfulness.report import write_report
 from evals.faithfulness.run_card import cost_told
 from evals.faithfulness.study import FaithfulnessStudy, listed
 from evals.faithfulness.verdicts import Assessment
-from evals.models.local_model import Form, base_and_revision
+from evals.models.local_model import Form
+from evals.models.model_identity import base_and_revision, base_and_weights
 from evals.psychometrics.uncertainty import mean_score
 from evals.questionnaires import behaviors, dialogues, wording
 from evals.questionnaires.administration import MODEL_BLOCK, administer, limits_told
@@ -425,8 +426,7 @@ def _unjudged(config: BehaviorConfig, loaded: Loaded | ServerConfig, form: Form,
     if isinstance(loaded, ServerConfig):
         return loaded.respondent(config.answers, name, config.temperature)
     model = loaded.text_model(form)
-    # the weights tell apart adapters, and checkpoints of a run, that share a base
-    base = f"{base_and_revision(loaded.lm)}, weights {loaded.identity()}"
+    base = base_and_weights(loaded.lm)
     if config.answers == "written":
         return WritingRespondent(model, name, config.temperature, base=base)
     length = "tokens" if config.answers == "words" else "none"

@@ -8,12 +8,13 @@ from evals.models.api_model import ApiModel
 from evals.models.api_requests import ApiRequests
 from evals.models.engine_texts import Decoding, EngineTexts, engine_texts
 from evals.models.local_model import Form, LocalModel
+from evals.models.model_identity import weights_digest
 from evals.models.text_model import FormedTextModel
 from evals.psychometrics.uncertainty import Score
 from evals.questionnaires.respondents.api_server import ServerConfig
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.text.forms import resolve_form
-from training.suites.journal import ItemJournal, weights_digest
+from training.suites.journal import ItemJournal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -17,13 +17,9 @@ from typing import TextIO
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 
 from jaxmoe.datasets.json_rows import dump_json
 from jaxmoe.json_values import JsonObject, shown
-from jaxmoe.language_model import LanguageModel
-from jaxmoe.model import params
-from jaxmoe.model.shapes import Array
 from jaxmoe.progress import say
 from training.runtime import distributed
 
@@ -73,7 +69,7 @@ class ItemJournal:
         """Makes the file ready for new items.
 
         Args:
-          weights: identifies the model under test (`weights_digest`).
+          weights: identifies the model under test (`evals.models.model_identity`).
           asked: what it is asked, identified by its `repr`.
         Raises: ValueError if the items are of other weights or questions.
         """
@@ -197,24 +193,3 @@ def _changed(old: Mapping[str, object], new: Mapping[str, object], prefix: str =
         elif json.loads(dump_json(value)) != before:
             told = f"{key} is {shown(before)} there, {shown(value)} here"
             yield told if prefix else f"the {key} are not the same"
-
-
-def weights_digest(lm: LanguageModel) -> str:
-    """Identifies a model by a row of every array of its weights.
-
-    Args:
-      lm: any model.
-    Returns: 16 hexadecimal digits, the same on every process.
-    """
-    leaves = jax.tree.leaves((lm.weights.trainable, lm.weights.frozen))
-    digest = hashlib.sha256()
-    for row in _rows(lm.mesh, leaves):
-        digest.update(np.asarray(row).tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _rows(mesh: Mesh, leaves: list[Array]) -> list[Array]:
-    def middle(leaves: list[Array]) -> list[Array]:
-        return [leaf[tuple(size // 2 for size in leaf.shape[:-1])] for leaf in leaves]
-
-    return jax.jit(middle, out_shardings=params.replicated(mesh))(leaves)

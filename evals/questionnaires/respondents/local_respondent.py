@@ -56,8 +56,8 @@ class ScoringRespondent:
       length: how scores of several tokens are made comparable; labels need none.
       calibrated: divide by the options' probability when nothing is asked.
       choose: the most probable option, or one drawn by the question's seed.
-      base: which base the model has, from `evals.models.local_model.base_and_revision`, and whatever else
-        distinguishes its weights; not recorded if empty.
+      base: which base and weights the model has, from `evals.models.model_identity`; not recorded if
+        empty.
     """
 
     model: TextModel

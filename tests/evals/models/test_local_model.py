@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from evals.models import local_model
-from evals.models.local_model import LocalModel, base_and_revision
+from evals.models.local_model import LocalModel
+from evals.models.model_identity import base_and_revision
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.config import ModelConfig
