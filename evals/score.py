@@ -13,7 +13,7 @@ from rich.table import Table
 
 from evals.psychometrics.reliability import cronbach_alpha
 from evals.questionnaires.given_names import given_instrument
-from evals.questionnaires.instrument import Instrument, load_instrument
+from evals.questionnaires.instrument import Instrument
 from evals.questionnaires.response_table import read_responses
 from evals.questionnaires.scoring import Answers, keyed_responses, score, tabulate
 from jaxmoe.given_paths import check_writable, given
@@ -70,9 +70,7 @@ def main(
             if output.suffix not in (".csv", ".parquet"):
                 raise ValueError(f"the output must be .csv or .parquet; got {output.name}")
             check_writable("--output", output, "file")
-        loaded = given_instrument("--instrument", instrument)
-        if include:  # a flag that is unknown is no fault of the instrument
-            loaded = load_instrument(instrument, include=include)
+        loaded = given_instrument("--instrument", instrument, include or ())
         keys = respondent or ["respondent"]
         with given("RESPONSES", responses, "file"):
             table = read_responses(responses)

@@ -1,23 +1,26 @@
 """Instruments and personas that a user gave by name or path: what is wrong is said with the key or option."""
 
+from collections.abc import Collection
 from pathlib import Path
 
-from evals.questionnaires.instrument import Instrument, load_instrument
+from evals.questionnaires.instrument import Instrument, whole_instrument, with_flagged
 from evals.questionnaires.wording import Persona, chosen_personas
 from jaxmoe.given_paths import given
 
 
-def given_instrument(key: str, name_or_path: str | Path) -> Instrument:
-    """The instrument that a user gave: `load_instrument`, whose errors name the key or option.
+def given_instrument(key: str, name_or_path: str | Path, include: Collection[str] = ()) -> Instrument:
+    """The instrument that a user gave: as `load_instrument`, whose errors name the key or option.
 
     Args:
       key: key of a config (`behavior.instruments.0`) or option (`--instrument`).
       name_or_path: as it was given.
+      include: flags whose items are also wanted.
     Returns: the Instrument.
-    Raises: ValueError, in one line with key, name, reason and remedy.
+    Raises: ValueError, in one line with key, name, reason and remedy, or that a flag is unknown.
     """
     with given(key, name_or_path):
-        return load_instrument(name_or_path)
+        whole = whole_instrument(name_or_path)
+    return with_flagged(whole, include)  # a flag that is unknown is no fault of the instrument
 
 
 def given_personas(key: str, name: str) -> tuple[Persona, ...]:

@@ -245,6 +245,17 @@ def load_instrument(name_or_path: str | Path, *, include: Collection[str] = ()) 
       >>> len(neo.items), [scale.title for scale in neo.domains][:2], len(neo.facets)
       (120, ['Neuroticism', 'Extraversion'], 30)
     """
+    return with_flagged(whole_instrument(name_or_path), include)
+
+
+def whole_instrument(name_or_path: str | Path) -> Instrument:
+    """As `load_instrument`, with the flagged items.
+
+    Args:
+      name_or_path: as for `load_instrument`.
+    Returns: the Instrument with all its items.
+    Raises: ValueError as `load_instrument`.
+    """
     file, folder = _find(name_or_path)
     with resources.as_file(file) as path:
         document = read_json(path)
@@ -258,10 +269,9 @@ def load_instrument(name_or_path: str | Path, *, include: Collection[str] = ()) 
             document[part] = reader(folder / name)
     document["scales"] = _with_implied_facets(document)
     try:
-        instrument = Instrument.model_validate(document)
+        return Instrument.model_validate(document)
     except ValidationError as error:
         raise ValueError(f"{file.name}: {_first_error(error)}") from None
-    return _without_flagged(instrument, include)
 
 
 def _find(name_or_path: str | Path) -> tuple[Traversable, Traversable]:
@@ -332,7 +342,15 @@ def _with_implied_facets(document: dict[str, object]) -> object:
     ]
 
 
-def _without_flagged(instrument: Instrument, include: Collection[str]) -> Instrument:
+def with_flagged(instrument: Instrument, include: Collection[str]) -> Instrument:
+    """The instrument without its flagged items, except those that are wanted.
+
+    Args:
+      instrument: with all its items.
+      include: flags whose items stay.
+    Returns: the instrument; norms of scales that lose items are left out.
+    Raises: ValueError for a flag that no item has.
+    """
     flags = {item.flag for item in instrument.items if item.flag}
     for flag in include:
         _expect(flag, flags, f"flag of {instrument.name}")

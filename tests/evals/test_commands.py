@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from evals import import_instruments, score, study
 from evals.administer import app
-from evals.questionnaires import reading_accuracy
+from evals.questionnaires import instrument, reading_accuracy
 from jaxmoe.tokenizer import train_bpe
 from tests.tiny_checkpoints import write_checkpoint
 
@@ -98,6 +98,20 @@ def test_scores_go_into_a_new_folder(tmp_path):
     done = run(score.main, tmp_path / "a.csv", "--instrument", "gad_7", "--output", output)
     assert done.exit_code == 0, done.stderr
     assert output.is_file()
+
+
+@pytest.mark.parametrize(("flag", "status"), [("self_harm", 0), ("self_hram", 2)])
+def test_an_instrument_is_read_once_and_an_unknown_flag_is_no_fault_of_it(
+    tmp_path, monkeypatch, flag, status
+):
+    read, files = instrument.read_json, []
+    monkeypatch.setattr(instrument, "read_json", lambda path: files.append(path) or read(path))
+    (tmp_path / "a.csv").write_text("respondent,item,response\nann,phq9_1,2\n")
+    done = run(score.main, tmp_path / "a.csv", "--instrument", "phq_9", "--include", flag)
+    assert done.exit_code == status, done.stderr
+    assert len(files) == 1
+    assert ("unknown flag of phq_9" in done.stderr) == (status == 2)
+    assert "--instrument" not in done.stderr
 
 
 @pytest.mark.parametrize(
