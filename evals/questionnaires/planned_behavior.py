@@ -22,7 +22,7 @@ from evals.models.text_model import Progress
 from evals.psychometrics.agreement import krippendorff_alpha
 from evals.psychometrics.estimate import pearson
 from evals.questionnaires.answer_text import without_thoughts
-from evals.questionnaires.dialogues import Writer, keep_replies
+from evals.questionnaires.dialogues import ReplyKeys, Writer, keep_replies, reply_texts
 from evals.questionnaires.instrument import load_instrument
 from evals.questionnaires.judge import AnswerJudge, FallibleJudge
 from evals.questionnaires.respondent import Paid
@@ -62,14 +62,14 @@ class PlannedBehavior(BaseModel):
 
 
 class PlannedReply(NamedTuple):
-    """A reply; done is 1 where rules say that the behavior was shown, judged what a judge says, NaN "
-    "without."""
+    """A reply; done is 1 where rules say that the behavior was shown, judged what a judge says, NaN
+    without; no text where a request failed."""
 
     persona: str
     behavior: str
     context: str
     task: int
-    text: str
+    text: str | None
     done: float
     judged: float
 
@@ -131,6 +131,7 @@ def perform(
     *,
     seed: int = 0,
     judge: AnswerJudge | None = None,
+    known: ReplyKeys = (),
 ) -> pd.DataFrame:
     """Every persona's replies to every task, in a separate conversation and after its stated intention.
 
@@ -140,6 +141,7 @@ def perform(
       answers: long table of the instrument planned_behavior; what each persona chose goes before its tasks.
       seed: of the sampling.
       judge: also reads each reply.
+      known: (persona, behavior, context, task) of replies that are not wanted.
     Returns: one row per reply, with the fields of PlannedReply.
     Raises: ValueError for answers without the instrument.
     """
@@ -156,19 +158,19 @@ def perform(
         for name, behavior in behaviors().items()
         for context in (SAME, OTHER)
         for number, task in enumerate(behavior.tasks)
+        if (persona.name, name, context, number) not in known
     ]
-    texts = [without_thoughts(text) for text in writer.write([prompt for *_, prompt in asked], seed)]
+    texts = reply_texts(writer, [prompt for *_, prompt in asked], seed)
     said = ["" for _ in asked]
     if judge is not None:
-        told = [
-            JUDGED.format(
-                conversation=prompt, reply=text, action=behaviors()[name].action.replace(" I ", " they ")
-            )
-            for (_, name, _, _, prompt), text in zip(asked, texts, strict=True)
-        ]
-        said = judge.write(told, seed)
+        written = [number for number, text in enumerate(texts) if text is not None]
+        told = [_to_judge(asked[number][1], asked[number][4], texts[number]) for number in written]
+        for number, verdict in zip(written, judge.write(told, seed), strict=True):
+            said[number] = verdict
     replies = [
-        PlannedReply(persona.name, name, context, number, text, shown(name, number, text), _yes(verdict))
+        PlannedReply(
+            persona.name, name, context, number, text, shown(name, number, text or ""), _yes(verdict)
+        )
         for (persona, name, context, number, _), text, verdict in zip(asked, texts, said, strict=True)
     ]
     return pd.DataFrame(replies, columns=pd.Index(PlannedReply._fields))
@@ -183,7 +185,7 @@ def kept(
     judge: AnswerJudge | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """As `perform`, but what was written in this session or an earlier one is not written again.
+    """As `perform`, but what was written in an earlier session is not written again, except where it failed.
 
     Args:
       writer, personas, answers: as for `perform`.
@@ -199,7 +201,7 @@ def kept(
     return keep_replies(
         folder / "planned.parquet",
         personas,
-        lambda some, first: perform(writer, some, answers, seed=first, judge=reader),
+        lambda some, first, known: perform(writer, some, answers, seed=first, judge=reader, known=known),
         progress,
     )
 
@@ -231,6 +233,11 @@ def _prompt(persona: Persona, task: ElicitingTask, before: str) -> str:
         f"{'You' if number % 2 else 'Interviewer'}: {turn}" for number, turn in enumerate(task.turns)
     )
     return f"{who}Continue the conversation with what you say next.\n\n{before}{turns}\nYou:"
+
+
+def _to_judge(behavior: str, prompt: str, reply: str | None) -> str:
+    action = behaviors()[behavior].action.replace(" I ", " they ")
+    return JUDGED.format(conversation=prompt, reply=reply, action=action)
 
 
 def _yes(text: str) -> float:

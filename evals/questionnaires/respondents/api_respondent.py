@@ -153,8 +153,18 @@ class ApiRespondent:
         Returns: one text per prompt, without thoughts; empty, with a message, where a request fails for good.
         Raises: as `answer`.
         """
-        texts = [""] * len(prompts)
-        for number, text in self.write_each(prompts, seed):
+        return [text or "" for text in self.attempt(prompts, seed)]
+
+    def attempt(self, prompts: Sequence[str], seed: int = 0) -> list[str | None]:
+        """As `write`, but None where a request fails for good, unless a content filter refuses the prompt.
+
+        Args:
+          prompts, seed: as for `write`.
+        Returns: one text, or None, per prompt.
+        Raises: as `answer`.
+        """
+        texts: list[str | None] = [None] * len(prompts)
+        for number, text in self._attempts(prompts, seed):
             texts[number] = text
         return texts
 
@@ -166,6 +176,10 @@ class ApiRespondent:
         Returns: the number of a prompt and its text, in any order.
         Raises: as `answer`.
         """
+        for number, text in self._attempts(prompts, seed):
+            yield number, text or ""
+
+    def _attempts(self, prompts: Sequence[str], seed: int) -> Iterator[tuple[int, str | None]]:
         failures = 0
         asked = (partial(self._ask, prompt, seed) for prompt in prompts)
         for number, found in side_by_side(asked, self.concurrency):
@@ -176,7 +190,7 @@ class ApiRespondent:
                         f"{self.url} failed {failures} texts in a row; the last time: {found}"
                     ) from found
                 self._client.say(f"no text was written for a prompt: {found}")
-                yield number, ""
+                yield number, "" if isinstance(found, ContentFilterError) else None
             else:
                 failures = 0
                 yield number, without_thoughts(found.text)
