@@ -51,7 +51,11 @@ class RequestFailedError(ApiError):
     """One request failed in every try, or it alone is refused."""
 
 
-class ContentFilterError(RequestFailedError):
+class RequestRefusedError(RequestFailedError):
+    """The server refuses this request alone, such as a prompt beyond its context."""
+
+
+class ContentFilterError(RequestRefusedError):
     """The server does not let this prompt through."""
 
 
@@ -194,7 +198,7 @@ def _refusal(status: int, detail: str) -> type[ApiError]:
     """Whether a server refuses the prompt, one request, or all of them."""
     if status in MAY_FILTER and any(words in detail.casefold() for words in FILTERED):
         return ContentFilterError
-    return RequestFailedError if status in ONE_REQUEST else ApiError
+    return RequestRefusedError if status in ONE_REQUEST else ApiError
 
 
 def _redirected(address: str, location: str | None) -> str:

@@ -5,7 +5,7 @@ Log-probabilities are those of an echoed text (`echo`, `logprobs`), which jaxmoe
 give for completions, and no server gives for chats. The server cuts a text into tokens; the tokens of a
 continuation are found by where they end in the text, as in `LocalModel`.
 
-Not covered: prompts that do not fit (the server refuses them; they are not cut off at the beginning);
+Not covered: prompts that do not fit (the server refuses them; they are not cut off, their answers are empty);
 sampling that can be repeated elsewhere, since every server draws in its own way.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple
 
-from evals.models.api_client import ApiError, ContentFilterError, RedirectError
+from evals.models.api_client import ApiError, ContentFilterError, RedirectError, RequestRefusedError
 from evals.models.api_numbers import as_number, is_log_probability
 from evals.models.api_requests import ApiRequests, ServerReply, by_index, byte_count, side_by_side
 from evals.models.text_model import ContinuationScores, cut_at
@@ -25,6 +25,8 @@ from jaxmoe.text.chat_template import Messages
 MOST_STOPS = 4
 # texts scored per request
 ROWS = 8
+# refused prompts in a row after which settings are at fault, not prompts
+GIVE_UP_AFTER = 8
 _UNFINISHED = "\ufffd"
 _NEEDED = (
     "multiple choice and answer_nats need /v1/completions with echo and logprobs: without them take "
@@ -87,12 +89,13 @@ class ApiModel:
         samples: int = 1,
         seed: int = 0,
     ) -> list[str]:
-        """The text after each prompt; empty, with a message, for a prompt that a content filter refuses.
+        """The text after each prompt; empty, with a message, for a prompt that the server refuses.
 
         Args:
           prompts, max_new_tokens, stop, temperature, top_p, samples, seed: as for `TextModel.generate`.
         Returns: the texts, those of a prompt together.
-        Raises: ApiError if a request fails for good or gives fewer samples, CostCeilingError.
+        Raises: ApiError if a request fails for good or gives fewer samples, or the server refuses too many
+          in a row; CostCeilingError.
         """
         most = max(max_new_tokens, self.least_tokens)
         body: JsonObject = {"temperature": temperature}
@@ -103,16 +106,23 @@ class ApiModel:
         body |= {"stop": [*stop[:MOST_STOPS]]} if stop else {}
         tasks = [partial(self._texts, prompt, body, most * samples) for prompt in prompts]
         texts: list[list[str]] = [[] for _ in prompts]
+        refusals = _Refusals(self.requests, len(prompts))
         for number, found in side_by_side(tasks, self.concurrency):
             if isinstance(found, ContentFilterError):
                 self.requests.client.say(f"the answer to a prompt is left empty: {found}")
                 texts[number] = [""] * samples
                 continue
+            if isinstance(found, RequestRefusedError):
+                refusals.add(found)
+                texts[number] = [""] * samples
+                continue
             if isinstance(found, Exception):
                 raise found
+            refusals.in_a_row = 0
             if len(found) != samples:
                 raise ApiError(f"{self._url} sent {len(found)} choices where n was {samples}")
             texts[number] = [cut_at(reply.text, stop) for reply in found]
+        refusals.say()
         return [text for own in texts for text in own]
 
     def _texts(self, prompt: str, body: JsonObject, tokens: int) -> list[ServerReply]:
@@ -202,6 +212,38 @@ class ApiModel:
     @property
     def _url(self) -> str:
         return self.requests.client.url
+
+
+class _Refusals:
+    """Counts the prompts of a call that the server refuses, and raises where it seems to refuse all."""
+
+    def __init__(self, requests: ApiRequests, prompts: int):
+        self.in_a_row = 0
+        self._requests = requests
+        self._found: list[RequestRefusedError] = []
+        # where nothing was ever answered, all prompts of a small call are no accident
+        known = requests.spending.usage.requests > 0
+        self._most = GIVE_UP_AFTER if known else min(GIVE_UP_AFTER, prompts)
+
+    def add(self, error: RequestRefusedError) -> None:
+        """Raises: ApiError after too many in a row."""
+        self.in_a_row += 1
+        self._found.append(error)
+        if self.in_a_row >= self._most:
+            url = self._requests.client.url
+            raise ApiError(
+                f"{url} refused {self.in_a_row} prompts in a row; the last time: {error}"
+            ) from error
+
+    def say(self) -> None:
+        """Tells how many answers are empty so far, if any of this call are."""
+        if not self._found:
+            return
+        self._requests.refused += len(self._found)
+        self._requests.client.say(
+            f"answers left empty so far because {self._requests.client.url} refused their prompts: "
+            f"{self._requests.refused}; the last time: {self._found[-1]}"
+        )
 
 
 def _without_start(row: _Row, tokens: list[str], logprobs: list[float | None]) -> int:

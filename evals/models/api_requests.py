@@ -34,10 +34,14 @@ class ApiRequests:
       client: posts to the server.
       spending: accounts for what they cost.
       model: its name on the server.
+
+    Attributes:
+      refused: prompts of this session whose answers were left empty.
     """
 
     def __init__(self, client: ApiClient, spending: Spending, model: str):
         self.client, self.spending, self.model = client, spending, model
+        self.refused = 0
 
     def request(
         self, path: str, body: JsonObject, prompt_bytes: int, completion_tokens: int

@@ -198,6 +198,37 @@ def test_a_filtered_prompt_is_answered_with_nothing_and_said(capsys: pytest.Capt
             config.text_model(config.requests(), "instruction")
 
 
+def test_a_refused_prompt_is_answered_with_nothing_and_counted(capsys: pytest.CaptureFixture[str]):
+    def reply(number: int, body: dict) -> tuple:
+        if body["prompt"] == "long":
+            return 400, {}, "maximum context length"
+        return 200, {}, completion("fine")
+
+    with serving(reply) as server:
+        config = ServerConfig(server.url, "m", concurrency=1)
+        model = config.text_model(config.requests(), "text")
+        assert model.generate(["long", "a", "long", "b"], 8, samples=1) == ["", "fine", "", "fine"]
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "answers left empty so far" in line
+        assert ": 2; the last time: " in line
+        assert "maximum context length" in line
+        # a resumed evaluation may have this one left
+        assert model.generate(["long"], 8) == [""]
+        assert ": 3; the last time: " in capsys.readouterr().err
+        with pytest.raises(ApiError, match=r"refused 8 prompts in a row; .* maximum context length"):
+            model.generate(["a"] + ["long"] * 99, 8)
+
+
+@pytest.mark.parametrize("count", [2, 99])
+def test_what_refuses_every_prompt_ends_the_evaluation(count: int):
+    with serving(lambda number, body: (422, {}, "no such field")) as server:
+        config = ServerConfig(server.url, "m", concurrency=1)
+        model = config.text_model(config.requests(), "text")
+        with pytest.raises(ApiError, match=r"refused \d prompts in a row; .* no such field"):
+            model.generate(["a"] * count, 8)
+        assert len(server.requests) <= 9
+
+
 def test_what_fails_for_good_ends_the_evaluation():
     with serving(lambda number, body: (400, {}, "prompt too long")) as server:
         config = ServerConfig(server.url, "m")
