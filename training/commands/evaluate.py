@@ -52,6 +52,8 @@ from training.suites.knowledge import knowledge
 CATEGORIES_SHOWN = 8
 # what a server has cost
 USAGE = "usage.json"
+# what else an evaluation leaves that ends while its results are written; `write` replaces it
+HALF_WRITTEN = ("items.jsonl", "items.jsonl.part", "results.json.part", f"{USAGE}.part")
 SUITES = {"knowledge": knowledge, "coding": coding}
 
 
@@ -62,9 +64,7 @@ def main(config: EvalConfig) -> JsonObject:
         check_run(config.run)
     config = pin(config)  # so the settings saved with the results are what was measured
     folder = Path(config.output)
-    # a killed evaluation leaves answers to resume from
-    kept = ("behavior",) if config.suite == "behavior" else ("behavior", PARTIAL, USAGE)
-    _check_folder(folder, kept, config.overwrite)
+    _check_folder(folder, _leftovers(folder, config.suite), config.overwrite)
     # report anything missing before a model is loaded
     if config.adapter is not None:
         check_named_adapter("adapter", config.adapter)
@@ -162,6 +162,15 @@ def _check_batch(batch_size: int, mesh: Mesh) -> None:
         raise ValueError(
             f"batch_size must be a positive multiple of mesh data x fsdp x expert = {ways}; got {batch_size}"
         )
+
+
+def _leftovers(folder: Path, suite: str) -> tuple[str, ...]:
+    """What an evaluation that was killed leaves, from which the same command resumes."""
+    if suite == "behavior":
+        kept, answers = ("behavior",), "behavior/answers.jsonl"
+    else:
+        kept, answers = ("behavior", PARTIAL, USAGE), PARTIAL
+    return (*kept, *HALF_WRITTEN) if (folder / answers).is_file() else kept
 
 
 def _check_folder(folder: Path, kept: tuple[str, ...], overwrite: bool) -> None:

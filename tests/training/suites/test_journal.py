@@ -7,8 +7,10 @@ import pytest
 from evals.models.local_model import LocalModel
 from jaxmoe.tokenizer import train_bpe
 from tests.tiny_checkpoints import write_checkpoint
+from training.commands import evaluate
 from training.commands.evaluate import main
 from training.runtime import config as configs
+from training.runtime.atomic import write_whole
 from training.suites import asking, coding
 from training.suites.config import EvalConfig
 from training.suites.journal import PARTIAL
@@ -83,6 +85,34 @@ def test_a_killed_evaluation_resumes_with_the_same_numbers(
     items = [(tmp_path / name / "items.jsonl").read_text() for name in ("whole", "killed")]
     assert items[0] == items[1]
     assert not part.exists()
+
+
+def test_an_evaluation_that_ended_while_results_were_written_asks_nothing_again(
+    settings, tmp_path, monkeypatch
+):
+    def killed(path, text):
+        if path.name == "results.json":
+            raise KeyboardInterrupt
+        write_whole(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "write_whole", killed)
+        with pytest.raises(KeyboardInterrupt):
+            main(settings("out"))
+    out = tmp_path / "out"
+    items = (out / "items.jsonl").read_text()
+    for name in ("items.jsonl.part", "results.json.part", "usage.json.part"):
+        (out / name).write_text("half")
+    with monkeypatch.context() as patch:
+        made = killed_after(patch, 99)
+        main(settings("out"))
+    assert made == []
+    assert (out / "items.jsonl").read_text() == items
+    assert (out / "results.json").is_file()
+    # without answers to resume from, items are another's
+    (out / "results.json").unlink()
+    with pytest.raises(ValueError, match="is not empty and holds no evaluation"):
+        main(settings("out"))
 
 
 def test_a_block_that_is_not_whole_is_asked_again(settings, tmp_path, monkeypatch):
