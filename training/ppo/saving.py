@@ -79,16 +79,10 @@ class RunCheckpoints:
         step = self.checkpoints.latest()
         if step is None:
             return like
-        identity, found = self.meta["identity"], self.checkpoints.meta(step)["identity"]
-        if not self.run.changed and identity != found:
-            checkpoint.refuse_another_run(
-                self.run.path,
-                {
-                    f"the content of {key}": (found.get(key), value)
-                    for key, value in identity.items()
-                    if found.get(key) != value
-                },
-            )
+        if not self.run.changed:
+            saved_identity = self.checkpoints.meta(step)["identity"]
+            changed = checkpoint.changed_content(saved_identity, self.meta["identity"])
+            checkpoint.refuse_another_run(self.run.path, changed)
         saved = self.checkpoints.restore(
             step,
             checkpoint.structure(like.agent.policy, self.shardings.policy),

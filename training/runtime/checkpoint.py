@@ -28,6 +28,7 @@ from orbax.checkpoint import args as ocp_args
 
 from jaxmoe.json_values import JsonObject
 from jaxmoe.model.shapes import PyTree
+from jaxmoe.weights.gguf_folder import file_behind
 from training.runtime import checksums
 
 # A full disk, a used-up quota, a limit on file size.
@@ -339,19 +340,55 @@ def fingerprint(folder: Path) -> str:
     """Identifies a base checkpoint: sha256 over names, sizes and both ends of the weight files.
 
     Reading 13 GB whole would hold up every start; weights that differ only in the middle are not told apart.
+    The folder of a GGUF file has no weight files: the hash of its config.json is followed by a dot and the
+    hash of the GGUF file, wherever that lies.
     """
     digest = hashlib.sha256()
-    edge = 1 << 20
     for path in sorted(
         p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin") or p.name == "config.json"
     ):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}:".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(edge))
-            file.seek(max(size - edge, 0))
-            digest.update(file.read(edge))
-    return digest.hexdigest()
+        digest.update(f"{path.name}:".encode() + _size_and_ends(path))
+    file = file_behind(folder)
+    found = digest.hexdigest()
+    return found if file is None else f"{found}.{hashlib.sha256(_size_and_ends(file)).hexdigest()}"
+
+
+def _size_and_ends(path: Path) -> bytes:
+    edge, size = 1 << 20, path.stat().st_size
+    with path.open("rb") as file:
+        first = file.read(edge)
+        file.seek(max(size - edge, 0))
+        return f"{size}:".encode() + first + file.read(edge)
+
+
+def is_same_base(saved: str | None, now: str | None) -> bool:
+    """Whether two fingerprints are of one base, as far as they say.
+
+    Args:
+      saved: from a checkpoint; earlier versions saved that of a GGUF file without the part after the dot.
+      now: of the base as it is.
+    Returns: whether they agree.
+
+    >>> is_same_base("c1", "c1.f1"), is_same_base("c1.f1", "c1.f2")
+    (True, False)
+    """
+    return saved == now or (saved is not None and now is not None and saved == now.partition(".")[0])
+
+
+def changed_content(saved: JsonObject, now: JsonObject) -> dict[str, tuple[object, object]]:
+    """What a run was made from that is no longer as it was, for `refuse_another_run`.
+
+    Args:
+      saved: `identity` in the meta of a checkpoint.
+      now: that of this run.
+    Returns: by "the content of NAME", what it was then and what it is now.
+    """
+    same = {"base"} if is_same_base(saved.get("base"), now.get("base")) else set[str]()
+    return {
+        f"the content of {key}": (saved.get(key), now.get(key))
+        for key in now
+        if key not in same and saved.get(key) != now.get(key)
+    }
 
 
 def refuse_another_run(folder: Path, differences: Mapping[str, tuple[object, object]]) -> None:

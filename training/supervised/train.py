@@ -18,11 +18,11 @@ from jaxmoe.model.transformer import Decoder
 from training.data import sources
 from training.data.batches import Batches
 from training.data.sources import DataConfig, Feed
-from training.runtime import config as configs
 from training.runtime import distributed
 from training.runtime.checkpoint import (
     CheckpointConfig,
     Checkpoints,
+    changed_content,
     refuse_another_run,
     structure,
 )
@@ -212,9 +212,8 @@ def starting_state(
     if step is None:
         return init_state(trainable, model.abstract, parts.optimizer, parts.shardings), 0
     if identity is not None:
-        found = configs.differences(checkpoints.meta(step)["identity"], identity)
-        pairs = {f"the content of {key}": pair for key, pair in found.items()}
-        refuse_another_run(checkpoints.folder.parent, pairs)
+        changed = changed_content(checkpoints.meta(step)["identity"], identity)
+        refuse_another_run(checkpoints.folder.parent, changed)
     like = {
         "optimizer": jax.eval_shape(parts.optimizer.init, trainable),
         "routing": telemetry.zeros(layer_experts(model.abstract)),

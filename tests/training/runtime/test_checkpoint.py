@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import json
 import logging
 import shutil
 import subprocess
@@ -18,7 +19,9 @@ from training.runtime.checkpoint import (
     Checkpoints,
     DiskFullError,
     Saved,
+    changed_content,
     disk_full_explained,
+    fingerprint,
     quiet_late_callbacks,
     structure,
 )
@@ -196,3 +199,40 @@ def test_reports_to_a_closed_loop_are_dropped_and_nothing_else(monkeypatch):
     sys.unraisablehook(from_cpp)
     sys.unraisablehook(SimpleNamespace(exc_traceback=None))
     assert shown == [from_python, SimpleNamespace(exc_traceback=None)]
+
+
+def gguf_stand_in(folder: Path, file: Path) -> Path:
+    """A folder that stands for a GGUF file, as gguf_folder makes it."""
+    folder.mkdir()
+    (folder / "config.json").write_text('{"hidden_size": 8}')
+    (folder / "gguf.json").write_text(json.dumps({"file": str(file), "bytes": file.stat().st_size}))
+    return folder
+
+
+def test_gguf_files_of_one_shape_are_told_apart(tmp_path):
+    for name, content in {"a": b"weights 1", "b": b"weights 2", "moved": b"weights 1"}.items():
+        (tmp_path / f"{name}.gguf").write_bytes(content)
+    a, b, moved = (
+        fingerprint(gguf_stand_in(tmp_path / name, tmp_path / f"{name}.gguf")) for name in ("a", "b", "moved")
+    )
+    assert a != b
+    assert a == moved
+    assert changed_content({"base": a}, {"base": b}) == {"the content of base": (a, b)}
+
+
+def test_a_gguf_base_saved_by_its_config_alone_is_still_taken(tmp_path):
+    (tmp_path / "a.gguf").write_bytes(b"weights")
+    folder = gguf_stand_in(tmp_path / "a", tmp_path / "a.gguf")
+    now = fingerprint(folder)
+    (folder / "gguf.json").unlink()
+    before = fingerprint(folder)  # what earlier versions saved
+    saved, data = {"base": before, "data": ["x"]}, {"data": ["x"]}
+    assert changed_content(saved, {"base": now} | data) == {}
+    assert changed_content(saved, {"base": "f" * 64} | data) == {"the content of base": (before, "f" * 64)}
+    assert changed_content(saved, {"base": now, "data": ["y"]}) == {"the content of data": (["x"], ["y"])}
+
+
+def test_the_fingerprint_of_safetensors_stays_as_it_was_saved(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(bytes(range(256)) * 9000)
+    assert fingerprint(tmp_path) == "51b57833d033f6a28e9572cabc7a13ea0f5d50716a4ffe42f7dfbd2d50b8cdf2"
