@@ -11,6 +11,7 @@ import jaxmoe
 from jaxmoe.averaging import averaged
 from jaxmoe.export import Format
 from jaxmoe.given_paths import check_writable, given
+from jaxmoe.json_values import JsonObject
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.model import params
 from jaxmoe.model.balance import BalanceConfig
@@ -205,7 +206,8 @@ def load_run(
       step: of the checkpoint; None takes the newest.
       average: share of the change made by training that is kept.
     Returns: the model on the mesh, whatever mesh it was trained on, and the run's tokenizer.
-    Raises: ValueError if the folder holds no run, or not that checkpoint; for an average without a base.
+    Raises: ValueError if the folder holds no run, or not that checkpoint; if weights that the run takes from
+      its base have changed since; for an average without a base.
     """
     saved = read_run(folder)
     if not run_folder.begun(folder):
@@ -217,6 +219,8 @@ def load_run(
     chosen = steps[-1] if step is None else step
     if chosen not in steps:  # also if it is damaged, which has been reported
         raise ValueError(f"{folder} has checkpoints {', '.join(map(str, steps))}; got step {step}")
+    if model.train == "experts" or average != 1:
+        _check_same_base(folder, saved.source.base, checkpoints.meta(chosen), model.fingerprint)
     trainable, _ = params.shardings(model.abstract, mesh, model.train)
     restored = checkpoints.trainable(chosen, checkpoint.structure(model.lm.weights.trainable, trainable))
     checkpoints.close()
@@ -231,3 +235,13 @@ def load_run(
             f"no share can be taken of an update that started at lora.init={saved.source.lora.init}"
         )
     return averaged(lm, average, model.lm), tokenizer
+
+
+def _check_same_base(folder: Path, base: str | None, meta: JsonObject, now: str | None) -> None:
+    """Raises ValueError if the frozen base of a run is no longer the one that its adapter was trained on."""
+    then = meta.get("identity", {}).get("base")  # early checkpoints do not say
+    if then is not None and not checkpoint.is_same_base(then, now):
+        raise ValueError(
+            f"{folder} was trained on other weights than {base} holds now (fingerprint {then:.12} then, "
+            f"{now or 'none':.12} now); restore the base, or train the run anew with another output=..."
+        )

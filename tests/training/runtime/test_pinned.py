@@ -15,6 +15,7 @@ from jaxmoe.model.config import ModelConfig
 from jaxmoe.tokenizer import load_tokenizer, train_bpe
 from training.commands.export import load_run, read_run
 from training.runtime import config as configs
+from training.runtime.checkpoint import Checkpoints
 from training.runtime.pinned import pin
 from training.suites.config import EvalConfig
 from training.supervised import sft
@@ -92,6 +93,28 @@ def test_a_revision_that_is_asked_for_is_another_base(hub, tmp_path):
     shutil.rmtree(hub / "models--org--tiny" / "snapshots" / FIRST)
     with pytest.raises(ValueError, match=f"there is no folder org/tiny@{FIRST}, and as a hub id"):
         sft.main(settings(tmp_path))
+
+
+@pytest.mark.parametrize("adapter", ["lora", "none"])
+def test_a_base_that_was_trained_anew_is_refused_where_it_counts(hub, tmp_path, monkeypatch, adapter):
+    """An adapter is for its own base alone; a run that trained every weight needs none of the base's."""
+    folder = hub / "models--org--tiny" / "snapshots" / FIRST
+    mesh = params.single_device_mesh()
+    sft.main(settings(tmp_path, str(folder), adapter=adapter))
+    before, _ = load_run(tmp_path / "run", mesh)
+    shutil.rmtree(folder)
+    publish(hub, FIRST, 7)
+    if adapter == "none":
+        after, _ = load_run(tmp_path / "run", mesh)
+        pairs = zip(*(jax.tree.leaves(one.weights.trainable) for one in (before, after)), strict=True)
+        assert all((a == b).all() for a, b in pairs)
+        with pytest.raises(ValueError, match="was trained on other weights"):
+            load_run(tmp_path / "run", mesh, average=0.5)
+    else:
+        with pytest.raises(ValueError, match=rf"run was trained on other weights than {folder} holds now"):
+            load_run(tmp_path / "run", mesh)
+        monkeypatch.setattr(Checkpoints, "meta", lambda self, step: {"step": step})  # as early ones were
+        load_run(tmp_path / "run", mesh)
 
 
 def test_an_evaluation_writes_down_what_it_measures(hub):
