@@ -10,7 +10,6 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 import jax
 import uvicorn
@@ -51,12 +50,11 @@ def main(config: ServeConfig) -> None:
         lm, tokenizer = open_model(
             config.run, config.step, config.base, config.adapter, mesh, config.dtype, config.base_dtype
         )
-    name = config.name or Path(str(config.run or config.adapter or config.base)).name
     names: dict[str, bool | str] = {own: own for own in runs}
     if not runs:
-        names[name] = True
+        names[config.model_name] = True
     if lm.experts:
-        names[f"{name}-base"] = False
+        names[config.base_name] = False
     ends = stop_tokens(tokenizer, lm.stop_tokens)
     model = ServedModel(names, tokenizer, ends, config.engine.max_length)
     if not distributed.is_main():

@@ -1,6 +1,7 @@
 """The settings of a server: the model, where it listens, and how much it does at a time."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from jaxmoe.generation.engine import EngineConfig
 from jaxmoe.model.quantized import QuantizedDtype
@@ -50,6 +51,16 @@ class ServeConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
+    @property
+    def model_name(self) -> str:
+        """What clients call the model."""
+        return self.name or Path(str(self.run or self.adapter or self.base)).name
+
+    @property
+    def base_name(self) -> str:
+        """What clients call the model without its experts."""
+        return f"{self.model_name}-base"
+
     def __post_init__(self) -> None:
         if (self.run is None) == (self.base is None):
             raise ValueError("give either run (the folder of a training run) or base (a checkpoint)")
@@ -57,6 +68,11 @@ class ServeConfig:
             raise ValueError("base_dtype goes with base; a run has its own")
         if self.adapters and (self.base is None or self.adapter is not None):
             raise ValueError("adapters stand beside a base: give base, and neither run nor adapter")
+        if self.base_name in self.adapters:
+            raise ValueError(
+                f"adapters.{self.base_name} has the name of the base alone (NAME-base); give the adapter "
+                "another name, or set name"
+            )
         if not 0 <= self.port < 65536:
             raise ValueError(f"port must lie in 0..65535; got {self.port}")
         if self.most_waiting < 0:
