@@ -71,11 +71,16 @@ def save(
       merge: with "hf", plain LoRA is added to the weights, and any program loads the result.
       max_shard_bytes: of each safetensors file.
     Returns: the folder.
-    Raises: ValueError for an unknown format, one that cannot hold these experts, and a folder that holds
-      anything but an earlier export.
+    Raises: ValueError for an unknown format, one that cannot hold these experts, merge with one that holds no
+      base, and a folder that holds anything but an earlier export.
     """
     if format not in ("hf", *FORMATS):
         raise ValueError(f"format must be one of {', '.join(('hf', *FORMATS))}; got {format!r}")
+    if merge and format != "hf":
+        raise ValueError(
+            f"format {format!r} holds an adapter alone, so there is nothing to merge it with; take format "
+            "'hf', or leave merge out"
+        )
     if format == "hf":
         lm = merged(lm) if merge else lm
         with export_folder(out_dir, "hf") as folder:

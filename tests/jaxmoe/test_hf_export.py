@@ -362,6 +362,10 @@ def test_wrong_uses_are_refused(chat_base, tmp_path):
         jaxmoe.save(lm, tmp_path / "x")
     with pytest.raises(ValueError, match="no adapter to merge"):
         jaxmoe.save(lm, tmp_path / "x", format="hf", merge=True)
+    with pytest.raises(
+        ValueError, match="format 'peft' holds an adapter alone, so there is nothing to merge"
+    ):
+        jaxmoe.save(lm, tmp_path / "x", format="peft", merge=True)
     jaxmoe.save(
         adapted(chat_base, ExpertConfig(num_experts=2, rank=2), tmp_path / "a"), tmp_path / "y", format="hf"
     )

@@ -25,7 +25,7 @@ from training.runtime import checkpoint, distributed, run_folder
 from training.runtime import config as configs
 from training.runtime.checkpoint import Checkpoints
 from training.runtime.distributed import DistributedConfig, MeshConfig
-from training.runtime.given_models import check_base, check_named_adapter
+from training.runtime.given_models import check_base, check_named_adapter, check_run_or_base
 from training.runtime.model import ModelSource, make_model
 from training.supervised.config import PretrainConfig, SftConfig
 
@@ -66,10 +66,14 @@ class ExportConfig:
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def __post_init__(self) -> None:
-        if (self.run is None) == (self.base is None):
-            raise ValueError("give either run (the folder of a training run) or base (a checkpoint)")
+        check_run_or_base(self.run, self.step, self.base, adapter=self.adapter)
         if self.run is None and self.output is None:
             raise ValueError("give output, the folder to write")
+        if self.merge and self.format != "hf":
+            raise ValueError(
+                f"format {self.format} holds an adapter alone, so there is nothing to merge it with; take "
+                "format=hf, or merge=false"
+            )
         if not 0 <= self.average <= 1:
             raise ValueError(f"average must lie in [0, 1]; got {self.average}")
         if self.run is not None and self.dtype != "float32":

@@ -22,6 +22,7 @@ from training.commands.export import open_model, read_run
 from training.runtime import config as configs
 from training.runtime import distributed
 from training.runtime.distributed import DistributedConfig, MeshConfig
+from training.runtime.given_models import check_run_or_base
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -83,10 +84,7 @@ class GenerateConfig:
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def __post_init__(self) -> None:
-        if (self.run is None) == (self.base is None):
-            raise ValueError("give either run (the folder of a training run) or base (a checkpoint)")
-        if self.run is not None and self.base_dtype is not None:
-            raise ValueError("base_dtype goes with base; a run has its own")
+        check_run_or_base(self.run, self.step, self.base, adapter=self.adapter, base_dtype=self.base_dtype)
         if [bool(self.prompts), self.prompts_file is not None, self.messages_file is not None].count(
             True
         ) != 1:

@@ -64,6 +64,8 @@ class EvaluationConfig:
             raise ValueError(f"evaluation.every must not be negative; got {self.every}")
         if self.samples < 1:
             raise ValueError(f"evaluation.samples must be at least 1; got {self.samples}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"evaluation.limit must be at least 1, or null for all; got {self.limit}")
         try:
             _ = self.sampling
         except ValueError as error:

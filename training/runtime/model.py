@@ -146,6 +146,20 @@ def matched_rank(experts: ExpertConfig, model: ModelConfig) -> int:
     return max(1, round(weights / widths))
 
 
+def check_lora_start(adapter: AdapterKind, lora: LoraConfig) -> None:
+    """Raises ValueError for a start of plain LoRA that the adapter would not take.
+
+    Args:
+      adapter: of the run.
+      lora: its settings for adapter=lora.
+    """
+    if adapter != "lora" and lora.init != "kaiming":
+        raise ValueError(
+            f"lora.init={lora.init} is a start of adapter=lora; adapter={adapter} would not take it: leave "
+            "lora.init out, or take adapter=lora"
+        )
+
+
 @dataclass(frozen=True)
 class ModelSource:
     """What a run's model is made from: a base checkpoint or new weights, and an adapter.

@@ -7,6 +7,7 @@ from jaxmoe.generation.engine import EngineConfig
 from jaxmoe.model.quantized import QuantizedDtype
 from training.runtime import config as configs
 from training.runtime.distributed import DistributedConfig, MeshConfig
+from training.runtime.given_models import check_run_or_base
 from training.serving.served_model import ServingLimits
 
 
@@ -62,10 +63,7 @@ class ServeConfig:
         return f"{self.model_name}-base"
 
     def __post_init__(self) -> None:
-        if (self.run is None) == (self.base is None):
-            raise ValueError("give either run (the folder of a training run) or base (a checkpoint)")
-        if self.run is not None and self.base_dtype is not None:
-            raise ValueError("base_dtype goes with base; a run has its own")
+        check_run_or_base(self.run, self.step, self.base, adapter=self.adapter, base_dtype=self.base_dtype)
         if self.adapters and (self.base is None or self.adapter is not None):
             raise ValueError("adapters stand beside a base: give base, and neither run nor adapter")
         if self.base_name in self.adapters:

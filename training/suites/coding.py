@@ -74,6 +74,8 @@ class CodingConfig:
                 "coding.samples and coding.max_new_tokens must be at least 1; got "
                 f"{self.samples} and {self.max_new_tokens}"
             )
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"coding.limit must be at least 1, or null for all; got {self.limit}")
         check_numbers("coding.", temperature=self.temperature)
         if not 0 < self.top_p <= 1:
             raise ValueError(f"coding.top_p must lie above 0 and be at most 1; got {self.top_p:g}")

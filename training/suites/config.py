@@ -8,6 +8,7 @@ from evals.questionnaires.respondents.api_server import ServerConfig
 from jaxmoe.model.quantized import QuantizedDtype
 from training.runtime import config as configs
 from training.runtime.distributed import DistributedConfig, MeshConfig
+from training.runtime.given_models import check_run_or_base
 from training.suites.behavior import BehaviorConfig
 from training.suites.coding import CodingConfig
 from training.suites.knowledge import KnowledgeConfig
@@ -83,12 +84,10 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if self.server is not None:
             self._check_served()
-        elif (self.run is None) == (self.base is None):
-            raise ValueError("give either run (the folder of a training run) or base (a checkpoint)")
-        if self.run is not None and self.adapter is not None:
-            raise ValueError("adapter goes with base; a run has its own")
-        if self.run is not None and self.base_dtype is not None:
-            raise ValueError("base_dtype goes with base; a run has its own")
+        else:
+            check_run_or_base(
+                self.run, self.step, self.base, adapter=self.adapter, base_dtype=self.base_dtype
+            )
         if not 0 < self.confidence < 1:
             raise ValueError(f"confidence must lie between 0 and 1; got {self.confidence}")
 
@@ -96,6 +95,8 @@ class EvalConfig:
         """Refuses settings of a model loaded here, which would be ignored for one behind a server."""
         if (self.run, self.base) != (None, None):
             raise ValueError(f"{self.suite}.server takes the place of base and run; leave them out")
+        if self.step is not None:
+            raise ValueError(f"step goes with run; the server of {self.suite}.server has no steps")
         for name in ("adapter", "tokenizer", "base_dtype", "max_length"):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name} goes with base; the server of {self.suite}.server has its own")

@@ -13,7 +13,14 @@ from training.runtime import config as configs
 from training.runtime.checkpoint import CheckpointConfig
 from training.runtime.distributed import DistributedConfig, MeshConfig
 from training.runtime.metrics import WatchConfig
-from training.runtime.model import AdapterKind, BaseDtype, LoraConfig, ModelSource, check_base_dtype
+from training.runtime.model import (
+    AdapterKind,
+    BaseDtype,
+    LoraConfig,
+    ModelSource,
+    check_base_dtype,
+    check_lora_start,
+)
 from training.runtime.optimizer import OptimizerConfig, settled
 from training.supervised.step import StepConfig
 
@@ -121,6 +128,7 @@ class SftConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_base_dtype(self.adapter, self.base_dtype)
+        check_lora_start(self.adapter, self.lora)
         whole_base = self.adapter == "none" and self.base is not None
         object.__setattr__(self, "optimizer", settled(self.optimizer, whole_base))  # as in pretraining
 

@@ -139,6 +139,7 @@ def test_a_killed_evaluation_asks_only_what_is_left(
     [
         ("knowledge", {}, {"base": "x"}, "knowledge.server takes the place of base and run"),
         ("coding", {"paths": ["x"]}, {"adapter": "x"}, "adapter goes with base; the server of coding.server"),
+        ("knowledge", {}, {"step": 3}, "step goes with run; the server of knowledge.server has no steps"),
         ("knowledge", {}, {"max_length": 64}, "max_length goes with base"),
         ("knowledge", {"templates": ["instruction"]}, {}, "template instruction needs a local model"),
         ("coding", {"paths": ["x"], "form": "instruction"}, {}, "form instruction needs a local model"),
