@@ -37,7 +37,8 @@ class EngineConfig:
 
     Attributes:
       slots: texts in progress at a time.
-      max_length: longest text, prompt and answer together, in tokens.
+      max_length: longest text, prompt and answer together, in tokens; a server takes at most the positions of
+        its model, and the default is lowered to them.
       chunk: prompt tokens that are read at once.
       chunks: the most chunks read between two decoding steps: more of them fill empty slots sooner but make
         the texts in progress wait longer.

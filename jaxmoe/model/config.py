@@ -200,6 +200,23 @@ class ModelConfig:
         """Each layer's rotary embedding."""
         return self.layer_ropes or (self.rope,) * self.num_layers
 
+    @property
+    def longest_text(self) -> int | None:
+        """Positions of a text for which the model is made; None if that is not known, or grows with the text.
+
+        >>> ModelConfig(64, 16, 32, 1, 2, 1, 8, max_positions=256).longest_text
+        256
+        """
+        if self.max_positions < 1 or any(rope.rope_type == "dynamic" for rope in self.ropes):
+            return None
+        # YaRN is often added to a config.json without a change of max_position_embeddings
+        extended = (
+            int(rope.factor * (rope.original_max_position_embeddings or 0))
+            for rope in self.ropes
+            if rope.rope_type == "yarn"
+        )
+        return max((self.max_positions, *extended))
+
 
 @dataclasses.dataclass(frozen=True)
 class ExpertConfig:

@@ -14,6 +14,7 @@ from jaxmoe.datasets.json_rows import lines, read_json_rows, read_text
 from jaxmoe.given_paths import check_writable, given
 from jaxmoe.json_values import JsonObject
 from jaxmoe.model.quantized import QuantizedDtype
+from jaxmoe.progress import say
 from jaxmoe.text.forms import Form, resolve_form
 from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.text.thinking import Thinking
@@ -47,7 +48,7 @@ class GenerateConfig:
         prompt, as LoRAMoE does; text continues the text as it is.
       thinking: drop asks for an answer without thinking, template and keep do not; null does as the run was
         trained.
-      max_new_tokens: longest continuation.
+      max_new_tokens: longest continuation; a prompt that leaves fewer of the model's positions gets those.
       temperature: 0 takes the likeliest token.
       top_k: sample only from this many of the likeliest tokens; 0 from all.
       top_p: sample from the smallest set of likeliest tokens that holds this probability.
@@ -92,6 +93,8 @@ class GenerateConfig:
                 'give one of prompts=["...", "..."], prompts_file (a prompt a line) and messages_file '
                 "(a conversation a line)"
             )
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1; got {self.max_new_tokens}")
 
 
 def main(config: GenerateConfig) -> list[str]:
@@ -132,11 +135,12 @@ def main(config: GenerateConfig) -> list[str]:
     thinking = config.thinking or (trained.thinking if trained else "template")
     ends = stop_tokens(tokenizer, lm.stop_tokens)
     pad = pad_id(tokenizer)
-    tokens, mask = left_padded([encode(tokenizer, asked, form, thinking) for asked in questions], pad)
+    encoded = [encode(tokenizer, asked, form, thinking) for asked in questions]
+    tokens, mask = left_padded(encoded, pad)
     made = lm.generate(
         tokens,
         mask,
-        max_new_tokens=config.max_new_tokens,
+        max_new_tokens=room(encoded, config.max_new_tokens, lm.config.longest_text),
         temperature=config.temperature,
         top_k=config.top_k,
         top_p=config.top_p,
@@ -253,6 +257,30 @@ def encode(
             return plain_ids(tokenizer, asked.prompt)
         case _:
             return encode_prompt(tokenizer, asked.prompt)
+
+
+def room(rows: list[list[int]], wanted: int, most: int | None) -> np.ndarray:
+    """New tokens that each prompt may get: as many as are wanted and the model has positions for.
+
+    Args:
+      rows: token ids of P prompts.
+      wanted: most new tokens.
+      most: the model's longest text; None if it has no limit.
+    Returns: limits [P].
+    Raises: ValueError for a prompt that leaves no position, by its number from 1.
+    """
+    lengths = np.asarray([len(row) for row in rows])
+    limits = np.full(len(rows), wanted) if most is None else np.minimum(wanted, most - lengths)
+    if (limits < 1).any():
+        number = int(lengths.argmax())
+        raise ValueError(
+            f"a prompt must leave room in the {most} positions of the model; prompt {number + 1} has "
+            f"{lengths[number]} tokens: shorten it"
+        )
+    if (cut := int((limits < wanted).sum())) and distributed.is_main():
+        said = f"max_new_tokens={wanted} goes beyond the {most} positions of the model"
+        say(f"{said} after {cut} of {len(rows)} prompts: their answers end there")
+    return limits
 
 
 def left_padded(rows: list[list[int]], pad: int) -> tuple[np.ndarray, np.ndarray]:

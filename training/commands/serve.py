@@ -17,6 +17,7 @@ import uvicorn
 from jaxmoe.generation.engine import Engine, EngineConfig
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.pretrained import load_adapters
+from jaxmoe.progress import say
 from jaxmoe.text.chat_template import has_chat_template
 from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.tokenizer import load_tokenizer
@@ -24,7 +25,7 @@ from training.commands.export import open_model
 from training.runtime import distributed
 from training.runtime.given_models import check_base, check_named_adapter
 from training.serving.app import make_app
-from training.serving.config import ServeConfig
+from training.serving.config import ServeConfig, fitted
 from training.serving.processes import IDLE_STEP_S, follow, leading, tell_the_end
 from training.serving.served_model import ServedModel
 from training.serving.worker import EngineWorker
@@ -50,23 +51,26 @@ def main(config: ServeConfig) -> None:
         lm, tokenizer = open_model(
             config.run, config.step, config.base, config.adapter, mesh, config.dtype, config.base_dtype
         )
+    engine = fitted(config.engine, lm.config)
+    if engine != config.engine and distributed.is_main():
+        say(f"engine.max_length={engine.max_length}: the model has no more positions")
     names: dict[str, bool | str] = {own: own for own in runs}
     if not runs:
         names[config.model_name] = True
     if lm.experts:
         names[config.base_name] = False
     ends = stop_tokens(tokenizer, lm.stop_tokens)
-    model = ServedModel(names, tokenizer, ends, config.engine.max_length)
+    model = ServedModel(names, tokenizer, ends, engine.max_length)
     if not distributed.is_main():
-        follow(lambda: Engine(lm, config.engine, runs))
+        follow(lambda: Engine(lm, engine, runs))
         return
-    with _worker(lm, config.engine, config.most_waiting, runs) as worker:
+    with _worker(lm, engine, config.most_waiting, runs) as worker:
         app = make_app(worker, model, config.limits, key)
         print(
             _greeting(
                 config.host,
                 config.port,
-                config.engine,
+                engine,
                 next(iter(names)),
                 has_chat_template(tokenizer),
                 key is not None,

@@ -1,9 +1,10 @@
 """The settings of a server: the model, where it listens, and how much it does at a time."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jaxmoe.generation.engine import EngineConfig
+from jaxmoe.model.config import ModelConfig
 from jaxmoe.model.quantized import QuantizedDtype
 from training.runtime import config as configs
 from training.runtime.distributed import DistributedConfig, MeshConfig
@@ -75,3 +76,22 @@ class ServeConfig:
             raise ValueError(f"port must lie in 0..65535; got {self.port}")
         if self.most_waiting < 0:
             raise ValueError(f"most_waiting must not be negative; got {self.most_waiting}")
+
+
+def fitted(engine: EngineConfig, model: ModelConfig) -> EngineConfig:
+    """The engine's settings for a model, which has no positions beyond its longest text.
+
+    Args:
+      engine: as in the config.
+      model: shape of the model to serve.
+    Returns: the settings; a max_length that was left at its default is at most the model's longest text.
+    Raises: ValueError for another max_length beyond it.
+    """
+    most = model.longest_text
+    if most is None or engine.max_length <= most:
+        return engine
+    if engine.max_length != EngineConfig().max_length:
+        raise ValueError(
+            f"engine.max_length must be at most {most}, the positions of the model; got {engine.max_length}"
+        )
+    return replace(engine, max_length=most)

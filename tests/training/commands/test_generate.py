@@ -42,7 +42,7 @@ def asked(lm, monkeypatch):
         monkeypatch.setattr(generate, "open_model", lambda *a: (lm, tokenizer))
 
         class Seen:
-            stop_tokens = lm.stop_tokens
+            stop_tokens, config = lm.stop_tokens, lm.config
 
             def generate(self, tokens, mask, **options):
                 seen.update(options, ids=tokens[0][mask[0] > 0].tolist())
@@ -105,7 +105,7 @@ def test_answers_end_before_the_end_of_turn(lm, monkeypatch, tmp_path):
     said = [*plain_ids(tokenizer, "four"), end, *plain_ids(tokenizer, "hello")]
 
     class Scripted:
-        stop_tokens = lm.stop_tokens
+        stop_tokens, config = lm.stop_tokens, lm.config
 
         def generate(self, tokens, mask, **options):
             assert end in options["stop_tokens"]
@@ -116,6 +116,18 @@ def test_answers_end_before_the_end_of_turn(lm, monkeypatch, tmp_path):
     out = tmp_path / "out.jsonl"
     assert generate.main(GenerateConfig(base="x", prompts=("a", "b"), output=str(out))) == ["four", "four"]
     assert json.loads(out.read_text().split("\n")[1]) == {"prompt": "b", "answer": "four"}
+
+
+def test_no_prompt_goes_beyond_the_positions_of_the_model(capsys):
+    assert generate.room([[1] * 30, [1] * 20], 8, 32).tolist() == [2, 8]
+    assert (
+        "max_new_tokens=8 goes beyond the 32 positions of the model after 1 of 2 prompts"
+        in capsys.readouterr().err
+    )
+    assert generate.room([[1] * 24], 8, 32).tolist() == generate.room([[1] * 40], 8, None).tolist() == [8]
+    assert capsys.readouterr().err == ""
+    with pytest.raises(ValueError, match="the 32 positions of the model; prompt 2 has 32 tokens: shorten it"):
+        generate.room([[1], [1] * 32], 8, 32)
 
 
 def test_only_a_line_feed_ends_a_prompt(tmp_path):
