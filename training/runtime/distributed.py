@@ -73,10 +73,14 @@ def start(config: DistributedConfig) -> None:
     touches JAX.
 
     The preemption service is on, so that a SIGTERM to one process lets all of them save the same step.
+
+    Raises: ValueError for a number of processes, or of this one, without a way to the others.
     """
     if config.cpu_devices is not None:
         jax.config.update("jax_num_cpu_devices", config.cpu_devices)
     wanted = _several_processes(config) if config.enabled is None else config.enabled
+    if not wanted and config.enabled is None:
+        _check_alone(config)
     if not wanted or jax.distributed.is_initialized():
         return
     report_in_one_line()
@@ -98,6 +102,18 @@ def _several_processes(config: DistributedConfig) -> bool:
     tpu_vm = find_spec("libtpu") is not None and any(Path(p).exists() for p in ("/dev/accel0", "/dev/vfio/0"))
     sizes = (os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
     return tpu_vm or any(size.isdigit() and int(size) > 1 for size in sizes)
+
+
+def _check_alone(config: DistributedConfig) -> None:
+    """Refuses a run whose processes would each work alone as process 0."""
+    numbers = {"num_processes": config.num_processes, "process_id": config.process_id}
+    given = [f"distributed.{key}={value}" for key, value in numbers.items() if value is not None]
+    if given and config.num_processes != 1:
+        needs = "need" if len(given) > 1 else "needs"
+        raise ValueError(
+            f"{' and '.join(given)} {needs} distributed.coordinator (host:port of process 0), as no cluster "
+            "was found; give it, or distributed.enabled=true to let JAX look for a cluster"
+        )
 
 
 def is_main() -> bool:
