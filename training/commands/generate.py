@@ -11,10 +11,12 @@ import numpy as np
 from jaxmoe.datasets.formats import chat
 from jaxmoe.datasets.formats.fields import refuse_media
 from jaxmoe.datasets.json_rows import lines, read_json_rows, read_text
+from jaxmoe.generation.sampling import Sampling
 from jaxmoe.given_paths import check_writable, given
 from jaxmoe.json_values import JsonObject
+from jaxmoe.language_model import LanguageModel
 from jaxmoe.model.quantized import QuantizedDtype
-from jaxmoe.progress import say
+from jaxmoe.progress import ProgressDisplay, say
 from jaxmoe.text.forms import Form, resolve_form
 from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.text.thinking import Thinking
@@ -22,6 +24,7 @@ from jaxmoe.tokenizer import decode_answer, encode_chat_prompt, encode_prompt, p
 from training.commands.export import open_model, read_run
 from training.runtime import config as configs
 from training.runtime import distributed
+from training.runtime.atomic import write_whole
 from training.runtime.distributed import DistributedConfig, MeshConfig
 from training.runtime.given_models import check_run_or_base
 
@@ -49,6 +52,7 @@ class GenerateConfig:
       thinking: drop asks for an answer without thinking, template and keep do not; null does as the run was
         trained.
       max_new_tokens: longest continuation; a prompt that leaves fewer of the model's positions gets those.
+      batch_size: prompts that are continued at a time; sampled answers depend on which prompts go together.
       temperature: 0 takes the likeliest token.
       top_k: sample only from this many of the likeliest tokens; 0 from all.
       top_p: sample from the smallest set of likeliest tokens that holds this probability.
@@ -73,6 +77,7 @@ class GenerateConfig:
     form: Form = "auto"
     thinking: Thinking | None = None
     max_new_tokens: int = 64
+    batch_size: int = 16
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
@@ -93,8 +98,9 @@ class GenerateConfig:
                 'give one of prompts=["...", "..."], prompts_file (a prompt a line) and messages_file '
                 "(a conversation a line)"
             )
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1; got {self.max_new_tokens}")
+        for key in ("max_new_tokens", "batch_size"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} must be at least 1; got {getattr(self, key)}")
 
 
 def main(config: GenerateConfig) -> list[str]:
@@ -133,22 +139,17 @@ def main(config: GenerateConfig) -> list[str]:
         if getattr(config, key) is not None and form != "chat":
             raise ValueError(f"{key} needs the form chat; got form {form}")
     thinking = config.thinking or (trained.thinking if trained else "template")
-    ends = stop_tokens(tokenizer, lm.stop_tokens)
-    pad = pad_id(tokenizer)
     encoded = [encode(tokenizer, asked, form, thinking) for asked in questions]
-    tokens, mask = left_padded(encoded, pad)
-    made = lm.generate(
-        tokens,
-        mask,
-        max_new_tokens=room(encoded, config.max_new_tokens, lm.config.longest_text),
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        key=jax.random.key(config.seed) if config.temperature > 0 else None,
-        stop_tokens=ends,
+    answers = continued(
+        lm,
+        tokenizer,
+        encoded,
+        Sampling(config.temperature, config.top_k, config.top_p),
+        max_new_tokens=config.max_new_tokens,
+        batch_size=config.batch_size,
+        seed=config.seed,
         experts=config.experts,
     )
-    answers = [decode_answer(tokenizer, row, ends) for row in made.tokens[:, tokens.shape[1] :]]
     if distributed.is_main():
         if config.form == "auto":
             print(f"form auto: {form}")
@@ -159,10 +160,88 @@ def main(config: GenerateConfig) -> list[str]:
                 asked.answered(answer) if config.messages_file else {"prompt": asked.prompt, "answer": answer}
                 for asked, answer in zip(questions, answers, strict=True)
             ]
-            rows = [json.dumps(row) for row in written]
-            Path(config.output).parent.mkdir(parents=True, exist_ok=True)
-            Path(config.output).write_text("\n".join(rows) + "\n", encoding="utf-8")
+            _write_rows(Path(config.output), written)
     return answers
+
+
+def continued(
+    lm: LanguageModel,
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: list[list[int]],
+    sampling: Sampling,
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    seed: int,
+    experts: bool,
+) -> list[str]:
+    """Continues prompts batch by batch, those of like length together.
+
+    Args:
+      lm: the model.
+      tokenizer: decodes the answers.
+      rows: token ids of the prompts.
+      sampling: how tokens are chosen.
+      max_new_tokens: longest continuation.
+      batch_size: prompts at a time.
+      seed: of the sampler.
+      experts: False generates with the base alone.
+    Returns: the answers, in the order of the prompts.
+    """
+    ends, pad = stop_tokens(tokenizer, lm.stop_tokens), pad_id(tokenizer)
+    limits = room(rows, max_new_tokens, lm.config.longest_text)
+    batches = by_length([len(row) for row in rows], batch_size)
+    answers, done = [""] * len(rows), 0
+    with ProgressDisplay(distributed.is_main() and len(batches) > 1) as display:
+        report = display.task("prompts", len(rows))
+        for number, batch in enumerate(batches):
+            tokens, mask = left_padded([rows[i] for i in batch], pad)
+            made = lm.generate(
+                tokens,
+                mask,
+                max_new_tokens=limits[batch],
+                temperature=sampling.temperature,
+                top_k=sampling.top_k,
+                top_p=sampling.top_p,
+                key=_key_of_batch(seed, number) if sampling.temperature > 0 else None,
+                stop_tokens=ends,
+                experts=experts,
+            )
+            for i, row in zip(batch, made.tokens[:, tokens.shape[1] :], strict=True):
+                answers[i] = decode_answer(tokenizer, row, ends)
+            done += len(batch)
+            report(done, len(rows))
+    return answers
+
+
+def _key_of_batch(seed: int, number: int) -> jax.Array:
+    """The first batch has the seed's own key, so that few prompts are answered as they always were."""
+    key = jax.random.key(seed)
+    return jax.random.fold_in(key, number) if number else key
+
+
+def by_length(lengths: list[int], batch_size: int) -> list[list[int]]:
+    """Prompts in batches of like length; the longest first, so that a lack of memory shows at once.
+
+    Args:
+      lengths: of the prompts.
+      batch_size: most prompts in a batch.
+    Returns: the prompts' numbers by batch, in their own order within each.
+
+    >>> by_length([5, 9, 2, 7], 2)
+    [[1, 3], [0, 2]]
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    return [sorted(order[first : first + batch_size]) for first in range(0, len(order), batch_size)]
+
+
+def _write_rows(path: Path, rows: list[JsonObject]) -> None:
+    """JSON lines that replace an earlier file only when they are complete; a pipe gets them as they are."""
+    text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+    else:
+        write_whole(path.resolve(), text)  # of a link, the file that it leads to
 
 
 class ChatPrompt(NamedTuple):

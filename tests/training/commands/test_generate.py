@@ -1,5 +1,6 @@
 """The generate command: prompts in the form of the model's training, answers that end where they should."""
 
+import errno
 import json
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from jaxmoe.tokenizer import encode_chat_prompt, encode_prompt, plain_ids
 from tests.jaxmoe.text.templates import tokenizer_for
 from training.commands import export, generate
 from training.commands.generate import GenerateConfig, read_prompts
+from training.runtime import atomic
 from training.runtime.model import new_model
 
 
@@ -128,6 +130,45 @@ def test_no_prompt_goes_beyond_the_positions_of_the_model(capsys):
     assert capsys.readouterr().err == ""
     with pytest.raises(ValueError, match="the 32 positions of the model; prompt 2 has 32 tokens: shorten it"):
         generate.room([[1], [1] * 32], 8, 32)
+
+
+def test_batches_of_like_length_give_the_answers_in_order(lm, monkeypatch, tmp_path):
+    tokenizer, sizes = tokenizer_for("qwen3"), []
+
+    class Counted:
+        stop_tokens, config = lm.stop_tokens, lm.config
+
+        def generate(self, tokens, mask, **options):
+            sizes.append(tokens.shape)
+            return lm.generate(tokens, mask, **options)
+
+    monkeypatch.setattr(generate, "open_model", lambda *a: (Counted(), tokenizer))
+    prompts = tuple("two plus " * n + "two" for n in (1, 9, 2, 8, 3))
+    asked = {"base": "x", "prompts": prompts, "max_new_tokens": 6}
+    alone = generate.main(GenerateConfig(**asked))
+    assert len(set(alone)) > 1
+    assert generate.main(GenerateConfig(**asked, batch_size=2)) == alone
+    assert [rows for rows, _ in sizes] == [5, 2, 2, 1]
+    assert [length for _, length in sizes[1:]] == sorted((length for _, length in sizes[1:]), reverse=True)
+    with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
+        GenerateConfig(**asked, batch_size=0)
+
+
+def test_an_earlier_output_stays_until_the_new_one_is_complete(asked, tmp_path, monkeypatch):
+    out = tmp_path / "out.jsonl"
+    out.write_text("earlier\n")
+
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left")
+
+    monkeypatch.setattr(atomic.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        asked(base="x", output=str(out))
+    monkeypatch.setattr(atomic.os, "fsync", lambda file: None)
+    assert out.read_text() == "earlier\n"
+    asked(base="x", output=str(out))
+    assert json.loads(out.read_text())["prompt"] == "two plus two"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
 
 
 def test_only_a_line_feed_ends_a_prompt(tmp_path):
