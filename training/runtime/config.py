@@ -233,16 +233,19 @@ def _refuse_switches(annotation: object, value: object, location: list[str]) -> 
             raise ValueError(f"{'.'.join(location)}: should be a number; got {str(value).lower()}")
 
 
-def _as_wanted(annotation: object, value: Any) -> Any:  # of any nesting
+def _as_wanted(annotation: object, values: JsonMapping) -> JsonObject:
     """Numbers as they were written where a text is wanted, so that a run called 2024_06 keeps its name."""
-    section = _dataclass_in(annotation)
+    section, named = _dataclass_in(annotation), typing.get_origin(annotation) is dict
+    hints = typing.get_type_hints(section) if section and not named else {}
+    inner = typing.get_args(annotation)[1] if named else None
+    return {key: _one_as_wanted(hints.get(key, inner), value) for key, value in values.items()}
+
+
+def _one_as_wanted(annotation: object, value: object) -> object:
     if isinstance(value, dict):
-        named = typing.get_origin(annotation) is dict
-        hints = typing.get_type_hints(section) if section and not named else {}
-        inner = typing.get_args(annotation)[1] if named else None
-        return {key: _as_wanted(hints.get(key, inner), item) for key, item in value.items()}
+        return _as_wanted(annotation, value)
     if isinstance(value, list):
-        return [_as_wanted(section or annotation, item) for item in value]
+        return [_one_as_wanted(_dataclass_in(annotation) or annotation, item) for item in value]
     if not isinstance(value, yaml_values.WrittenInt | yaml_values.WrittenFloat):
         return value
     if str in (kinds := _leaves(annotation)) and not kinds & {int, float}:

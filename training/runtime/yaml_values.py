@@ -79,14 +79,13 @@ def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
         raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
     if len(text) > 300:
         raise yaml.MarkedYAMLError(problem="a number of over 300 digits", problem_mark=node.start_mark)
-    return _as_written(WrittenInt(loader.construct_yaml_int(node)), node)
+    number = WrittenInt(loader.construct_yaml_int(node))
+    number.written = node.value
+    return number
 
 
 def _float(loader: _Loader, node: yaml.ScalarNode) -> float:
-    return _as_written(WrittenFloat(loader.construct_yaml_float(node)), node)
-
-
-def _as_written(number: Any, node: yaml.ScalarNode) -> Any:  # of either kind
+    number = WrittenFloat(loader.construct_yaml_float(node))
     number.written = node.value
     return number
 
