@@ -121,6 +121,9 @@ RESULTS = {
         ),
     ),
     "reproduce/stepcoder/stepcoder.json": _study("stepcoder", "code_base"),
+    "reproduce/stepcoder_branches/stepcoder.json": _study(
+        "stepcoder", "branches_base", config="stepcoder_branches"
+    ),
     "reproduce/stepcoder_smollm2/stepcoder.json": _study("stepcoder", config="stepcoder_smollm2"),
     "sandbox.json": Depends(
         "python -m benchmarks.sandbox --problems HumanEval.jsonl.gz --peers PYTHON --file",

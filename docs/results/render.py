@@ -330,6 +330,9 @@ TABLES = {
         "loramoe", "loramoe_smollm2_long"
     ),
     "docs/results/reproduce/stepcoder/stepcoder.json": lambda: study_page("stepcoder"),
+    "docs/results/reproduce/stepcoder_branches/stepcoder.json": lambda: study_page(
+        "stepcoder", "stepcoder_branches"
+    ),
     "docs/results/reproduce/stepcoder_smollm2/stepcoder.json": lambda: study_page(
         "stepcoder", "stepcoder_smollm2"
     ),
