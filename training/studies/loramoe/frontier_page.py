@@ -295,6 +295,7 @@ def told_test(test: JsonMapping | None, what: str = "tasks") -> str:
     Args:
       test: what `frontier.row_test` returned.
       what: was learned.
+    Returns: plain text.
     """
     if test is None:
         return "Cannot be told yet: this takes at least two rows, and more runs than rows."
