@@ -76,11 +76,7 @@ def save(
     """
     if format not in ("hf", *FORMATS):
         raise ValueError(f"format must be one of {', '.join(('hf', *FORMATS))}; got {format!r}")
-    if merge and format != "hf":
-        raise ValueError(
-            f"format {format!r} holds an adapter alone, so there is nothing to merge it with; take format "
-            "'hf', or leave merge out"
-        )
+    check_merge(format, merge)
     if format == "hf":
         lm = merged(lm) if merge else lm
         with export_folder(out_dir, "hf") as folder:
@@ -99,6 +95,21 @@ def save(
                         f"jaxmoe export base={base} format=hf output=FOLDER"
                     )
     return Path(out_dir)
+
+
+def check_merge(format: Format, merge: bool) -> None:
+    """Refuses to merge into a base that a format does not hold.
+
+    Args:
+      format: to write.
+      merge: whether an adapter is to be added to the weights.
+    Raises: ValueError that names the format.
+    """
+    if merge and format != "hf":
+        raise ValueError(
+            f"format {format!r} holds an adapter alone, so there is nothing to merge it with: use format "
+            "'hf', or leave merge out"
+        )
 
 
 def base_name(source: Path | None) -> str:

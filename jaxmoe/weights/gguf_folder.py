@@ -34,7 +34,7 @@ def gguf_folder(file: str | Path, cache: Path) -> Path:
     Raises: ValueError for a file that `read_gguf` or the tokenizer refuses.
     """
     path = Path(file).resolve()
-    folder = cache / f"{path.stem}-{_fingerprint(path)}"
+    folder = cache / f"{path.stem}-{file_fingerprint(path)}"
     if (noted := _noted(folder)) is None or noted["file"] != str(path):
         cache.mkdir(parents=True, exist_ok=True)
         # made beside it and moved there whole, so that no other process reads a half
@@ -70,8 +70,14 @@ def _noted(folder: Path) -> JsonObject | None:
     return noted if isinstance(noted, dict) and {"file", "bytes"} <= noted.keys() else None
 
 
-def _fingerprint(path: Path) -> str:
-    """Hash of the file's size and both ends: the beginning holds every field, the end the last weights."""
+def file_fingerprint(path: Path) -> str:
+    """Identifies a GGUF file by its size and both ends: the beginning holds every field, the end weights.
+
+    Args:
+      path: of the file.
+    Returns: 16 hexadecimal digits.
+    Raises: ValueError if it cannot be read.
+    """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

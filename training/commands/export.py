@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 import jaxmoe
 from jaxmoe.averaging import averaged
-from jaxmoe.export import Format
+from jaxmoe.export import Format, check_merge
 from jaxmoe.given_paths import check_writable, given
 from jaxmoe.json_values import JsonObject
 from jaxmoe.language_model import LanguageModel
@@ -69,11 +69,7 @@ class ExportConfig:
         check_run_or_base(self.run, self.step, self.base, adapter=self.adapter)
         if self.run is None and self.output is None:
             raise ValueError("give output, the folder to write")
-        if self.merge and self.format != "hf":
-            raise ValueError(
-                f"format {self.format} holds an adapter alone, so there is nothing to merge it with; take "
-                "format=hf, or merge=false"
-            )
+        check_merge(self.format, self.merge)
         if not 0 <= self.average <= 1:
             raise ValueError(f"average must lie in [0, 1]; got {self.average}")
         if self.run is not None and self.dtype != "float32":

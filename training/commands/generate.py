@@ -189,7 +189,7 @@ def continued(
     Returns: the answers, in the order of the prompts.
     """
     ends, pad = stop_tokens(tokenizer, lm.stop_tokens), pad_id(tokenizer)
-    limits = room(rows, max_new_tokens, lm.config.longest_text)
+    limits = token_limits(rows, max_new_tokens, lm.config.longest_text)
     batches = by_length([len(row) for row in rows], batch_size)
     answers, done = [""] * len(rows), 0
     with ProgressDisplay(distributed.is_main() and len(batches) > 1) as display:
@@ -338,7 +338,7 @@ def encode(
             return encode_prompt(tokenizer, asked.prompt)
 
 
-def room(rows: list[list[int]], wanted: int, most: int | None) -> np.ndarray:
+def token_limits(rows: list[list[int]], wanted: int, most: int | None) -> np.ndarray:
     """New tokens that each prompt may get: as many as are wanted and the model has positions for.
 
     Args:

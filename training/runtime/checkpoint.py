@@ -28,7 +28,7 @@ from orbax.checkpoint import args as ocp_args
 
 from jaxmoe.json_values import JsonObject
 from jaxmoe.model.shapes import PyTree
-from jaxmoe.weights.gguf_folder import file_behind
+from jaxmoe.weights.gguf_folder import file_behind, file_fingerprint
 from training.runtime import checksums
 
 # A full disk, a used-up quota, a limit on file size.
@@ -340,25 +340,21 @@ def fingerprint(folder: Path) -> str:
     """Identifies a base checkpoint: sha256 over names, sizes and both ends of the weight files.
 
     Reading 13 GB whole would hold up every start; weights that differ only in the middle are not told apart.
-    The folder of a GGUF file has no weight files: the hash of its config.json is followed by a dot and the
-    hash of the GGUF file, wherever that lies.
+    The folder of a GGUF file has no weight files, so that file's own, wherever it lies, follows a dot.
     """
     digest = hashlib.sha256()
+    edge = 1 << 20
     for path in sorted(
         p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin") or p.name == "config.json"
     ):
-        digest.update(f"{path.name}:".encode() + _size_and_ends(path))
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(edge))
+            file.seek(max(size - edge, 0))
+            digest.update(file.read(edge))
     file = file_behind(folder)
-    found = digest.hexdigest()
-    return found if file is None else f"{found}.{hashlib.sha256(_size_and_ends(file)).hexdigest()}"
-
-
-def _size_and_ends(path: Path) -> bytes:
-    edge, size = 1 << 20, path.stat().st_size
-    with path.open("rb") as file:
-        first = file.read(edge)
-        file.seek(max(size - edge, 0))
-        return f"{size}:".encode() + first + file.read(edge)
+    return digest.hexdigest() + ("" if file is None else f".{file_fingerprint(file)}")
 
 
 def is_same_base(saved: str | None, now: str | None) -> bool:

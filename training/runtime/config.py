@@ -217,16 +217,12 @@ def _refuse_switches(annotation: object, value: object, location: list[str]) -> 
 
     Raises: ValueError naming the key.
     """
-    section = _dataclass_in(annotation)
     if isinstance(value, dict):
-        named = typing.get_origin(annotation) is dict
-        hints = typing.get_type_hints(section) if section and not named else {}
         for key, item in value.items():
-            _refuse_switches(section if named else hints.get(key), item, [*location, str(key)])
+            _refuse_switches(_annotation_inside(annotation, key), item, [*location, str(key)])
     elif isinstance(value, list):
-        inner = [part for part in typing.get_args(annotation) if part is not Ellipsis]
         for index, item in enumerate(value):
-            _refuse_switches(section or (inner[0] if inner else None), item, [*location, str(index)])
+            _refuse_switches(_annotation_inside(annotation, index), item, [*location, str(index)])
     elif isinstance(value, bool):
         kinds = _leaves(annotation)
         if kinds & {int, float} and bool not in kinds:
@@ -235,22 +231,30 @@ def _refuse_switches(annotation: object, value: object, location: list[str]) -> 
 
 def _as_wanted(annotation: object, values: JsonMapping) -> JsonObject:
     """Numbers as they were written where a text is wanted, so that a run called 2024_06 keeps its name."""
-    section, named = _dataclass_in(annotation), typing.get_origin(annotation) is dict
-    hints = typing.get_type_hints(section) if section and not named else {}
-    inner = typing.get_args(annotation)[1] if named else None
-    return {key: _one_as_wanted(hints.get(key, inner), value) for key, value in values.items()}
+    return {key: _one_as_wanted(_annotation_inside(annotation, key), value) for key, value in values.items()}
 
 
 def _one_as_wanted(annotation: object, value: object) -> object:
     if isinstance(value, dict):
         return _as_wanted(annotation, value)
     if isinstance(value, list):
-        return [_one_as_wanted(_dataclass_in(annotation) or annotation, item) for item in value]
+        return [_one_as_wanted(_annotation_inside(annotation, n), item) for n, item in enumerate(value)]
     if not isinstance(value, yaml_values.WrittenInt | yaml_values.WrittenFloat):
         return value
     if str in (kinds := _leaves(annotation)) and not kinds & {int, float}:
         return value.written
     return int(value) if isinstance(value, int) else float(value)
+
+
+def _annotation_inside(annotation: object, key: str | int) -> object:
+    """The annotation of what stands at a key of a section or dictionary, or at a place in a list."""
+    section = _dataclass_in(annotation)
+    inside = [part for part in typing.get_args(annotation) if part is not Ellipsis]
+    if isinstance(key, int):
+        return section or (inside[0] if inside else None)
+    if typing.get_origin(annotation) is dict:
+        return inside[1]
+    return typing.get_type_hints(section).get(key) if section else None
 
 
 def _leaves(annotation: object) -> set[object]:

@@ -34,7 +34,7 @@ _RESOLVERS = {
 
 
 class WrittenInt(int):
-    """A whole number that was not written as Python writes it, such as 1_000 or +7.
+    """A whole number that tells how it was written, such as 1_000 or +7.
 
     Attributes:
       written: how it was.

@@ -121,15 +121,19 @@ def test_answers_end_before_the_end_of_turn(lm, monkeypatch, tmp_path):
 
 
 def test_no_prompt_goes_beyond_the_positions_of_the_model(capsys):
-    assert generate.room([[1] * 30, [1] * 20], 8, 32).tolist() == [2, 8]
+    assert generate.token_limits([[1] * 30, [1] * 20], 8, 32).tolist() == [2, 8]
     assert (
         "max_new_tokens=8 goes beyond the 32 positions of the model after 1 of 2 prompts"
         in capsys.readouterr().err
     )
-    assert generate.room([[1] * 24], 8, 32).tolist() == generate.room([[1] * 40], 8, None).tolist() == [8]
+    assert (
+        generate.token_limits([[1] * 24], 8, 32).tolist()
+        == generate.token_limits([[1] * 40], 8, None).tolist()
+        == [8]
+    )
     assert capsys.readouterr().err == ""
     with pytest.raises(ValueError, match="the 32 positions of the model; prompt 2 has 32 tokens: shorten it"):
-        generate.room([[1], [1] * 32], 8, 32)
+        generate.token_limits([[1], [1] * 32], 8, 32)
 
 
 def test_batches_of_like_length_give_the_answers_in_order(lm, monkeypatch, tmp_path):

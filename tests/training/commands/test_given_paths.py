@@ -151,7 +151,7 @@ def test_what_is_wrong_in_a_config_that_another_names_is_told_by_its_key(place, 
         (("eval", "base=base", "step=3", "output=out"), "step goes with run; a base has no steps"),
         (
             ("export", "base=base", "output=out", "format=peft", "merge=true"),
-            "format peft holds an adapter alone, so there is nothing to merge it with; take format=hf",
+            "format 'peft' holds an adapter alone, so there is nothing to merge it with: use format 'hf'",
         ),
         (
             (*SFT, ROWS, "lora.init=pissa"),
