@@ -40,16 +40,22 @@ from training.runtime import checkpoint, distributed
 from training.runtime import config as configs
 from training.runtime.atomic import write_whole
 from training.runtime.given_models import check_named_adapter
+from training.runtime.journal import ItemJournal
 from training.runtime.pinned import pin
 from training.suites.behavior import behavior
 from training.suites.coding import coding
 from training.suites.config import EvalConfig
 from training.suites.evaluation import Behind, ItemSet, Loaded, SuiteRun
-from training.suites.journal import PARTIAL, ItemJournal
 from training.suites.knowledge import knowledge
 
 # more categories than these would bury the scores
 CATEGORIES_SHOWN = 8
+# items until all are done
+PARTIAL = "items.partial.jsonl"
+# settings that change no answer
+FREE = ("output", "against", "overwrite", "progress", "confidence", "distributed")
+# and those of a server
+SERVER_FREE = ("concurrency", "cost_ceiling", "prompt_price", "completion_price", "key_variable", "timeout_s")
 # what a server has cost
 USAGE = "usage.json"
 # what else an evaluation leaves that ends while its results are written; `write` replaces it
@@ -129,11 +135,28 @@ def main(config: EvalConfig) -> JsonObject:
 
 def _journal(folder: Path, settings: JsonObject, overwrite: bool) -> ItemJournal:
     """Where items are kept as they arrive, including those of an earlier run that was killed."""
-    journal = ItemJournal(folder, settings, overwrite=overwrite)
+    remedy = "choose another output=..., or overwrite=true begins anew"
+    journal = ItemJournal(folder / PARTIAL, _binding(settings), remedy=remedy, overwrite=overwrite)
     if distributed.is_main() and journal.found:
         told = f"{folder}: {journal.found} items of an earlier run that was killed are not asked again"
         Console(markup=False, emoji=False, stderr=True).print(told, highlight=False, soft_wrap=True)
     return journal
+
+
+def _binding(config: Mapping[str, object]) -> JsonObject:
+    """The settings on which answers depend."""
+
+    def of(value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        return {
+            key: {k: v for k, v in one.items() if k not in SERVER_FREE}
+            if key == "server" and isinstance(one, Mapping)
+            else one
+            for key, one in value.items()
+        }
+
+    return {key: of(value) for key, value in config.items() if key not in FREE}
 
 
 def _run_suite(

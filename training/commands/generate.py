@@ -1,6 +1,12 @@
-"""Continue prompts with a trained model or a checkpoint."""
+"""Continue prompts with a trained model or a checkpoint.
+
+OUTPUT               prompts and continuations, whole or not at all
+NAME.partial.jsonl   beside it: continuations as they are made, until all are; after a kill the same
+                     command makes only those that are left
+"""
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -8,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import numpy as np
 
+from evals.models.model_identity import base_and_weights
 from jaxmoe.datasets.formats import chat
 from jaxmoe.datasets.formats.fields import refuse_media
 from jaxmoe.datasets.json_rows import lines, read_json_rows, read_text
@@ -27,9 +34,14 @@ from training.runtime import distributed
 from training.runtime.atomic import write_whole
 from training.runtime.distributed import DistributedConfig, MeshConfig
 from training.runtime.given_models import check_run_or_base
+from training.runtime.journal import ItemJournal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+# settings that change no answer; the prompts themselves are compared as token ids
+FREE = ("output", "prompts", "prompts_file", "messages_file", "system", "form", "thinking", "distributed")
+JOURNALED = "prompts"
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,8 @@ class GenerateConfig:
       dtype: of weights and products, with base.
       base_dtype: int8 and nf4 quantize the kernels of a base's attention and feed-forward; null holds them in
         dtype. A run keeps its own.
-      output: JSON lines file for prompts and continuations; null only prints them.
+      output: JSON lines file for prompts and continuations; null only prints them. A command that was killed
+        resumes, if it is repeated.
     """
 
     __pydantic_config__ = configs.STRICT
@@ -140,16 +153,20 @@ def main(config: GenerateConfig) -> list[str]:
             raise ValueError(f"{key} needs the form chat; got form {form}")
     thinking = config.thinking or (trained.thinking if trained else "template")
     encoded = [encode(tokenizer, asked, form, thinking) for asked in questions]
-    answers = continued(
-        lm,
-        tokenizer,
-        encoded,
-        Sampling(config.temperature, config.top_k, config.top_p),
-        max_new_tokens=config.max_new_tokens,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        experts=config.experts,
-    )
+    with _journal(config.output, configs.to_dict(config)) or nullcontext() as journal:
+        if journal is not None:
+            journal.begin(base_and_weights(lm), encoded)
+        answers = continued(
+            lm,
+            tokenizer,
+            encoded,
+            Sampling(config.temperature, config.top_k, config.top_p),
+            max_new_tokens=config.max_new_tokens,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            experts=config.experts,
+            journal=journal,
+        )
     if distributed.is_main():
         if config.form == "auto":
             print(f"form auto: {form}")
@@ -161,7 +178,22 @@ def main(config: GenerateConfig) -> list[str]:
                 for asked, answer in zip(questions, answers, strict=True)
             ]
             _write_rows(Path(config.output), written)
+    if journal is not None:
+        journal.done()
     return answers
+
+
+def _journal(output: str | None, settings: JsonObject) -> ItemJournal | None:
+    """Where answers are kept as they are made; None if nothing is written, or to what is no file."""
+    if output is None or (Path(output).exists() and not Path(output).is_file()):
+        return None
+    path = Path(output).resolve()  # of a link, the file that it leads to
+    path = path.with_name(f"{path.stem}.partial.jsonl")
+    binding = {key: value for key, value in settings.items() if key not in FREE}
+    found = ItemJournal(path, binding, remedy="choose another output=..., or remove that file")
+    if distributed.is_main() and found.found:
+        say(f"{path}: answers of an earlier command that was stopped are kept: {found.found}")
+    return found
 
 
 def continued(
@@ -174,6 +206,7 @@ def continued(
     batch_size: int,
     seed: int,
     experts: bool,
+    journal: ItemJournal | None = None,
 ) -> list[str]:
     """Continues prompts batch by batch, those of like length together.
 
@@ -186,6 +219,7 @@ def continued(
       batch_size: prompts at a time.
       seed: of the sampler.
       experts: False generates with the base alone.
+      journal: holds earlier answers, and is given new ones; None keeps none.
     Returns: the answers, in the order of the prompts.
     """
     ends, pad = stop_tokens(tokenizer, lm.stop_tokens), pad_id(tokenizer)
@@ -195,6 +229,13 @@ def continued(
     with ProgressDisplay(distributed.is_main() and len(batches) > 1) as display:
         report = display.task("prompts", len(rows))
         for number, batch in enumerate(batches):
+            rows_kept = None if journal is None else journal.known(JOURNALED, done, len(batch))
+            done += len(batch)
+            if rows_kept is not None:
+                for i, kept in zip(batch, rows_kept, strict=True):
+                    answers[i] = kept["answer"]
+                report(done, len(rows))
+                continue
             tokens, mask = left_padded([rows[i] for i in batch], pad)
             made = lm.generate(
                 tokens,
@@ -209,7 +250,8 @@ def continued(
             )
             for i, row in zip(batch, made.tokens[:, tokens.shape[1] :], strict=True):
                 answers[i] = decode_answer(tokenizer, row, ends)
-            done += len(batch)
+            if journal is not None:
+                journal.add({"set": JOURNALED, "prompt": i, "answer": answers[i]} for i in batch)
             report(done, len(rows))
     return answers
 

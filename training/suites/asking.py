@@ -15,8 +15,8 @@ from evals.knowledge.reasoned import ReasonedRecord, reasoned_records, reasoned_
 from evals.knowledge.results import KnowledgeResult
 from evals.models.text_model import FormedTextModel, Progress
 from jaxmoe.json_values import JsonObject
+from training.runtime.journal import ItemJournal
 from training.suites.evaluation import ItemSet, ScoredItem
-from training.suites.journal import ItemJournal
 
 # questions in a block: enough to batch by length, few enough to lose little in a kill
 BLOCK = 64

@@ -18,8 +18,8 @@ from rl.feedback.prompts import PromptForm, code_prompt
 from rl.feedback.readers import load_problems
 from rl.hosts.open_grader import open_grader
 from rl.sandbox.worker import SandboxError
+from training.runtime.journal import ItemJournal
 from training.suites.evaluation import ItemSet, ScoredItem, Subject, SuiteRun
-from training.suites.journal import ItemJournal
 
 # the form in which a model gets a text, for each form of prompts
 MODEL_FORMS: dict[PromptForm, Form] = {"completion": "text", "instruction": "instruction", "chat": "chat"}

@@ -14,7 +14,7 @@ from evals.psychometrics.uncertainty import Score
 from evals.questionnaires.respondents.api_server import ServerConfig
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.text.forms import resolve_form
-from training.suites.journal import ItemJournal
+from training.runtime.journal import ItemJournal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -44,7 +44,13 @@ def asked(lm, monkeypatch):
         monkeypatch.setattr(generate, "open_model", lambda *a: (lm, tokenizer))
 
         class Seen:
-            stop_tokens, config = lm.stop_tokens, lm.config
+            stop_tokens, config, weights, mesh, source = (
+                lm.stop_tokens,
+                lm.config,
+                lm.weights,
+                lm.mesh,
+                lm.source,
+            )
 
             def generate(self, tokens, mask, **options):
                 seen.update(options, ids=tokens[0][mask[0] > 0].tolist())
@@ -53,7 +59,7 @@ def asked(lm, monkeypatch):
         monkeypatch.setattr(generate, "open_model", lambda *a: (Seen(), tokenizer))
         put = {"prompts": ("two plus two",)} if "messages_file" not in settings else {}
         generate.main(GenerateConfig(max_new_tokens=4, **put, **settings))
-        return seen["ids"], seen["stop_tokens"]
+        return seen.get("ids"), seen.get("stop_tokens")
 
     return ask
 
@@ -107,7 +113,7 @@ def test_answers_end_before_the_end_of_turn(lm, monkeypatch, tmp_path):
     said = [*plain_ids(tokenizer, "four"), end, *plain_ids(tokenizer, "hello")]
 
     class Scripted:
-        stop_tokens, config = lm.stop_tokens, lm.config
+        stop_tokens, config, weights, mesh, source = lm.stop_tokens, lm.config, lm.weights, lm.mesh, lm.source
 
         def generate(self, tokens, mask, **options):
             assert end in options["stop_tokens"]
@@ -140,7 +146,7 @@ def test_batches_of_like_length_give_the_answers_in_order(lm, monkeypatch, tmp_p
     tokenizer, sizes = tokenizer_for("qwen3"), []
 
     class Counted:
-        stop_tokens, config = lm.stop_tokens, lm.config
+        stop_tokens, config, weights, mesh, source = lm.stop_tokens, lm.config, lm.weights, lm.mesh, lm.source
 
         def generate(self, tokens, mask, **options):
             sizes.append(tokens.shape)
@@ -173,6 +179,45 @@ def test_an_earlier_output_stays_until_the_new_one_is_complete(asked, tmp_path, 
     asked(base="x", output=str(out))
     assert json.loads(out.read_text())["prompt"] == "two plus two"
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_a_command_that_was_killed_makes_only_the_answers_that_are_left(lm, monkeypatch, tmp_path, capsys):
+    tokenizer, made = tokenizer_for("qwen3"), []
+
+    class Counted:
+        stop_tokens, config, weights, mesh, source = lm.stop_tokens, lm.config, lm.weights, lm.mesh, lm.source
+
+        def generate(self, tokens, mask, **options):
+            if len(made) == 2:
+                raise KeyboardInterrupt
+            made.append(len(tokens))
+            return lm.generate(tokens, mask, **options)
+
+    monkeypatch.setattr(generate, "open_model", lambda *a: (Counted(), tokenizer))
+    prompts = tuple("two plus " * n + "two" for n in (1, 9, 2, 8, 3))
+    out, partial = tmp_path / "out.jsonl", tmp_path / "out.partial.jsonl"
+    sampled = {"base": "x", "prompts": prompts, "max_new_tokens": 6, "batch_size": 2, "temperature": 1.0}
+    with pytest.raises(KeyboardInterrupt):
+        generate.main(GenerateConfig(**sampled, output=str(out)))
+    assert len(partial.read_text().splitlines()) == 5
+    assert not out.exists()
+    with pytest.raises(
+        ValueError, match=r"out.partial.jsonl holds unfinished items, of other settings.*temperature is 1"
+    ):
+        generate.main(GenerateConfig(**sampled | {"temperature": 0.5}, output=str(out)))
+    with pytest.raises(ValueError, match="the questions are not the same; choose another output"):
+        generate.main(GenerateConfig(**sampled | {"prompts": prompts[1:]}, output=str(out)))
+    with partial.open("a") as file:
+        file.write('{"set": "prompts", "prom')  # killed while a line was written
+    made.clear()
+    capsys.readouterr()
+    resumed = generate.main(GenerateConfig(**sampled, output=str(out)))
+    assert made == [1]
+    assert "answers of an earlier command that was stopped are kept: 4" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+    monkeypatch.setattr(generate, "open_model", lambda *a: (lm, tokenizer))
+    assert generate.main(GenerateConfig(**sampled)) == resumed
+    assert [json.loads(row)["answer"] for row in out.read_text().splitlines()] == resumed
 
 
 def test_only_a_line_feed_ends_a_prompt(tmp_path):

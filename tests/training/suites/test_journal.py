@@ -8,12 +8,11 @@ from evals.models.local_model import LocalModel
 from jaxmoe.tokenizer import train_bpe
 from tests.tiny_checkpoints import write_checkpoint
 from training.commands import evaluate
-from training.commands.evaluate import main
+from training.commands.evaluate import PARTIAL, main
 from training.runtime import config as configs
 from training.runtime.atomic import write_whole
 from training.suites import asking, coding
 from training.suites.config import EvalConfig
-from training.suites.journal import PARTIAL
 
 ROWS = [{"question": f"What is {a} plus {b}?", "answers": [str(a + b)]} for a in range(5) for b in range(2)]
 
@@ -152,9 +151,7 @@ def test_items_of_other_settings_are_refused_or_thrown_away(settings, tmp_path, 
     with monkeypatch.context() as patch:
         made = killed_after(patch, 99)
         main(settings("out", knowledge={"max_new_tokens": 5}, overwrite=True))
-    thrown = (
-        "out: items of an unfinished evaluation are thrown away: knowledge.max_new_tokens is 4 there, 5 here"
-    )
+    thrown = "unfinished items are thrown away: knowledge.max_new_tokens is 4 there, 5 here"
     assert thrown in capsys.readouterr().err
     assert len(made) == 6
     # what changes no answer may change

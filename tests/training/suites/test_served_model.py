@@ -13,11 +13,10 @@ from tests.conftest import GOLDENS
 from tests.served import ENGINE, Served
 from tests.tiny_checkpoints import float32_logits
 from tests.tolerances import rounding_bound
-from training.commands.evaluate import main
+from training.commands.evaluate import PARTIAL, main
 from training.runtime import config as configs
 from training.suites import asking
 from training.suites.config import EvalConfig
-from training.suites.journal import PARTIAL
 
 MODEL = GOLDENS / "lm_eval" / "model"
 WORDS = [{"question": f"What is {n} plus {n}?", "answers": [str(2 * n)]} for n in range(5)]
