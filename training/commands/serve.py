@@ -17,7 +17,6 @@ import uvicorn
 from jaxmoe.generation.engine import Engine, EngineConfig
 from jaxmoe.language_model import LanguageModel
 from jaxmoe.pretrained import load_adapters
-from jaxmoe.progress import say
 from jaxmoe.text.chat_template import has_chat_template
 from jaxmoe.text.stop_tokens import stop_tokens
 from jaxmoe.tokenizer import load_tokenizer
@@ -52,8 +51,6 @@ def main(config: ServeConfig) -> None:
             config.run, config.step, config.base, config.adapter, mesh, config.dtype, config.base_dtype
         )
     engine = fitted(config.engine, lm.config)
-    if engine != config.engine and distributed.is_main():
-        say(f"engine.max_length={engine.max_length}: the model has no more positions")
     names: dict[str, bool | str] = {own: own for own in runs}
     if not runs:
         names[config.model_name] = True

@@ -34,7 +34,7 @@ from training.planning.flops import step_flops
 from training.runtime import config as configs
 from training.runtime.distributed import MeshConfig
 from training.runtime.given_models import check_base, check_named_adapter
-from training.serving.config import ServeConfig
+from training.serving.config import ServeConfig, fitted
 
 MIB = 1 << 20
 # share of a chip's memory that the programs may take for what they compute with
@@ -160,7 +160,8 @@ def plan_server(
       name: YAML file of the command; None for none.
       save: file for the plan as JSON; None writes none.
     Returns: the plan.
-    Raises: ValueError for a run in place of a base, and a slice without published figures.
+    Raises: ValueError for a run in place of a base, a slice without published figures, and texts beyond the
+      positions of the model.
     """
     config = configs.load(ServeConfig, name, overrides)
     topology = chips.parse(topology_text)
@@ -178,7 +179,7 @@ def plan_server(
         _experts(config.adapter, config.adapters, shape),
         topology.chip,
         _spread(config.mesh, topology.count, shape),
-        config.engine,
+        fitted(config.engine, shape),
         dtype=config.dtype,
         base_dtype=config.base_dtype,
     )

@@ -29,7 +29,7 @@ from training.ppo.saving import RoundState, RunCheckpoints
 from training.runtime import distributed, run_folder
 from training.runtime.checkpoint import CheckpointConfig, Checkpoints
 from training.runtime.metrics import Recorder, WatchConfig
-from training.runtime.model import TrainableModel, make_model, report
+from training.runtime.model import TrainableModel, make_model, report, say_idle
 from training.runtime.pinned import pin
 from training.runtime.run_folder import Finished, RunFolder
 from training.supervised.finish import FORMATS, finish
@@ -49,6 +49,7 @@ def main(config: PPORunConfig) -> Finished:
     """
     distributed.start(config.distributed)
     check_places(config.problems)
+    say_idle(config.adapter, experts=config.experts, lora=config.lora)
     config = pin(config, Path(config.output))
     mesh = config.mesh.make()
     if config.rollout.ahead and mesh.size > 1:

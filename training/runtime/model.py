@@ -20,7 +20,9 @@ from jaxmoe.model.layers import BaseParam, KernelParam
 from jaxmoe.model.quantized import QuantizedDtype, quantize
 from jaxmoe.model.transformer import Decoder
 from jaxmoe.pretrained import read_model_config
+from jaxmoe.progress import say
 from jaxmoe.text.vocabulary import check_vocabulary, vocabulary_size
+from training.runtime import distributed
 from training.runtime.checkpoint import fingerprint
 from training.runtime.principal import Start, start_in_base
 
@@ -158,6 +160,19 @@ def check_lora_start(adapter: AdapterKind, lora: LoraConfig) -> None:
             f"lora.init={lora.init} is a start of adapter=lora; adapter={adapter} would not take it: leave "
             "lora.init out, or take adapter=lora"
         )
+
+
+def say_idle(adapter: AdapterKind, **sections: object) -> None:
+    """Says which sections of a config are set but belong to another adapter: configs are often shared by all.
+
+    Args:
+      adapter: of the run.
+      sections: experts, lora and balance of the config, as far as it has them, by these keys.
+    """
+    used = {"loramoe": ("experts", "balance"), "lora": ("lora",), "none": ()}[adapter]
+    idle = [key for key, value in sections.items() if key not in used and value != type(value)()]
+    if idle and distributed.is_main():
+        say(f"adapter={adapter} does not use what the config sets for {' and '.join(idle)}")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ from pathlib import Path
 from jaxmoe.generation.engine import EngineConfig
 from jaxmoe.model.config import ModelConfig
 from jaxmoe.model.quantized import QuantizedDtype
+from jaxmoe.progress import say
 from training.runtime import config as configs
+from training.runtime import distributed
 from training.runtime.distributed import DistributedConfig, MeshConfig
 from training.runtime.given_models import check_run_or_base
 from training.serving.served_model import ServingLimits
@@ -79,7 +81,7 @@ class ServeConfig:
 
 
 def fitted(engine: EngineConfig, model: ModelConfig) -> EngineConfig:
-    """The engine's settings for a model, which has no positions beyond its longest text.
+    """The engine's settings for a model, which has no positions beyond its longest text; a change is said.
 
     Args:
       engine: as in the config.
@@ -94,4 +96,6 @@ def fitted(engine: EngineConfig, model: ModelConfig) -> EngineConfig:
         raise ValueError(
             f"engine.max_length must be at most {most}, the positions of the model; got {engine.max_length}"
         )
+    if distributed.is_main():
+        say(f"engine.max_length={most}: the model has no more positions")
     return replace(engine, max_length=most)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from training.data.sources import check_places
 from training.runtime import distributed, run_folder
+from training.runtime.model import say_idle
 from training.runtime.pinned import pin
 from training.runtime.run_folder import Finished
 from training.supervised.config import PretrainConfig, SftConfig
@@ -22,6 +23,8 @@ def main(config: PretrainConfig | SftConfig, command: str, title: str) -> Finish
     """
     distributed.start(config.distributed)
     check_places(config.data)
+    if isinstance(config, SftConfig):
+        say_idle(config.adapter, experts=config.experts, lora=config.lora, balance=config.balance)
     config = pin(config, Path(config.output))
     with run_folder.open_run(command, config) as run:
         done, tokenizer = train(

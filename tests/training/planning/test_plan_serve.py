@@ -118,12 +118,13 @@ def test_weights_are_those_that_a_server_loads(folder: Path, dtype: str, base_dt
 
 def test_the_command_names_what_it_needs(folder: Path, capsys: pytest.CaptureFixture[str]):
     base = f"base={folder / 'base'}"
-    command.command("v5e:2x2", [base, "engine.max_length=100000000"], kind="serve")
+    command.command("v5e:2x2", [base, "engine.slots=1000000"], kind="serve")
     said = capsys.readouterr().out
     assert "slots that fit" in said
-    assert "8 do not fit" in said
+    assert "1000000 do not fit" in said
     for words, topology, kind, message in [
         ([base], "cpu:1", "serve", "chips with published figures; cpu:1 has none"),
+        ([base, "engine.max_length=4096"], "v5e:1", "serve", "must be at most 2048, the positions of the"),
         (["run=x"], "v5e:1", "serve", "planned by files"),
         ([base, "mesh.tensor=3"], "v5e:2x2", "serve", "must multiply to the 4 chips; got -1 x 1 x 3 x 1"),
         (

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from jaxmoe.model import params
+from jaxmoe.model.balance import BalanceConfig
+from jaxmoe.model.config import ExpertConfig
 from tests.jaxmoe.text.templates import tokenizer_for
 from tests.tiny_checkpoints import logits_of, write_checkpoint
 from tests.tolerances import rounding_bound
-from training.runtime.model import ModelSource, make_model
+from training.runtime.model import LoraConfig, ModelSource, make_model, say_idle
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +39,14 @@ def test_resized_rows_begin_as_the_mean(base):
     # the mean of all old rows of the head, taken in float32, gives the mean of their logits
     mean, bound = logits[..., :97].mean(-1, keepdims=True), rounding_bound(98, np.abs(logits).max())
     np.testing.assert_allclose(logits[..., 97:], mean + 0 * logits[..., 97:], rtol=0, atol=bound)
+
+
+def test_sections_of_another_adapter_are_said_where_they_are_set(capsys):
+    experts, lora, balance = ExpertConfig(rank=2), LoraConfig(), BalanceConfig(weight=0.5)
+    say_idle("loramoe", experts=experts, lora=lora, balance=balance)
+    say_idle("none", experts=ExpertConfig(), lora=lora, balance=BalanceConfig())
+    assert capsys.readouterr().err == ""
+    say_idle("lora", experts=experts, lora=lora, balance=balance)
+    assert "adapter=lora does not use what the config sets for experts and balance" in capsys.readouterr().err
+    say_idle("loramoe", experts=experts, lora=LoraConfig(rank=3), balance=balance)
+    assert "adapter=loramoe does not use what the config sets for lora\n" in capsys.readouterr().err
