@@ -215,7 +215,7 @@ def main(control_fd: int) -> None:
         signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
     sys.path[:] = config["import_path"]
     if config["profile"] == "program":
-        script_environment.prepare()
+        script_environment.prepare(config["packages"], config["package_folders"])
     _preload(config["preload"])
     address_space = _address_space()
     isolation.die_with_parent()

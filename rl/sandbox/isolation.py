@@ -13,6 +13,7 @@ each program puts those on before its first instruction.
 """
 
 import contextlib
+import errno
 import os
 import resource
 import signal
@@ -26,6 +27,8 @@ UNPRIVILEGED_ID = 64_999
 REQUIRED = ("no_new_privs", "seccomp", "files", "unprivileged")
 # server and its outer half, compiler, judge, a program's own server, the one before it, its next test
 _SERVER_PROCESSES = 7
+# as many as the kernel follows
+_MOST_LINKS = 40
 _NAMESPACES = {"pid": linux.CLONE_NEWPID, "net": linux.CLONE_NEWNET, "ipc": linux.CLONE_NEWIPC}
 
 
@@ -110,11 +113,11 @@ def private_root(plan: list[tuple[str, str]]) -> None:
 
 
 def _show(path: str, *, writable: bool) -> None:
+    folder, name = os.path.split(path)
+    path = f"{_linked(folder)}/{name}"
     source = f"/.old{path}"
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
     if os.path.islink(source):
-        with contextlib.suppress(FileExistsError):
-            os.symlink(os.readlink(source), path)
+        _link(path)
         return
     if os.path.isdir(source):
         os.makedirs(path, mode=0o755, exist_ok=True)
@@ -123,6 +126,37 @@ def _show(path: str, *, writable: bool) -> None:
     linux.mount(source, path, None, linux.MS_BIND | linux.MS_REC)
     if not writable:
         linux.make_read_only(path)
+
+
+def _linked(folder: str) -> str:
+    """Makes a folder of the old root in the new one, and the links that lead there; returns its real path."""
+    place, rest = "", [part for part in folder.split("/") if part]
+    followed = 0
+    while rest:
+        part = rest.pop(0)
+        if part == "..":
+            place = os.path.dirname(place).rstrip("/")
+            continue
+        step = f"{place}/{part}"
+        if os.path.islink(f"/.old{step}"):
+            followed += 1
+            if followed > _MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), folder)
+            target = _link(step)
+            rest[:0] = [part for part in target.split("/") if part not in ("", ".")]
+            place = "" if target.startswith("/") else place
+            continue
+        place = step
+        os.makedirs(place, mode=0o755, exist_ok=True)
+    return place
+
+
+def _link(path: str) -> str:
+    """The link that the old root has at a path, made in the new one too; returns its target."""
+    target = os.readlink(f"/.old{path}")
+    with contextlib.suppress(FileExistsError):
+        os.symlink(target, path)
+    return target
 
 
 def _become_unprivileged() -> None:

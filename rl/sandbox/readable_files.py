@@ -171,8 +171,8 @@ def _is_below(path: str, folder: str) -> bool:
     return path == folder or path.startswith(f"{folder}/")
 
 
-def import_path(packages: list[PackageFiles]) -> list[str]:
-    """sys.path for untrusted programs: the standard library and the folders of the named packages."""
+def import_path() -> list[str]:
+    """sys.path of untrusted programs: the standard library; named packages have a finder of their own."""
     library = standard_library()
     zipped = f"{os.path.dirname(library)}/python{sys.version_info.major}{sys.version_info.minor}.zip"
-    return [zipped, library, f"{library}/lib-dynload", *(found.directory for found in packages)]
+    return [zipped, library, f"{library}/lib-dynload"]

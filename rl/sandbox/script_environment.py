@@ -31,14 +31,20 @@ _stack_limit = [_MOST_STACK]
 _asked_stack = [0]
 
 
-def prepare() -> None:
-    """Makes this process an environment for scripts; for the fork server, before its first program."""
+def prepare(names: Sequence[str], folders: Sequence[str]) -> None:
+    """Makes this process an environment for scripts; for the fork server, before its first program.
+
+    Args:
+      names: of the packages that may be imported besides the standard library.
+      folders: where they are, beside others that may not.
+    """
     _make_streams()
     sys.set_int_max_str_digits(0)  # contests have no such limit; time is limited anyway
     builtins.open = io.open = _open
     os.open = _os_open
     threading.stack_size = _stack_size
     sys.meta_path.insert(0, _TempfileFinder())
+    sys.meta_path.append(_PackageFinder(names, folders))
     sys.argv[:] = [PROGRAM_FILE]
 
 
@@ -156,6 +162,30 @@ def _named_temporary_file(
 ) -> IO:
     name = f"{dir or _SCRATCH}/{prefix or 'tmp'}{random.SystemRandom().getrandbits(40):x}{suffix or ''}"
     return _as_opened(_NamedFile(name, delete=delete), mode, encoding, newline)
+
+
+class _PackageFinder:
+    """Finds the named packages and nothing else in their folders.
+
+    What else is there may not be read. If its name could be found, packages that try it and do without, as
+    numpy tries charset_normalizer, would end with a PermissionError.
+    """
+
+    def __init__(self, names: Sequence[str], folders: Sequence[str]):
+        self._names, self._folders = frozenset(names), list(folders)
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: object = None):
+        if path is not None or name not in self._names:
+            return None
+        return importlib.machinery.PathFinder.find_spec(name, self._folders)
+
+    def find_distributions(self, context: Any):
+        """For importlib.metadata: their versions."""
+        if context.name not in self._names:
+            return ()
+        metadata = sys.modules["importlib.metadata"]  # which asks
+        there = metadata.DistributionFinder.Context(name=context.name, path=self._folders)
+        return metadata.MetadataPathFinder.find_distributions(there)
 
 
 class _TempfileFinder:

@@ -191,7 +191,9 @@ class Worker:
         return {
             "profile": self.profile,
             "preload": PRELOAD,
-            "import_path": readable_files.import_path(packages),
+            "import_path": readable_files.import_path(),
+            "packages": self._packages,
+            "package_folders": [found.directory for found in packages],
             "plan": plan._asdict() | {"filter": base64.b64encode(plan.filter).decode()},
         }
 

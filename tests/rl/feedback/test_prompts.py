@@ -304,7 +304,7 @@ HOSTILE = (
 
 @pytest.mark.parametrize("number", range(len(HOSTILE)))
 def test_time_is_linear_in_the_length(number: int):
-    """Five times the text may take ten times as long (a busy machine), not 25."""
+    """Five times the text may take ten times as long (a busy machine), not 25, at one of four tries."""
 
     def seconds(text: str) -> float:
         began = time.process_time()
@@ -314,8 +314,8 @@ def test_time_is_linear_in_the_length(number: int):
         return time.process_time() - began
 
     text = HOSTILE[number]
-    short = max(seconds(text[: len(text) // 5]) for _ in range(2))
-    assert min(seconds(text) for _ in range(2)) < max(10 * short, 0.5)
+    short = text[: len(text) // 5]
+    assert any(seconds(text) < max(10 * seconds(short), 0.5) for _ in range(4))
 
 
 def test_published_solutions_are_taken_whole(shared):

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import textwrap
 import time
 from collections.abc import Iterator
@@ -417,6 +418,34 @@ def test_without_namespaces_landlock_and_seccomp_hold(monkeypatch: pytest.Monkey
             assert feedback.verdict in expected.split("|"), feedback
         assert pool.grade(CALL, "def f(n): return n * 2").verdict == "pass"
     outside.assert_untouched()
+
+
+@pytest.mark.parametrize("boot", ["own", "no namespaces"])
+def test_what_is_installed_beside_a_package_is_absent(monkeypatch: pytest.MonkeyPatch, boot: str):
+    """Packages try others and do without: numpy imports charset_normalizer, where requests has brought it."""
+    if boot != "own":
+        monkeypatch.setattr("rl.sandbox.worker._BOOT", NO_NAMESPACES)
+    with Pool(1, LIMITS, packages=("numpy",)) as pool:
+        tries = "try:\n    import pytest\nexcept ModuleNotFoundError:\n    import numpy\n"
+        known = "import importlib.metadata as m\nassert m.version('numpy') == numpy.__version__\n"
+        feedback = pool.grade(CALL, f"{tries}{known}def f(n): return int(numpy.multiply(n, 2))")
+        assert feedback.verdict == "pass", feedback
+
+
+def test_packages_are_found_over_links(monkeypatch: pytest.MonkeyPatch, pool: Pool, tmp_path: Path):
+    """A home folder, or a virtual environment, is often a link; no layer is lost by that."""
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to(Path(sysconfig.get_path("purelib")).parent)
+    real = sysconfig.get_path
+    over = {key: f"{tmp_path}/a/{Path(real(key)).name}" for key in ("purelib", "platlib")}
+    monkeypatch.setattr(
+        "rl.sandbox.readable_files.sysconfig.get_path", lambda key: over.get(key) or real(key)
+    )
+    with Pool(1, LIMITS, packages=("numpy",)) as linked:
+        assert linked.layers == pool.layers
+        program = f"import numpy\nassert numpy.__file__.startswith({str(tmp_path)!r})\ndef f(n): return 2 * n"
+        feedback = linked.grade(CALL, program)
+        assert feedback.verdict == "pass", feedback
 
 
 @pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap")
