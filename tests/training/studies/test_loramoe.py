@@ -60,6 +60,18 @@ SHAPE = ModelConfig(
 CACHE = "jax_compilation_cache_dir"
 
 
+@pytest.fixture
+def no_folder_chosen():
+    """As if there were none for the session."""
+    before = {
+        name: getattr(jax.config, name) for name in (CACHE, "jax_persistent_cache_min_compile_time_secs")
+    }
+    reproduce._update({CACHE: None})
+    yield
+    reproduce._update(before)
+
+
+@pytest.mark.usefixtures("no_folder_chosen")
 def test_cells_share_what_they_compile(tmp_path):
     """The second of two equal programs is read from the folder; afterwards nothing is kept any more."""
     events: list[str] = []
@@ -87,14 +99,13 @@ def test_cells_share_what_they_compile(tmp_path):
         jax.monitoring.unregister_event_listener(listen)
 
 
-def test_a_folder_that_the_user_has_chosen_stays(tmp_path, monkeypatch):
-    monkeypatch.setattr(reproduce, "_update", lambda settings: pytest.fail(f"changed {settings}"))
+@pytest.mark.usefixtures("no_folder_chosen")
+def test_a_folder_that_the_user_has_chosen_stays(tmp_path):
     jax.config.update(CACHE, str(tmp_path / "own"))
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reproduce, "_update", lambda settings: pytest.fail(f"changed {settings}"))
         with reproduce.compiled_kept(tmp_path / "other"):
             assert getattr(jax.config, CACHE) == str(tmp_path / "own")
-    finally:
-        jax.config.update(CACHE, None)
 
 
 # greedy marks
