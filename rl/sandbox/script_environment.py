@@ -13,7 +13,10 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Sequence
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from importlib.metadata import DistributionFinder
 
 PROGRAM_FILE = "/program.py"
 _SCRATCH = "/tmp"
@@ -179,7 +182,7 @@ class _PackageFinder:
             return None
         return importlib.machinery.PathFinder.find_spec(name, self._folders)
 
-    def find_distributions(self, context: Any):
+    def find_distributions(self, context: "DistributionFinder.Context"):
         """For importlib.metadata: their versions."""
         if context.name not in self._names:
             return ()
