@@ -25,7 +25,7 @@ from evals.questionnaires.judge import JudgedRespondent
 from evals.questionnaires.respondent import Respondent, settings_of
 from evals.questionnaires.respondents.api_scoring import Route
 from evals.questionnaires.respondents.api_server import Answers, ServerConfig, check_numbers
-from evals.questionnaires.respondents.simulated import simulated_respondent
+from evals.questionnaires.respondents.simulated import RULES, simulated_respondent
 from jaxmoe.given_paths import check_writable, given
 from jaxmoe.progress import ProgressDisplay, say
 
@@ -43,7 +43,10 @@ def main(
     folder: Annotated[Path, typer.Argument(help="where answers are written, and resumed from")],
     instrument: Annotated[list[str], typer.Option(help="shipped instrument, or path; repeat for several")],
     respondent: Annotated[
-        str, typer.Option(help="a model folder or hub id, http(s)://.../v1, or null:NAME")
+        str,
+        typer.Option(
+            help="a model folder or hub id, http(s)://.../v1, or simulated: null:NAME (null:random)"
+        ),
     ] = "null:faithful",
     model: Annotated[str, typer.Option(help="name of the model on the server")] = "",
     name: Annotated[str, typer.Option(help="the respondent's name in tables; its own name if left out")] = "",
@@ -154,6 +157,8 @@ def main(
         if not 0 < width < math.inf:
             raise ValueError(f"width must be a finite number above 0; got {width:g}")
         _check_names(served, model, judge, judge_model)
+        if respondent in RULES and not Path(respondent).exists():
+            raise ValueError(f"--respondent {respondent}: the simulated respondent is null:{respondent}")
         check_writable("FOLDER", folder, "folder")
         people = given_personas("--personas", personas)
         design = Design(

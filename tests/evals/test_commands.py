@@ -235,6 +235,7 @@ SERVED = ("--respondent", "http://127.0.0.1:9/v1", "--model", "m")
         (("--judge-model", "m"), "--judge-model needs --judge"),
         (("--model", "m"), "--model names a model on a server; give --respondent http(s)://HOST/v1 with it"),
         ((*SERVED, "--prompt-price", -1), "prompt_price must be a finite amount"),
+        (("--respondent", "random"), "--respondent random: the simulated respondent is null:random"),
         (("--width", 0), "width must be a finite number above 0; got 0"),
     ],
 )
