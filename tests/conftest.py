@@ -18,8 +18,8 @@ for _threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):  # small products; 
 # emitters write the loops, in half the time (an XLA without the choice ends at once and names the flag)
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}"
-# programs that take a while to compile are shared by the workers and commands of a session: a seventh of its
-# time
+# programs that take a while to compile are shared by the workers and commands of a session, which saves tests
+# that train a seventh of their time
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     PROGRAMS = tempfile.mkdtemp(prefix="jaxmoe-programs-")
     atexit.register(shutil.rmtree, PROGRAMS, ignore_errors=True)

@@ -134,6 +134,7 @@ def main(config: GenerateConfig) -> list[str]:
                 prompts = read_prompts(Path(config.prompts_file))
         before = system_turn(config.system)
         questions = [ChatPrompt([*before, {"role": "user", "content": prompt}], []) for prompt in prompts]
+    journal = _journal(config.output, configs.to_dict(config))
     lm, tokenizer = open_model(
         config.run,
         config.step,
@@ -153,7 +154,7 @@ def main(config: GenerateConfig) -> list[str]:
             raise ValueError(f"{key} needs the form chat; got form {form}")
     thinking = config.thinking or (trained.thinking if trained else "template")
     encoded = [encode(tokenizer, asked, form, thinking) for asked in questions]
-    with _journal(config.output, configs.to_dict(config)) or nullcontext() as journal:
+    with journal or nullcontext():
         if journal is not None:
             journal.begin(base_and_weights(lm), encoded)
         answers = continued(
